@@ -1,0 +1,9 @@
+//! Testimony's pure core.
+//!
+//! Everything here is a function of its arguments: no sockets, files, clocks or randomness, and neither tokio nor kube.
+//! Bytes and time come in as arguments, decisions and bytes go out. The sidecar, the operator and the tests share it.
+#![forbid(unsafe_code)]
+
+pub mod contract;
+pub mod http1;
+pub mod policy;

@@ -1,0 +1,2 @@
+//! `testimony-operator`.
+fn main() {}

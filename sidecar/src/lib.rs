@@ -1,0 +1,1 @@
+//! Testimony's sidecar: see ARCHITECTURE.md for the way of one request.

@@ -1,0 +1,2 @@
+//! `testimony-sidecar`: `init` installs the redirect rules, `run` is the proxy.
+fn main() {}
