@@ -32,8 +32,11 @@ pub const fn bytes_len(field: u32, length: usize) -> usize {
     varint_len((field as u64) << 3) + varint_len(length as u64) + length
 }
 
-/// Appends a fixed64 field.
+/// Appends a fixed64 field; zero is the default, and left out.
 pub fn fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
+    if value == 0 {
+        return;
+    }
     varint(out, (u64::from(field) << 3) | 1);
     out.extend_from_slice(&value.to_le_bytes());
 }

@@ -75,12 +75,14 @@ impl Encoder {
         self.value.clear();
         proto::bytes(&mut self.value, 1, &self.body);
         proto::bytes(&mut self.log, 5, &self.value);
+        let outbound = record.get(Field::Dir) == Some(b"outbound");
         for &field in Field::ALL {
             let Some(value) = record.get(field) else { continue };
             match field.projection() {
                 Projection::Text(name, _) => self.text(name, value),
                 Projection::Int(name, _) => self.int(name, value),
-                Projection::Address(host, port, _) => self.address(host, port, value),
+                Projection::PeerAddress(_) => self.address(!outbound, value),
+                Projection::LocalAddress(_) => self.address(outbound, value),
                 Projection::Own(_) | Projection::Body => {}
             }
         }
@@ -117,12 +119,13 @@ impl Encoder {
         self.push_attribute(name);
     }
 
-    fn address(&mut self, host_name: &str, port_name: &str, value: &[u8]) {
+    /// `address:port`, the address without brackets.
+    fn address(&mut self, of_client: bool, value: &[u8]) {
         let Some(colon) = value.iter().rposition(|&b| b == b':') else { return };
         let (host, port) = value.split_at(colon);
         let host = host.strip_prefix(b"[").and_then(|h| h.strip_suffix(b"]")).unwrap_or(host);
-        self.text(host_name, host);
-        self.int(port_name, port.get(1..).unwrap_or_default());
+        self.text(if of_client { "client.address" } else { "server.address" }, host);
+        self.int(if of_client { "client.port" } else { "server.port" }, port.get(1..).unwrap_or_default());
     }
 
     fn push_attribute(&mut self, name: &str) {
@@ -155,8 +158,12 @@ fn parse_decimal(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
+/// Decodes a trace id (32 digits) or a span id (16 digits).
 fn unhex<'a>(hex: &[u8], into: &'a mut [u8; 16]) -> Option<&'a [u8]> {
     let length = hex.len() / 2;
+    if !matches!(hex.len(), 16 | 32) {
+        return None;
+    }
     for (slot, pair) in into.iter_mut().zip(hex.chunks_exact(2)) {
         *slot = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
     }

@@ -21,8 +21,10 @@ pub enum Projection {
     Text(&'static str, Stability),
     /// An attribute with an integer value.
     Int(&'static str, Stability),
-    /// `address:port` as two attributes, the second an integer.
-    Address(&'static str, &'static str, Stability),
+    /// `address:port` of the other side: `client.*` of an inbound record, `server.*` of an outbound one. The port is an integer.
+    PeerAddress(Stability),
+    /// `address:port` of this side: `server.*` of an inbound record, `client.*` of an outbound one. The port is an integer.
+    LocalAddress(Stability),
     /// A field of the LogRecord itself.
     Own(&'static str),
     /// The body only.
@@ -65,7 +67,7 @@ macro_rules! fields {
     };
 }
 
-use Projection::{Address, Body, Int, Own as LogField, Text};
+use Projection::{Body, Int, LocalAddress, Own as LogField, PeerAddress, Text};
 use Stability::{AuditDraft, Development, Own, Stable};
 
 fields! {
@@ -90,11 +92,11 @@ fields! {
     GapReason "gap_reason" 32 Text("testimony.gap.reason", Own), "gap: queue_full, rejected, worker_died or record_too_long.";
     Id "id" 36 Text("audit.record.id", AuditDraft), "UUIDv7 of the record, the same over retries.";
     InferredFrom "inferred_from" 512 Text("testimony.inferred.from", Own), "xid of the inbound exchange that this outbound one is linked to, or of the candidates.";
-    Local "local" 64 Address("server.address", "server.port", Stable), "Inbound: the address that the client connected to. Outbound: the application's own address.";
+    Local "local" 64 LocalAddress(Stable), "Inbound: the address that the client connected to. Outbound: the application's own address.";
     Method "method" 64 Text("http.request.method", Stable), "HTTP method, as sent.";
     Outcome "outcome" 8 Text("audit.outcome", AuditDraft), "success (status below 400, or a connection that ended in order), failure or unknown.";
     Path "path" 4096 Text("url.path", Stable), "Path of the request target, as sent, secrets masked.";
-    Peer "peer" 64 Address("client.address", "client.port", Stable), "Inbound: the client's address. Outbound: the destination.";
+    Peer "peer" 64 PeerAddress(Stable), "Inbound: the client's address. Outbound: the destination.";
     Policy "policy" 317 Text("testimony.policy.name", Own), "namespace/name of the policy that asked for this record.";
     PolicyRevision "policy_revision" 64 Text("testimony.policy.revision", Own), "Revision of the policy document in force.";
     Proto "proto" 16 Text("testimony.protocol", Own), "http/1.0, http/1.1, http/2, tls or tcp.";
@@ -141,7 +143,8 @@ pub fn reference_markdown() -> String {
         let (place, stability) = match field.projection() {
             Text(name, s) => (format!("`{name}`"), Some(s)),
             Int(name, s) => (format!("`{name}` (integer)"), Some(s)),
-            Address(host, port, s) => (format!("`{host}`, `{port}` (integer)"), Some(s)),
+            PeerAddress(s) => ("`client.address`, `client.port`; outbound `server.*`".to_owned(), Some(s)),
+            LocalAddress(s) => ("`server.address`, `server.port`; outbound `client.*`".to_owned(), Some(s)),
             LogField(name) => (format!("LogRecord `{name}`"), None),
             Body => ("body only".to_owned(), None),
         };
@@ -173,7 +176,8 @@ mod tests {
         for field in Field::ALL {
             match field.projection() {
                 Text(name, _) | Int(name, _) => names.push(name),
-                Address(host, port, _) => names.extend([host, port]),
+                PeerAddress(_) => names.extend(["client.address", "client.port"]),
+                LocalAddress(_) => names.extend(["server.address", "server.port"]),
                 LogField(_) | Body => {}
             }
         }
