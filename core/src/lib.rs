@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod canon;
+pub mod capture;
 pub mod contract;
 pub mod http1;
 pub mod identity;
