@@ -5,5 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod contract;
+pub mod detect;
 pub mod http1;
 pub mod policy;
+pub mod tls;
