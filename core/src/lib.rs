@@ -7,10 +7,13 @@
 pub mod canon;
 pub mod capture;
 pub mod contract;
+pub mod detect;
 pub mod http1;
 pub mod identity;
 pub mod otlp;
 pub mod policy;
 pub mod record;
 pub mod redact;
+
+pub mod tls;
 pub mod trace;
