@@ -1,1 +1,4 @@
 //! Testimony's sidecar: see ARCHITECTURE.md for the way of one request.
+
+pub mod client;
+pub mod config;
