@@ -34,7 +34,12 @@ pub fn document_problems(field: &str, document: &PolicyDocument) -> Vec<Problem>
     for (index, sink) in document.sinks.iter().enumerate() {
         let path = format!("{field}.sinks[{index}]");
         if !names.insert(sink.name.as_str()) {
-            problems.push(Problem::of(format!("{path}.name"), &sink.name, "is used twice", "give each sink its own name"));
+            problems.push(Problem::of(
+                format!("{path}.name"),
+                &sink.name,
+                "is used twice",
+                "give each sink its own name",
+            ));
         }
         sink_problems(&path, sink, &mut problems);
     }
@@ -64,7 +69,11 @@ fn sink_problems(path: &str, sink: &DocumentSink, problems: &mut Vec<Problem>) {
     if let Some(pem) = &sink.ca_bundle
         && let Err(error) = tls_config(Some(pem))
     {
-        problems.push(Problem::about(format!("{path}.caBundle"), error.to_string(), "give one or more PEM certificates"));
+        problems.push(Problem::about(
+            format!("{path}.caBundle"),
+            error.to_string(),
+            "give one or more PEM certificates",
+        ));
     }
     if let Some(name) = &sink.server_name
         && server_name(name).is_none()
@@ -77,7 +86,12 @@ fn sink_problems(path: &str, sink: &DocumentSink, problems: &mut Vec<Problem>) {
         ));
     }
     if sink.timeout_ms == 0 {
-        problems.push(Problem::of(format!("{path}.timeoutMs"), "0", "no export can finish", "use 10000 or leave it out"));
+        problems.push(Problem::of(
+            format!("{path}.timeoutMs"),
+            "0",
+            "no export can finish",
+            "use 10000 or leave it out",
+        ));
     }
     if sink.queue_bytes_max == 0 {
         problems.push(Problem::of(
@@ -119,6 +133,11 @@ pub(super) fn host_port(field: &str, value: &str, problems: &mut Vec<Problem>) -
 /// A log filter.
 pub(super) fn log_filter(field: &str, value: &str, problems: &mut Vec<Problem>) {
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(value) {
-        problems.push(Problem::of(field, value, error.to_string(), "use for example info or testimony_sidecar=debug,info"));
+        problems.push(Problem::of(
+            field,
+            value,
+            error.to_string(),
+            "use for example info or testimony_sidecar=debug,info",
+        ));
     }
 }

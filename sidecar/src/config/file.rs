@@ -2,8 +2,8 @@
 
 use super::check::{document_problems, host_port, log_filter, socket_addr};
 use super::{
-    Config, ConfigError, DATA_THREADS_MAX, DRAIN_DEFAULT, DRAIN_S_MAX, Listen, Listener, PolicySource, Problem, SinkHeader,
-    Target, Vars, Workload,
+    Config, ConfigError, DATA_THREADS_MAX, DRAIN_DEFAULT, DRAIN_S_MAX, Listen, Listener, PolicySource, Problem,
+    SinkHeader, Target, Vars, Workload,
 };
 use crate::client::{Secret, is_sink_header};
 use serde::Deserialize;
@@ -186,7 +186,11 @@ fn listen(file: &File, problems: &mut Vec<Problem>) -> Option<Listen> {
         ));
     }
     if file.forward.is_some() && file.listen.inbound.is_none() {
-        problems.push(Problem::about("listen.inbound", "is missing", "say where to listen for what `forward` receives"));
+        problems.push(Problem::about(
+            "listen.inbound",
+            "is missing",
+            "say where to listen for what `forward` receives",
+        ));
     }
     if let (Some(inbound), Some(forward)) = (inbound, &forward)
         && forward.host.parse() == Ok(inbound.ip())
@@ -212,18 +216,18 @@ fn listen_directions(listen: &FileListen) -> Vec<Direction> {
     inbound.into_iter().chain(outbound).collect()
 }
 
-fn sink_headers(
-    sinks: &[FileSink],
-    vars: &dyn Vars,
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<String, Vec<SinkHeader>> {
+fn sink_headers(sinks: &[FileSink], vars: &dyn Vars, problems: &mut Vec<Problem>) -> BTreeMap<String, Vec<SinkHeader>> {
     let mut all = BTreeMap::new();
     for (index, sink) in sinks.iter().enumerate() {
         let mut headers = Vec::new();
         for (name, variable) in &sink.headers_from_env {
             let field = format!("sinks[{index}].headersFromEnv.{name}");
             if !is_sink_header(name) {
-                problems.push(Problem::about(field, "is not a header that can be set", "use for example authorization"));
+                problems.push(Problem::about(
+                    field,
+                    "is not a header that can be set",
+                    "use for example authorization",
+                ));
                 continue;
             }
             match vars.get(variable).as_deref().map(str::trim).map(Secret::header) {
@@ -232,7 +236,12 @@ fn sink_headers(
                     let fix = "put one line of printable text into it";
                     problems.push(Problem::about(field, format!("variable {variable} is not a header value"), fix));
                 }
-                None => problems.push(Problem::of(field, variable, "this variable is not set", "export it before the start")),
+                None => problems.push(Problem::of(
+                    field,
+                    variable,
+                    "this variable is not set",
+                    "export it before the start",
+                )),
             }
         }
         if !headers.is_empty() {
