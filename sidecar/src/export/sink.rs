@@ -177,7 +177,9 @@ impl SinkTask {
             };
             self.queue.metrics.request(result);
             self.tell(condition, Some(why));
-            if !self.wait(wait).await {
+            self.follow();
+            // Nobody mends credentials or a URL within the seconds of a drain: the pod is not held up for it.
+            if condition == SinkCondition::Parked && self.drain.is_some() || !self.wait(wait).await {
                 return Sent::Over;
             }
         }
@@ -226,20 +228,19 @@ impl SinkTask {
         Ok(all)
     }
 
-    /// Waits before the next try. False: the time to drain is over.
+    /// Waits before the next try; a sink that was altered and the start of a drain end the wait. False: the time to drain
+    /// is over.
     async fn wait(&mut self, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         loop {
-            if self.follow() {
-                return true;
-            }
             let end = self.drain.map_or(until, |drain| drain.min(until));
-            if self.drain.is_some_and(|drain| drain <= Instant::now()) {
-                return false;
-            }
             tokio::select! {
-                () = tokio::time::sleep_until(end) => if end == until { return true },
+                () = tokio::time::sleep_until(end) => return end == until,
                 () = changed(&mut self.control, self.drain) => {}
+            }
+            let draining = self.drain.is_some();
+            if self.follow() || !draining && self.drain.is_some() {
+                return true;
             }
         }
     }

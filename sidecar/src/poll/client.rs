@@ -12,7 +12,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::contract::POLL_PATH;
-use testimony_core::policy::{DOCUMENT_BYTES_MAX, POLL_WAIT_S_MAX, PollRequest, PollResponse, Refused};
+use testimony_core::policy::{DOCUMENT_BYTES_MAX, POLL_WAIT_S_MAX, PolicyDocument, PollRequest, PollResponse, Refused};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -112,10 +112,14 @@ impl Poller {
                     self.client = None;
                     Duration::ZERO
                 }
+                // An operator that repeats what is in force, or what was refused, is not asked again at once.
                 Some(Ok(answer)) => {
-                    self.answered(answer);
-                    self.backoff.reset();
-                    ANSWERED_PAUSE
+                    if self.answered(answer) {
+                        self.backoff.reset();
+                        ANSWERED_PAUSE
+                    } else {
+                        self.backoff.wait()
+                    }
                 }
                 Some(Err(error)) => {
                     self.failed(&error);
@@ -171,14 +175,18 @@ impl Poller {
         Secret::header(&format!("Bearer {token}")).ok_or_else(|| fail("it is not a token".to_owned()))
     }
 
-    fn answered(&mut self, answer: Option<PollResponse>) {
+    /// Returns whether the answer was of use.
+    fn answered(&mut self, answer: Option<PollResponse>) -> bool {
         if !self.reachable {
             tracing::info!("the operator answers again");
             self.reachable = true;
         }
         match answer {
             Some(response) => self.take(response),
-            None => self.metrics.poll(PollResult::Unchanged),
+            None => {
+                self.metrics.poll(PollResult::Unchanged);
+                true
+            }
         }
     }
 
@@ -194,9 +202,18 @@ impl Poller {
         }
     }
 
-    /// Validates before it swaps; what cannot be run is told to the operator by the next request.
-    fn take(&mut self, response: PollResponse) {
+    /// Validates before it swaps; what cannot be run is told to the operator by the next request. Returns whether another
+    /// document, or another authority, is in use now.
+    fn take(&mut self, response: PollResponse) -> bool {
         let PollResponse { document, operator_ca } = response;
+        let rotated = self.adopt_ca(&operator_ca);
+        if document.revision == self.state.get().0 {
+            self.metrics.poll(PollResult::Unchanged);
+            if rotated {
+                self.keep(document);
+            }
+            return rotated;
+        }
         let problems = document_problems("document", &document);
         let checked = match problems.first() {
             None => (self.apply)(&document),
@@ -207,12 +224,11 @@ impl Poller {
                 tracing::info!(revision = document.revision, "policy in force");
                 self.metrics.poll(PollResult::Changed);
                 self.state.in_force(&document.revision);
-                self.adopt_ca(&operator_ca);
-                self.keep(LastGood { document, operator_ca: self.ca_pem.clone() });
+                self.keep(document);
+                true
             }
             Err(message) => {
                 self.metrics.poll(PollResult::Refused);
-                self.adopt_ca(&operator_ca);
                 if self.state.refuse(Refused { revision: document.revision.clone(), message: message.clone() }) {
                     tracing::warn!(
                         revision = document.revision,
@@ -220,27 +236,28 @@ impl Poller {
                         "a policy cannot be run; the one in force stays"
                     );
                 }
+                rotated
             }
         }
     }
 
-    /// Takes a rotated authority over, unless it is unusable.
-    fn adopt_ca(&mut self, pem: &str) {
+    /// Takes a rotated authority over, unless it is unusable. Returns whether it did.
+    fn adopt_ca(&mut self, pem: &str) -> bool {
         if pem == self.ca_pem {
-            return;
+            return false;
         }
-        match tls_config(Some(pem)) {
-            Ok(_) => {
-                self.ca_pem = pem.to_owned();
-                self.client = None;
-            }
-            Err(error) => tracing::warn!(%error, "the operator sent an unusable authority; the one in use stays"),
+        if let Err(error) = tls_config(Some(pem)) {
+            tracing::warn!(%error, "the operator sent an unusable authority; the one in use stays");
+            return false;
         }
+        self.ca_pem = pem.to_owned();
+        self.client = None;
+        true
     }
 
-    fn keep(&self, last: LastGood) {
+    fn keep(&self, document: PolicyDocument) {
         let Some(store) = &self.store else { return };
-        if let Err(error) = store.save(&last) {
+        if let Err(error) = store.save(&LastGood { document, operator_ca: self.ca_pem.clone() }) {
             tracing::warn!(%error, "the policy cannot be kept for restarts");
         }
     }
