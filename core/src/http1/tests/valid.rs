@@ -246,3 +246,18 @@ fn payload_is_counted_without_its_framing() {
     assert_eq!(outcome.seen.heads, ["POST / 1"]);
     assert_eq!(outcome.seen.statuses, [(0, 200)]);
 }
+
+#[test]
+fn long_heads_and_bodies_in_two_pieces() {
+    let field = format!("X-Long: {}\r\n", "x".repeat(5000));
+    let request = format!("PUT / HTTP/1.1\r\nHost: a\r\n{field}Content-Length: 5000\r\n\r\n{}", "y".repeat(5000));
+    let response = format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 5000\r\n\r\n{}", "z".repeat(5000));
+    let steps = [client(&request), upstream(&response)];
+    for at in (0..request.len() + response.len()).step_by(97) {
+        let outcome = run_with(Limits::default(), None, &pieces(&steps, |index| index == at));
+        assert_eq!(outcome.to_upstream, text(&request), "cut behind byte {at}");
+        assert_eq!(outcome.to_client, text(&response), "cut behind byte {at}");
+        assert_eq!(outcome.ends, [(0, End::Complete)], "cut behind byte {at}");
+        assert_eq!(outcome.seen.request_payload, BTreeMap::from([(0, 5000)]));
+    }
+}
