@@ -114,7 +114,7 @@ struct Exchange {
 }
 
 impl Session {
-    /// A new connection. `limits` of 0 count as 1.
+    /// A new connection. `head_bytes_max` and `pipelined_max` of 0 count as 1.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,

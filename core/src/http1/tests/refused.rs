@@ -81,6 +81,7 @@ const REQUESTS: &[(&str, Refusal)] = &[
     ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", MalformedHead),
     ("GET /  HTTP/1.1\r\nHost: a\r\n\r\n", MalformedHead),
     ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", MalformedHead),
+    ("GET /\u{e4} HTTP/1.1\r\nHost: a\r\n\r\n", MalformedHead),
     ("GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", MalformedHead),
     (" GET / HTTP/1.1\r\nHost: a\r\n\r\n", MalformedHead),
     ("GET HTTP/1.1\r\nHost: a\r\n\r\n", MalformedHead),

@@ -19,6 +19,7 @@ const TABLE: &[Row] = &[
     ("empty host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", OK, false, 1),
     ("own method", "PURGE-2!x /a HTTP/1.1\r\nHost: a\r\n\r\n", OK, false, 1),
     ("odd characters in the target", "GET /a|b{c}\"<>^`\\[] HTTP/1.1\r\nHost: a\r\n\r\n", OK, false, 1),
+    ("utf-8 in the target", "GET /\u{c3}\u{a4} HTTP/1.1\r\nHost: a\r\n\r\n", OK, false, 1),
     ("http/1.0 without host", "GET / HTTP/1.0\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\nuntil eof", true, 1),
     (
         "http/1.0 keep-alive",
