@@ -278,6 +278,7 @@ fn super_simple_head() -> Row {
 fn conversations() -> Vec<Row> {
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\n{HOST}\r\n");
     let ok = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let post = |path: &str, body: &str| format!("POST {path} HTTP/1.1\r\n{HOST}Content-Length: 4\r\n\r\n{body}");
     let upgrade =
         format!("GET /ws HTTP/1.1\r\n{HOST}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n\r\n");
     vec![

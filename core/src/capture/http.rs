@@ -6,7 +6,7 @@ use super::tracing::{Brought, Trace, trace};
 use super::{ConnFacts, Outcome, Shell, set_actor};
 use crate::http1::{ConnSeq, End, HeadEdit, Observer, RequestHead, ResponseHead};
 use crate::identity::{self, ActorType, AuthMethod, Credential};
-use crate::policy::{ClientAddress, Compiled, Direction, Facts, Level};
+use crate::policy::{ClientAddress, Compiled, Correlation, Direction, Facts, Level, WhenAbsent};
 use crate::record::{EventName, Field, Record, Side, Stamp, uuid_v7};
 use crate::redact::redact;
 use crate::trace::TraceParent;
@@ -15,6 +15,9 @@ use std::sync::Arc;
 
 /// Longest correlation id that is taken from a client, in bytes.
 const CORRELATION_ID_BYTES_MAX: usize = 128;
+
+/// A correlation id and where it comes from.
+type CorrelationId = (Vec<u8>, &'static str);
 
 /// Captures every exchange of one connection. When it is dropped, whatever is still open is recorded as drained: no way out
 /// of the connection's task loses a record (EV-1).
@@ -109,18 +112,33 @@ impl<S: Shell> HttpCapture<S> {
         self.open.iter_mut().find(|exchange| exchange.seq == seq)
     }
 
-    /// The correlation id, where it comes from, and whether it has to be added.
-    fn correlation(&mut self, scan: &Scan<'_>, inferred: bool) -> (Vec<u8>, &'static str, bool) {
+    /// The request's correlation id; adds one where policy makes what is absent.
+    fn correlate(
+        &mut self,
+        scan: &Scan<'_>,
+        rules: &Correlation,
+        inferred: bool,
+        edit: &mut HeadEdit,
+    ) -> Option<CorrelationId> {
+        let header = rules.header.as_deref()?;
         if let Some(id) = scan.correlation {
-            return (id.get(..CORRELATION_ID_BYTES_MAX).unwrap_or(id).to_vec(), "client", false);
+            edit.protect(header);
+            return Some((id.get(..CORRELATION_ID_BYTES_MAX).unwrap_or(id).to_vec(), "client"));
         }
-        if inferred
-            && let Some(id) = self.shell.in_flight(|table| table.single().and_then(|c| c.correlation_id.clone()))
-        {
-            return (id, "inferred", true);
+        let make = rules.when_absent == WhenAbsent::Make;
+        let known = self.shell.in_flight(|table| table.single().and_then(|only| only.correlation_id.clone()));
+        let (id, source) = match known.filter(|_| inferred) {
+            Some(id) => (id, "inferred"),
+            None if make => {
+                let now = self.shell.now();
+                (uuid_v7(now.wall_ns, self.shell.random()).to_vec(), "generated")
+            }
+            None => return None,
+        };
+        if make && let Ok(text) = std::str::from_utf8(&id) {
+            edit.add_field(header, text);
         }
-        let now = self.shell.now();
-        (uuid_v7(now.wall_ns, self.shell.random()).to_vec(), "generated", true)
+        Some((id, source))
     }
 
     fn begin(&mut self, seq: ConnSeq, head: &RequestHead<'_>, edit: &mut HeadEdit) {
@@ -146,16 +164,7 @@ impl<S: Shell> HttpCapture<S> {
         let direction = self.conn.direction;
         let context = self.shell.in_flight(|table| trace(scan.traceparent, direction, &rules, table, random));
         edit_trace(edit, &context);
-        let correlation = rules.header.as_deref().map(|name| {
-            let (id, source, add) = self.correlation(&scan, context.trust == "inferred");
-            match std::str::from_utf8(&id) {
-                Ok(text) if add => {
-                    edit.add_field(name, text);
-                }
-                _ => edit.protect(name),
-            }
-            (id, source)
-        });
+        let correlation = self.correlate(&scan, &rules, context.trust == "inferred", edit);
         if policy.document().client_address == ClientAddress::XForwardedFor
             && direction == Direction::Inbound
             && !scan.forwarded_for

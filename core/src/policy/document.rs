@@ -128,10 +128,10 @@ pub enum TraceContext {
 /// What happens to a request without a trace context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WhenAbsent {
-    /// A `traceparent` is made and forwarded.
+    /// A `traceparent`, and a correlation id where a header for it is named, are made and forwarded.
     #[default]
     Make,
-    /// The request goes on as it came, and its record has no trace id.
+    /// The request goes on as it came; its record has no trace and no correlation id of its own.
     Leave,
 }
 
