@@ -200,3 +200,133 @@ fn open_field(out: &mut BytesMut, number: u8, length: usize) {
     }
     out.put_u8(length as u8);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::GapReason;
+    use opentelemetry_proto::tonic::collector::logs::v1::{
+        ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
+    };
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+    use opentelemetry_proto::tonic::resource::v1::Resource;
+    use proptest::prelude::*;
+    use prost::Message;
+
+    fn string(text: &str) -> Option<AnyValue> {
+        Some(AnyValue { value: Some(any_value::Value::StringValue(text.to_owned())) })
+    }
+
+    fn log_record(text: &str) -> LogRecord {
+        LogRecord { body: string(text), ..LogRecord::default() }
+    }
+
+    fn encode(texts: &[String]) -> Bytes {
+        let records = texts.iter().map(|text| log_record(text)).collect();
+        ScopeLogs { log_records: records, ..ScopeLogs::default() }.encode_to_vec().into()
+    }
+
+    fn piece(texts: &[String]) -> Piece {
+        let records = u32::try_from(texts.len()).expect("few");
+        Piece(vec![Part::Records(Batch {
+            log_records: encode(texts),
+            records,
+            first_unix_nanos: 1,
+            last_unix_nanos: 2,
+        })])
+    }
+
+    /// All records, by splitting until nothing can be split.
+    fn singles(piece: Piece) -> Vec<Piece> {
+        let (mut open, mut done) = (vec![piece], Vec::new());
+        while let Some(piece) = open.pop() {
+            match piece.halves() {
+                Ok((first, second)) => open.extend([second, first]),
+                Err(single) => done.push(single),
+            }
+        }
+        done
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_is_what_prost_makes_of_it(texts in prop::collection::vec(".{0,200}", 0..5), key in ".{0,200}") {
+            let attribute = KeyValue { key, value: string("x"), ..KeyValue::default() };
+            let resource = Resource { attributes: vec![attribute], ..Resource::default() };
+            let scope = ScopeLogs {
+                scope: Some(InstrumentationScope::default()),
+                log_records: texts.iter().map(|text| log_record(text)).collect(),
+                ..ScopeLogs::default()
+            };
+            let logs = ResourceLogs { resource: Some(resource.clone()), scope_logs: vec![scope], ..ResourceLogs::default() };
+            let expected = ExportLogsServiceRequest { resource_logs: vec![logs] }.encode_to_vec();
+            let parts: Vec<Bytes> = texts.iter().map(|text| encode(std::slice::from_ref(text))).collect();
+            prop_assert_eq!(&export_request(&resource.encode_to_vec(), parts.iter())[..], &expected[..]);
+        }
+
+        #[test]
+        fn splitting_keeps_every_record_in_order(texts in prop::collection::vec(".{0,200}", 1..40)) {
+            let whole = piece(&texts);
+            let singles = singles(whole.clone());
+            prop_assert_eq!(singles.len(), texts.len());
+            prop_assert!(singles.iter().all(|single| single.records() == 1));
+            let joined: Vec<u8> = singles.iter().flat_map(|single| single.0.iter()).flat_map(|part| part.bytes().to_vec()).collect();
+            prop_assert_eq!(&joined[..], &encode(&texts)[..]);
+            prop_assert_eq!(whole.queue_bytes(), joined.len());
+        }
+
+        #[test]
+        fn any_bytes_are_split_or_not_but_never_lost(bytes in prop::collection::vec(any::<u8>(), 0..100), records in 0_u32..9) {
+            let batch = Batch { log_records: bytes.clone().into(), records, first_unix_nanos: 0, last_unix_nanos: 0 };
+            let singles = singles(Piece(vec![Part::Records(batch)]));
+            let joined: Vec<u8> = singles.iter().flat_map(|single| single.0.iter()).flat_map(|part| part.bytes().to_vec()).collect();
+            prop_assert_eq!(joined, bytes);
+            prop_assert_eq!(singles.iter().map(Piece::records).sum::<u64>(), u64::from(records));
+        }
+
+        #[test]
+        fn any_answer_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let ours = partial_success(&bytes);
+            if let Ok(theirs) = ExportLogsServiceResponse::decode(&bytes[..]) {
+                let theirs = theirs.partial_success.unwrap_or_default();
+                if let Ok(ours) = ours {
+                    prop_assert_eq!(ours.rejected, u64::try_from(theirs.rejected_log_records).unwrap_or(0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_partial_success_is_read_and_every_cut_of_it_refused() {
+        let partial = ExportLogsPartialSuccess { rejected_log_records: 300, error_message: "too old".to_owned() };
+        let bytes = ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+        let expected = PartialSuccess { rejected: 300, message: "too old".to_owned() };
+        assert_eq!(partial_success(&bytes), Ok(expected));
+        for cut in 1..bytes.len() {
+            assert_eq!(partial_success(&bytes[..cut]), Err(NotAResponse), "{cut}");
+        }
+        let negative = ExportLogsPartialSuccess { rejected_log_records: -1, error_message: String::new() };
+        let bytes = ExportLogsServiceResponse { partial_success: Some(negative) }.encode_to_vec();
+        assert_eq!(partial_success(&bytes), Ok(PartialSuccess::default()));
+    }
+
+    #[test]
+    fn a_gap_is_never_split_and_counts_neither_as_record_nor_against_the_queue() {
+        let gap = Gap {
+            sink: "s".into(),
+            count: 9,
+            exact: true,
+            from_unix_nanos: 0,
+            to_unix_nanos: 0,
+            reason: GapReason::QueueFull,
+        };
+        let gap = Part::Gap(gap, encode(&["gap".to_owned()]));
+        let single = Piece(vec![gap.clone()]);
+        assert_eq!((single.records(), single.queue_bytes()), (0, 0));
+        assert_eq!(single.clone().halves(), Err(single));
+        let mut both = piece(&["a".to_owned(), "b".to_owned()]);
+        both.0.insert(0, gap);
+        assert_eq!(singles(both).len(), 3);
+    }
+}

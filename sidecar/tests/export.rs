@@ -1,0 +1,431 @@
+//! Export against a scripted server: every answer, and what becomes of the records.
+
+use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use testimony_core::policy::{DocumentSink, SinkCondition, SinkState};
+use testimony_sidecar::client::Secret;
+use testimony_sidecar::config::SinkHeader;
+use testimony_sidecar::export::{self, Batch, Gap, GapEncoder, GapReason, Queue, Settings, Undelivered};
+use testimony_sidecar::metrics::Metrics;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+mod control_support;
+use control_support::{Ca, DEADLINE, Received, Reply, Server, batch, eventually, folder, names, record, sink};
+
+struct Rig {
+    queue: Queue,
+    policy: watch::Sender<Arc<[DocumentSink]>>,
+    shutdown: watch::Sender<Option<Instant>>,
+    task: JoinSet<Undelivered>,
+    metrics: Arc<Metrics>,
+}
+
+struct Options {
+    sinks: Vec<DocumentSink>,
+    sinks_dir: PathBuf,
+    sink_headers: BTreeMap<String, Vec<SinkHeader>>,
+    gap_record: GapEncoder,
+}
+
+impl Options {
+    fn new(sinks: Vec<DocumentSink>) -> Self {
+        Self { sinks, sinks_dir: PathBuf::new(), sink_headers: BTreeMap::new(), gap_record: Arc::new(gap_record) }
+    }
+}
+
+fn gap_record(gap: &Gap) -> Bytes {
+    let exact = if gap.exact { "" } else { "~" };
+    record(&format!("gap {} {exact}{} {}-{}", gap.reason.as_str(), gap.count, gap.from_unix_nanos, gap.to_unix_nanos))
+}
+
+impl Rig {
+    fn start(sinks: Vec<DocumentSink>) -> Self {
+        Self::with(Options::new(sinks), &[])
+    }
+
+    /// `before`: pushed before the exporter runs, so that it goes into one request.
+    fn with(options: Options, before: &[Batch]) -> Self {
+        let (policy, watched) = watch::channel(options.sinks.into());
+        let (shutdown, ended) = watch::channel(None);
+        let metrics = Arc::new(Metrics::default());
+        let settings = Settings {
+            resource: Resource::default().encode_to_vec().into(),
+            sinks_dir: options.sinks_dir,
+            sink_headers: options.sink_headers,
+            gap_record: options.gap_record,
+            metrics: metrics.clone(),
+        };
+        let (queue, exporter) = export::new(settings, watched);
+        before.iter().cloned().for_each(|batch| queue.push(batch));
+        let mut task = JoinSet::new();
+        task.spawn(exporter.run(ended));
+        Self { queue, policy, shutdown, task, metrics }
+    }
+
+    fn state(&self) -> SinkState {
+        self.queue.sink_states().into_iter().next().expect("a sink")
+    }
+
+    async fn stop(mut self, drain: Duration) -> Undelivered {
+        self.shutdown.send_replace(Some(Instant::now() + drain));
+        let ended = tokio::time::timeout(DEADLINE, self.task.join_next()).await.expect("an end in time");
+        ended.expect("a task").expect("no panic")
+    }
+}
+
+/// Records of the requests that were answered with success.
+fn taken(received: &[Received], success: impl Fn(usize) -> bool) -> Vec<String> {
+    received.iter().enumerate().filter(|(number, _)| success(*number)).flat_map(|(_, one)| one.records()).collect()
+}
+
+fn response(rejected: i64) -> Vec<u8> {
+    let partial = ExportLogsPartialSuccess { rejected_log_records: rejected, error_message: "too old".to_owned() };
+    ExportLogsServiceResponse { partial_success: (rejected > 0).then_some(partial) }.encode_to_vec()
+}
+
+#[tokio::test]
+async fn a_batch_arrives_once_in_otlp_over_http_with_gzip() {
+    let server = Server::start(None, |_, _| Reply::status(200)).await;
+    let rig = Rig::start(vec![sink(&server.url("http"))]);
+    rig.queue.push(batch(0, 3));
+    let received = server.until(|all| !all.is_empty()).await;
+    let first = &received[0];
+    assert_eq!(first.path, "/v1/logs");
+    assert_eq!(first.header("content-type"), "application/x-protobuf");
+    assert_eq!(first.header("content-encoding"), "gzip");
+    assert_eq!(first.header("user-agent"), concat!("testimony-sidecar/", env!("CARGO_PKG_VERSION")));
+    assert_eq!(first.header("host"), server.addr.to_string());
+    assert_eq!(first.request().resource_logs.len(), 1);
+    assert_eq!(first.records(), names(0..3));
+    eventually("delivered", || rig.state().delivered == 3).await;
+    rig.queue.push(batch(3, 1));
+    let received = server.until(|all| all.len() == 2).await;
+    assert_eq!(received[1].connection, 1, "the connection is kept");
+    eventually("delivering", || rig.state().delivered == 4 && rig.state().state == SinkCondition::Delivering).await;
+    let text = rig.metrics.text();
+    assert!(text.contains("testimony_export_records_total{sink=\"main\"} 4\n"), "{text}");
+    assert!(text.contains("testimony_export_queue_bytes{sink=\"main\"} 0\n"), "{text}");
+    assert_eq!(rig.stop(Duration::ZERO).await, Undelivered::default());
+    assert_eq!(server.received().len(), 2);
+}
+
+#[tokio::test]
+async fn the_path_of_the_url_is_kept_and_batches_are_joined_in_order() {
+    let server = Server::start(None, |_, _| Reply::body(200, response(0))).await;
+    let endpoint = format!("{}/insert/v1/logs?team=a", server.url("http"));
+    let rig = Rig::with(Options::new(vec![sink(&endpoint)]), &[batch(0, 2), batch(2, 2), batch(4, 1)]);
+    let received = server.until(|all| !all.is_empty()).await;
+    assert_eq!(received[0].path, "/insert/v1/logs?team=a");
+    assert_eq!(received[0].records(), names(0..5));
+    rig.stop(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_doubled_by_a_sink_that_fails_first() {
+    let failures = |number: usize| match number {
+        0 => Reply::status(429),
+        1 => Reply::Answer { status: 503, headers: vec![("retry-after", "0".to_owned())], body: b"busy".to_vec() },
+        2 => Reply::Close,
+        3 => Reply::body(200, b"<html>log in</html>".to_vec()),
+        _ => Reply::status(200),
+    };
+    let server = Server::start(None, move |number, _| failures(number)).await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 2)]);
+    for number in 1..10 {
+        rig.queue.push(batch(number * 2, 2));
+    }
+    eventually("delivered", || rig.state().delivered == 20).await;
+    assert_eq!(taken(&server.received(), |number| number > 3), names(0..20));
+    assert_eq!((rig.state().lost, rig.state().error), (0, None));
+    // The connection that closed had been used before: that request goes out again at once, and counts once.
+    let text = rig.metrics.text();
+    assert!(text.contains("testimony_export_requests_total{sink=\"main\",result=\"retry\"} 3\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_sink_that_is_down_is_told_and_gets_everything_once_it_is_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    drop(listener);
+    let rig = Rig::start(vec![sink(&format!("http://{addr}"))]);
+    rig.queue.push(batch(0, 4));
+    eventually("failing", || rig.state().state == SinkCondition::Failing).await;
+    let error = rig.state().error.expect("an error");
+    assert!(error.contains("cannot connect to") && error.contains("refused"), "{error}");
+    assert!(rig.state().oldest_undelivered_seconds > 1000, "the records are of 1970");
+    let listener = tokio::net::TcpListener::bind(addr).await.expect("the port");
+    let server = Server::on(listener, None, |_, _| Reply::status(200));
+    server.until(|all| !all.is_empty()).await;
+    eventually("delivered", || rig.state().delivered == 4).await;
+    assert_eq!(taken(&server.received(), |_| true), names(0..4));
+}
+
+#[tokio::test]
+async fn a_hanging_request_ends_at_the_deadline_and_is_sent_again() {
+    let server = Server::start(None, |number, _| if number == 0 { Reply::Hang } else { Reply::status(200) }).await;
+    let mut hurried = sink(&server.url("http"));
+    hurried.timeout_ms = 300;
+    let rig = Rig::start(vec![hurried]);
+    rig.queue.push(batch(0, 1));
+    let received = server.until(|all| all.len() == 2).await;
+    assert_eq!(received[1].records(), names(0..1));
+    assert_eq!(received[1].connection, 2, "a hanging connection is not used again");
+}
+
+#[tokio::test]
+async fn a_full_queue_becomes_a_gap_with_the_exact_count() {
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let server = Server::start(
+        None,
+        move |_, _| {
+            if gate.load(Ordering::SeqCst) { Reply::status(200) } else { Reply::status(503) }
+        },
+    )
+    .await;
+    let mut small = sink(&server.url("http"));
+    small.queue_bytes_max = u32::try_from(batch(10, 10).log_records.len() * 3).expect("small");
+    let rig = Rig::start(vec![small]);
+    for number in 1..=9 {
+        rig.queue.push(batch(number * 10, 10));
+    }
+    assert_eq!(rig.state().lost, 60);
+    open.store(true, Ordering::SeqCst);
+    eventually("delivered", || rig.state().delivered == 30).await;
+    // The gap leaves before what is pushed after it.
+    rig.queue.push(batch(100, 1));
+    eventually("all", || rig.state().delivered == 31).await;
+    let taken: Vec<String> = server
+        .until(|all| all.iter().any(|one| one.records().contains(&"r100".to_owned())))
+        .await
+        .iter()
+        .filter(|one| !one.records().is_empty())
+        .flat_map(Received::records)
+        .collect();
+    let gaps: Vec<&String> = taken.iter().filter(|text| text.starts_with("gap")).collect();
+    assert_eq!(gaps, ["gap queue_full 60 40-99"]);
+    let place = |text: &str| taken.iter().position(|one| one == text).expect(text);
+    assert!(place("gap queue_full 60 40-99") < place("r100"));
+    assert!(
+        rig.metrics.text().contains("testimony_export_lost_records_total{sink=\"main\",reason=\"queue_full\"} 60\n")
+    );
+}
+
+#[tokio::test]
+async fn what_a_sink_refuses_for_good_is_lost_alone_and_told_as_a_gap() {
+    let server = Server::start(None, |_, one| {
+        if one.records().iter().any(|text| text == "r5" || text == "r6") {
+            Reply::status(400)
+        } else {
+            Reply::status(200)
+        }
+    })
+    .await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 8), batch(8, 8)]);
+    let received =
+        server.until(|all| all.iter().any(|one| one.records().iter().any(|text| text.starts_with("gap")))).await;
+    let accepted: Vec<String> = received
+        .iter()
+        .map(Received::records)
+        .filter(|texts| !texts.iter().any(|text| text == "r5" || text == "r6"))
+        .flatten()
+        .collect();
+    let mut expected: Vec<String> = names(0..16).into_iter().filter(|text| text != "r5" && text != "r6").collect();
+    expected.push("gap rejected 2 0-7".to_owned());
+    assert_eq!(accepted, expected);
+    eventually("delivered", || rig.state().delivered == 14 && rig.state().lost == 2).await;
+}
+
+#[tokio::test]
+async fn too_large_is_split_until_it_fits() {
+    let server = Server::start(None, |_, one| Reply::status(if one.records().len() > 3 { 413 } else { 200 })).await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 20)]);
+    eventually("delivered", || rig.state().delivered == 20).await;
+    let accepted: Vec<String> =
+        server.received().iter().map(Received::records).filter(|texts| texts.len() <= 3).flatten().collect();
+    assert_eq!(accepted, names(0..20));
+    assert_eq!(rig.state().lost, 0);
+}
+
+#[tokio::test]
+async fn a_batch_over_a_mebibyte_leaves_in_requests_that_are_smaller() {
+    let server = Server::start(None, |_, _| Reply::status(200)).await;
+    let mut large = sink(&server.url("http"));
+    large.queue_bytes_max = 16 << 20;
+    let long = record(&"x".repeat(300_000));
+    let log_records = Bytes::from(long.repeat(9));
+    let whole = Batch { log_records, records: 9, first_unix_nanos: 0, last_unix_nanos: 0 };
+    let rig = Rig::with(Options::new(vec![large]), &[whole]);
+    eventually("delivered", || rig.state().delivered == 9).await;
+    let received = server.received();
+    assert!(received.iter().all(|one| one.body.len() <= export::REQUEST_BYTES_MAX + 64));
+    assert_eq!(received.iter().map(|one| one.records().len()).sum::<usize>(), 9);
+}
+
+#[tokio::test]
+async fn a_partial_success_is_counted_and_told_as_a_gap() {
+    let server = Server::start(None, |number, _| Reply::body(200, response(if number == 0 { 3 } else { 0 }))).await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 10)]);
+    let received = server.until(|all| all.len() == 2).await;
+    assert_eq!(received[1].records(), ["gap rejected 3 0-9"]);
+    eventually("counted", || rig.state().delivered == 7 && rig.state().lost == 3).await;
+}
+
+#[tokio::test]
+async fn a_sink_that_refuses_gaps_still_gets_its_records() {
+    let server = Server::start(None, |_, one| {
+        Reply::status(if one.records().iter().any(|text| text.starts_with("gap")) { 400 } else { 200 })
+    })
+    .await;
+    let rig = Rig::start(vec![sink(&server.url("http"))]);
+    rig.queue.declare_loss(GapReason::Crash, 5, false, 1, 2);
+    for number in 0..5 {
+        rig.queue.push(batch(number, 1));
+        eventually("delivered", || rig.state().delivered == u64::from(number) + 1).await;
+    }
+    assert_eq!(rig.state().lost, 5, "a refused gap is no new loss");
+    assert!(server.received().iter().any(|one| one.records().contains(&"gap crash ~5 1-2".to_owned())));
+    let left = rig.stop(Duration::from_secs(1)).await;
+    assert_eq!(left, Undelivered { records: 0, undeclared: 5 });
+}
+
+#[tokio::test]
+async fn wrong_credentials_park_the_queue_until_they_are_mended() {
+    let server =
+        Server::start(None, |_, one| Reply::status(if one.header("x-key") == "right" { 200 } else { 401 })).await;
+    let dir = folder();
+    let mut secured = sink(&server.url("http"));
+    secured.credentials = true;
+    let options = Options { sinks_dir: dir.clone(), ..Options::new(vec![secured.clone()]) };
+    let rig = Rig::with(options, &[batch(0, 2)]);
+    eventually("parked without a folder", || rig.state().state == SinkCondition::Parked).await;
+    assert!(rig.state().error.expect("an error").contains("create the Secret"));
+    assert!(server.received().is_empty(), "nothing is sent without credentials");
+
+    std::fs::create_dir_all(dir.join("main")).expect("a folder");
+    std::fs::write(dir.join("main/x-key"), "wrong-value\n").expect("a file");
+    // A change of the sink ends the wait: the test needs no 30 seconds.
+    secured.timeout_ms += 1;
+    rig.policy.send_replace(vec![secured.clone()].into());
+    server.until(|all| all.len() == 1).await;
+    eventually("parked with 401", || rig.state().error.is_some_and(|error| error.contains("401"))).await;
+    assert_eq!(rig.state().state, SinkCondition::Parked);
+    let shown = format!("{:?} {}", rig.state(), rig.metrics.text());
+    assert!(!shown.contains("wrong-value"), "{shown}");
+
+    std::fs::write(dir.join("main/x-key"), "right\n").expect("a file");
+    secured.timeout_ms += 1;
+    rig.policy.send_replace(vec![secured].into());
+    eventually("delivered", || rig.state().delivered == 2).await;
+    assert_eq!(rig.state().lost, 0);
+}
+
+#[tokio::test]
+async fn headers_of_the_configuration_are_sent_and_a_wrong_path_parks() {
+    let server = Server::start(None, |_, _| Reply::status(404)).await;
+    let value = Secret::header("Bearer t0ken").expect("a value");
+    let header = SinkHeader { name: "authorization".to_owned(), value };
+    let sink_headers = BTreeMap::from([("main".to_owned(), vec![header])]);
+    let options = Options { sink_headers, ..Options::new(vec![sink(&server.url("http"))]) };
+    let rig = Rig::with(options, &[batch(0, 2)]);
+    let received = server.until(|all| all.len() == 1).await;
+    assert_eq!(received[0].header("authorization"), "Bearer t0ken");
+    eventually("parked", || rig.state().state == SinkCondition::Parked).await;
+    assert!(rig.state().error.expect("an error").contains("404"));
+    // A parked sink does not hold up the end: one more try, then what waits is undelivered.
+    let left = rig.stop(Duration::from_secs(600)).await;
+    assert_eq!(left, Undelivered { records: 2, undeclared: 0 });
+    assert_eq!(server.received().len(), 2);
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_by_its_bundle_only() {
+    let (ca, other) = (Ca::new(), Ca::new());
+    let server = Server::start(Some(&ca), |_, _| Reply::status(200)).await;
+    let mut secured = sink(&server.url("https"));
+    secured.server_name = Some("sink.test".to_owned());
+    secured.ca_bundle = Some(other.pem.clone());
+    let rig = Rig::start(vec![secured.clone()]);
+    rig.queue.push(batch(0, 1));
+    eventually("TLS fails", || rig.state().error.is_some_and(|error| error.contains("TLS"))).await;
+    assert_eq!(rig.state().state, SinkCondition::Failing);
+    secured.ca_bundle = Some(format!("{}{}", other.pem, ca.pem));
+    secured.server_name = Some("other.test".to_owned());
+    rig.policy.send_replace(vec![secured.clone()].into());
+    eventually("the name fails", || rig.state().error.is_some_and(|error| error.contains("other.test"))).await;
+    secured.server_name = Some("sink.test".to_owned());
+    rig.policy.send_replace(vec![secured].into());
+    let received = server.until(|all| all.len() == 1).await;
+    assert_eq!(received[0].records(), names(0..1));
+}
+
+#[tokio::test]
+async fn sinks_come_and_go_with_the_policy_and_each_has_its_own_queue() {
+    let first = Server::start(None, |_, _| Reply::status(200)).await;
+    let second = Server::start(None, |_, _| Reply::status(200)).await;
+    let one = sink(&first.url("http"));
+    let other = DocumentSink { name: "other".to_owned(), ..sink(&second.url("http")) };
+    let rig = Rig::start(vec![one.clone()]);
+    rig.queue.push(batch(0, 1));
+    first.until(|all| all.len() == 1).await;
+    rig.policy.send_replace(vec![one, other.clone()].into());
+    eventually("two sinks", || rig.queue.sink_states().len() == 2).await;
+    rig.queue.push(batch(1, 1));
+    first.until(|all| all.len() == 2).await;
+    let received = second.until(|all| all.len() == 1).await;
+    assert_eq!(received[0].records(), names(1..2));
+    rig.policy.send_replace(vec![other].into());
+    eventually("one sink", || rig.queue.sink_states().len() == 1).await;
+    rig.queue.push(batch(2, 1));
+    second.until(|all| all.len() == 2).await;
+    assert_eq!(first.received().len(), 2, "a removed sink gets nothing new");
+    eventually("gauges go", || !rig.metrics.text().contains("testimony_export_queue_bytes{sink=\"main\"}")).await;
+}
+
+#[tokio::test]
+async fn a_drain_sends_what_waits_and_counts_what_it_cannot() {
+    let server = Server::start(None, |_, _| Reply::status(200)).await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 5)]);
+    assert_eq!(rig.stop(DEADLINE).await, Undelivered::default());
+    assert_eq!(taken(&server.received(), |_| true), names(0..5));
+
+    let hanging = Server::start(None, |_, _| Reply::Hang).await;
+    let rig = Rig::with(Options::new(vec![sink(&hanging.url("http"))]), &[batch(0, 5)]);
+    hanging.until(|all| all.len() == 1).await;
+    rig.queue.push(batch(5, 2));
+    let metrics = rig.metrics.clone();
+    assert_eq!(rig.stop(Duration::from_millis(50)).await, Undelivered { records: 7, undeclared: 0 });
+    assert!(metrics.text().contains("testimony_export_undelivered_records_total{sink=\"main\"} 7\n"));
+}
+
+#[tokio::test]
+async fn an_export_task_that_breaks_off_is_started_anew_and_what_it_held_is_a_gap() {
+    let server = Server::start(None, |_, _| Reply::status(200)).await;
+    let broken = AtomicBool::new(true);
+    let gap_record: GapEncoder = Arc::new(move |gap| {
+        assert!(!broken.swap(false, Ordering::SeqCst), "broken on purpose");
+        gap_record(gap)
+    });
+    let rig = Rig::with(Options { gap_record, ..Options::new(vec![sink(&server.url("http"))]) }, &[]);
+    rig.queue.declare_loss(GapReason::Crash, 1, true, 1, 1);
+    rig.queue.push(batch(0, 3));
+    rig.queue.push(batch(3, 3));
+    eventually("the rest is delivered", || rig.state().delivered + rig.state().lost == 7).await;
+    let received =
+        server.until(|all| all.iter().any(|one| one.records().iter().any(|text| text.starts_with("gap")))).await;
+    let lost: u64 = rig.state().lost;
+    let told: Vec<String> =
+        taken(&received, |_| true).into_iter().filter(|text| text.starts_with("gap crash")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    // The gap that was being sent is gone with the task; what the task held of records is told.
+    assert!(told[0].starts_with(&format!("gap crash ~{}", lost - 1)), "{told:?}");
+}
