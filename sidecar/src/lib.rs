@@ -4,5 +4,8 @@ pub mod admin;
 pub mod client;
 pub mod config;
 pub mod export;
+pub mod init;
 pub mod metrics;
 pub mod poll;
+pub mod redirect_dst;
+pub mod supervisor;
