@@ -63,6 +63,24 @@ fn an_injected_pod_is_read_whole() {
 }
 
 #[test]
+fn the_resource_names_the_audited_pod() {
+    let config = from_env(&pod()).expect("a configuration");
+    let expected = [
+        ("service.name", "payments"),
+        ("service.namespace", "shop"),
+        ("k8s.cluster.uid", "c-1"),
+        ("k8s.namespace.name", "shop"),
+        ("k8s.pod.name", "pay-1"),
+        ("k8s.pod.uid", "u-1"),
+        ("k8s.container.name", "app"),
+        ("k8s.node.name", "node-a"),
+        ("k8s.deployment.name", "pay"),
+        ("testimony.k8s.service_account", "pay"),
+    ];
+    assert_eq!(config.workload.resource_attributes(), expected);
+}
+
+#[test]
 fn what_may_be_absent_may_be_absent() {
     let mut pod = pod();
     for name in [env::OPERATOR_URL, env::OPERATOR_CA, env::SERVICE_NAME, env::HOST_IPS, env::NODE_NAME] {

@@ -44,7 +44,7 @@ impl Options {
 
 fn gap_record(gap: &Gap) -> Bytes {
     let exact = if gap.exact { "" } else { "~" };
-    record(&format!("gap {} {exact}{} {}-{}", gap.reason.as_str(), gap.count, gap.from_unix_nanos, gap.to_unix_nanos))
+    record(&format!("gap {} {exact}{} {}-{}", gap.reason.as_str(), gap.count, gap.from_ns, gap.to_ns))
 }
 
 impl Rig {
@@ -287,13 +287,13 @@ async fn a_sink_that_refuses_gaps_still_gets_its_records() {
     })
     .await;
     let rig = Rig::start(vec![sink(&server.url("http"))]);
-    rig.queue.declare_loss(GapReason::Crash, 5, false, 1, 2);
+    rig.queue.declare_loss(GapReason::WorkerDied, 5, false, 1, 2);
     for number in 0..5 {
         rig.queue.push(batch(number, 1));
         eventually("delivered", || rig.state().delivered == u64::from(number) + 1).await;
     }
     assert_eq!(rig.state().lost, 5, "a refused gap is no new loss");
-    assert!(server.received().iter().any(|one| one.records().contains(&"gap crash ~5 1-2".to_owned())));
+    assert!(server.received().iter().any(|one| one.records().contains(&"gap worker_died ~5 1-2".to_owned())));
     let left = rig.stop(Duration::from_secs(1)).await;
     assert_eq!(left, Undelivered { records: 0, undeclared: 5 });
 }
@@ -416,7 +416,7 @@ async fn an_export_task_that_breaks_off_is_started_anew_and_what_it_held_is_a_ga
         gap_record(gap)
     });
     let rig = Rig::with(Options { gap_record, ..Options::new(vec![sink(&server.url("http"))]) }, &[]);
-    rig.queue.declare_loss(GapReason::Crash, 1, true, 1, 1);
+    rig.queue.declare_loss(GapReason::WorkerDied, 1, true, 1, 1);
     rig.queue.push(batch(0, 3));
     rig.queue.push(batch(3, 3));
     eventually("the rest is delivered", || rig.state().delivered + rig.state().lost == 7).await;
@@ -424,8 +424,26 @@ async fn an_export_task_that_breaks_off_is_started_anew_and_what_it_held_is_a_ga
         server.until(|all| all.iter().any(|one| one.records().iter().any(|text| text.starts_with("gap")))).await;
     let lost: u64 = rig.state().lost;
     let told: Vec<String> =
-        taken(&received, |_| true).into_iter().filter(|text| text.starts_with("gap crash")).collect();
+        taken(&received, |_| true).into_iter().filter(|text| text.starts_with("gap worker_died")).collect();
     assert_eq!(told.len(), 1, "{told:?}");
     // The gap that was being sent is gone with the task; what the task held of records is told.
-    assert!(told[0].starts_with(&format!("gap crash ~{}", lost - 1)), "{told:?}");
+    assert!(told[0].starts_with(&format!("gap worker_died ~{}", lost - 1)), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_gap_is_a_record_of_its_own_kind() {
+    let server = Server::start(None, |_, _| Reply::status(200)).await;
+    let gap_record = export::gap_encoder(|| "0011".to_owned());
+    let rig = Rig::with(Options { gap_record, ..Options::new(vec![sink(&server.url("http"))]) }, &[]);
+    rig.queue.declare_loss(GapReason::QueueFull, 12, true, 1_000, 2_000);
+    let received = server.until(|all| !all.is_empty()).await;
+    let request = received[0].request();
+    let record = &request.resource_logs[0].scope_logs[0].log_records[0];
+    assert_eq!(record.event_name, "audit.gap");
+    let body: serde_json::Value = serde_json::from_str(&received[0].records()[0]).expect("JSON");
+    assert_eq!(
+        (body["typ"].as_str(), body["count"].as_str(), body["exact"].as_str()),
+        (Some("gap"), Some("12"), Some("1"))
+    );
+    assert_eq!(body["policy_revision"].as_str(), Some("0011"));
 }

@@ -171,7 +171,7 @@ impl Exporter {
             }
             None => {
                 tracing::error!(sink = %queue.name, "the export task broke off and is started anew");
-                queue.abandon_sending(GapReason::Crash);
+                queue.abandon_sending(GapReason::WorkerDied);
                 if current {
                     let name = queue.name.to_string();
                     self.start(&name);
