@@ -221,6 +221,9 @@ fn unknown_missing_and_wrong_fields_of_a_file_are_named() {
     assert_eq!(fields(&error), ["listen", "listen.inbound", "sinks"], "{error}");
     let looped = "service: {name: a}\nlisten: {inbound: '127.0.0.1:1'}\nforward: '127.0.0.1:1'\nsinks: [{name: s, endpoint: 'http://c'}]\n";
     assert_eq!(fields(&yaml(looped).expect_err("a loop")), ["forward"]);
+    let sampled = "service: {name: a}\nlisten: {outbound: '127.0.0.1:1'}\nsinks: [{name: s, endpoint: 'http://c'}]\n\
+        policy: {correlation: {sampledPercent: 101}}\n";
+    assert_eq!(fields(&yaml(sampled).expect_err("101 %")), ["policy.correlation.sampledPercent"]);
 }
 
 #[test]

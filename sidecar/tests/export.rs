@@ -269,6 +269,7 @@ async fn a_batch_over_a_mebibyte_leaves_in_requests_that_are_smaller() {
     let received = server.received();
     assert!(received.iter().all(|one| one.body.len() <= export::REQUEST_BYTES_MAX + 64));
     assert_eq!(received.iter().map(|one| one.records().len()).sum::<usize>(), 9);
+    assert!(received.len() >= 3 && received.iter().all(|one| one.connection == 1), "one connection for all");
 }
 
 #[tokio::test]
