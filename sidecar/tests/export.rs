@@ -297,6 +297,9 @@ async fn a_sink_that_refuses_gaps_still_gets_its_records() {
     assert!(server.received().iter().any(|one| one.records().contains(&"gap worker_died ~5 1-2".to_owned())));
     let left = rig.stop(Duration::from_secs(1)).await;
     assert_eq!(left, Undelivered { records: 0, undeclared: 5 });
+    // At the start, with the first record, and once after each success.
+    let gaps = server.received().iter().filter(|one| one.records().iter().any(|text| text.starts_with("gap"))).count();
+    assert!(gaps <= 8, "{gaps} tries: a refused gap must not be repeated without end");
 }
 
 #[tokio::test]
