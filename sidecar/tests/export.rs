@@ -130,7 +130,7 @@ async fn the_path_of_the_url_is_kept_and_batches_are_joined_in_order() {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_or_doubled_by_a_sink_that_fails_first() {
+async fn ex_1_nothing_is_released_or_doubled_by_a_sink_that_fails_first() {
     let failures = |number: usize| match number {
         0 => Reply::status(429),
         1 => Reply::Answer { status: 503, headers: vec![("retry-after", "0".to_owned())], body: b"busy".to_vec() },
@@ -149,6 +149,34 @@ async fn nothing_is_lost_or_doubled_by_a_sink_that_fails_first() {
     // The connection that closed had been used before: that request goes out again at once, and counts once.
     let text = rig.metrics.text();
     assert!(text.contains("testimony_export_requests_total{sink=\"main\",result=\"retry\"} 3\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_sink_is_given_the_time_that_it_asks_for() {
+    let later = || Reply::Answer { status: 503, headers: vec![("retry-after", "1".to_owned())], body: Vec::new() };
+    let server = Server::start(None, move |number, _| if number == 0 { later() } else { Reply::status(200) }).await;
+    let rig = Rig::start(vec![sink(&server.url("http"))]);
+    rig.queue.push(batch(0, 1));
+    server.until(|all| all.len() == 1).await;
+    let asked = Instant::now();
+    server.until(|all| all.len() == 2).await;
+    assert!(asked.elapsed() > Duration::from_millis(900), "{:?}", asked.elapsed());
+    assert_eq!(server.received()[1].records(), names(0..1));
+}
+
+#[tokio::test]
+async fn a_reset_connection_is_replaced() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let rig = Rig::start(vec![sink(&format!("http://{}", listener.local_addr().expect("an address")))]);
+    rig.queue.push(batch(0, 1));
+    let (stream, _) = listener.accept().await.expect("a connection");
+    // Closed with bytes unread: the kernel sends a reset.
+    stream.readable().await.expect("a request");
+    drop(stream);
+    let server = Server::on(listener, None, |_, _| Reply::status(200));
+    let received = server.until(|all| all.len() == 1).await;
+    assert_eq!(received[0].records(), names(0..1));
+    eventually("delivered", || rig.state().delivered == 1).await;
 }
 
 #[tokio::test]
@@ -182,7 +210,7 @@ async fn a_hanging_request_ends_at_the_deadline_and_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_full_queue_becomes_a_gap_with_the_exact_count() {
+async fn ev_1_a_full_queue_becomes_a_gap_with_the_exact_count() {
     let open = Arc::new(AtomicBool::new(false));
     let gate = open.clone();
     let server = Server::start(

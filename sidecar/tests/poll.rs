@@ -124,21 +124,28 @@ async fn what_cannot_be_run_is_told_and_the_policy_in_force_stays() {
             answer(wrong, &pem)
         }
         2 => Reply::body(200, json!({"document": {"version": 1}, "operatorCa": ""}).to_string().into_bytes()),
-        3 => answer(document("r3"), &pem),
+        3 => {
+            let mut newer = serde_json::to_value(document("r4")).expect("JSON");
+            newer["bodies"] = json!(true);
+            Reply::body(200, json!({"document": newer, "operatorCa": pem}).to_string().into_bytes())
+        }
+        4 => answer(document("r5"), &pem),
         _ => Reply::Hang,
     })
     .await;
     let rig = start(server.url("https"), ca.pem.clone(), NOWHERE);
-    let received = server.until(|all| all.len() == 5).await;
+    let received = server.until(|all| all.len() == 6).await;
     let asked: Vec<PollRequest> = received.iter().map(poll_request).collect();
-    assert!(asked[..4].iter().all(|one| one.revision.as_deref() == Some("r0")));
+    assert!(asked[..5].iter().all(|one| one.revision.as_deref() == Some("r0")));
     let message = "policies[0].rules[0]: cannot be run".to_owned();
     assert_eq!(asked[1].refused, Some(Refused { revision: "bad1".to_owned(), message }));
-    let refused = asked[2].refused.clone().expect("a refusal");
-    assert!(refused.revision == "r2" && refused.message.contains("document.version"), "{refused:?}");
-    assert_eq!((asked[4].revision.as_deref(), &asked[4].refused), (Some("r3"), &None), "a success ends the refusal");
-    assert_eq!(rig.applied(), ["r3"]);
-    assert!(rig.metrics.text().contains("testimony_policy_refused_total 2\n"));
+    let refused = |number: usize| asked[number].refused.clone().expect("a refusal");
+    assert!(refused(2).revision == "r2" && refused(2).message.contains("document.version"), "{:?}", refused(2));
+    assert_eq!(refused(3), refused(2), "an answer without a revision is no document");
+    assert!(refused(4).revision == "r4" && refused(4).message.contains("`bodies`"), "{:?}", refused(4));
+    assert_eq!((asked[5].revision.as_deref(), &asked[5].refused), (Some("r5"), &None), "a success ends the refusal");
+    assert_eq!(rig.applied(), ["r5"]);
+    assert!(rig.metrics.text().contains("testimony_policy_refused_total 3\n"));
 }
 
 #[tokio::test]

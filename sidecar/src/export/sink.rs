@@ -253,7 +253,9 @@ impl SinkTask {
         self.queue.release(piece.queue_bytes(), records, records - rejected);
         if partial.rejected == 0 {
             self.queue.metrics.request(ExportResult::Success);
-            self.tell(SinkCondition::Delivering, None);
+            // A message without a rejection is a warning.
+            let warning = Some(partial.message).filter(|message| !message.is_empty());
+            self.tell(SinkCondition::Delivering, warning);
             return;
         }
         self.queue.metrics.request(ExportResult::Partial);
