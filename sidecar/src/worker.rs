@@ -1,22 +1,20 @@
 //! The worker: data threads that move bytes, and a second runtime for everything else (export, admin, policy).
 
 use crate::admin::{Admin, ConfigView, Ready, State};
-use crate::config::{Config, Target, Workload};
-use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
-use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings};
+use crate::config::{Config, Target};
+use crate::data::{FLUSH_AFTER, Recorder, Shared};
+use crate::export::{Exporter, GapReason, Queue, Settings, gap_encoder};
 use crate::metrics::Metrics;
 use crate::poll::{self, Apply, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use std::net::{IpAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::otlp;
 use testimony_core::policy::{Compiled, Direction, DocumentSink};
-use testimony_core::record::{self, Encoder, gap_record};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -139,54 +137,15 @@ fn exporter(
     sinks: watch::Receiver<Arc<[DocumentSink]>>,
     metrics: Arc<Metrics>,
 ) -> (Queue, Exporter) {
+    let for_gaps = policy.clone();
     let settings = Settings {
-        resource: resource(&config.workload).into(),
+        resource: otlp::resource(config.workload.resource_attributes()).into(),
         sinks_dir: config.sinks_dir.clone(),
         sink_headers: config.sink_headers.clone(),
-        gap_record: gap_encoder(policy.clone()),
+        gap_record: gap_encoder(move || for_gaps.load().document().revision.clone()),
         metrics,
     };
     crate::export::new(settings, sinks)
-}
-
-/// The OTLP Resource: the audited pod, not us.
-fn resource(workload: &Workload) -> Vec<u8> {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let kind = text(&workload.kind).to_ascii_lowercase();
-    let workload_name = format!("k8s.{kind}.name");
-    let mut attributes = vec![
-        ("service.name", workload.service_name.clone()),
-        ("service.namespace", text(&workload.namespace)),
-        ("k8s.cluster.uid", text(&workload.cluster_uid)),
-        ("k8s.namespace.name", text(&workload.namespace)),
-        ("k8s.pod.name", text(&workload.pod_name)),
-        ("k8s.pod.uid", text(&workload.pod_uid)),
-        ("k8s.container.name", text(&workload.container)),
-        ("k8s.node.name", text(&workload.node)),
-    ];
-    if !kind.is_empty() && kind != "pod" {
-        attributes.push((&workload_name, text(&workload.name)));
-    }
-    otlp::resource(attributes.iter().map(|(name, value)| (*name, value.as_str())))
-}
-
-fn gap_encoder(policy: Arc<ArcSwap<Compiled>>) -> GapEncoder {
-    let scratch = Mutex::new((Encoder::default(), crate::data::Random::default()));
-    Arc::new(move |gap: &Gap| {
-        let (encoder, random) = &mut *scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let gap = record::Gap {
-            count: gap.count,
-            exact: gap.exact,
-            from_ns: gap.from_unix_nanos,
-            to_ns: gap.to_unix_nanos,
-            reason: gap.reason,
-        };
-        let now = now();
-        let record = gap_record(&gap, &policy.load().document().revision, now, random.next_u128());
-        let mut encoded = Vec::new();
-        encoder.append(&record, now.wall_ns, &mut encoded);
-        Bytes::from(encoded)
-    })
 }
 
 /// A worker that died took records in memory and open connections with it; how many, nobody knows.

@@ -63,6 +63,24 @@ fn an_injected_pod_is_read_whole() {
 }
 
 #[test]
+fn the_resource_names_the_audited_pod() {
+    let config = from_env(&pod()).expect("a configuration");
+    let expected = [
+        ("service.name", "payments"),
+        ("service.namespace", "shop"),
+        ("k8s.cluster.uid", "c-1"),
+        ("k8s.namespace.name", "shop"),
+        ("k8s.pod.name", "pay-1"),
+        ("k8s.pod.uid", "u-1"),
+        ("k8s.container.name", "app"),
+        ("k8s.node.name", "node-a"),
+        ("k8s.deployment.name", "pay"),
+        ("testimony.k8s.service_account", "pay"),
+    ];
+    assert_eq!(config.workload.resource_attributes(), expected);
+}
+
+#[test]
 fn what_may_be_absent_may_be_absent() {
     let mut pod = pod();
     for name in [env::OPERATOR_URL, env::OPERATOR_CA, env::SERVICE_NAME, env::HOST_IPS, env::NODE_NAME] {
@@ -203,6 +221,9 @@ fn unknown_missing_and_wrong_fields_of_a_file_are_named() {
     assert_eq!(fields(&error), ["listen", "listen.inbound", "sinks"], "{error}");
     let looped = "service: {name: a}\nlisten: {inbound: '127.0.0.1:1'}\nforward: '127.0.0.1:1'\nsinks: [{name: s, endpoint: 'http://c'}]\n";
     assert_eq!(fields(&yaml(looped).expect_err("a loop")), ["forward"]);
+    let sampled = "service: {name: a}\nlisten: {outbound: '127.0.0.1:1'}\nsinks: [{name: s, endpoint: 'http://c'}]\n\
+        policy: {correlation: {sampledPercent: 101}}\n";
+    assert_eq!(fields(&yaml(sampled).expect_err("101 %")), ["policy.correlation.sampledPercent"]);
 }
 
 #[test]

@@ -146,7 +146,11 @@ impl Client {
         body: Bytes,
         answer_bytes_max: usize,
     ) -> Result<Answer, ClientError> {
-        let reused = self.sender.as_ref().is_some_and(SendRequest::is_ready);
+        // Between two requests the connection may need a moment; what it cannot do is come back once it closed.
+        let reused = match &mut self.sender {
+            Some(sender) => sender.ready().await.is_ok(),
+            None => false,
+        };
         match self.post_once(path, headers, body.clone(), answer_bytes_max).await {
             Err(ClientError::Http { source, .. }) if reused && !source.is_parse() => {
                 self.disconnect();
@@ -171,7 +175,7 @@ impl Client {
         request.headers_mut().insert(HOST, host.map_err(|error| ClientError::Request(error.to_string()))?);
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let to = self.endpoint.to_string();
-        let sender = match self.sender.as_mut().filter(|sender| sender.is_ready()) {
+        let sender = match self.sender.as_mut().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
             None => {
                 let fresh = self.connect().await?;

@@ -4,10 +4,12 @@ use super::{HostPort, Problem};
 use crate::client::{Endpoint, server_name, tls_config};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use testimony_core::policy::{DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DocumentSink, PolicyDocument};
+use testimony_core::policy::{
+    Compiled, DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DocumentError, DocumentSink, PolicyDocument,
+};
 
-/// What this sidecar cannot run in a document, as far as it concerns the format and the sinks. `field` is where the
-/// document stands. Rules and redaction are judged by the policy's compiler.
+/// What this sidecar cannot run in a document; `field` is where the document stands. Version, size and sinks are checked
+/// here and all told at once; rules and redaction by the compiler, which tells the first problem.
 pub fn document_problems(field: &str, document: &PolicyDocument) -> Vec<Problem> {
     let mut problems = Vec::new();
     if document.version != DOCUMENT_VERSION {
@@ -42,6 +44,12 @@ pub fn document_problems(field: &str, document: &PolicyDocument) -> Vec<Problem>
             ));
         }
         sink_problems(&path, sink, &mut problems);
+    }
+    if let Err(DocumentError::Field { field: inner, problem }) = Compiled::new(document.clone()) {
+        let path = format!("{field}.{inner}");
+        if problems.iter().all(|known| known.field != path) {
+            problems.push(Problem::about(path, problem, "correct the policy"));
+        }
     }
     problems
 }

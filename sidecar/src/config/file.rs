@@ -210,10 +210,13 @@ fn listen(file: &File, problems: &mut Vec<Problem>) -> Option<Listen> {
     })
 }
 
+/// What a policy records that does not say it: everything that the sidecar sees.
 fn listen_directions(listen: &FileListen) -> Vec<Direction> {
-    let inbound = listen.inbound.as_ref().map(|_| Direction::Inbound);
-    let outbound = listen.outbound.as_ref().map(|_| Direction::Outbound);
-    inbound.into_iter().chain(outbound).collect()
+    match (&listen.inbound, &listen.outbound) {
+        (Some(_), None) => vec![Direction::Inbound],
+        (None, Some(_)) => vec![Direction::Outbound],
+        _ => vec![Direction::Inbound, Direction::Outbound],
+    }
 }
 
 fn sink_headers(sinks: &[FileSink], vars: &dyn Vars, problems: &mut Vec<Problem>) -> BTreeMap<String, Vec<SinkHeader>> {
@@ -262,7 +265,12 @@ fn document(
         trace_context: policy.correlation.trace_context.unwrap_or(defaults.trace_context),
         when_absent: policy.correlation.when_absent.unwrap_or(defaults.when_absent),
         sampled_percent: policy.correlation.sampled_percent.unwrap_or(defaults.sampled_percent),
-        header: policy.correlation.header.or(defaults.header).filter(|header| !header.is_empty()),
+        header: policy
+            .correlation
+            .header
+            .map(|header| header.to_ascii_lowercase())
+            .or(defaults.header)
+            .filter(|header| !header.is_empty()),
         infer_from_single_in_flight: policy
             .correlation
             .infer_from_single_in_flight
@@ -291,16 +299,28 @@ fn document(
         }],
         client_address: policy.client_address,
         correlation,
-        redact: policy.redact,
+        redact: Redact {
+            headers: policy.redact.headers.iter().map(|header| header.to_ascii_lowercase()).collect(),
+            query: policy.redact.query,
+        },
         sinks: sinks.collect(),
     };
     document.revision = revision(&document);
-    // The paths of the file's own fields: the document stands at its root.
     problems.extend(document_problems("", &document).into_iter().map(|mut problem| {
-        problem.field = problem.field.trim_start_matches('.').to_owned();
+        problem.field = file_path(&problem.field);
         problem
     }));
     document
+}
+
+/// Where a field of the document stands in the file.
+fn file_path(document_path: &str) -> String {
+    let path = document_path.trim_start_matches('.');
+    match path.strip_prefix("policies[0].") {
+        Some(rest) => format!("policy.{rest}"),
+        None if path.starts_with("correlation") || path.starts_with("redact") => format!("policy.{path}"),
+        None => path.to_owned(),
+    }
 }
 
 /// 16 hex digits of the SHA-256 of the document without its revision.

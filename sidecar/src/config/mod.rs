@@ -88,7 +88,7 @@ pub struct Workload {
     pub pod_name: Option<String>,
     /// `k8s.pod.uid`.
     pub pod_uid: Option<String>,
-    /// `k8s.node.name`; outside Kubernetes `host.name`.
+    /// `k8s.node.name`.
     pub node: Option<String>,
     /// The pod's ServiceAccount.
     pub service_account: Option<String>,
@@ -158,6 +158,35 @@ pub struct SinkHeader {
     pub name: String,
     /// Field value; never shown.
     pub value: Secret,
+}
+
+impl Workload {
+    /// The attributes of the OTLP Resource: names of the semantic conventions, and the audited pod's values.
+    pub fn resource_attributes(&self) -> Vec<(&'static str, &str)> {
+        let workload = match self.kind.as_deref() {
+            Some("Deployment") => Some("k8s.deployment.name"),
+            Some("ReplicaSet") => Some("k8s.replicaset.name"),
+            Some("StatefulSet") => Some("k8s.statefulset.name"),
+            Some("DaemonSet") => Some("k8s.daemonset.name"),
+            Some("Job") => Some("k8s.job.name"),
+            Some("CronJob") => Some("k8s.cronjob.name"),
+            _ => None,
+        };
+        let attributes = [
+            (Some("service.name"), Some(&self.service_name)),
+            (Some("service.namespace"), self.namespace.as_ref()),
+            (Some("k8s.cluster.uid"), self.cluster_uid.as_ref()),
+            (Some("k8s.namespace.name"), self.namespace.as_ref().filter(|_| self.pod_name.is_some())),
+            (Some("k8s.pod.name"), self.pod_name.as_ref()),
+            (Some("k8s.pod.uid"), self.pod_uid.as_ref()),
+            (Some("k8s.container.name"), self.container.as_ref()),
+            (Some("k8s.node.name"), self.node.as_ref()),
+            (workload, self.name.as_ref()),
+            // The semantic conventions have no name for it.
+            (Some("testimony.k8s.service_account"), self.service_account.as_ref()),
+        ];
+        attributes.into_iter().filter_map(|(name, value)| Some((name?, value?.as_str()))).collect()
+    }
 }
 
 impl std::fmt::Display for HostPort {

@@ -10,18 +10,18 @@
 
 mod answer;
 mod exporter;
+mod gap;
 mod headers;
 mod queue;
 mod sink;
 mod wire;
 
 pub use exporter::{Exporter, Settings, Undelivered, new};
+pub use gap::{GapEncoder, gap_encoder};
 pub use queue::Queue;
-
-pub use testimony_core::record::GapReason;
+pub use testimony_core::record::{Gap, GapReason};
 
 use bytes::Bytes;
-use std::sync::Arc;
 
 /// Largest OTLP request, in bytes of encoded records before compression. A single larger record goes alone.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -38,23 +38,3 @@ pub struct Batch {
     /// When the last of them was sealed, in nanoseconds since the epoch.
     pub last_unix_nanos: u64,
 }
-
-/// Records that a sink will never have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// The sink that lacks them.
-    pub sink: Arc<str>,
-    /// How many.
-    pub count: u64,
-    /// Whether `count` is exact, or the least that is known.
-    pub exact: bool,
-    /// When the first of them began, in nanoseconds since the epoch.
-    pub from_unix_nanos: u64,
-    /// When the last of them ended, in nanoseconds since the epoch.
-    pub to_unix_nanos: u64,
-    /// Why.
-    pub reason: GapReason,
-}
-
-/// Encodes a gap as a record: the bytes of one LogRecord with tag and length, as in [`Batch::log_records`].
-pub type GapEncoder = Arc<dyn Fn(&Gap) -> Bytes + Send + Sync>;

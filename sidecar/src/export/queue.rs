@@ -1,11 +1,11 @@
 //! What waits for each sink, and what each sink lost.
 
 use super::{Batch, Gap, GapReason, REQUEST_BYTES_MAX, Undelivered};
+use crate::data::now;
 use crate::metrics::{Metrics, SinkMetrics};
 use arc_swap::ArcSwap;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 use testimony_core::policy::{SinkCondition, SinkState};
 use tokio::sync::{Notify, watch};
 
@@ -86,7 +86,7 @@ impl Queue {
     /// Declares exchanges whose records never came to be, to every sink.
     pub fn declare_loss(&self, reason: GapReason, count: u64, exact: bool, from_unix_nanos: u64, to_unix_nanos: u64) {
         for sink in self.shared.sinks.load().iter() {
-            let gap = Gap { sink: sink.name.clone(), count, exact, from_unix_nanos, to_unix_nanos, reason };
+            let gap = Gap { count, exact, from_ns: from_unix_nanos, to_ns: to_unix_nanos, reason };
             sink.lose(gap);
         }
     }
@@ -142,11 +142,10 @@ impl SinkQueue {
         let mut state = self.lock();
         if state.bytes.saturating_add(bytes) > state.bytes_max {
             let gap = Gap {
-                sink: self.name.clone(),
                 count: u64::from(batch.records),
                 exact: true,
-                from_unix_nanos: batch.first_unix_nanos,
-                to_unix_nanos: batch.last_unix_nanos,
+                from_ns: batch.first_unix_nanos,
+                to_ns: batch.last_unix_nanos,
                 reason: GapReason::QueueFull,
             };
             self.count_lost(&mut state, gap);
@@ -229,12 +228,11 @@ impl SinkQueue {
         state.bytes = state.bytes.saturating_sub(sending.bytes);
         if sending.records > 0 {
             let gap = Gap {
-                sink: self.name.clone(),
                 count: sending.records,
                 // The sink may have some of them.
                 exact: false,
-                from_unix_nanos: sending.first_unix_nanos,
-                to_unix_nanos: sending.last_unix_nanos,
+                from_ns: sending.first_unix_nanos,
+                to_ns: sending.last_unix_nanos,
                 reason,
             };
             self.count_lost(&mut state, gap);
@@ -272,7 +270,7 @@ impl SinkQueue {
         let queued = state.batches.front().map(|batch| batch.first_unix_nanos);
         let sending = (state.sending.records > 0).then_some(state.sending.first_unix_nanos);
         let oldest = sending.or(queued);
-        let age = oldest.map_or(0, |oldest| unix_nanos().saturating_sub(oldest) / 1_000_000_000);
+        let age = oldest.map_or(0, |oldest| now().wall_ns.saturating_sub(oldest) / 1_000_000_000);
         SinkState {
             name: self.name.to_string(),
             state: state.condition,
@@ -307,15 +305,10 @@ impl State {
             Some(known) => {
                 known.count = known.count.saturating_add(gap.count);
                 known.exact &= gap.exact;
-                known.from_unix_nanos = known.from_unix_nanos.min(gap.from_unix_nanos);
-                known.to_unix_nanos = known.to_unix_nanos.max(gap.to_unix_nanos);
+                known.from_ns = known.from_ns.min(gap.from_ns);
+                known.to_ns = known.to_ns.max(gap.to_ns);
             }
             None => self.gaps.push(gap),
         }
     }
-}
-
-fn unix_nanos() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -3,7 +3,7 @@
 use super::answer::{Verdict, judge};
 use super::exporter::{Settings, Undelivered};
 use super::queue::{SinkQueue, Taken};
-use super::wire::{Part, PartialSuccess, Piece, export_request};
+use super::wire::{Part, PartialSuccess, Piece};
 use super::{Gap, GapReason, headers};
 use crate::client::{Backoff, Client, Endpoint, Jitter, error_line};
 use crate::metrics::ExportResult;
@@ -14,6 +14,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use testimony_core::otlp::export_request;
 use testimony_core::policy::{DocumentSink, SinkCondition};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -154,7 +155,8 @@ impl SinkTask {
 
     /// Sends one piece until the sink says yes or no.
     async fn send(&mut self, piece: &Piece) -> Sent {
-        let body = gzip(&export_request(&self.settings.resource, piece.0.iter().map(Part::bytes)));
+        let runs: Vec<&[u8]> = piece.0.iter().map(|part| &part.bytes()[..]).collect();
+        let body = gzip(&export_request(&self.settings.resource, &runs));
         loop {
             let Some(verdict) = self.attempt(&body).await else { return Sent::Over };
             let (wait, why, condition, result) = match verdict {
@@ -251,7 +253,9 @@ impl SinkTask {
         self.queue.release(piece.queue_bytes(), records, records - rejected);
         if partial.rejected == 0 {
             self.queue.metrics.request(ExportResult::Success);
-            self.tell(SinkCondition::Delivering, None);
+            // A message without a rejection is a warning.
+            let warning = Some(partial.message).filter(|message| !message.is_empty());
+            self.tell(SinkCondition::Delivering, warning);
             return;
         }
         self.queue.metrics.request(ExportResult::Partial);
@@ -282,11 +286,10 @@ impl SinkTask {
         let batches =
             || piece.0.iter().filter_map(|part| if let Part::Records(batch) = part { Some(batch) } else { None });
         self.queue.lose(Gap {
-            sink: self.queue.name.clone(),
             count,
             exact: true,
-            from_unix_nanos: batches().map(|batch| batch.first_unix_nanos).min().unwrap_or(0),
-            to_unix_nanos: batches().map(|batch| batch.last_unix_nanos).max().unwrap_or(0),
+            from_ns: batches().map(|batch| batch.first_unix_nanos).min().unwrap_or(0),
+            to_ns: batches().map(|batch| batch.last_unix_nanos).max().unwrap_or(0),
             reason: GapReason::Rejected,
         });
     }

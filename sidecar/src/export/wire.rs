@@ -1,11 +1,10 @@
-//! The bytes of OTLP that export needs: the request around encoded records, where one record ends and the next begins,
-//! and the answer's partial success.
+//! The bytes of OTLP that export needs: parts of requests that can be split between records, and the answer's partial
+//! success.
 
 use super::{Batch, Gap};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+use testimony_core::otlp::split_records;
 
-/// Field 2 of ScopeLogs, length-delimited.
-const LOG_RECORDS_TAG: u64 = 2 << 3 | 2;
 const LENGTH_DELIMITED: u64 = 2;
 
 /// A part of a request: records that belong together when it is split.
@@ -78,7 +77,9 @@ impl Piece {
         }
         let Some(Part::Records(batch)) = self.0.first() else { return Err(self) };
         let half = batch.records / 2;
-        let cut = record_ends(&batch.log_records).nth(usize::try_from(half.saturating_sub(1)).unwrap_or(usize::MAX));
+        let records = split_records(&batch.log_records);
+        let first = records.get(..usize::try_from(half).unwrap_or(usize::MAX));
+        let cut = first.map(|records| records.iter().map(|record| record.len()).sum::<usize>());
         let Some(cut) = cut.filter(|cut| half > 0 && *cut < batch.log_records.len()) else { return Err(self) };
         let part = |bytes: Bytes, records: u32| {
             Self(vec![Part::Records(Batch { log_records: bytes, records, ..batch.clone() })])
@@ -87,17 +88,6 @@ impl Piece {
         let second = part(batch.log_records.slice(cut..), batch.records - half);
         Ok((first, second))
     }
-}
-
-/// Where each record of `log_records` ends. Stops at the first byte that is not part of one.
-pub(super) fn record_ends(log_records: &[u8]) -> impl Iterator<Item = usize> + '_ {
-    let mut rest = log_records;
-    std::iter::from_fn(move || {
-        let (tag, after) = varint(rest)?;
-        let (length, after) = varint(after)?;
-        rest = after.get(usize::try_from(length).ok()?..)?;
-        (tag == LOG_RECORDS_TAG).then(|| log_records.len() - rest.len())
-    })
 }
 
 /// Reads an ExportLogsServiceResponse; unknown fields are skipped.
@@ -118,24 +108,6 @@ pub(super) fn partial_success(body: &[u8]) -> Result<PartialSuccess, NotARespons
         Ok(())
     })?;
     Ok(found)
-}
-
-/// An ExportLogsServiceRequest of one resource and one empty scope. `resource`: the encoded Resource.
-pub(super) fn export_request<'a>(resource: &[u8], parts: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
-    let records: usize = parts.clone().map(Bytes::len).sum();
-    // ScopeLogs{scope: InstrumentationScope{}, log_records}
-    let scope_logs = records + 2;
-    let resource_logs = field_length(resource.len()) + field_length(scope_logs);
-    let mut out = BytesMut::with_capacity(field_length(resource_logs));
-    open_field(&mut out, 1, resource_logs);
-    open_field(&mut out, 1, resource.len());
-    out.extend_from_slice(resource);
-    open_field(&mut out, 2, scope_logs);
-    open_field(&mut out, 1, 0);
-    for part in parts {
-        out.extend_from_slice(part);
-    }
-    out.freeze()
 }
 
 enum Value<'a> {
@@ -181,22 +153,107 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
-fn varint_length(value: usize) -> usize {
-    let bits = usize::BITS - (value | 1).leading_zeros();
-    bits.div_ceil(7) as usize
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::GapReason;
+    use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs};
+    use proptest::prelude::*;
+    use prost::Message;
 
-/// Bytes of a length-delimited field with a number under 16.
-fn field_length(length: usize) -> usize {
-    1 + varint_length(length) + length
-}
-
-fn open_field(out: &mut BytesMut, number: u8, length: usize) {
-    out.put_u8(number << 3 | 2);
-    let mut length = length as u64;
-    while length >= 0x80 {
-        out.put_u8((length as u8) | 0x80);
-        length >>= 7;
+    fn string(text: &str) -> Option<AnyValue> {
+        Some(AnyValue { value: Some(any_value::Value::StringValue(text.to_owned())) })
     }
-    out.put_u8(length as u8);
+
+    fn log_record(text: &str) -> LogRecord {
+        LogRecord { body: string(text), ..LogRecord::default() }
+    }
+
+    fn encode(texts: &[String]) -> Bytes {
+        let records = texts.iter().map(|text| log_record(text)).collect();
+        ScopeLogs { log_records: records, ..ScopeLogs::default() }.encode_to_vec().into()
+    }
+
+    fn piece(texts: &[String]) -> Piece {
+        let records = u32::try_from(texts.len()).expect("few");
+        Piece(vec![Part::Records(Batch {
+            log_records: encode(texts),
+            records,
+            first_unix_nanos: 1,
+            last_unix_nanos: 2,
+        })])
+    }
+
+    /// All records, by splitting until nothing can be split.
+    fn singles(piece: Piece) -> Vec<Piece> {
+        let (mut open, mut done) = (vec![piece], Vec::new());
+        while let Some(piece) = open.pop() {
+            match piece.halves() {
+                Ok((first, second)) => open.extend([second, first]),
+                Err(single) => done.push(single),
+            }
+        }
+        done
+    }
+
+    proptest! {
+        #[test]
+        fn splitting_keeps_every_record_in_order(texts in prop::collection::vec(".{0,200}", 1..40)) {
+            let whole = piece(&texts);
+            let singles = singles(whole.clone());
+            prop_assert_eq!(singles.len(), texts.len());
+            prop_assert!(singles.iter().all(|single| single.records() == 1));
+            let joined: Vec<u8> = singles.iter().flat_map(|single| single.0.iter()).flat_map(|part| part.bytes().to_vec()).collect();
+            prop_assert_eq!(&joined[..], &encode(&texts)[..]);
+            prop_assert_eq!(whole.queue_bytes(), joined.len());
+        }
+
+        #[test]
+        fn any_bytes_are_split_or_not_but_never_lost(bytes in prop::collection::vec(any::<u8>(), 0..100), records in 0_u32..9) {
+            let batch = Batch { log_records: bytes.clone().into(), records, first_unix_nanos: 0, last_unix_nanos: 0 };
+            let singles = singles(Piece(vec![Part::Records(batch)]));
+            let joined: Vec<u8> = singles.iter().flat_map(|single| single.0.iter()).flat_map(|part| part.bytes().to_vec()).collect();
+            prop_assert_eq!(joined, bytes);
+            prop_assert_eq!(singles.iter().map(Piece::records).sum::<u64>(), u64::from(records));
+        }
+
+        #[test]
+        fn any_answer_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let ours = partial_success(&bytes);
+            if let Ok(theirs) = ExportLogsServiceResponse::decode(&bytes[..]) {
+                let theirs = theirs.partial_success.unwrap_or_default();
+                if let Ok(ours) = ours {
+                    prop_assert_eq!(ours.rejected, u64::try_from(theirs.rejected_log_records).unwrap_or(0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_partial_success_is_read_and_every_cut_of_it_refused() {
+        let partial = ExportLogsPartialSuccess { rejected_log_records: 300, error_message: "too old".to_owned() };
+        let bytes = ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+        let expected = PartialSuccess { rejected: 300, message: "too old".to_owned() };
+        assert_eq!(partial_success(&bytes), Ok(expected));
+        for cut in 1..bytes.len() {
+            assert_eq!(partial_success(&bytes[..cut]), Err(NotAResponse), "{cut}");
+        }
+        let negative = ExportLogsPartialSuccess { rejected_log_records: -1, error_message: String::new() };
+        let bytes = ExportLogsServiceResponse { partial_success: Some(negative) }.encode_to_vec();
+        assert_eq!(partial_success(&bytes), Ok(PartialSuccess::default()));
+    }
+
+    #[test]
+    fn a_gap_is_never_split_and_counts_neither_as_record_nor_against_the_queue() {
+        let gap = Gap { count: 9, exact: true, from_ns: 0, to_ns: 0, reason: GapReason::QueueFull };
+        let gap = Part::Gap(gap, encode(&["gap".to_owned()]));
+        let single = Piece(vec![gap.clone()]);
+        assert_eq!((single.records(), single.queue_bytes()), (0, 0));
+        assert_eq!(single.clone().halves(), Err(single));
+        let mut both = piece(&["a".to_owned(), "b".to_owned()]);
+        both.0.insert(0, gap);
+        assert_eq!(singles(both).len(), 3);
+    }
 }

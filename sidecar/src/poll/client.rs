@@ -9,10 +9,11 @@ use crate::metrics::{Metrics, PollResult};
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::contract::POLL_PATH;
-use testimony_core::policy::{DOCUMENT_BYTES_MAX, POLL_WAIT_S_MAX, PolicyDocument, PollRequest, PollResponse, Refused};
+use testimony_core::policy::{DOCUMENT_BYTES_MAX, POLL_WAIT_S_MAX, PolicyDocument, PollRequest, Refused};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -30,7 +31,7 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const ANSWERED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Largest answer, in bytes: a document and a CA bundle, each with room for JSON's escapes.
-const ANSWER_BYTES_MAX: usize = DOCUMENT_BYTES_MAX * 8;
+const ANSWER_BYTES_MAX: usize = 8 * DOCUMENT_BYTES_MAX;
 
 /// Largest token file, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -50,6 +51,21 @@ pub struct Poller {
     backoff: Backoff,
     /// The operator answered the last request.
     reachable: bool,
+}
+
+/// An answer with a document.
+struct Answered {
+    revision: String,
+    /// The document, or why it is none.
+    document: Result<PolicyDocument, String>,
+    operator_ca: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Loose {
+    document: serde_json::Value,
+    operator_ca: String,
 }
 
 /// A request that brought nothing to run. Holds no secret.
@@ -142,7 +158,7 @@ impl Poller {
     }
 
     /// One request; none: nothing is new.
-    async fn ask(&mut self, request: &PollRequest) -> Result<Option<PollResponse>, PollError> {
+    async fn ask(&mut self, request: &PollRequest) -> Result<Option<Answered>, PollError> {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, self.token()?.expose());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -176,7 +192,7 @@ impl Poller {
     }
 
     /// Returns whether the answer was of use.
-    fn answered(&mut self, answer: Option<PollResponse>) -> bool {
+    fn answered(&mut self, answer: Option<Answered>) -> bool {
         if !self.reachable {
             tracing::info!("the operator answers again");
             self.reachable = true;
@@ -204,23 +220,21 @@ impl Poller {
 
     /// Validates before it swaps; what cannot be run is told to the operator by the next request. Returns whether another
     /// document, or another authority, is in use now.
-    fn take(&mut self, response: PollResponse) -> bool {
-        let PollResponse { document, operator_ca } = response;
-        let rotated = self.adopt_ca(&operator_ca);
-        if document.revision == self.state.get().0 {
+    fn take(&mut self, answer: Answered) -> bool {
+        let rotated = self.adopt_ca(&answer.operator_ca);
+        if answer.revision == self.state.get().0 {
             self.metrics.poll(PollResult::Unchanged);
-            if rotated {
+            if let (true, Ok(document)) = (rotated, answer.document) {
                 self.keep(document);
             }
             return rotated;
         }
-        let problems = document_problems("document", &document);
-        let checked = match problems.first() {
-            None => (self.apply)(&document),
+        let document = answer.document.and_then(|document| match document_problems("document", &document).first() {
             Some(problem) => Err(problem.to_string()),
-        };
-        match checked {
-            Ok(()) => {
+            None => (self.apply)(&document).map(|()| document),
+        });
+        match document {
+            Ok(document) => {
                 tracing::info!(revision = document.revision, "policy in force");
                 self.metrics.poll(PollResult::Changed);
                 self.state.in_force(&document.revision);
@@ -229,12 +243,9 @@ impl Poller {
             }
             Err(message) => {
                 self.metrics.poll(PollResult::Refused);
-                if self.state.refuse(Refused { revision: document.revision.clone(), message: message.clone() }) {
-                    tracing::warn!(
-                        revision = document.revision,
-                        message,
-                        "a policy cannot be run; the one in force stays"
-                    );
+                let revision = answer.revision;
+                if self.state.refuse(Refused { revision: revision.clone(), message: message.clone() }) {
+                    tracing::warn!(revision, message, "a policy cannot be run; the one in force stays");
                 }
                 rotated
             }
@@ -263,18 +274,29 @@ impl Poller {
     }
 }
 
-fn judge(answer: &Answer) -> Result<Option<PollResponse>, PollError> {
+fn judge(answer: &Answer) -> Result<Option<Answered>, PollError> {
     match answer.status {
         StatusCode::NO_CONTENT => Ok(None),
         StatusCode::OK if answer.cut => {
             Err(PollError::Body(format!("broken off, or more than {ANSWER_BYTES_MAX} bytes")))
         }
-        StatusCode::OK => {
-            serde_json::from_slice(&answer.body).map(Some).map_err(|error| PollError::Body(error.to_string()))
-        }
+        StatusCode::OK => decode(&answer.body).map(Some),
         status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(PollError::Unauthorized(status)),
         status => Err(PollError::Status(status)),
     }
+}
+
+/// Reads a [`testimony_core::policy::PollResponse`]. A document of a newer operator may hold what this sidecar does not
+/// know: then its revision is still read, so that the refusal can name it, and the authority is still followed.
+fn decode(body: &[u8]) -> Result<Answered, PollError> {
+    let Loose { document, operator_ca } =
+        serde_json::from_slice(body).map_err(|error| PollError::Body(error.to_string()))?;
+    let revision = document.get("revision").and_then(|revision| revision.as_str()).unwrap_or_default().to_owned();
+    if revision.is_empty() {
+        return Err(PollError::Body("its document has no revision".to_owned()));
+    }
+    let document = PolicyDocument::deserialize(document).map_err(|error| format!("document: {error}"));
+    Ok(Answered { revision, document, operator_ca })
 }
 
 /// A sink's state changed, and it is not before `earliest`.

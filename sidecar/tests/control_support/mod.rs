@@ -1,6 +1,8 @@
 //! A scripted HTTP server, a private authority, and batches, for the tests of export and poll.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod rig;
+
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http_body_util::{BodyExt, Full};

@@ -1,0 +1,83 @@
+//! An exporter with its queue, for the tests of export.
+
+use super::{DEADLINE, Received, record};
+use bytes::Bytes;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use testimony_core::policy::{DocumentSink, SinkState};
+use testimony_sidecar::config::SinkHeader;
+use testimony_sidecar::export::{self, Batch, Gap, GapEncoder, Queue, Settings, Undelivered};
+use testimony_sidecar::metrics::Metrics;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+pub struct Rig {
+    pub queue: Queue,
+    pub policy: watch::Sender<Arc<[DocumentSink]>>,
+    pub shutdown: watch::Sender<Option<Instant>>,
+    pub task: JoinSet<Undelivered>,
+    pub metrics: Arc<Metrics>,
+}
+
+pub struct Options {
+    pub sinks: Vec<DocumentSink>,
+    pub sinks_dir: PathBuf,
+    pub sink_headers: BTreeMap<String, Vec<SinkHeader>>,
+    pub gap_record: GapEncoder,
+}
+
+impl Options {
+    pub fn new(sinks: Vec<DocumentSink>) -> Self {
+        Self { sinks, sinks_dir: PathBuf::new(), sink_headers: BTreeMap::new(), gap_record: Arc::new(gap_record) }
+    }
+}
+
+pub fn gap_record(gap: &Gap) -> Bytes {
+    let exact = if gap.exact { "" } else { "~" };
+    record(&format!("gap {} {exact}{} {}-{}", gap.reason.as_str(), gap.count, gap.from_ns, gap.to_ns))
+}
+
+impl Rig {
+    pub fn start(sinks: Vec<DocumentSink>) -> Self {
+        Self::with(Options::new(sinks), &[])
+    }
+
+    /// `before`: pushed before the exporter runs, so that it goes into one request.
+    pub fn with(options: Options, before: &[Batch]) -> Self {
+        let (policy, watched) = watch::channel(options.sinks.into());
+        let (shutdown, ended) = watch::channel(None);
+        let metrics = Arc::new(Metrics::default());
+        let settings = Settings {
+            resource: Resource::default().encode_to_vec().into(),
+            sinks_dir: options.sinks_dir,
+            sink_headers: options.sink_headers,
+            gap_record: options.gap_record,
+            metrics: metrics.clone(),
+        };
+        let (queue, exporter) = export::new(settings, watched);
+        before.iter().cloned().for_each(|batch| queue.push(batch));
+        let mut task = JoinSet::new();
+        task.spawn(exporter.run(ended));
+        Self { queue, policy, shutdown, task, metrics }
+    }
+
+    pub fn state(&self) -> SinkState {
+        self.queue.sink_states().into_iter().next().expect("a sink")
+    }
+
+    pub async fn stop(mut self, drain: Duration) -> Undelivered {
+        self.shutdown.send_replace(Some(Instant::now() + drain));
+        let ended = tokio::time::timeout(DEADLINE, self.task.join_next()).await.expect("an end in time");
+        ended.expect("a task").expect("no panic")
+    }
+}
+
+/// Records of the requests that were answered with success.
+pub fn taken(received: &[Received], success: impl Fn(usize) -> bool) -> Vec<String> {
+    received.iter().enumerate().filter(|(number, _)| success(*number)).flat_map(|(_, one)| one.records()).collect()
+}
