@@ -300,6 +300,13 @@ fn a_family_without_a_route_is_told() {
     let report = run_init(&pair.pod);
     assert_eq!(report.ipv4, Canary::Redirected(address("192.0.2.1:9")));
     assert_eq!(report.ipv6, Canary::NoRoute);
+
+    // A router announces itself, but no prefix: only link-local addresses.
+    let pair = Pair::new();
+    pair.pod.sh(&format!("ip -6 addr del {POD_V6}/64 dev eth0"));
+    pair.pod.sh("ip -6 addr add fe80::99/64 dev eth0 nodad");
+    pair.pod.sh("ip -6 route add default via fe80::1 dev eth0");
+    assert_eq!(run_init(&pair.pod).ipv6, Canary::NoRoute);
 }
 
 fn rules_that_do_not_hold_are_an_error() {
