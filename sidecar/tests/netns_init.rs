@@ -305,7 +305,7 @@ fn a_family_without_a_route_is_told() {
     let pair = Pair::new();
     pair.pod.sh(&format!("ip -6 addr del {POD_V6}/64 dev eth0"));
     pair.pod.sh("ip -6 addr add fe80::99/64 dev eth0 nodad");
-    pair.pod.sh("ip -6 route add default via fe80::1 dev eth0");
+    pair.pod.sh("ip -6 route replace default via fe80::1 dev eth0");
     assert_eq!(run_init(&pair.pod).ipv6, Canary::NoRoute);
 }
 
