@@ -265,6 +265,20 @@ mod tests {
         let config = InitConfig { exclude_outbound_ports: vec![6379], ..InitConfig::default() };
         expect_file!["testdata/install.hex"].assert_eq(&hex(&install(&rules::chains(&config))));
         expect![[r#"
+            # begin the transaction
+            14 00 00 00 10 00 01 00 01 00 00 00 00 00 00 00
+            00 00 00 0a
+            # add table inet testimony
+            24 00 00 00 00 0a 05 04 02 00 00 00 00 00 00 00
+            01 00 00 00 0e 00 01 00 74 65 73 74 69 6d 6f 6e
+            79 00 00 00
+            # delete table inet testimony
+            24 00 00 00 02 0a 05 00 03 00 00 00 00 00 00 00
+            01 00 00 00 0e 00 01 00 74 65 73 74 69 6d 6f 6e
+            79 00 00 00
+            # commit the transaction
+            14 00 00 00 11 00 01 00 04 00 00 00 00 00 00 00
+            00 00 00 0a
         "#]]
         .assert_eq(&hex(&remove()));
     }

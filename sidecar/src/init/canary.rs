@@ -49,22 +49,22 @@ impl fmt::Display for Canary {
 #[derive(Debug, thiserror::Error)]
 pub enum CanaryError {
     /// The listener could not be opened.
-    #[error("listen on the outbound port {port}: {source}")]
+    #[error("listen on the outbound port {port}: {cause}")]
     Listen {
         /// The port.
         port: u16,
         /// The system's error.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The connection went elsewhere.
-    #[error("a connection to {target} did not come to our own port {port}: {source}")]
+    #[error("a connection to {target} did not come to our own port {port}: {cause}")]
     NotRedirected {
         /// Where the connection was made to.
         target: SocketAddr,
         /// Where it had to arrive.
         port: u16,
         /// What happened instead.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The connection arrived, but with another original destination.
     #[error("a connection to {target} came to us with the original destination {found}")]
@@ -83,7 +83,7 @@ pub(super) fn check(config: &InitConfig) -> Result<[Canary; 2], CanaryError> {
     let listener = match listen::bind(address, listen::Sharing::Sole, CANARY_BACKLOG) {
         Ok(listener) => listener,
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok([Canary::ListenerBusy; 2]),
-        Err(source) => return Err(CanaryError::Listen { port, source }),
+        Err(cause) => return Err(CanaryError::Listen { port, cause }),
     };
     let deadline = Instant::now() + Duration::from_millis(CANARY_TIMEOUT_MS);
     Ok([check_target(&listener, TARGET_V4, port, deadline)?, check_target(&listener, TARGET_V6, port, deadline)?])
@@ -98,7 +98,7 @@ fn check_target(
     if let Some(reason) = unreachable(target) {
         return Ok(reason);
     }
-    let failed = |source| CanaryError::NotRedirected { target, port, source };
+    let failed = |cause| CanaryError::NotRedirected { target, port, cause };
     // With the rules in force the handshake is with our own backlog and done at once. Without them, a SYN leaves.
     let client = TcpStream::connect_timeout(&target, remaining(deadline).map_err(failed)?).map_err(failed)?;
     let from = client.local_addr().map_err(failed)?;
@@ -120,14 +120,17 @@ fn unreachable(target: SocketAddr) -> Option<Canary> {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let error = match UdpSocket::bind(SocketAddr::new(any, 0)).and_then(|socket| socket.connect(target)) {
-        Ok(()) => return None,
-        Err(error) => error,
-    };
-    Some(match error.raw_os_error() {
-        Some(libc::EAFNOSUPPORT) => Canary::NoFamily,
-        _ => Canary::NoRoute,
-    })
+    let connected = UdpSocket::bind(SocketAddr::new(any, 0)).and_then(|socket| {
+        socket.connect(target)?;
+        socket.local_addr()
+    });
+    match connected {
+        // A route, but no address that anything beyond the link could answer to: no such connection works for anyone.
+        Ok(SocketAddr::V6(from)) if from.ip().is_unicast_link_local() => Some(Canary::NoRoute),
+        Ok(_) => None,
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Some(Canary::NoFamily),
+        Err(_) => Some(Canary::NoRoute),
+    }
 }
 
 /// Accepts until the connection from `from` is there. Others, made by chance meanwhile, are closed.

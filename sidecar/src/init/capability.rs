@@ -22,7 +22,7 @@ pub enum CapabilityError {
     NotPermitted,
     /// The kernel refused to read or to set the capabilities.
     #[error("capabilities of this process: {0}")]
-    Kernel(#[from] io::Error),
+    Kernel(io::Error),
 }
 
 #[repr(C)]
@@ -48,7 +48,7 @@ pub(super) fn raise_net_admin() -> Result<(), CapabilityError> {
     let mut words = [CapWord::default(); 2];
     // SAFETY: version 3 reads the header and writes two words; both outlive the call.
     if unsafe { libc::syscall(libc::SYS_capget, &mut header, words.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error().into());
+        return Err(CapabilityError::Kernel(io::Error::last_os_error()));
     }
     let [first, _] = &mut words;
     if first.permitted & NET_ADMIN == 0 {
@@ -60,7 +60,7 @@ pub(super) fn raise_net_admin() -> Result<(), CapabilityError> {
     first.effective |= NET_ADMIN;
     // SAFETY: version 3 reads the header and two words; both outlive the call.
     if unsafe { libc::syscall(libc::SYS_capset, &mut header, words.as_ptr()) } != 0 {
-        return Err(io::Error::last_os_error().into());
+        return Err(CapabilityError::Kernel(io::Error::last_os_error()));
     }
     Ok(())
 }

@@ -110,10 +110,10 @@ pub enum InitError {
         gid: u32,
     },
     /// The kernel did not take the rules, or could not be asked.
-    #[error("{source}; kernel {kernel}")]
+    #[error("{cause}; kernel {kernel}")]
     Netlink {
         /// What failed.
-        source: NetlinkError,
+        cause: NetlinkError,
         /// The kernel's release.
         kernel: String,
     },
@@ -144,13 +144,13 @@ impl InitError {
 }
 
 impl From<NetlinkError> for InitError {
-    fn from(source: NetlinkError) -> Self {
+    fn from(cause: NetlinkError) -> Self {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let kernel = match kernel.trim() {
             "" => "unknown".to_owned(),
             release => release.to_owned(),
         };
-        Self::Netlink { source, kernel }
+        Self::Netlink { cause, kernel }
     }
 }
 

@@ -21,22 +21,22 @@ const MAX_DATAGRAMS: u32 = 10_000;
 pub enum NetlinkError {
     /// No netlink socket for netfilter.
     #[error("open a netlink socket for nf_tables: {0} (needs a kernel with CONFIG_NF_TABLES)")]
-    Socket(#[source] io::Error),
+    Socket(io::Error),
     /// Sending or receiving failed, or the kernel did not answer in time.
-    #[error("{step}: {source}")]
+    #[error("{step}: {cause}")]
     Io {
         /// What was being done.
         step: &'static str,
         /// The system's error.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The kernel refused one step; nothing of the transaction took effect.
-    #[error("the kernel refused to {step}: {source}{}", hint(source))]
+    #[error("the kernel refused to {step}: {cause}{}", hint(cause))]
     Refused {
         /// The step.
         step: String,
         /// The kernel's error.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The answer makes no sense.
     #[error(transparent)]
@@ -158,14 +158,14 @@ impl Netlink {
         let sent = unsafe { libc::send(self.0.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
         match usize::try_from(sent) {
             Ok(sent) if sent == bytes.len() => Ok(()),
-            Ok(_) => Err(NetlinkError::Io { step: "send to nf_tables", source: io::ErrorKind::WriteZero.into() }),
-            Err(_) => Err(NetlinkError::Io { step: "send to nf_tables", source: io::Error::last_os_error() }),
+            Ok(_) => Err(NetlinkError::Io { step: "send to nf_tables", cause: io::ErrorKind::WriteZero.into() }),
+            Err(_) => Err(NetlinkError::Io { step: "send to nf_tables", cause: io::Error::last_os_error() }),
         }
     }
 
     /// The next datagram from the kernel.
     fn receive<'a>(&self, buffer: &'a mut [u8]) -> Result<&'a [u8], NetlinkError> {
-        let failed = |source| NetlinkError::Io { step: "receive from nf_tables", source };
+        let failed = |cause| NetlinkError::Io { step: "receive from nf_tables", cause };
         loop {
             // SAFETY: all-zero bytes are a valid `sockaddr_nl`.
             let mut from: libc::sockaddr_nl = unsafe { mem::zeroed() };
@@ -199,5 +199,5 @@ impl Netlink {
 }
 
 fn refused(step: String, errno: i32) -> NetlinkError {
-    NetlinkError::Refused { step, source: io::Error::from_raw_os_error(errno) }
+    NetlinkError::Refused { step, cause: io::Error::from_raw_os_error(errno) }
 }

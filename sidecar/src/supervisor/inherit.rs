@@ -37,19 +37,19 @@ pub enum InheritError {
         problem: &'static str,
     },
     /// A descriptor is no listening socket.
-    #[error("{ENV_LISTEN_FDS}: descriptor {fd} is no inherited listening socket: {source}")]
+    #[error("{ENV_LISTEN_FDS}: descriptor {fd} is no inherited listening socket: {cause}")]
     Descriptor {
         /// The descriptor.
         fd: RawFd,
         /// The system's error.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The sockets were taken before.
     #[error("the inherited sockets were taken before")]
     Taken,
     /// The worker could not be tied to the supervisor.
     #[error("tie the worker to its supervisor: {0}")]
-    ParentDeath(#[source] io::Error),
+    ParentDeath(io::Error),
 }
 
 /// How a worker ended.
@@ -189,7 +189,7 @@ pub fn inherited_listeners() -> Result<Option<Listeners>, InheritError> {
     die_with_parent().map_err(InheritError::ParentDeath)?;
     let mut listeners = Listeners::default();
     for (role, fd) in announced {
-        let socket = adopt(fd).map_err(|source| InheritError::Descriptor { fd, source })?;
+        let socket = adopt(fd).map_err(|cause| InheritError::Descriptor { fd, cause })?;
         listeners.push(role, socket);
     }
     Ok(Some(listeners))

@@ -39,15 +39,14 @@ impl Role {
 
 /// A listening socket could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("listen for {} on {address}: {source}", role.name())]
+#[error("listen for {} on {address}: {cause}", role.name())]
 pub struct ListenError {
     /// What the socket was for.
     pub role: Role,
     /// Where it had to listen.
     pub address: SocketAddr,
     /// The system's error.
-    #[source]
-    pub source: io::Error,
+    pub cause: io::Error,
 }
 
 /// Where to listen.
@@ -88,7 +87,7 @@ impl ListenConfig {
         {
             let Some(address) = address else { continue };
             let count = if role == Role::Admin { NonZeroUsize::MIN } else { self.data_threads };
-            let sockets = bind_all(address, count).map_err(|source| ListenError { role, address, source })?;
+            let sockets = bind_all(address, count).map_err(|cause| ListenError { role, address, cause })?;
             sockets.into_iter().for_each(|socket| listeners.push(role, socket));
         }
         Ok(listeners)
@@ -275,7 +274,7 @@ mod tests {
             ListenConfig { inbound: None, outbound: Some(address), admin: None, data_threads: NonZeroUsize::MIN };
         let error = config.bind().expect_err("in use");
         assert_eq!(error.role, Role::Outbound);
-        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(error.cause.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().starts_with(&format!("listen for outbound on {address}: ")), "{error}");
     }
 }

@@ -66,8 +66,8 @@ impl SupervisorConfig {
 enum SupervisorError {
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("start the worker {program:?}: {source}")]
-    Start { program: PathBuf, source: io::Error },
+    #[error("start the worker {program:?}: {cause}")]
+    Start { program: PathBuf, cause: io::Error },
     #[error("signals: {0}")]
     Signals(#[from] io::Error),
 }
@@ -124,8 +124,8 @@ fn supervise(config: &SupervisorConfig) -> Result<u8, SupervisorError> {
                 }
             },
             // No such program: that does not pass. No memory or no process id: that may.
-            Err(source) if is_lasting(&source) => {
-                return Err(SupervisorError::Start { program: config.program.clone(), source });
+            Err(cause) if is_lasting(&cause) => {
+                return Err(SupervisorError::Start { program: config.program.clone(), cause });
             }
             Err(error) => {
                 tracing::error!(%error, "the worker could not be started: trying again");
@@ -165,6 +165,10 @@ fn start(
     previous: Option<PreviousWorker>,
 ) -> io::Result<libc::pid_t> {
     let mut command = Command::new(&config.program);
+    // What `ps` shows: the program's name, not the link through which it is started.
+    if let Some(name) = std::env::args_os().next() {
+        command.arg0(name);
+    }
     command.args(&config.args).stdin(Stdio::null()).env(ENV_LISTEN_FDS, inherit::announce(listeners));
     for name in [ENV_WORKER_RESTARTS, ENV_WORKER_LAST_END, ENV_WORKER_ENDED_AT] {
         command.env_remove(name);
