@@ -14,6 +14,5 @@ pub mod otlp;
 pub mod policy;
 pub mod record;
 pub mod redact;
-
 pub mod tls;
 pub mod trace;

@@ -3,9 +3,12 @@
 pub mod admin;
 pub mod client;
 pub mod config;
+pub mod data;
 pub mod export;
 pub mod init;
 pub mod metrics;
 pub mod poll;
+pub mod proxy;
 pub mod redirect_dst;
 pub mod supervisor;
+pub mod worker;

@@ -60,7 +60,9 @@ fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
             // SAFETY: as above, for AF_INET6 and `sockaddr_in6`.
             Ok(from_in6(unsafe { &*(&raw const storage).cast() }))
         }
-        family => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("not an IP socket: address family {family}"))),
+        family => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, format!("not an IP socket: address family {family}")))
+        }
     }
 }
 

@@ -16,6 +16,9 @@ pub enum GapReason {
 }
 
 impl GapReason {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::QueueFull, Self::Rejected, Self::WorkerDied, Self::RecordTooLong];
+
     /// As it stands in records and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,11 +1,11 @@
 //! What waits for each sink, and what each sink lost.
 
-use super::gap::unix_nanos;
 use super::{Batch, Gap, GapReason, REQUEST_BYTES_MAX, Undelivered};
 use crate::metrics::{Metrics, SinkMetrics};
 use arc_swap::ArcSwap;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 use testimony_core::policy::{SinkCondition, SinkState};
 use tokio::sync::{Notify, watch};
 
@@ -311,4 +311,9 @@ impl State {
             None => self.gaps.push(gap),
         }
     }
+}
+
+fn unix_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -19,8 +19,7 @@ const CANARY_PORT: u16 = 9;
 /// TEST-NET-1 (RFC 5737): never assigned.
 const TARGET_V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), CANARY_PORT);
 /// Documentation prefix (RFC 3849): never assigned.
-const TARGET_V6: SocketAddr =
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), CANARY_PORT);
+const TARGET_V6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), CANARY_PORT);
 
 /// What the canary of one address family showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -100,7 +100,9 @@ pub enum InitError {
     #[error(transparent)]
     Capability(#[from] CapabilityError),
     /// `init` runs with the sidecar's user and group, which the rules let pass: it could not prove anything.
-    #[error("init runs with the sidecar's own user {uid} and group {gid}, which the rules leave alone: give it another user (runAsUser)")]
+    #[error(
+        "init runs with the sidecar's own user {uid} and group {gid}, which the rules leave alone: give it another user (runAsUser)"
+    )]
     RunsAsSidecar {
         /// The user.
         uid: u32,

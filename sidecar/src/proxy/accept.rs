@@ -1,7 +1,7 @@
 //! The accept loop of one listener on one data thread.
 
-pub use super::connection::{Drain, Pod};
 use super::connection::{CONNECTIONS_MAX, serve_one};
+pub use super::connection::{Drain, Pod};
 use crate::config::Target;
 use crate::data::Recorder;
 use std::sync::Arc;

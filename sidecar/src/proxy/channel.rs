@@ -39,13 +39,7 @@ impl Channel {
     pub fn new(stream: TcpStream) -> Self {
         // A failure costs latency only.
         let _ = stream.set_nodelay(true);
-        Self {
-            stream,
-            pending: Pending::default(),
-            shutdown: Shutdown::No,
-            read_closed: false,
-            write_dead: false,
-        }
+        Self { stream, pending: Pending::default(), shutdown: Shutdown::No, read_closed: false, write_dead: false }
     }
 
     /// Starts with output that came before the socket was connected.
@@ -56,10 +50,6 @@ impl Channel {
             channel.shutdown = Shutdown::Asked;
         }
         channel
-    }
-
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
     }
 
     /// Whether all output is written and a FIN that was asked for is sent.

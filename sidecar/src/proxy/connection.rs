@@ -94,11 +94,8 @@ pub(super) async fn serve_one(
         }
     };
     let conn = facts(destination);
-    let flow = if recorder.policy().captures(direction, conn.port()) {
-        Flow::captured(conn, recorder)
-    } else {
-        Flow::Pass
-    };
+    let flow =
+        if recorder.policy().captures(direction, conn.port()) { Flow::captured(conn, recorder) } else { Flow::Pass };
     run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain).await;
 }
 

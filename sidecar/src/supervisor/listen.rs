@@ -227,8 +227,7 @@ pub(crate) fn reset_on_close(socket: &TcpStream) -> io::Result<()> {
 fn set_option<T: Copy>(fd: &impl AsFd, level: libc::c_int, option: libc::c_int, value: T) -> io::Result<()> {
     let len = mem::size_of::<T>() as libc::socklen_t;
     // SAFETY: the pointer and the length describe `value`.
-    let rc =
-        unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), len) };
+    let rc = unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), len) };
     if rc != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
