@@ -9,10 +9,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 use testimony_core::policy::Direction;
 
-/// In the order of [`SinkMetrics::lost`].
-const GAP_REASONS: [GapReason; 4] =
-    [GapReason::QueueFull, GapReason::Rejected, GapReason::WorkerDied, GapReason::RecordTooLong];
-
 /// Content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -161,7 +157,7 @@ pub struct SinkMetrics {
     pub queue_bytes: Gauge,
     /// Age of the oldest record, in seconds.
     pub oldest_seconds: Gauge,
-    lost: [Counter; 4],
+    lost: [Counter; GapReason::ALL.len()],
     requests: [Counter; 5],
 }
 
@@ -269,7 +265,7 @@ impl Metrics {
             undelivered: self.export_undelivered.get_or_create_owned(&vec![sink()]),
             queue_bytes: self.export_queue_bytes.get_or_create_owned(&vec![sink()]),
             oldest_seconds: self.export_oldest.get_or_create_owned(&vec![sink()]),
-            lost: GAP_REASONS.map(|reason| self.export_lost.get_or_create_owned(&with("reason", reason.as_str()))),
+            lost: GapReason::ALL.map(|reason| self.export_lost.get_or_create_owned(&with("reason", reason.as_str()))),
             requests: ["success", "partial", "retry", "parked", "refused"]
                 .map(|result| self.export_requests.get_or_create_owned(&with("result", result))),
         }
@@ -294,13 +290,10 @@ impl Metrics {
 impl SinkMetrics {
     /// Records were lost.
     pub fn lost(&self, reason: GapReason, count: u64) {
-        let [queue_full, rejected, worker_died, too_long] = &self.lost;
-        match reason {
-            GapReason::QueueFull => queue_full.inc_by(count),
-            GapReason::Rejected => rejected.inc_by(count),
-            GapReason::WorkerDied => worker_died.inc_by(count),
-            GapReason::RecordTooLong => too_long.inc_by(count),
-        };
+        let known = GapReason::ALL.iter().zip(&self.lost).find(|(known, _)| **known == reason);
+        if let Some((_, counter)) = known {
+            counter.inc_by(count);
+        }
     }
 
     /// A request ended.

@@ -2,19 +2,21 @@
 
 use crate::admin::{Admin, ConfigView, Ready, State};
 use crate::config::{Config, Target};
-use crate::data::{FLUSH_AFTER, Recorder, Shared};
-use crate::export::{Exporter, GapReason, Queue, Settings, gap_encoder};
+use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
+use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings};
 use crate::metrics::Metrics;
 use crate::poll::{self, Apply, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use std::net::{IpAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use testimony_core::otlp;
 use testimony_core::policy::{Compiled, Direction, DocumentSink};
+use testimony_core::record::{Encoder, gap_record};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -137,15 +139,26 @@ fn exporter(
     sinks: watch::Receiver<Arc<[DocumentSink]>>,
     metrics: Arc<Metrics>,
 ) -> (Queue, Exporter) {
-    let for_gaps = policy.clone();
     let settings = Settings {
         resource: otlp::resource(config.workload.resource_attributes()).into(),
         sinks_dir: config.sinks_dir.clone(),
         sink_headers: config.sink_headers.clone(),
-        gap_record: gap_encoder(move || for_gaps.load().document().revision.clone()),
+        gap_record: gap_encoder(policy.clone()),
         metrics,
     };
     crate::export::new(settings, sinks)
+}
+
+fn gap_encoder(policy: Arc<ArcSwap<Compiled>>) -> GapEncoder {
+    let scratch = Mutex::new((Encoder::default(), crate::data::Random::default()));
+    Arc::new(move |gap: &Gap| {
+        let (encoder, random) = &mut *scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = now();
+        let record = gap_record(gap, &policy.load().document().revision, now, random.next_u128());
+        let mut encoded = Vec::new();
+        encoder.append(&record, now.wall_ns, &mut encoded);
+        Bytes::from(encoded)
+    })
 }
 
 /// A worker that died took records in memory and open connections with it; how many, nobody knows.

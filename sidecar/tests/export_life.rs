@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use testimony_core::policy::{DocumentSink, SinkCondition};
+use testimony_core::record;
 use testimony_sidecar::client::Secret;
 use testimony_sidecar::config::SinkHeader;
-use testimony_sidecar::export::{self, GapEncoder, GapReason, Undelivered};
+use testimony_sidecar::export::{GapEncoder, GapReason, Undelivered};
 
 mod control_support;
 use control_support::rig::{Options, Rig, gap_record, taken};
@@ -148,7 +149,12 @@ async fn an_export_task_that_breaks_off_is_started_anew_and_what_it_held_is_a_ga
 #[tokio::test]
 async fn a_gap_is_a_record_of_its_own_kind() {
     let server = Server::start(None, |_, _| Reply::status(200)).await;
-    let gap_record = export::gap_encoder(|| "0011".to_owned());
+    let gap_record: GapEncoder = Arc::new(|gap| {
+        let mut bytes = Vec::new();
+        let record = record::gap_record(gap, "0011", record::Stamp::default(), 0);
+        assert_eq!(record::Encoder::default().append(&record, 0, &mut bytes), record::Encoded::Appended);
+        bytes.into()
+    });
     let rig = Rig::with(Options { gap_record, ..Options::new(vec![sink(&server.url("http"))]) }, &[]);
     rig.queue.declare_loss(GapReason::QueueFull, 12, true, 1_000, 2_000);
     let received = server.until(|all| !all.is_empty()).await;

@@ -18,9 +18,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 use testimony_core::policy::PolicyDocument;
 
-/// Exit code of a process that was started with an unusable configuration (`EX_USAGE` of sysexits.h).
-pub const EXIT_USAGE: i32 = 64;
-
 /// How long a sidecar finishes open exchanges and exports what waits, unless the file says otherwise.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(10);
 

@@ -10,18 +10,17 @@
 
 mod answer;
 mod exporter;
-mod gap;
 mod headers;
 mod queue;
 mod sink;
 mod wire;
 
 pub use exporter::{Exporter, Settings, Undelivered, new};
-pub use gap::{GapEncoder, gap_encoder};
 pub use queue::Queue;
 pub use testimony_core::record::{Gap, GapReason};
 
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// Largest OTLP request, in bytes of encoded records before compression. A single larger record goes alone.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -38,3 +37,6 @@ pub struct Batch {
     /// When the last of them was sealed, in nanoseconds since the epoch.
     pub last_unix_nanos: u64,
 }
+
+/// Encodes a gap as a record: the bytes of one LogRecord with tag and length, as in [`Batch::log_records`].
+pub type GapEncoder = Arc<dyn Fn(&Gap) -> Bytes + Send + Sync>;
