@@ -35,24 +35,25 @@ app.kubernetes.io/component: {{ .component }}
 
 {{/* The arguments that both programs take. */}}
 {{- define "testimony.args" -}}
-- --sidecar-image={{ include "testimony.image" (dict "root" . "image" .Values.image.sidecar) }}
-- --sidecar-image-pull-policy={{ .Values.image.pullPolicy }}
-- --init-run-as-root={{ .Values.init.runAsRoot }}
-- --sidecar-cpu-request={{ .Values.sidecar.resources.requests.cpu }}
-- --sidecar-cpu-limit={{ .Values.sidecar.resources.limits.cpu }}
-- --sidecar-memory-request={{ .Values.sidecar.resources.requests.memory }}
-- --sidecar-memory-limit={{ .Values.sidecar.resources.limits.memory }}
-- --sidecar-log={{ .Values.sidecar.log }}
+- {{ printf "--sidecar-image=%v" (include "testimony.image" (dict "root" . "image" .Values.image.sidecar)) | quote }}
+- {{ printf "--sidecar-image-pull-policy=%v" .Values.image.pullPolicy | quote }}
+- {{ printf "--init-run-as-root=%v" .Values.init.runAsRoot | quote }}
+- {{ printf "--sidecar-cpu-request=%v" .Values.sidecar.resources.requests.cpu | quote }}
+- {{ printf "--sidecar-cpu-limit=%v" .Values.sidecar.resources.limits.cpu | quote }}
+- {{ printf "--sidecar-memory-request=%v" .Values.sidecar.resources.requests.memory | quote }}
+- {{ printf "--sidecar-memory-limit=%v" .Values.sidecar.resources.limits.memory | quote }}
+- {{ printf "--sidecar-log=%v" .Values.sidecar.log | quote }}
 - --webhook-config-name=testimony-default
 - --webhook-service=testimony-webhook
 - --policy-service=testimony-policy
 - --ca-secret=testimony-ca
 - --lease-name=testimony-controller
+- --owner-cluster-role=testimony-controller
 - --webhook-port=10250
 - --policy-port=8443
 - --admin-port=8080
-- --cluster-domain={{ .Values.clusterDomain }}
-- --log-format={{ .Values.logFormat }}
+- {{ printf "--cluster-domain=%v" .Values.clusterDomain | quote }}
+- {{ printf "--log-format=%v" .Values.logFormat | quote }}
 {{- end }}
 
 {{/*
