@@ -1,6 +1,6 @@
 //! The Helm chart: lint, goldens byte for byte, refusals that name the value, and that no value does nothing.
 //!
-//! Needs Helm at `$HELM` or `~/.cache/testimony/bin/helm`. `UPDATE_GOLDEN=1` rewrites the goldens and the chart's copies
+//! Needs Helm 4: `$HELM`, else `bin/helm` in `$TESTIMONY_CACHE_DIR` or `~/.cache/testimony`. `UPDATE_GOLDEN=1` rewrites the goldens and the chart's copies
 //! of the custom resource definitions; read the difference before you commit it.
 
 use std::collections::BTreeMap;
@@ -29,10 +29,12 @@ fn updating() -> bool {
 }
 
 fn helm(arguments: &[&str]) -> Output {
-    let program = std::env::var_os("HELM").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/testimony/bin/helm"),
-        PathBuf::from,
-    );
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let program = variable("HELM").unwrap_or_else(|| {
+        let cache = variable("TESTIMONY_CACHE_DIR")
+            .unwrap_or_else(|| variable("HOME").expect("HOME is set").join(".cache/testimony"));
+        cache.join("bin/helm")
+    });
     assert!(
         program.is_file(),
         "Helm is missing at {}: `cargo xtask test` builds it, or set HELM to the path of a Helm 4",
