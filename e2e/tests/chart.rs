@@ -1,7 +1,7 @@
 //! The Helm chart: lint, goldens byte for byte, refusals that name the value, and that no value does nothing.
 //!
-//! Needs Helm 4: `$HELM`, else `bin/helm` in `$TESTIMONY_CACHE_DIR` or `~/.cache/testimony`. `UPDATE_GOLDEN=1` rewrites the goldens and the chart's copies
-//! of the custom resource definitions; read the difference before you commit it.
+//! Needs Helm 4: `$HELM`, else `bin/helm` in `$TESTIMONY_CACHE_DIR` or `~/.cache/testimony`. `UPDATE_GOLDEN=1` rewrites
+//! the goldens and the chart's copies of the custom resource definitions; read the difference before you commit it.
 
 use std::collections::BTreeMap;
 use std::fs;
