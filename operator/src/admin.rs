@@ -53,6 +53,6 @@ pub fn handle(request: &Request<Incoming>, readiness: &Readiness, registry: &Reg
 pub fn handler(
     readiness: Readiness,
     registry: Arc<Registry>,
-) -> impl Fn(Request<Incoming>) -> std::future::Ready<Answer> + Clone + Send + 'static {
+) -> impl Fn(Request<Incoming>) -> std::future::Ready<Answer> + Clone + Send + Sync + 'static {
     move |request| std::future::ready(handle(&request, &readiness, &registry))
 }

@@ -55,7 +55,7 @@ pub async fn serve<H, F>(
     mut shutdown: Shutdown,
 ) -> io::Result<()>
 where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
     let limit = Arc::new(Semaphore::new(connections_max));

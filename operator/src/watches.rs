@@ -1,11 +1,11 @@
 //! Watches: events of the API server into the index. One undecodable object never stops a watch.
 
-use crate::index::{Indexed, Key};
+use crate::index::{Indexed, Key, key_of};
 use crate::metrics::{KindLabels, Metrics};
 use crate::serve::Shutdown;
 use crate::state::State;
 use futures::StreamExt;
-use kube::api::{Api, ObjectMeta};
+use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::Resource;
@@ -57,7 +57,7 @@ pub async fn watch_kind<K>(
             // The stream of a watcher has no end; if it had, the supervisor would end the process.
             None => return,
         }
-        let count = i64::try_from(K::keys(&state.index()).len()).unwrap_or(i64::MAX);
+        let count = i64::try_from(K::count(&state.index())).unwrap_or(i64::MAX);
         metrics.objects.get_or_create(&labels).set(count);
     }
 }
@@ -81,8 +81,3 @@ fn prune<K: Indexed>(state: &State, listed: &HashSet<Key>) {
         state.change(|index| K::delete(index, &key));
     }
 }
-
-fn key_of(meta: &ObjectMeta) -> Key {
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-}
-

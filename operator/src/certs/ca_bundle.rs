@@ -42,7 +42,8 @@ pub async fn keep_ca_bundle(
     let mut found: Option<MutatingWebhookConfiguration> = None;
     let mut listed = false;
     loop {
-        let written = write(&api, &config, found.as_ref(), bundle.borrow_and_update().clone()).await;
+        let current = bundle.borrow_and_update().clone();
+        let written = write(&api, &config, found.as_ref(), current).await;
         let retry = written.is_err();
         match written {
             Ok(is_live) => {

@@ -45,10 +45,13 @@ pub trait Indexed: Sized {
 
     /// Keys of all objects of this kind in the index.
     fn keys(index: &Index) -> Vec<Key>;
+
+    /// How many objects of this kind are in the index.
+    fn count(index: &Index) -> usize;
 }
 
 /// Namespace (empty for cluster-scoped objects) and name.
-pub(crate) fn key_of(meta: &ObjectMeta) -> Key {
+pub fn key_of(meta: &ObjectMeta) -> Key {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
@@ -71,6 +74,10 @@ impl Indexed for Namespace {
 
     fn keys(index: &Index) -> Vec<Key> {
         index.namespaces.keys().map(|name| (String::new(), name.clone())).collect()
+    }
+
+    fn count(index: &Index) -> usize {
+        index.namespaces.len()
     }
 }
 
@@ -100,6 +107,10 @@ impl Indexed for AuditPolicy {
 
     fn keys(index: &Index) -> Vec<Key> {
         index.policies.keys().cloned().collect()
+    }
+
+    fn count(index: &Index) -> usize {
+        index.policies.len()
     }
 }
 
@@ -161,6 +172,10 @@ impl Indexed for AuditSink {
     fn keys(index: &Index) -> Vec<Key> {
         index.sinks.keys().map(|name| (String::new(), name.clone())).collect()
     }
+
+    fn count(index: &Index) -> usize {
+        index.sinks.len()
+    }
 }
 
 fn describe_sink(entry: &mut SinkEntry, meta: &ObjectMeta) {
@@ -198,6 +213,10 @@ impl Indexed for Service {
     fn keys(index: &Index) -> Vec<Key> {
         index.services.keys().cloned().collect()
     }
+
+    fn count(index: &Index) -> usize {
+        index.services.len()
+    }
 }
 
 impl Indexed for Pod {
@@ -233,5 +252,9 @@ impl Indexed for Pod {
 
     fn keys(index: &Index) -> Vec<Key> {
         index.pod_uids.keys().cloned().collect()
+    }
+
+    fn count(index: &Index) -> usize {
+        index.pod_uids.len()
     }
 }

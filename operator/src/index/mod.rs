@@ -7,7 +7,7 @@ mod facts;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Indexed, Touched};
+pub use apply::{Indexed, Touched, key_of};
 pub use facts::{NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
 
 use crate::compile::{Compiled, PolicyInput, SinkInput, compile, default_sink};

@@ -15,7 +15,7 @@ pub enum PatchError {
     #[error("the pod has no spec")]
     NoSpec,
     /// The annotation of an earlier injection was changed.
-    #[error("annotation {} is not what injection wrote: {0}", annotation::STATUS)]
+    #[error("annotation testimony.dev/status is not what injection wrote: {0}")]
     Status(#[from] serde_json::Error),
 }
 

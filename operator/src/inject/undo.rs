@@ -9,10 +9,10 @@ use testimony_core::contract::{annotation, label};
 #[derive(Debug, thiserror::Error)]
 pub enum UndoError {
     /// It was never injected.
-    #[error("the pod has no annotation {}: it was not injected", annotation::STATUS)]
+    #[error("the pod has no annotation testimony.dev/status: it was not injected")]
     NotInjected,
     /// The annotation was changed.
-    #[error("annotation {} is not what injection wrote: {0}", annotation::STATUS)]
+    #[error("annotation testimony.dev/status is not what injection wrote: {0}")]
     Status(#[from] serde_json::Error),
 }
 

@@ -92,7 +92,7 @@ impl Identify for Reviewer {
         let review = TokenReview {
             metadata: ObjectMeta::default(),
             spec: TokenReviewSpec {
-                token: Some(token.to_owned()),
+                token: token.to_owned(),
                 audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]),
             },
             status: None,

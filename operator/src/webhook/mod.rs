@@ -3,8 +3,11 @@
 //! A failure of the webhook itself never refuses a pod: it is admitted without a sidecar, with a warning, and the policy's
 //! status counts it.
 
+mod run;
 #[cfg(test)]
 mod tests;
+
+pub use run::run;
 
 use crate::index::Index;
 use crate::inject::{Decision, ExcludedNamespaces, Plan, PodTraits, Reason, SidecarConfig, decide, patch};
@@ -44,8 +47,8 @@ pub struct Mutator {
     pub config: SidecarConfig,
     /// PEM bundle for the sidecars.
     pub bundle: watch::Receiver<Option<Arc<str>>>,
-    /// Whether the index is complete.
-    pub synced: watch::Receiver<bool>,
+    /// Whether the index is complete: all must hold.
+    pub synced: Vec<watch::Receiver<bool>>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -121,7 +124,7 @@ impl Mutator {
     }
 
     fn mutate(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Outcome, Failure> {
-        if !*self.synced.borrow() {
+        if self.synced.iter().any(|synced| !*synced.borrow()) {
             return Err(Failure::NotSynced);
         }
         let object = request.object.as_ref().filter(|_| request.operation == Operation::Create).ok_or(Failure::NoPod)?;
