@@ -113,11 +113,18 @@ impl Settings {
     pub fn check(&self) -> anyhow::Result<()> {
         let pairs = [
             ("--sidecar-cpu-request", &self.sidecar_cpu_request, "--sidecar-cpu-limit", &self.sidecar_cpu_limit),
-            ("--sidecar-memory-request", &self.sidecar_memory_request, "--sidecar-memory-limit", &self.sidecar_memory_limit),
+            (
+                "--sidecar-memory-request",
+                &self.sidecar_memory_request,
+                "--sidecar-memory-limit",
+                &self.sidecar_memory_limit,
+            ),
         ];
         for (request_flag, request, limit_flag, limit) in pairs {
             if amount(request) > amount(limit) {
-                bail!("{request_flag} {request} is more than {limit_flag} {limit}: every injected pod would be refused");
+                bail!(
+                    "{request_flag} {request} is more than {limit_flag} {limit}: every injected pod would be refused"
+                );
             }
         }
         if u64::from(self.leaf_validity_hours) * 2 > u64::from(self.ca_validity_days) * 24 {

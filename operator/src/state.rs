@@ -95,7 +95,8 @@ impl State {
             return;
         }
         ack.bundle = known.and_then(|k| k.bundle.clone());
-        let news = known.is_none_or(|k| (&k.revision, &k.refused, &k.sinks) != (&ack.revision, &ack.refused, &ack.sinks));
+        let news =
+            known.is_none_or(|k| (&k.revision, &k.refused, &k.sinks) != (&ack.revision, &ack.refused, &ack.sinks));
         acks.insert(uid.to_owned(), ack);
         drop(acks);
         if news {

@@ -49,7 +49,23 @@ pub fn markdown() -> String {
 }
 
 fn value(crd: impl serde::Serialize) -> Value {
-    serde_json::to_value(crd).unwrap_or_default()
+    let mut value = serde_json::to_value(crd).unwrap_or_default();
+    drop_rust_formats(&mut value);
+    value
+}
+
+/// Formats that Kubernetes does not know; the bounds beside them say more.
+fn drop_rust_formats(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if fields.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
+                fields.remove("format");
+            }
+            fields.values_mut().for_each(drop_rust_formats);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_rust_formats),
+        _ => {}
+    }
 }
 
 fn name_rule(crd: &mut Value, rule: &str, message: &str) {

@@ -22,7 +22,11 @@ pub const SINK_NAME_CHARS_MAX: usize = 48;
     doc = "An OTLP endpoint that receives records over HTTP/protobuf.",
     printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.endpoint"),
     printcolumn(name = "Default", type_ = "boolean", json_path = ".spec.default"),
-    printcolumn(name = "Delivering", type_ = "string", json_path = ".status.conditions[?(@.type=='Delivering')].status"),
+    printcolumn(
+        name = "Delivering",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Delivering')].status"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",

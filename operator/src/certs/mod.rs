@@ -203,7 +203,8 @@ impl Certificates {
     }
 
     fn secret(&self, authority: &Authority, resource_version: Option<String>) -> Secret {
-        let labels = [("app.kubernetes.io/managed-by", "testimony-operator"), ("app.kubernetes.io/part-of", "testimony")];
+        let labels =
+            [("app.kubernetes.io/managed-by", "testimony-operator"), ("app.kubernetes.io/part-of", "testimony")];
         Secret {
             metadata: ObjectMeta {
                 name: Some(self.config.secret.clone()),

@@ -79,7 +79,12 @@ pub struct AcceptedPolicy {
 /// than the schema.
 pub fn accept_policy(spec: &AuditPolicySpec) -> Result<AcceptedPolicy, Invalid> {
     let selector = Selector::try_from(LabelSelector::from(&spec.pod_selector)).map_err(|e| {
-        invalid("InvalidSelector", "spec.podSelector", e.to_string(), "use In or NotIn with values, Exists or DoesNotExist")
+        invalid(
+            "InvalidSelector",
+            "spec.podSelector",
+            e.to_string(),
+            "use In or NotIn with values, Exists or DoesNotExist",
+        )
     })?;
     if spec.sinks.as_ref().is_some_and(Vec::is_empty) {
         return Err(invalid("InvalidSinks", "spec.sinks", "is empty", "name a sink or leave the field out"));
@@ -126,7 +131,12 @@ fn rules(rules: &[Rule]) -> Result<Vec<DocumentRule>, Invalid> {
     for (i, rule) in rules.iter().enumerate() {
         if !names.insert(rule.name.as_str()) {
             let field = format!("spec.rules[{i}].name");
-            return Err(invalid("InvalidRules", field, format!("{:?} is taken by an earlier rule", rule.name), "rename it"));
+            return Err(invalid(
+                "InvalidRules",
+                field,
+                format!("{:?} is taken by an earlier rule", rule.name),
+                "rename it",
+            ));
         }
         if rule.matches.is_empty() && i + 1 < rules.len() {
             return Err(invalid(

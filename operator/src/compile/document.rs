@@ -5,7 +5,8 @@ use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use testimony_core::policy::{
-    ClientAddress, Correlation, DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DocumentPolicy, DocumentSink, PolicyDocument, Redact,
+    ClientAddress, Correlation, DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DocumentPolicy, DocumentSink, PolicyDocument,
+    Redact,
 };
 
 /// One policy that selects the workload.

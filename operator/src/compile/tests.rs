@@ -36,7 +36,9 @@ fn refused_sink(spec: Value, expected: Expect) {
 fn a_refusal_names_field_problem_and_fix() {
     refused(
         json!({"rules": [{"name": "a", "level": "None"}, {"name": "b", "level": "None"}]}),
-        expect!["spec.rules[0].match: is empty and matches everything, so later rules never match; move the rule to the end or give it a match"],
+        expect![
+            "spec.rules[0].match: is empty and matches everything, so later rules never match; move the rule to the end or give it a match"
+        ],
     );
     refused(
         json!({"rules": [{"name": "a", "match": {"ports": [1]}, "level": "None"}, {"name": "a", "level": "None"}]}),
@@ -48,11 +50,15 @@ fn a_refusal_names_field_problem_and_fix() {
     );
     refused(
         json!({"correlation": {"header": "Host"}}),
-        expect![[r#"spec.correlation.header: "host" has a meaning of its own; use a header that only carries an id, such as x-request-id"#]],
+        expect![[
+            r#"spec.correlation.header: "host" has a meaning of its own; use a header that only carries an id, such as x-request-id"#
+        ]],
     );
     refused_sink(
         json!({"endpoint": "ftp://x"}),
-        expect![[r#"spec.endpoint: "ftp://x" starts with neither http:// nor https://; give a URL such as https://collector.example:4318"#]],
+        expect![[
+            r#"spec.endpoint: "ftp://x" starts with neither http:// nor https://; give a URL such as https://collector.example:4318"#
+        ]],
     );
     refused_sink(
         json!({"endpoint": "http://x", "tls": {}}),
@@ -60,7 +66,9 @@ fn a_refusal_names_field_problem_and_fix() {
     );
     refused_sink(
         json!({"endpoint": "https://x", "tls": {"caBundle": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}}),
-        expect!["spec.tls.caBundle: certificate 1 is not usable (invalid peer certificate: BadEncoding); paste the authorities' certificates in PEM form"],
+        expect![
+            "spec.tls.caBundle: certificate 1 is not usable (invalid peer certificate: BadEncoding); paste the authorities' certificates in PEM form"
+        ],
     );
 }
 
@@ -81,7 +89,7 @@ fn policies_stay_apart_and_redaction_and_sinks_add_up() {
     expect![[r#"
         {
           "version": 1,
-          "revision": "8d74ef0a1b79e6a7",
+          "revision": "90309eb73e27ba84",
           "policies": [
             {
               "name": "shop/narrow",
@@ -96,6 +104,37 @@ fn policies_stay_apart_and_redaction_and_sinks_add_up() {
                 "Inbound",
                 "Outbound"
               ]
+            }
+          ],
+          "clientAddress": "None",
+          "correlation": {
+            "traceContext": "Continue",
+            "whenAbsent": "Make",
+            "sampledPercent": 100,
+            "header": "x-narrow",
+            "inferFromSingleInFlight": true
+          },
+          "redact": {
+            "headers": [
+              "x-a",
+              "x-b"
+            ],
+            "query": [
+              "q"
+            ]
+          },
+          "sinks": [
+            {
+              "name": "first",
+              "endpoint": "http://first:4318",
+              "timeoutMs": 10000,
+              "queueBytesMax": 8388608
+            },
+            {
+              "name": "second",
+              "endpoint": "http://second:4318",
+              "timeoutMs": 10000,
+              "queueBytesMax": 8388608
             }
           ]
         }"#]]

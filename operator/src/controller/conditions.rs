@@ -45,7 +45,12 @@ impl Finding {
 }
 
 /// Findings as conditions; a condition whose status stays keeps the time of its transition.
-pub fn conditions(before: &[Condition], findings: Vec<Finding>, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn conditions(
+    before: &[Condition],
+    findings: Vec<Finding>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     findings
         .into_iter()
         .map(|finding| {

@@ -150,9 +150,10 @@ fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts
         Decision::Already => None,
         Decision::Skip(reason) => Some((reason.as_str(), reason.explain())),
         Decision::Inject(_) => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
-        Decision::NotSelected => {
-            Some(("ExcludedNamespace", "pods of kube-system, kube-node-lease and the operator's namespace are left alone"))
-        }
+        Decision::NotSelected => Some((
+            "ExcludedNamespace",
+            "pods of kube-system, kube-node-lease and the operator's namespace are left alone",
+        )),
     };
     let document = documents.get(view.index, &pod.namespace, &policies).clone();
     let ack = view.acks.get(&pod.uid).filter(|ack| is_fresh(ack, view.instant));
@@ -186,7 +187,12 @@ fn count(counts: &mut PodCounts, standing: &Standing<'_>) {
     }
 }
 
-fn policy_status(view: View<'_>, documents: &Documents<'_>, policy: &PolicyEntry, own: &[&Standing<'_>]) -> AuditPolicyStatus {
+fn policy_status(
+    view: View<'_>,
+    documents: &Documents<'_>,
+    policy: &PolicyEntry,
+    own: &[&Standing<'_>],
+) -> AuditPolicyStatus {
     let mut pods = PodCounts::default();
     let mut revisions: BTreeMap<&str, usize> = BTreeMap::new();
     let mut reasons: BTreeMap<&str, (i64, String)> = BTreeMap::new();
@@ -342,7 +348,9 @@ fn sink_accepted(index: &Index, sink: &SinkEntry) -> Finding {
 
 fn encrypted(sink: &SinkEntry) -> Finding {
     match &sink.good {
-        Some(good) if good.endpoint.starts_with("https://") => Finding::yes("Encrypted", "Tls", "records travel over TLS"),
+        Some(good) if good.endpoint.starts_with("https://") => {
+            Finding::yes("Encrypted", "Tls", "records travel over TLS")
+        }
         Some(_) => Finding::no("Encrypted", "PlainHttp", "spec.endpoint: records travel in plain text; use https"),
         None => Finding::unknown("Encrypted", "NotAccepted", "the sink was never valid"),
     }
@@ -353,10 +361,18 @@ fn delivering(sidecars: &SinkCounts, error: Option<&str>) -> Finding {
     let total = sidecars.delivering + sidecars.failing + sidecars.parked + sidecars.unknown;
     let error = error.unwrap_or_default();
     if sidecars.parked > 0 {
-        return Finding::no(KIND, "Parked", format!("{} of {total} sidecars wait for credentials: {error}", sidecars.parked));
+        return Finding::no(
+            KIND,
+            "Parked",
+            format!("{} of {total} sidecars wait for credentials: {error}", sidecars.parked),
+        );
     }
     if sidecars.failing > 0 {
-        return Finding::no(KIND, "Failing", format!("{} of {total} sidecars cannot deliver: {error}", sidecars.failing));
+        return Finding::no(
+            KIND,
+            "Failing",
+            format!("{} of {total} sidecars cannot deliver: {error}", sidecars.failing),
+        );
     }
     if sidecars.delivering > 0 {
         let text = format!("{} of {total} sidecars deliver, the others have sent nothing yet", sidecars.delivering);

@@ -132,7 +132,8 @@ pub(super) fn sidecar_container(object: &Pod, plan: &Plan<'_>) -> Value {
     ];
     for sink in plan.selection.secrets.keys() {
         let mount = format!("{}/{sink}", path::SINKS_DIR);
-        mounts.push(json!({"name": format!("{}{sink}", pod::SINK_VOLUME_PREFIX), "mountPath": mount, "readOnly": true}));
+        mounts
+            .push(json!({"name": format!("{}{sink}", pod::SINK_VOLUME_PREFIX), "mountPath": mount, "readOnly": true}));
     }
     with_pull_policy(
         plan,

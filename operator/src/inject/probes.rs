@@ -37,13 +37,15 @@ pub struct ChangedProbe {
 pub(super) fn change(spec: &PodSpec) -> (Vec<PatchOperation>, Vec<ChangedProbe>) {
     let mut operations = Vec::new();
     let mut changed = Vec::new();
-    let lists = [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &spec.containers)];
+    let lists =
+        [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &spec.containers)];
     for (list, containers) in lists {
         for (i, container) in containers.iter().enumerate().filter(|(_, c)| !is_our_container(&c.name)) {
             for (field, probe) in probes_of(container) {
                 let Some((socket, number)) = redirected(container, probe) else { continue };
                 let at = |last: &str| PointerBuf::from_tokens(["spec", list, &i.to_string(), field, last]);
-                let action = json!({"path": format!("{TCP_PROBE_PATH}{number}"), "port": port::ADMIN, "scheme": "HTTP"});
+                let action =
+                    json!({"path": format!("{TCP_PROBE_PATH}{number}"), "port": port::ADMIN, "scheme": "HTTP"});
                 operations.push(PatchOperation::Remove(RemoveOperation { path: at("tcpSocket") }));
                 operations.push(PatchOperation::Add(AddOperation { path: at("httpGet"), value: action }));
                 changed.push(ChangedProbe {

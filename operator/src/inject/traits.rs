@@ -46,8 +46,8 @@ impl PodTraits {
         let spec = object.spec.as_ref().unwrap_or(&empty);
         let labels = object.labels().clone();
         let injection_id = object.annotations().get(annotation::INJECTION_ID).cloned();
-        let injected = injection_id.is_some()
-            && spec.init_containers.iter().flatten().any(|c| c.name == pod::SIDECAR_CONTAINER);
+        let injected =
+            injection_id.is_some() && spec.init_containers.iter().flatten().any(|c| c.name == pod::SIDECAR_CONTAINER);
         let mounted_sinks = spec
             .volumes
             .iter()

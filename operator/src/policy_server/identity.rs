@@ -91,10 +91,7 @@ impl Identify for Reviewer {
         }
         let review = TokenReview {
             metadata: ObjectMeta::default(),
-            spec: TokenReviewSpec {
-                token: token.to_owned(),
-                audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]),
-            },
+            spec: TokenReviewSpec { token: token.to_owned(), audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]) },
             status: None,
         };
         let answer = self.api.create(&PostParams::default(), &review).await;
@@ -110,7 +107,9 @@ pub(super) fn verdict(review: &TokenReview) -> Verdict {
     let status = review.status.clone().unwrap_or_default();
     let audience = status.audiences.iter().flatten().any(|a| a == TOKEN_AUDIENCE);
     if !status.authenticated.unwrap_or_default() || !audience {
-        return Err(Unauthorized::Refused(status.error.unwrap_or_else(|| format!("audience {TOKEN_AUDIENCE} is needed"))));
+        return Err(Unauthorized::Refused(
+            status.error.unwrap_or_else(|| format!("audience {TOKEN_AUDIENCE} is needed")),
+        ));
     }
     let user = status.user.unwrap_or_default();
     let mut account = user.username.as_deref().unwrap_or_default().splitn(4, ':');

@@ -110,7 +110,12 @@ impl<I: Identify> PolicyServer<I> {
         }
     }
 
-    async fn news(&self, identity: &Identity, poll: &PollRequest, notify: &tokio::sync::Notify) -> Option<PollResponse> {
+    async fn news(
+        &self,
+        identity: &Identity,
+        poll: &PollRequest,
+        notify: &tokio::sync::Notify,
+    ) -> Option<PollResponse> {
         let mut epochs = self.state.epochs();
         let mut bundle = self.bundle.clone();
         loop {

@@ -127,7 +127,8 @@ impl Mutator {
         if self.synced.iter().any(|synced| !*synced.borrow()) {
             return Err(Failure::NotSynced);
         }
-        let object = request.object.as_ref().filter(|_| request.operation == Operation::Create).ok_or(Failure::NoPod)?;
+        let object =
+            request.object.as_ref().filter(|_| request.operation == Operation::Create).ok_or(Failure::NoPod)?;
         let mut pod: Pod = serde_json::from_value(serde_json::to_value(object)?)?;
         let namespace = request.namespace.clone().or_else(|| pod.metadata.namespace.clone()).unwrap_or_default();
         pod.metadata.namespace = Some(namespace.clone());
@@ -171,10 +172,7 @@ fn skipped(request: &AdmissionRequest<DynamicObject>, reason: Reason) -> Outcome
     Outcome { response: warn(request, [warning]), result: "skipped", reason: reason.as_str() }
 }
 
-fn warn(
-    request: &AdmissionRequest<DynamicObject>,
-    warnings: impl IntoIterator<Item = String>,
-) -> AdmissionResponse {
+fn warn(request: &AdmissionRequest<DynamicObject>, warnings: impl IntoIterator<Item = String>) -> AdmissionResponse {
     let mut response = AdmissionResponse::from(request);
     let warnings: Vec<String> = warnings.into_iter().map(|w| w.chars().take(WARNING_CHARS_MAX).collect()).collect();
     response.warnings = (!warnings.is_empty()).then_some(warnings);
