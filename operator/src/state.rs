@@ -10,6 +10,9 @@ use tokio::sync::{Notify, watch};
 /// Most acknowledgements that are kept; each belongs to a pod of the index.
 const ACKS_MAX: usize = 100_000;
 
+/// Polls of one pod that wait at a time: one, and those that its sidecar has not yet given up after a break.
+const POLLS_PER_POD_MAX: usize = 4;
+
 /// Most sinks of one acknowledgement that are kept.
 const ACK_SINKS_MAX: usize = 64;
 
@@ -78,6 +81,11 @@ impl State {
         self.changed.notify_one();
     }
 
+    /// Changes what concerns nobody else: wakes nobody.
+    pub fn remember(&self, change: impl FnOnce(&mut Index)) {
+        change(&mut self.index.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// What sidecars said, by pod uid.
     pub fn acks(&self) -> MutexGuard<'_, HashMap<String, Ack>> {
         self.acks.lock().unwrap_or_else(PoisonError::into_inner)
@@ -109,9 +117,11 @@ impl State {
         self.epoch.subscribe()
     }
 
-    /// Wakes when the facts of this pod change; give it back by [`State::unregister`].
-    pub fn register(&self, uid: &str) -> Arc<Notify> {
-        self.waiting().entry(uid.to_owned()).or_default().clone()
+    /// Wakes when the facts of this pod change; give it back by [`State::unregister`]. `None`: too many wait for this pod.
+    pub fn register(&self, uid: &str) -> Option<Arc<Notify>> {
+        let mut waiting = self.waiting();
+        let notify = waiting.entry(uid.to_owned()).or_default();
+        (Arc::strong_count(notify) <= POLLS_PER_POD_MAX).then(|| notify.clone())
     }
 
     /// Forgets who waits for a pod, if nobody does any more.

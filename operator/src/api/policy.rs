@@ -1,5 +1,8 @@
 //! `AuditPolicy`: what to record for which pods of a namespace.
 
+// One printcolumn each, with the same keys.
+#![allow(clippy::duplicated_attributes)]
+
 use super::{AuditPolicyStatus, yes};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::CustomResource;

@@ -1,5 +1,8 @@
 //! `AuditSink`: an OTLP endpoint.
 
+// One printcolumn each, with the same keys.
+#![allow(clippy::duplicated_attributes)]
+
 use super::AuditSinkStatus;
 use kube::CustomResource;
 use schemars::JsonSchema;

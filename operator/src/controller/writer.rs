@@ -2,16 +2,16 @@
 
 use super::conditions::transitions;
 use super::status::{Report, Uncovered, View, report};
-use crate::api::{AuditPolicy, AuditSink};
+use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus};
+use crate::index::{Index, Key};
 use crate::inject::ExcludedNamespaces;
 use crate::metrics::{Metrics, ResultLabels, StateLabels};
 use crate::serve::Shutdown;
 use crate::state::State;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use serde_json::{Value, json};
@@ -34,6 +34,49 @@ const EVENTS_PER_PASS_MAX: usize = 50;
 
 /// Longest note of an Event, in characters.
 const NOTE_CHARS_MAX: usize = 1000;
+
+/// A status to write.
+enum Change {
+    Policy { key: Key, uid: String, status: AuditPolicyStatus, news: Vec<Condition> },
+    Sink { name: String, uid: String, status: AuditSinkStatus, news: Vec<Condition> },
+}
+
+impl Change {
+    fn reference(&self) -> ObjectReference {
+        match self {
+            Self::Policy { key: (namespace, name), uid, .. } => reference::<AuditPolicy>(Some(namespace), name, uid),
+            Self::Sink { name, uid, .. } => reference::<AuditSink>(None, name, uid),
+        }
+    }
+
+    fn status(&self) -> Value {
+        match self {
+            Self::Policy { status, .. } => json!(status),
+            Self::Sink { status, .. } => json!(status),
+        }
+    }
+
+    fn news(&self) -> &[Condition] {
+        match self {
+            Self::Policy { news, .. } | Self::Sink { news, .. } => news,
+        }
+    }
+
+    fn remember(self, index: &mut Index) {
+        match self {
+            Self::Policy { key, uid, status, .. } => {
+                if let Some(entry) = index.policies.get_mut(&key).filter(|entry| entry.uid == uid) {
+                    entry.status = status;
+                }
+            }
+            Self::Sink { name, uid, status, .. } => {
+                if let Some(entry) = index.sinks.get_mut(&name).filter(|entry| entry.uid == uid) {
+                    entry.status = status;
+                }
+            }
+        }
+    }
+}
 
 /// Writes what [`report`] says.
 pub struct Writer {
@@ -96,34 +139,18 @@ impl Writer {
 
     /// Writes the statuses that differ from what the API server holds; `true`: something failed.
     async fn write(&self, recorder: &Recorder, report: &Report) -> bool {
-        let mut changed: Vec<(ObjectReference, Value, Vec<Condition>)> = Vec::new();
-        {
-            let index = self.state.index();
-            for ((namespace, name), status) in &report.policies {
-                let Some(entry) = index.policies.get(&(namespace.clone(), name.clone())) else { continue };
-                if entry.status != *status {
-                    let news = transitions(&entry.status.conditions, &status.conditions).cloned().collect();
-                    let at = reference::<AuditPolicy>(Some(namespace), name, &entry.uid);
-                    changed.push((at, json!(status), news));
-                }
-            }
-            for (name, status) in &report.sinks {
-                let Some(entry) = index.sinks.get(name) else { continue };
-                if entry.status != *status {
-                    let news = transitions(&entry.status.conditions, &status.conditions).cloned().collect();
-                    changed.push((reference::<AuditSink>(None, name, &entry.uid), json!(status), news));
-                }
-            }
-        }
         let mut failed = false;
-        for (at, status, news) in changed {
-            let result = self.write_one(&at, status).await;
+        for change in self.changes(report) {
+            let at = change.reference();
+            let result = self.write_one(&at, change.status()).await;
             self.counted(&result);
             match result {
                 Ok(()) => {
-                    for condition in news {
-                        self.tell_condition(recorder, &at, &condition).await;
+                    for condition in change.news() {
+                        self.tell_condition(recorder, &at, condition).await;
                     }
+                    // Not only by the watch: it does not bring the status of an undecodable object.
+                    self.state.remember(|index| change.remember(index));
                 }
                 Err(error) => {
                     failed = true;
@@ -132,6 +159,21 @@ impl Writer {
             }
         }
         failed
+    }
+
+    fn changes(&self, report: &Report) -> Vec<Change> {
+        let index = self.state.index();
+        let policies = report.policies.iter().filter_map(|(key, status)| {
+            let entry = index.policies.get(key).filter(|entry| entry.status != *status)?;
+            let news = news(&entry.status.conditions, &status.conditions);
+            Some(Change::Policy { key: key.clone(), uid: entry.uid.clone(), status: status.clone(), news })
+        });
+        let sinks = report.sinks.iter().filter_map(|(name, status)| {
+            let entry = index.sinks.get(name).filter(|entry| entry.status != *status)?;
+            let news = news(&entry.status.conditions, &status.conditions);
+            Some(Change::Sink { name: name.clone(), uid: entry.uid.clone(), status: status.clone(), news })
+        });
+        policies.chain(sinks).collect()
     }
 
     async fn write_one(&self, at: &ObjectReference, status: Value) -> kube::Result<()> {
@@ -143,17 +185,14 @@ impl Writer {
             "metadata": {"name": name, "namespace": at.namespace, "uid": at.uid},
             "status": status,
         });
-        let params = PatchParams::apply(MANAGER).force();
-        match &at.namespace {
+        // Untyped: the answer repeats the object, which may be the undecodable one that the status speaks of.
+        let api: Api<DynamicObject> = match &at.namespace {
             Some(namespace) => {
-                let api: Api<AuditPolicy> = namespaced(self.client.clone(), namespace);
-                api.patch_status(&name, &params, &Patch::Apply(patch)).await.map(drop)
+                Api::namespaced_with(self.client.clone(), namespace, &ApiResource::erase::<AuditPolicy>(&()))
             }
-            None => {
-                let api: Api<AuditSink> = Api::all(self.client.clone());
-                api.patch_status(&name, &params, &Patch::Apply(patch)).await.map(drop)
-            }
-        }
+            None => Api::all_with(self.client.clone(), &ApiResource::erase::<AuditSink>(&())),
+        };
+        api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await.map(drop)
     }
 
     async fn tell_condition(&self, recorder: &Recorder, at: &ObjectReference, condition: &Condition) {
@@ -217,14 +256,21 @@ pub async fn label_leader(client: Client, namespace: &str, pod: &str, leads: boo
     let api: Api<Pod> = Api::namespaced(client, namespace);
     let value = if leads { json!("true") } else { Value::Null };
     let patch = json!({"metadata": {"labels": {label::LEADER: value}}});
-    api.patch(pod, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+    match api.patch(pod, &PatchParams::default(), &Patch::Merge(patch)).await {
+        // A pod that is gone has no label either.
+        Err(kube::Error::Api(status)) if status.code == 404 && !leads => Ok(()),
+        other => other.map(drop),
+    }
 }
 
-fn namespaced<K>(client: Client, namespace: &str) -> Api<K>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-{
-    Api::namespaced(client, namespace)
+/// Transitions that deserve an Event. `Ready=False` repeats another condition, and `Programmed` changes with each rollout.
+fn news(before: &[Condition], after: &[Condition]) -> Vec<Condition> {
+    let told = |c: &&Condition| match c.type_.as_str() {
+        "Ready" => c.status == "True",
+        "Programmed" => matches!(c.reason.as_str(), "Refused" | "NoSidecars"),
+        _ => true,
+    };
+    transitions(before, after).filter(told).cloned().collect()
 }
 
 fn reference<K: Resource<DynamicType = ()>>(namespace: Option<&str>, name: &str, uid: &str) -> ObjectReference {

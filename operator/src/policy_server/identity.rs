@@ -48,11 +48,14 @@ pub enum Unauthorized {
 
 type Verdict = Result<Identity, Unauthorized>;
 
+/// Verdicts by the token's hash, with the end of their life.
+type Verdicts = HashMap<[u8; 32], (Verdict, Instant)>;
+
 /// Reviews tokens at the API server and keeps the verdicts for a short time, by the token's hash.
 #[derive(Clone)]
 pub struct Reviewer {
     api: Api<TokenReview>,
-    verdicts: Arc<Mutex<HashMap<[u8; 32], (Verdict, Instant)>>>,
+    verdicts: Arc<Mutex<Verdicts>>,
 }
 
 impl Reviewer {

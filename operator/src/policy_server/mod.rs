@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testimony_core::contract::POLL_PATH;
 use testimony_core::policy::{POLL_WAIT_S_MAX, PollRequest, PollResponse};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// Polls that wait at a time; more are told to come back.
 pub const POLLS_MAX: usize = 10_000;
@@ -85,9 +85,14 @@ impl<I: Identify> PolicyServer<I> {
             Ok(poll) => poll,
             Err(error) => return (text_answer(StatusCode::BAD_REQUEST, format!("poll: {error}\n")), "bad_request"),
         };
+        let Some(notify) = self.state.register(&identity.pod_uid) else {
+            return (text_answer(StatusCode::TOO_MANY_REQUESTS, "this pod polls already\n"), "busy");
+        };
         self.metrics.polls_open.inc();
-        let answer = self.wait(&identity, &poll).await;
-        self.metrics.polls_open.dec();
+        // Gives back also when the client goes and this future is dropped.
+        let registration = Registration { server: self, uid: &identity.pod_uid, notify: Some(notify) };
+        let answer = self.wait(&identity, &poll, &registration).await;
+        drop(registration);
         match answer {
             Some(response) => match serde_json::to_vec(&response) {
                 Ok(bytes) => (json_answer(StatusCode::OK, bytes), "document"),
@@ -98,12 +103,10 @@ impl<I: Identify> PolicyServer<I> {
     }
 
     /// Waits until there is something new for this pod, or the wait is over.
-    pub async fn wait(&self, identity: &Identity, poll: &PollRequest) -> Option<PollResponse> {
+    async fn wait(&self, identity: &Identity, poll: &PollRequest, at: &Registration<'_, I>) -> Option<PollResponse> {
         let wait = Duration::from_secs(u64::from(poll.wait_seconds.min(POLL_WAIT_S_MAX)));
-        let notify = self.state.register(&identity.pod_uid);
-        let answer = tokio::time::timeout(wait, self.news(identity, poll, &notify)).await;
-        self.state.unregister(&identity.pod_uid, notify);
-        match answer {
+        let notify = at.notify.as_ref()?;
+        match tokio::time::timeout(wait, self.news(identity, poll, notify)).await {
             Ok(answer) => answer,
             // A wait of zero still looks once.
             Err(_) => self.look(identity, poll),
@@ -114,7 +117,7 @@ impl<I: Identify> PolicyServer<I> {
         &self,
         identity: &Identity,
         poll: &PollRequest,
-        notify: &tokio::sync::Notify,
+        notify: &Notify,
     ) -> Option<PollResponse> {
         let mut epochs = self.state.epochs();
         let mut bundle = self.bundle.clone();
@@ -168,6 +171,22 @@ impl<I: Identify> PolicyServer<I> {
             ack.bundle = Some(bundle.clone());
         }
         Some(PollResponse { document, operator_ca: bundle.to_string() })
+    }
+}
+
+/// A poll that waits.
+struct Registration<'a, I: Identify> {
+    server: &'a PolicyServer<I>,
+    uid: &'a str,
+    notify: Option<Arc<Notify>>,
+}
+
+impl<I: Identify> Drop for Registration<'_, I> {
+    fn drop(&mut self) {
+        if let Some(notify) = self.notify.take() {
+            self.server.state.unregister(self.uid, notify);
+            self.server.metrics.polls_open.dec();
+        }
     }
 }
 

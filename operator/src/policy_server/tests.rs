@@ -57,7 +57,15 @@ impl Bench {
     }
 
     async fn poll(&self, poll: &PollRequest) -> Option<PollResponse> {
-        self.server.wait(&identity(), poll).await
+        self.poll_as(&identity(), poll).await
+    }
+
+    async fn poll_as(&self, identity: &Identity, poll: &PollRequest) -> Option<PollResponse> {
+        let notify = self.state.register(&identity.pod_uid);
+        assert!(notify.is_some(), "a free place");
+        self.server.metrics.polls_open.inc();
+        let registration = Registration { server: &self.server, uid: &identity.pod_uid, notify };
+        self.server.wait(identity, poll, &registration).await
     }
 }
 
@@ -164,7 +172,19 @@ async fn a_token_of_another_namespace_gets_nothing() {
     bench.policy(json!({}));
     bench.pod();
     let stranger = Identity { namespace: "other".to_owned(), ..identity() };
-    assert_eq!(bench.server.wait(&stranger, &request(None, 0)).await, None);
+    assert_eq!(bench.poll_as(&stranger, &request(None, 0)).await, None);
+}
+
+#[test]
+fn one_pod_cannot_take_all_places() {
+    let state = State::new("cluster.local");
+    let held: Vec<_> = std::iter::from_fn(|| state.register("a")).take(100).collect();
+    assert_eq!(held.len(), 4);
+    assert!(state.register("b").is_some(), "others are free");
+    for notify in held {
+        state.unregister("a", notify);
+    }
+    assert!(state.register("a").is_some(), "places come back");
 }
 
 #[test]
