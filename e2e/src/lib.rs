@@ -1,0 +1,11 @@
+//! What stands behind `cargo xtask`: programs built from Go modules, a one-node Kubernetes, container images, the demo
+//! and the stages of the test run. The cluster tests use the same code.
+
+pub mod image;
+pub mod kube;
+pub mod lock;
+pub mod node;
+pub mod paths;
+pub mod prereq;
+pub mod programs;
+pub mod steps;
