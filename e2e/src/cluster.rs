@@ -7,7 +7,7 @@ use crate::paths::{Paths, repo};
 use crate::steps::{Log, output};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Name of the cluster that `--kind` makes.
@@ -57,6 +57,29 @@ impl Cluster {
             kind,
             references: BTreeMap::new(),
         }
+    }
+
+    /// Writes down how to reach the cluster and its images, for [`Self::from_file`].
+    pub fn save(&self, file: &Path) -> Result<()> {
+        let kubeconfig = self.kubectl.kubeconfig();
+        let text = serde_json::json!({"kubeconfig": kubeconfig, "references": self.references}).to_string();
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// A cluster that another process prepared and [saved](Self::save).
+    pub fn from_file(paths: &Paths, file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let saved: serde_json::Value = serde_json::from_str(&text)?;
+        let field = |name: &str| saved.get(name).cloned().with_context(|| format!("{} has no {name}", file.display()));
+        let kubeconfig: PathBuf = serde_json::from_value(field("kubeconfig")?)?;
+        let kind = if kubeconfig == Node::new(paths).kubeconfig() {
+            Kind::Local
+        } else {
+            Kind::Existing { kubeconfig, registry: String::new() }
+        };
+        let mut cluster = Self::new(paths, kind);
+        cluster.references = serde_json::from_value(field("references")?)?;
+        Ok(cluster)
     }
 
     /// Which cluster it is.

@@ -1,12 +1,12 @@
 //! From an empty cluster to Testimony with its backend: the way that the demo and the cluster tests share.
 
 use crate::cluster::{Cluster, Kind};
-use crate::image::catalog;
-use crate::paths::repo;
+use crate::image::{Archive, catalog};
+use crate::paths::{Paths, repo};
 use crate::prereq;
 use crate::programs::{self, Program};
 use crate::records::{AuditRecord, parse};
-use crate::steps::Steps;
+use crate::steps::{Log, Steps};
 use anyhow::{Context, Result};
 
 /// The namespace of the backend.
@@ -27,11 +27,8 @@ pub fn missing_programs(cluster: &Cluster, fixtures: bool) -> Vec<Program> {
     wanted.filter(|program| !program.is_built(&cluster.paths)).collect()
 }
 
-/// How many steps [`platform`] takes besides one for each missing program.
-pub const PLATFORM_STEPS: usize = 6;
-
-/// Prerequisites, programs, images, the cluster, the backend, the chart. `sink` is the default sink's endpoint.
-pub fn platform(steps: &mut Steps, cluster: &mut Cluster, fixtures: bool, sink: &str) -> Result<()> {
+/// Checks what the machine has and builds the programs that lack: one step, and one for each of them.
+pub fn prepare(steps: &mut Steps, cluster: &Cluster, fixtures: bool) -> Result<()> {
     steps.run("checking what this machine has", "prerequisites", |log| {
         if matches!(cluster.kind(), Kind::Local) {
             prereq::root()?;
@@ -43,19 +40,19 @@ pub fn platform(steps: &mut Steps, cluster: &mut Cluster, fixtures: bool, sink: 
         let (title, slug) = (format!("building {}", program.name), format!("build-{}", program.name));
         steps.run(&title, &slug, |log| program.build(&cluster.paths, log))?;
     }
+    Ok(())
+}
+
+/// How many steps [`platform`] takes besides one for each missing program.
+pub const PLATFORM_STEPS: usize = 6;
+
+/// Prerequisites, programs, images, the cluster, the backend, the chart. `sink` is the default sink's endpoint.
+pub fn platform(steps: &mut Steps, cluster: &mut Cluster, fixtures: bool, sink: &str) -> Result<()> {
+    prepare(steps, cluster, fixtures)?;
     let paths = cluster.paths.clone();
     let images = steps.run("building images", "images", |log| {
         let mut images = catalog::products(&paths.images(), log)?;
-        log.set_note("the backend and the shop");
-        images.extend([
-            catalog::collector(&paths)?,
-            catalog::shop(&paths, log)?,
-            catalog::postgres(&paths)?,
-            catalog::toolbox(&paths)?,
-        ]);
-        if fixtures {
-            images.extend(catalog::fixtures(&paths)?);
-        }
+        images.extend(supporting_images(&paths, fixtures, log)?);
         log.set_note(format!("{} images in {}", images.len(), paths.images().display()));
         Ok(images)
     })?;
@@ -70,6 +67,21 @@ pub fn platform(steps: &mut Steps, cluster: &mut Cluster, fixtures: bool, sink: 
         log.line(&install_chart(cluster, sink, &[])?);
         Ok(())
     })
+}
+
+/// The backend, the shop and its database, a client; `fixtures` adds what the tests talk to.
+pub fn supporting_images(paths: &Paths, fixtures: bool, log: &Log) -> Result<Vec<Archive>> {
+    log.set_note("the backend and the shop");
+    let mut images = vec![
+        catalog::collector(paths)?,
+        catalog::shop(paths, log)?,
+        catalog::postgres(paths)?,
+        catalog::toolbox(paths)?,
+    ];
+    if fixtures {
+        images.extend(catalog::fixtures(paths)?);
+    }
+    Ok(images)
 }
 
 /// Installs or upgrades the chart, with `more` `--set` values.

@@ -12,4 +12,5 @@ pub mod paths;
 pub mod prereq;
 pub mod programs;
 pub mod records;
+pub mod stages;
 pub mod steps;

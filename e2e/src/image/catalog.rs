@@ -101,7 +101,7 @@ pub fn fixtures(paths: &Paths) -> Result<Vec<Archive>> {
     let interop = Image::new("grpc-interop", FIXTURE_VERSION, &["/grpc-interop-server"])
         .file("/grpc-interop-client", &paths.program("grpc-interop-client"));
     let interop = go_program(paths, "grpc-interop-server", interop)?;
-    Ok(vec![httpbin, interop, toolbox(paths)?])
+    Ok(vec![httpbin, interop])
 }
 
 /// A client: a shell, curl and psql.

@@ -226,7 +226,9 @@ fn remove_cgroup(cgroup: &Path, log: &Log) {
 fn remove_files(dir: &Path) -> Result<()> {
     let results = Path::new("/var/lib/cni/results");
     for entry in std::fs::read_dir(results).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("{CNI_NETWORK}-")) {
+        // A cached result names the network namespace, and ours stand below the node's folder.
+        let namespace = format!("\"netns\":\"{}/", dir.display());
+        if std::fs::read_to_string(entry.path()).is_ok_and(|result| result.contains(&namespace)) {
             std::fs::remove_file(entry.path())?;
         }
     }
@@ -242,9 +244,15 @@ fn remove_files(dir: &Path) -> Result<()> {
         }
     }
     // Only empty folders are removed.
-    for folder in
-        ["/var/lib/cni/results", "/var/lib/cni", "/var/log/containers", "/run/containerd/s", "/run/containerd"]
-    {
+    for folder in [
+        "/var/lib/cni/results",
+        "/var/lib/cni",
+        "/var/lib/kubelet/device-plugins",
+        "/var/lib/kubelet",
+        "/var/log/containers",
+        "/run/containerd/s",
+        "/run/containerd",
+    ] {
         let _ = std::fs::remove_dir(folder);
     }
     Ok(())
@@ -253,6 +261,7 @@ fn remove_files(dir: &Path) -> Result<()> {
 fn another_containerd_runs() -> bool {
     std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
         std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim().starts_with("containerd"))
+            && !process::is_zombie(&entry.path())
     })
 }
 

@@ -75,7 +75,8 @@ fn classify(dir: &Path, pid: i32) -> Option<Owned> {
     root_is_below(&mounts, dir).then(|| Owned { pid, program: String::new(), leader: false })
 }
 
-fn is_zombie(process: &Path) -> bool {
+/// Whether a process (its folder in /proc) has ended and only waits to be collected.
+pub fn is_zombie(process: &Path) -> bool {
     let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
     // The state stands behind the command name, which is in brackets and may itself hold brackets.
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
