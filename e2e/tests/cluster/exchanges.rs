@@ -73,8 +73,8 @@ fn a_protocol_that_is_not_http_is_one_connection_with_bytes_both_ways() -> Resul
          readinessProbe: {exec: {command: [pg_isready, -h, 127.0.0.1, -U, postgres]}, periodSeconds: 1}",
     )?;
     space.toolbox("client", "{app: client}")?;
-    let answer =
-        space.sh("client", "psql -h postgres -U postgres -d postgres -Atc \"select repeat('x', 5000)\" | wc -c")?;
+    let psql = "psql -h postgres -U postgres -d postgres -At | wc -c";
+    let answer = space.sh_with_input("client", psql, b"select repeat('x', 5000)")?;
     assert_eq!(answer.trim(), "5001");
     let closed = |record: &AuditRecord| record.event == TCP_CLOSE && record.is_inbound();
     let records = space.records_when("the connection's record", |records| records.iter().any(closed))?;
