@@ -4,6 +4,15 @@
 //! Bytes and time come in as arguments, decisions and bytes go out. The sidecar, the operator and the tests share it.
 #![forbid(unsafe_code)]
 
+pub mod canon;
+pub mod capture;
 pub mod contract;
+pub mod detect;
 pub mod http1;
+pub mod identity;
+pub mod otlp;
 pub mod policy;
+pub mod record;
+pub mod redact;
+pub mod tls;
+pub mod trace;

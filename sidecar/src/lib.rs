@@ -1,1 +1,14 @@
 //! Testimony's sidecar: see ARCHITECTURE.md for the way of one request.
+
+pub mod admin;
+pub mod client;
+pub mod config;
+pub mod data;
+pub mod export;
+pub mod init;
+pub mod metrics;
+pub mod poll;
+pub mod proxy;
+pub mod redirect_dst;
+pub mod supervisor;
+pub mod worker;

@@ -1,5 +1,6 @@
 //! What the framing machine tells its observer, and what the observer may ask of it.
 
+use super::HeadEdit;
 use httparse::Header;
 
 /// Limits of one HTTP/1 connection, each with its behaviour when reached.
@@ -52,28 +53,13 @@ pub struct ResponseHead<'a> {
     pub head_bytes: u64,
 }
 
-/// What the observer adds to a request head before it goes upstream. Fields are written before the empty line that
-/// ends the head; the machine removes the names of added fields from the client's `Connection` field, so that the next
-/// hop does not drop them.
-#[derive(Debug, Default)]
-pub struct HeadEdit {
-    /// Complete lines, each ending in CRLF.
-    pub(super) lines: Vec<u8>,
-    /// Lower-case names of the added fields.
-    pub(super) names: Vec<&'static str>,
-    /// Lower-case names of fields of which every occurrence is left out of the forwarded head.
-    pub(super) removed: Vec<&'static str>,
-    /// Lower-case names whose nomination in `Connection` is removed though the field itself came from the client.
-    pub(super) protected: Vec<&'static str>,
-}
-
 /// What befell an exchange at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// Request and response went through whole.
     Complete,
-    /// The response was 101, or 2xx to CONNECT: the connection is a tunnel from now on. The exchange ends when the tunnel
-    /// does: this is told once, then [`Observer::tunnel`] bytes, then `exchange_end` with one of the other values.
+    /// The response was 101, or 2xx to CONNECT, and the tunnel that it opened was closed by both sides. A tunnel that was
+    /// cut ends with one of the other values instead.
     TunnelClosed,
     /// The client went away before the response was whole.
     ClientGone,

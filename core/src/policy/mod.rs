@@ -1,7 +1,10 @@
-//! What to record: the policy document, the only contract between operator and sidecar, and the long poll that carries it.
+//! What to record: the policy document, the only contract between operator and sidecar, the judge that runs it, and the long
+//! poll that carries it.
 
 mod document;
+mod judge;
 mod poll;
 
 pub use document::*;
+pub use judge::*;
 pub use poll::*;

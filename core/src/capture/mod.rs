@@ -1,0 +1,170 @@
+//! Capture: from what the connection shows to exactly one record for each exchange (EV-1).
+//!
+//! Nothing here reads a clock, makes randomness or sends anything: the data thread gives all three as a [`Shell`].
+
+mod http;
+mod in_flight;
+mod opaque;
+mod target;
+mod tracing;
+
+pub use http::HttpCapture;
+pub use in_flight::{Candidate, InFlight, Ticket};
+pub use opaque::{OpaqueCapture, OpaqueEnd};
+
+use crate::policy::{Compiled, Direction};
+use crate::record::{EventName, Field, RECORD_VERSION, Record, Redacted, Stamp, hex_digit, uuid_v7};
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// How an exchange ended, for the record and for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Status below 400, or a connection that ended in order.
+    Success,
+    /// It failed, whoever's fault.
+    Failure,
+    /// We can't tell.
+    Unknown,
+}
+
+impl Outcome {
+    /// As it stands in records and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What capture needs from the data thread.
+pub trait Shell {
+    /// The time now.
+    fn now(&self) -> Stamp;
+    /// 128 random bits.
+    fn random(&mut self) -> u128;
+    /// The policy in force now.
+    fn policy(&self) -> Arc<Compiled>;
+    /// Runs `f` on the table of inbound exchanges in flight in this pod.
+    fn in_flight<R>(&mut self, f: impl FnOnce(&mut InFlight) -> R) -> R;
+    /// Takes a finished record. Never blocks.
+    fn emit(&mut self, record: Redacted<Record>);
+    /// Counts an exchange at its end, recorded or not.
+    fn count(&mut self, direction: Direction, outcome: Outcome, recorded: bool);
+    /// Counts a message that the proxy refused, by [`crate::http1::Refusal::as_str`].
+    fn count_refused(&mut self, reason: &'static str);
+}
+
+/// What is known of an accepted connection.
+#[derive(Clone, Debug)]
+pub struct ConnFacts {
+    /// To the pod or from it.
+    pub direction: Direction,
+    /// Random number of the connection.
+    pub conn_id: u64,
+    /// Inbound: the client. Outbound: the destination.
+    pub peer: SocketAddr,
+    /// Inbound: the original destination. Outbound: the application's own address.
+    pub local: SocketAddr,
+    /// Local address of our socket to the destination, once it is connected.
+    pub upstream_local: Option<SocketAddr>,
+    /// `system:serviceaccount:NAMESPACE:NAME` of this pod: the actor of outbound requests that name nobody.
+    pub pod_actor: Option<Arc<str>>,
+    /// The client is the node: the kubelet's probes come from there.
+    pub from_node: bool,
+}
+
+impl ConnFacts {
+    /// Port of the original destination.
+    pub fn port(&self) -> u16 {
+        match self.direction {
+            Direction::Inbound => self.local.port(),
+            Direction::Outbound => self.peer.port(),
+        }
+    }
+
+    /// Address of the original destination.
+    fn destination(&self) -> SocketAddr {
+        match self.direction {
+            Direction::Inbound => self.local,
+            Direction::Outbound => self.peer,
+        }
+    }
+
+    /// `xid` of the exchange with this number.
+    fn xid(&self, seq: u64) -> String {
+        format!("{:016x}-{seq}", self.conn_id)
+    }
+
+    /// Begins a record with what every exchange on this connection has in common.
+    fn record(&self, event: EventName, seq: u64, start: Stamp) -> Record {
+        let mut record = Record::new(event);
+        record.set(Field::V, RECORD_VERSION.as_bytes());
+        record.set(Field::Typ, b"exchange");
+        record.set_int(Field::T0, start.wall_ns);
+        let mut conn_id = [0_u8; 16];
+        for (at, slot) in conn_id.iter_mut().enumerate() {
+            *slot = hex_digit((self.conn_id >> (60 - 4 * at)) as u8 & 15);
+        }
+        record.set(Field::ConnId, &conn_id);
+        record.set_int(Field::ConnSeq, seq);
+        record.set(Field::Xid, self.xid(seq).as_bytes());
+        let direction = match self.direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        };
+        record.set(Field::Dir, direction.as_bytes());
+        set_address(&mut record, Field::Peer, self.peer);
+        set_address(&mut record, Field::Local, self.local);
+        record
+    }
+
+    /// The actor when the exchange itself names none.
+    fn set_connection_actor(&self, record: &mut Record) {
+        match (&self.direction, &self.pod_actor) {
+            (Direction::Outbound, Some(actor)) => {
+                set_actor(record, actor, "service", "pod", "unverified");
+            }
+            (Direction::Outbound, None) => set_actor(record, "unknown", "unknown", "address", "none"),
+            (Direction::Inbound, _) => {
+                set_actor(record, &canonical_ip(self.peer.ip()).to_string(), "unknown", "address", "unverified");
+            }
+        }
+    }
+
+    /// Ends a record: times, duration, id, where it went.
+    fn close(&self, record: &mut Record, start: Stamp, now: Stamp, random: u128) {
+        record.set_int(Field::T1, now.wall_ns);
+        record.set_int(Field::Dur, now.mono_ns.saturating_sub(start.mono_ns));
+        record.set(Field::Id, &uuid_v7(now.wall_ns, random));
+        if let Some(address) = self.upstream_local {
+            set_address(record, Field::UpstreamLocal, address);
+        }
+    }
+}
+
+fn set_actor(record: &mut Record, actor: &str, kind: &str, method: &str, assurance: &str) {
+    record.set(Field::Actor, actor.as_bytes());
+    record.set(Field::ActorType, kind.as_bytes());
+    record.set(Field::AuthMethod, method.as_bytes());
+    record.set(Field::Assurance, assurance.as_bytes());
+}
+
+/// Writes `address:port`; an IPv4 address that came mapped into IPv6 is told as IPv4, so that both ends agree.
+fn set_address(record: &mut Record, field: Field, address: SocketAddr) {
+    let mut text = [0_u8; 64];
+    let mut rest = &mut text[..];
+    let written = write!(rest, "{}", SocketAddr::new(canonical_ip(address.ip()), address.port()));
+    let left = rest.len();
+    if written.is_ok() {
+        let length = text.len() - left;
+        record.set(field, text.get(..length).unwrap_or_default());
+    }
+}
+
+fn canonical_ip(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}

@@ -1,0 +1,55 @@
+//! The parts of a request target (RFC 9112 section 3.2).
+
+/// A request target in parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// Of the absolute or authority form, with userinfo as sent.
+    pub authority: Option<&'a str>,
+    /// Empty in the authority form.
+    pub path: &'a str,
+    /// Without the question mark.
+    pub query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    /// Takes a target apart; whatever it is, all of it ends up in some part.
+    pub fn parse(method: &str, target: &'a str) -> Self {
+        if method == "CONNECT" {
+            return Self { authority: Some(target), ..Self::default() };
+        }
+        let (authority, rest) = match target.split_once("://") {
+            Some((scheme, rest)) if is_scheme(scheme) => {
+                let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+                let (authority, rest) = rest.split_at(end);
+                (Some(authority), rest)
+            }
+            _ => (None, target),
+        };
+        let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+        let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+        Self { authority, path, query }
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.eq_ignore_ascii_case("http") || text.eq_ignore_ascii_case("https")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table() {
+        let parts = |method, target| {
+            let t = Target::parse(method, target);
+            (t.authority, t.path, t.query)
+        };
+        assert_eq!(parts("GET", "/a?b=c?d"), (None, "/a", Some("b=c?d")));
+        assert_eq!(parts("GET", "http://u@h:1/a?b"), (Some("u@h:1"), "/a", Some("b")));
+        assert_eq!(parts("GET", "http://h?b"), (Some("h"), "", Some("b")));
+        assert_eq!(parts("CONNECT", "h:443"), (Some("h:443"), "", None));
+        assert_eq!(parts("OPTIONS", "*"), (None, "*", None));
+        assert_eq!(parts("GET", "/r?to=http://x/"), (None, "/r", Some("to=http://x/")));
+    }
+}

@@ -1,0 +1,217 @@
+//! The table of a record's fields: key in the body, attribute in the OTLP projection, limit, and what it means. The
+//! encoder, the projection and the reference page all come from this one table.
+
+/// How far an attribute's name is settled outside Testimony.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stability {
+    /// A stable OpenTelemetry semantic convention.
+    Stable,
+    /// A semantic convention still in development.
+    Development,
+    /// OpenTelemetry's draft of audit names.
+    AuditDraft,
+    /// Our own name.
+    Own,
+}
+
+/// Where a field stands in the OTLP projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projection {
+    /// An attribute with a string value.
+    Text(&'static str, Stability),
+    /// An attribute with an integer value.
+    Int(&'static str, Stability),
+    /// `address:port` of the other side: `client.*` of an inbound record, `server.*` of an outbound one. The port is an integer.
+    PeerAddress(Stability),
+    /// `address:port` of this side: `server.*` of an inbound record, `client.*` of an outbound one. The port is an integer.
+    LocalAddress(Stability),
+    /// A field of the LogRecord itself.
+    Own(&'static str),
+    /// The body only.
+    Body,
+}
+
+macro_rules! fields {
+    ($( $variant:ident $key:literal $max:literal $projection:expr, $doc:literal; )*) => {
+        /// A field of a record. The order of the variants is the byte order of the keys, hence of the canonical form.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Field { $( #[doc = $doc] $variant, )* }
+
+        impl Field {
+            /// Every field, in byte order of the keys.
+            pub const ALL: &'static [Field] = &[ $( Field::$variant, )* ];
+
+            /// Number of fields.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// Key in the body.
+            pub const fn key(self) -> &'static str {
+                match self { $( Field::$variant => $key, )* }
+            }
+
+            /// Most bytes of the raw value; what is longer is cut and named in `trunc`.
+            pub const fn bytes_max(self) -> usize {
+                match self { $( Field::$variant => $max, )* }
+            }
+
+            /// Where it stands in the OTLP projection.
+            pub const fn projection(self) -> Projection {
+                match self { $( Field::$variant => $projection, )* }
+            }
+
+            /// What it means.
+            pub const fn doc(self) -> &'static str {
+                match self { $( Field::$variant => $doc, )* }
+            }
+        }
+    };
+}
+
+use Projection::{Body, Int, LocalAddress, Own as LogField, PeerAddress, Text};
+use Stability::{AuditDraft, Development, Own, Stable};
+
+fields! {
+    Action "action" 64 Text("audit.action", AuditDraft), "What was done: the HTTP method, or CONNECT for a connection.";
+    Actor "actor" 512 Text("audit.actor.id", AuditDraft), "Who did it: token subject, user name, ServiceAccount or peer address.";
+    ActorIssuer "actor_issuer" 512 Text("testimony.actor.issuer", Own), "Who named the actor: the token's issuer.";
+    ActorType "actor_type" 16 Text("audit.actor.type", AuditDraft), "user, service, system or unknown.";
+    Assurance "assurance" 16 Text("testimony.assurance", Own), "How far the identity is proved: unverified, invalid or none.";
+    AuthMethod "auth_method" 16 Text("testimony.auth.method", Own), "Where the identity comes from: jwt, basic, bearer, pod, address.";
+    Authority "authority" 512 Text("testimony.authority", Own), "The request's Host field, or the authority of its target, without userinfo.";
+    Cause "cause" 32 Text("testimony.cause", Own), "Why it ended as it did: client_gone, upstream_failed, timeout, rejected, protocol_error, drained, upgraded.";
+    ClientTraceparent "client_traceparent" 128 Text("testimony.client.traceparent", Own), "The client's traceparent where policy restarts traces.";
+    ConnId "conn_id" 16 Text("testimony.conn.id", Own), "The accepted connection: 16 hex digits.";
+    ConnSeq "conn_seq" 20 Int("testimony.conn.seq", Own), "Number of the exchange on its connection, from 0.";
+    CorrelationId "correlation_id" 128 Text("testimony.correlation.id", Own), "The correlation id that the request carried or was given.";
+    CorrelationSrc "correlation_src" 16 Text("testimony.correlation.source", Own), "client, generated or inferred.";
+    Count "count" 20 Int("testimony.gap.count", Own), "gap: how many records were lost.";
+    Dir "dir" 8 Text("testimony.direction", Own), "inbound (to the pod) or outbound (from it).";
+    Dur "dur" 20 Int("testimony.duration_ns", Own), "Duration by the monotonic clock, in nanoseconds.";
+    Exact "exact" 1 Text("testimony.gap.exact", Own), "gap: 1 when count is exact, 0 when it is a lower bound.";
+    From "from" 20 Text("testimony.gap.from", Own), "gap: earliest possible time, in nanoseconds since the epoch.";
+    GapReason "gap_reason" 32 Text("testimony.gap.reason", Own), "gap: queue_full, rejected, worker_died or record_too_long.";
+    Id "id" 36 Text("audit.record.id", AuditDraft), "UUIDv7 of the record, the same over retries.";
+    InferredFrom "inferred_from" 512 Text("testimony.inferred.from", Own), "xid of the inbound exchange that this outbound one is linked to, or of the candidates.";
+    Local "local" 64 LocalAddress(Stable), "Inbound: the address that the client connected to. Outbound: the application's own address.";
+    Method "method" 64 Text("http.request.method", Stable), "HTTP method, as sent.";
+    Outcome "outcome" 8 Text("audit.outcome", AuditDraft), "success (status below 400, or a connection that ended in order), failure or unknown.";
+    Path "path" 4096 Text("url.path", Stable), "Path of the request target, as sent, secrets masked.";
+    Peer "peer" 64 PeerAddress(Stable), "Inbound: the client's address. Outbound: the destination.";
+    Policy "policy" 317 Text("testimony.policy.name", Own), "namespace/name of the policy that asked for this record.";
+    PolicyRevision "policy_revision" 64 Text("testimony.policy.revision", Own), "Revision of the policy document in force.";
+    Proto "proto" 16 Text("testimony.protocol", Own), "http/1.0, http/1.1, http/2, tls or tcp.";
+    Query "query" 4096 Text("url.query", Stable), "Query of the request target: names kept, values masked.";
+    Redacted "redacted" 1024 Text("testimony.redacted", Own), "Which fields something was masked in or left out of; never the values.";
+    Refusal "refusal" 32 Text("testimony.refusal", Own), "Why the proxy refused a message.";
+    ReqBytes "req_bytes" 20 Int("http.request.body.size", Development), "Bytes of the request body, or from the client on a connection.";
+    ResBytes "res_bytes" 20 Int("http.response.body.size", Development), "Bytes of the response body, or from the server on a connection.";
+    Rule "rule" 63 Text("testimony.rule", Own), "Name of the rule that matched; default when none did.";
+    Scheme "scheme" 8 Text("url.scheme", Stable), "http.";
+    Sni "sni" 255 Text("tls.client.server_name", Development), "Server name that a TLS client asked for.";
+    SpanId "span_id" 16 LogField("span_id"), "Span id (W3C): the one that the request carried or was given.";
+    Status "status" 3 Int("http.response.status_code", Stable), "Status of the final response.";
+    T0 "t0" 20 LogField("time_unix_nano"), "Start, in nanoseconds since the epoch.";
+    T1 "t1" 20 Text("testimony.end_unix_nano", Own), "End, in nanoseconds since the epoch.";
+    Target "target" 1024 Text("audit.target.id", AuditDraft), "What it was done to: authority of an HTTP request, server name or address of a connection.";
+    TraceId "trace_id" 32 LogField("trace_id"), "Trace id (W3C).";
+    TraceTrust "trace_trust" 16 Text("testimony.trace.trust", Own), "client (kept), made, inferred, ambiguous, restarted, invalid or none.";
+    Trunc "trunc" 512 Text("testimony.truncated", Own), "Fields that were cut, each with its true length.";
+    TunnelReqBytes "tunnel_req_bytes" 20 Int("testimony.tunnel.request_bytes", Own), "Bytes from the client after an upgrade or CONNECT.";
+    TunnelResBytes "tunnel_res_bytes" 20 Int("testimony.tunnel.response_bytes", Own), "Bytes from the server after an upgrade or CONNECT.";
+    Typ "typ" 12 Text("testimony.record.type", Own), "exchange or gap.";
+    UpstreamLocal "upstream_local" 64 Text("testimony.upstream_local", Own), "Address of our socket to the destination: the other side's peer.";
+    UserAgent "user_agent" 512 Text("user_agent.original", Stable), "The User-Agent field.";
+    V "v" 4 Text("audit.schema.version", AuditDraft), "Version of the record format: 1.";
+    Xid "xid" 40 Text("testimony.xid", Own), "The exchange: conn_id, a hyphen, conn_seq.";
+}
+
+impl Field {
+    /// Position in [`Field::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The reference page of the fields, in Markdown.
+pub fn reference_markdown() -> String {
+    let mut page = String::from(
+        "# Fields of a record\n\nGenerated from the field table; do not edit. Every value in the body is a string. Request headers \
+         stand in `hq00`, `hq01`, ... and response headers in `hs00`, `hs01`, ..., each as `name:value` in wire order.\n\n\
+         | key | OTLP | stability | bytes at most | meaning |\n|---|---|---|---|---|\n",
+    );
+    for field in Field::ALL {
+        let (place, stability) = match field.projection() {
+            Text(name, s) => (format!("`{name}`"), Some(s)),
+            Int(name, s) => (format!("`{name}` (integer)"), Some(s)),
+            PeerAddress(s) => ("`client.address`, `client.port`; outbound `server.*`".to_owned(), Some(s)),
+            LocalAddress(s) => ("`server.address`, `server.port`; outbound `client.*`".to_owned(), Some(s)),
+            LogField(name) => (format!("LogRecord `{name}`"), None),
+            Body => ("body only".to_owned(), None),
+        };
+        let stability = match stability {
+            Some(Stable) => "stable",
+            Some(Development) => "development",
+            Some(AuditDraft) => "audit draft",
+            Some(Own) => "Testimony",
+            None => "",
+        };
+        page.push_str(&format!(
+            "| `{}` | {place} | {stability} | {} | {} |\n",
+            field.key(),
+            field.bytes_max(),
+            field.doc()
+        ));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r2_fields_stand_in_byte_order_of_their_keys_and_attributes_do_not_clash() {
+        assert!(Field::ALL.windows(2).all(|pair| pair[0].key() < pair[1].key()), "keys out of order");
+        let mut names: Vec<&str> = Vec::new();
+        for field in Field::ALL {
+            match field.projection() {
+                Text(name, _) | Int(name, _) => names.push(name),
+                PeerAddress(_) => names.extend(["client.address", "client.port"]),
+                LocalAddress(_) => names.extend(["server.address", "server.port"]),
+                LogField(_) | Body => {}
+            }
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "an attribute name is used twice");
+        // A name that is a dotted prefix of another one cannot stand beside it in backends that nest.
+        for a in &names {
+            assert!(!names.iter().any(|b| b.starts_with(&format!("{a}."))), "{a} is a prefix of another attribute");
+        }
+    }
+
+    #[test]
+    fn r4_required_fields_fit_into_24_kib() {
+        let required = [
+            Field::V,
+            Field::Id,
+            Field::Typ,
+            Field::T0,
+            Field::Xid,
+            Field::Dir,
+            Field::Peer,
+            Field::Local,
+            Field::Proto,
+            Field::Action,
+            Field::Target,
+            Field::Outcome,
+            Field::Actor,
+            Field::ActorType,
+            Field::Assurance,
+            Field::PolicyRevision,
+            Field::Rule,
+        ];
+        assert!(required.iter().map(|f| 3 * f.bytes_max() + f.key().len() + 6).sum::<usize>() <= 24 * 1024);
+    }
+}

@@ -1,0 +1,322 @@
+//! Redaction: the only way from a [`Record`] to a [`Redacted`] one.
+//!
+//! The floor holds whatever a policy says: header fields by allow-list, query values masked, and no value that looks like a
+//! secret (the built-in never-list). A policy can only add to it.
+
+mod shapes;
+
+pub use shapes::looks_secret;
+
+use crate::policy;
+use crate::record::{Field, Record, Redacted, Side};
+use std::borrow::Cow;
+
+/// What stands in place of a masked value.
+pub const MASK: &[u8] = b"*";
+
+/// Header fields that are kept, lower case, in byte order. Everything else is left out.
+pub const HEADERS_ALLOWED: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "allow",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "expect",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "last-modified",
+    "origin",
+    "range",
+    "retry-after",
+    "server",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "via",
+];
+
+/// Header fields that never stand in a record, whatever a policy asks for.
+pub const HEADERS_NEVER: &[&str] = &[
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-auth-token",
+    "x-csrf-token",
+    "x-forwarded-client-cert",
+];
+
+/// A policy's redaction, compiled.
+#[derive(Clone, Debug, Default)]
+pub struct Redactor {
+    headers: Vec<String>,
+    query: Vec<String>,
+}
+
+impl Redactor {
+    /// Compiles the document's redaction. Names are compared without case.
+    pub fn new(redact: &policy::Redact) -> Self {
+        let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        Self { headers: lower(&redact.headers), query: lower(&redact.query) }
+    }
+
+    /// Whether a header field may be kept at all, by its name. The request path asks before it copies anything.
+    pub fn keeps_header(&self, name: &str) -> bool {
+        HEADERS_ALLOWED.iter().any(|allowed| allowed.eq_ignore_ascii_case(name)) && !self.names_header(name)
+    }
+
+    fn names_header(&self, name: &str) -> bool {
+        self.headers.iter().any(|redacted| redacted.eq_ignore_ascii_case(name))
+    }
+
+    fn names_query(&self, name: &[u8]) -> bool {
+        let decoded = percent_decode(name);
+        self.query.iter().any(|redacted| decoded.eq_ignore_ascii_case(redacted.as_bytes()))
+    }
+}
+
+/// Fields whose whole value is masked when it looks like a secret.
+const SCANNED: &[Field] = &[
+    Field::Actor,
+    Field::ActorIssuer,
+    Field::Authority,
+    Field::ClientTraceparent,
+    Field::CorrelationId,
+    Field::Method,
+    Field::Action,
+    Field::Sni,
+    Field::Target,
+    Field::UserAgent,
+];
+
+/// Masks and leaves out what must not be recorded, and says in `redacted` in which fields (EV-2).
+pub fn redact(mut record: Record, redactor: &Redactor) -> Redacted<Record> {
+    let mut names = Vec::new();
+    if redactor.names_header("user-agent") && record.get(Field::UserAgent).is_some() {
+        record.clear(Field::UserAgent);
+        note(&mut names, b"user_agent");
+    }
+    for &field in SCANNED {
+        if record.get(field).is_some_and(hides_secret) {
+            record.set(field, MASK);
+            note(&mut names, field.key().as_bytes());
+        }
+    }
+    for field in [Field::Authority, Field::Target] {
+        if let Some(host) = record.get(field).and_then(without_userinfo) {
+            let host = host.to_vec();
+            record.set(field, &host);
+            note(&mut names, b"userinfo");
+        }
+    }
+    mask_with(&mut record, Field::Path, &mut names, mask_path);
+    mask_with(&mut record, Field::Query, &mut names, |query| mask_query(query, redactor));
+    for side in [Side::Request, Side::Response] {
+        record.retain_headers(side, |name, value| {
+            let text = std::str::from_utf8(name).unwrap_or_default();
+            let keep = redactor.keeps_header(text) && !hides_secret(value);
+            if !keep {
+                note(&mut names, &[b"header:", name].concat());
+            }
+            keep
+        });
+    }
+    if !names.is_empty() {
+        record.set(Field::Redacted, &names);
+    }
+    Redacted::new(record)
+}
+
+fn note(names: &mut Vec<u8>, name: &[u8]) {
+    if names.split(|&b| b == b',').any(|known| known == name) {
+        return;
+    }
+    if !names.is_empty() {
+        names.push(b',');
+    }
+    names.extend_from_slice(name);
+}
+
+fn mask_with(record: &mut Record, field: Field, names: &mut Vec<u8>, mask: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    if let Some(masked) = record.get(field).and_then(mask) {
+        record.set(field, &masked);
+        note(names, field.key().as_bytes());
+    }
+}
+
+/// `user:password@host` without its userinfo.
+fn without_userinfo(authority: &[u8]) -> Option<&[u8]> {
+    let at = authority.iter().rposition(|&b| b == b'@')?;
+    authority.get(at + 1..)
+}
+
+/// Masks segments that look like secrets. `None`: nothing to mask.
+fn mask_path(path: &[u8]) -> Option<Vec<u8>> {
+    if !hides_secret(path) {
+        return None;
+    }
+    let masked: Vec<&[u8]> =
+        path.split(|&b| b == b'/').map(|segment| if hides_secret(segment) { MASK } else { segment }).collect();
+    let masked = masked.join(&b'/');
+    // A shape that spans segments (a PEM block has slashes) leaves nothing worth keeping.
+    Some(if hides_secret(&masked) { MASK.to_vec() } else { masked })
+}
+
+/// Keeps parameter names, masks values; a name that the policy lists, looks like a secret, or stands without a value is
+/// masked as well.
+fn mask_query(query: &[u8], redactor: &Redactor) -> Option<Vec<u8>> {
+    if query.is_empty() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(query.len());
+    let mut changed = false;
+    for (at, pair) in query.split(|&b| b == b'&').enumerate() {
+        if at > 0 {
+            out.push(b'&');
+        }
+        let equals = pair.iter().position(|&b| b == b'=');
+        let (name, value) = pair.split_at(equals.unwrap_or(0));
+        match equals {
+            Some(_) => {
+                let hidden = redactor.names_query(name) || hides_secret(name);
+                out.extend_from_slice(if hidden { MASK } else { name });
+                out.push(b'=');
+                if value.len() > 1 {
+                    out.extend_from_slice(MASK);
+                }
+                changed |= hidden || value.len() > 1;
+            }
+            None if pair.is_empty() => {}
+            None => {
+                out.extend_from_slice(MASK);
+                changed = true;
+            }
+        }
+    }
+    if changed { Some(out) } else { None }
+}
+
+/// Looks at the value as it came and percent-decoded.
+fn hides_secret(value: &[u8]) -> bool {
+    looks_secret(value) || matches!(percent_decode(value), Cow::Owned(decoded) if looks_secret(&decoded))
+}
+
+fn percent_decode(value: &[u8]) -> Cow<'_, [u8]> {
+    if !value.contains(&b'%') {
+        return Cow::Borrowed(value);
+    }
+    let mut out = Vec::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let decoded = if byte == b'%' { tail.get(..2).and_then(parse_hex) } else { None };
+        match decoded {
+            Some(decoded) => {
+                out.push(decoded);
+                rest = tail.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn parse_hex(digits: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Encoder, EventName};
+    use proptest::prelude::*;
+
+    const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl";
+
+    fn redacted(fill: impl FnOnce(&mut Record), redactor: &Redactor) -> String {
+        let mut record = Record::new(EventName::HttpRequest);
+        fill(&mut record);
+        let record = redact(record, redactor);
+        let mut encoder = Encoder::default();
+        encoder.append(&record, 0, &mut Vec::new());
+        String::from_utf8(encoder.body().to_vec()).expect("ASCII")
+    }
+
+    fn field(field: Field, value: &str) -> String {
+        redacted(|record| record.set(field, value.as_bytes()), &Redactor::default())
+    }
+
+    #[test]
+    fn query_values_are_masked_and_names_kept() {
+        assert_eq!(field(Field::Query, "a=1&b=&c&&d=x=y"), r#"{"query":"a=*&b=&*&&d=*","redacted":"query"}"#);
+        assert_eq!(field(Field::Query, "a="), r#"{"query":"a="}"#);
+        let redactor = Redactor { query: vec!["token".into()], ..Redactor::default() };
+        let body = redacted(|r| r.set(Field::Query, b"Tok%65n=1&page=2"), &redactor);
+        assert_eq!(body, r#"{"query":"*=*&page=*","redacted":"query"}"#);
+    }
+
+    #[test]
+    fn secrets_in_other_places_are_masked() {
+        let path = format!("/reset/{JWT}/x");
+        assert_eq!(field(Field::Path, &path), r#"{"path":"/reset/*/x","redacted":"path"}"#);
+        assert_eq!(field(Field::Path, "/c/%34111111111111111"), r#"{"path":"/c/*","redacted":"path"}"#);
+        assert_eq!(field(Field::Path, "/v1/orders/42"), r#"{"path":"/v1/orders/42"}"#);
+        assert_eq!(field(Field::Authority, "u:p@shop:80"), r#"{"authority":"shop:80","redacted":"userinfo"}"#);
+        assert_eq!(field(Field::UserAgent, "-----BEGIN KEY"), r#"{"redacted":"user_agent","user_agent":"*"}"#);
+    }
+
+    #[test]
+    fn headers_are_kept_by_allow_list_only() {
+        assert!(HEADERS_NEVER.iter().all(|name| !HEADERS_ALLOWED.contains(name)));
+        let redactor = Redactor { headers: vec!["accept".into()], ..Redactor::default() };
+        let body = redacted(
+            |record| {
+                record.push_header(Side::Request, "Accept", b"*/*");
+                record.push_header(Side::Request, "Authorization", b"Basic eDp5");
+                record.push_header(Side::Request, "Content-Type", b"text/plain");
+                record.push_header(Side::Response, "Server", JWT.as_bytes());
+            },
+            &redactor,
+        );
+        assert_eq!(
+            body,
+            r#"{"hq00":"content-type:text/plain","redacted":"header:accept,header:authorization,header:server"}"#
+        );
+    }
+
+    proptest! {
+        /// Whatever surrounds a secret, it does not leave `redact` in any field that takes bytes from the wire.
+        #[test]
+        fn ev_2_no_secret_leaves_redact(before in "[a-z/ ]{0,9}", after in "[a-z/ ]{0,9}", which in 0..3_usize) {
+            let secret = [JWT, "4111111111111111", "AKIAABCDEFGHIJKLMNOP"][which];
+            let value = format!("{before}/{secret}/{after}");
+            let body = redacted(|record| {
+                for &field in SCANNED.iter().chain(&[Field::Path, Field::Query]) {
+                    record.set(field, value.as_bytes());
+                }
+                record.push_header(Side::Request, "accept", value.as_bytes());
+                record.push_header(Side::Response, "server", value.as_bytes());
+            }, &Redactor::default());
+            prop_assert!(!body.contains(secret), "{}", body);
+        }
+
+        #[test]
+        fn never_panics(value in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = (mask_path(&value), mask_query(&value, &Redactor::default()), hides_secret(&value));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The hand-written encoders against prost and serde_jcs.
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use proptest::prelude::*;
+use prost::Message as _;
+use testimony_core::canon::parse_body;
+use testimony_core::otlp::{export_request, resource, split_records};
+use testimony_core::policy::Redact;
+use testimony_core::record::{Encoded, Encoder, EventName, Field, Record, Side};
+use testimony_core::redact::{Redactor, redact};
+
+fn text(value: Option<&opentelemetry_proto::tonic::common::v1::AnyValue>) -> String {
+    match value.and_then(|v| v.value.clone()) {
+        Some(Value::StringValue(text)) => text,
+        Some(Value::IntValue(number)) => number.to_string(),
+        other => panic!("unexpected value {other:?}"),
+    }
+}
+
+fn decode(batch: &[u8]) -> ExportLogsServiceRequest {
+    let envelope = export_request(&resource([("service.name", "shop"), ("k8s.pod.name", "")]), &[batch]);
+    let request = ExportLogsServiceRequest::decode(envelope.as_slice()).expect("valid protobuf");
+    assert_eq!(request.encode_to_vec(), envelope, "the same bytes as prost writes");
+    request
+}
+
+#[test]
+fn a_record_stands_in_otlp_as_the_table_says() {
+    let mut record = Record::new(EventName::HttpRequest);
+    record.set(Field::V, b"1");
+    record.set_int(Field::T0, 1_700_000_000_000_000_001);
+    record.set(Field::Dir, b"inbound");
+    record.set(Field::Peer, b"10.0.0.9:4711");
+    record.set(Field::Local, b"[fd00::1]:8080");
+    record.set_int(Field::Status, 200);
+    record.set(Field::TraceId, b"4bf92f3577b34da6a3ce929d0e0e4736");
+    record.set(Field::SpanId, b"00f067aa0ba902b7");
+    record.set(Field::Path, "/caf\u{e9}".as_bytes());
+    record.push_header(Side::Request, "Accept", b"*/*");
+    for at in 0..11 {
+        record.push_header(Side::Response, "Vary", at.to_string().as_bytes());
+    }
+    let mut batch = Vec::new();
+    let mut encoder = Encoder::default();
+    let redacted = redact(record, &Redactor::new(&Redact::default()));
+    assert_eq!(encoder.append(&redacted, 42, &mut batch), Encoded::Appended);
+    let request = decode(&batch);
+    let [resource_logs] = request.resource_logs.as_slice() else { panic!("one resource") };
+    let attributes = &resource_logs.resource.as_ref().expect("resource").attributes;
+    assert_eq!(attributes.len(), 1, "empty attributes are left out");
+    let [scope] = resource_logs.scope_logs.as_slice() else { panic!("one scope") };
+    let [log] = scope.log_records.as_slice() else { panic!("one record") };
+    assert_eq!((log.time_unix_nano, log.observed_time_unix_nano), (1_700_000_000_000_000_001, 42));
+    assert_eq!(log.event_name, "audit.http.request");
+    assert_eq!(log.trace_id, 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes());
+    assert_eq!(log.span_id, 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes());
+    let attribute = |key: &str| text(log.attributes.iter().find(|pair| pair.key == key).and_then(|p| p.value.as_ref()));
+    assert_eq!(attribute("client.address"), "10.0.0.9");
+    assert_eq!(attribute("server.address"), "fd00::1");
+    assert_eq!(attribute("server.port"), "8080");
+    assert_eq!(attribute("http.response.status_code"), "200");
+    assert_eq!(attribute("url.path"), "/caf%C3%A9");
+    let body = text(log.body.as_ref());
+    let map = parse_body(body.as_bytes()).expect("canonical");
+    assert_eq!(map["hq00"], b"accept:*/*");
+    assert_eq!(map["hs10"], b"vary:10");
+    let plain: std::collections::BTreeMap<String, String> = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(serde_jcs::to_string(&plain).expect("a map of strings"), body);
+}
+
+#[test]
+fn r3_a_body_over_the_limit_loses_headers_first_and_says_so() {
+    let mut record = Record::new(EventName::HttpRequest);
+    record.set(Field::Path, &[0xff; 4096]);
+    record.set(Field::Query, &[b'&'; 4096]);
+    for side in [Side::Request, Side::Response] {
+        for _ in 0..32 {
+            record.push_header(side, "accept", &[0xff; 1024]);
+        }
+    }
+    let mut encoder = Encoder::default();
+    let redacted = redact(record, &Redactor::default());
+    assert_eq!(encoder.append(&redacted, 0, &mut Vec::new()), Encoded::Appended);
+    let map = parse_body(encoder.body()).expect("canonical and within the limit");
+    assert_eq!(map["trunc"], b"headers,");
+    assert!(!map.contains_key("hq00"));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_make_valid_otlp_and_a_canonical_body(
+        values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), Field::COUNT),
+        present in proptest::collection::vec(any::<bool>(), Field::COUNT),
+        records in 1..4_usize,
+    ) {
+        let mut batch = Vec::new();
+        let mut encoder = Encoder::default();
+        for _ in 0..records {
+            let mut record = Record::new(EventName::TcpClose);
+            for ((field, value), _) in Field::ALL.iter().zip(&values).zip(&present).filter(|(_, present)| **present) {
+                record.set(*field, value);
+            }
+            encoder.append(&redact(record, &Redactor::default()), 7, &mut batch);
+            prop_assert!(parse_body(encoder.body()).is_ok());
+        }
+        let request = decode(&batch);
+        prop_assert_eq!(request.resource_logs[0].scope_logs[0].log_records.len(), records);
+        let parts = split_records(&batch);
+        prop_assert_eq!(parts.len(), records);
+        prop_assert_eq!(parts.concat(), batch);
+    }
+
+    #[test]
+    fn splitting_any_bytes_never_panics(run in proptest::collection::vec(any::<u8>(), 0..60)) {
+        let _ = split_records(&run);
+    }
+}

@@ -1,0 +1,22 @@
+//! What a data thread keeps: the policy in force, time, randomness, and the batch of records it is filling.
+
+mod random;
+mod recorder;
+
+pub use random::Random;
+pub use recorder::{FLUSH_AFTER, Recorder, Shared};
+
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use testimony_core::record::Stamp;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Wall and monotonic time now.
+pub fn now() -> Stamp {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Stamp {
+        wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX),
+        mono_ns: u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX),
+    }
+}

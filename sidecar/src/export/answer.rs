@@ -1,0 +1,187 @@
+//! What a sink's answer means.
+
+use super::wire::{PartialSuccess, partial_success};
+use crate::client::Answer;
+use hyper::StatusCode;
+use hyper::header::RETRY_AFTER;
+use std::time::{Duration, SystemTime};
+
+/// Longest wait that a sink may ask for by `Retry-After`.
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// Longest part of a sink's own words that is repeated, in characters.
+const WORDS_CHARS_MAX: usize = 200;
+
+/// What to do with a request that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The sink has it, but for what it says.
+    Taken(PartialSuccess),
+    /// The same again, later.
+    Again {
+        /// What the sink asks for.
+        after: Option<Duration>,
+        /// For people.
+        why: String,
+    },
+    /// Nothing will be taken before somebody mends credentials or URL.
+    Park {
+        /// For people.
+        why: String,
+    },
+    /// This content will never be taken.
+    Refused {
+        /// For people.
+        why: String,
+    },
+}
+
+/// Judges an answer; `now` is for `Retry-After` with a date.
+pub(super) fn judge(answer: &Answer, now: SystemTime) -> Verdict {
+    let status = answer.status;
+    if status.is_success() {
+        return judge_success(answer);
+    }
+    let why = words(answer);
+    match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+            Verdict::Again { after: retry_after(answer, now), why }
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Verdict::Park { why: format!("{why}; check the credentials") }
+        }
+        // No record is at fault when the place is wrong: nothing may be lost by it.
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            Verdict::Park { why: format!("{why}; check that the endpoint takes OTLP over HTTP/protobuf with gzip") }
+        }
+        status if status.is_server_error() => Verdict::Again { after: retry_after(answer, now), why },
+        status if status.is_client_error() => Verdict::Refused { why },
+        _ => Verdict::Park { why: format!("{why}; redirects are not followed, name the final URL") },
+    }
+}
+
+fn judge_success(answer: &Answer) -> Verdict {
+    let parsed =
+        if answer.cut { None } else { partial_success(&answer.body).ok().or_else(|| json_success(&answer.body)) };
+    match parsed {
+        Some(success) => Verdict::Taken(success),
+        // A login page or a proxy says 200 too: that is no receipt.
+        None => Verdict::Again {
+            after: None,
+            why: format!("{} without an OTLP response in its body", answer.status.as_u16()),
+        },
+    }
+}
+
+/// Some backends answer in JSON whatever they are asked in.
+fn json_success(body: &[u8]) -> Option<PartialSuccess> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let object = value.as_object()?;
+    let partial = object.get("partialSuccess");
+    let rejected = partial.and_then(|partial| partial.get("rejectedLogRecords"));
+    let rejected = rejected.and_then(|count| count.as_u64().or_else(|| count.as_str()?.parse().ok())).unwrap_or(0);
+    let message = partial.and_then(|partial| partial.get("errorMessage")?.as_str()).unwrap_or_default();
+    Some(PartialSuccess { rejected, message: message.to_owned() })
+}
+
+/// Seconds or an HTTP date, at most [`RETRY_AFTER_MAX`].
+fn retry_after(answer: &Answer, now: SystemTime) -> Option<Duration> {
+    let value = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or(Duration::ZERO),
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// The status and, where the body is text, its beginning.
+fn words(answer: &Answer) -> String {
+    let status = answer.status.as_u16();
+    let text = std::str::from_utf8(&answer.body).unwrap_or_default().trim();
+    let readable = !text.is_empty() && text.chars().all(|c| !c.is_control() || c.is_whitespace());
+    let text: String = text.chars().take(WORDS_CHARS_MAX).map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
+    if readable { format!("answered {status}: {text}") } else { format!("answered {status}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use hyper::header::{HeaderMap, HeaderValue};
+
+    fn answer(status: u16, retry_after: &str, body: &[u8]) -> Answer {
+        let mut headers = HeaderMap::new();
+        if !retry_after.is_empty() {
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(retry_after).expect("value"));
+        }
+        let status = StatusCode::from_u16(status).expect("status");
+        Answer { status, headers, body: Bytes::copy_from_slice(body), cut: false }
+    }
+
+    fn after(retry_after: &str) -> Option<Duration> {
+        // 06 Nov 1994 08:49:37 GMT is second 784111777.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
+        match judge(&answer(503, retry_after, b""), now) {
+            Verdict::Again { after, .. } => after,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn statuses_are_success_retry_park_or_refusal() {
+        let cases = [
+            (200, "taken"),
+            (202, "taken"),
+            (204, "taken"),
+            (301, "park"),
+            (400, "refused"),
+            (401, "park"),
+            (403, "park"),
+            (404, "park"),
+            (405, "park"),
+            (408, "again"),
+            (413, "refused"),
+            (415, "park"),
+            (422, "refused"),
+            (429, "again"),
+            (500, "again"),
+            (502, "again"),
+            (503, "again"),
+            (504, "again"),
+        ];
+        for (status, expected) in cases {
+            let got = match judge(&answer(status, "", b""), SystemTime::UNIX_EPOCH) {
+                Verdict::Taken(_) => "taken",
+                Verdict::Again { .. } => "again",
+                Verdict::Park { .. } => "park",
+                Verdict::Refused { .. } => "refused",
+            };
+            assert_eq!(got, expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_success_needs_an_empty_body_or_an_otlp_response() {
+        let taken = |body: &[u8]| judge(&answer(200, "", body), SystemTime::UNIX_EPOCH);
+        let partial =
+            |rejected, message: &str| Verdict::Taken(PartialSuccess { rejected, message: message.to_owned() });
+        assert_eq!(taken(b""), partial(0, ""));
+        assert_eq!(taken(b"\x0a\x05\x08\x03\x12\x01x"), partial(3, "x"));
+        assert_eq!(taken(b"{}"), partial(0, ""));
+        assert_eq!(taken(br#"{"partialSuccess":{"rejectedLogRecords":"2","errorMessage":"old"}}"#), partial(2, "old"));
+        assert!(matches!(taken(b"<html>log in</html>"), Verdict::Again { .. }));
+        let mut broken = answer(200, "", b"");
+        broken.cut = true;
+        assert!(matches!(judge(&broken, SystemTime::UNIX_EPOCH), Verdict::Again { .. }));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_bounded() {
+        assert_eq!(after(""), None);
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(after("Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(after("86400"), Some(RETRY_AFTER_MAX));
+        assert_eq!(after("soon"), None);
+    }
+}

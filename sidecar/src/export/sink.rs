@@ -1,0 +1,339 @@
+//! One sink's task: takes what waits, sends it, and does what the answer says.
+
+use super::answer::{Verdict, judge};
+use super::exporter::{Settings, Undelivered};
+use super::queue::{SinkQueue, Taken};
+use super::wire::{Part, PartialSuccess, Piece, export_request};
+use super::{Gap, GapReason, headers};
+use crate::client::{Backoff, Client, Endpoint, Jitter, error_line};
+use crate::metrics::ExportResult;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use testimony_core::policy::{DocumentSink, SinkCondition};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// First and longest wait between tries.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Wait between tries with wrong credentials or a wrong URL.
+const PARKED_RETRY: Duration = Duration::from_secs(30);
+
+/// Largest answer, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Where OTLP logs go unless the URL has a path.
+const LOGS_PATH: &str = "/v1/logs";
+
+/// What the exporter tells a sink's task.
+#[derive(Clone, Debug)]
+pub(super) struct Control {
+    pub(super) sink: Arc<DocumentSink>,
+    /// Send what waits until then, and end.
+    pub(super) drain: Option<Instant>,
+}
+
+pub(super) struct SinkTask {
+    queue: Arc<SinkQueue>,
+    control: watch::Receiver<Control>,
+    settings: Arc<Settings>,
+    sink: Arc<DocumentSink>,
+    drain: Option<Instant>,
+    client: Option<Client>,
+    backoff: Backoff,
+    jitter: Jitter,
+}
+
+/// What became of one piece.
+enum Sent {
+    Taken(PartialSuccess),
+    Refused(String),
+    /// The time to drain is over.
+    Over,
+}
+
+// === impl SinkTask ===
+
+impl SinkTask {
+    pub(super) fn new(queue: Arc<SinkQueue>, control: watch::Receiver<Control>, settings: Arc<Settings>) -> Self {
+        let Control { sink, drain } = control.borrow().clone();
+        let backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, Jitter::seeded());
+        Self { queue, control, settings, sink, drain, client: None, backoff, jitter: Jitter::seeded() }
+    }
+
+    pub(super) async fn run(mut self) -> Undelivered {
+        while let Some(taken) = self.next().await {
+            let over = self.deliver(taken).await;
+            self.queue.taken_is_done();
+            if let Some(mut left) = over {
+                let waiting = self.queue.left();
+                left.records = left.records.saturating_add(waiting.records);
+                left.undeclared = left.undeclared.saturating_add(waiting.undeclared);
+                return left;
+            }
+        }
+        self.queue.left()
+    }
+
+    /// What to send next; none when all is sent and the task is to end.
+    async fn next(&mut self) -> Option<Taken> {
+        loop {
+            self.follow();
+            if let Some(taken) = self.queue.take() {
+                return Some(taken);
+            }
+            if self.drain.is_some() {
+                return None;
+            }
+            tokio::select! {
+                () = self.queue.wake.notified() => {}
+                () = changed(&mut self.control, self.drain) => {}
+            }
+        }
+    }
+
+    /// Takes over what the exporter told. Returns whether the sink itself is another.
+    fn follow(&mut self) -> bool {
+        let closed = self.control.has_changed().is_err();
+        let control = self.control.borrow_and_update().clone();
+        // Nobody is left to tell when to end.
+        self.drain = if closed { control.drain.or_else(|| Some(Instant::now())) } else { control.drain };
+        let altered = *control.sink != *self.sink;
+        if altered {
+            self.sink = control.sink;
+            self.client = None;
+            self.backoff.reset();
+        }
+        altered
+    }
+
+    /// Sends everything that was taken, split as far as the sink asks for. Some: the time was over before.
+    async fn deliver(&mut self, taken: Taken) -> Option<Undelivered> {
+        let gaps = taken.gaps.into_iter().map(|gap| {
+            let record = (self.settings.gap_record)(&gap);
+            Part::Gap(gap, record)
+        });
+        let parts = gaps.chain(taken.batches.into_iter().map(Part::Records)).collect();
+        // Halves go back on top, the first last: the order of the records stays.
+        let mut pieces = vec![Piece(parts)];
+        while let Some(piece) = pieces.pop() {
+            let piece = if piece.bytes() > super::REQUEST_BYTES_MAX {
+                match piece.halves() {
+                    Ok((first, second)) => {
+                        pieces.extend([second, first]);
+                        continue;
+                    }
+                    Err(single) => single,
+                }
+            } else {
+                piece
+            };
+            match self.send(&piece).await {
+                Sent::Taken(partial) => self.taken(piece, partial),
+                Sent::Refused(why) => match piece.halves() {
+                    Ok((first, second)) => pieces.extend([second, first]),
+                    Err(single) => self.refused(single, &why),
+                },
+                Sent::Over => {
+                    pieces.push(piece);
+                    return Some(Undelivered {
+                        records: pieces.iter().map(Piece::records).sum(),
+                        undeclared: pieces.iter().flat_map(|piece| &piece.0).map(undeclared).sum(),
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// Sends one piece until the sink says yes or no.
+    async fn send(&mut self, piece: &Piece) -> Sent {
+        let body = gzip(&export_request(&self.settings.resource, piece.0.iter().map(Part::bytes)));
+        loop {
+            let Some(verdict) = self.attempt(&body).await else { return Sent::Over };
+            let (wait, why, condition, result) = match verdict {
+                Verdict::Taken(partial) => {
+                    self.backoff.reset();
+                    return Sent::Taken(partial);
+                }
+                Verdict::Refused { why } => {
+                    self.queue.metrics.request(ExportResult::Refused);
+                    self.backoff.reset();
+                    return Sent::Refused(why);
+                }
+                Verdict::Again { after, why } => {
+                    let wait = self.backoff.wait().max(after.unwrap_or_default());
+                    (wait, why, SinkCondition::Failing, ExportResult::Retry)
+                }
+                Verdict::Park { why } => {
+                    (self.jitter.spread(PARKED_RETRY), why, SinkCondition::Parked, ExportResult::Parked)
+                }
+            };
+            self.queue.metrics.request(result);
+            self.tell(condition, Some(why));
+            self.follow();
+            // Nobody mends credentials or a URL within the seconds of a drain: the pod is not held up for it.
+            if condition == SinkCondition::Parked && self.drain.is_some() || !self.wait(wait).await {
+                return Sent::Over;
+            }
+        }
+    }
+
+    /// One try; none when the time to drain ends before.
+    async fn attempt(&mut self, body: &Bytes) -> Option<Verdict> {
+        let headers = match self.headers() {
+            Ok(headers) => headers,
+            Err(why) => return Some(Verdict::Park { why }),
+        };
+        let endpoint = match Endpoint::parse(&self.sink.endpoint) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return Some(Verdict::Park { why: format!("endpoint {error}") }),
+        };
+        let path = endpoint.path_or(LOGS_PATH).to_owned();
+        let client = match &mut self.client {
+            Some(client) => client,
+            None => match Client::new(endpoint, self.sink.ca_bundle.as_deref(), self.sink.server_name.as_deref()) {
+                Ok(client) => self.client.insert(client),
+                Err(error) => return Some(Verdict::Park { why: error_line(&error) }),
+            },
+        };
+        let deadline = Duration::from_millis(u64::from(self.sink.timeout_ms));
+        let answer = client.post(&path, &headers, body.clone(), deadline, ANSWER_BYTES_MAX);
+        let answer = tokio::select! {
+            answer = answer => answer,
+            () = drained(&self.control) => return None,
+        };
+        Some(match answer {
+            Ok(answer) => judge(&answer, SystemTime::now()),
+            Err(error) => Verdict::Again { after: None, why: error_line(&error) },
+        })
+    }
+
+    fn headers(&self) -> Result<HeaderMap, String> {
+        let mut all = HeaderMap::new();
+        let configured = self.settings.sink_headers.get(&self.sink.name);
+        headers::add(configured.map_or(&[], Vec::as_slice), &mut all);
+        if self.sink.credentials {
+            headers::read(&self.settings.sinks_dir.join(&self.sink.name), &mut all)
+                .map_err(|error| error_line(&error))?;
+        }
+        all.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        all.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        Ok(all)
+    }
+
+    /// Waits before the next try; a sink that was altered and the start of a drain end the wait. False: the time to drain
+    /// is over.
+    async fn wait(&mut self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            let end = self.drain.map_or(until, |drain| drain.min(until));
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return end == until,
+                () = changed(&mut self.control, self.drain) => {}
+            }
+            let draining = self.drain.is_some();
+            if self.follow() || !draining && self.drain.is_some() {
+                return true;
+            }
+        }
+    }
+
+    fn taken(&mut self, piece: Piece, partial: PartialSuccess) {
+        let records = piece.records();
+        let rejected = partial.rejected.min(records);
+        self.queue.release(piece.queue_bytes(), records, records - rejected);
+        if partial.rejected == 0 {
+            self.queue.metrics.request(ExportResult::Success);
+            self.tell(SinkCondition::Delivering, None);
+            return;
+        }
+        self.queue.metrics.request(ExportResult::Partial);
+        let why = format!("{rejected} of {records} records rejected: {}", partial.message);
+        tracing::warn!(sink = %self.queue.name, rejected, records, message = partial.message, "records rejected by the sink");
+        self.tell(SinkCondition::Delivering, Some(why));
+        if rejected > 0 {
+            self.lose(&piece, rejected);
+        } else {
+            // Nothing but gaps was in it.
+            self.queue.hold_gaps(gaps(piece));
+        }
+    }
+
+    /// The sink will never take this single record.
+    fn refused(&mut self, piece: Piece, why: &str) {
+        let records = piece.records();
+        tracing::warn!(sink = %self.queue.name, records, error = why, "a record is refused by the sink");
+        self.tell(SinkCondition::Failing, Some(why.to_owned()));
+        self.queue.release(piece.queue_bytes(), records, 0);
+        if records > 0 {
+            self.lose(&piece, records);
+        }
+        self.queue.hold_gaps(gaps(piece));
+    }
+
+    fn lose(&self, piece: &Piece, count: u64) {
+        let batches =
+            || piece.0.iter().filter_map(|part| if let Part::Records(batch) = part { Some(batch) } else { None });
+        self.queue.lose(Gap {
+            sink: self.queue.name.clone(),
+            count,
+            exact: true,
+            from_unix_nanos: batches().map(|batch| batch.first_unix_nanos).min().unwrap_or(0),
+            to_unix_nanos: batches().map(|batch| batch.last_unix_nanos).max().unwrap_or(0),
+            reason: GapReason::Rejected,
+        });
+    }
+
+    /// Tells a condition; a line in the log only when it is another.
+    fn tell(&self, condition: SinkCondition, error: Option<String>) {
+        let shown = error.clone().unwrap_or_default();
+        if self.queue.set_condition(condition, error) {
+            match condition {
+                SinkCondition::Delivering => tracing::info!(sink = %self.queue.name, "delivering"),
+                _ => tracing::warn!(sink = %self.queue.name, state = ?condition, error = shown, "not delivering"),
+            }
+        }
+    }
+}
+
+/// Something was told, or the exporter is gone; the latter is told once (`follow` turns it into the end of the task).
+async fn changed(control: &mut watch::Receiver<Control>, drain: Option<Instant>) {
+    if control.changed().await.is_err() && drain.is_some() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The time to drain is over. Marks nothing as seen: `follow` must see it too.
+async fn drained(control: &watch::Receiver<Control>) {
+    let mut watcher = control.clone();
+    loop {
+        let drain = watcher.borrow_and_update().drain;
+        match drain {
+            Some(deadline) => return tokio::time::sleep_until(deadline).await,
+            None if watcher.changed().await.is_err() => return,
+            None => {}
+        }
+    }
+}
+
+fn gaps(piece: Piece) -> Vec<Gap> {
+    piece.0.into_iter().filter_map(|part| if let Part::Gap(gap, _) = part { Some(gap) } else { None }).collect()
+}
+
+fn undeclared(part: &Part) -> u64 {
+    if let Part::Gap(gap, _) = part { gap.count } else { 0 }
+}
+
+fn gzip(bytes: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4 + 64), Compression::fast());
+    // Writing into memory cannot fail.
+    let _ = encoder.write_all(bytes);
+    encoder.finish().unwrap_or_default().into()
+}

@@ -1,0 +1,367 @@
+//! Every metric of the sidecar. Names and label values come from closed sets, but for a sink's name and a revision; the
+//! data threads touch plain atomics only.
+
+use crate::export::GapReason;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Metric, Registry};
+use testimony_core::policy::Direction;
+
+/// Content type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One metric as it is documented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Name as it is scraped.
+    pub name: &'static str,
+    /// `counter` or `gauge`.
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts; ends without a full stop (the text format adds one).
+    pub help: &'static str,
+}
+
+macro_rules! definitions {
+    ($($id:ident: $kind:literal, $name:literal, $labels:expr, $help:literal;)*) => {
+        $(const $id: Definition = Definition { name: $name, kind: $kind, labels: &$labels, help: $help };)*
+        /// Every metric, in the order of the reference page.
+        pub const DEFINITIONS: &[Definition] = &[$($id),*];
+    };
+}
+
+definitions! {
+    EXCHANGES: "counter", "testimony_exchanges_total", ["direction", "outcome"], "Exchanges that ended, recorded or not";
+    RECORDS: "counter", "testimony_records_total", [], "Records that were made";
+    NOT_RECORDED: "counter", "testimony_not_recorded_total", ["reason"], "Exchanges of which policy wants no record";
+    CONNECTIONS: "counter", "testimony_connections_total", ["direction", "protocol"], "Connections, by what they turned out to carry";
+    CONNECTIONS_OPEN: "gauge", "testimony_connections_open", [], "Accepted connections that are open now";
+    REFUSED: "counter", "testimony_refused_total", ["reason"], "Exchanges and connections that were refused";
+    EXPORT_RECORDS: "counter", "testimony_export_records_total", ["sink"], "Records that a sink acknowledged";
+    EXPORT_REQUESTS: "counter", "testimony_export_requests_total", ["sink", "result"], "Export requests, by what became of them: success, partial, retry, parked or refused";
+    EXPORT_LOST: "counter", "testimony_export_lost_records_total", ["sink", "reason"], "Records that a sink will never have; each is declared in a gap";
+    EXPORT_UNDELIVERED: "counter", "testimony_export_undelivered_records_total", ["sink"], "Records that still waited when the sidecar or the sink went";
+    EXPORT_QUEUE_BYTES: "gauge", "testimony_export_queue_bytes", ["sink"], "Encoded bytes that wait for a sink";
+    EXPORT_OLDEST: "gauge", "testimony_export_oldest_seconds", ["sink"], "Age of the oldest record that a sink has not acknowledged";
+    WORKER_RESTARTS: "counter", "testimony_worker_restarts_total", [], "Times that the supervisor started the worker anew";
+    POLICY_REVISION: "gauge", "testimony_policy_revision_info", ["revision"], "The policy in force; always 1";
+    POLICY_REFUSED: "counter", "testimony_policy_refused_total", [], "Policy documents that could not be run";
+    POLICY_POLLS: "counter", "testimony_policy_polls_total", ["result"], "Requests to the operator, by what became of them: changed, unchanged, unauthorized, refused or failed";
+}
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+type SinkLabels = Vec<(&'static str, String)>;
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Status under 400.
+    Success,
+    /// Status 400 or more, or broken off.
+    Failure,
+    /// An opaque connection, or cut off before an answer.
+    Unknown,
+}
+
+/// What a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// TLS.
+    Tls,
+    /// Anything else.
+    Opaque,
+}
+
+/// Why an exchange has no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotRecorded {
+    /// The highest level of all policies is `None`.
+    LevelNone,
+    /// No policy records this direction.
+    Direction,
+    /// Every policy excludes the port.
+    Port,
+    /// There is no policy.
+    NoPolicy,
+}
+
+/// What became of an export request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportResult {
+    /// All of it was taken.
+    Success,
+    /// Some records were refused.
+    Partial,
+    /// To be sent again.
+    Retry,
+    /// Waits for credentials or a right URL.
+    Parked,
+    /// Refused for good.
+    Refused,
+}
+
+/// What became of a request to the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollResult {
+    /// Another document, now in force.
+    Changed,
+    /// Nothing new.
+    Unchanged,
+    /// The operator does not accept the token.
+    Unauthorized,
+    /// Another document that cannot be run.
+    Refused,
+    /// No usable answer.
+    Failed,
+}
+
+/// The metrics of one process.
+pub struct Metrics {
+    registry: Registry,
+    exchanges: [[Counter; 3]; 2],
+    /// Records that were made.
+    pub records: Counter,
+    not_recorded: [Counter; 4],
+    connections: [[Counter; 4]; 2],
+    /// Accepted connections that are open.
+    pub connections_open: Gauge,
+    refused: Family<Labels<1>, Counter>,
+    /// Times that the worker was started anew.
+    pub worker_restarts: Counter,
+    policy_revision: Family<SinkLabels, Gauge>,
+    /// Documents that could not be run.
+    pub policy_refused: Counter,
+    policy_polls: Family<Labels<1>, Counter>,
+    export_records: Family<SinkLabels, Counter>,
+    export_requests: Family<SinkLabels, Counter>,
+    export_lost: Family<SinkLabels, Counter>,
+    export_undelivered: Family<SinkLabels, Counter>,
+    export_queue_bytes: Family<SinkLabels, Gauge>,
+    export_oldest: Family<SinkLabels, Gauge>,
+}
+
+/// The metrics of one sink.
+pub struct SinkMetrics {
+    /// Records that it acknowledged.
+    pub records: Counter,
+    /// Records that waited in vain.
+    pub undelivered: Counter,
+    /// Bytes that wait.
+    pub queue_bytes: Gauge,
+    /// Age of the oldest record, in seconds.
+    pub oldest_seconds: Gauge,
+    lost: [Counter; GapReason::ALL.len()],
+    requests: [Counter; 5],
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let exchanges: Family<Labels<2>, Counter> = register(&mut registry, EXCHANGES);
+        let connections: Family<Labels<2>, Counter> = register(&mut registry, CONNECTIONS);
+        let not_recorded: Family<Labels<1>, Counter> = register(&mut registry, NOT_RECORDED);
+        let both = ["inbound", "outbound"];
+        Self {
+            exchanges: both.map(|direction| {
+                ["success", "failure", "unknown"]
+                    .map(|outcome| exchanges.get_or_create_owned(&[("direction", direction), ("outcome", outcome)]))
+            }),
+            connections: both.map(|direction| {
+                ["http1", "http2", "tls", "opaque"].map(|protocol| {
+                    connections.get_or_create_owned(&[("direction", direction), ("protocol", protocol)])
+                })
+            }),
+            not_recorded: ["level_none", "direction", "port", "no_policy"]
+                .map(|reason| not_recorded.get_or_create_owned(&[("reason", reason)])),
+            records: register(&mut registry, RECORDS),
+            connections_open: register(&mut registry, CONNECTIONS_OPEN),
+            refused: register(&mut registry, REFUSED),
+            worker_restarts: register(&mut registry, WORKER_RESTARTS),
+            policy_revision: register(&mut registry, POLICY_REVISION),
+            policy_refused: register(&mut registry, POLICY_REFUSED),
+            policy_polls: register(&mut registry, POLICY_POLLS),
+            export_records: register(&mut registry, EXPORT_RECORDS),
+            export_requests: register(&mut registry, EXPORT_REQUESTS),
+            export_lost: register(&mut registry, EXPORT_LOST),
+            export_undelivered: register(&mut registry, EXPORT_UNDELIVERED),
+            export_queue_bytes: register(&mut registry, EXPORT_QUEUE_BYTES),
+            export_oldest: register(&mut registry, EXPORT_OLDEST),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// An exchange ended.
+    pub fn exchange(&self, direction: Direction, outcome: Outcome) {
+        let [inbound, outbound] = &self.exchanges;
+        let [success, failure, unknown] = by_direction(direction, inbound, outbound);
+        match outcome {
+            Outcome::Success => success.inc(),
+            Outcome::Failure => failure.inc(),
+            Outcome::Unknown => unknown.inc(),
+        };
+    }
+
+    /// A connection was understood.
+    pub fn connection(&self, direction: Direction, protocol: Protocol) {
+        let [inbound, outbound] = &self.connections;
+        let [http1, http2, tls, opaque] = by_direction(direction, inbound, outbound);
+        match protocol {
+            Protocol::Http1 => http1.inc(),
+            Protocol::Http2 => http2.inc(),
+            Protocol::Tls => tls.inc(),
+            Protocol::Opaque => opaque.inc(),
+        };
+    }
+
+    /// Policy wants no record of an exchange.
+    pub fn not_recorded(&self, why: NotRecorded) {
+        let [level, direction, port, no_policy] = &self.not_recorded;
+        match why {
+            NotRecorded::LevelNone => level.inc(),
+            NotRecorded::Direction => direction.inc(),
+            NotRecorded::Port => port.inc(),
+            NotRecorded::NoPolicy => no_policy.inc(),
+        };
+    }
+
+    /// Something was refused; `reason` is a word of a closed set.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// A request to the operator ended.
+    pub fn poll(&self, result: PollResult) {
+        let result = match result {
+            PollResult::Changed => "changed",
+            PollResult::Unchanged => "unchanged",
+            PollResult::Unauthorized => "unauthorized",
+            PollResult::Refused => "refused",
+            PollResult::Failed => "failed",
+        };
+        self.policy_polls.get_or_create(&[("result", result)]).inc();
+    }
+
+    /// Another policy is in force.
+    pub fn policy_in_force(&self, revision: &str) {
+        self.policy_revision.clear();
+        self.policy_revision.get_or_create(&vec![("revision", revision.to_owned())]).set(1);
+    }
+
+    /// The metrics of one sink.
+    pub fn sink(&self, name: &str) -> SinkMetrics {
+        let sink = || ("sink", name.to_owned());
+        let with = |key: &'static str, value: &str| vec![sink(), (key, value.to_owned())];
+        SinkMetrics {
+            records: self.export_records.get_or_create_owned(&vec![sink()]),
+            undelivered: self.export_undelivered.get_or_create_owned(&vec![sink()]),
+            queue_bytes: self.export_queue_bytes.get_or_create_owned(&vec![sink()]),
+            oldest_seconds: self.export_oldest.get_or_create_owned(&vec![sink()]),
+            lost: GapReason::ALL.map(|reason| self.export_lost.get_or_create_owned(&with("reason", reason.as_str()))),
+            requests: ["success", "partial", "retry", "parked", "refused"]
+                .map(|result| self.export_requests.get_or_create_owned(&with("result", result))),
+        }
+    }
+
+    /// A sink is gone: its gauges go too, its counters stay.
+    pub fn forget_sink(&self, name: &str) {
+        let labels = vec![("sink", name.to_owned())];
+        self.export_queue_bytes.remove(&labels);
+        self.export_oldest.remove(&labels);
+    }
+
+    /// Everything, in the OpenMetrics text format ([`CONTENT_TYPE`]).
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing into a string cannot fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}
+
+impl SinkMetrics {
+    /// Records were lost.
+    pub fn lost(&self, reason: GapReason, count: u64) {
+        let known = GapReason::ALL.iter().zip(&self.lost).find(|(known, _)| **known == reason);
+        if let Some((_, counter)) = known {
+            counter.inc_by(count);
+        }
+    }
+
+    /// A request ended.
+    pub fn request(&self, result: ExportResult) {
+        let [success, partial, retry, parked, refused] = &self.requests;
+        match result {
+            ExportResult::Success => success.inc(),
+            ExportResult::Partial => partial.inc(),
+            ExportResult::Retry => retry.inc(),
+            ExportResult::Parked => parked.inc(),
+            ExportResult::Refused => refused.inc(),
+        };
+    }
+}
+
+/// The reference page: a Markdown table of [`DEFINITIONS`].
+pub fn reference() -> String {
+    let mut page = String::from("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n");
+    for metric in DEFINITIONS {
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        page.push_str(&format!("| `{}` | {} | {} | {} |\n", metric.name, metric.kind, labels.join(", "), metric.help));
+    }
+    page
+}
+
+fn by_direction<T>(direction: Direction, inbound: T, outbound: T) -> T {
+    match direction {
+        Direction::Inbound => inbound,
+        Direction::Outbound => outbound,
+    }
+}
+
+fn register<M: Metric + Default + Clone>(registry: &mut Registry, definition: Definition) -> M {
+    let metric = M::default();
+    // The text format adds `_total` to counters.
+    let name = definition.name.strip_suffix("_total").unwrap_or(definition.name);
+    registry.register(name, definition.help, metric.clone());
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_definition_is_scraped_with_its_type_and_help() {
+        let metrics = Metrics::default();
+        metrics.refused("chunk_size");
+        metrics.poll(PollResult::Changed);
+        metrics.policy_in_force("00ff");
+        metrics.policy_in_force("11ee");
+        metrics.sink("default").request(ExportResult::Partial);
+        metrics.exchange(Direction::Outbound, Outcome::Failure);
+        let text = metrics.text();
+        for definition in DEFINITIONS {
+            let family = definition.name.strip_suffix("_total").unwrap_or(definition.name);
+            assert!(text.contains(&format!("# TYPE {family} {}\n", definition.kind)), "{family}\n{text}");
+            assert!(text.contains(&format!("# HELP {family} {}.\n", definition.help)), "{family}\n{text}");
+            let sample = text.lines().find(|line| line.starts_with(&format!("{}{{", definition.name)));
+            for label in definition.labels {
+                let sample = sample.unwrap_or_else(|| panic!("no sample of {}\n{text}", definition.name));
+                assert!(sample.contains(&format!("{label}=\"")), "{sample}");
+            }
+            assert!(reference().contains(definition.name));
+        }
+        assert!(text.contains("testimony_exchanges_total{direction=\"outbound\",outcome=\"failure\"} 1\n"), "{text}");
+        assert!(text.contains("testimony_policy_revision_info{revision=\"11ee\"} 1\n"), "{text}");
+        assert!(!text.contains("00ff"), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("# TYPE")).count(), DEFINITIONS.len());
+    }
+}

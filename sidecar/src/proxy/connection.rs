@@ -1,0 +1,146 @@
+//! The life of one accepted connection.
+
+use super::flow::{Flow, Lost, record_loop};
+use super::relay::Relay;
+use crate::config::Target;
+use crate::data::Recorder;
+use crate::redirect_dst::{original_destination, unmapped};
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use testimony_core::capture::{ConnFacts, Shell as _};
+use testimony_core::policy::Direction;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// Most connections of one data thread and direction; at the limit the next ones wait in the backlog.
+pub const CONNECTIONS_MAX: usize = 16 * 1024;
+
+/// How often a connection looks at its deadlines.
+const TICK: Duration = Duration::from_secs(10);
+
+/// A request head, or a first line, must be whole after this time.
+const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A connection on which nothing moved for so long is closed.
+const IDLE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
+
+/// How far the shutdown is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// Not begun.
+    No,
+    /// Finish what is under way.
+    Finish,
+    /// End everything now.
+    Abort,
+}
+
+/// What the proxy knows of the pod it stands in.
+#[derive(Clone, Debug, Default)]
+pub struct Pod {
+    /// The pod's addresses.
+    pub ips: Vec<IpAddr>,
+    /// Addresses from which the node reaches the pod.
+    pub node_ips: Vec<IpAddr>,
+    /// `system:serviceaccount:NAMESPACE:NAME`.
+    pub actor: Option<Arc<str>>,
+    /// Ports of our own listeners.
+    pub own_ports: Vec<u16>,
+}
+
+/// Serves one accepted connection to its end.
+pub(super) async fn serve_one(
+    client: TcpStream,
+    peer: SocketAddr,
+    direction: Direction,
+    target: &Target,
+    pod: &Pod,
+    mut recorder: Recorder,
+    drain: watch::Receiver<Drain>,
+) {
+    let Ok(accepted_at) = client.local_addr().map(unmapped) else { return };
+    let peer = unmapped(peer);
+    let destination = match target {
+        Target::OriginalDestination => original_destination(&client).map(unmapped),
+        Target::Fixed(place) => resolve(&place.host, place.port).await,
+    };
+    let conn_id = recorder.random() as u64;
+    let facts = |destination: SocketAddr| {
+        let local = match target {
+            Target::OriginalDestination => destination,
+            Target::Fixed(_) => accepted_at,
+        };
+        let (peer, local) = match direction {
+            Direction::Inbound => (peer, local),
+            Direction::Outbound => (destination, peer),
+        };
+        let from_node = direction == Direction::Inbound && pod.node_ips.contains(&peer.ip());
+        ConnFacts { direction, conn_id, peer, local, upstream_local: None, pod_actor: pod.actor.clone(), from_node }
+    };
+    let destination = match destination {
+        Ok(destination) if !leads_back(destination, pod) => destination,
+        Ok(destination) => {
+            recorder.shared().metrics.refused("loop");
+            return record_loop(facts(destination), recorder);
+        }
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a connection without a destination was closed");
+            recorder.shared().metrics.refused("no_destination");
+            return record_loop(facts(accepted_at), recorder);
+        }
+    };
+    let conn = facts(destination);
+    let flow =
+        if recorder.policy().captures(direction, conn.port()) { Flow::captured(conn, recorder) } else { Flow::Pass };
+    run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain).await;
+}
+
+async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut idle_since = Instant::now();
+    let mut head_since = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| relay.poll(cx)) => return,
+            changed = drain.changed() => {
+                let state = if changed.is_ok() { *drain.borrow_and_update() } else { Drain::Abort };
+                match state {
+                    Drain::No => {}
+                    Drain::Finish => relay.drain(),
+                    Drain::Abort => return relay.abort(Lost::Drained),
+                }
+            }
+            now = tick.tick() => {
+                if relay.take_activity() {
+                    idle_since = now;
+                }
+                if !relay.is_in_head() {
+                    head_since = None;
+                } else if now.duration_since(*head_since.get_or_insert(now)) >= HEAD_DEADLINE {
+                    return relay.abort(Lost::TimedOut);
+                }
+                if now.duration_since(idle_since) >= IDLE_DEADLINE {
+                    return relay.abort(Lost::TimedOut);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a destination is one of our own listeners: dialling it would go round in circles.
+fn leads_back(destination: SocketAddr, pod: &Pod) -> bool {
+    let ip = destination.ip();
+    let is_local = ip.is_loopback() || ip.is_unspecified() || pod.ips.contains(&ip);
+    is_local && pod.own_ports.contains(&destination.port())
+}
+
+async fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let mut found = tokio::net::lookup_host((host, port)).await?;
+    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address")))
+}

@@ -1,0 +1,11 @@
+//! The proxy: one accepted connection is paired with one connection to its original destination, and the bytes between
+//! them pass through a machine that captures what it sees.
+
+mod accept;
+mod channel;
+mod connection;
+mod flow;
+mod relay;
+
+pub use accept::{Drain, Listening, Pod, serve};
+pub use connection::CONNECTIONS_MAX;

@@ -1,0 +1,334 @@
+//! The worker: data threads that move bytes, and a second runtime for everything else (export, admin, policy).
+
+use crate::admin::{Admin, ConfigView, Ready, State};
+use crate::config::{Config, Target, Workload};
+use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
+use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings};
+use crate::metrics::Metrics;
+use crate::poll::{self, Apply, PolicyState, Poller, Store};
+use crate::proxy::{Drain, Listening, Pod, serve};
+use crate::supervisor::{Listeners, PreviousWorker};
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use std::net::{IpAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use testimony_core::otlp;
+use testimony_core::policy::{Compiled, Direction, DocumentSink};
+use testimony_core::record::{self, Encoder, gap_record};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{Instant, timeout};
+
+/// How long records may still be sent after the last connection has ended.
+const EXPORT_DRAIN: Duration = Duration::from_secs(5);
+
+/// How long data threads may take to record what was cut off.
+const ABORT_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM. Returns when every record is delivered or its time is over.
+pub fn run(config: Config, listeners: Listeners, previous: Option<PreviousWorker>) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("start the second runtime")?;
+    runtime.block_on(supervise(config, listeners, previous))
+}
+
+async fn supervise(config: Config, listeners: Listeners, previous: Option<PreviousWorker>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let metrics = Arc::new(Metrics::default());
+    let store = config.state_dir.as_deref().map(Store::new);
+    let start = poll::start(&config, store.as_ref());
+    let compiled = Compiled::new(start.document).context("the policy document")?;
+    let (sinks, sinks_watch) = watch::channel(sinks_of(&compiled));
+    let state = PolicyState::new(&compiled.document().revision, start.source, metrics.clone());
+    let policy = Arc::new(ArcSwap::from_pointee(compiled));
+    let (queue, exporter) = exporter(&config, &policy, sinks_watch, metrics.clone());
+    declare_predecessor(&queue, &metrics, previous);
+
+    let shared =
+        Shared { policy: policy.clone(), in_flight: Arc::default(), queue: queue.clone(), metrics: metrics.clone() };
+    let (drain, drain_watch) = watch::channel(Drain::No);
+    let (admin_listener, threads) = split(&config, listeners)?;
+    let pod = Arc::new(pod(&config));
+    let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch)?;
+
+    let (stop_export, export_watch) = watch::channel(None);
+    let (stop, stop_watch) = watch::channel(false);
+    let ready = Ready::default();
+    let mut tasks = JoinSet::new();
+    if let Some(listener) = admin_listener {
+        let listener = tokio::net::TcpListener::from_std(listener).context("the admin port")?;
+        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone()));
+        let stopped = stop_watch.clone();
+        tasks.spawn(async move { admin.run(until(stopped)).await });
+    }
+    if let Some(operator) = config.operator.clone() {
+        let apply = apply(policy, sinks);
+        let poller = Poller::new(operator, start.operator_ca, store, apply, state, queue, metrics)
+            .context("the operator's URL")?;
+        let stopped = stop_watch.clone();
+        tasks.spawn(async move { poller.run(until(stopped)).await });
+    }
+    let export = exporter.run(export_watch);
+    tokio::pin!(export);
+    ready.set();
+    tracing::info!("ready");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        left = &mut export => anyhow::bail!("the exporter ended by itself: {left:?}"),
+        Some(ended) = tasks.join_next() => anyhow::bail!("a task ended by itself: {ended:?}"),
+        Some(ended) = data_threads.join_next() => anyhow::bail!("a data thread ended by itself: {ended:?}"),
+    }
+    tracing::info!("draining");
+    let threads_ended = finish_threads(&mut data_threads, &drain, config.drain);
+    tokio::pin!(threads_ended);
+    tokio::select! {
+        () = &mut threads_ended => {}
+        left = &mut export => anyhow::bail!("the exporter ended by itself: {left:?}"),
+    }
+    stop_export.send_replace(Some(Instant::now() + EXPORT_DRAIN));
+    let left = export.await;
+    stop.send_replace(true);
+    while tasks.join_next().await.is_some() {}
+    if left.records > 0 || left.undeclared > 0 {
+        tracing::error!(records = left.records, undeclared = left.undeclared, "records were not delivered in time");
+    }
+    Ok(())
+}
+
+/// Lets the data threads finish what is under way, then cuts it off.
+async fn finish_threads(threads: &mut JoinSet<()>, drain: &watch::Sender<Drain>, patience: Duration) {
+    drain.send_replace(Drain::Finish);
+    let all = async |threads: &mut JoinSet<()>| while threads.join_next().await.is_some() {};
+    if timeout(patience, all(threads)).await.is_err() {
+        drain.send_replace(Drain::Abort);
+        if timeout(ABORT_GRACE, all(threads)).await.is_err() {
+            tracing::error!("a data thread did not end in time");
+        }
+    }
+}
+
+async fn until(mut stop: watch::Receiver<bool>) {
+    // A dropped sender means the same: stop.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn sinks_of(policy: &Compiled) -> Arc<[DocumentSink]> {
+    policy.document().sinks.clone().into()
+}
+
+/// Puts a document into force for the data threads and the exporter.
+fn apply(policy: Arc<ArcSwap<Compiled>>, sinks: watch::Sender<Arc<[DocumentSink]>>) -> Apply {
+    Arc::new(move |document| {
+        let compiled = Compiled::new(document.clone()).map_err(|error| error.to_string())?;
+        sinks.send_replace(sinks_of(&compiled));
+        tracing::info!(revision = compiled.document().revision, "policy in force");
+        policy.store(Arc::new(compiled));
+        Ok(())
+    })
+}
+
+fn exporter(
+    config: &Config,
+    policy: &Arc<ArcSwap<Compiled>>,
+    sinks: watch::Receiver<Arc<[DocumentSink]>>,
+    metrics: Arc<Metrics>,
+) -> (Queue, Exporter) {
+    let settings = Settings {
+        resource: resource(&config.workload).into(),
+        sinks_dir: config.sinks_dir.clone(),
+        sink_headers: config.sink_headers.clone(),
+        gap_record: gap_encoder(policy.clone()),
+        metrics,
+    };
+    crate::export::new(settings, sinks)
+}
+
+/// The OTLP Resource: the audited pod, not us.
+fn resource(workload: &Workload) -> Vec<u8> {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let kind = text(&workload.kind).to_ascii_lowercase();
+    let workload_name = format!("k8s.{kind}.name");
+    let mut attributes = vec![
+        ("service.name", workload.service_name.clone()),
+        ("service.namespace", text(&workload.namespace)),
+        ("k8s.cluster.uid", text(&workload.cluster_uid)),
+        ("k8s.namespace.name", text(&workload.namespace)),
+        ("k8s.pod.name", text(&workload.pod_name)),
+        ("k8s.pod.uid", text(&workload.pod_uid)),
+        ("k8s.container.name", text(&workload.container)),
+        ("k8s.node.name", text(&workload.node)),
+    ];
+    if !kind.is_empty() && kind != "pod" {
+        attributes.push((&workload_name, text(&workload.name)));
+    }
+    otlp::resource(attributes.iter().map(|(name, value)| (*name, value.as_str())))
+}
+
+fn gap_encoder(policy: Arc<ArcSwap<Compiled>>) -> GapEncoder {
+    let scratch = Mutex::new((Encoder::default(), crate::data::Random::default()));
+    Arc::new(move |gap: &Gap| {
+        let (encoder, random) = &mut *scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let gap = record::Gap {
+            count: gap.count,
+            exact: gap.exact,
+            from_ns: gap.from_unix_nanos,
+            to_ns: gap.to_unix_nanos,
+            reason: gap.reason,
+        };
+        let now = now();
+        let record = gap_record(&gap, &policy.load().document().revision, now, random.next_u128());
+        let mut encoded = Vec::new();
+        encoder.append(&record, now.wall_ns, &mut encoded);
+        Bytes::from(encoded)
+    })
+}
+
+/// A worker that died took records in memory and open connections with it; how many, nobody knows.
+fn declare_predecessor(queue: &Queue, metrics: &Metrics, previous: Option<PreviousWorker>) {
+    let Some(previous) = previous else { return };
+    metrics.worker_restarts.inc_by(previous.restarts);
+    let ended = previous.ended_at_unix_nanos;
+    tracing::error!(end = %previous.end, restarts = previous.restarts, "the worker before this one died");
+    queue.declare_loss(GapReason::WorkerDied, 0, false, ended, ended);
+}
+
+/// The sockets of one data thread.
+type ThreadListeners = Vec<(TcpListener, Direction, Arc<Target>)>;
+
+fn split(config: &Config, listeners: Listeners) -> anyhow::Result<(Option<TcpListener>, Vec<ThreadListeners>)> {
+    let mut threads: Vec<ThreadListeners> = (0..config.data_threads).map(|_| Vec::new()).collect();
+    let sides = [
+        (listeners.inbound, Direction::Inbound, &config.listen.inbound),
+        (listeners.outbound, Direction::Outbound, &config.listen.outbound),
+    ];
+    for (sockets, direction, listener) in sides {
+        let Some(listener) = listener else { continue };
+        let target = Arc::new(listener.target.clone());
+        anyhow::ensure!(sockets.len() == threads.len(), "{} sockets for {} data threads", sockets.len(), threads.len());
+        for (thread, socket) in threads.iter_mut().zip(sockets) {
+            thread.push((socket, direction, target.clone()));
+        }
+    }
+    Ok((listeners.admin, threads))
+}
+
+fn start_threads(
+    threads: Vec<ThreadListeners>,
+    pod: &Arc<Pod>,
+    shared: &Shared,
+    drain: &watch::Receiver<Drain>,
+) -> anyhow::Result<JoinSet<()>> {
+    let mut running = JoinSet::new();
+    for (at, listeners) in threads.into_iter().enumerate() {
+        let (pod, shared, drain) = (pod.clone(), shared.clone(), drain.clone());
+        let (ended, end) = oneshot::channel::<()>();
+        std::thread::Builder::new()
+            .name(format!("data-{at}"))
+            .spawn(move || {
+                if let Err(error) = data_thread(listeners, pod, shared, drain) {
+                    tracing::error!(%error, "data thread");
+                }
+                drop(ended);
+            })
+            .context("start a data thread")?;
+        running.spawn(async move {
+            let _ = end.await;
+        });
+    }
+    Ok(running)
+}
+
+/// One data thread: a runtime of its own, its listeners, its recorder.
+fn data_thread(
+    listeners: ThreadListeners,
+    pod: Arc<Pod>,
+    shared: Shared,
+    drain: watch::Receiver<Drain>,
+) -> std::io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let recorder = Recorder::new(shared);
+        let mut loops = JoinSet::new();
+        for (listener, direction, target) in listeners {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let listening = Listening { listener, direction, target };
+            loops.spawn_local(serve(listening, pod.clone(), recorder.clone(), drain.clone()));
+        }
+        let flush = async {
+            loop {
+                recorder.filled().await;
+                tokio::time::sleep(FLUSH_AFTER).await;
+                recorder.flush();
+            }
+        };
+        tokio::select! {
+            () = async { while loops.join_next().await.is_some() {} } => {}
+            () = flush => {}
+        }
+        recorder.flush();
+        Ok(())
+    })
+}
+
+fn pod(config: &Config) -> Pod {
+    let workload = &config.workload;
+    let actor = workload.service_account.as_ref().map(|account| {
+        let namespace = workload.namespace.as_deref().unwrap_or("default");
+        Arc::from(format!("system:serviceaccount:{namespace}:{account}"))
+    });
+    let mut node_ips = config.host_ips.clone();
+    node_ips.extend(default_gateways());
+    let listeners = [&config.listen.inbound, &config.listen.outbound];
+    let mut own_ports: Vec<u16> = listeners.into_iter().flatten().map(|listener| listener.addr.port()).collect();
+    own_ports.push(config.listen.admin.port());
+    Pod { ips: config.pod_ips.clone(), node_ips, actor, own_ports }
+}
+
+/// With most network plug-ins the kubelet's probes come from the node's end of the pod's link: its default gateway.
+fn default_gateways() -> Vec<IpAddr> {
+    let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    parse_gateways(&table)
+}
+
+/// Default routes of `/proc/net/route`: destination 0, gateway in host byte order.
+fn parse_gateways(table: &str) -> Vec<IpAddr> {
+    let gateway = |line: &str| {
+        let mut columns = line.split_ascii_whitespace().skip(1);
+        let (destination, gateway) = (columns.next()?, columns.next()?);
+        let raw = u32::from_str_radix(gateway, 16).ok().filter(|raw| *raw != 0)?;
+        (destination == "00000000").then(|| IpAddr::from(raw.to_ne_bytes()))
+    };
+    table.lines().skip(1).filter_map(gateway).collect()
+}
+
+fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &PolicyState, ready: Ready) -> State {
+    let (for_refresh, for_config, state) = (queue.clone(), queue.clone(), state.clone());
+    State {
+        metrics: metrics.clone(),
+        refresh: Box::new(move || for_refresh.refresh_metrics()),
+        config: Box::new(move || {
+            let (revision, source, refused) = state.get();
+            ConfigView::new(revision, source, refused, for_config.sink_states())
+        }),
+        ready,
+        probe_address: config.pod_ips.first().copied(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_of_a_pod() {
+        let table = "Iface\tDestination\tGateway \tFlags\nlo\t0000007F\t00000000\t1\neth0\t00000000\t0100F40A\t0003\n";
+        assert_eq!(parse_gateways(table), ["10.244.0.1".parse::<IpAddr>().expect("address")]);
+        assert!(parse_gateways("").is_empty());
+    }
+}
