@@ -16,6 +16,7 @@ import (
 const (
 	databaseTries = 60
 	databasePause = time.Second
+	databaseIdle  = time.Second
 )
 
 func addOrders(ctx context.Context, mux *http.ServeMux) error {
@@ -23,6 +24,8 @@ func addOrders(ctx context.Context, mux *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
+	// A connection that nobody uses ends soon, and with it its audit record.
+	database.SetConnMaxIdleTime(databaseIdle)
 	if err := prepare(ctx, database); err != nil {
 		return err
 	}
