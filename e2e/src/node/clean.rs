@@ -238,7 +238,11 @@ fn remove_files(dir: &Path) -> Result<()> {
             std::fs::remove_file(entry.path())?;
         }
     }
-    if !another_containerd_runs() {
+    if !runs("kubelet") {
+        // The kubelet puts this socket here whatever its own folder is.
+        remove_if_there(Path::new("/var/lib/kubelet/device-plugins/kubelet.sock"))?;
+    }
+    if !runs("containerd") {
         for entry in std::fs::read_dir("/run/containerd/s").into_iter().flatten().flatten() {
             std::fs::remove_file(entry.path())?;
         }
@@ -258,9 +262,19 @@ fn remove_files(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn another_containerd_runs() -> bool {
+fn remove_if_there(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a program whose name begins so runs; the node's own have ended by then.
+fn runs(name: &str) -> bool {
     std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
-        std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim().starts_with("containerd"))
+        std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.starts_with(name))
             && !process::is_zombie(&entry.path())
     })
 }
