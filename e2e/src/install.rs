@@ -27,8 +27,8 @@ pub fn missing_programs(cluster: &Cluster, fixtures: bool) -> Vec<Program> {
     wanted.filter(|program| !program.is_built(&cluster.paths)).collect()
 }
 
-/// Checks what the machine has and builds the programs that lack: one step, and one for each of them.
-pub fn prepare(steps: &mut Steps, cluster: &Cluster, fixtures: bool) -> Result<()> {
+/// Checks what the machine has and builds `missing`: one step, and one for each of them.
+pub fn prepare(steps: &mut Steps, cluster: &Cluster, missing: &[Program]) -> Result<()> {
     steps.run("checking what this machine has", "prerequisites", |log| {
         if matches!(cluster.kind(), Kind::Local) {
             prereq::root()?;
@@ -36,19 +36,18 @@ pub fn prepare(steps: &mut Steps, cluster: &Cluster, fixtures: bool) -> Result<(
         prereq::packages(log)?;
         prereq::go()
     })?;
-    for program in missing_programs(cluster, fixtures) {
+    for program in missing {
         let (title, slug) = (format!("building {}", program.name), format!("build-{}", program.name));
         steps.run(&title, &slug, |log| program.build(&cluster.paths, log))?;
     }
     Ok(())
 }
 
-/// How many steps [`platform`] takes besides one for each missing program.
-pub const PLATFORM_STEPS: usize = 6;
+/// How many steps [`platform`] takes.
+pub const PLATFORM_STEPS: usize = 5;
 
-/// Prerequisites, programs, images, the cluster, the backend, the chart. `sink` is the default sink's endpoint.
+/// Images, the cluster, the backend, the chart. `sink` is the default sink's endpoint.
 pub fn platform(steps: &mut Steps, cluster: &mut Cluster, fixtures: bool, sink: &str) -> Result<()> {
-    prepare(steps, cluster, fixtures)?;
     let paths = cluster.paths.clone();
     let images = steps.run("building images", "images", |log| {
         let mut images = catalog::products(&paths.images(), log)?;

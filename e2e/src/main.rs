@@ -144,8 +144,9 @@ fn run(command: Command) -> Result<ExitCode> {
 
 fn cluster_up(paths: &Paths) -> Result<()> {
     let cluster = Cluster::new(paths, Kind::Local);
-    let mut steps = Steps::new(missing_programs(&cluster, false).len() + 2, paths.logs())?;
-    prepare(&mut steps, &cluster, false)?;
+    let missing = missing_programs(&cluster, false);
+    let mut steps = Steps::new(missing.len() + 2, paths.logs())?;
+    prepare(&mut steps, &cluster, &missing)?;
     steps.run("starting the node", "cluster", |log| cluster.up(log))?;
     println!("export KUBECONFIG={}", cluster.kubectl.kubeconfig().display());
     Ok(())
@@ -153,8 +154,9 @@ fn cluster_up(paths: &Paths) -> Result<()> {
 
 fn cluster_load(paths: &Paths) -> Result<()> {
     let mut cluster = Cluster::new(paths, Kind::Local);
-    let mut steps = Steps::new(missing_programs(&cluster, true).len() + 3, paths.logs())?;
-    prepare(&mut steps, &cluster, true)?;
+    let missing = missing_programs(&cluster, true);
+    let mut steps = Steps::new(missing.len() + 3, paths.logs())?;
+    prepare(&mut steps, &cluster, &missing)?;
     let images = steps.run("building images", "images", |log| supporting_images(paths, true, log))?;
     steps.run("loading images", "load-images", |log| images.iter().try_for_each(|image| cluster.load(image, log)))?;
     for image in &images {
@@ -166,10 +168,11 @@ fn cluster_load(paths: &Paths) -> Result<()> {
 fn images(paths: &Paths, out: Option<PathBuf>, all: bool) -> Result<()> {
     let out = out.unwrap_or_else(|| repo().join("target/images"));
     let cluster = Cluster::new(paths, Kind::KindProgram);
-    let mut steps = Steps::new(1 + if all { missing_programs(&cluster, false).len() + 2 } else { 0 }, paths.logs())?;
+    let missing = missing_programs(&cluster, false);
+    let mut steps = Steps::new(1 + if all { missing.len() + 2 } else { 0 }, paths.logs())?;
     let mut archives = steps.run("building the products' images", "images", |log| catalog::products(&out, log))?;
     if all {
-        prepare(&mut steps, &cluster, false)?;
+        prepare(&mut steps, &cluster, &missing)?;
         let more =
             steps.run("building the demo's images", "demo-images", |log| supporting_images(paths, false, log))?;
         for mut archive in more {

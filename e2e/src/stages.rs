@@ -1,8 +1,9 @@
 //! `cargo xtask test`: every check, each with its time, and one line at the end.
 
 use crate::cluster::{Cluster, Kind};
-use crate::install::{BACKEND_ENDPOINT, PLATFORM_STEPS, missing_programs, platform};
+use crate::install::{BACKEND_ENDPOINT, PLATFORM_STEPS, missing_programs, platform, prepare};
 use crate::paths::{Paths, repo};
+use crate::programs::Program;
 use crate::steps::{Log, Steps, output, tail};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -64,8 +65,14 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
     let stages: Vec<Stage> = only.map_or_else(|| Stage::ALL.to_vec(), |stage| vec![stage]);
     let mut cluster = Cluster::new(paths, kind);
     let with_cluster = stages.contains(&Stage::Cluster);
-    let platform_steps = missing_programs(&cluster, true).len() + PLATFORM_STEPS + usize::from(!keep);
-    let mut steps = Steps::new(stages.len() + if with_cluster { platform_steps } else { 0 }, paths.logs())?;
+    let missing = programs_for(&stages, &cluster);
+    let with_programs = with_cluster || stages.contains(&Stage::Unit);
+    let preparation = if with_programs { 1 + missing.len() } else { 0 };
+    let platform_steps = if with_cluster { PLATFORM_STEPS + usize::from(!keep) } else { 0 };
+    let mut steps = Steps::new(preparation + stages.len() + platform_steps, paths.logs())?;
+    if with_programs {
+        prepare(&mut steps, &cluster, &missing)?;
+    }
     let mut tally = Tally::default();
     for stage in stages {
         if stage == Stage::Cluster
@@ -91,6 +98,15 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
     println!("{:.0} s in all", steps.elapsed().as_secs_f64());
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally)
+}
+
+/// The cluster tests need every program, the chart's tests Helm.
+fn programs_for(stages: &[Stage], cluster: &Cluster) -> Vec<Program> {
+    let mut missing = missing_programs(cluster, true);
+    if !stages.contains(&Stage::Cluster) {
+        missing.retain(|program| program.name == "helm" && stages.contains(&Stage::Unit));
+    }
+    missing
 }
 
 fn cargo(arguments: &[&str]) -> Command {

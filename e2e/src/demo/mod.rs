@@ -5,7 +5,8 @@ pub mod traffic;
 
 use crate::cluster::{Cluster, Kind};
 use crate::install::{
-    BACKEND_ENDPOINT, BACKEND_NAMESPACE, OPERATOR_NAMESPACE, PLATFORM_STEPS, missing_programs, platform, records_of,
+    BACKEND_ENDPOINT, BACKEND_NAMESPACE, OPERATOR_NAMESPACE, PLATFORM_STEPS, missing_programs, platform, prepare,
+    records_of,
 };
 use crate::paths::Paths;
 use crate::records::{AuditRecord, GAP};
@@ -34,8 +35,9 @@ pub struct Options {
 /// Runs the demo and prints its evidence.
 pub fn run(paths: &Paths, options: Options) -> Result<()> {
     let mut cluster = Cluster::new(paths, options.kind);
-    let total = missing_programs(&cluster, false).len() + PLATFORM_STEPS + DEMO_STEPS;
-    let mut steps = Steps::new(total, paths.logs())?;
+    let missing = missing_programs(&cluster, false);
+    let mut steps = Steps::new(1 + missing.len() + PLATFORM_STEPS + DEMO_STEPS, paths.logs())?;
+    prepare(&mut steps, &cluster, &missing)?;
     let sink = options.otlp_endpoint.as_deref().unwrap_or(BACKEND_ENDPOINT);
     platform(&mut steps, &mut cluster, false, sink)?;
     steps.run("applying the AuditPolicy", "policy", |log| {
