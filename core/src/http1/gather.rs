@@ -6,6 +6,9 @@ use memchr::memchr;
 /// Capacity in bytes that a buffer may keep while it is empty; more is given back, so that idle connections stay small.
 const KEPT_BYTES_MAX: usize = 4096;
 
+/// Bytes that are added at once to a head that came in pieces: more would only copy the body behind it.
+const STEP_BYTES: usize = 1024;
+
 /// What has come of a head or line that is not whole yet.
 #[derive(Debug, Default)]
 pub(super) struct Gather {
@@ -60,23 +63,31 @@ impl Gather {
     /// Searches the end of a head (an empty line) in what is kept and `input`, of at most `bytes_max` together.
     pub fn head(&mut self, input: &[u8], bytes_max: usize) -> Gathered {
         if self.bytes.is_empty() {
-            let found = self.search(None, input, bytes_max);
+            let found = self.search(input, bytes_max);
             match found {
                 Gathered::Whole(_) => {}
                 _ => self.bytes.extend_from_slice(input.get(..bytes_max).unwrap_or(input)),
             }
             return found;
         }
-        let before = self.bytes.len();
-        let room = bytes_max.saturating_sub(before);
-        self.bytes.extend_from_slice(input.get(..room).unwrap_or(input));
-        let bytes = std::mem::take(&mut self.bytes);
-        let found = self.search(Some(before), &bytes, bytes_max);
-        self.bytes = bytes;
-        if let Gathered::Whole(from_input) = found {
-            self.bytes.truncate(before.saturating_add(from_input));
+        let mut used = 0_usize;
+        loop {
+            let before = self.bytes.len();
+            let rest = input.get(used..).unwrap_or_default();
+            let step = rest.get(..STEP_BYTES.min(bytes_max.saturating_sub(before))).unwrap_or(rest);
+            self.bytes.extend_from_slice(step);
+            let bytes = std::mem::take(&mut self.bytes);
+            let found = self.search(&bytes, bytes_max);
+            self.bytes = bytes;
+            match found {
+                Gathered::More if step.len() < rest.len() => used = used.saturating_add(step.len()),
+                Gathered::Whole(head_bytes) => {
+                    self.bytes.truncate(head_bytes);
+                    return Gathered::Whole(used.saturating_add(head_bytes.saturating_sub(before)));
+                }
+                found => return found,
+            }
         }
-        found
     }
 
     /// The head that [`Gather::head`] found: its bytes are in the returned buffer or, when that is empty, at the start of
@@ -96,7 +107,8 @@ impl Gather {
         self.line_start = 0;
     }
 
-    fn search(&mut self, kept: Option<usize>, bytes: &[u8], bytes_max: usize) -> Gathered {
+    /// As [`Gather::head`], in bytes that begin with all that was searched before.
+    fn search(&mut self, bytes: &[u8], bytes_max: usize) -> Gathered {
         let window = bytes.get(..bytes_max).unwrap_or(bytes);
         while let Some(at) = window.get(self.scanned..).and_then(|rest| memchr(b'\n', rest)) {
             let lf = self.scanned + at;
@@ -104,7 +116,7 @@ impl Gather {
             self.scanned = lf + 1;
             self.line_start = lf + 1;
             match line {
-                b"\r" => return Gathered::Whole((lf + 1).saturating_sub(kept.unwrap_or(0))),
+                b"\r" => return Gathered::Whole(lf + 1),
                 [.., b'\r'] => {}
                 _ => return Gathered::BareLf,
             }

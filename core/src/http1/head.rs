@@ -238,10 +238,19 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
 
 /// Whether a token may hold `byte`.
 pub(crate) const fn is_token_byte(byte: u8) -> bool {
-    matches!(byte,
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
-        | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+    byte < 128 && (TOKEN_BYTES >> byte) & 1 == 1
 }
+
+/// The set of the bytes of tokens: bit n stands for byte n.
+const TOKEN_BYTES: u128 = {
+    let bytes = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let (mut set, mut at) = (0, 0);
+    while at < bytes.len() {
+        set |= 1 << bytes[at];
+        at += 1;
+    }
+    set
+};
 
 /// Control characters but TAB: in no field value and no chunk extension.
 pub(super) const fn is_control(byte: u8) -> bool {

@@ -25,6 +25,9 @@ const TICK: Duration = Duration::from_secs(10);
 /// A request head, or a first line, must be whole after this time.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 
+/// A client that was given its last answer, or whose origin has closed, may keep its side open for so long.
+const LINGER_DEADLINE: Duration = Duration::from_secs(20);
+
 /// A connection on which nothing moved for so long is closed.
 const IDLE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
 
@@ -125,7 +128,11 @@ async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
                 } else if now.duration_since(*head_since.get_or_insert(now)) >= HEAD_DEADLINE {
                     return relay.abort(Lost::TimedOut);
                 }
-                if now.duration_since(idle_since) >= IDLE_DEADLINE {
+                let idle = now.duration_since(idle_since);
+                if idle >= LINGER_DEADLINE && relay.is_lingering() {
+                    return;
+                }
+                if idle >= IDLE_DEADLINE {
                     return relay.abort(Lost::TimedOut);
                 }
             }

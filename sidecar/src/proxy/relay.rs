@@ -87,6 +87,11 @@ impl Relay {
         self.flow.is_in_head()
     }
 
+    /// A last answer was given; the client is only waited for.
+    pub fn is_lingering(&self) -> bool {
+        self.linger.is_some()
+    }
+
     /// Ends the pair at once: the client sees a reset.
     pub fn abort(&mut self, why: Lost) {
         self.flow.lost(why);

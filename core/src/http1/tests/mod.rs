@@ -215,26 +215,24 @@ pub(super) fn run_with<'a>(
 /// The same steps with the pieces cut after every byte for which `cut` is true of its index in all bytes.
 pub(super) fn pieces(steps: &[Step], cut: impl Fn(usize) -> bool) -> Vec<Step> {
     let mut index = 0;
-    let mut all = Vec::new();
-    for step in steps {
-        let (bytes, make): (&[u8], fn(Vec<u8>) -> Step) = match step {
-            Step::Client(bytes) => (bytes, Step::Client),
-            Step::Upstream(bytes) => (bytes, Step::Upstream),
-            other => {
-                all.push(other.clone());
-                continue;
-            }
-        };
-        let mut piece = Vec::new();
+    let mut cut_up = |bytes: &[u8]| {
+        let mut pieces = vec![Vec::new()];
         for byte in bytes {
-            piece.push(*byte);
+            pieces.last_mut().unwrap().push(*byte);
             if cut(index) {
-                all.push(make(std::mem::take(&mut piece)));
+                pieces.push(Vec::new());
             }
             index += 1;
         }
-        if !piece.is_empty() {
-            all.push(make(piece));
+        pieces.retain(|piece| !piece.is_empty());
+        pieces
+    };
+    let mut all = Vec::new();
+    for step in steps {
+        match step {
+            Step::Client(bytes) => all.extend(cut_up(bytes).into_iter().map(Step::Client)),
+            Step::Upstream(bytes) => all.extend(cut_up(bytes).into_iter().map(Step::Upstream)),
+            other => all.push(other.clone()),
         }
     }
     all

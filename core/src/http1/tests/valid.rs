@@ -19,6 +19,7 @@ const TABLE: &[Row] = &[
     ("empty host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", OK, false, 1),
     ("own method", "PURGE-2!x /a HTTP/1.1\r\nHost: a\r\n\r\n", OK, false, 1),
     ("odd characters in the target", "GET /a|b{c}\"<>^`\\[] HTTP/1.1\r\nHost: a\r\n\r\n", OK, false, 1),
+    ("utf-8 in the target", "GET /\u{c3}\u{a4} HTTP/1.1\r\nHost: a\r\n\r\n", OK, false, 1),
     ("http/1.0 without host", "GET / HTTP/1.0\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\nuntil eof", true, 1),
     (
         "http/1.0 keep-alive",
@@ -245,4 +246,19 @@ fn payload_is_counted_without_its_framing() {
     assert_eq!(outcome.seen.response_payload, BTreeMap::from([(0, 2)]));
     assert_eq!(outcome.seen.heads, ["POST / 1"]);
     assert_eq!(outcome.seen.statuses, [(0, 200)]);
+}
+
+#[test]
+fn long_heads_and_bodies_in_two_pieces() {
+    let field = format!("X-Long: {}\r\n", "x".repeat(5000));
+    let request = format!("PUT / HTTP/1.1\r\nHost: a\r\n{field}Content-Length: 5000\r\n\r\n{}", "y".repeat(5000));
+    let response = format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 5000\r\n\r\n{}", "z".repeat(5000));
+    let steps = [client(&request), upstream(&response)];
+    for at in (0..request.len() + response.len()).step_by(97) {
+        let outcome = run_with(Limits::default(), None, &pieces(&steps, |index| index == at));
+        assert_eq!(outcome.to_upstream, text(&request), "cut behind byte {at}");
+        assert_eq!(outcome.to_client, text(&response), "cut behind byte {at}");
+        assert_eq!(outcome.ends, [(0, End::Complete)], "cut behind byte {at}");
+        assert_eq!(outcome.seen.request_payload, BTreeMap::from([(0, 5000)]));
+    }
 }

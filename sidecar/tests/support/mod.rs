@@ -1,0 +1,131 @@
+//! A sidecar in this process, and a sink that decodes what it exports.
+#![allow(dead_code)]
+
+use flate2::read::GzDecoder;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use testimony_core::canon::parse_body;
+use testimony_sidecar::config::{ProcessVars, from_yaml};
+use testimony_sidecar::supervisor::ListenConfig;
+use testimony_sidecar::worker;
+
+/// A record: key to unescaped value.
+pub type Record = BTreeMap<String, String>;
+
+/// Closes with a reset.
+pub fn reset(stream: TcpStream) {
+    use std::os::fd::AsRawFd;
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: a valid descriptor, and a pointer to a struct of the size that is given.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0, "SO_LINGER");
+}
+
+/// A worker in a thread of this process.
+pub struct Sidecar {
+    /// Where clients connect.
+    pub inbound: SocketAddr,
+    /// The admin port.
+    pub admin: SocketAddr,
+}
+
+impl Sidecar {
+    /// Forwards to `origin`; `policy` is YAML of the policy's fields besides its rules.
+    pub fn start(origin: SocketAddr, sink: &Sink, policy: &str) -> Self {
+        let yaml = format!(
+            "service: {{name: test}}\nlisten: {{inbound: '127.0.0.1:1', admin: '127.0.0.1:2'}}\nforward: '{origin}'\n\
+             policy:\n  {}\nsinks: [{{name: default, endpoint: 'http://{}'}}]\n",
+            if policy.is_empty() { "rules: []" } else { policy },
+            sink.address
+        );
+        let config = from_yaml(&yaml, &ProcessVars).expect("valid configuration");
+        let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listeners = ListenConfig { inbound: any, outbound: None, admin: any, ..ListenConfig::default() };
+        let listeners = listeners.bind().expect("bind");
+        let inbound = listeners.inbound[0].local_addr().expect("address");
+        let admin = listeners.admin.as_ref().expect("admin").local_addr().expect("address");
+        thread::spawn(move || worker::run(config, listeners, None).expect("the worker"));
+        Self { inbound, admin }
+    }
+}
+
+/// An OTLP receiver that answers 200 with an empty body, as VictoriaLogs does.
+pub struct Sink {
+    pub address: SocketAddr,
+    records: Arc<(Mutex<Vec<Record>>, Condvar)>,
+}
+
+impl Sink {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let records: Arc<(Mutex<Vec<Record>>, Condvar)> = Arc::default();
+        let taken = records.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let taken = taken.clone();
+                thread::spawn(move || while take(&stream, &taken).is_some() {});
+            }
+        });
+        Self { address, records }
+    }
+
+    /// Waits for at least `count` records, then a moment longer so that a surplus shows.
+    pub fn wait_for(&self, count: usize) -> Vec<Record> {
+        let (records, arrived) = &*self.records;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut guard = records.lock().expect("lock");
+        while guard.len() < count {
+            let left = deadline.checked_duration_since(Instant::now()).unwrap_or_default();
+            assert!(!left.is_zero(), "{} of {count} records came", guard.len());
+            guard = arrived.wait_timeout(guard, left).expect("lock").0;
+        }
+        let (guard, _) = arrived.wait_timeout(guard, Duration::from_millis(500)).expect("lock");
+        guard.clone()
+    }
+}
+
+fn take(mut stream: &TcpStream, records: &(Mutex<Vec<Record>>, Condvar)) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
+        if line == "\r\n" {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let mut plain = Vec::new();
+    GzDecoder::new(body.as_slice()).read_to_end(&mut plain).expect("gzip");
+    let request = ExportLogsServiceRequest::decode(plain.as_slice()).expect("OTLP");
+    let logs = request.resource_logs.into_iter().flat_map(|r| r.scope_logs).flat_map(|s| s.log_records);
+    let mut guard = records.0.lock().expect("lock");
+    for log in logs {
+        let Some(Value::StringValue(body)) = log.body.and_then(|b| b.value) else { panic!("a body that is no string") };
+        let map = parse_body(body.as_bytes()).expect("canonical");
+        guard.push(map.into_iter().map(|(k, v)| (k, String::from_utf8_lossy(&v).into_owned())).collect());
+    }
+    records.1.notify_all();
+    drop(guard);
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").ok()
+}
