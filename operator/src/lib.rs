@@ -1,1 +1,21 @@
-//! Testimony's operator.
+//! Testimony's operator: custom resources, policy compiler, admission webhook, policy server, status.
+//!
+//! Pure modules hold the decisions: [`api`], [`compile`], [`index`], [`inject`]. They know neither sockets nor
+//! clocks. The others are thin shells around them.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod api;
+pub mod certs;
+pub mod compile;
+pub mod controller;
+pub mod index;
+pub mod inject;
+pub mod metrics;
+pub mod policy_server;
+pub mod serve;
+pub mod settings;
+pub mod state;
+pub mod supervise;
+pub mod watches;
+pub mod webhook;

@@ -1,0 +1,127 @@
+//! `AuditSink`: an OTLP endpoint.
+
+// One printcolumn each, with the same keys.
+#![allow(clippy::duplicated_attributes)]
+
+use super::AuditSinkStatus;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Longest name of an AuditSink: it stands in the name of a pod's volume, `testimony-sink-<name>`.
+pub const SINK_NAME_CHARS_MAX: usize = 48;
+
+/// An OTLP endpoint that receives records over HTTP/protobuf.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "audit.testimony.dev",
+    version = "v1alpha1",
+    kind = "AuditSink",
+    plural = "auditsinks",
+    status = "AuditSinkStatus",
+    shortname = "audsink",
+    category = "audit",
+    derive = "PartialEq",
+    doc = "An OTLP endpoint that receives records over HTTP/protobuf.",
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.endpoint"),
+    printcolumn(name = "Default", type_ = "boolean", json_path = ".spec.default"),
+    printcolumn(
+        name = "Delivering",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Delivering')].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Delivering')].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.tls) || self.endpoint.startsWith('https://')",
+    "message": "tls: only an https endpoint has TLS: change the endpoint's scheme to https or remove tls"
+}]))]
+pub struct AuditSinkSpec {
+    /// Base URL of the OTLP receiver, `http` or `https`; `/v1/logs` is added unless it has a path.
+    #[schemars(
+        length(min = 8, max = 512),
+        extend("x-kubernetes-validations" = [
+            {
+                "rule": "isURL(self) && (self.startsWith('http://') || self.startsWith('https://'))",
+                "message": "endpoint: give a URL that starts with http:// or https://, such as https://collector.example:4318"
+            },
+            {
+                "rule": "!self.contains('@') && !self.contains('?') && !self.contains('#')",
+                "message": "endpoint: user, query and fragment are not allowed; put credentials into the Secret of credentialsSecretName"
+            }
+        ])
+    )]
+    pub endpoint: String,
+    /// TLS of an https endpoint. Omitted: the public authorities are trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// A Secret in the namespace of each audited pod: each key is a header, sent with its value. It is mounted as
+    /// optional; where it is missing, records wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub credentials_secret_name: Option<String>,
+    /// Whether policies without `sinks` use this one. Of several, the oldest counts.
+    #[serde(default)]
+    pub default: bool,
+    /// Deadline of one export, in seconds.
+    #[serde(default = "timeout_seconds")]
+    #[schemars(range(min = 1, max = 60))]
+    pub timeout_seconds: u32,
+    /// Records that wait.
+    #[serde(default)]
+    pub queue: Queue,
+}
+
+fn timeout_seconds() -> u32 {
+    10
+}
+
+/// TLS of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// PEM bundle of the authorities that may sign the endpoint's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 16384),
+        extend("x-kubernetes-validations" = [{
+            "rule": "self.contains('-----BEGIN CERTIFICATE-----')",
+            "message": "tls.caBundle: give PEM text with at least one -----BEGIN CERTIFICATE----- block"
+        }])
+    )]
+    pub ca_bundle: Option<String>,
+    /// Name to verify instead of the URL's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"))]
+    pub server_name: Option<String>,
+}
+
+/// Records that wait.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Queue {
+    /// Most bytes of encoded records that wait in each sidecar; more become a declared gap.
+    #[serde(default = "queue_bytes_max")]
+    #[schemars(range(min = 65536, max = 268435456))]
+    pub bytes_max: u32,
+}
+
+fn queue_bytes_max() -> u32 {
+    8 * 1024 * 1024
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { bytes_max: queue_bytes_max() }
+    }
+}

@@ -1,0 +1,89 @@
+//! What the controller says about policies and sinks.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Most entries of `status.skipped`.
+pub const SKIPPED_MAX: usize = 8;
+
+/// Status of an AuditPolicy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditPolicyStatus {
+    /// Generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Revision of the policy document that most of the matched pods must run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_revision: Option<String>,
+    /// How many pods.
+    #[serde(default)]
+    pub pods: PodCounts,
+    /// Why matched pods have no sidecar, most frequent first.
+    #[serde(default)]
+    #[schemars(length(max = 8))]
+    pub skipped: Vec<Skipped>,
+}
+
+/// Counts of pods; pods that are finished or on their way out do not count.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCounts {
+    /// Selected by the policy.
+    pub matched: i64,
+    /// Of these, with a sidecar.
+    pub injected: i64,
+    /// Of these, acknowledged the revision in force.
+    pub programmed: i64,
+    /// Of the matched, those that a restart would bring into line.
+    pub need_restart: i64,
+    /// Of the matched, those that cannot have a sidecar.
+    pub skipped: i64,
+}
+
+/// One reason for pods without a sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Skipped {
+    /// The reason.
+    pub reason: String,
+    /// How many pods.
+    pub count: i64,
+    /// One of them, `namespace/name`.
+    pub example: String,
+}
+
+/// Status of an AuditSink.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditSinkStatus {
+    /// Generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Accepted`, `Encrypted`, `Delivering`.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// How many sidecars say what about this sink.
+    #[serde(default)]
+    pub sidecars: SinkCounts,
+}
+
+/// How many sidecars say what about a sink.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkCounts {
+    /// The last export succeeded.
+    pub delivering: i64,
+    /// The last export failed and is retried.
+    pub failing: i64,
+    /// Credentials are missing or wrong.
+    pub parked: i64,
+    /// Nothing was sent yet.
+    pub unknown: i64,
+}

@@ -1,0 +1,12 @@
+//! From policies and sinks to the policy document of one workload. Pure.
+//!
+//! Two steps: [`accept_policy`] and [`accept_sink`] parse one object each, once, when it arrives; [`compile`] joins those
+//! that concern a pod. What is not accepted never reaches a document, and harms no other object.
+
+mod accept;
+mod document;
+#[cfg(test)]
+mod tests;
+
+pub use accept::{AcceptedPolicy, Invalid, accept_policy, accept_sink};
+pub use document::{Compiled, PolicyInput, SinkInput, compile, default_sink, revision};

@@ -1,0 +1,155 @@
+//! The controller: reads the cluster, serves documents to sidecars, writes statuses and Events. Several replicas may run;
+//! one leads.
+
+pub mod conditions;
+pub mod lease;
+pub mod status;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use crate::certs::Certificates;
+use crate::metrics::Metrics;
+use crate::policy_server::{CONNECTIONS_MAX, PolicyServer, Reviewer};
+use crate::serve::{Shutdown, serve};
+use crate::settings::Settings;
+use crate::state::State;
+use crate::supervise::{Supervisor, bind, serve_admin, wait_for};
+use crate::watches::watch_kind;
+use crate::{admin, api};
+use anyhow::Context;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use kube::{Api, Client};
+use lease::Election;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use writer::{Writer, label_leader};
+
+/// Time before the leader's label is tried again, in seconds.
+const LABEL_RETRY_SECONDS: u64 = 2;
+
+/// Runs the controller until a signal.
+///
+/// # Errors
+/// A port is taken, the lease is lost, or a task died.
+pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
+    let (metrics, registry) = Metrics::new();
+    let state = Arc::new(State::new(&settings.cluster_domain));
+    let mut supervisor = Supervisor::new()?;
+    let shutdown = supervisor.shutdown();
+    let admin_listener = bind(settings.admin_port, "--admin-port").await?;
+
+    let mut synced = Vec::new();
+    macro_rules! watch_all {
+        ($($kind:ty),*) => {$(
+            let (sender, receiver) = watch::channel(false);
+            synced.push(receiver);
+            let api = Api::all(client.clone());
+            supervisor.add(<$kind as crate::index::Indexed>::KIND, {
+                let task = watch_kind::<$kind>(api, state.clone(), metrics.clone(), sender, shutdown.clone());
+                async move { task.await; Ok(()) }
+            });
+        )*};
+    }
+    watch_all!(Namespace, api::AuditPolicy, api::AuditSink, Service, Pod);
+
+    let certificates = Certificates::new(client.clone(), settings.certificates(), metrics.clone());
+    let (bundle, certificate_ready) = (certificates.bundle(), certificates.ready());
+    let tls = certificates.acceptor()?;
+    supervisor.add("certificates", {
+        let shutdown = shutdown.clone();
+        async move {
+            certificates.run(shutdown).await;
+            Ok(())
+        }
+    });
+    let readiness = admin::Readiness::default().with("certificate", certificate_ready.clone());
+    supervisor.add("admin", serve_admin(admin_listener, readiness, registry, shutdown.clone()));
+
+    let leader = Leader { settings, client, state, metrics, bundle, tls };
+    supervisor.add("leader", leader.run(synced, certificate_ready, shutdown));
+    supervisor.run().await
+}
+
+/// What only one replica does.
+struct Leader {
+    settings: Settings,
+    client: Client,
+    state: Arc<State>,
+    metrics: Metrics,
+    bundle: watch::Receiver<Option<Arc<str>>>,
+    tls: TlsAcceptor,
+}
+
+impl Leader {
+    async fn run(
+        self,
+        mut synced: Vec<watch::Receiver<bool>>,
+        certificate: watch::Receiver<bool>,
+        mut shutdown: Shutdown,
+    ) -> anyhow::Result<()> {
+        // A container that was restarted in its pod finds the label of its life before.
+        self.label(false, &mut shutdown).await;
+        let me = self.settings.replica();
+        let election = Election::new(self.client.clone(), &self.settings.namespace, &self.settings.lease_name, &me);
+        if !election.win(&mut shutdown).await {
+            return Ok(());
+        }
+        self.metrics.leader.set(1);
+        tracing::info!(replica = me, "leading");
+        let renewal = election.hold(shutdown.clone());
+        synced.push(certificate);
+        let work = self.lead(synced, me, shutdown);
+        let (lease, work) = tokio::try_join!(async { renewal.await.map_err(anyhow::Error::from) }, work)?;
+        let ((), ()) = (lease, work);
+        Ok(())
+    }
+
+    async fn lead(self, ready: Vec<watch::Receiver<bool>>, me: String, mut shutdown: Shutdown) -> anyhow::Result<()> {
+        // Statuses and documents from half a list would be wrong ones.
+        if !wait_for(ready, &mut shutdown).await {
+            return Ok(());
+        }
+        let listener = bind(self.settings.policy_port, "--policy-port").await?;
+        let reviewer = Reviewer::new(self.client.clone());
+        let server = PolicyServer::new(self.state.clone(), reviewer, self.bundle.clone(), self.metrics.clone());
+        let handler = move |request| server.clone().handle(request);
+        let polls = serve(listener, Some(self.tls.clone()), CONNECTIONS_MAX, handler, shutdown.clone());
+        let writer = Writer {
+            client: self.client.clone(),
+            state: self.state.clone(),
+            excluded: self.settings.excluded(),
+            metrics: self.metrics.clone(),
+            replica: me,
+        };
+        let write = writer.run(shutdown.clone());
+        let label = async {
+            self.label(true, &mut shutdown).await;
+            shutdown.wait().await;
+            self.unlabel().await;
+        };
+        let (polls, (), ()) = tokio::join!(polls, write, label);
+        polls.context("policy server")
+    }
+
+    /// Sets the label, trying until the signal to stop.
+    async fn label(&self, leads: bool, shutdown: &mut Shutdown) {
+        let Some(pod) = &self.settings.pod_name else { return };
+        while let Err(error) = label_leader(self.client.clone(), &self.settings.namespace, pod, leads).await {
+            tracing::warn!(%error, pod, leads, "leader label not written, trying again");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(LABEL_RETRY_SECONDS)) => {}
+                () = shutdown.wait() => return,
+            }
+        }
+    }
+
+    /// Takes the label away at the end, once: the pod goes anyway.
+    async fn unlabel(&self) {
+        let Some(pod) = &self.settings.pod_name else { return };
+        let write = label_leader(self.client.clone(), &self.settings.namespace, pod, false);
+        let _ = tokio::time::timeout(Duration::from_secs(LABEL_RETRY_SECONDS), write).await;
+    }
+}

@@ -1,0 +1,382 @@
+//! What policies, sinks and pods are told. Pure: from the index and the acknowledgements to statuses.
+
+use super::conditions::{Finding, conditions};
+use crate::api::{AuditPolicyStatus, AuditSinkStatus, PodCounts, SKIPPED_MAX, SinkCounts, Skipped};
+use crate::index::{Index, PodFacts, PolicyEntry, SinkEntry};
+use crate::inject::{Decision, ExcludedNamespaces, decide};
+use crate::state::Ack;
+use k8s_openapi::jiff::Timestamp;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+use testimony_core::policy::SinkCondition;
+
+/// A sidecar that has said nothing for this long is not counted as programmed: three of its longest waits.
+const ACK_SECONDS_MAX: u64 = 150;
+
+/// Reason of pods that a restart would bring into line.
+pub const NEEDS_RESTART: &str = "NeedsRestart";
+
+/// What is looked at.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The cluster.
+    pub index: &'a Index,
+    /// What sidecars said, by pod uid.
+    pub acks: &'a HashMap<String, Ack>,
+    /// Namespaces that are never touched.
+    pub excluded: &'a ExcludedNamespaces,
+    /// Now, for the age of acknowledgements.
+    pub instant: Instant,
+    /// Now, for transitions.
+    pub now: Timestamp,
+}
+
+/// A selected pod without a sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uncovered {
+    /// Uid.
+    pub uid: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Why.
+    pub reason: &'static str,
+    /// For people.
+    pub message: &'static str,
+}
+
+/// Everything that is told.
+#[derive(Debug, Default, PartialEq)]
+pub struct Report {
+    /// Statuses by namespace and name.
+    pub policies: BTreeMap<(String, String), AuditPolicyStatus>,
+    /// Statuses by name.
+    pub sinks: BTreeMap<String, AuditSinkStatus>,
+    /// Each selected pod without a sidecar, once.
+    pub uncovered: Vec<Uncovered>,
+    /// Distinct selected pods.
+    pub totals: PodCounts,
+}
+
+/// How one selected pod stands.
+struct Standing<'a> {
+    pod: &'a PodFacts,
+    /// Revision of its document.
+    revision: String,
+    programmed: bool,
+    refused: Option<String>,
+    /// Why it has no sidecar.
+    uncovered: Option<(&'static str, &'static str)>,
+    /// A Secret that its document needs is not mounted.
+    mount_missing: bool,
+    policies: Vec<&'a PolicyEntry>,
+}
+
+/// Computes all statuses.
+pub fn report(view: View<'_>) -> Report {
+    let mut report = Report::default();
+    let mut documents = Documents::default();
+    let mut by_policy: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    let mut standings = Vec::new();
+    for pod in view.index.pods.values().filter(|p| !p.finished) {
+        let Some(standing) = standing(view, &mut documents, pod) else { continue };
+        count(&mut report.totals, &standing);
+        if let Some((reason, message)) = standing.uncovered {
+            report.uncovered.push(Uncovered {
+                uid: pod.uid.clone(),
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                reason,
+                message,
+            });
+        }
+        for policy in &standing.policies {
+            by_policy.entry((&policy.namespace, &policy.name)).or_default().push(standings.len());
+        }
+        standings.push(standing);
+    }
+    report.uncovered.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    for (key, policy) in &view.index.policies {
+        let own = by_policy.get(&(key.0.as_str(), key.1.as_str())).map(Vec::as_slice).unwrap_or_default();
+        let own: Vec<&Standing<'_>> = own.iter().filter_map(|i| standings.get(*i)).collect();
+        report.policies.insert(key.clone(), policy_status(view, &documents, policy, &own));
+    }
+    for (name, sink) in &view.index.sinks {
+        report.sinks.insert(name.clone(), sink_status(view, sink));
+    }
+    report
+}
+
+/// Documents by the policies that make them: pods of one workload share one.
+#[derive(Default)]
+struct Documents<'a> {
+    by_policies: HashMap<Vec<&'a str>, HashMap<&'a str, Document>>,
+}
+
+#[derive(Clone)]
+struct Document {
+    revision: String,
+    sinks_with_credentials: Vec<String>,
+    too_large: Vec<String>,
+}
+
+impl<'a> Documents<'a> {
+    fn get(&mut self, index: &'a Index, namespace: &'a str, policies: &[&'a PolicyEntry]) -> &Document {
+        let names: Vec<&str> = policies.iter().map(|p| p.name.as_str()).collect();
+        self.by_policies.entry(names).or_default().entry(namespace).or_insert_with(|| {
+            let compiled = index.join(policies);
+            let sinks = compiled.document.sinks.iter().filter(|s| s.credentials).map(|s| s.name.clone());
+            Document {
+                sinks_with_credentials: sinks.collect(),
+                revision: compiled.document.revision,
+                too_large: compiled.too_large,
+            }
+        })
+    }
+
+    fn too_large(&self, policy: &PolicyEntry) -> bool {
+        let key = policy.key();
+        self.by_policies.values().flat_map(HashMap::values).any(|d| d.too_large.contains(&key))
+    }
+}
+
+fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts) -> Option<Standing<'a>> {
+    let policies: Vec<&PolicyEntry> = view.index.selecting(&pod.namespace, &pod.traits.labels).collect();
+    if policies.is_empty() {
+        return None;
+    }
+    let uncovered = match decide(view.index, view.excluded, &pod.namespace, &pod.traits) {
+        Decision::Already => None,
+        Decision::Skip(reason) => Some((reason.as_str(), reason.explain())),
+        Decision::Inject(_) => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
+        Decision::NotSelected => Some((
+            "ExcludedNamespace",
+            "pods of kube-system, kube-node-lease and the operator's namespace are left alone",
+        )),
+    };
+    let document = documents.get(view.index, &pod.namespace, &policies).clone();
+    let ack = view.acks.get(&pod.uid).filter(|ack| is_fresh(ack, view.instant));
+    let refused = ack.and_then(|a| a.refused.as_ref()).filter(|r| r.revision == document.revision);
+    Some(Standing {
+        programmed: ack.is_some_and(|a| a.revision.as_ref() == Some(&document.revision)),
+        refused: refused.map(|r| r.message.clone()),
+        mount_missing: pod.traits.injected
+            && document.sinks_with_credentials.iter().any(|s| !pod.traits.mounted_sinks.contains(s)),
+        revision: document.revision,
+        uncovered,
+        policies,
+        pod,
+    })
+}
+
+fn is_fresh(ack: &Ack, now: Instant) -> bool {
+    now.saturating_duration_since(ack.at) <= Duration::from_secs(ACK_SECONDS_MAX)
+}
+
+fn count(counts: &mut PodCounts, standing: &Standing<'_>) {
+    counts.matched += 1;
+    match standing.uncovered {
+        None => {
+            counts.injected += 1;
+            counts.programmed += i64::from(standing.programmed);
+            counts.need_restart += i64::from(standing.mount_missing);
+        }
+        Some((NEEDS_RESTART, _)) => counts.need_restart += 1,
+        Some(_) => counts.skipped += 1,
+    }
+}
+
+fn policy_status(
+    view: View<'_>,
+    documents: &Documents<'_>,
+    policy: &PolicyEntry,
+    own: &[&Standing<'_>],
+) -> AuditPolicyStatus {
+    let mut pods = PodCounts::default();
+    let mut revisions: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut reasons: BTreeMap<&str, (i64, String)> = BTreeMap::new();
+    for standing in own {
+        count(&mut pods, standing);
+        *revisions.entry(&standing.revision).or_default() += 1;
+        if let Some((reason, _)) = standing.uncovered {
+            let example = format!("{}/{}", standing.pod.namespace, standing.pod.name);
+            let entry = reasons.entry(reason).or_insert_with(|| (0, example.clone()));
+            entry.0 += 1;
+            // The smallest name, so that the example does not change with the order of a map.
+            if example < entry.1 {
+                entry.1 = example;
+            }
+        }
+    }
+    let mut skipped: Vec<Skipped> = reasons
+        .into_iter()
+        .map(|(reason, (count, example))| Skipped { reason: reason.to_owned(), count, example })
+        .collect();
+    skipped.sort_by_key(|s| -s.count);
+    skipped.truncate(SKIPPED_MAX);
+    let most = revisions.iter().max_by_key(|(revision, n)| (**n, std::cmp::Reverse(**revision)));
+    let effective = most.map(|(revision, _)| (*revision).to_owned());
+    let effective = effective.or_else(|| policy.good.as_ref().map(|_| view.index.join(&[policy]).document.revision));
+    let findings = findings(view, documents, policy, own, &pods, effective.as_deref());
+    AuditPolicyStatus {
+        observed_generation: policy.generation,
+        conditions: conditions(&policy.status.conditions, findings, policy.generation, view.now),
+        effective_revision: effective,
+        pods,
+        skipped,
+    }
+}
+
+fn findings(
+    view: View<'_>,
+    documents: &Documents<'_>,
+    policy: &PolicyEntry,
+    own: &[&Standing<'_>],
+    pods: &PodCounts,
+    revision: Option<&str>,
+) -> Vec<Finding> {
+    let accepted = accepted(documents, policy);
+    let resolved = resolved(view.index, policy);
+    let programmed = programmed(policy, own, pods);
+    let summary = format!(
+        "{} of {} pods run revision {}; {} need a restart, {} are skipped",
+        pods.programmed,
+        pods.matched,
+        revision.unwrap_or("-"),
+        pods.need_restart,
+        pods.skipped
+    );
+    let broken = [&accepted, &resolved, &programmed].into_iter().find(|f| f.holds != Some(true));
+    let ready = match broken {
+        Some(first) => Finding::no("Ready", &first.reason, first.message.clone()),
+        None if pods.need_restart > 0 => Finding::no("Ready", NEEDS_RESTART, summary),
+        None => Finding::yes("Ready", &programmed.reason, summary),
+    };
+    vec![accepted, resolved, programmed, ready]
+}
+
+fn accepted(documents: &Documents<'_>, policy: &PolicyEntry) -> Finding {
+    let stays = if policy.good.is_some() { "; the last good revision stays in force" } else { "" };
+    match &policy.invalid {
+        Some(invalid) => Finding::no("Accepted", invalid.reason, format!("{invalid}{stays}")),
+        None if documents.too_large(policy) => Finding::no(
+            "Accepted",
+            "DocumentTooLarge",
+            "spec: with the other policies of its pods it makes a document of more than 64 KiB; use fewer or shorter rules; \
+             the last good revision stays in force",
+        ),
+        None => Finding::yes("Accepted", "Accepted", "the policy is valid"),
+    }
+}
+
+fn resolved(index: &Index, policy: &PolicyEntry) -> Finding {
+    let (found, missing) = index.sinks_of(policy);
+    if !missing.is_empty() {
+        let names: Vec<String> = missing.into_iter().collect();
+        let text = format!(
+            "spec.sinks: no valid AuditSink is named {}; create it or remove the name; records go to the other sinks",
+            names.join(", ")
+        );
+        return Finding::no("ResolvedRefs", "SinkNotFound", text);
+    }
+    if found.is_empty() && policy.good.is_some() {
+        let text = "spec.sinks: no AuditSink is marked default; mark one with default: true or name one here";
+        return Finding::no("ResolvedRefs", "NoDefaultSink", text);
+    }
+    Finding::yes("ResolvedRefs", "ResolvedRefs", "all sinks exist")
+}
+
+fn programmed(policy: &PolicyEntry, own: &[&Standing<'_>], pods: &PodCounts) -> Finding {
+    const KIND: &str = "Programmed";
+    let Some(good) = &policy.good else {
+        return Finding::no(KIND, "NotAccepted", "the policy was never valid, so no pod runs it");
+    };
+    if let Some(refused) = own.iter().find_map(|s| s.refused.as_ref()) {
+        return Finding::no(KIND, "Refused", format!("a sidecar refuses the document: {refused}"));
+    }
+    let counts = format!("{} of {} sidecars acknowledged their revision", pods.programmed, pods.injected);
+    match (pods.matched, pods.injected) {
+        (0, _) => Finding::yes(KIND, "NoPods", "no pod is selected"),
+        (_, 0) => Finding::no(KIND, "NoSidecars", "no selected pod has a sidecar"),
+        (_, injected) if pods.programmed < injected => Finding::no(KIND, "Pending", counts),
+        _ if good.suspend => Finding::yes(KIND, "Suspended", "the policy is suspended and records nothing"),
+        _ => Finding::yes(KIND, "Programmed", counts),
+    }
+}
+
+fn sink_status(view: View<'_>, sink: &SinkEntry) -> AuditSinkStatus {
+    let mut sidecars = SinkCounts::default();
+    let mut error: Option<(&str, &str)> = None;
+    for (uid, ack) in view.acks.iter().filter(|(_, ack)| is_fresh(ack, view.instant)) {
+        let Some(state) = ack.sinks.iter().find(|s| s.name == sink.name) else { continue };
+        match state.state {
+            SinkCondition::Delivering => sidecars.delivering += 1,
+            SinkCondition::Failing => sidecars.failing += 1,
+            SinkCondition::Parked => sidecars.parked += 1,
+            SinkCondition::Unknown => sidecars.unknown += 1,
+        }
+        if matches!(state.state, SinkCondition::Failing | SinkCondition::Parked)
+            && error.is_none_or(|(known, _)| uid.as_str() < known)
+        {
+            error = Some((uid, state.error.as_deref().unwrap_or("no error was given")));
+        }
+    }
+    let error = error.map(|(_, text)| text);
+    let findings = vec![sink_accepted(view.index, sink), encrypted(sink), delivering(&sidecars, error)];
+    AuditSinkStatus {
+        observed_generation: sink.generation,
+        conditions: conditions(&sink.status.conditions, findings, sink.generation, view.now),
+        sidecars,
+    }
+}
+
+fn sink_accepted(index: &Index, sink: &SinkEntry) -> Finding {
+    let stays = if sink.good.is_some() { "; the last good revision stays in force" } else { "" };
+    if let Some(invalid) = &sink.invalid {
+        return Finding::no("Accepted", invalid.reason, format!("{invalid}{stays}"));
+    }
+    match index.default_sink() {
+        Some(default) if sink.default && default != sink.name => Finding::yes(
+            "Accepted",
+            "Conflicted",
+            format!("spec.default: the older AuditSink {default} is the default; remove the mark from one of them"),
+        ),
+        _ => Finding::yes("Accepted", "Accepted", "the sink is valid"),
+    }
+}
+
+fn encrypted(sink: &SinkEntry) -> Finding {
+    match &sink.good {
+        Some(good) if good.endpoint.starts_with("https://") => {
+            Finding::yes("Encrypted", "Tls", "records travel over TLS")
+        }
+        Some(_) => Finding::no("Encrypted", "PlainHttp", "spec.endpoint: records travel in plain text; use https"),
+        None => Finding::unknown("Encrypted", "NotAccepted", "the sink was never valid"),
+    }
+}
+
+fn delivering(sidecars: &SinkCounts, error: Option<&str>) -> Finding {
+    const KIND: &str = "Delivering";
+    let total = sidecars.delivering + sidecars.failing + sidecars.parked + sidecars.unknown;
+    let error = error.unwrap_or_default();
+    if sidecars.parked > 0 {
+        return Finding::no(
+            KIND,
+            "Parked",
+            format!("{} of {total} sidecars wait for credentials: {error}", sidecars.parked),
+        );
+    }
+    if sidecars.failing > 0 {
+        return Finding::no(
+            KIND,
+            "Failing",
+            format!("{} of {total} sidecars cannot deliver: {error}", sidecars.failing),
+        );
+    }
+    if sidecars.delivering > 0 {
+        let text = format!("{} of {total} sidecars deliver, the others have sent nothing yet", sidecars.delivering);
+        return Finding::yes(KIND, "Delivering", text);
+    }
+    Finding::unknown(KIND, "NoReports", "no sidecar has sent a record to this sink yet")
+}

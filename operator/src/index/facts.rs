@@ -1,0 +1,138 @@
+//! The facts of each object that decisions need.
+
+use crate::api::{AuditPolicyStatus, AuditSinkStatus};
+use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput};
+use crate::inject::PodTraits;
+use k8s_openapi::jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use testimony_core::policy::DocumentSink;
+
+/// A namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamespaceFacts {
+    /// Its uid.
+    pub uid: String,
+    /// Value of `pod-security.kubernetes.io/enforce`.
+    pub pod_security: Option<String>,
+}
+
+/// An AuditPolicy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PolicyEntry {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+    /// Generation that was read last.
+    pub generation: Option<i64>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// What is in force; `None`: it never was valid since this process started.
+    pub good: Option<Arc<AcceptedPolicy>>,
+    /// What was in force before.
+    pub previous: Option<Arc<AcceptedPolicy>>,
+    /// Why the latest spec is not in force.
+    pub invalid: Option<Invalid>,
+    /// The status that the API server holds.
+    pub status: AuditPolicyStatus,
+}
+
+impl PolicyEntry {
+    /// `namespace/name`.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// For the compiler; `None`: nothing is in force.
+    pub fn input(&self) -> Option<PolicyInput<'_>> {
+        Some(PolicyInput {
+            namespace: &self.namespace,
+            name: &self.name,
+            created: self.created,
+            accepted: self.good.as_deref()?,
+            previous: self.previous.as_deref(),
+        })
+    }
+
+    /// Puts a spec in force, or says why not; then the last good one stays.
+    pub fn update(&mut self, spec: Result<AcceptedPolicy, Invalid>) {
+        match spec {
+            Ok(accepted) => {
+                if self.good.as_deref() != Some(&accepted) {
+                    self.previous = self.good.replace(Arc::new(accepted));
+                }
+                self.invalid = None;
+            }
+            Err(invalid) => self.invalid = Some(invalid),
+        }
+    }
+}
+
+/// An AuditSink.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SinkEntry {
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+    /// Generation that was read last.
+    pub generation: Option<i64>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// Marked as default.
+    pub default: bool,
+    /// What is in force.
+    pub good: Option<DocumentSink>,
+    /// Secret in the pods' namespaces with the sink's headers.
+    pub credentials_secret: Option<String>,
+    /// Why the latest spec is not in force.
+    pub invalid: Option<Invalid>,
+    /// The status that the API server holds.
+    pub status: AuditSinkStatus,
+}
+
+impl SinkEntry {
+    /// For the compiler; `None`: nothing is in force.
+    pub fn input(&self) -> Option<SinkInput<'_>> {
+        Some(SinkInput { created: self.created, default: self.default, sink: self.good.as_ref()? })
+    }
+
+    /// Namespace and name of the Service that the endpoint names, if it is one of this cluster.
+    pub fn service(&self, cluster_domain: &str) -> Option<(String, String)> {
+        let url: hyper::Uri = self.good.as_ref()?.endpoint.parse().ok()?;
+        let host = url.host()?.trim_end_matches('.');
+        let host = host.strip_suffix(cluster_domain).map_or(host, |h| h.trim_end_matches('.'));
+        let mut labels = host.split('.');
+        match (labels.next(), labels.next(), labels.next(), labels.next()) {
+            (Some(name), Some(namespace), None | Some("svc"), None) => Some((namespace.to_owned(), name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// A Service with a selector.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceFacts {
+    /// Never empty.
+    pub selector: BTreeMap<String, String>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodFacts {
+    /// Uid.
+    pub uid: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Node, once it is scheduled.
+    pub node: Option<String>,
+    /// Succeeded, failed or being deleted: it counts no more.
+    pub finished: bool,
+    /// What decisions look at.
+    pub traits: PodTraits,
+}

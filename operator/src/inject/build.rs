@@ -1,0 +1,238 @@
+//! The two containers and the volumes that injection adds, as JSON.
+
+use super::Selection;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use testimony_core::contract::{self, env, id, path, pod, port};
+
+/// Whether `testimony-init` may gain privileges by its file capability.
+///
+/// `false` sets no_new_privs, under which the kernel still grants a file capability that the process had before `execve`:
+/// the container runtime leaves NET_ADMIN in the permitted set of a non-root process whose container adds it.
+const INIT_MAY_ESCALATE: bool = false;
+
+/// Failures of the startup probe, one second each, before the sidecar is restarted.
+pub const PROBE_FAILURES_MAX: u32 = 120;
+
+/// Life of the projected token, in seconds; the kubelet renews it at 80 %.
+const TOKEN_EXPIRATION_S: u32 = 3600;
+
+/// Size limit of the state volume: two policy documents and room for the next.
+const STATE_SIZE_LIMIT: &str = "1Mi";
+
+/// Digits of the suffix of a CronJob's Jobs: minutes since the epoch, eight digits until 2160.
+const CRON_SUFFIX_DIGITS: usize = 8;
+
+/// Requests and limits of a container; always all four, so that an HPA can compute with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Requested CPU.
+    pub cpu_request: String,
+    /// CPU limit.
+    pub cpu_limit: String,
+    /// Requested memory.
+    pub memory_request: String,
+    /// Memory limit.
+    pub memory_limit: String,
+}
+
+impl Resources {
+    fn json(&self) -> Value {
+        json!({
+            "requests": {"cpu": self.cpu_request, "memory": self.memory_request},
+            "limits": {"cpu": self.cpu_limit, "memory": self.memory_limit},
+        })
+    }
+}
+
+/// What every injected pod gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SidecarConfig {
+    /// Image of both containers.
+    pub image: String,
+    /// `Always`, `IfNotPresent`, `Never`; `None`: Kubernetes' default for the tag.
+    pub pull_policy: Option<String>,
+    /// For images that lost the file capability on their way.
+    pub init_run_as_root: bool,
+    /// Of the sidecar.
+    pub resources: Resources,
+    /// Log filter of the sidecar.
+    pub log: String,
+    /// Base URL of the policy server.
+    pub operator_url: String,
+}
+
+/// All that goes into one pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// Same for all pods.
+    pub config: &'a SidecarConfig,
+    /// What this pod runs.
+    pub selection: &'a Selection,
+    /// Namespace of the pod: the pod itself may not say.
+    pub namespace: &'a str,
+    /// Uid of kube-system.
+    pub cluster_uid: &'a str,
+    /// PEM bundle that signs the policy server's certificate.
+    pub operator_ca: &'a str,
+    /// Random.
+    pub injection_id: &'a str,
+}
+
+/// Kind and name of the workload that owns a pod; the name is `None` when only the created pod knows its own.
+pub fn workload(object: &Pod) -> (String, Option<String>) {
+    let owner = object.owner_references().iter().find(|o| o.controller.unwrap_or_default());
+    let Some(owner) = owner else { return ("Pod".to_owned(), object.metadata.name.clone().filter(|n| !n.is_empty())) };
+    if owner.kind == "ReplicaSet"
+        && let Some(hash) = object.labels().get("pod-template-hash")
+        && let Some(name) = owner.name.strip_suffix(hash.as_str()).and_then(|n| n.strip_suffix('-'))
+    {
+        return ("Deployment".to_owned(), Some(name.to_owned()));
+    }
+    if owner.kind == "Job"
+        && let Some((name, suffix)) = owner.name.rsplit_once('-')
+        && suffix.len() == CRON_SUFFIX_DIGITS
+        && suffix.bytes().all(|b| b.is_ascii_digit())
+    {
+        return ("CronJob".to_owned(), Some(name.to_owned()));
+    }
+    (owner.kind.clone(), Some(owner.name.clone()))
+}
+
+/// `testimony-init`.
+pub(super) fn init_container(plan: &Plan<'_>) -> Value {
+    let root = plan.config.init_run_as_root;
+    let (user, group) = if root { (0, 0) } else { (id::INIT_UID, id::INIT_GID) };
+    let resources = Resources {
+        cpu_request: "10m".to_owned(),
+        cpu_limit: "200m".to_owned(),
+        memory_request: "16Mi".to_owned(),
+        memory_limit: "32Mi".to_owned(),
+    };
+    with_pull_policy(
+        plan,
+        json!({
+            "name": pod::INIT_CONTAINER,
+            "image": plan.config.image,
+            "command": [path::BINARY],
+            "args": ["init"],
+            "resources": resources.json(),
+            "securityContext": security_context(user, group, !root, json!({"drop": ["ALL"], "add": ["NET_ADMIN"]}), INIT_MAY_ESCALATE),
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }),
+    )
+}
+
+/// `testimony-sidecar`.
+pub(super) fn sidecar_container(object: &Pod, plan: &Plan<'_>) -> Value {
+    let mut mounts = vec![
+        json!({"name": pod::TOKEN_VOLUME, "mountPath": parent(path::TOKEN), "readOnly": true}),
+        json!({"name": pod::STATE_VOLUME, "mountPath": path::STATE_DIR}),
+    ];
+    for sink in plan.selection.secrets.keys() {
+        let mount = format!("{}/{sink}", path::SINKS_DIR);
+        mounts
+            .push(json!({"name": format!("{}{sink}", pod::SINK_VOLUME_PREFIX), "mountPath": mount, "readOnly": true}));
+    }
+    with_pull_policy(
+        plan,
+        json!({
+            "name": pod::SIDECAR_CONTAINER,
+            "image": plan.config.image,
+            "command": [path::BINARY],
+            "args": ["run"],
+            "restartPolicy": "Always",
+            "env": environment(object, plan),
+            "startupProbe": {
+                "httpGet": {"path": "/ready", "port": port::ADMIN, "scheme": "HTTP"},
+                "periodSeconds": 1,
+                "failureThreshold": PROBE_FAILURES_MAX,
+            },
+            "resources": plan.config.resources.json(),
+            "securityContext": security_context(id::SIDECAR_UID, id::SIDECAR_GID, true, json!({"drop": ["ALL"]}), false),
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "volumeMounts": mounts,
+        }),
+    )
+}
+
+/// The volumes of the sidecar.
+pub(super) fn volumes(plan: &Plan<'_>) -> Vec<Value> {
+    let token = json!({"serviceAccountToken": {
+        "audience": contract::TOKEN_AUDIENCE, "expirationSeconds": TOKEN_EXPIRATION_S, "path": file_name(path::TOKEN),
+    }});
+    let mut volumes = vec![
+        json!({"name": pod::TOKEN_VOLUME, "projected": {"sources": [token]}}),
+        json!({"name": pod::STATE_VOLUME, "emptyDir": {"sizeLimit": STATE_SIZE_LIMIT}}),
+    ];
+    for (sink, secret) in &plan.selection.secrets {
+        let name = format!("{}{sink}", pod::SINK_VOLUME_PREFIX);
+        volumes.push(json!({"name": name, "secret": {"secretName": secret, "optional": true}}));
+    }
+    volumes
+}
+
+fn environment(object: &Pod, plan: &Plan<'_>) -> Vec<Value> {
+    let literal = |name: &str, value: &str| json!({"name": name, "value": escape(value)});
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let (kind, name) = workload(object);
+    let service = object.labels().get("app.kubernetes.io/name").cloned().or_else(|| name.clone());
+    let named = |variable: &str, value: Option<String>| match value {
+        Some(value) => literal(variable, &value),
+        None => field(variable, "metadata.name"),
+    };
+    let container = object.spec.as_ref().and_then(|s| s.containers.first()).map(|c| c.name.as_str());
+    let document = serde_json::to_string(&plan.selection.document).unwrap_or_default();
+    vec![
+        literal(env::POLICY, &document),
+        literal(env::CLUSTER_UID, plan.cluster_uid),
+        field(env::POD_NAMESPACE, "metadata.namespace"),
+        field(env::POD_NAME, "metadata.name"),
+        field(env::POD_UID, "metadata.uid"),
+        field(env::NODE_NAME, "spec.nodeName"),
+        field(env::SERVICE_ACCOUNT, "spec.serviceAccountName"),
+        field(env::POD_IPS, "status.podIPs"),
+        field(env::HOST_IPS, "status.hostIPs"),
+        literal(env::WORKLOAD_KIND, &kind),
+        named(env::WORKLOAD_NAME, name),
+        named(env::SERVICE_NAME, service),
+        literal(env::CONTAINER_NAME, container.unwrap_or_default()),
+        literal(env::INJECTION_ID, plan.injection_id),
+        literal(env::OPERATOR_URL, &plan.config.operator_url),
+        literal(env::OPERATOR_CA, plan.operator_ca),
+        literal(env::LOG, &plan.config.log),
+    ]
+}
+
+/// Kubernetes expands `$(NAME)` in values; `$$` stands for one dollar.
+fn escape(value: &str) -> String {
+    value.replace('$', "$$")
+}
+
+fn security_context(user: u32, group: u32, non_root: bool, capabilities: Value, escalate: bool) -> Value {
+    json!({
+        "runAsUser": user,
+        "runAsGroup": group,
+        "runAsNonRoot": non_root,
+        "allowPrivilegeEscalation": escalate,
+        "readOnlyRootFilesystem": true,
+        "capabilities": capabilities,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    })
+}
+
+fn with_pull_policy(plan: &Plan<'_>, mut container: Value) -> Value {
+    if let (Some(policy), Value::Object(fields)) = (&plan.config.pull_policy, &mut container) {
+        fields.insert("imagePullPolicy".to_owned(), json!(policy));
+    }
+    container
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(parent, _)| parent)
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
+}

@@ -1,0 +1,130 @@
+//! What injection looks at in a pod, and nothing else: the index keeps this for each pod of the cluster.
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use kube::ResourceExt;
+use std::collections::{BTreeMap, BTreeSet};
+use testimony_core::contract::{annotation, id, label, pod, port};
+
+/// Containers of service meshes, which redirect the same connections.
+const OTHER_PROXIES: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
+
+/// What decisions look at in a pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodTraits {
+    /// The pod's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Uses the node's network.
+    pub host_network: bool,
+    /// Runs on Windows.
+    pub windows: bool,
+    /// A static pod's shadow: the API server cannot change what it stands for.
+    pub mirror: bool,
+    /// Has the label that opts out.
+    pub opted_out: bool,
+    /// The container of another mesh.
+    pub other_proxy: Option<String>,
+    /// Has our sidecar.
+    pub injected: bool,
+    /// The injection id, where it is injected.
+    pub injection_id: Option<String>,
+    /// A declared container port that is one of ours.
+    pub port_collision: Option<u16>,
+    /// A container or volume that has one of our names and is not ours.
+    pub name_collision: Option<String>,
+    /// Containers with our user and group: the redirect rules let them pass.
+    pub loop_guard_collision: Vec<String>,
+    /// Containers that add NET_ADMIN or NET_RAW: they can undo or avoid the redirect.
+    pub network_admins: Vec<String>,
+    /// Sinks whose credentials are mounted.
+    pub mounted_sinks: BTreeSet<String>,
+}
+
+impl PodTraits {
+    /// Reads a pod.
+    pub fn of(object: &Pod) -> Self {
+        let empty = PodSpec::default();
+        let spec = object.spec.as_ref().unwrap_or(&empty);
+        let labels = object.labels().clone();
+        let injection_id = object.annotations().get(annotation::INJECTION_ID).cloned();
+        let injected =
+            injection_id.is_some() && spec.init_containers.iter().flatten().any(|c| c.name == pod::SIDECAR_CONTAINER);
+        let mounted_sinks = spec
+            .volumes
+            .iter()
+            .flatten()
+            .filter(|_| injected)
+            .filter_map(|v| v.name.strip_prefix(pod::SINK_VOLUME_PREFIX).map(str::to_owned))
+            .collect();
+        Self {
+            host_network: spec.host_network.unwrap_or_default(),
+            windows: is_windows(spec),
+            mirror: object.annotations().contains_key("kubernetes.io/config.mirror"),
+            opted_out: labels.get(label::INJECT).is_some_and(|v| v == "disabled"),
+            other_proxy: containers(spec).map(|c| &c.name).find(|n| OTHER_PROXIES.contains(&n.as_str())).cloned(),
+            port_collision: others(spec).find_map(colliding_port),
+            name_collision: if injected { None } else { colliding_name(spec) },
+            loop_guard_collision: others(spec).filter(|c| has_our_ids(spec, c)).map(|c| c.name.clone()).collect(),
+            network_admins: others(spec).filter(|c| is_network_admin(c)).map(|c| c.name.clone()).collect(),
+            labels,
+            injected,
+            injection_id,
+            mounted_sinks,
+        }
+    }
+}
+
+/// All containers, init containers first.
+pub(super) fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// Containers that are not ours.
+fn others(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    containers(spec).filter(|c| !is_our_container(&c.name))
+}
+
+pub(super) fn is_our_container(name: &str) -> bool {
+    name == pod::INIT_CONTAINER || name == pod::SIDECAR_CONTAINER
+}
+
+pub(super) fn is_our_volume(name: &str) -> bool {
+    name == pod::TOKEN_VOLUME || name == pod::STATE_VOLUME || name.starts_with(pod::SINK_VOLUME_PREFIX)
+}
+
+fn is_windows(spec: &PodSpec) -> bool {
+    spec.os.as_ref().is_some_and(|os| os.name == "windows")
+        || spec.node_selector.iter().flatten().any(|(k, v)| k == "kubernetes.io/os" && v == "windows")
+}
+
+fn colliding_port(container: &Container) -> Option<u16> {
+    container
+        .ports
+        .iter()
+        .flatten()
+        .filter_map(|p| u16::try_from(p.container_port).ok())
+        .find(|p| (port::INBOUND..=port::ADMIN).contains(p))
+}
+
+fn colliding_name(spec: &PodSpec) -> Option<String> {
+    let container = containers(spec).map(|c| &c.name).find(|n| is_our_container(n));
+    let volume = || spec.volumes.iter().flatten().map(|v| &v.name).find(|n| is_our_volume(n));
+    container.or_else(volume).cloned()
+}
+
+fn has_our_ids(spec: &PodSpec, container: &Container) -> bool {
+    let own = container.security_context.as_ref();
+    let pod = spec.security_context.as_ref();
+    let user = own.and_then(|s| s.run_as_user).or_else(|| pod.and_then(|s| s.run_as_user));
+    let group = own.and_then(|s| s.run_as_group).or_else(|| pod.and_then(|s| s.run_as_group));
+    user == Some(i64::from(id::SIDECAR_UID)) && group == Some(i64::from(id::SIDECAR_GID))
+}
+
+fn is_network_admin(container: &Container) -> bool {
+    let context = container.security_context.as_ref();
+    let added = context.and_then(|s| s.capabilities.as_ref()).and_then(|c| c.add.as_ref());
+    let adds = added.into_iter().flatten().any(|c| {
+        let name = c.to_ascii_uppercase();
+        matches!(name.trim_start_matches("CAP_"), "NET_ADMIN" | "NET_RAW" | "ALL")
+    });
+    adds || context.and_then(|s| s.privileged).unwrap_or_default()
+}

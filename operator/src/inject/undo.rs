@@ -1,0 +1,71 @@
+//! Taking an injection back (OP-2).
+
+use super::InjectionStatus;
+use super::traits::{is_our_container, is_our_volume};
+use serde_json::Value;
+use testimony_core::contract::{annotation, label};
+
+/// Why an injection cannot be taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum UndoError {
+    /// It was never injected.
+    #[error("the pod has no annotation testimony.dev/status: it was not injected")]
+    NotInjected,
+    /// The annotation was changed.
+    #[error("annotation testimony.dev/status is not what injection wrote: {0}")]
+    Status(#[from] serde_json::Error),
+}
+
+/// The pod as it was before injection.
+///
+/// # Errors
+/// The pod was not injected, or its status annotation was changed.
+pub fn undo(pod: &Value) -> Result<Value, UndoError> {
+    let mut pod = pod.clone();
+    let annotations = pod.pointer("/metadata/annotations");
+    let written = annotations.and_then(|a| a.get(annotation::STATUS)).and_then(Value::as_str);
+    let status: InjectionStatus = serde_json::from_str(written.ok_or(UndoError::NotInjected)?)?;
+    retain(&mut pod, "/spec/initContainers", |name| !is_our_container(name));
+    retain(&mut pod, "/spec/volumes", |name| !is_our_volume(name));
+    for changed in &status.probes {
+        for list in ["/spec/initContainers", "/spec/containers"] {
+            let containers = pod.pointer_mut(list).and_then(Value::as_array_mut);
+            let same = |c: &&mut Value| c.get("name").and_then(Value::as_str) == Some(&changed.container);
+            let container = containers.into_iter().flatten().find(same);
+            if let Some(Value::Object(probe)) = container.and_then(|c| c.get_mut(&changed.probe)) {
+                probe.remove("httpGet");
+                probe.insert("tcpSocket".to_owned(), serde_json::to_value(&changed.tcp_socket)?);
+            }
+        }
+    }
+    remove_keys(&mut pod, "/metadata/labels", &[label::INJECTED]);
+    let ours = [annotation::INJECTION_ID, annotation::REVISION, annotation::STATUS];
+    remove_keys(&mut pod, "/metadata/annotations", &ours);
+    for path in &status.absent {
+        let empty = match pod.pointer(path) {
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(Value::Object(map)) => map.is_empty(),
+            _ => false,
+        };
+        if let (true, Some((parent, name))) = (empty, path.rsplit_once('/'))
+            && let Some(Value::Object(fields)) = pod.pointer_mut(parent)
+        {
+            fields.remove(name);
+        }
+    }
+    Ok(pod)
+}
+
+fn retain(pod: &mut Value, list: &str, keep: impl Fn(&str) -> bool) {
+    if let Some(Value::Array(items)) = pod.pointer_mut(list) {
+        items.retain(|item| item.get("name").and_then(Value::as_str).is_none_or(&keep));
+    }
+}
+
+fn remove_keys(pod: &mut Value, map: &str, keys: &[&str]) {
+    if let Some(Value::Object(entries)) = pod.pointer_mut(map) {
+        for key in keys {
+            entries.remove(*key);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Prometheus metrics. Labels come from closed sets only.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Result and reason of an admission.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct InjectionLabels {
+    /// `injected`, `skipped`, `not_selected`, `already` or `error`.
+    pub result: &'static str,
+    /// A [`crate::inject::Reason`], or empty.
+    pub reason: &'static str,
+}
+
+/// A kind of the API.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabels {
+    /// Such as `Pod`.
+    pub kind: &'static str,
+}
+
+/// A result of a closed set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabels {
+    /// Such as `ok`.
+    pub result: &'static str,
+}
+
+/// A state of pods.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StateLabels {
+    /// `matched`, `injected`, `programmed`, `need_restart` or `skipped`.
+    pub state: &'static str,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CertificateLabels {
+    /// `authority` or `leaf`.
+    pub certificate: &'static str,
+}
+
+/// All metrics of the operator; cloning shares them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Admissions by result.
+    pub injections: Family<InjectionLabels, Counter>,
+    /// Time from a decoded request to an encoded answer.
+    pub admission_seconds: Histogram,
+    /// Objects that were skipped because they are not of the shape this version knows.
+    pub undecodable: Family<KindLabels, Counter>,
+    /// Errors of watches; each is retried.
+    pub watch_errors: Family<KindLabels, Counter>,
+    /// Objects in the index.
+    pub objects: Family<KindLabels, Gauge>,
+    /// Polls by result.
+    pub polls: Family<ResultLabels, Counter>,
+    /// Polls that wait now.
+    pub polls_open: Gauge,
+    /// Writes of statuses, events and labels.
+    pub writes: Family<ResultLabels, Counter>,
+    /// Distinct pods that a policy selects, by state.
+    pub pods: Family<StateLabels, Gauge>,
+    /// 1 on the leading replica.
+    pub leader: Gauge,
+    /// End of a certificate's validity, in seconds since the epoch.
+    pub certificate_not_after: Family<CertificateLabels, Gauge>,
+}
+
+impl Metrics {
+    /// Metrics and the registry that shows them.
+    pub fn new() -> (Self, Registry) {
+        let metrics = Self {
+            injections: Family::default(),
+            admission_seconds: Histogram::new([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0]),
+            undecodable: Family::default(),
+            watch_errors: Family::default(),
+            objects: Family::default(),
+            polls: Family::default(),
+            polls_open: Gauge::default(),
+            writes: Family::default(),
+            pods: Family::default(),
+            leader: Gauge::default(),
+            certificate_not_after: Family::default(),
+        };
+        let mut registry = Registry::with_prefix("testimony_operator");
+        metrics.register(&mut registry);
+        (metrics, registry)
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("injections", "Admissions of pods by result and reason", self.injections.clone());
+        let admission = self.admission_seconds.clone();
+        registry.register_with_unit("admission", "Time to answer an admission", Unit::Seconds, admission);
+        registry.register("undecodable_objects", "Objects skipped because of their shape", self.undecodable.clone());
+        registry.register("watch_errors", "Errors of watches; each is retried", self.watch_errors.clone());
+        registry.register("objects", "Objects in the index", self.objects.clone());
+        registry.register("polls", "Long polls of sidecars by result", self.polls.clone());
+        registry.register("polls_open", "Long polls that wait now", self.polls_open.clone());
+        registry.register("writes", "Writes to the API server by result", self.writes.clone());
+        registry.register("pods", "Pods that a policy selects, by state", self.pods.clone());
+        registry.register("leader", "1 on the leading replica", self.leader.clone());
+        let not_after = self.certificate_not_after.clone();
+        registry.register("certificate_not_after", "End of validity, seconds since the epoch", not_after);
+    }
+}

@@ -1,0 +1,197 @@
+//! The policy server: sidecars poll it for their document, and say by that what they run. Only the leader serves.
+
+mod identity;
+#[cfg(test)]
+mod tests;
+
+pub use identity::{Identity, Reviewer, Unauthorized};
+
+use crate::metrics::{Metrics, ResultLabels};
+use crate::serve::{Answer, body, json_answer, text_answer};
+use crate::state::{Ack, State};
+use hyper::body::Incoming;
+use hyper::{HeaderMap, Method, Request, StatusCode, header};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use testimony_core::contract::POLL_PATH;
+use testimony_core::policy::{POLL_WAIT_S_MAX, PollRequest, PollResponse};
+use tokio::sync::{Notify, Semaphore, watch};
+
+/// Polls that wait at a time; more are told to come back.
+pub const POLLS_MAX: usize = 10_000;
+
+/// Connections at a time.
+pub const CONNECTIONS_MAX: usize = POLLS_MAX + 256;
+
+/// Largest poll.
+const POLL_BYTES_MAX: usize = 64 * 1024;
+
+/// Where identities come from: the API server, or a table in tests.
+pub trait Identify: Clone + Send + Sync + 'static {
+    /// The pod that a token belongs to.
+    fn identify(&self, token: &str) -> impl Future<Output = Result<Identity, Unauthorized>> + Send;
+}
+
+/// Answers polls.
+#[derive(Clone)]
+pub struct PolicyServer<I> {
+    state: Arc<State>,
+    identify: I,
+    bundle: watch::Receiver<Option<Arc<str>>>,
+    metrics: Metrics,
+    polls: Arc<Semaphore>,
+}
+
+impl<I: Identify> PolicyServer<I> {
+    /// A server on this state.
+    pub fn new(state: Arc<State>, identify: I, bundle: watch::Receiver<Option<Arc<str>>>, metrics: Metrics) -> Self {
+        Self { state, identify, bundle, metrics, polls: Arc::new(Semaphore::new(POLLS_MAX)) }
+    }
+
+    /// Handles one HTTP request.
+    pub async fn handle(self, request: Request<Incoming>) -> Answer {
+        if request.uri().path() != POLL_PATH {
+            return text_answer(StatusCode::NOT_FOUND, format!("try {POLL_PATH}\n"));
+        }
+        if request.method() != Method::POST {
+            return text_answer(StatusCode::METHOD_NOT_ALLOWED, "use POST\n");
+        }
+        let (answer, result) = self.poll(request).await;
+        self.metrics.polls.get_or_create(&ResultLabels { result }).inc();
+        answer
+    }
+
+    async fn poll(&self, request: Request<Incoming>) -> (Answer, &'static str) {
+        let Ok(_permit) = self.polls.try_acquire() else {
+            let mut answer = text_answer(StatusCode::SERVICE_UNAVAILABLE, "too many polls\n");
+            answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+            return (answer, "busy");
+        };
+        let Some(token) = bearer(request.headers()) else {
+            return (text_answer(StatusCode::UNAUTHORIZED, "send the projected token as Bearer\n"), "unauthorized");
+        };
+        let identity = match self.identify.identify(token).await {
+            Ok(identity) => identity,
+            Err(Unauthorized::Unavailable(error)) => {
+                return (text_answer(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")), "unavailable");
+            }
+            Err(error) => return (text_answer(StatusCode::UNAUTHORIZED, format!("{error}\n")), "unauthorized"),
+        };
+        let body = match body(request, POLL_BYTES_MAX).await {
+            Ok(body) => body,
+            Err(answer) => return (answer, "bad_request"),
+        };
+        let poll: PollRequest = match serde_json::from_slice(&body) {
+            Ok(poll) => poll,
+            Err(error) => return (text_answer(StatusCode::BAD_REQUEST, format!("poll: {error}\n")), "bad_request"),
+        };
+        let Some(notify) = self.state.register(&identity.pod_uid) else {
+            return (text_answer(StatusCode::TOO_MANY_REQUESTS, "this pod polls already\n"), "busy");
+        };
+        self.metrics.polls_open.inc();
+        // Gives back also when the client goes and this future is dropped.
+        let registration = Registration { server: self, uid: &identity.pod_uid, notify: Some(notify) };
+        let answer = self.wait(&identity, &poll, &registration).await;
+        drop(registration);
+        match answer {
+            Some(response) => match serde_json::to_vec(&response) {
+                Ok(bytes) => (json_answer(StatusCode::OK, bytes), "document"),
+                Err(error) => (text_answer(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()), "error"),
+            },
+            None => (text_answer(StatusCode::NO_CONTENT, ""), "unchanged"),
+        }
+    }
+
+    /// Waits until there is something new for this pod, or the wait is over.
+    async fn wait(&self, identity: &Identity, poll: &PollRequest, at: &Registration<'_, I>) -> Option<PollResponse> {
+        let wait = Duration::from_secs(u64::from(poll.wait_seconds.min(POLL_WAIT_S_MAX)));
+        let notify = at.notify.as_ref()?;
+        match tokio::time::timeout(wait, self.news(identity, poll, notify)).await {
+            Ok(answer) => answer,
+            // A wait of zero still looks once.
+            Err(_) => self.look(identity, poll),
+        }
+    }
+
+    async fn news(
+        &self,
+        identity: &Identity,
+        poll: &PollRequest,
+        notify: &Notify,
+    ) -> Option<PollResponse> {
+        let mut epochs = self.state.epochs();
+        let mut bundle = self.bundle.clone();
+        loop {
+            // Registered before the look, so that no change falls between look and wait.
+            let mut pod_changed = std::pin::pin!(notify.notified());
+            pod_changed.as_mut().enable();
+            epochs.mark_unchanged();
+            bundle.mark_unchanged();
+            if let Some(response) = self.look(identity, poll) {
+                return Some(response);
+            }
+            let open = tokio::select! {
+                () = pod_changed => true,
+                changed = epochs.changed() => changed.is_ok(),
+                changed = bundle.changed() => changed.is_ok(),
+            };
+            if !open {
+                return None;
+            }
+        }
+    }
+
+    /// What is new for this pod now; keeps what it said.
+    fn look(&self, identity: &Identity, poll: &PollRequest) -> Option<PollResponse> {
+        let bundle = self.bundle.borrow().clone()?;
+        let index = self.state.index();
+        let pod = index.pod(&identity.pod_uid).filter(|p| p.namespace == identity.namespace)?;
+        let document = index.document(&pod.namespace, &pod.traits.labels).document;
+        drop(index);
+        self.state.acknowledge(
+            &identity.pod_uid,
+            Ack {
+                revision: poll.revision.clone(),
+                refused: poll.refused.clone(),
+                sinks: poll.sinks.clone(),
+                at: Instant::now(),
+                bundle: None,
+            },
+        );
+        let mut acks = self.state.acks();
+        let ack = acks.get_mut(&identity.pod_uid);
+        let bundle_known = ack.as_ref().is_none_or(|a| a.bundle.as_ref() == Some(&bundle));
+        let runs = poll.revision.as_ref() == Some(&document.revision);
+        // What it refused once it would refuse again.
+        let refused = poll.refused.as_ref().is_some_and(|r| r.revision == document.revision);
+        if (runs || refused) && bundle_known {
+            return None;
+        }
+        if let Some(ack) = ack {
+            ack.bundle = Some(bundle.clone());
+        }
+        Some(PollResponse { document, operator_ca: bundle.to_string() })
+    }
+}
+
+/// A poll that waits.
+struct Registration<'a, I: Identify> {
+    server: &'a PolicyServer<I>,
+    uid: &'a str,
+    notify: Option<Arc<Notify>>,
+}
+
+impl<I: Identify> Drop for Registration<'_, I> {
+    fn drop(&mut self) {
+        if let Some(notify) = self.notify.take() {
+            self.server.state.unregister(self.uid, notify);
+            self.server.metrics.polls_open.dec();
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}

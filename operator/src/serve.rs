@@ -1,0 +1,160 @@
+//! Small HTTP/1.1 servers on hyper, with or without TLS, for the webhook, the policy server and the admin port.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+/// Time for a TLS handshake, for a request's head, and for a request's body, each.
+const CLIENT_SECONDS_MAX: u64 = 10;
+
+/// Time for open requests to end after the signal to stop.
+const DRAIN_SECONDS_MAX: u64 = 5;
+
+/// The signal to stop: `true` once, for good.
+#[derive(Clone, Debug)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    /// The signal, and its sender. Dropping the sender is the signal too.
+    pub fn new() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
+    /// Returns when it is time to stop.
+    pub async fn wait(&mut self) {
+        // An error means that the sender is gone, which is the same.
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
+
+/// What a handler answers.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Serves until the signal to stop, then lets open requests end.
+///
+/// At most `connections_max` connections at a time; more wait in the listener's backlog.
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    connections_max: usize,
+    handler: H,
+    mut shutdown: Shutdown,
+) -> io::Result<()>
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let limit = Arc::new(Semaphore::new(connections_max));
+    let mut connections = JoinSet::new();
+    loop {
+        let permit = tokio::select! {
+            permit = limit.clone().acquire_owned() => permit.map_err(io::Error::other)?,
+            () = shutdown.wait() => break,
+        };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, or the client is gone already: neither ends the server.
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = shutdown.wait() => break,
+        };
+        let (tls, handler, shutdown) = (tls.clone(), handler.clone(), shutdown.clone());
+        connections.spawn(async move {
+            connection(stream, tls, handler, shutdown).await;
+            drop(permit);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), drained).await;
+    Ok(())
+}
+
+async fn connection<H, F>(stream: TcpStream, tls: Option<TlsAcceptor>, handler: H, shutdown: Shutdown)
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Answer>,
+{
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return requests(stream, handler, shutdown).await };
+    match tokio::time::timeout(Duration::from_secs(CLIENT_SECONDS_MAX), tls.accept(stream)).await {
+        Ok(Ok(stream)) => requests(stream, handler, shutdown).await,
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => tracing::debug!("TLS handshake took too long"),
+    }
+}
+
+async fn requests<S, H, F>(stream: S, handler: H, mut shutdown: Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Answer>,
+{
+    let service = service_fn(|request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(CLIENT_SECONDS_MAX));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.wait() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection failed");
+    }
+}
+
+/// A whole body, or the answer that says why not: 413 or 408.
+pub async fn body(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Answer> {
+    let collect = Limited::new(request.into_body(), bytes_max).collect();
+    match tokio::time::timeout(Duration::from_secs(CLIENT_SECONDS_MAX), collect).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) => {
+            let text = format!("the body was not read ({error}); send at most {bytes_max} bytes");
+            Err(text_answer(StatusCode::PAYLOAD_TOO_LARGE, text))
+        }
+        Err(_) => Err(text_answer(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+    }
+}
+
+/// An answer in plain text.
+pub fn text_answer(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", text)
+}
+
+/// An answer in JSON.
+pub fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    answer(status, "application/json", body)
+}
+
+/// An answer.
+pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
+}

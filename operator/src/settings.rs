@@ -1,0 +1,219 @@
+//! Flags and environment variables, checked before any port is bound.
+
+use crate::certs::CertConfig;
+use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig};
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use std::time::Duration;
+use testimony_core::contract::port;
+
+/// Name of our entry in the MutatingWebhookConfiguration.
+pub const WEBHOOK_ENTRY: &str = "inject.testimony.dev";
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object for each line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// When the kubelet pulls the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum PullPolicy {
+    /// At each start.
+    Always,
+    /// When the node lacks it.
+    IfNotPresent,
+    /// Never.
+    Never,
+}
+
+/// Settings of controller and webhook.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// The operator's own namespace: holds Secret and Lease, and is never audited.
+    #[arg(long, env = "POD_NAMESPACE", value_parser = dns_label)]
+    pub namespace: String,
+    /// Name of this replica's pod; without it the leader is not labelled.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// Image of the sidecar; the webhook needs it.
+    #[arg(long, env = "TESTIMONY_SIDECAR_IMAGE")]
+    pub sidecar_image: Option<String>,
+    /// Pull policy of that image; omitted: Kubernetes' default for its tag.
+    #[arg(long, env = "TESTIMONY_SIDECAR_IMAGE_PULL_POLICY")]
+    pub sidecar_image_pull_policy: Option<PullPolicy>,
+    /// Run testimony-init as root, for images that lost the file capability on their way.
+    #[arg(long, env = "TESTIMONY_INIT_RUN_AS_ROOT", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub init_run_as_root: bool,
+    /// Name of the MutatingWebhookConfiguration whose caBundle is kept.
+    #[arg(long, env = "TESTIMONY_WEBHOOK_CONFIG_NAME", default_value = "testimony-default")]
+    pub webhook_config_name: String,
+    /// Name of the webhook's Service.
+    #[arg(long, env = "TESTIMONY_WEBHOOK_SERVICE", default_value = "testimony-webhook", value_parser = dns_label)]
+    pub webhook_service: String,
+    /// Name of the policy server's Service.
+    #[arg(long, env = "TESTIMONY_POLICY_SERVICE", default_value = "testimony-policy", value_parser = dns_label)]
+    pub policy_service: String,
+    /// Name of the Secret that holds the certificate authority; made when absent.
+    #[arg(long, env = "TESTIMONY_CA_SECRET", default_value = "testimony-ca")]
+    pub ca_secret: String,
+    /// Name of the Lease of the leader election; made when absent.
+    #[arg(long, env = "TESTIMONY_LEASE_NAME", default_value = "testimony-controller")]
+    pub lease_name: String,
+    /// Port of the webhook.
+    #[arg(long, env = "TESTIMONY_WEBHOOK_PORT", default_value_t = port::WEBHOOK)]
+    pub webhook_port: u16,
+    /// Port of the policy server.
+    #[arg(long, env = "TESTIMONY_POLICY_PORT", default_value_t = port::POLICY)]
+    pub policy_port: u16,
+    /// Port of /live, /ready and /metrics.
+    #[arg(long, env = "TESTIMONY_ADMIN_PORT", default_value_t = port::OPERATOR_ADMIN)]
+    pub admin_port: u16,
+    /// CPU that each sidecar requests.
+    #[arg(long, env = "TESTIMONY_SIDECAR_CPU_REQUEST", default_value = "20m", value_parser = quantity)]
+    pub sidecar_cpu_request: String,
+    /// CPU limit of each sidecar.
+    #[arg(long, env = "TESTIMONY_SIDECAR_CPU_LIMIT", default_value = "1", value_parser = quantity)]
+    pub sidecar_cpu_limit: String,
+    /// Memory that each sidecar requests.
+    #[arg(long, env = "TESTIMONY_SIDECAR_MEMORY_REQUEST", default_value = "32Mi", value_parser = quantity)]
+    pub sidecar_memory_request: String,
+    /// Memory limit of each sidecar.
+    #[arg(long, env = "TESTIMONY_SIDECAR_MEMORY_LIMIT", default_value = "128Mi", value_parser = quantity)]
+    pub sidecar_memory_limit: String,
+    /// Log filter of the sidecars.
+    #[arg(long, env = "TESTIMONY_SIDECAR_LOG", default_value = "info")]
+    pub sidecar_log: String,
+    /// Log filter of the operator.
+    #[arg(long, env = "TESTIMONY_LOG", default_value = "info")]
+    pub log: String,
+    /// Form of the log.
+    #[arg(long, env = "TESTIMONY_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+    /// Domain of the cluster's services.
+    #[arg(long, env = "TESTIMONY_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Life of a server's certificate, in hours.
+    #[arg(long, env = "TESTIMONY_LEAF_VALIDITY_HOURS", default_value_t = 168, value_parser = clap::value_parser!(u32).range(1..=8760))]
+    pub leaf_validity_hours: u32,
+    /// Life of the certificate authority, in days.
+    #[arg(long, env = "TESTIMONY_CA_VALIDITY_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub ca_validity_days: u32,
+}
+
+impl Settings {
+    /// Checks what no single flag can say.
+    ///
+    /// # Errors
+    /// Names the flags that do not fit together.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let pairs = [
+            ("--sidecar-cpu-request", &self.sidecar_cpu_request, "--sidecar-cpu-limit", &self.sidecar_cpu_limit),
+            (
+                "--sidecar-memory-request",
+                &self.sidecar_memory_request,
+                "--sidecar-memory-limit",
+                &self.sidecar_memory_limit,
+            ),
+        ];
+        for (request_flag, request, limit_flag, limit) in pairs {
+            if amount(request) > amount(limit) {
+                bail!(
+                    "{request_flag} {request} is more than {limit_flag} {limit}: every injected pod would be refused"
+                );
+            }
+        }
+        if u64::from(self.leaf_validity_hours) * 2 > u64::from(self.ca_validity_days) * 24 {
+            bail!("--leaf-validity-hours must be at most half of --ca-validity-days");
+        }
+        Ok(())
+    }
+
+    /// What every injected pod gets.
+    ///
+    /// # Errors
+    /// The image is missing.
+    pub fn sidecar(&self) -> anyhow::Result<SidecarConfig> {
+        let Some(image) = self.sidecar_image.clone().filter(|i| !i.is_empty()) else {
+            bail!("--sidecar-image (or TESTIMONY_SIDECAR_IMAGE) is needed: the image of the sidecar");
+        };
+        Ok(SidecarConfig {
+            image,
+            pull_policy: self.sidecar_image_pull_policy.map(|p| format!("{p:?}")),
+            init_run_as_root: self.init_run_as_root,
+            resources: Resources {
+                cpu_request: self.sidecar_cpu_request.clone(),
+                cpu_limit: self.sidecar_cpu_limit.clone(),
+                memory_request: self.sidecar_memory_request.clone(),
+                memory_limit: self.sidecar_memory_limit.clone(),
+            },
+            log: self.sidecar_log.clone(),
+            operator_url: format!("https://{}.{}.svc:{}", self.policy_service, self.namespace, self.policy_port),
+        })
+    }
+
+    /// Where certificates come from.
+    pub fn certificates(&self) -> CertConfig {
+        let names = [&self.webhook_service, &self.policy_service].into_iter().flat_map(|service| {
+            let short = format!("{service}.{}", self.namespace);
+            [format!("{short}.svc"), format!("{short}.svc.{}", self.cluster_domain), short]
+        });
+        CertConfig {
+            namespace: self.namespace.clone(),
+            secret: self.ca_secret.clone(),
+            names: names.collect(),
+            leaf_validity: Duration::from_secs(u64::from(self.leaf_validity_hours) * 3600),
+            authority_validity: Duration::from_secs(u64::from(self.ca_validity_days) * 86_400),
+        }
+    }
+
+    /// Namespaces that are never touched.
+    pub fn excluded(&self) -> ExcludedNamespaces {
+        ExcludedNamespaces { own: self.namespace.clone() }
+    }
+
+    /// This replica's name in Lease and Events.
+    pub fn replica(&self) -> String {
+        self.pod_name.clone().unwrap_or_else(|| format!("process-{}", std::process::id()))
+    }
+}
+
+fn dns_label(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let inner = !text.starts_with('-') && !text.ends_with('-');
+    if (1..=63).contains(&text.len()) && text.bytes().all(fits) && inner {
+        return Ok(text.to_owned());
+    }
+    Err("use 1 to 63 lower-case letters, digits and dashes".to_owned())
+}
+
+fn quantity(text: &str) -> Result<String, String> {
+    match amount(text) {
+        Some(amount) if amount > 0.0 => Ok(text.to_owned()),
+        _ => Err("use a Kubernetes quantity above zero, such as 100m or 64Mi".to_owned()),
+    }
+}
+
+/// A Kubernetes quantity as a number.
+fn amount(text: &str) -> Option<f64> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let factor = match suffix {
+        "" => 1.0,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0 * 1024.0,
+        "Gi" => 1024.0 * 1024.0 * 1024.0,
+        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * factor)
+}

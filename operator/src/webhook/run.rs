@@ -1,0 +1,78 @@
+//! The webhook's process: watches, certificates, server. Each replica works alone.
+
+use super::{CONNECTIONS_MAX, Mutator};
+use crate::certs::{CaBundleConfig, Certificates, keep_ca_bundle};
+use crate::metrics::Metrics;
+use crate::serve::serve;
+use crate::settings::{Settings, WEBHOOK_ENTRY};
+use crate::state::State;
+use crate::supervise::{Supervisor, bind, serve_admin};
+use crate::watches::watch_kind;
+use crate::{admin, api};
+use anyhow::Context;
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use kube::{Api, Client};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Runs the webhook until a signal.
+///
+/// # Errors
+/// A setting is missing, a port is taken, or a task died.
+pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
+    let config = settings.sidecar()?;
+    let (metrics, registry) = Metrics::new();
+    let state = Arc::new(State::new(&settings.cluster_domain));
+    let mut supervisor = Supervisor::new()?;
+    let shutdown = supervisor.shutdown();
+    let admin_listener = bind(settings.admin_port, "--admin-port").await?;
+    let listener = bind(settings.webhook_port, "--webhook-port").await?;
+    let mut readiness = admin::Readiness::default();
+
+    // Admission looks at these; pods come in the reviews themselves.
+    let mut synced = Vec::new();
+    macro_rules! watch_all {
+        ($($kind:ty),*) => {$(
+            let (sender, receiver) = watch::channel(false);
+            readiness = readiness.with(<$kind as crate::index::Indexed>::KIND, receiver.clone());
+            synced.push(receiver);
+            let api = Api::all(client.clone());
+            supervisor.add(<$kind as crate::index::Indexed>::KIND, {
+                let task = watch_kind::<$kind>(api, state.clone(), metrics.clone(), sender, shutdown.clone());
+                async move { task.await; Ok(()) }
+            });
+        )*};
+    }
+    watch_all!(Namespace, api::AuditPolicy, api::AuditSink, Service);
+
+    let certificates = Certificates::new(client.clone(), settings.certificates(), metrics.clone());
+    let (bundle, tls) = (certificates.bundle(), certificates.acceptor()?);
+    readiness = readiness.with("certificate", certificates.ready());
+    supervisor.add("certificates", {
+        let shutdown = shutdown.clone();
+        async move {
+            certificates.run(shutdown).await;
+            Ok(())
+        }
+    });
+
+    let (live, is_live) = watch::channel(false);
+    readiness = readiness.with("caBundle", is_live);
+    let entry = CaBundleConfig { object: settings.webhook_config_name.clone(), entry: WEBHOOK_ENTRY.to_owned() };
+    supervisor.add("caBundle", {
+        let keep = keep_ca_bundle(client, entry, bundle.clone(), live, shutdown.clone());
+        async move {
+            keep.await;
+            Ok(())
+        }
+    });
+
+    let mutator = Mutator { state, excluded: settings.excluded(), config, bundle, synced, metrics };
+    let handler = move |request| mutator.clone().handle(request);
+    supervisor.add("webhook", {
+        let serve = serve(listener, Some(tls), CONNECTIONS_MAX, handler, shutdown.clone());
+        async move { serve.await.context("webhook server") }
+    });
+    supervisor.add("admin", serve_admin(admin_listener, readiness, registry, shutdown));
+    supervisor.run().await
+}
