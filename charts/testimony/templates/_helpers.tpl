@@ -1,0 +1,190 @@
+{{/*
+Names are constants: a cluster holds one Testimony, and the names of cluster-wide objects never change, so that an
+upgrade always finds them.
+*/}}
+
+{{- define "testimony.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: testimony
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: testimony
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{/* Expects (dict "root" $ "component" "..."). Never changes: a Deployment's selector is immutable. */}}
+{{- define "testimony.selector" -}}
+app.kubernetes.io/name: testimony
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* Expects (dict "root" $ "image" .Values.image.operator). */}}
+{{- define "testimony.image" -}}
+{{- $repository := printf "%s/%s" .root.Values.image.registry .image.repository -}}
+{{- if .image.digest -}}
+{{ $repository }}@{{ .image.digest }}
+{{- else -}}
+{{ $repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{- define "testimony.sinkEndpoint" -}}
+{{- required "sink.endpoint is missing: give the base URL of an OTLP/HTTP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
+{{- end }}
+
+{{/* The arguments that both programs take. */}}
+{{- define "testimony.args" -}}
+- {{ printf "--sidecar-image=%v" (include "testimony.image" (dict "root" . "image" .Values.image.sidecar)) | quote }}
+- {{ printf "--sidecar-image-pull-policy=%v" .Values.image.pullPolicy | quote }}
+- {{ printf "--init-run-as-root=%v" .Values.init.runAsRoot | quote }}
+- {{ printf "--sidecar-cpu-request=%v" .Values.sidecar.resources.requests.cpu | quote }}
+- {{ printf "--sidecar-cpu-limit=%v" .Values.sidecar.resources.limits.cpu | quote }}
+- {{ printf "--sidecar-memory-request=%v" .Values.sidecar.resources.requests.memory | quote }}
+- {{ printf "--sidecar-memory-limit=%v" .Values.sidecar.resources.limits.memory | quote }}
+- {{ printf "--sidecar-log=%v" .Values.sidecar.log | quote }}
+- --webhook-config-name=testimony-default
+- --webhook-service=testimony-webhook
+- --policy-service=testimony-policy
+- --ca-secret=testimony-ca
+- --lease-name=testimony-controller
+- --owner-cluster-role=testimony-controller
+- --webhook-port=10250
+- --policy-port=8443
+- --admin-port=8080
+- {{ printf "--cluster-domain=%v" .Values.clusterDomain | quote }}
+- {{ printf "--log-format=%v" .Values.logFormat | quote }}
+{{- end }}
+
+{{/*
+A Deployment. Expects (dict "root" $ "component" "controller" "replicas" n "resources" {...} "port" (dict "name" n
+"number" p) "args" [...]).
+*/}}
+{{- define "testimony.deployment" -}}
+{{- $values := .root.Values -}}
+{{- $selector := include "testimony.selector" . -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: testimony-{{ .component }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "testimony.labels" .root | nindent 4 }}
+    app.kubernetes.io/component: {{ .component }}
+spec:
+  replicas: {{ .replicas }}
+  revisionHistoryLimit: 3
+  strategy:
+    type: RollingUpdate
+    rollingUpdate:
+      maxUnavailable: 0
+      maxSurge: 1
+  selector:
+    matchLabels:
+      {{- $selector | nindent 6 }}
+  template:
+    metadata:
+      labels:
+        {{- with $values.podLabels }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+        {{- include "testimony.labels" .root | nindent 8 }}
+        app.kubernetes.io/component: {{ .component }}
+      annotations:
+        kubectl.kubernetes.io/default-container: {{ .component }}
+        {{- with $values.podAnnotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    spec:
+      serviceAccountName: testimony-{{ .component }}
+      automountServiceAccountToken: true
+      {{- with $values.imagePullSecrets }}
+      imagePullSecrets:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $values.priorityClassName }}
+      priorityClassName: {{ . }}
+      {{- end }}
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: 65532
+        runAsGroup: 65532
+        seccompProfile:
+          type: RuntimeDefault
+      containers:
+        - name: {{ .component }}
+          image: {{ include "testimony.image" (dict "root" .root "image" $values.image.operator) }}
+          imagePullPolicy: {{ $values.image.pullPolicy }}
+          args:
+            - {{ .component }}
+            {{- include "testimony.args" .root | nindent 12 }}
+            {{- range .args }}
+            - {{ . | quote }}
+            {{- end }}
+          env:
+            - name: POD_NAMESPACE
+              valueFrom:
+                fieldRef:
+                  fieldPath: metadata.namespace
+            - name: POD_NAME
+              valueFrom:
+                fieldRef:
+                  fieldPath: metadata.name
+          ports:
+            - name: {{ .port.name }}
+              containerPort: {{ .port.number }}
+              protocol: TCP
+            - name: admin
+              containerPort: 8080
+              protocol: TCP
+          startupProbe:
+            httpGet:
+              path: /live
+              port: admin
+            periodSeconds: 1
+            failureThreshold: 60
+          livenessProbe:
+            httpGet:
+              path: /live
+              port: admin
+            periodSeconds: 10
+            timeoutSeconds: 5
+            failureThreshold: 3
+          readinessProbe:
+            httpGet:
+              path: /ready
+              port: admin
+            periodSeconds: 2
+            timeoutSeconds: 2
+            failureThreshold: 3
+          resources:
+            {{- toYaml .resources | nindent 12 }}
+          securityContext:
+            allowPrivilegeEscalation: false
+            readOnlyRootFilesystem: true
+            capabilities:
+              drop:
+                - ALL
+          terminationMessagePolicy: FallbackToLogsOnError
+      {{- with $values.nodeSelector }}
+      nodeSelector:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $values.tolerations }}
+      tolerations:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with $values.affinity }}
+      affinity:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      topologySpreadConstraints:
+        {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+        - maxSkew: 1
+          topologyKey: {{ . }}
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector:
+            matchLabels:
+              {{- $selector | nindent 14 }}
+        {{- end }}
+{{- end }}

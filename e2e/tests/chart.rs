@@ -1,0 +1,285 @@
+//! The Helm chart: lint, goldens byte for byte, refusals that name the value, and that no value does nothing.
+//!
+//! Needs Helm 4: `$HELM`, else `bin/helm` in `$TESTIMONY_CACHE_DIR` or `~/.cache/testimony`. `UPDATE_GOLDEN=1` rewrites
+//! the goldens and the chart's copies of the custom resource definitions; read the difference before you commit it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Values files of each golden, relative to the chart.
+const CASES: [(&str, &[&str]); 4] = [
+    ("minimal", &["ci/minimal-values.yaml"]),
+    ("ha", &["values-ha.yaml", "ci/minimal-values.yaml"]),
+    ("everything", &["ci/everything-values.yaml"]),
+    ("no-sink", &["ci/no-sink-values.yaml"]),
+];
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate stands in the repository").to_owned()
+}
+
+fn chart() -> PathBuf {
+    repository().join("charts/testimony")
+}
+
+fn updating() -> bool {
+    std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1")
+}
+
+fn helm(arguments: &[&str]) -> Output {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let program = variable("HELM").unwrap_or_else(|| {
+        let cache = variable("TESTIMONY_CACHE_DIR")
+            .unwrap_or_else(|| variable("HOME").expect("HOME is set").join(".cache/testimony"));
+        cache.join("bin/helm")
+    });
+    assert!(
+        program.is_file(),
+        "Helm is missing at {}: `cargo xtask test` builds it, or set HELM to the path of a Helm 4",
+        program.display()
+    );
+    // An own, absent kubeconfig: these tests must never speak to a cluster.
+    Command::new(&program)
+        .args(arguments)
+        .env("KUBECONFIG", "/nonexistent")
+        .output()
+        .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()))
+}
+
+fn template(values: &[&str], settings: &[&str]) -> Output {
+    let chart = chart();
+    let files: Vec<String> = values.iter().map(|file| chart.join(file).display().to_string()).collect();
+    let chart = chart.display().to_string();
+    let mut arguments = vec!["template", "testimony", &chart, "--namespace", "testimony-system"];
+    for file in &files {
+        arguments.extend(["--values", file]);
+    }
+    for setting in settings {
+        arguments.extend(["--set", setting]);
+    }
+    helm(&arguments)
+}
+
+fn rendered(values: &[&str], settings: &[&str]) -> String {
+    let output = template(values, settings);
+    assert!(output.status.success(), "{values:?} {settings:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("Helm prints UTF-8")
+}
+
+fn case(name: &str) -> String {
+    let (_, values) = CASES.iter().find(|(case, _)| *case == name).expect("a case of CASES");
+    rendered(values, &[])
+}
+
+/// The documents of a manifest, each ending in one line feed.
+fn documents(manifest: &str) -> Vec<String> {
+    manifest
+        .split("---\n")
+        .filter(|document| !document.trim().is_empty())
+        .map(|document| format!("{}\n", document.trim_end()))
+        .collect()
+}
+
+/// Compares with the file, or writes it if goldens are being updated. Says where the two first differ.
+fn assert_golden(path: &Path, got: &str) {
+    if updating() {
+        fs::write(path, got).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        return;
+    }
+    let want = fs::read_to_string(path)
+        .unwrap_or_else(|error| panic!("{}: {error}; UPDATE_GOLDEN=1 writes it", path.display()));
+    if got != want {
+        let line = got.lines().zip(want.lines()).take_while(|(got, want)| got == want).count();
+        panic!(
+            "{} differs from line {}:\n  golden: {}\n  now:    {}\nUPDATE_GOLDEN=1 rewrites it",
+            path.display(),
+            line + 1,
+            want.lines().nth(line).unwrap_or("(end)"),
+            got.lines().nth(line).unwrap_or("(end)")
+        );
+    }
+}
+
+fn yaml_files(folder: &Path) -> BTreeMap<String, String> {
+    fs::read_dir(folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("a directory entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .map(|path| {
+            let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+            (name, fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        })
+        .collect()
+}
+
+#[test]
+fn the_chart_holds_the_printed_definitions() {
+    let (printed, copies) = (repository().join("crds"), chart().join("crd-files"));
+    let want = yaml_files(&printed);
+    assert!(!want.is_empty(), "{} holds no definition: print them from the operator's types", printed.display());
+    if updating() {
+        fs::create_dir_all(&copies).expect("the folder is made");
+        for (name, text) in &want {
+            fs::write(copies.join(name), text).expect("the copy is written");
+        }
+    }
+    let got = yaml_files(&copies);
+    assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>(), "UPDATE_GOLDEN=1 copies crds/");
+    for (name, text) in &want {
+        assert!(got.get(name) == Some(text), "crd-files/{name} differs from crds/{name}: UPDATE_GOLDEN=1 copies it");
+    }
+    // They survive an uninstall, and with them the policies.
+    let manifest = case("minimal");
+    let kept = manifest.matches("helm.sh/resource-policy: keep").count();
+    assert_eq!(kept, want.len());
+    assert_eq!(manifest.matches("kind: CustomResourceDefinition").count(), want.len());
+    assert!(!case("no-sink").contains("kind: CustomResourceDefinition"));
+}
+
+#[test]
+fn lint_is_strict_and_silent() {
+    for (name, values) in CASES {
+        let chart = chart();
+        let files: Vec<String> = values.iter().map(|file| chart.join(file).display().to_string()).collect();
+        let chart = chart.display().to_string();
+        let mut arguments = vec!["lint", "--strict", "--quiet", &chart];
+        for file in &files {
+            arguments.extend(["--values", file]);
+        }
+        let output = helm(&arguments);
+        assert!(
+            output.status.success(),
+            "{name}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn goldens() {
+    for (name, _) in CASES {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/chart-{name}.yaml"));
+        // The definitions are compared with their source, in a test of their own.
+        let manifest: Vec<String> = documents(&case(name))
+            .into_iter()
+            .filter(|document| !document.contains("# Source: testimony/templates/crds.yaml"))
+            .collect();
+        assert_golden(&path, &manifest.join("---\n"));
+    }
+}
+
+#[test]
+fn rendering_twice_gives_the_same_bytes() {
+    // A random or time-dependent function would make every GitOps tool restart the operator for ever.
+    assert_eq!(case("everything"), case("everything"));
+}
+
+#[test]
+fn the_webhook_can_never_block_the_cluster() {
+    for (name, _) in CASES {
+        let manifest = case(name);
+        let mut webhook = documents(&manifest);
+        webhook.retain(|document| document.contains("kind: MutatingWebhookConfiguration"));
+        let [webhook] = webhook.as_slice() else { panic!("{name}: {} configurations", webhook.len()) };
+        assert_eq!(webhook.matches("admissionReviewVersions:").count(), 1, "{name}: exactly one entry");
+        for line in [
+            "  name: testimony-default",
+            "  - name: inject.testimony.dev",
+            "    failurePolicy: Ignore",
+            "    timeoutSeconds: 3",
+            "            - kube-system",
+            "            - testimony-system",
+        ] {
+            assert!(webhook.lines().any(|found| found == line), "{name}: no line {line:?}");
+        }
+        // The operator owns this field: rendering it would undo the operator's work at each upgrade.
+        assert!(!webhook.lines().any(|line| line.trim_start().starts_with("caBundle:")), "{name}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_named() {
+    let minimal = "sink.endpoint=http://collector:4318";
+    for (settings, wanted) in [
+        (&["sink.enabled=true"][..], &["sink.endpoint is missing", "--set sink.endpoint="][..]),
+        (&["sink.endpoint=collector:4318"], &["/sink/endpoint", "https?://"]),
+        (&["sink.endpoint=grpc://collector:4317"], &["/sink/endpoint", "https?://"]),
+        (&["sink.endpoint=http://"], &["/sink/endpoint"]),
+        (&["sink.endpoint=http://user@collector:4318"], &["/sink/endpoint"]),
+        (&["sink.endpoint=http://collector:4318/v1/logs?key=x"], &["/sink/endpoint"]),
+        (&[minimal, "sink.caBundle=-----BEGIN CERTIFICATE-----x"], &["sink.caBundle", "scheme to https"]),
+        (&[minimal, "sink.caBundle=c2VjcmV0"], &["/sink/caBundle", "BEGIN CERTIFICATE"]),
+        (&[minimal, "sink.credentialsSecretName=Not_A_Name"], &["/sink/credentialsSecretName"]),
+        (&[minimal, "sink.endpont=http://x"], &["/sink", "'endpont'"]),
+        (&[minimal, "sinks.endpoint=http://x"], &["'sinks'"]),
+        (&[minimal, "image.pullPolicy=Sometimes"], &["/image/pullPolicy", "'IfNotPresent'"]),
+        (&[minimal, "image.operator.digest=sha256:12"], &["/image/operator/digest"]),
+        (&[minimal, "webhook.replicas=0"], &["/webhook/replicas", "minimum"]),
+        (&[minimal, "controller.replicas=two"], &["/controller/replicas", "integer"]),
+        (&[minimal, "sidecar.resources.limits.memory=null"], &["/sidecar/resources/limits", "'memory'"]),
+        (&[minimal, "sidecar.resources.requests.cpu=ten"], &["/sidecar/resources/requests/cpu"]),
+        (&[minimal, "logFormat=xml"], &["/logFormat", "'json'"]),
+        (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
+        (&[minimal, "serviceMonitor.interval=often"], &["/serviceMonitor/interval"]),
+    ] {
+        let output = template(&[], settings);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{settings:?} was accepted");
+        for wanted in wanted {
+            assert!(message.contains(wanted), "{settings:?}: {wanted:?} is not in: {message}");
+        }
+    }
+}
+
+/// Every path of the schema that holds a value and not a folder of values.
+fn leaves(schema: &serde_json::Value, node: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+    let node = match node.get("$ref").and_then(serde_json::Value::as_str) {
+        Some(reference) => schema.pointer(reference.trim_start_matches('#')).expect("the schema's own reference"),
+        None => node,
+    };
+    match node.get("properties").and_then(serde_json::Value::as_object) {
+        Some(properties) => {
+            for (name, child) in properties.iter().filter(|(name, _)| !(path.is_empty() && *name == "global")) {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                leaves(schema, child, &path, found);
+            }
+        }
+        None => found.push(path.to_owned()),
+    }
+}
+
+#[test]
+fn no_value_does_nothing() {
+    let schema = fs::read_to_string(chart().join("values.schema.json")).expect("the schema");
+    let schema: serde_json::Value = serde_json::from_str(&schema).expect("the schema is JSON");
+    let mut paths = Vec::new();
+    leaves(&schema, &schema, "", &mut paths);
+    assert!(paths.len() > 30, "the schema is no longer walked: {paths:?}");
+
+    let values = ["ci/everything-values.yaml"];
+    let documented = fs::read_to_string(chart().join("values.yaml")).expect("the values");
+    let with_all = rendered(&values, &[]);
+    for path in paths {
+        // Without the value, another manifest or a refusal: both show that it counts.
+        let settings = match path.as_str() {
+            "image.sidecar.tag" => "image.sidecar.digest=,image.sidecar.tag=other".to_owned(),
+            "image.operator.digest" => format!("{path}=sha256:{}", "0".repeat(64)),
+            _ => format!("{path}=null"),
+        };
+        let before = match path.as_str() {
+            "image.sidecar.tag" => rendered(&values, &["image.sidecar.digest="]),
+            _ => with_all.clone(),
+        };
+        let output = template(&values, &[&settings]);
+        let after = String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success() || after != before, "{path} changes nothing");
+
+        let name = path.rsplit('.').next().expect("a name");
+        assert!(documented.contains(&format!("{name}:")), "{path} does not stand in values.yaml");
+    }
+    // A value without a comment is a value that nobody can use: each documented block starts with `# --`.
+    assert!(documented.matches("# --").count() > 30);
+}
