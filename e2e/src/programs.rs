@@ -89,6 +89,7 @@ pub const FIXTURES: &[Program] = &[
     tool("go-httpbin", "go-httpbin", "github.com/mccutchen/go-httpbin/v2/cmd/go-httpbin", "2.26.0"),
     tool("grpc-interop-server", "grpc-interop", "google.golang.org/grpc/interop/server", "1.85.0"),
     tool("grpc-interop-client", "grpc-interop", "google.golang.org/grpc/interop/client", "1.85.0"),
+    tool("fortio", "fortio", "fortio.org/fortio", "1.68.0"),
 ];
 
 impl Program {

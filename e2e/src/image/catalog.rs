@@ -101,7 +101,9 @@ pub fn fixtures(paths: &Paths) -> Result<Vec<Archive>> {
     let interop = Image::new("grpc-interop", FIXTURE_VERSION, &["/grpc-interop-server"])
         .file("/grpc-interop-client", &paths.program("grpc-interop-client"));
     let interop = go_program(paths, "grpc-interop-server", interop)?;
-    Ok(vec![httpbin, interop])
+    // Speaks gRPC with the health service, HTTP/1.1 and h2c, and measures latency.
+    let fortio = go_program(paths, "fortio", Image::new("fortio", FIXTURE_VERSION, &["/fortio"]))?;
+    Ok(vec![httpbin, interop, fortio])
 }
 
 /// A client: a shell, curl and psql.
