@@ -1,0 +1,183 @@
+//! `cargo xtask test`: every check, each with its time, and one line at the end.
+
+use crate::cluster::{Cluster, Kind};
+use crate::install::{BACKEND_ENDPOINT, PLATFORM_STEPS, missing_programs, platform, prepare};
+use crate::paths::{Paths, repo};
+use crate::programs::Program;
+use crate::steps::{Log, Steps, output, tail};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use std::path::Path;
+use std::process::Command;
+
+const DENY_VERSION: &str = "0.20.2";
+/// Lines of a failed stage that are shown: compiler errors and failed assertions are long.
+const FAILED_TAIL_LINES: usize = 150;
+/// Cluster tests that run at the same time; each waits for pods most of the time.
+const CLUSTER_TEST_THREADS: &str = "4";
+/// Names the file by which the cluster tests find the cluster.
+pub const CLUSTER_FILE_ENV: &str = "TESTIMONY_E2E_CLUSTER";
+
+/// A stage of the test run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// Formatting of Rust and Go.
+    Fmt,
+    /// Lints; a warning is an error.
+    Clippy,
+    /// Licences, banned crates and sources of the dependencies.
+    Deny,
+    /// Unit, golden, property and network-namespace tests.
+    Unit,
+    /// Tests against a real cluster.
+    Cluster,
+}
+
+impl Stage {
+    const ALL: [Self; 5] = [Self::Fmt, Self::Clippy, Self::Deny, Self::Unit, Self::Cluster];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Fmt => "formatting",
+            Self::Clippy => "clippy",
+            Self::Deny => "cargo deny",
+            Self::Unit => "unit, golden, property and network-namespace tests",
+            Self::Cluster => "cluster tests",
+        }
+    }
+
+    fn slug(self) -> String {
+        format!("test-{self:?}").to_lowercase()
+    }
+}
+
+/// Tests that passed and failed; a stage without tests of its own counts as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Passed.
+    pub passed: u64,
+    /// Failed.
+    pub failed: u64,
+}
+
+/// Runs the stages, all or one, and goes on after a failed one. `keep` leaves the local cluster running.
+pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result<Tally> {
+    let stages: Vec<Stage> = only.map_or_else(|| Stage::ALL.to_vec(), |stage| vec![stage]);
+    let mut cluster = Cluster::new(paths, kind);
+    let with_cluster = stages.contains(&Stage::Cluster);
+    let missing = programs_for(&stages, &cluster);
+    let with_programs = with_cluster || stages.contains(&Stage::Unit);
+    let preparation = if with_programs { 1 + missing.len() } else { 0 };
+    let platform_steps = if with_cluster { PLATFORM_STEPS + usize::from(!keep) } else { 0 };
+    let mut steps = Steps::new(preparation + stages.len() + platform_steps, paths.logs())?;
+    if with_programs {
+        prepare(&mut steps, &cluster, &missing)?;
+    }
+    let mut tally = Tally::default();
+    for stage in stages {
+        if stage == Stage::Cluster
+            && let Err(error) = platform(&mut steps, &mut cluster, true, BACKEND_ENDPOINT)
+        {
+            println!("error: {error:#}");
+            tally.failed += 1;
+            continue;
+        }
+        let result = steps.run(stage.title(), &stage.slug(), |log| run_stage(stage, &cluster, log));
+        let log = paths.logs().join(format!("{}.log", stage.slug()));
+        let counted = count(&std::fs::read_to_string(&log).unwrap_or_default());
+        if let Err(error) = &result {
+            println!("{}", tail(&log, FAILED_TAIL_LINES));
+            println!("error: {error:#}");
+        }
+        tally.passed += counted.passed.max(u64::from(counted == Tally::default() && result.is_ok()));
+        tally.failed += counted.failed.max(u64::from(result.is_err()));
+    }
+    if with_cluster && !keep {
+        steps.run("stopping the cluster", "down", |log| cluster.down(log))?;
+    }
+    println!("{:.0} s in all", steps.elapsed().as_secs_f64());
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(tally)
+}
+
+/// The cluster tests need every program, the chart's tests Helm.
+fn programs_for(stages: &[Stage], cluster: &Cluster) -> Vec<Program> {
+    let mut missing = missing_programs(cluster, true);
+    if !stages.contains(&Stage::Cluster) {
+        missing.retain(|program| program.name == "helm" && stages.contains(&Stage::Unit));
+    }
+    missing
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(repo()).args(arguments);
+    cargo
+}
+
+fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
+    match stage {
+        Stage::Fmt => {
+            log.run(&mut cargo(&["fmt", "--all", "--check"]))?;
+            let unformatted = output(Command::new("gofmt").current_dir(repo().join("e2e/shop")).args(["-l", "."]))?;
+            ensure!(unformatted.is_empty(), "gofmt would change {unformatted}");
+            Ok(())
+        }
+        Stage::Clippy => {
+            log.run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+            // No part of --all-targets, because a plain `cargo test` must not need a cluster.
+            let cluster_tests =
+                ["clippy", "--locked", "-p", "testimony-e2e", "--test", "cluster", "--", "-D", "warnings"];
+            log.run(&mut cargo(&cluster_tests))
+        }
+        Stage::Deny => deny(&cluster.paths, log),
+        Stage::Unit => log.run(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])),
+        Stage::Cluster => {
+            let file = cluster.paths.cache().join("cluster-under-test.json");
+            cluster.save(&file)?;
+            let mut test =
+                cargo(&["test", "--locked", "-p", "testimony-e2e", "--test", "cluster", "--no-fail-fast", "--"]);
+            test.args(["--test-threads", CLUSTER_TEST_THREADS]).env(CLUSTER_FILE_ENV, &file);
+            log.run(test.env("KUBECONFIG", cluster.kubectl.kubeconfig()))
+        }
+    }
+}
+
+fn deny(paths: &Paths, log: &Log) -> Result<()> {
+    let root = paths.cache().join("tools");
+    let program = root.join("bin/cargo-deny");
+    let version = output(Command::new(&program).arg("--version")).unwrap_or_default();
+    if version.trim() != format!("cargo-deny {DENY_VERSION}") {
+        log.set_note(format!("installing cargo-deny {DENY_VERSION}"));
+        let mut install = cargo(&["install", "--locked", "cargo-deny", "--version", DENY_VERSION, "--root"]);
+        log.run(install.arg(&root)).context("cargo-deny is needed")?;
+        log.set_note("");
+    }
+    log.run(Command::new(Path::new(&program)).current_dir(repo()).args(["check", "licenses", "bans", "sources"]))
+}
+
+/// Adds up the lines `test result: ok. 13 passed; 0 failed; ...` of cargo's test runner.
+fn count(log: &str) -> Tally {
+    let number = |line: &str, word: &str| -> u64 {
+        let before = line.split(word).next().unwrap_or_default();
+        before.trim_end().rsplit(' ').next().and_then(|digits| digits.parse().ok()).unwrap_or_default()
+    };
+    let results = log.lines().filter(|line| line.starts_with("test result: "));
+    results.fold(Tally::default(), |tally, line| Tally {
+        passed: tally.passed + number(line, " passed"),
+        failed: tally.failed + number(line, " failed"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_test_binaries_add_up() {
+        let log = "running 2 tests\ntest result: ok. 13 passed; 0 failed; 0 ignored; 0 measured; finished in 0.86s\n\
+                   test a ... FAILED\ntest result: FAILED. 4 passed; 2 failed; 0 ignored\n";
+        assert_eq!(count(log), Tally { passed: 17, failed: 2 });
+        assert_eq!(count("error: could not compile"), Tally::default());
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests against a real cluster with the chart installed; `cargo xtask test --only cluster` prepares it and runs them.
+
+mod exchanges;
+mod harness;
