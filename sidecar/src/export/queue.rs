@@ -6,7 +6,6 @@ use crate::metrics::{Metrics, SinkMetrics};
 use arc_swap::ArcSwap;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 use testimony_core::policy::{SinkCondition, SinkState};
 use tokio::sync::{Notify, watch};
 

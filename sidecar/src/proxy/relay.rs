@@ -123,9 +123,9 @@ impl Relay {
             self.flow.lost(Lost::Drained);
             return Err(Over);
         }
-        moved |= self.from_client(cx, scratch)?;
+        moved |= self.pump_client(cx, scratch)?;
         if self.linger.is_none() {
-            moved |= self.from_upstream(cx, scratch)?;
+            moved |= self.pump_upstream(cx, scratch)?;
         }
         let upstream_over = matches!(&self.upstream, Upstream::Open(up) if up.read_closed && up.write_over());
         if upstream_over && self.client.read_closed && self.client.write_over() {
@@ -167,7 +167,7 @@ impl Relay {
         }
     }
 
-    fn from_client(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Step<bool> {
+    fn pump_client(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Step<bool> {
         if !self.upstream_accepts() || !self.client.accepts() || !self.flow.wants_client() {
             return Ok(false);
         }
@@ -199,7 +199,7 @@ impl Relay {
         Ok(true)
     }
 
-    fn from_upstream(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Step<bool> {
+    fn pump_upstream(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Step<bool> {
         let Upstream::Open(upstream) = &mut self.upstream else { return Ok(false) };
         if !self.client.accepts() || !upstream.accepts() || !self.flow.wants_upstream() {
             return Ok(false);
