@@ -12,10 +12,13 @@ pub mod controller;
 pub mod index;
 pub mod inject;
 pub mod metrics;
+pub mod plain;
 pub mod policy_server;
 pub mod serve;
 pub mod settings;
 pub mod state;
 pub mod supervise;
+#[cfg(test)]
+mod testing;
 pub mod watches;
 pub mod webhook;

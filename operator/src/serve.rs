@@ -17,8 +17,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// Time for a TLS handshake, for a request's head, and for a request's body, each.
+/// Time for a TLS handshake, and for a request's body, each.
 const CLIENT_SECONDS_MAX: u64 = 10;
+
+/// Time for a request's head, from the end of the request before. Longer than the 90 s for which the API server keeps an
+/// idle connection: if we closed first, a review sent at that moment would be lost, and its pod left without a sidecar.
+const IDLE_SECONDS_MAX: u64 = 120;
 
 /// Time for open requests to end after the signal to stop.
 const DRAIN_SECONDS_MAX: u64 = 5;
@@ -114,7 +118,7 @@ where
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(CLIENT_SECONDS_MAX));
+    builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(IDLE_SECONDS_MAX));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,

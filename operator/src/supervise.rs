@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// Time for all tasks to end after the signal, in seconds.
 const STOP_SECONDS_MAX: u64 = 10;
@@ -21,18 +21,20 @@ pub struct Supervisor {
     shutdown: Shutdown,
     terminate: Signal,
     interrupt: Signal,
+    linger: Duration,
 }
 
 impl Supervisor {
-    /// A supervisor without tasks; from now on signals wait for [`Supervisor::run`].
+    /// A supervisor without tasks; from now on signals wait for [`Supervisor::run`]. After a signal, tasks go on for
+    /// `linger`: clients learn late that this replica goes.
     ///
     /// # Errors
     /// Signals cannot be caught.
-    pub fn new() -> anyhow::Result<Self> {
+    pub fn new(linger: Duration) -> anyhow::Result<Self> {
         let (stop, shutdown) = Shutdown::new();
         let terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        Ok(Self { tasks: JoinSet::new(), stop, shutdown, terminate, interrupt })
+        Ok(Self { tasks: JoinSet::new(), stop, shutdown, terminate, interrupt, linger })
     }
 
     /// The signal for tasks.
@@ -54,14 +56,16 @@ impl Supervisor {
     /// A task ended before the signal.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let outcome = tokio::select! {
-            _ = self.terminate.recv() => Ok(()),
-            _ = self.interrupt.recv() => Ok(()),
-            ended = self.tasks.join_next() => Err(match ended {
-                Some(Ok((name, Ok(())))) => anyhow!("task {name} ended before its time"),
-                Some(Ok((name, Err(error)))) => error.context(format!("task {name}")),
-                Some(Err(error)) => anyhow!("a task died: {error}"),
-                None => anyhow!("there is no task"),
-            }),
+            () = signalled(&mut self.terminate, &mut self.interrupt) => Ok(()),
+            ended = self.tasks.join_next() => Err(early(ended)),
+        };
+        let outcome = match outcome {
+            Ok(()) => tokio::select! {
+                () = tokio::time::sleep(self.linger) => Ok(()),
+                () = signalled(&mut self.terminate, &mut self.interrupt) => Ok(()),
+                ended = self.tasks.join_next() => Err(early(ended)),
+            },
+            early => early,
         };
         tracing::info!("stopping");
         self.stop.send_replace(true);
@@ -70,6 +74,23 @@ impl Supervisor {
             tracing::warn!(seconds = STOP_SECONDS_MAX, "some tasks did not stop in time");
         }
         outcome
+    }
+}
+
+async fn signalled(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// A task that ended before the signal.
+fn early(ended: Option<Result<(&'static str, anyhow::Result<()>), JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Ok((name, Ok(())))) => anyhow!("task {name} ended before its time"),
+        Some(Ok((name, Err(error)))) => error.context(format!("task {name}")),
+        Some(Err(error)) => anyhow!("a task died: {error}"),
+        None => anyhow!("there is no task"),
     }
 }
 

@@ -14,7 +14,8 @@ pub struct AuditPolicyStatus {
     /// Generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`.
+    /// `Accepted`: the latest spec is valid. `ResolvedRefs`: all its sinks exist. `Programmed`: every sidecar of its pods
+    /// acknowledged its revision. `Ready`: all of these, and no pod needs a restart.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -65,7 +66,8 @@ pub struct AuditSinkStatus {
     /// Generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Accepted`, `Encrypted`, `Delivering`.
+    /// `Accepted`: the latest spec is valid. `Encrypted`: records travel over TLS. `Delivering`: the last export of every
+    /// sidecar succeeded; unknown while none has exported.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

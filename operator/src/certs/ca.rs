@@ -184,8 +184,9 @@ impl Authority {
 
 fn authority_params(key: &KeyPair, now: OffsetDateTime, validity: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.not_before = now - skew(validity);
-    params.not_after = now + validity;
+    // Certificates hold whole seconds; what is held in memory must equal what is read back.
+    params.not_before = whole_seconds(now - skew(validity));
+    params.not_after = whole_seconds(now + validity);
     params.distinguished_name = rcgen::DistinguishedName::new();
     // Two authorities in one bundle must differ by name.
     let mut name = String::from("testimony-ca-");
@@ -197,6 +198,10 @@ fn authority_params(key: &KeyPair, now: OffsetDateTime, validity: Duration) -> C
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
+}
+
+fn whole_seconds(at: OffsetDateTime) -> OffsetDateTime {
+    at.replace_nanosecond(0).unwrap_or(at)
 }
 
 fn skew(validity: Duration) -> Duration {

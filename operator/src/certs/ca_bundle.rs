@@ -1,5 +1,6 @@
 //! `webhooks[].clientConfig.caBundle` of the MutatingWebhookConfiguration: the only field of it that the operator owns.
 
+use crate::plain::Plain;
 use crate::serve::Shutdown;
 use futures::StreamExt;
 use k8s_openapi::ByteString;
@@ -49,7 +50,9 @@ pub async fn keep_ca_bundle(
             Ok(is_live) => {
                 live.send_replace(is_live);
             }
-            Err(error) => tracing::warn!(%error, object = config.object, "caBundle not written, trying again"),
+            Err(error) => {
+                tracing::warn!(error = %Plain(&error), object = config.object, "caBundle not written, trying again")
+            }
         }
         tokio::select! {
             event = events.next() => match event {

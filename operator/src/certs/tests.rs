@@ -1,11 +1,10 @@
-use super::ca::Authority;
+use super::*;
+use crate::testing::FakeApi;
+use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
-use rustls::{RootCertStore, crypto::aws_lc_rs};
-use std::sync::Arc;
-use std::time::Duration;
-use time::OffsetDateTime;
+use serde_json::json;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -90,4 +89,107 @@ fn seconds_are_enough_for_a_life() {
     assert!(authority.is_due(start() + second * 20));
     let leaf = authority.issue(&names(), start(), second * 6).expect("leaf");
     assert_eq!(leaf.renew_at, start() + second * 4);
+}
+
+// === the Secret ===
+
+const SECRET: &str = "/api/v1/namespaces/testimony-system/secrets/testimony-ca";
+
+fn keeper(api: &FakeApi, authority_validity: Duration) -> Certificates {
+    let config = CertConfig {
+        namespace: "testimony-system".to_owned(),
+        secret: "testimony-ca".to_owned(),
+        names: names(),
+        leaf_validity: Duration::from_secs(60),
+        authority_validity,
+    };
+    Certificates::new(api.client(), config, Metrics::new().0)
+}
+
+fn in_secret(api: &FakeApi) -> Authority {
+    let secret: Secret = serde_json::from_value(api.get(SECRET).expect("a Secret")).expect("Secret");
+    Authority::from_secret(&secret.data.expect("data")).expect("authority")
+}
+
+#[tokio::test]
+async fn the_first_replica_makes_the_authority_and_the_others_take_it() {
+    let api = FakeApi::default();
+    let (mut first, mut second) = (None, None);
+    let (one, two) = (keeper(&api, YEAR), keeper(&api, YEAR));
+    assert!(!*one.ready().borrow());
+    one.step(&mut first).await.expect("step");
+    two.step(&mut second).await.expect("step");
+    assert!(*one.ready().borrow() && *two.ready().borrow());
+    assert_eq!(*one.bundle().borrow(), *two.bundle().borrow());
+    assert!(first.expect("held").0 == in_secret(&api));
+}
+
+#[tokio::test]
+async fn who_loses_the_race_takes_the_winners_authority() {
+    let api = FakeApi::default();
+    let winner = Authority::create(OffsetDateTime::now_utc(), YEAR).expect("authority");
+    let secret = json!({"metadata": {"name": "testimony-ca"}, "data": winner.to_secret()});
+    api.put(SECRET, secret);
+    let keeper = keeper(&api, YEAR);
+    let ours = Authority::create(OffsetDateTime::now_utc(), YEAR).expect("authority");
+    let created = keeper.api.create(&PostParams::default(), &keeper.secret(&ours, None)).await;
+    assert!(keeper.won(created, ours).await.expect("taken") == winner);
+}
+
+#[tokio::test]
+async fn an_authority_that_is_due_is_rotated_once_and_clients_keep_both() {
+    let api = FakeApi::default();
+    let old = Authority::create(OffsetDateTime::now_utc() - DAY * 250, YEAR).expect("authority");
+    api.put(SECRET, json!({"metadata": {"name": "testimony-ca"}, "data": old.to_secret()}));
+    let (one, two) = (keeper(&api, YEAR), keeper(&api, YEAR));
+    one.step(&mut None).await.expect("step");
+    let rotated = in_secret(&api);
+    assert!(rotated != old && !rotated.is_due(OffsetDateTime::now_utc()));
+    two.step(&mut None).await.expect("step");
+    assert!(in_secret(&api) == rotated, "the second replica takes the new one");
+    let bundle = one.bundle().borrow().clone().expect("bundle");
+    assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 2);
+    let name = "testimony-policy.testimony-system.svc";
+    assert!(accepts(&old.bundle(OffsetDateTime::now_utc()), &rotated, OffsetDateTime::now_utc(), name));
+}
+
+#[tokio::test]
+async fn a_secret_that_is_deleted_comes_back_with_the_same_authority() {
+    let api = FakeApi::default();
+    let keeper = keeper(&api, YEAR);
+    let mut held = None;
+    keeper.step(&mut held).await.expect("step");
+    let before = in_secret(&api);
+    api.delete(SECRET);
+    keeper.step(&mut held).await.expect("step");
+    assert!(in_secret(&api) == before);
+}
+
+#[tokio::test]
+async fn a_leaf_is_swapped_when_it_is_due_and_only_then() {
+    let api = FakeApi::default();
+    let keeper = keeper(&api, YEAR);
+    let mut held = None;
+    let shown = |keeper: &Certificates| keeper.resolver.0.read().expect("lock").clone().expect("key");
+    keeper.step(&mut held).await.expect("step");
+    let first = shown(&keeper);
+    keeper.step(&mut held).await.expect("step");
+    assert!(Arc::ptr_eq(&first, &shown(&keeper)));
+    held.as_mut().expect("held").1 = OffsetDateTime::now_utc();
+    keeper.step(&mut held).await.expect("step");
+    assert!(!Arc::ptr_eq(&first, &shown(&keeper)));
+}
+
+#[tokio::test]
+async fn an_unreadable_secret_is_an_error_that_names_the_fix_and_is_not_overwritten() {
+    let api = FakeApi::default();
+    api.put(
+        SECRET,
+        json!({"metadata": {"name": "testimony-ca"}, "data": {"ca.crt": "bm9uc2Vuc2U=", "ca.key": "eA=="}}),
+    );
+    let before = api.get(SECRET);
+    let error = keeper(&api, YEAR).step(&mut None).await.expect_err("refused").to_string();
+    assert!(error.starts_with("the Secret's ca.crt cannot be read"), "{error}");
+    assert!(error.ends_with("delete the Secret, and a new authority is made"), "{error}");
+    assert_eq!(api.get(SECRET), before);
 }

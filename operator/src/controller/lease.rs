@@ -1,12 +1,14 @@
 //! Leader election by a Lease. Who loses it must end: two leaders would write against each other.
 
+use crate::plain::Plain;
 use crate::serve::Shutdown;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A leader that has not renewed for this long has lost, in seconds.
 const LEASE_SECONDS: i32 = 15;
@@ -87,7 +89,9 @@ impl Election {
             match self.attempt(&mut observer).await {
                 Ok(Step::Hold) => return true,
                 Ok(Step::Wait) => {}
-                Err(error) => tracing::warn!(%error, lease = self.name, "lease not taken, trying again"),
+                Err(error) => {
+                    tracing::warn!(error = %Plain(&error), lease = self.name, "lease not taken, trying again")
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(CANDIDATE_SECONDS)) => {}
@@ -117,7 +121,7 @@ impl Election {
                 Ok(Ok(Some(holder))) => return Err(LeaseLost::Taken(holder)),
                 other => {
                     let error = match other {
-                        Ok(Err(error)) => error.to_string(),
+                        Ok(Err(error)) => Plain(&error).to_string(),
                         _ => "no answer".to_owned(),
                     };
                     tracing::warn!(error, lease = self.name, "lease not renewed");
@@ -166,7 +170,7 @@ impl Election {
             Ok::<_, kube::Error>(())
         };
         if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), release).await {
-            tracing::warn!(%error, lease = self.name, "lease not released; it runs out by itself");
+            tracing::warn!(error = %Plain(&error), lease = self.name, "lease not released; it runs out by itself");
         }
     }
 

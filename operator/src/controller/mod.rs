@@ -10,6 +10,7 @@ mod writer;
 
 use crate::certs::Certificates;
 use crate::metrics::Metrics;
+use crate::plain::Plain;
 use crate::policy_server::{CONNECTIONS_MAX, PolicyServer, Reviewer};
 use crate::serve::{Shutdown, serve};
 use crate::settings::Settings;
@@ -37,7 +38,7 @@ const LABEL_RETRY_SECONDS: u64 = 2;
 pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let (metrics, registry) = Metrics::new();
     let state = Arc::new(State::new(&settings.cluster_domain));
-    let mut supervisor = Supervisor::new()?;
+    let mut supervisor = Supervisor::new(Duration::ZERO)?;
     let shutdown = supervisor.shutdown();
     let admin_listener = bind(settings.admin_port, "--admin-port").await?;
 
@@ -138,7 +139,7 @@ impl Leader {
     async fn label(&self, leads: bool, shutdown: &mut Shutdown) {
         let Some(pod) = &self.settings.pod_name else { return };
         while let Err(error) = label_leader(self.client.clone(), &self.settings.namespace, pod, leads).await {
-            tracing::warn!(%error, pod, leads, "leader label not written, trying again");
+            tracing::warn!(error = %Plain(&error), pod, leads, "leader label not written, trying again");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(LABEL_RETRY_SECONDS)) => {}
                 () = shutdown.wait() => return,

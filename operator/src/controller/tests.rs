@@ -1,10 +1,12 @@
 use super::conditions::{Finding, conditions, transitions};
-use super::lease::{Observer, Step};
+use super::lease::{Election, LeaseLost, Observer, Step};
 use super::status::{Report, View, report};
 use crate::api::{AuditPolicy, AuditSink};
 use crate::index::{Index, Indexed};
 use crate::inject::ExcludedNamespaces;
+use crate::serve::Shutdown;
 use crate::state::Ack;
+use crate::testing::FakeApi;
 use expect_test::{Expect, expect};
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::api::core::v1::Pod;
@@ -330,7 +332,7 @@ fn a_lease_is_free_when_it_has_not_changed_for_its_duration() {
         lease_duration_seconds: Some(15),
         ..LeaseSpec::default()
     };
-    let start = Instant::now();
+    let start = tokio::time::Instant::now();
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let mut observer = Observer::default();
     assert_eq!(observer.step("me", &LeaseSpec::default(), at(0)), Step::Hold, "nobody holds it");
@@ -341,4 +343,69 @@ fn a_lease_is_free_when_it_has_not_changed_for_its_duration() {
     assert_eq!(observer.step("me", &lease("other", 2), at(29)), Step::Wait);
     assert_eq!(observer.step("me", &lease("other", 2), at(30)), Step::Hold, "its holder is gone");
     assert_eq!(observer.step("me", &lease("", 2), at(30)), Step::Hold, "it was given up");
+}
+
+// === the Lease ===
+
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/testimony-system/leases/testimony-controller";
+
+/// Deadline of what must happen, in seconds of paused time.
+const SOON: u64 = 120;
+
+fn election(api: &FakeApi, me: &str) -> Election {
+    Election::new(api.client(), "testimony-system", "testimony-controller", me)
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(SOON), future).await.expect("in time")
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_replica_leads_and_gives_the_lease_up_at_its_end() {
+    let api = FakeApi::default();
+    let (stop, mut shutdown) = Shutdown::new();
+    let first = election(&api, "first");
+    assert!(soon(first.win(&mut shutdown)).await);
+    assert_eq!(api.get(LEASE).expect("lease")["spec"]["holderIdentity"], "first");
+    stop.send_replace(true);
+    assert!(soon(first.hold(shutdown)).await.is_ok());
+    assert_eq!(api.get(LEASE).expect("lease")["spec"]["holderIdentity"], Value::Null);
+    let (_stop, mut shutdown) = Shutdown::new();
+    assert!(soon(election(&api, "second").win(&mut shutdown)).await, "the next need not wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_stops_at_the_signal() {
+    let api = FakeApi::default();
+    let (_stop, mut shutdown) = Shutdown::new();
+    assert!(soon(election(&api, "first").win(&mut shutdown)).await);
+    let (stop, mut shutdown) = Shutdown::new();
+    let second = election(&api, "second");
+    let (won, ()) = soon(async { tokio::join!(second.win(&mut shutdown), async { drop(stop) }) }).await;
+    assert!(!won);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_lease_was_taken_must_end() {
+    let api = FakeApi::default();
+    let (_stop, mut shutdown) = Shutdown::new();
+    let first = election(&api, "first");
+    assert!(soon(first.win(&mut shutdown)).await);
+    let mut lease = api.get(LEASE).expect("lease");
+    lease["spec"]["holderIdentity"] = json!("second");
+    api.put(LEASE, lease);
+    let lost = soon(first.hold(shutdown)).await.expect_err("lost");
+    assert_eq!(lost.to_string(), "the lease is held by second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_renew_ends_before_another_may_lead() {
+    let api = FakeApi::default();
+    let (_stop, mut shutdown) = Shutdown::new();
+    let first = election(&api, "first");
+    assert!(soon(first.win(&mut shutdown)).await);
+    api.fail(true);
+    let began = tokio::time::Instant::now();
+    assert!(matches!(soon(first.hold(shutdown)).await, Err(LeaseLost::NotRenewed(_))));
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

@@ -6,6 +6,7 @@ use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus};
 use crate::index::{Index, Key};
 use crate::inject::ExcludedNamespaces;
 use crate::metrics::{Metrics, ResultLabels, StateLabels};
+use crate::plain::Plain;
 use crate::serve::Shutdown;
 use crate::state::State;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -154,7 +155,7 @@ impl Writer {
                 }
                 Err(error) => {
                     failed = true;
-                    tracing::warn!(%error, kind = at.kind, namespace = at.namespace, name = at.name, "status not written");
+                    tracing::warn!(error = %Plain(&error), kind = at.kind, namespace = at.namespace, name = at.name, "status not written");
                 }
             }
         }
@@ -238,7 +239,7 @@ impl Writer {
         let result = recorder.publish(event, at).await;
         self.counted(&result);
         if let Err(error) = result {
-            tracing::warn!(%error, namespace = at.namespace, name = at.name, "event not written");
+            tracing::warn!(error = %Plain(&error), namespace = at.namespace, name = at.name, "event not written");
         }
     }
 

@@ -24,6 +24,10 @@ const STATE_SIZE_LIMIT: &str = "1Mi";
 /// Digits of the suffix of a CronJob's Jobs: minutes since the epoch, eight digits until 2160.
 const CRON_SUFFIX_DIGITS: usize = 8;
 
+/// Where the API server's ServiceAccount plugin, which runs again after us, mounts the application's token for the API into
+/// every container that has nothing there. Our containers must not hold it: the state volume stands in its place.
+const API_TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 /// Requests and limits of a container; always all four, so that an HPA can compute with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resources {
@@ -120,6 +124,7 @@ pub(super) fn init_container(plan: &Plan<'_>) -> Value {
             "resources": resources.json(),
             "securityContext": security_context(user, group, !root, json!({"drop": ["ALL"], "add": ["NET_ADMIN"]}), INIT_MAY_ESCALATE),
             "terminationMessagePolicy": "FallbackToLogsOnError",
+            "volumeMounts": [no_api_token()],
         }),
     )
 }
@@ -129,6 +134,7 @@ pub(super) fn sidecar_container(object: &Pod, plan: &Plan<'_>) -> Value {
     let mut mounts = vec![
         json!({"name": pod::TOKEN_VOLUME, "mountPath": parent(path::TOKEN), "readOnly": true}),
         json!({"name": pod::STATE_VOLUME, "mountPath": path::STATE_DIR}),
+        no_api_token(),
     ];
     for sink in plan.selection.secrets.keys() {
         let mount = format!("{}/{sink}", path::SINKS_DIR);
@@ -203,6 +209,10 @@ fn environment(object: &Pod, plan: &Plan<'_>) -> Vec<Value> {
         literal(env::OPERATOR_CA, plan.operator_ca),
         literal(env::LOG, &plan.config.log),
     ]
+}
+
+fn no_api_token() -> Value {
+    json!({"name": pod::STATE_VOLUME, "mountPath": API_TOKEN_DIR, "readOnly": true})
 }
 
 /// Kubernetes expands `$(NAME)` in values; `$$` stands for one dollar.

@@ -113,12 +113,7 @@ impl<I: Identify> PolicyServer<I> {
         }
     }
 
-    async fn news(
-        &self,
-        identity: &Identity,
-        poll: &PollRequest,
-        notify: &Notify,
-    ) -> Option<PollResponse> {
+    async fn news(&self, identity: &Identity, poll: &PollRequest, notify: &Notify) -> Option<PollResponse> {
         let mut epochs = self.state.epochs();
         let mut bundle = self.bundle.clone();
         loop {

@@ -13,7 +13,12 @@ use anyhow::Context;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::{Api, Client};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// Time to go on after the signal, in seconds: nodes and API servers learn late that this replica is no endpoint any more,
+/// and a review that is not answered is a pod without a sidecar.
+const LINGER_SECONDS: u64 = 5;
 
 /// Runs the webhook until a signal.
 ///
@@ -23,7 +28,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let config = settings.sidecar()?;
     let (metrics, registry) = Metrics::new();
     let state = Arc::new(State::new(&settings.cluster_domain));
-    let mut supervisor = Supervisor::new()?;
+    let mut supervisor = Supervisor::new(Duration::from_secs(LINGER_SECONDS))?;
     let shutdown = supervisor.shutdown();
     let admin_listener = bind(settings.admin_port, "--admin-port").await?;
     let listener = bind(settings.webhook_port, "--webhook-port").await?;

@@ -1,0 +1,110 @@
+//! A small API server for tests: objects in memory, with resource versions and conflicts.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, Response, StatusCode};
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The server; cloning shares it.
+#[derive(Clone, Default)]
+pub(crate) struct FakeApi(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    objects: BTreeMap<String, Value>,
+    version: u64,
+    failing: bool,
+}
+
+impl FakeApi {
+    /// A client of this server.
+    pub(crate) fn client(&self) -> Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let api = api.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                let (status, answer) = api.answer(&head.method, head.uri.path(), &body);
+                let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
+                *response.status_mut() = status;
+                Ok::<_, std::convert::Infallible>(response)
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    /// An object by its path.
+    pub(crate) fn get(&self, path: &str) -> Option<Value> {
+        self.lock().objects.get(path).cloned()
+    }
+
+    /// Puts an object there, as another client would.
+    pub(crate) fn put(&self, path: &str, object: Value) {
+        let mut inner = self.lock();
+        inner.store(path.to_owned(), object);
+    }
+
+    /// Deletes an object, as another client would.
+    pub(crate) fn delete(&self, path: &str) {
+        self.lock().objects.remove(path);
+    }
+
+    /// Answers every request with 500 from now on, or no more.
+    pub(crate) fn fail(&self, failing: bool) {
+        self.lock().failing = failing;
+    }
+
+    fn answer(&self, method: &Method, path: &str, body: &[u8]) -> (StatusCode, Value) {
+        let mut inner = self.lock();
+        if inner.failing {
+            return status(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+        }
+        let object: Value = serde_json::from_slice(body).unwrap_or_default();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        match *method {
+            Method::GET => match inner.objects.get(path) {
+                Some(object) => (StatusCode::OK, object.clone()),
+                None => status(StatusCode::NOT_FOUND, "NotFound"),
+            },
+            Method::POST => {
+                let path = format!("{path}/{name}");
+                if inner.objects.contains_key(&path) {
+                    return status(StatusCode::CONFLICT, "AlreadyExists");
+                }
+                (StatusCode::CREATED, inner.store(path, object))
+            }
+            Method::PUT => match inner.objects.get(path) {
+                None => status(StatusCode::NOT_FOUND, "NotFound"),
+                Some(known) if known["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] => {
+                    status(StatusCode::CONFLICT, "Conflict")
+                }
+                Some(_) => (StatusCode::OK, inner.store(path.to_owned(), object)),
+            },
+            _ => status(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn store(&mut self, path: String, mut object: Value) -> Value {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.objects.insert(path, object.clone());
+        object
+    }
+}
+
+fn status(code: StatusCode, reason: &str) -> (StatusCode, Value) {
+    let text = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason,
+                      "code": code.as_u16()});
+    (code, text)
+}
