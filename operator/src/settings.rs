@@ -103,6 +103,21 @@ pub struct Settings {
     /// Life of the certificate authority, in days.
     #[arg(long, env = "TESTIMONY_CA_VALIDITY_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub ca_validity_days: u32,
+    /// ClusterRole that owns the Secret and the Lease, so that they go with it; without it they stay.
+    #[arg(long, env = "TESTIMONY_OWNER_CLUSTER_ROLE")]
+    pub owner_cluster_role: Option<String>,
+    /// Endpoint of the AuditSink `default`, which the leader makes and keeps; without it none is made.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_ENDPOINT", value_parser = http_url)]
+    pub default_sink_endpoint: Option<String>,
+    /// PEM bundle that signs that endpoint's certificate.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_CA_BUNDLE", requires = "default_sink_endpoint")]
+    pub default_sink_ca_bundle: Option<String>,
+    /// Secret with that endpoint's headers, looked for in each pod's namespace.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_CREDENTIALS_SECRET", requires = "default_sink_endpoint")]
+    pub default_sink_credentials_secret: Option<String>,
+    /// ClusterRole that owns that AuditSink, so that it goes with it.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_OWNER", requires = "default_sink_endpoint")]
+    pub default_sink_owner: Option<String>,
 }
 
 impl Settings {
@@ -189,6 +204,13 @@ fn dns_label(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("use 1 to 63 lower-case letters, digits and dashes".to_owned())
+}
+
+fn http_url(text: &str) -> Result<String, String> {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Ok(text.to_owned());
+    }
+    Err("use the base URL of an OTLP/HTTP endpoint, such as http://collector.observability:4318".to_owned())
 }
 
 fn quantity(text: &str) -> Result<String, String> {

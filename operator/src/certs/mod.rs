@@ -14,8 +14,8 @@ pub use ca_bundle::{CaBundleConfig, keep_ca_bundle};
 use crate::metrics::{CertificateLabels, Metrics};
 use crate::serve::Shutdown;
 use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
-use kube::{Client, ResourceExt};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -177,7 +177,8 @@ impl Certificates {
                 None => Authority::create(now, self.config.authority_validity)?,
             };
             tracing::info!(secret = self.config.secret, "authority created");
-            let created = self.api.create(&PostParams::default(), &self.secret(&authority, None)).await;
+            let created =
+                self.api.create(&PostParams::default(), &self.secret(&authority, ObjectMeta::default())).await;
             return self.won(created, authority).await;
         };
         let authority = Authority::from_secret(&secret.data.clone().unwrap_or_default())?;
@@ -186,7 +187,7 @@ impl Certificates {
         }
         let next = authority.rotate(now, self.config.authority_validity)?;
         tracing::info!(not_after = %next.not_after, "authority rotated");
-        let object = self.secret(&next, secret.resource_version());
+        let object = self.secret(&next, secret.metadata);
         let replaced = self.api.replace(&self.config.secret, &PostParams::default(), &object).await;
         self.won(replaced, next).await
     }
@@ -202,7 +203,8 @@ impl Certificates {
         }
     }
 
-    fn secret(&self, authority: &Authority, resource_version: Option<String>) -> Secret {
+    /// The Secret as it is written; owners that others set stay.
+    fn secret(&self, authority: &Authority, metadata: ObjectMeta) -> Secret {
         let labels =
             [("app.kubernetes.io/managed-by", "testimony-operator"), ("app.kubernetes.io/part-of", "testimony")];
         Secret {
@@ -210,8 +212,8 @@ impl Certificates {
                 name: Some(self.config.secret.clone()),
                 namespace: Some(self.config.namespace.clone()),
                 labels: Some(labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()),
-                resource_version,
-                ..ObjectMeta::default()
+                managed_fields: None,
+                ..metadata
             },
             data: Some(authority.to_secret()),
             type_: Some("Opaque".to_owned()),

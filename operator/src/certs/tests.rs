@@ -132,7 +132,7 @@ async fn who_loses_the_race_takes_the_winners_authority() {
     api.put(SECRET, secret);
     let keeper = keeper(&api, YEAR);
     let ours = Authority::create(OffsetDateTime::now_utc(), YEAR).expect("authority");
-    let created = keeper.api.create(&PostParams::default(), &keeper.secret(&ours, None)).await;
+    let created = keeper.api.create(&PostParams::default(), &keeper.secret(&ours, ObjectMeta::default())).await;
     assert!(keeper.won(created, ours).await.expect("taken") == winner);
 }
 

@@ -135,14 +135,14 @@ impl Election {
 
     async fn attempt(&self, observer: &mut Observer) -> kube::Result<Step> {
         let Some(lease) = self.api.get_opt(&self.name).await? else {
-            let lease = self.lease(None, LeaseSpec::default());
+            let lease = self.lease(ObjectMeta::default(), LeaseSpec::default());
             return won(self.api.create(&PostParams::default(), &lease).await);
         };
         let spec = lease.spec.unwrap_or_default();
         match observer.step(&self.me, &spec, Instant::now()) {
             Step::Wait => Ok(Step::Wait),
             Step::Hold => {
-                let lease = self.lease(lease.metadata.resource_version, spec);
+                let lease = self.lease(lease.metadata, spec);
                 won(self.api.replace(&self.name, &PostParams::default(), &lease).await)
             }
         }
@@ -155,7 +155,7 @@ impl Election {
         if let Some(holder) = spec.holder_identity.as_ref().filter(|h| **h != self.me && !h.is_empty()) {
             return Ok(Some(holder.clone()));
         }
-        let lease = self.lease(lease.metadata.resource_version, spec);
+        let lease = self.lease(lease.metadata, spec);
         self.api.replace(&self.name, &PostParams::default(), &lease).await?;
         Ok(None)
     }
@@ -174,15 +174,16 @@ impl Election {
         }
     }
 
-    fn lease(&self, resource_version: Option<String>, before: LeaseSpec) -> Lease {
+    /// The lease as this replica writes it; owners and labels that others set stay.
+    fn lease(&self, metadata: ObjectMeta, before: LeaseSpec) -> Lease {
         let now = MicroTime(Timestamp::now());
         let mine = before.holder_identity.as_ref() == Some(&self.me);
         Lease {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 namespace: Some(self.namespace.clone()),
-                resource_version,
-                ..ObjectMeta::default()
+                managed_fields: None,
+                ..metadata
             },
             spec: Some(LeaseSpec {
                 holder_identity: Some(self.me.clone()),

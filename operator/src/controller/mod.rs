@@ -3,6 +3,7 @@
 
 pub mod conditions;
 pub mod lease;
+mod owned;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use anyhow::Context;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::{Api, Client};
 use lease::Election;
+use owned::Owned;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -126,12 +128,13 @@ impl Leader {
             replica: me,
         };
         let write = writer.run(shutdown.clone());
+        let owned = Owned::new(self.client.clone(), self.settings.clone()).run(shutdown.clone());
         let label = async {
             self.label(true, &mut shutdown).await;
             shutdown.wait().await;
             self.unlabel().await;
         };
-        let (polls, (), ()) = tokio::join!(polls, write, label);
+        let (polls, (), (), ()) = tokio::join!(polls, write, owned, label);
         polls.context("policy server")
     }
 
