@@ -165,6 +165,9 @@ impl<I: Identify> PolicyServer<I> {
         if let Some(ack) = ack {
             ack.bundle = Some(bundle.clone());
         }
+        let (namespace, pod) = (&identity.namespace, &identity.pod_name);
+        let _span = tracing::info_span!("document", namespace, pod, revision = document.revision).entered();
+        tracing::debug!("sent");
         Some(PollResponse { document, operator_ca: bundle.to_string() })
     }
 }
