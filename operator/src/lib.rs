@@ -20,5 +20,6 @@ pub mod state;
 pub mod supervise;
 #[cfg(test)]
 mod testing;
+pub mod traces;
 pub mod watches;
 pub mod webhook;

@@ -3,11 +3,20 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use kube::{Client, Config};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use testimony_operator::settings::{LogFormat, Settings};
-use testimony_operator::{api, controller, webhook};
+use testimony_operator::{api, controller, traces, webhook};
+use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Time for the last spans at the end, in seconds.
+const TRACES_SECONDS_MAX: u64 = 3;
 
 /// Testimony's operator.
 #[derive(Parser)]
@@ -61,29 +70,41 @@ fn main() -> ExitCode {
 
 fn start(settings: Settings, controller: bool) -> anyhow::Result<()> {
     settings.check()?;
-    log(&settings)?;
     // kube and our own servers use the same provider; a second call would only say that it is set.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let traces = telemetry(&settings, runtime.handle().clone())?;
+    let result = runtime.block_on(async {
         let config = Config::infer().await.context("no cluster: neither in-cluster settings nor a kubeconfig")?;
         let client = Client::try_from(config).context("API server client")?;
         match controller {
             true => controller::run(settings, client).await,
             false => webhook::run(settings, client).await,
         }
-    })
+    });
+    if let Some(traces) = traces {
+        // The last spans; an endpoint that is down must not hold up the end.
+        let _ = traces.shutdown_with_timeout(Duration::from_secs(TRACES_SECONDS_MAX));
+    }
+    result
 }
 
-fn log(settings: &Settings) -> anyhow::Result<()> {
+/// Starts the log, and the traces where a flag asks for them.
+fn telemetry(settings: &Settings, runtime: Handle) -> anyhow::Result<Option<SdkTracerProvider>> {
     let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("--log {:?}", settings.log))?;
     EnvFilter::try_new(&settings.sidecar_log).with_context(|| format!("--sidecar-log {:?}", settings.sidecar_log))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.init(),
-    }
-    Ok(())
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match settings.log_format {
+        LogFormat::Json => log.json().flatten_event(true).with_span_list(false).boxed(),
+        LogFormat::Text => log.boxed(),
+    };
+    let provider = match &settings.otlp_traces_endpoint {
+        Some(endpoint) => Some(traces::provider(endpoint, &settings.replica(), runtime)?),
+        None => None,
+    };
+    let spans = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer("testimony-operator")));
+    tracing_subscriber::registry().with(filter).with(log).with(spans).init();
+    Ok(provider)
 }
 
 fn crds(directory: Option<PathBuf>) -> anyhow::Result<()> {

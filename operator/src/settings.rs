@@ -118,6 +118,9 @@ pub struct Settings {
     /// ClusterRole that owns that AuditSink, so that it goes with it.
     #[arg(long, env = "TESTIMONY_DEFAULT_SINK_OWNER", requires = "default_sink_endpoint")]
     pub default_sink_owner: Option<String>,
+    /// OTLP endpoint (HTTP/protobuf) of the operator's own traces; omitted: none are made.
+    #[arg(long, env = "TESTIMONY_OTLP_TRACES_ENDPOINT", value_parser = crate::traces::endpoint)]
+    pub otlp_traces_endpoint: Option<String>,
 }
 
 impl Settings {
@@ -238,4 +241,69 @@ fn amount(text: &str) -> Option<f64> {
         _ => return None,
     };
     Some(number.parse::<f64>().ok()? * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Settings, String> {
+        let all = ["operator", "--namespace", "testimony-system"].iter().chain(flags);
+        let settings = Flags::try_parse_from(all).map_err(|e| e.to_string())?.settings;
+        settings.check().map_err(|e| e.to_string())?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        let cases: [(&[&str], &str); 9] = [
+            (&["--webhook-port", "99999"], "--webhook-port"),
+            (&["--sidecar-cpu-request", "much"], "--sidecar-cpu-request"),
+            (&["--sidecar-memory-limit", "0"], "--sidecar-memory-limit"),
+            (
+                &["--sidecar-memory-request", "1Gi"],
+                "--sidecar-memory-request 1Gi is more than --sidecar-memory-limit 128Mi",
+            ),
+            (&["--log-format", "xml"], "--log-format"),
+            (&["--webhook-service", "Big"], "--webhook-service"),
+            (&["--leaf-validity-hours", "13", "--ca-validity-days", "1"], "--leaf-validity-hours"),
+            (&["--sidecar-image-pull-policy", "Often"], "--sidecar-image-pull-policy"),
+            (&["--otlp-traces-endpoint", "collector:4318"], "--otlp-traces-endpoint"),
+        ];
+        for (flags, expected) in cases {
+            let error = parse(flags).expect_err(expected);
+            assert!(error.contains(expected), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_webhook_needs_an_image() {
+        let error = parse(&[]).expect("valid").sidecar().expect_err("needed").to_string();
+        assert!(error.starts_with("--sidecar-image"), "{error}");
+        let image = parse(&["--sidecar-image", "testimony:1"]).expect("valid").sidecar().expect("complete");
+        assert_eq!(image.operator_url, "https://testimony-policy.testimony-system.svc:8443");
+    }
+
+    #[test]
+    fn leaves_carry_the_names_by_which_services_are_called() {
+        let names = parse(&["--cluster-domain", "k8s.example"]).expect("valid").certificates().names;
+        assert!(names.contains(&"testimony-webhook.testimony-system.svc".to_owned()));
+        assert!(names.contains(&"testimony-policy.testimony-system.svc.k8s.example".to_owned()));
+    }
+
+    #[test]
+    fn quantities_are_compared_by_their_value() {
+        assert_eq!(amount("1"), amount("1000m"));
+        assert_eq!(amount("1Gi"), amount("1024Mi"));
+        assert!(amount("100m") < amount("0.2"));
+        assert_eq!(amount("1.5.5"), None);
+        assert_eq!(amount("Mi"), None);
+    }
 }

@@ -117,7 +117,13 @@ impl Leader {
         }
         let listener = bind(self.settings.policy_port, "--policy-port").await?;
         let reviewer = Reviewer::new(self.client.clone());
-        let server = PolicyServer::new(self.state.clone(), reviewer, self.bundle.clone(), self.metrics.clone());
+        let server = PolicyServer::new(
+            self.state.clone(),
+            reviewer,
+            self.bundle.clone(),
+            self.metrics.clone(),
+            shutdown.clone(),
+        );
         let handler = move |request| server.clone().handle(request);
         let polls = serve(listener, Some(self.tls.clone()), CONNECTIONS_MAX, handler, shutdown.clone());
         let writer = Writer {

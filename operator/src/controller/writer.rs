@@ -20,6 +20,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testimony_core::contract::label;
+use tracing::Instrument;
 
 /// Field manager of statuses.
 const MANAGER: &str = "testimony-operator";
@@ -143,7 +144,8 @@ impl Writer {
         let mut failed = false;
         for change in self.changes(report) {
             let at = change.reference();
-            let result = self.write_one(&at, change.status()).await;
+            let span = tracing::info_span!("status", kind = at.kind, namespace = at.namespace, name = at.name);
+            let result = self.write_one(&at, change.status()).instrument(span).await;
             self.counted(&result);
             match result {
                 Ok(()) => {

@@ -1,5 +1,7 @@
 //! The policy server: sidecars poll it for their document, and say by that what they run. Only the leader serves.
 
+#[cfg(test)]
+mod http_tests;
 mod identity;
 #[cfg(test)]
 mod tests;
@@ -7,7 +9,7 @@ mod tests;
 pub use identity::{Identity, Reviewer, Unauthorized};
 
 use crate::metrics::{Metrics, ResultLabels};
-use crate::serve::{Answer, body, json_answer, text_answer};
+use crate::serve::{Answer, Shutdown, body, json_answer, text_answer};
 use crate::state::{Ack, State};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, StatusCode, header};
@@ -40,12 +42,19 @@ pub struct PolicyServer<I> {
     bundle: watch::Receiver<Option<Arc<str>>>,
     metrics: Metrics,
     polls: Arc<Semaphore>,
+    shutdown: Shutdown,
 }
 
 impl<I: Identify> PolicyServer<I> {
-    /// A server on this state.
-    pub fn new(state: Arc<State>, identify: I, bundle: watch::Receiver<Option<Arc<str>>>, metrics: Metrics) -> Self {
-        Self { state, identify, bundle, metrics, polls: Arc::new(Semaphore::new(POLLS_MAX)) }
+    /// A server on this state. At the signal to stop, polls that wait are answered: their sidecars find the next leader.
+    pub fn new(
+        state: Arc<State>,
+        identify: I,
+        bundle: watch::Receiver<Option<Arc<str>>>,
+        metrics: Metrics,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self { state, identify, bundle, metrics, polls: Arc::new(Semaphore::new(POLLS_MAX)), shutdown }
     }
 
     /// Handles one HTTP request.
@@ -106,10 +115,12 @@ impl<I: Identify> PolicyServer<I> {
     async fn wait(&self, identity: &Identity, poll: &PollRequest, at: &Registration<'_, I>) -> Option<PollResponse> {
         let wait = Duration::from_secs(u64::from(poll.wait_seconds.min(POLL_WAIT_S_MAX)));
         let notify = at.notify.as_ref()?;
-        match tokio::time::timeout(wait, self.news(identity, poll, notify)).await {
-            Ok(answer) => answer,
+        let mut shutdown = self.shutdown.clone();
+        tokio::select! {
+            answer = self.news(identity, poll, notify) => answer,
             // A wait of zero still looks once.
-            Err(_) => self.look(identity, poll),
+            () = tokio::time::sleep(wait) => self.look(identity, poll),
+            () = shutdown.wait() => None,
         }
     }
 
@@ -165,6 +176,9 @@ impl<I: Identify> PolicyServer<I> {
         if let Some(ack) = ack {
             ack.bundle = Some(bundle.clone());
         }
+        let (namespace, pod) = (&identity.namespace, &identity.pod_name);
+        let _span = tracing::info_span!("document", namespace, pod, revision = document.revision).entered();
+        tracing::debug!("sent");
         Some(PollResponse { document, operator_ca: bundle.to_string() })
     }
 }

@@ -22,6 +22,7 @@ struct Bench {
     state: Arc<State>,
     server: PolicyServer<Nobody>,
     bundle: watch::Sender<Option<Arc<str>>>,
+    stop: watch::Sender<bool>,
 }
 
 impl Bench {
@@ -29,8 +30,9 @@ impl Bench {
         let state = Arc::new(State::new("cluster.local"));
         let bundle = watch::Sender::new(Some(Arc::from("CA 1")));
         let (metrics, _) = Metrics::new();
-        let server = PolicyServer::new(state.clone(), Nobody, bundle.subscribe(), metrics);
-        let bench = Self { state, server, bundle };
+        let (stop, shutdown) = Shutdown::new();
+        let server = PolicyServer::new(state.clone(), Nobody, bundle.subscribe(), metrics, shutdown);
+        let bench = Self { state, server, bundle, stop };
         bench.put::<AuditSink>(json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink",
             "metadata": {"name": "main", "uid": "s"}, "spec": {"endpoint": "http://c.example", "default": true}}));
         bench
@@ -164,6 +166,22 @@ async fn a_new_authority_is_told_once() {
     let told = bench.poll(&request(Some(revision.clone()), 50)).await.expect("at once");
     assert_eq!(told.operator_ca, "CA 2");
     assert_eq!(bench.poll(&request(Some(revision), 0)).await, None);
+}
+
+#[tokio::test]
+async fn polls_that_wait_end_with_the_server() {
+    let bench = Bench::new();
+    bench.policy(json!({}));
+    bench.pod();
+    let revision = settled(&bench).await;
+    let poll = request(Some(revision), 50);
+    let end = async {
+        tokio::task::yield_now().await;
+        bench.stop.send_replace(true);
+    };
+    let both = async { tokio::join!(bench.poll(&poll), end) };
+    let (answer, ()) = tokio::time::timeout(Duration::from_secs(SOON), both).await.expect("in time");
+    assert_eq!(answer, None);
 }
 
 #[tokio::test]

@@ -105,6 +105,14 @@ impl Mutator {
             Ok(request) => request,
             Err(error) => return text_answer(StatusCode::BAD_REQUEST, format!("{error}\n")),
         };
+        let span = tracing::info_span!(
+            "admission",
+            namespace = request.namespace,
+            name = request.name,
+            result = tracing::field::Empty,
+            reason = tracing::field::Empty
+        );
+        let _entered = span.enter();
         let outcome = self.mutate(&request).unwrap_or_else(|failure| {
             tracing::warn!(error = %failure, namespace = request.namespace, name = request.name, "pod admitted without a look");
             Outcome {
@@ -114,6 +122,7 @@ impl Mutator {
             }
         });
         let labels = InjectionLabels { result: outcome.result, reason: outcome.reason };
+        span.record("result", outcome.result).record("reason", outcome.reason);
         self.metrics.injections.get_or_create(&labels).inc();
         let answer = match serde_json::to_vec(&outcome.response.into_review()) {
             Ok(bytes) => json_answer(StatusCode::OK, bytes),
