@@ -8,7 +8,7 @@ FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake libcap2-bin && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-ENV RUSTFLAGS="-C target-feature=+crt-static"
+ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
 # A target triple of its own: build scripts and macros are linked dynamically, as they must be.
 # The file capability is permitted only: with the effective bit, a container without NET_ADMIN could not start the binary.
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \

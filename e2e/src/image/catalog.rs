@@ -13,6 +13,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 const FIXTURE_VERSION: &str = "1";
 /// The target triple whose C library can be linked statically.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Static, still position-independent; relocations in the packed form, which takes half a megabyte less.
+const STATIC_FLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
 /// As the sidecar's contract with the operator names them.
 const SIDECAR_UID_GID: (u32, u32) = (62819, 62820);
 const NOBODY: u32 = 65532;
@@ -28,7 +30,7 @@ fn release_binaries(log: &Log) -> Result<PathBuf> {
     log.run(
         Command::new("cargo")
             .current_dir(&repo)
-            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .env("RUSTFLAGS", STATIC_FLAGS)
             .args(["build", "--locked", "--release", "--target", STATIC_TARGET])
             .args(["-p", "testimony-sidecar", "-p", "testimony-operator"]),
     )?;
