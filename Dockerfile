@@ -12,9 +12,11 @@ ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-re
 # A target triple of its own: build scripts and macros are linked dynamically, as they must be.
 # The file capability is permitted only: with the effective bit, a container without NET_ADMIN could not start the binary.
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
- && cargo build --locked --release --target "$target" -p testimony-sidecar -p testimony-operator \
+ && cargo build --locked --release --target "$target" -p testimony-sidecar \
+ && RUSTFLAGS="$RUSTFLAGS -C force-unwind-tables=no" \
+    cargo build --locked --profile operator --target "$target" -p testimony-operator \
  && mkdir /out \
- && cp "target/$target/release/testimony-sidecar" "target/$target/release/testimony-operator" /out/ \
+ && cp "target/$target/release/testimony-sidecar" "target/$target/operator/testimony-operator" /out/ \
  && setcap cap_net_admin+p /out/testimony-sidecar
 
 FROM scratch AS sidecar

@@ -15,6 +15,9 @@ const FIXTURE_VERSION: &str = "1";
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Static, still position-independent; relocations in the packed form, which takes half a megabyte less.
 const STATIC_FLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
+/// The operator ends at a panic (its profile says so), so it needs no tables for unwinding: two megabytes less.
+const OPERATOR_FLAGS: &str =
+    "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs -C force-unwind-tables=no";
 /// As the sidecar's contract with the operator names them.
 const SIDECAR_UID_GID: (u32, u32) = (62819, 62820);
 const NOBODY: u32 = 65532;
@@ -22,32 +25,36 @@ const POSTGRES_UID: u32 = 999;
 const POSTGRES: &str = "/usr/lib/postgresql/15";
 const POSTGRES_SHARE: &str = "/usr/share/postgresql/15";
 
-/// Builds the release binaries of the products, static, and returns the folder in which they stand.
-fn release_binaries(log: &Log) -> Result<PathBuf> {
-    log.set_note("cargo build --release");
+/// Builds one product, static, and returns its binary.
+fn binary(package: &str, profile: &str, flags: &str, log: &Log) -> Result<PathBuf> {
+    log.set_note(&format!("cargo build -p {package}"));
     let repo = repo();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo.join("target"), PathBuf::from);
-    log.run(
-        Command::new("cargo")
-            .current_dir(&repo)
-            .env("RUSTFLAGS", STATIC_FLAGS)
-            .args(["build", "--locked", "--release", "--target", STATIC_TARGET])
-            .args(["-p", "testimony-sidecar", "-p", "testimony-operator"]),
-    )?;
+    log.run(Command::new("cargo").current_dir(&repo).env("RUSTFLAGS", flags).args([
+        "build",
+        "--locked",
+        "--profile",
+        profile,
+        "--target",
+        STATIC_TARGET,
+        "-p",
+        package,
+    ]))?;
     log.set_note("");
-    Ok(target.join(STATIC_TARGET).join("release"))
+    Ok(target.join(STATIC_TARGET).join(profile).join(package))
 }
 
 /// The sidecar's and the operator's image.
 pub fn products(folder: &Path, log: &Log) -> Result<Vec<Archive>> {
-    let binaries = release_binaries(log)?;
+    let sidecar = binary("testimony-sidecar", "release", STATIC_FLAGS, log)?;
+    let operator = binary("testimony-operator", "operator", OPERATOR_FLAGS, log)?;
     let (uid, gid) = SIDECAR_UID_GID;
     let sidecar = Image::new("testimony-sidecar", VERSION, &["/testimony-sidecar"])
         .user(uid, gid)
-        .file_with_capability("/testimony-sidecar", &binaries.join("testimony-sidecar"), net_admin_permitted());
+        .file_with_capability("/testimony-sidecar", &sidecar, net_admin_permitted());
     let operator = Image::new("testimony-operator", VERSION, &["/testimony-operator"])
         .user(NOBODY, NOBODY)
-        .file("/testimony-operator", &binaries.join("testimony-operator"));
+        .file("/testimony-operator", &operator);
     let archives = vec![sidecar.write(folder)?, operator.write(folder)?];
     archives.iter().try_for_each(check_size)?;
     Ok(archives)
