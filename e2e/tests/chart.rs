@@ -3,6 +3,10 @@
 //! Needs Helm 4: `$HELM`, else `bin/helm` in `$TESTIMONY_CACHE_DIR` or `~/.cache/testimony`. `UPDATE_GOLDEN=1` rewrites
 //! the goldens and the chart's copies of the custom resource definitions; read the difference before you commit it.
 
+#[path = "support/golden.rs"]
+mod golden;
+
+use golden::{assert_golden, repository, updating};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,16 +20,8 @@ const CASES: [(&str, &[&str]); 4] = [
     ("no-sink", &["ci/no-sink-values.yaml"]),
 ];
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate stands in the repository").to_owned()
-}
-
 fn chart() -> PathBuf {
     repository().join("charts/testimony")
-}
-
-fn updating() -> bool {
-    std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1")
 }
 
 fn helm(arguments: &[&str]) -> Output {
@@ -80,26 +76,6 @@ fn documents(manifest: &str) -> Vec<String> {
         .filter(|document| !document.trim().is_empty())
         .map(|document| format!("{}\n", document.trim_end()))
         .collect()
-}
-
-/// Compares with the file, or writes it if goldens are being updated. Says where the two first differ.
-fn assert_golden(path: &Path, got: &str) {
-    if updating() {
-        fs::write(path, got).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        return;
-    }
-    let want = fs::read_to_string(path)
-        .unwrap_or_else(|error| panic!("{}: {error}; UPDATE_GOLDEN=1 writes it", path.display()));
-    if got != want {
-        let line = got.lines().zip(want.lines()).take_while(|(got, want)| got == want).count();
-        panic!(
-            "{} differs from line {}:\n  golden: {}\n  now:    {}\nUPDATE_GOLDEN=1 rewrites it",
-            path.display(),
-            line + 1,
-            want.lines().nth(line).unwrap_or("(end)"),
-            got.lines().nth(line).unwrap_or("(end)")
-        );
-    }
 }
 
 fn yaml_files(folder: &Path) -> BTreeMap<String, String> {

@@ -1,0 +1,25 @@
+//! `docs/reference/record.md` is what the code says. `UPDATE_GOLDEN=1` rewrites it.
+
+#[path = "../../e2e/tests/support/golden.rs"]
+mod golden;
+
+use golden::{assert_golden, repository};
+use testimony_core::record::{EventName, GapReason, reference_markdown};
+use testimony_core::redact::{HEADERS_ALLOWED, HEADERS_NEVER};
+
+#[test]
+fn the_page_of_the_record_is_the_codes() {
+    let list = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let events = [EventName::HttpRequest, EventName::TcpClose, EventName::Gap].map(EventName::as_str);
+    let reasons = GapReason::ALL.map(GapReason::as_str);
+    let page = format!(
+        "{}\n## Events\n\n{}. A gap has one of the reasons {}.\n\n## Header fields\n\nKept: {}.\n\nNever kept, whatever a \
+         policy says: {}.\n\nA kept value that looks like a secret is masked.\n",
+        reference_markdown(),
+        list(&events),
+        list(&reasons),
+        list(HEADERS_ALLOWED),
+        list(HEADERS_NEVER),
+    );
+    assert_golden(&repository().join("docs/reference/record.md"), &page);
+}

@@ -1,0 +1,251 @@
+//! What holds for the repository as a whole: which crate may depend on which, and that the tree is tidy.
+
+#[path = "support/golden.rs"]
+mod golden;
+
+use golden::repository;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The edges that may be, from the dependent to what it depends on.
+const EDGES: [(&str, &str); 5] = [
+    ("testimony-sidecar", "testimony-core"),
+    ("testimony-operator", "testimony-core"),
+    ("testimony-e2e", "testimony-core"),
+    ("testimony-e2e", "testimony-sidecar"),
+    ("testimony-e2e", "testimony-operator"),
+];
+
+/// What must not stand anywhere below a crate. A name that ends in `*` is the beginning of names.
+const NEVER: [(&str, &[&str]); 2] = [
+    ("testimony-core", &["tokio*", "kube*", "k8s-openapi", "hyper*", "rustls*", "mio", "socket2"]),
+    ("testimony-sidecar", &["kube*", "k8s-openapi"]),
+];
+
+/// Invariants that have code behind them; each is named by a test.
+const INVARIANTS: [&str; 7] = ["ev_1", "ev_2", "px_1", "px_2", "op_1", "op_2", "op_3"];
+
+/// Most lines of a source file.
+const LINES_MAX: usize = 500;
+
+/// Folders that are made and not written.
+const MADE: [&str; 5] = ["target", ".git", "corpus", "artifacts", "coverage"];
+
+fn metadata(options: &[&str]) -> Value {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(repository())
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(options)
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo prints JSON")
+}
+
+fn host() -> String {
+    let output = Command::new("rustc").arg("-vV").output().expect("rustc starts");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc names its host").to_owned()
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    value[name].as_array().into_iter().flatten()
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+#[test]
+fn crates_depend_on_each_other_one_way() {
+    let metadata = metadata(&["--no-deps"]);
+    let crates: BTreeSet<&str> = list(&metadata, "packages").map(|package| text(package, "name")).collect();
+    let mut found = BTreeSet::new();
+    for package in list(&metadata, "packages") {
+        for dependency in list(package, "dependencies").map(|dependency| text(dependency, "name")) {
+            if crates.contains(dependency) {
+                found.insert((text(package, "name"), dependency));
+            }
+        }
+    }
+    for edge in &found {
+        assert!(EDGES.contains(edge), "{} must not depend on {}", edge.0, edge.1);
+    }
+    assert!(found.contains(&EDGES[0]) && found.contains(&EDGES[1]), "the edges are no longer found: {found:?}");
+}
+
+#[test]
+fn core_is_pure_and_the_sidecar_does_not_know_kubernetes() {
+    let metadata = metadata(&["--filter-platform", &host()]);
+    let names: BTreeMap<&str, &str> =
+        list(&metadata, "packages").map(|package| (text(package, "id"), text(package, "name"))).collect();
+    let mut below: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for node in list(&metadata["resolve"], "nodes") {
+        // What only tests use is not part of the crate.
+        let normal = |dependency: &&Value| list(dependency, "dep_kinds").any(|kind| kind["kind"].is_null());
+        below.insert(text(node, "id"), list(node, "deps").filter(normal).map(|d| text(d, "pkg")).collect());
+    }
+    for (name, never) in NEVER {
+        let root = names.iter().find(|(_, found)| **found == name).map(|(id, _)| *id).expect("a crate of ours");
+        let mut seen = BTreeSet::new();
+        let mut open = vec![root];
+        while let Some(id) = open.pop() {
+            if seen.insert(id) {
+                open.extend(below.get(id).into_iter().flatten());
+            }
+        }
+        assert!(seen.len() > 5, "{name}: the dependencies are no longer found");
+        for dependency in seen.iter().filter_map(|id| names.get(id)) {
+            let forbidden = never.iter().find(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => dependency.starts_with(prefix),
+                None => dependency == *pattern,
+            });
+            assert!(forbidden.is_none(), "{name} must not depend on {dependency}, not even through others");
+        }
+    }
+}
+
+/// Every file of the repository with this ending; empty: every file.
+fn files(ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![repository()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let entry = entry.expect("a directory entry");
+            let (path, kind) = (entry.path(), entry.file_type().expect("a file type"));
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if kind.is_dir() && !MADE.contains(&name.as_str()) {
+                open.push(path);
+            } else if kind.is_file() && name.ends_with(ending) && name != ".git" {
+                found.push(path);
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no file ends in {ending}");
+    found
+}
+
+fn read(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn no_source_file_is_long_or_unfinished() {
+    // In two parts, so that they do not stand in this file.
+    let unfinished =
+        [concat!("to", "do!("), concat!("un", "implemented!("), concat!("#[", "ignore"), concat!("db", "g!(")];
+    for path in files(".rs") {
+        let source = read(&path);
+        let lines = source.lines().count();
+        assert!(lines <= LINES_MAX, "{}: {lines} lines, at most {LINES_MAX}: split it", path.display());
+        for word in unfinished {
+            assert!(!source.contains(word), "{}: {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn no_file_names_a_place_on_somebodys_machine() {
+    let places = [concat!("/ro", "ot/"), concat!("/wo", "rk/"), concat!("/ho", "me/")];
+    for path in files("") {
+        let text = read(&path);
+        for place in places {
+            let line = text.lines().position(|line| line.contains(place)).map(|line| line + 1);
+            assert!(line.is_none(), "{}:{}: {place}", path.display(), line.unwrap_or_default());
+        }
+    }
+}
+
+#[test]
+fn every_invariant_is_named_by_a_test() {
+    let sources: Vec<String> = files(".rs").iter().map(|path| read(path)).collect();
+    for id in INVARIANTS {
+        let named = format!("fn {id}_");
+        assert!(sources.iter().any(|source| source.contains(&named)), "no test is named {id}_...");
+        let written = id.to_uppercase().replace('_', "-");
+        assert!(
+            read(&repository().join("ARCHITECTURE.md")).contains(&written),
+            "ARCHITECTURE.md does not tell {written}"
+        );
+    }
+}
+
+#[test]
+fn every_source_file_belongs_to_a_crate() {
+    let metadata = metadata(&["--no-deps"]);
+    let mut reached = BTreeSet::new();
+    for target in list(&metadata, "packages").flat_map(|package| list(package, "targets")) {
+        let root = PathBuf::from(text(target, "src_path"));
+        let folder = root.parent().expect("a folder").to_owned();
+        reach(&root, &folder, &mut reached);
+    }
+    assert!(reached.len() > 100, "modules are no longer found: {reached:?}");
+    for path in files(".rs") {
+        // The fuzz targets are a workspace of their own.
+        let own = path.strip_prefix(repository().join("core/fuzz")).is_ok();
+        assert!(own || reached.contains(&path), "{}: no `mod` leads to it, so nobody compiles it", path.display());
+    }
+}
+
+/// Follows `mod name;` from a file whose modules stand in `folder`.
+fn reach(file: &Path, folder: &Path, reached: &mut BTreeSet<PathBuf>) {
+    if !reached.insert(file.to_owned()) {
+        return;
+    }
+    let mut given: Option<String> = None;
+    for line in read(file).lines().map(str::trim) {
+        if let Some(path) = line.strip_prefix("#[path = \"").and_then(|rest| rest.strip_suffix("\"]")) {
+            given = Some(path.to_owned());
+        }
+        let declared = line
+            .strip_suffix(';')
+            .and_then(|line| line.split_once("mod "))
+            .filter(|(before, _)| before.is_empty() || before.starts_with("pub"));
+        let Some((_, name)) = declared else { continue };
+        let beside = given.take().map(|path| file.parent().expect("a folder").join(path));
+        let places = [folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")];
+        let Some(child) = beside.into_iter().chain(places).find(|place| place.is_file()) else {
+            panic!("{}: there is no file for mod {name}", file.display());
+        };
+        let child = child.canonicalize().expect("it exists");
+        let below = match child.file_name().is_some_and(|name| name == "mod.rs") {
+            true => child.parent().expect("a folder").to_owned(),
+            false => child.with_extension(""),
+        };
+        reach(&child, &below, reached);
+    }
+}
+
+#[test]
+fn links_of_the_documentation_lead_somewhere() {
+    let mut links = 0;
+    for page in files(".md") {
+        for link in read(&page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap_or_default();
+            if path.is_empty() || link.contains("://") {
+                continue;
+            }
+            let target = page.parent().expect("a folder").join(path);
+            assert!(target.exists(), "{}: {link} does not exist", page.display());
+            links += 1;
+        }
+    }
+    assert!(links > 10, "links are no longer found");
+}
+
+#[test]
+fn the_map_of_the_code_is_whole() {
+    let map = read(&repository().join("ARCHITECTURE.md"));
+    for name in ["core", "sidecar", "operator", "e2e"] {
+        let part = map.split(&format!("\n### `{name}/`")).nth(1).unwrap_or_else(|| panic!("no part on {name}"));
+        let part = part.split("\n##").next().unwrap_or_default();
+        let root = read(&repository().join(name).join("src/lib.rs"));
+        for module in root.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')) {
+            assert!(part.contains(&format!("`{module}`")), "ARCHITECTURE.md, {name}: no word on module {module}");
+        }
+    }
+}
