@@ -26,7 +26,7 @@ const NEVER: [(&str, &[&str]); 2] = [
 ];
 
 /// Invariants that have code behind them; each is named by a test.
-const INVARIANTS: [&str; 7] = ["ev_1", "ev_2", "px_1", "px_2", "op_1", "op_2", "op_3"];
+const INVARIANTS: [&str; 8] = ["ev_1", "ev_2", "ex_1", "px_1", "px_2", "op_1", "op_2", "op_3"];
 
 /// Most lines of a source file.
 const LINES_MAX: usize = 500;
