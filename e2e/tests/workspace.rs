@@ -1,9 +1,5 @@
 //! What holds for the repository as a whole: which crate may depend on which, and that the tree is tidy.
 
-#[path = "support/golden.rs"]
-mod golden;
-
-use golden::repository;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -33,6 +29,10 @@ const LINES_MAX: usize = 500;
 
 /// Folders that are made and not written.
 const MADE: [&str; 5] = ["target", ".git", "corpus", "artifacts", "coverage"];
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate stands in the repository").to_owned()
+}
 
 fn metadata(options: &[&str]) -> Value {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
