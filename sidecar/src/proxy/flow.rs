@@ -127,21 +127,21 @@ impl Flow {
         all(input)
     }
 
-    /// Bytes from the upstream.
-    pub fn upstream_bytes(&mut self, input: &[u8], up: &mut Vec<u8>, down: &mut Vec<u8>) -> Progress {
+    /// Bytes from the upstream; all of them are taken.
+    pub fn upstream_bytes(&mut self, input: &[u8], up: &mut Vec<u8>, down: &mut Vec<u8>) -> Next {
         if let Self::Detect(_) = self {
             // The server speaks first: whatever the client was about to say, this is not HTTP/1.
             let _ = self.settle(Detected::Opaque, 0, up, down);
         }
         match self {
-            Self::Http(http) => return http.session.upstream_bytes(input, &mut http.capture, down, up),
+            Self::Http(http) => return http.session.upstream_bytes(input, &mut http.capture, down, up).next,
             Self::Opaque(opaque) => {
                 opaque.capture.bytes(0, input.len() as u64);
                 down.extend_from_slice(input);
             }
             Self::Pass | Self::Detect(_) | Self::Over => down.extend_from_slice(input),
         }
-        all(input)
+        Next::Continue
     }
 
     /// The client sent a FIN.

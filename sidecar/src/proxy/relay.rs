@@ -45,8 +45,6 @@ pub(super) struct Relay {
     flow: Flow,
     /// Bytes from the client that the flow could not take yet.
     client_left: Vec<u8>,
-    /// Bytes from the upstream that the flow could not take yet.
-    upstream_left: Vec<u8>,
     draining: bool,
     /// Bytes to drop before a refused connection is closed.
     linger: Option<usize>,
@@ -65,7 +63,6 @@ impl Relay {
             upstream: Upstream::Dialing { dial, pending: Vec::new(), shutdown: false },
             flow,
             client_left: Vec::new(),
-            upstream_left: Vec::new(),
             draining: false,
             linger: None,
             active: false,
@@ -207,13 +204,6 @@ impl Relay {
         let Scratch { read, up, down } = scratch;
         up.clear();
         down.clear();
-        if !self.upstream_left.is_empty() {
-            let left = std::mem::take(&mut self.upstream_left);
-            let progress = self.flow.upstream_bytes(&left, up, down);
-            self.upstream_left = left.get(progress.consumed..).unwrap_or_default().to_vec();
-            self.settle(cx, progress.next, up, down)?;
-            return Ok(progress.consumed > 0);
-        }
         if upstream.read_closed {
             return Ok(false);
         }
@@ -225,12 +215,7 @@ impl Relay {
                 return Err(Over);
             }
             Poll::Ready(Ok(0)) => self.flow.upstream_eof(up, down),
-            Poll::Ready(Ok(count)) => {
-                let input = read.get(..count).unwrap_or_default();
-                let Progress { consumed, next } = self.flow.upstream_bytes(input, up, down);
-                self.upstream_left.extend_from_slice(input.get(consumed..).unwrap_or_default());
-                next
-            }
+            Poll::Ready(Ok(count)) => self.flow.upstream_bytes(read.get(..count).unwrap_or_default(), up, down),
         };
         self.settle(cx, next, up, down)?;
         Ok(true)
