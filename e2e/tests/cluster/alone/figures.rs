@@ -145,7 +145,8 @@ impl Connection {
 fn latency(with: &Space, without: &Space) -> Result<(f64, f64)> {
     let (mut through, mut direct) = (Connection::to(with)?, Connection::to(without)?);
     // The first round warms both up.
-    (through.round()?, direct.round()?);
+    through.round()?;
+    direct.round()?;
     let (mut base, mut added) = (Vec::new(), Vec::new());
     for _ in 0..LATENCY_ROUNDS {
         let plain = direct.round()?;
