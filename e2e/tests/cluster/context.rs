@@ -91,7 +91,7 @@ fn an_outbound_request_is_linked_to_the_only_inbound_one_in_flight() -> Result<(
         "gateway",
         8000,
         "image: \"{{image:toolbox}}\", command: [/bin/sh, -c], args: ['mkdir -p /tmp/www/cgi-bin; cd /tmp/www/cgi-bin; \
-         { echo \"#!/bin/sh\"; echo \"echo Content-Type: text/plain; echo; exec curl -sS http://server:8080/anything/\\$QUERY_STRING\"; } > on; \
+         { echo \"#!/bin/sh\"; echo \"printf \\\"Content-Type: text/plain\\\\r\\\\n\\\\r\\\\n\\\"; exec curl -sS http://server:8080/anything/\\$QUERY_STRING\"; } > on; \
          chmod 755 on; exec httpd -f -p 8000 -h /tmp/www'], ports: [{containerPort: 8000}], \
          readinessProbe: {tcpSocket: {port: 8000}, periodSeconds: 1}",
     )?;
@@ -154,10 +154,10 @@ fn token(space: &Space, claims: &str) -> Result<String> {
 
 #[test]
 fn ev_2_identities_are_told_as_unverified_and_no_secret_stands_in_a_record() -> Result<()> {
-    let space = audited("identity", "redact: {query: [account], headers: [accept]}")?;
+    let space = audited("identity", "redact: {query: [iban], headers: [accept]}")?;
     let token = token(&space, r#"{"sub":"alice","iss":"https://idp.example"}"#)?;
     let options = format!("-H 'authorization: Bearer {token}' -H 'cookie: session=s3cret' -H 'x-api-key: s3cret'");
-    let (seen, record) = sent(&space, &options, "?q=s3cret&account=s3cret&flag")?;
+    let (seen, record) = sent(&space, &options, "?q=s3cret&iban=s3cret&flag")?;
     assert_eq!(seen_header(&seen, "Authorization"), format!("Bearer {token}"), "the application gets all of it");
     assert_eq!((record.actor(), record.attribute("audit.actor.type")), ("alice", "user"));
     assert_eq!(record.attribute("testimony.actor.issuer"), "https://idp.example");
@@ -165,7 +165,7 @@ fn ev_2_identities_are_told_as_unverified_and_no_secret_stands_in_a_record() -> 
     assert_eq!(record.attribute("testimony.assurance"), "unverified");
     assert_eq!(record.attribute("url.query"), "q=*&*=*&*");
     let whole = format!("{record:?}");
-    for secret in ["s3cret", token.as_str(), "account", "c2lnbmF0dXJl"] {
+    for secret in ["s3cret", token.as_str(), "iban", "c2lnbmF0dXJl"] {
         assert!(!whole.contains(secret), "{secret:?} in {whole}");
     }
     assert!(!has_accept(&record), "{record:#?}");
@@ -198,7 +198,7 @@ fn a_malformed_request_is_answered_by_400_and_recorded() -> Result<()> {
         let refused = |record: &AuditRecord| record.attribute("testimony.refusal") == refusal;
         let records = space.records_when(refusal, |records| records.iter().any(refused))?;
         let record = single(records.into_iter().filter(refused).collect())?;
-        assert_eq!(record.status(), Some(400), "{record:#?}");
+        assert_eq!(record.attribute("testimony.cause"), "rejected", "{record:#?}");
         assert_eq!(record.attribute("audit.outcome"), "failure", "{record:#?}");
     }
     Ok(())
