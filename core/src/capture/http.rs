@@ -144,7 +144,7 @@ impl<S: Shell> HttpCapture<S> {
     fn begin(&mut self, seq: ConnSeq, head: &RequestHead<'_>, edit: &mut HeadEdit) {
         let start = self.shell.now();
         let policy = self.shell.policy();
-        let rules = policy.document().correlation.clone();
+        let rules = &policy.document().correlation;
         let scan = Scan::of(head, rules.header.as_deref());
         let facts = Facts {
             direction: self.conn.direction,
@@ -162,9 +162,9 @@ impl<S: Shell> HttpCapture<S> {
         let probe = self.conn.from_node && scan.user_agent.is_some_and(|agent| agent.starts_with(b"kube-probe/"));
         let random = [self.shell.random(), self.shell.random()];
         let direction = self.conn.direction;
-        let context = self.shell.in_flight(|table| trace(scan.traceparent, direction, &rules, table, random));
+        let context = self.shell.in_flight(|table| trace(scan.traceparent, direction, rules, table, random));
         edit_trace(edit, &context);
-        let correlation = self.correlate(&scan, &rules, context.trust == "inferred", edit);
+        let correlation = self.correlate(&scan, rules, context.trust == "inferred", edit);
         if policy.document().client_address == ClientAddress::XForwardedFor
             && direction == Direction::Inbound
             && !scan.forwarded_for

@@ -6,6 +6,8 @@ mod http;
 mod in_flight;
 mod opaque;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tracing;
 
 pub use http::HttpCapture;

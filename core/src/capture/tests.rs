@@ -1,0 +1,257 @@
+//! Capture as the data thread drives it: bytes through a session, records out.
+
+use super::*;
+use crate::http1::{Limits, Session};
+use crate::policy::{Correlation, DOCUMENT_VERSION, DocumentPolicy, DocumentRule, Level, PolicyDocument, RuleMatch};
+use crate::record::Encoder;
+use expect_test::{Expect, expect};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// What all clones of the shell share.
+#[derive(Default)]
+struct State {
+    random: u128,
+    in_flight: InFlight,
+    bodies: Vec<String>,
+    counted: Vec<(Outcome, bool)>,
+    refused: Vec<&'static str>,
+}
+
+#[derive(Clone)]
+struct TestShell {
+    policy: Arc<Compiled>,
+    state: Rc<RefCell<State>>,
+}
+
+impl Shell for TestShell {
+    fn now(&self) -> Stamp {
+        Stamp { wall_ns: 1_000_000_000, mono_ns: 5 }
+    }
+
+    fn random(&mut self) -> u128 {
+        let mut state = self.state.borrow_mut();
+        state.random += 1;
+        state.random
+    }
+
+    fn policy(&self) -> Arc<Compiled> {
+        self.policy.clone()
+    }
+
+    fn in_flight<R>(&mut self, f: impl FnOnce(&mut InFlight) -> R) -> R {
+        f(&mut self.state.borrow_mut().in_flight)
+    }
+
+    fn emit(&mut self, record: Redacted<Record>) {
+        let mut encoder = Encoder::default();
+        encoder.append(&record, 0, &mut Vec::new());
+        self.state.borrow_mut().bodies.push(String::from_utf8_lossy(encoder.body()).replace("\",\"", "\",\n\""));
+    }
+
+    fn count(&mut self, _: Direction, outcome: Outcome, recorded: bool) {
+        self.state.borrow_mut().counted.push((outcome, recorded));
+    }
+
+    fn count_refused(&mut self, reason: &'static str) {
+        self.state.borrow_mut().refused.push(reason);
+    }
+}
+
+fn shell() -> TestShell {
+    let probes = DocumentRule {
+        name: "probes".into(),
+        matches: RuleMatch { path_prefixes: vec!["/healthz".into()], ..RuleMatch::default() },
+        level: Level::None,
+    };
+    let policy = DocumentPolicy {
+        name: "shop/all".into(),
+        directions: vec![Direction::Inbound, Direction::Outbound],
+        exclude_ports: Vec::new(),
+        rules: vec![probes],
+    };
+    let document = PolicyDocument {
+        version: DOCUMENT_VERSION,
+        revision: "0011223344556677".into(),
+        policies: vec![policy],
+        client_address: crate::policy::ClientAddress::None,
+        correlation: Correlation::default(),
+        redact: crate::policy::Redact::default(),
+        sinks: Vec::new(),
+    };
+    TestShell { policy: Arc::new(Compiled::new(document).expect("valid")), state: Rc::default() }
+}
+
+fn conn(direction: Direction) -> ConnFacts {
+    let address = |text: &str| text.parse().expect("address");
+    ConnFacts {
+        direction,
+        conn_id: 0xabc,
+        peer: address("[::ffff:10.0.0.9]:4711"),
+        local: address("10.0.0.1:8080"),
+        upstream_local: Some(address("10.0.0.1:5000")),
+        pod_actor: Some(Arc::from("system:serviceaccount:shop:orders")),
+        from_node: true,
+    }
+}
+
+/// Feeds a request and a response; returns what went upstream.
+fn exchange(capture: &mut HttpCapture<TestShell>, request: &str, response: &str) -> String {
+    let mut session = Session::new(Limits::default());
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    let _ = session.client_bytes(request.as_bytes(), capture, &mut up, &mut down);
+    let _ = session.upstream_bytes(response.as_bytes(), capture, &mut down, &mut up);
+    String::from_utf8_lossy(&up).into_owned()
+}
+
+fn check(direction: Direction, request: &str, response: &str, wanted: Expect) -> TestShell {
+    let shell = shell();
+    let mut capture = HttpCapture::new(shell.clone(), conn(direction));
+    exchange(&mut capture, request, response);
+    drop(capture);
+    wanted.assert_eq(&shell.state.borrow().bodies.join("\n"));
+    shell
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: x\r\n\r\nok";
+
+#[test]
+fn an_inbound_request_with_everything() {
+    let request = "POST http://u:p@shop:80/buy?card=4111111111111111&a HTTP/1.1\r\nHost: shop\r\nUser-Agent: curl/8\r\n\
+                   Authorization: Basic YWxpY2U6c2VjcmV0\r\nX-Request-Id: r-1\r\nCookie: session=1\r\nContent-Length: 3\r\n\
+                   traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\nabc";
+    let shell = check(
+        Direction::Inbound,
+        request,
+        OK,
+        expect![[r#"
+            {"action":"POST",
+            "actor":"alice",
+            "actor_type":"user",
+            "assurance":"unverified",
+            "auth_method":"basic",
+            "authority":"shop:80",
+            "conn_id":"0000000000000abc",
+            "conn_seq":"0",
+            "correlation_id":"r-1",
+            "correlation_src":"client",
+            "dir":"inbound",
+            "dur":"0",
+            "hq00":"content-length:3",
+            "hs00":"content-length:2",
+            "hs01":"server:x",
+            "id":"00000000-03e8-7000-8000-000000000003",
+            "local":"10.0.0.1:8080",
+            "method":"POST",
+            "outcome":"success",
+            "path":"/buy",
+            "peer":"10.0.0.9:4711",
+            "policy":"shop/all",
+            "policy_revision":"0011223344556677",
+            "proto":"http/1.1",
+            "query":"card=*&*",
+            "redacted":"userinfo,query",
+            "req_bytes":"3",
+            "res_bytes":"2",
+            "rule":"default",
+            "scheme":"http",
+            "span_id":"00f067aa0ba902b7",
+            "status":"200",
+            "t0":"1000000000",
+            "t1":"1000000000",
+            "target":"shop:80",
+            "trace_id":"4bf92f3577b34da6a3ce929d0e0e4736",
+            "trace_trust":"client",
+            "typ":"exchange",
+            "upstream_local":"10.0.0.1:5000",
+            "user_agent":"curl/8",
+            "v":"1",
+            "xid":"0000000000000abc-0"}"#]],
+    );
+    assert_eq!(shell.state.borrow().counted, [(Outcome::Success, true)]);
+    assert!(shell.state.borrow().in_flight.is_empty());
+}
+
+#[test]
+fn an_outbound_request_joins_the_inbound_one_that_is_in_flight() {
+    let shell = shell();
+    let mut inbound = HttpCapture::new(shell.clone(), conn(Direction::Inbound));
+    let mut session = Session::new(Limits::default());
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    let head = b"GET /in HTTP/1.1\r\nHost: a\r\n\r\n";
+    let _ = session.client_bytes(head, &mut inbound, &mut up, &mut down);
+    let mut outbound = HttpCapture::new(shell.clone(), ConnFacts { conn_id: 0xdef, ..conn(Direction::Outbound) });
+    let forwarded = exchange(&mut outbound, "GET /out HTTP/1.1\r\nHost: b\r\n\r\n", OK);
+    let body = shell.state.borrow().bodies.join("");
+    for part in [
+        r#""actor":"system:serviceaccount:shop:orders""#,
+        r#""auth_method":"pod""#,
+        r#""trace_trust":"inferred""#,
+        r#""inferred_from":"0000000000000abc-0""#,
+        r#""correlation_src":"inferred""#,
+    ] {
+        assert!(body.contains(part), "{part} in {body}");
+    }
+    let sent = String::from_utf8_lossy(&up).into_owned();
+    let line = |text: &str, name: &str| text.lines().find(|l| l.starts_with(name)).map(str::to_owned).expect("a line");
+    let trace = |text: &str| line(text, "traceparent: ").get(16..48).map(str::to_owned);
+    assert_eq!(trace(&sent), trace(&forwarded), "one trace");
+    assert_eq!(line(&sent, "x-request-id: "), line(&forwarded, "x-request-id: "), "one correlation id");
+}
+
+#[test]
+fn level_none_is_counted_and_not_recorded_and_a_probe_is_the_kubelets() {
+    let shell = check(Direction::Inbound, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", OK, expect![[""]]);
+    assert_eq!(shell.state.borrow().counted, [(Outcome::Success, false)]);
+    let shell = self::shell();
+    let mut capture = HttpCapture::new(shell.clone(), conn(Direction::Inbound));
+    exchange(&mut capture, "GET /x HTTP/1.1\r\nHost: a\r\nUser-Agent: kube-probe/1.36\r\n\r\n", OK);
+    let body = shell.state.borrow().bodies.join("");
+    assert!(body.contains(r#""actor":"kubelet""#) && body.contains(r#""actor_type":"system""#), "{body}");
+}
+
+#[test]
+fn ev_1_what_is_open_when_the_connection_is_dropped_is_recorded_once() {
+    let shell = shell();
+    let mut capture = HttpCapture::new(shell.clone(), conn(Direction::Inbound));
+    exchange(
+        &mut capture,
+        "GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "HTTP/1.1 100 x\r\n\r\n",
+    );
+    drop(capture);
+    let state = shell.state.borrow();
+    assert_eq!(state.bodies.iter().filter(|body| body.contains(r#""cause":"drained""#)).count(), 2);
+    assert!(state.in_flight.is_empty());
+}
+
+#[test]
+fn a_refused_request_is_recorded_with_its_reason() {
+    let shell = shell();
+    let mut capture = HttpCapture::new(shell.clone(), conn(Direction::Inbound));
+    exchange(&mut capture, "GET /a?b=c HTTP/1.1\r\nHost : a\r\n\r\n", "");
+    let state = shell.state.borrow();
+    let body = state.bodies.join("");
+    for part in
+        [r#""refusal":"space_before_colon""#, r#""cause":"rejected""#, r#""outcome":"failure""#, r#""query":"b=*""#]
+    {
+        assert!(body.contains(part), "{part} in {body}");
+    }
+    assert_eq!(state.refused, ["space_before_colon"]);
+}
+
+#[test]
+fn an_opaque_connection_is_one_record() {
+    let shell = shell();
+    let start = Stamp { wall_ns: 900, mono_ns: 1 };
+    let mut capture = OpaqueCapture::new(shell.clone(), conn(Direction::Outbound), start, "tls");
+    capture.set_sni("db.example".into());
+    capture.bytes(10, 20);
+    capture.finish(OpaqueEnd::Closed);
+    drop(OpaqueCapture::new(shell.clone(), conn(Direction::Inbound), start, "tcp"));
+    let state = shell.state.borrow();
+    assert_eq!(state.counted, [(Outcome::Success, true), (Outcome::Unknown, true)]);
+    for part in [r#""target":"db.example:4711""#, r#""req_bytes":"10""#, r#""res_bytes":"20""#, r#""dur":"4""#] {
+        assert!(state.bodies[0].contains(part), "{part} in {}", state.bodies[0]);
+    }
+}
