@@ -2,7 +2,7 @@
 
 use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, init_containers, marker, single};
 use crate::objects::{
-    SELECT_SERVER, audited, condition, counts, edited, in_force, metric, policy, policy_when, revision, text,
+    SELECT_SERVER, admin, audited, condition, counts, edited, in_force, metric, policy, policy_when, revision, text,
 };
 use anyhow::Result;
 use std::process::Command;
@@ -204,11 +204,12 @@ fn an_edit_a_suspension_and_a_deletion_are_in_force_without_a_restart() -> Resul
     edit(&space, "suspend: false")?;
     assert_eq!(recorded(&space, &suspended)?, []);
 
+    let config: serde_json::Value = serde_json::from_str(&admin(&space, "client", "server", "/config")?)?;
+    let last = text(&config, "/revision");
+    assert_eq!(last, revision(&policy(&space, "audit")?));
     cluster().kubectl.run(&["delete", "auditpolicy", "audit", "-n", &space.name])?;
-    let unaudited = marker();
     eventually("the sidecar to pass everything", OPERATOR_SECONDS_MAX, || {
-        curl(&space, &format!("/anything/{unaudited}"), "")?;
-        Ok(metric(&space, "client", "server", "testimony_not_recorded_total{reason=\"no_policy\"}")? > 0)
+        Ok(!admin(&space, "client", "server", "/config")?.contains(&last))
     })?;
     let through = marker();
     curl(&space, &format!("/anything/{through}"), "")?;
