@@ -15,6 +15,8 @@ const DENY_VERSION: &str = "0.20.2";
 const FAILED_TAIL_LINES: usize = 150;
 /// Cluster tests that run at the same time; each waits for pods most of the time.
 const CLUSTER_TEST_THREADS: &str = "4";
+/// Module of the cluster tests that run one at a time.
+const ALONE: &str = "alone::";
 /// Names the file by which the cluster tests find the cluster.
 pub const CLUSTER_FILE_ENV: &str = "TESTIMONY_E2E_CLUSTER";
 
@@ -135,12 +137,26 @@ fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
         Stage::Cluster => {
             let file = cluster.paths.cache().join("cluster-under-test.json");
             cluster.save(&file)?;
-            let mut test =
-                cargo(&["test", "--locked", "-p", "testimony-e2e", "--test", "cluster", "--no-fail-fast", "--"]);
-            test.args(["--test-threads", CLUSTER_TEST_THREADS]).env(CLUSTER_FILE_ENV, &file);
-            log.run(test.env("KUBECONFIG", cluster.kubectl.kubeconfig()))
+            // Tests that would disturb others come after them, one at a time.
+            let together =
+                cluster_tests(cluster, &file, log, &["--skip", ALONE, "--test-threads", CLUSTER_TEST_THREADS]);
+            let alone = cluster_tests(cluster, &file, log, &[ALONE, "--test-threads", "1", "--show-output"]);
+            figures(&cluster.paths.logs().join(format!("{}.log", stage.slug())));
+            together.and(alone)
         }
     }
+}
+
+fn cluster_tests(cluster: &Cluster, file: &Path, log: &Log, options: &[&str]) -> Result<()> {
+    let mut test = cargo(&["test", "--locked", "-p", "testimony-e2e", "--test", "cluster", "--no-fail-fast", "--"]);
+    test.args(options).env(CLUSTER_FILE_ENV, file).env("KUBECONFIG", cluster.kubectl.kubeconfig());
+    log.run(&mut test)
+}
+
+/// Shows what the tests measured.
+fn figures(log: &Path) {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter(|line| line.starts_with("figure: ")).for_each(|line| println!("{line}"));
 }
 
 fn deny(paths: &Paths, log: &Log) -> Result<()> {

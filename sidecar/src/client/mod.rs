@@ -1,7 +1,7 @@
 //! The HTTP/1.1 client for everything that the sidecar sends on its own account: exports and the operator's long poll.
 //!
 //! One connection at a time, kept alive; every request has one deadline for all of it (resolve, connect, TLS, send,
-//! answer); the answer's body is bounded. Redirects are never followed and proxies never used: the policy names the
+//! answer), and a shorter one to connect; the answer's body is bounded. Redirects are never followed and proxies never used: the policy names the
 //! place, and credentials go nowhere else.
 
 mod backoff;
@@ -28,6 +28,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+
+/// Deadline for a connection: resolve, connect, TLS. A long poll may wait for a minute, but not for the address of a pod
+/// that is gone, where nothing answers at all: the next try reaches the pod that took its place.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the sidecar calls itself to others.
 pub const AGENT: &str = concat!("testimony-sidecar/", env!("CARGO_PKG_VERSION"));
@@ -178,7 +182,7 @@ impl Client {
         let sender = match self.sender.as_mut().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
             None => {
-                let fresh = self.connect().await?;
+                let fresh = self.connect_within(CONNECT_DEADLINE).await?;
                 self.sender.insert(fresh)
             }
         };
@@ -193,6 +197,12 @@ impl Client {
             self.disconnect();
         }
         Ok(Answer { status: parts.status, headers: parts.headers, body, cut })
+    }
+
+    async fn connect_within(&mut self, deadline: Duration) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+        let to = self.endpoint.to_string();
+        let connected = tokio::time::timeout(deadline, self.connect()).await;
+        connected.unwrap_or(Err(ClientError::Timeout { to, after_ms: deadline.as_millis() }))
     }
 
     async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
@@ -242,4 +252,20 @@ pub fn error_line(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_never_greets_is_not_waited_for() {
+        // The kernel accepts; nobody ever speaks TLS.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("https://{}", silent.local_addr().expect("an address"));
+        let endpoint = Endpoint::parse(&url).expect("a URL");
+        let mut client = Client::new(endpoint, None, None).expect("a client");
+        let error = client.connect_within(Duration::from_millis(20)).await.err().expect("no connection");
+        assert!(matches!(error, ClientError::Timeout { after_ms: 20, .. }), "{error}");
+    }
 }

@@ -1,0 +1,141 @@
+//! A sink that is down, refuses TLS or credentials, or comes late: traffic flows, and status and metric say what is wrong.
+
+use crate::harness::{Space, cluster, eventually, marker};
+use crate::objects::{SELECT_SERVER, Sink, admin, in_force, metric};
+use anyhow::Result;
+use serde_json::json;
+use std::collections::BTreeMap;
+use testimony_e2e::records::{GAP, parse};
+
+/// Longest pause of a sidecar between two tries, and the time for a try, in seconds.
+const RETRY_SECONDS_MAX: u64 = 60;
+
+/// A server whose records go to `sink`, and a client.
+fn sending_to(space: &Space, sink: &Sink) -> Result<()> {
+    space.policy("audit", &format!("{{{SELECT_SERVER}, sinks: [{}]}}", sink.name))?;
+    space.httpbin("server")?;
+    space.toolbox("client", "{app: client}")?;
+    in_force(space, "audit", 1).map(|_| ())
+}
+
+fn get(space: &Space, path: &str) -> Result<()> {
+    let status = format!("curl -sS -o /dev/null -w '%{{http_code}}' --max-time 20 'http://server:8080{path}'");
+    assert_eq!(space.sh("client", &status)?, "200", "{path}");
+    Ok(())
+}
+
+/// Export requests of one result.
+fn requests(space: &Space, sink: &Sink, result: &str) -> Result<u64> {
+    let name = format!("testimony_export_requests_total{{sink=\"{}\",result=\"{result}\"}}", sink.name);
+    metric(space, "client", "server", &name)
+}
+
+/// The authority of the API server: real certificates, but not those of the endpoint at hand.
+fn cluster_ca(space: &Space) -> Result<String> {
+    let mut ca = String::new();
+    eventually("the API server's authority", 30, || {
+        let map = cluster().kubectl.get(&space.name, &["configmap", "kube-root-ca.crt"])?;
+        ca = crate::objects::text(&map, "/data/ca.crt");
+        Ok(ca.contains("BEGIN CERTIFICATE"))
+    })?;
+    Ok(ca)
+}
+
+#[test]
+fn traffic_flows_while_nothing_listens_and_status_and_metric_say_so() -> Result<()> {
+    let space = Space::new("down")?;
+    let sink = Sink::new(&space.name, &json!({"endpoint": "http://127.0.0.1:9"}))?;
+    sending_to(&space, &sink)?;
+    get(&space, "/anything/first")?;
+    let told = sink.delivering("False Failing", "1 of 1 sidecars cannot deliver")?;
+    assert!(told.to_lowercase().contains("connect") || told.contains("refused"), "{told}");
+    get(&space, "/anything/second")?;
+    assert!(requests(&space, &sink, "retry")? > 0, "{}", admin(&space, "client", "server", "/metrics")?);
+    let waiting = format!("testimony_export_queue_bytes{{sink=\"{}\"}}", sink.name);
+    assert!(metric(&space, "client", "server", &waiting)? > 0);
+    Ok(())
+}
+
+#[test]
+fn an_endpoint_with_another_authority_gets_nothing() -> Result<()> {
+    let space = Space::new("wrongca")?;
+    // The policy server has a certificate of Testimony's own authority.
+    let endpoint = "https://testimony-policy.testimony-system.svc:8443";
+    let sink = Sink::new(&space.name, &json!({"endpoint": endpoint, "tls": {"caBundle": cluster_ca(&space)?}}))?;
+    sending_to(&space, &sink)?;
+    get(&space, "/anything/first")?;
+    let told = sink.delivering("False Failing", "certificate")?;
+    assert!(told.contains("1 of 1"), "{told}");
+    get(&space, "/anything/second")?;
+    assert!(requests(&space, &sink, "retry")? > 0);
+    assert_eq!(requests(&space, &sink, "success")?, 0);
+    Ok(())
+}
+
+#[test]
+fn missing_and_wrong_credentials_park_the_queue_and_right_ones_deliver() -> Result<()> {
+    let space = Space::new("login")?;
+    // Its answer, a JSON object, counts as a receipt; without the right password it is 401.
+    space.httpbin("backend")?;
+    let endpoint = format!("http://backend.{}.svc:8080/basic-auth/alice/right", space.name);
+    let sink = Sink::new(&space.name, &json!({"endpoint": endpoint, "credentialsSecretName": "sink-login"}))?;
+    sending_to(&space, &sink)?;
+    get(&space, "/anything/none")?;
+    sink.delivering("False Parked", "credentials are missing")?;
+
+    for (password, status, message) in [("wrong", "False Parked", "check the credentials"), ("right", "True", "1 of 1")]
+    {
+        let login = space.sh("client", &format!("printf 'alice:{password}' | base64 -w0"))?;
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "sink-login"},
+            "stringData": {"authorization": format!("Basic {login}")},
+        });
+        cluster().kubectl.apply_in(&space.name, &secret.to_string())?;
+        // The kubelet may take a minute to bring a changed Secret into a running pod.
+        cluster().kubectl.run(&["rollout", "restart", "deployment/server", "-n", &space.name])?;
+        cluster().kubectl.rollout(&space.name, "deployment/server")?;
+        eventually("the old pod to be gone", 60, || Ok(space.pods("server")?.len() == 1))?;
+        get(&space, &format!("/anything/{password}"))?;
+        sink.delivering(status, message)?;
+    }
+    assert!(requests(&space, &sink, "success")? > 0);
+    Ok(())
+}
+
+#[test]
+fn ev_1_a_sink_that_comes_late_gets_every_record_once() -> Result<()> {
+    const REQUESTS: usize = 25;
+    let space = Space::new("late")?;
+    let backend = include_str!("../../assets/collector.yaml").replace("observability", &space.name);
+    space.apply(&backend.replace("replicas: 1", "replicas: 0"))?;
+    let endpoint = format!("http://collector.{}.svc:4318", space.name);
+    let sink = Sink::new(&space.name, &json!({"endpoint": endpoint}))?;
+    sending_to(&space, &sink)?;
+    let wanted = marker();
+    let each = format!(
+        "for i in $(seq {REQUESTS}); do curl -sS --fail -o /dev/null --max-time 20 http://server:8080/anything/{wanted}/$i || exit 1; done"
+    );
+    space.sh("client", &each)?;
+    sink.delivering("False Failing", "")?;
+
+    cluster().kubectl.run(&["scale", "deployment/collector", "--replicas=1", "-n", &space.name])?;
+    cluster().kubectl.rollout(&space.name, "deployment/collector")?;
+    let mut times = BTreeMap::new();
+    eventually("every record in the late backend", RETRY_SECONDS_MAX, || {
+        let read = ["sh", "-c", "cat /data/logs.jsonl"];
+        let text = cluster().kubectl.exec(&space.name, "deploy/collector", "collector", &read)?;
+        let records = parse(&text)?;
+        assert!(records.iter().all(|record| record.event != GAP), "nothing was lost, so no gap: {records:#?}");
+        times.clear();
+        for record in records.iter().filter(|record| record.attribute("url.path").contains(&wanted)) {
+            *times.entry(record.attribute("url.path").to_string()).or_insert(0) += 1;
+        }
+        Ok(times.len() == REQUESTS)
+    })?;
+    assert!(times.values().all(|count| *count == 1), "{times:?}");
+    sink.delivering("True", "1 of 1")?;
+    let lost = format!("testimony_export_lost_records_total{{sink=\"{}\"", sink.name);
+    let page = admin(&space, "client", "server", "/metrics")?;
+    assert!(page.lines().filter(|line| line.starts_with(&lost)).all(|line| line.ends_with(" 0")), "{page}");
+    Ok(())
+}
