@@ -27,7 +27,7 @@ const POSTGRES_SHARE: &str = "/usr/share/postgresql/15";
 
 /// Builds one product, static, and returns its binary.
 fn binary(package: &str, profile: &str, flags: &str, log: &Log) -> Result<PathBuf> {
-    log.set_note(&format!("cargo build -p {package}"));
+    log.set_note(format!("cargo build -p {package}"));
     let repo = repo();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo.join("target"), PathBuf::from);
     log.run(Command::new("cargo").current_dir(&repo).env("RUSTFLAGS", flags).args([

@@ -2,3 +2,9 @@
 
 mod exchanges;
 mod harness;
+mod injection;
+mod pods;
+mod probes;
+mod shape;
+mod streams;
+mod workloads;
