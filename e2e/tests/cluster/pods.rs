@@ -3,8 +3,8 @@
 use crate::harness::{POD_READY_SECONDS_MAX, Space, cluster, eventually, init_containers};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::io::{BufReader, Write};
-use std::process::{Child, ChildStdout, Stdio};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use testimony_e2e::steps::output_with_input;
 
 /// A policy that selects every pod.
@@ -17,8 +17,8 @@ pub const INJECTED: [&str; 2] = ["testimony-init", "testimony-sidecar"];
 /// A command in a container whose standard output is read while it runs; it is killed at the end of the test.
 pub struct Running {
     child: Child,
-    /// What it prints.
-    pub stdout: BufReader<ChildStdout>,
+    stdin: ChildStdin,
+    stdout: Option<BufReader<ChildStdout>>,
 }
 
 impl Drop for Running {
@@ -30,11 +30,28 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Waits for its end; an error unless it succeeded.
-    pub fn finish(mut self) -> Result<()> {
+    /// Gives it a line to read.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.stdin, "{line}")?)
+    }
+
+    /// Fills the buffer with what it prints next.
+    pub fn read_exact(&mut self, buffer: &mut [u8]) -> Result<()> {
+        Ok(self.stdout.as_mut().context("its output was taken")?.read_exact(buffer)?)
+    }
+
+    /// What it prints, line by line.
+    pub fn take_lines(&mut self) -> Result<Lines<BufReader<ChildStdout>>> {
+        Ok(self.stdout.take().context("its output was taken")?.lines())
+    }
+
+    /// Reads the rest of what it prints and waits for its end; an error unless it succeeded.
+    pub fn finish(mut self) -> Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        self.stdout.as_mut().context("its output was taken")?.read_to_end(&mut rest)?;
         let status = self.child.wait()?;
         ensure!(status.success(), "the command in the pod ended with {status}");
-        Ok(())
+        Ok(rest)
     }
 }
 
@@ -67,10 +84,11 @@ impl Space {
     /// Starts a shell script in a container.
     pub fn start(&self, pod: &str, container: &str, script: &str) -> Result<Running> {
         let mut command = cluster().kubectl.command();
-        command.args(["exec", "-n", &self.name, pod, "-c", container, "--", "sh", "-c", script]);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        command.args(["exec", "-i", "-n", &self.name, pod, "-c", container, "--", "sh", "-c", script]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let stdin = child.stdin.take().context("no standard input")?;
         let stdout = BufReader::new(child.stdout.take().context("no standard output")?);
-        Ok(Running { child, stdout })
+        Ok(Running { child, stdin, stdout: Some(stdout) })
     }
 
     /// Adds a container `debugger`, with a shell, that sees the processes of the pod's sidecar and runs as its user, so

@@ -4,13 +4,18 @@ use crate::harness::{POD_READY_SECONDS_MAX, RECORD_SECONDS_MAX, Space, cluster, 
 use crate::pods::{AUDITED_PODS, EVERY_POD, INJECTED, is_injected, sidecar_end, text};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::io::{BufRead, Read};
+use std::collections::BTreeSet;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use testimony_e2e::records::{AuditRecord, GAP};
 
 /// In which five deaths of the worker must fit, in seconds.
 const DEATHS_SECONDS_MAX: u64 = 10;
 const DEATHS: usize = 5;
+/// Clients that send one request after another meanwhile, each on a connection of its own.
+const CLIENTS: usize = 3;
+/// Status and curl's exit code of a request that was answered.
+const SUCCESS: &str = "200 0";
 
 fn with_path<'a>(records: &'a [AuditRecord], text: &'a str) -> impl Iterator<Item = &'a AuditRecord> {
     records.iter().filter(move |record| record.attribute("url.path").contains(text))
@@ -186,12 +191,11 @@ fn a_deleted_pod_answers_what_it_began_and_ends_in_time_with_exit_code_0() -> Re
     let url = format!("http://{address}:8080/drip?duration=3&numbytes=10&delay=0");
     let mut answer = space.start("client", "toolbox", &format!("curl -sSfN '{url}'"))?;
     let mut body = vec![0_u8; 1];
-    answer.stdout.read_exact(&mut body)?;
+    answer.read_exact(&mut body)?;
     // The answer has begun; the pod must finish it.
     cluster().kubectl.run(&["delete", "pod", "-n", &space.name, "server", "--wait=false"])?;
-    answer.stdout.read_to_end(&mut body)?;
+    body.extend(answer.finish()?);
     assert_eq!(String::from_utf8_lossy(&body), "**********");
-    answer.finish()?;
 
     eventually("the sidecar to end", POD_READY_SECONDS_MAX, || Ok(sidecar_end(&space.pod("server")?).is_some()))?;
     let pod = space.pod("server")?;
@@ -220,38 +224,54 @@ fn px_2_a_worker_that_is_killed_five_times_in_ten_seconds_refuses_no_new_connect
     let one = format!(
         "curl -s -o /dev/null --max-time 10 -w '%{{http_code}} %{{exitcode}}\\n' http://{address}:8080/status/200"
     );
-    let mut loop_of_requests = space.start("client", "toolbox", &format!("while :; do {one}; done"))?;
-
-    let mut results: Vec<String> = Vec::new();
-    let mut next = |results: &mut Vec<String>| -> Result<bool> {
-        let mut line = String::new();
-        loop_of_requests.stdout.read_line(&mut line)?;
-        ensure!(!line.is_empty(), "the loop of requests has ended: {results:?}");
-        let succeeded = line == "200 0\n";
-        results.push(line.trim().to_string());
-        Ok(succeeded)
+    let script = format!("for client in $(seq {CLIENTS}); do while :; do {one}; done & done; wait");
+    let mut requests = space.start("client", "toolbox", &script)?;
+    let (sender, receiver) = channel();
+    let lines = requests.take_lines()?;
+    let reader = std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)).is_ok());
+    let mut results = Vec::new();
+    // Every client's first result afterwards may be of a request that had begun before.
+    let mut succeed_again = |what: &str| -> Result<()> {
+        results.extend(receiver.try_iter());
+        let (mut successes, deadline) = (0, Instant::now() + Duration::from_secs(DEATHS_SECONDS_MAX));
+        while successes <= CLIENTS {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line: String = receiver.recv_timeout(left).with_context(|| format!("{what}: {results:?}"))?;
+            successes += usize::from(line == SUCCESS);
+            results.push(line);
+        }
+        Ok(())
     };
-    while !next(&mut results)? {}
+    // The bracket keeps the pattern from matching the shell that looks for it.
+    let find = "ps | awk '/[t]estimony-sidecar worker/ {print $1}'";
+    let mut killer =
+        space.start(pod, "debugger", &format!("while read go; do pid=$({find}); kill -9 $pid; echo $pid; done"))?;
+    let mut workers = killer.take_lines()?;
+    let mut dead = BTreeSet::new();
+    succeed_again("before the first death")?;
     let started = Instant::now();
     for death in 1..=DEATHS {
-        // The bracket keeps the pattern from matching the shell that looks for it.
-        let killed =
-            space.debugger(pod, "pid=$(pgrep -f '[t]estimony-sidecar worker') && kill -9 $pid && echo $pid")?;
-        assert_eq!(killed.split_whitespace().count(), 1, "one worker is killed: {killed}");
-        let deadline = Instant::now() + Duration::from_secs(DEATHS_SECONDS_MAX);
-        while !next(&mut results)? {
-            ensure!(Instant::now() < deadline, "no request succeeds after death {death}: {results:?}");
-        }
+        killer.say("kill")?;
+        let killed = workers.next().context("the killer has ended")??;
+        ensure!(
+            killed.parse::<u32>().is_ok() && dead.insert(killed.clone()),
+            "not one new worker: {killed:?}, {dead:?}"
+        );
+        succeed_again(&format!("after death {death}"))?;
     }
     let elapsed = started.elapsed();
-    drop(loop_of_requests);
-    println!("{} requests during {DEATHS} deaths of the worker in {elapsed:.1?}: {results:?}", results.len());
+    drop(requests);
+    ensure!(reader.join().is_ok(), "the reader of results");
     ensure!(elapsed <= Duration::from_secs(DEATHS_SECONDS_MAX), "{DEATHS} deaths took {elapsed:?}");
-    // 7: could not connect; 28: no answer in time. What was open at a death breaks: at most one of one client.
+    // 7: could not connect; 28: no answer in time. What was open at a death breaks: one connection of each client.
     let refused = results.iter().filter(|result| result.ends_with(" 7") || result.ends_with(" 28")).count();
+    let broken = results.iter().filter(|result| *result != SUCCESS).count();
+    println!(
+        "{} requests, {DEATHS} deaths of the worker in {elapsed:.1?}: {broken} broken, {refused} refused",
+        results.len()
+    );
     assert_eq!(refused, 0, "{results:?}");
-    let broken = results.iter().filter(|result| *result != "200 0").count();
-    ensure!(broken <= DEATHS, "more broke than what was open: {results:?}");
+    ensure!(broken <= DEATHS * CLIENTS, "more broke than what was open: {results:?}");
 
     let sidecar = space.pod(pod)?;
     let restarts = sidecar.pointer("/status/initContainerStatuses/1/restartCount").and_then(Value::as_i64);
