@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
-use testimony_e2e::records::{AuditRecord, GAP};
+use testimony_e2e::records::{AuditRecord, GAP, TCP_CLOSE};
 
 /// In which five deaths of the worker must fit, in seconds.
 const DEATHS_SECONDS_MAX: u64 = 10;
@@ -174,13 +174,69 @@ impl Drop for Kept<'_> {
     }
 }
 
+/// Deletes the pod and returns when its grace period ends.
+fn delete(space: &Space, name: &str) -> Result<String> {
+    cluster().kubectl.run(&["delete", "pod", "-n", &space.name, name, "--wait=false"])?;
+    // At the very end the kubelet moves this time to its own now, so it is read at once.
+    Ok(text(&space.pod(name)?, "/metadata/deletionTimestamp").to_string())
+}
+
+/// Waits until the pod's containers have ended, the sidecar with exit code 0. Returns when the sidecar ended and when the
+/// application did: times of one form, in UTC, to the second.
+fn expect_a_good_end(space: &Space, name: &str) -> Result<(String, String)> {
+    let application = |pod: &Value| pod.pointer("/status/containerStatuses/0/state/terminated").cloned();
+    eventually("the containers to end", POD_READY_SECONDS_MAX, || {
+        let pod = space.pod(name)?;
+        Ok(sidecar_end(&pod).is_some() && application(&pod).is_some())
+    })?;
+    let pod = space.pod(name)?;
+    let end = sidecar_end(&pod).context("the sidecar has not ended")?;
+    assert_eq!(end.get("exitCode").and_then(Value::as_i64), Some(0), "{end:#}");
+    let application = application(&pod).context("the application has not ended")?;
+    Ok((text(end, "/finishedAt").to_string(), text(&application, "/finishedAt").to_string()))
+}
+
+#[test]
+fn a_sidecar_outlives_an_application_that_ignores_its_end_and_still_exits_with_0() -> Result<()> {
+    let space = Space::new("stubborn")?;
+    space.policy("servers", AUDITED_PODS)?;
+    // A shell that is process 1 and sets no trap ignores SIGTERM.
+    space.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: server, labels: {app: server, audited: \"yes\"}, \
+         finalizers: [e2e.testimony.dev/keep]}\nspec:\n  terminationGracePeriodSeconds: 3\n  containers:\n  \
+         - {name: toolbox, image: \"{{image:toolbox}}\", command: [sh, -c, \"nc -ll -p 7000 -e cat; :\"], \
+            readinessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}}\n",
+    )?;
+    let _kept = Kept { space: &space, pod: "server" };
+    space.toolbox("client", "{app: client}")?;
+    space.ready(&["server"])?;
+    let address = text(&space.pod("server")?, "/status/podIP").to_string();
+    // A connection that stays open until the application is killed.
+    let mut connection = space.start("client", "toolbox", &format!("nc {address} 7000"))?;
+    connection.say("hello")?;
+    let mut echo = [0_u8; 6];
+    connection.read_exact(&mut echo)?;
+    assert_eq!(&echo, b"hello\n");
+    delete(&space, "server")?;
+    let (sidecar, application) = expect_a_good_end(&space, "server")?;
+    ensure!(sidecar >= application, "the sidecar ended at {sidecar}, before the application at {application}");
+    let pod = space.pod("server")?;
+    let killed = pod.pointer("/status/containerStatuses/0/state/terminated/exitCode").and_then(Value::as_i64);
+    assert_eq!(killed, Some(137), "the application was killed at the end of its time");
+    let closed = |record: &AuditRecord| record.event == TCP_CLOSE && record.is_inbound();
+    let records = space.records_when("the connection's record", |records| records.iter().any(closed))?;
+    let record = single(records.iter().filter(|record| closed(record)).collect())?;
+    assert_eq!((record.field("req_bytes"), record.field("res_bytes")), ("6".to_string(), "6".to_string()));
+    Ok(())
+}
+
 #[test]
 fn a_deleted_pod_answers_what_it_began_and_ends_in_time_with_exit_code_0() -> Result<()> {
     let space = Space::new("end")?;
     space.policy("servers", AUDITED_PODS)?;
     space.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: server, labels: {app: server, audited: \"yes\"}, \
-         finalizers: [e2e.testimony.dev/keep]}\nspec:\n  terminationGracePeriodSeconds: 20\n  containers:\n  \
+         finalizers: [e2e.testimony.dev/keep]}\nspec:\n  terminationGracePeriodSeconds: 10\n  containers:\n  \
          - {name: server, image: \"{{image:go-httpbin}}\", args: [-host, \"0.0.0.0\", -port, \"8080\"], \
             readinessProbe: {httpGet: {path: /status/200, port: 8080}, periodSeconds: 1}}\n",
     )?;
@@ -193,18 +249,15 @@ fn a_deleted_pod_answers_what_it_began_and_ends_in_time_with_exit_code_0() -> Re
     let mut body = vec![0_u8; 1];
     answer.read_exact(&mut body)?;
     // The answer has begun; the pod must finish it.
-    cluster().kubectl.run(&["delete", "pod", "-n", &space.name, "server", "--wait=false"])?;
+    let deadline = delete(&space, "server")?;
     body.extend(answer.finish()?);
     assert_eq!(String::from_utf8_lossy(&body), "**********");
 
-    eventually("the sidecar to end", POD_READY_SECONDS_MAX, || Ok(sidecar_end(&space.pod("server")?).is_some()))?;
-    let pod = space.pod("server")?;
-    let end = sidecar_end(&pod).context("the sidecar has not ended")?;
-    assert_eq!(end.get("exitCode").and_then(Value::as_i64), Some(0), "{end:#}");
-    let deadline = text(&pod, "/metadata/deletionTimestamp");
-    let finished = text(end, "/finishedAt");
-    // Both are times of one form, in UTC, to the second.
-    ensure!(!finished.is_empty() && finished < deadline, "ended at {finished}, the grace period at {deadline}");
+    let (sidecar, application) = expect_a_good_end(&space, "server")?;
+    ensure!(
+        application <= sidecar && sidecar < deadline,
+        "{application}, {sidecar}, the grace period ends at {deadline}"
+    );
     let records =
         space.records_when("the record of what it began", |records| with_path(records, "/drip").count() > 0)?;
     let record = single(with_path(&records, "/drip").collect())?;
