@@ -1,0 +1,142 @@
+//! Protocols whose timing a proxy could spoil: who speaks first, streams, upgrades.
+
+use crate::harness::{Space, marker, single};
+use crate::pods::EVERY_POD;
+use anyhow::{Context, Result, ensure};
+use testimony_e2e::records::{AuditRecord, HTTP_REQUEST, TCP_CLOSE};
+
+/// The longest that two sidecars may hold a greeting back, in hundredths of a second; a wait for the client's first bytes
+/// would show in every run, starting a process on a busy machine does not.
+const GREETING_HUNDREDTHS_MAX: u64 = 20;
+const GREETING: &str = "220 ready";
+
+fn records_of<'a>(records: &'a [AuditRecord], wanted: &'a str) -> impl Iterator<Item = &'a AuditRecord> {
+    records.iter().filter(move |record| record.body.contains(wanted))
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_at_once() -> Result<()> {
+    let space = Space::new("greeting")?;
+    space.policy("all", EVERY_POD)?;
+    space.server(
+        "greeter",
+        2525,
+        &format!(
+            "image: \"{{{{image:toolbox}}}}\", command: [nc, -ll, -p, \"2525\", -e, echo, \"{GREETING}\"], \
+             readinessProbe: {{tcpSocket: {{port: 2525}}, periodSeconds: 1}}"
+        ),
+    )?;
+    space.toolbox("client", "{app: client}")?;
+    // The client sends nothing and keeps its side open.
+    let script = "mkfifo /tmp/open && exec 3<>/tmp/open; for run in 1 2 3 4 5; do read before rest </proc/uptime; \
+                  said=$(nc greeter 2525 <&3); read after rest </proc/uptime; echo \"$before $after $said\"; done";
+    let output = space.sh("client", script)?;
+    let mut fastest = u64::MAX;
+    for line in output.lines() {
+        let mut words = line.splitn(3, ' ');
+        let mut hundredths = || -> Result<u64> {
+            let word = words.next().with_context(|| format!("two times and the greeting: {line}"))?;
+            Ok(word.replace('.', "").parse()?)
+        };
+        let (before, after) = (hundredths()?, hundredths()?);
+        assert_eq!(words.next(), Some(GREETING));
+        fastest = fastest.min(after.saturating_sub(before));
+    }
+    assert_eq!(output.lines().count(), 5, "{output}");
+    println!("a greeting through two sidecars took {} ms at best", fastest.saturating_mul(10));
+    ensure!(fastest <= GREETING_HUNDREDTHS_MAX, "the greeting is held back in every run: {output}");
+
+    let closed = |record: &&AuditRecord| record.event == TCP_CLOSE && record.direction() == "outbound";
+    let records =
+        space.records_when("five connections' records", |records| records.iter().filter(closed).count() >= 5)?;
+    for record in records.iter().filter(closed) {
+        assert_eq!(record.field("res_bytes"), (GREETING.len() + 1).to_string(), "{record:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_websocket_echoes_and_is_one_record_with_the_tunnels_bytes() -> Result<()> {
+    let space = Space::new("websocket")?;
+    space.policy("all", EVERY_POD)?;
+    space.httpbin("server")?;
+    space.toolbox("client", "{app: client}")?;
+    let wanted = marker();
+    // Two frames by a mask of zeros: the text `hello`, and a close without a reason.
+    let head = format!(
+        "GET /websocket/echo?{wanted}=1 HTTP/1.1\\r\\nHost: server\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n\
+         Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n"
+    );
+    let frames = "\\x81\\x85\\0\\0\\0\\0hello\\x88\\x80\\0\\0\\0\\0";
+    // The frames follow the answer's head, as a client's do: the reader opens the pipe's gate when it has seen it.
+    let script = format!(
+        "rm -f /tmp/gate /tmp/echo; mkfifo /tmp/gate; \
+         {{ printf '{head}'; read go </tmp/gate; printf '{frames}'; read go </tmp/gate; }} | nc server 8080 | \
+         {{ while read -r line; do echo \"$line\" >>/tmp/head; [ \"$line\" = \"$(printf '\\r')\" ] && break; done; \
+            echo go >/tmp/gate; xxd -p >/tmp/echo; echo go >/tmp/gate; }}; cat /tmp/head /tmp/echo"
+    );
+    let output = space.sh("client", &script)?;
+    ensure!(output.starts_with("HTTP/1.1 101 "), "{output:?}");
+    // The key's answer is the one of RFC 6455, section 1.3.
+    ensure!(output.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{output:?}");
+    let echoed = output.lines().last().unwrap_or_default();
+    ensure!(echoed.starts_with("810568656c6c6f"), "the frame with hello comes back: {output:?}");
+
+    let records = space.records_when("both sides' records", |records| records_of(records, &wanted).count() >= 2)?;
+    let (inbound, outbound): (Vec<_>, Vec<_>) = records_of(&records, &wanted).partition(|record| record.is_inbound());
+    for record in [single(inbound)?, single(outbound)?] {
+        assert_eq!((record.event.as_str(), record.status()), (HTTP_REQUEST, Some(101)), "{record:#?}");
+        // A frame of a client has 2 bytes, its mask and the text; a server's has no mask.
+        assert_eq!(record.field("tunnel_req_bytes"), "17", "{record:#?}");
+        let answered: u64 = record.field("tunnel_res_bytes").parse()?;
+        ensure!((7..=16).contains(&answered), "{record:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn streams_chunks_and_trailers_arrive_as_they_are_sent() -> Result<()> {
+    let space = Space::new("streams")?;
+    space.policy("all", EVERY_POD)?;
+    space.httpbin("server")?;
+    space.toolbox("client", "{app: client}")?;
+    let curl = |arguments: &str| space.sh("client", &format!("curl -sSfN --max-time 20 {arguments}"));
+    /// Curl's measures at the end: when the first byte came and when the last one.
+    const TIMES: &str = "-w '\\n%{time_starttransfer} %{time_total}'";
+    let streamed = |what: &str, output: &str| -> Result<()> {
+        let times: Vec<f64> =
+            output.lines().last().unwrap_or_default().split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        let [first, last] = times.as_slice() else { anyhow::bail!("{what}: no times in {output}") };
+        // It is sent for a second; held back, first and last byte would come together.
+        ensure!(last - first > 0.5, "{what} was held back: {first} s, {last} s");
+        Ok(())
+    };
+
+    let events = curl(&format!("{TIMES} 'http://server:8080/sse?count=4&duration=1s'"))?;
+    assert_eq!(events.matches("event: ping").count(), 4, "{events}");
+    streamed("SSE", &events)?;
+    let dripped = curl(&format!("{TIMES} 'http://server:8080/drip?duration=1&numbytes=8&delay=0'"))?;
+    ensure!(dripped.starts_with("********\n"), "{dripped}");
+    streamed("drip", &dripped)?;
+    assert_eq!(curl("http://server:8080/stream/5")?.lines().count(), 5);
+    assert_eq!(curl("http://server:8080/stream-bytes/100000?chunk_size=999 | wc -c")?.trim(), "100000");
+    let trailers = curl("-D - -o /dev/null 'http://server:8080/trailers?x-check=whole'")?.to_lowercase();
+    // As curl shows it: the trailer comes after the head's empty line.
+    let (head, trailer) = trailers.split_once("\r\n\r\n").context("a head")?;
+    ensure!(head.contains("transfer-encoding: chunked") && head.contains("trailer: x-check"), "{trailers}");
+    ensure!(trailer.contains("x-check: whole"), "{trailers}");
+    let posted =
+        curl("-H 'Transfer-Encoding: chunked' -H 'Expect: 100-continue' -d chunked-body http://server:8080/post")?;
+    ensure!(posted.contains("chunked-body") && posted.to_lowercase().contains("chunked"), "{posted}");
+
+    for path in ["/sse", "/drip", "/stream/5", "/stream-bytes/100000", "/trailers", "/post"] {
+        let with = |record: &&AuditRecord| record.attribute("url.path") == path;
+        let records = space.records_when(path, |records| records.iter().filter(with).count() >= 2)?;
+        let (inbound, outbound): (Vec<_>, Vec<_>) = records.iter().filter(with).partition(|record| record.is_inbound());
+        let (inbound, outbound) = (single(inbound)?, single(outbound)?);
+        assert_eq!((inbound.status(), outbound.status()), (Some(200), Some(200)), "{path}");
+        assert!(outbound.pairs_with(inbound), "{outbound:#?}\n{inbound:#?}");
+        assert_eq!(inbound.field("res_bytes"), outbound.field("res_bytes"), "{path}");
+    }
+    Ok(())
+}
