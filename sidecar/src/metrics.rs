@@ -36,7 +36,7 @@ macro_rules! definitions {
 definitions! {
     EXCHANGES: "counter", "testimony_exchanges_total", ["direction", "outcome"], "Exchanges that ended, recorded or not";
     RECORDS: "counter", "testimony_records_total", [], "Records that were made";
-    NOT_RECORDED: "counter", "testimony_not_recorded_total", ["reason"], "Exchanges of which policy wants no record";
+    NOT_RECORDED: "counter", "testimony_not_recorded_total", ["reason"], "Exchanges of which policy wants no record (reason level_none)";
     CONNECTIONS: "counter", "testimony_connections_total", ["direction", "protocol"], "Connections, by what they turned out to carry";
     CONNECTIONS_OPEN: "gauge", "testimony_connections_open", [], "Accepted connections that are open now";
     REFUSED: "counter", "testimony_refused_total", ["reason"], "Exchanges and connections that were refused";
@@ -79,19 +79,6 @@ pub enum Protocol {
     Opaque,
 }
 
-/// Why an exchange has no record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotRecorded {
-    /// The highest level of all policies is `None`.
-    LevelNone,
-    /// No policy records this direction.
-    Direction,
-    /// Every policy excludes the port.
-    Port,
-    /// There is no policy.
-    NoPolicy,
-}
-
 /// What became of an export request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportResult {
@@ -128,7 +115,7 @@ pub struct Metrics {
     exchanges: [[Counter; 3]; 2],
     /// Records that were made.
     pub records: Counter,
-    not_recorded: [Counter; 4],
+    not_recorded: Counter,
     connections: [[Counter; 4]; 2],
     /// Accepted connections that are open.
     pub connections_open: Gauge,
@@ -178,8 +165,7 @@ impl Default for Metrics {
                     connections.get_or_create_owned(&[("direction", direction), ("protocol", protocol)])
                 })
             }),
-            not_recorded: ["level_none", "direction", "port", "no_policy"]
-                .map(|reason| not_recorded.get_or_create_owned(&[("reason", reason)])),
+            not_recorded: not_recorded.get_or_create_owned(&[("reason", "level_none")]),
             records: register(&mut registry, RECORDS),
             connections_open: register(&mut registry, CONNECTIONS_OPEN),
             refused: register(&mut registry, REFUSED),
@@ -222,15 +208,9 @@ impl Metrics {
         };
     }
 
-    /// Policy wants no record of an exchange.
-    pub fn not_recorded(&self, why: NotRecorded) {
-        let [level, direction, port, no_policy] = &self.not_recorded;
-        match why {
-            NotRecorded::LevelNone => level.inc(),
-            NotRecorded::Direction => direction.inc(),
-            NotRecorded::Port => port.inc(),
-            NotRecorded::NoPolicy => no_policy.inc(),
-        };
+    /// Policy wants no record of an exchange: the highest level of all policies is `None`.
+    pub fn not_recorded(&self) {
+        self.not_recorded.inc();
     }
 
     /// Something was refused; `reason` is a word of a closed set.

@@ -2,7 +2,7 @@
 
 use super::{Random, now};
 use crate::export::{Batch, GapReason, Queue};
-use crate::metrics::{self, Metrics, NotRecorded};
+use crate::metrics::{self, Metrics};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -137,7 +137,7 @@ impl Shell for Recorder {
         };
         self.shared.metrics.exchange(direction, outcome);
         if !recorded {
-            self.shared.metrics.not_recorded(NotRecorded::LevelNone);
+            self.shared.metrics.not_recorded();
         }
     }
 

@@ -1,4 +1,4 @@
-//! What Testimony costs: printed in lines that begin with `figure:`, and held to the bounds that it promises.
+//! What Testimony costs: printed in lines that begin with `figure:`.
 
 use super::{alone, sidecar_processes, status_field};
 use crate::harness::{Space, cluster, eventually, init_containers, single};
