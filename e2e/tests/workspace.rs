@@ -154,7 +154,9 @@ fn no_file_names_a_place_on_somebodys_machine() {
     for path in files("") {
         let text = read(&path);
         for place in places {
-            let line = text.lines().position(|line| line.contains(place)).map(|line| line + 1);
+            // `/proc/1/root` is the file system of a container, on every machine.
+            let names = |line: &str| line.replace("/proc/1/root", "/proc/1").contains(place);
+            let line = text.lines().position(names).map(|line| line + 1);
             assert!(line.is_none(), "{}:{}: {place}", path.display(), line.unwrap_or_default());
         }
     }
