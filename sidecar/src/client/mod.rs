@@ -265,7 +265,8 @@ mod tests {
         let url = format!("https://{}", silent.local_addr().expect("an address"));
         let endpoint = Endpoint::parse(&url).expect("a URL");
         let mut client = Client::new(endpoint, None, None).expect("a client");
-        let error = client.connect_within(Duration::from_millis(20)).await.err().expect("no connection");
+        let result = client.connect_within(Duration::from_millis(20)).await;
+        let Err(error) = result else { panic!("a connection without a peer") };
         assert!(matches!(error, ClientError::Timeout { after_ms: 20, .. }), "{error}");
     }
 }
