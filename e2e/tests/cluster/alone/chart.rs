@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use testimony_e2e::install::{BACKEND_ENDPOINT, OPERATOR_NAMESPACE, install_chart};
 
-/// How long the cluster's garbage collector may take, in seconds.
-const COLLECTED_SECONDS_MAX: u64 = 60;
+/// How long the cluster's garbage collector may take, in seconds: it learns of new kinds every half minute.
+const COLLECTED_SECONDS_MAX: u64 = 180;
 
 fn get(space: &Space, path: &str) -> Result<()> {
     space.sh("client", &format!("curl -sS --fail -o /dev/null --max-time 20 'http://server:8080{path}'")).map(|_| ())
