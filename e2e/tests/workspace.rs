@@ -37,7 +37,7 @@ fn repository() -> PathBuf {
 fn metadata(options: &[&str]) -> Value {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(repository())
-        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(["metadata", "--format-version", "1", "--locked"])
         .args(options)
         .output()
         .expect("cargo starts");
