@@ -42,13 +42,6 @@ fn push_hex(byte: u8, out: &mut Vec<u8>) {
     }
 }
 
-/// Length of the escaped form, in bytes.
-pub fn escaped_len(value: &[u8]) -> usize {
-    let mut scratch = Vec::new();
-    escape(value, &mut scratch);
-    scratch.len()
-}
-
 /// A string that [`escape`] does not produce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum EscapeError {

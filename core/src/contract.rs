@@ -1,9 +1,6 @@
 //! The names that the operator writes into a pod and the sidecar reads back: environment variables, ports, user ids,
 //! paths, labels and annotations. They stand here once, so that the two sides cannot drift apart.
 
-/// The API group of Testimony's custom resources.
-pub const API_GROUP: &str = "audit.testimony.dev";
-
 /// Ports on which the sidecar listens, all below the ephemeral range (32768) and the NodePort range (30000).
 pub mod port {
     /// Redirected inbound connections.

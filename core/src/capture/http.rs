@@ -103,11 +103,6 @@ impl<S: Shell> HttpCapture<S> {
         &mut self.conn
     }
 
-    /// The data thread's side.
-    pub fn shell_mut(&mut self) -> &mut S {
-        &mut self.shell
-    }
-
     fn exchange(&mut self, seq: ConnSeq) -> Option<&mut Exchange> {
         self.open.iter_mut().find(|exchange| exchange.seq == seq)
     }

@@ -83,7 +83,7 @@ impl Encoder {
                 Projection::Int(name, _) => self.int(name, value),
                 Projection::PeerAddress(_) => self.address(!outbound, value),
                 Projection::LocalAddress(_) => self.address(outbound, value),
-                Projection::Own(_) | Projection::Body => {}
+                Projection::Own(_) => {}
             }
         }
         if !record.truncated.is_empty() {

@@ -27,8 +27,6 @@ pub enum Projection {
     LocalAddress(Stability),
     /// A field of the LogRecord itself.
     Own(&'static str),
-    /// The body only.
-    Body,
 }
 
 macro_rules! fields {
@@ -67,7 +65,7 @@ macro_rules! fields {
     };
 }
 
-use Projection::{Body, Int, LocalAddress, Own as LogField, PeerAddress, Text};
+use Projection::{Int, LocalAddress, Own as LogField, PeerAddress, Text};
 use Stability::{AuditDraft, Development, Own, Stable};
 
 fields! {
@@ -146,7 +144,6 @@ pub fn reference_markdown() -> String {
             PeerAddress(s) => ("`client.address`, `client.port`; outbound `server.*`".to_owned(), Some(s)),
             LocalAddress(s) => ("`server.address`, `server.port`; outbound `client.*`".to_owned(), Some(s)),
             LogField(name) => (format!("LogRecord `{name}`"), None),
-            Body => ("body only".to_owned(), None),
         };
         let stability = match stability {
             Some(Stable) => "stable",
@@ -178,7 +175,7 @@ mod tests {
                 Text(name, _) | Int(name, _) => names.push(name),
                 PeerAddress(_) => names.extend(["client.address", "client.port"]),
                 LocalAddress(_) => names.extend(["server.address", "server.port"]),
-                LogField(_) | Body => {}
+                LogField(_) => {}
             }
         }
         let count = names.len();
