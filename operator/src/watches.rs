@@ -4,11 +4,12 @@ use crate::index::{Indexed, Key, key_of};
 use crate::metrics::{KindLabels, Metrics};
 use crate::serve::Shutdown;
 use crate::state::State;
+use crate::supervise::Supervisor;
 use futures::StreamExt;
-use kube::Resource;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -16,8 +17,52 @@ use std::pin::pin;
 use std::sync::Arc;
 use tokio::sync::watch;
 
+/// The watches of one process, each a task of its supervisor.
+pub struct Watches<'a> {
+    supervisor: &'a mut Supervisor,
+    client: &'a Client,
+    state: &'a Arc<State>,
+    metrics: &'a Metrics,
+    synced: Vec<(&'static str, watch::Receiver<bool>)>,
+}
+
+impl<'a> Watches<'a> {
+    /// No watch yet.
+    pub fn new(
+        supervisor: &'a mut Supervisor,
+        client: &'a Client,
+        state: &'a Arc<State>,
+        metrics: &'a Metrics,
+    ) -> Self {
+        Self { supervisor, client, state, metrics, synced: Vec::new() }
+    }
+
+    /// Starts to watch one kind.
+    #[must_use]
+    pub fn add<K>(mut self) -> Self
+    where
+        K: Indexed + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let (sender, receiver) = watch::channel(false);
+        self.synced.push((K::KIND, receiver));
+        let api = Api::all(self.client.clone());
+        let shutdown = self.supervisor.shutdown();
+        let task = watch_kind::<K>(api, self.state.clone(), self.metrics.clone(), sender, shutdown);
+        self.supervisor.add(K::KIND, async move {
+            task.await;
+            Ok(())
+        });
+        self
+    }
+
+    /// Each kind, and whether its first list is complete.
+    pub fn synced(self) -> Vec<(&'static str, watch::Receiver<bool>)> {
+        self.synced
+    }
+}
+
 /// Watches one kind until the signal to stop; says when the first list is complete.
-pub async fn watch_kind<K>(
+async fn watch_kind<K>(
     api: Api<DeserializeGuard<K>>,
     state: Arc<State>,
     metrics: Metrics,

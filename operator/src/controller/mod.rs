@@ -17,11 +17,11 @@ use crate::serve::{Shutdown, serve};
 use crate::settings::Settings;
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin, wait_for};
-use crate::watches::watch_kind;
+use crate::watches::Watches;
 use crate::{admin, api};
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
-use kube::{Api, Client};
+use kube::Client;
 use lease::Election;
 use owned::Owned;
 use std::sync::Arc;
@@ -44,19 +44,9 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let shutdown = supervisor.shutdown();
     let admin_listener = bind(settings.admin_port, "--admin-port").await?;
 
-    let mut synced = Vec::new();
-    macro_rules! watch_all {
-        ($($kind:ty),*) => {$(
-            let (sender, receiver) = watch::channel(false);
-            synced.push(receiver);
-            let api = Api::all(client.clone());
-            supervisor.add(<$kind as crate::index::Indexed>::KIND, {
-                let task = watch_kind::<$kind>(api, state.clone(), metrics.clone(), sender, shutdown.clone());
-                async move { task.await; Ok(()) }
-            });
-        )*};
-    }
-    watch_all!(Namespace, api::AuditPolicy, api::AuditSink, Service, Pod);
+    let watches = Watches::new(&mut supervisor, &client, &state, &metrics).add::<Namespace>().add::<api::AuditPolicy>();
+    let watches = watches.add::<api::AuditSink>().add::<Service>().add::<Pod>();
+    let synced = watches.synced().into_iter().map(|(_, synced)| synced).collect();
 
     let certificates = Certificates::new(client.clone(), settings.certificates(), metrics.clone());
     let (bundle, certificate_ready) = (certificates.bundle(), certificates.ready());

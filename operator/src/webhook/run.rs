@@ -7,11 +7,11 @@ use crate::serve::serve;
 use crate::settings::{Settings, WEBHOOK_ENTRY};
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin};
-use crate::watches::watch_kind;
+use crate::watches::Watches;
 use crate::{admin, api};
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{Namespace, Service};
-use kube::{Api, Client};
+use kube::Client;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -32,23 +32,15 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let shutdown = supervisor.shutdown();
     let admin_listener = bind(settings.admin_port, "--admin-port").await?;
     let listener = bind(settings.webhook_port, "--webhook-port").await?;
-    let mut readiness = admin::Readiness::default();
 
     // Admission looks at these; pods come in the reviews themselves.
-    let mut synced = Vec::new();
-    macro_rules! watch_all {
-        ($($kind:ty),*) => {$(
-            let (sender, receiver) = watch::channel(false);
-            readiness = readiness.with(<$kind as crate::index::Indexed>::KIND, receiver.clone());
-            synced.push(receiver);
-            let api = Api::all(client.clone());
-            supervisor.add(<$kind as crate::index::Indexed>::KIND, {
-                let task = watch_kind::<$kind>(api, state.clone(), metrics.clone(), sender, shutdown.clone());
-                async move { task.await; Ok(()) }
-            });
-        )*};
+    let watches = Watches::new(&mut supervisor, &client, &state, &metrics).add::<Namespace>().add::<api::AuditPolicy>();
+    let watches = watches.add::<api::AuditSink>().add::<Service>().synced();
+    let mut readiness = admin::Readiness::default();
+    for (kind, synced) in &watches {
+        readiness = readiness.with(kind, synced.clone());
     }
-    watch_all!(Namespace, api::AuditPolicy, api::AuditSink, Service);
+    let synced = watches.into_iter().map(|(_, synced)| synced).collect();
 
     let certificates = Certificates::new(client.clone(), settings.certificates(), metrics.clone());
     let (bundle, tls) = (certificates.bundle(), certificates.acceptor()?);
