@@ -65,6 +65,10 @@ pub fn run(paths: &Paths, options: Options) -> Result<()> {
         cluster.kubectl.wait("a programmed sidecar in each of the shop's four pods", PROGRAMMED_SECONDS_MAX, || {
             let policy = cluster.kubectl.get(SHOP, &["auditpolicy", "shop"])?;
             Ok(policy.pointer("/status/pods/programmed").and_then(serde_json::Value::as_u64) == Some(4))
+        })?;
+        // A node's rules for a Service follow its pods' readiness with some delay.
+        cluster.kubectl.wait("the shop's Services to lead to its pods", PROGRAMMED_SECONDS_MAX, || {
+            Ok(traffic::is_open(&cluster.kubectl))
         })
     })?;
     let seen = steps.run("two users shop", "traffic", |log| {

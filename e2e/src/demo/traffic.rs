@@ -51,6 +51,15 @@ fn curl(kubectl: &Kubectl, token: &str, arguments: &[&str], path: &str) -> Resul
     Ok(kubectl.exec(CUSTOMERS, "deploy/customer", "toolbox", &command)?.replace('\n', " "))
 }
 
+/// Whether each of the shop's Services answers a customer; asks for what the demo's policy does not record.
+pub fn is_open(kubectl: &Kubectl) -> bool {
+    ["frontend", "orders", "payments"].iter().all(|service| {
+        let url = format!("http://{service}.shop.svc.cluster.local:8080/healthz");
+        let command = ["curl", "--silent", "--fail", "--max-time", REQUEST_SECONDS_MAX, &url];
+        kubectl.exec(CUSTOMERS, "deploy/customer", "toolbox", &command).is_ok()
+    })
+}
+
 /// Alice buys a book and watches prices; bob forgets what he wanted, then buys a pen and opens a WebSocket. Returns what
 /// each saw.
 pub fn drive(kubectl: &Kubectl, now_seconds: u64) -> Result<Vec<String>> {

@@ -163,11 +163,13 @@ imageGCHighThresholdPercent: 99
 imageGCLowThresholdPercent: 98
 "#;
 
+/// With the default period a Service may lead nowhere for a second after its pods are ready, and refuse what comes.
 const PROXY_YAML: &str = r#"apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: iptables
 clusterCIDR: 10.244.0.0/16
 hostnameOverride: {node}
 clientConnection: {kubeconfig: "{dir}/proxy.kubeconfig"}
+iptables: {minSyncPeriod: 10ms, syncPeriod: 30s}
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 "#;
