@@ -170,7 +170,9 @@ impl<I: Identify> PolicyServer<I> {
         let runs = poll.revision.as_ref() == Some(&document.revision);
         // What it refused once it would refuse again.
         let refused = poll.refused.as_ref().is_some_and(|r| r.revision == document.revision);
-        if (runs || refused) && bundle_known {
+        // Whose sinks are gone, all at once, as at an uninstall: what is in force stays, rather than records with no way out.
+        let loses_sinks = !poll.sinks.is_empty() && document.sinks.is_empty() && !document.policies.is_empty();
+        if loses_sinks || (runs || refused) && bundle_known {
             return None;
         }
         if let Some(ack) = ack {

@@ -4,7 +4,7 @@ use crate::api::{AuditPolicy, AuditSink};
 use crate::index::Indexed;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use testimony_core::policy::Refused;
+use testimony_core::policy::{Refused, SinkCondition, SinkState};
 
 /// Deadline of what must happen, in seconds.
 const SOON: u64 = 10;
@@ -144,6 +144,30 @@ async fn without_a_policy_the_document_records_nothing() {
     bench.state.change(|index| AuditPolicy::delete(index, &("shop".to_owned(), "all".to_owned())));
     let news = bench.poll(&request(Some(revision), 50)).await.expect("at once").document;
     assert!(news.policies.is_empty() && news.sinks.is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_that_delivers_keeps_its_document_when_every_sink_is_gone() {
+    let bench = Bench::new();
+    bench.policy(json!({}));
+    bench.pod();
+    let revision = settled(&bench).await;
+    bench.state.change(|index| AuditSink::delete(index, &(String::new(), "main".to_owned())));
+    assert_ne!(bench.revision(), revision);
+    let sink = SinkState {
+        name: "main".to_owned(),
+        state: SinkCondition::Delivering,
+        error: None,
+        oldest_undelivered_seconds: 0,
+        delivered: 1,
+        lost: 0,
+    };
+    let delivering = PollRequest { sinks: vec![sink], ..request(Some(revision.clone()), 0) };
+    assert_eq!(bench.poll(&delivering).await, None, "records would have nowhere to go");
+    assert!(bench.poll(&request(Some(revision), 0)).await.is_some(), "nothing is lost where there was no sink");
+    bench.state.change(|index| AuditPolicy::delete(index, &("shop".to_owned(), "all".to_owned())));
+    let news = bench.poll(&delivering).await.expect("at once").document;
+    assert!(news.policies.is_empty(), "what records nothing needs no sink");
 }
 
 #[tokio::test]
