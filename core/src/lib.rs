@@ -8,6 +8,7 @@ pub mod canon;
 pub mod capture;
 pub mod contract;
 pub mod detect;
+pub mod evidence;
 pub mod http1;
 pub mod identity;
 pub mod names;
