@@ -1,0 +1,103 @@
+//! Verdicts and findings (V1).
+
+use crate::evidence::stream::StreamId;
+use serde::Serialize;
+use std::fmt;
+use std::ops::Range;
+
+/// What a finding amounts to. The order is that of severity; a report's verdict is the worst of its findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// Everything is there, and proved.
+    Ok,
+    /// Removed by the ledger's order, which says by whom and why.
+    Pruned,
+    /// Newer than the last head, within the lag that is allowed.
+    Pending,
+    /// A filtered export: absence proves nothing.
+    Partial,
+    /// Exchanges that were not recorded, or records that were lost; declared and signed.
+    Gap,
+    /// A stream that neither ended in order nor is alive.
+    Unclosed,
+    /// No trusted key stands behind it.
+    Unanchored,
+    /// The attributes do not say what the body says.
+    Projection,
+    /// Of a version, or a form, that this verifier does not know.
+    Unknown,
+    /// Signed, but not there.
+    Missing,
+    /// There, but nothing signed proves it.
+    Foreign,
+    /// Not what was signed.
+    Tampered,
+    /// Two heads were signed that contradict each other.
+    Fork,
+}
+
+impl Verdict {
+    /// Exit code of the command line.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Ok | Self::Pruned => 0,
+            Self::Fork | Self::Tampered | Self::Foreign | Self::Missing | Self::Projection => 1,
+            Self::Unclosed | Self::Gap => 2,
+            Self::Unknown | Self::Unanchored | Self::Partial | Self::Pending => 3,
+        }
+    }
+
+    /// As reports print it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Pruned => "PRUNED",
+            Self::Pending => "PENDING",
+            Self::Partial => "PARTIAL",
+            Self::Gap => "GAP",
+            Self::Unclosed => "UNCLOSED",
+            Self::Unanchored => "UNANCHORED",
+            Self::Projection => "PROJECTION",
+            Self::Unknown => "UNKNOWN",
+            Self::Missing => "MISSING",
+            Self::Foreign => "FOREIGN",
+            Self::Tampered => "TAMPERED",
+            Self::Fork => "FORK",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One thing that a verification found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it amounts to.
+    pub verdict: Verdict,
+    /// Of which stream; `None`: of the export as a whole.
+    pub stream: Option<StreamId>,
+    /// Which records, by seq.
+    pub records: Option<Range<u64>>,
+    /// For people.
+    pub message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<10} ", self.verdict)?;
+        if let Some(stream) = &self.stream {
+            write!(f, "{stream} ")?;
+        }
+        match &self.records {
+            Some(records) if records.end == records.start.saturating_add(1) => write!(f, "record {}: ", records.start)?,
+            Some(records) => write!(f, "records {} to {}: ", records.start, records.end.saturating_sub(1))?,
+            None => {}
+        }
+        f.write_str(&self.message)
+    }
+}
