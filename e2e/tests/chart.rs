@@ -149,6 +149,16 @@ fn a_wrong_value_is_named() {
         (&[minimal, "logFormat=xml"], &["/logFormat", "'json'"]),
         (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
         (&[minimal, "serviceMonitor.interval=often"], &["/serviceMonitor/interval"]),
+        (&[minimal, "podMonitor.interval=often"], &["/podMonitor/interval"]),
+        (&[minimal, "prometheusRule.runbookUrl=wiki"], &["/prometheusRule/runbookUrl"]),
+        (&[minimal, "dashboard.labels.grafana_dashboard=null"], &["/dashboard/labels", "minProperties"]),
+        (&[minimal, "dashboard.namespace=Not_A_Name"], &["/dashboard/namespace"]),
+        (&[minimal, "test.namespace=testimony-system"], &["test.namespace", "never audited"]),
+        (
+            &[minimal, "sidecar.resources.requests.memory=1Gi"],
+            &["sidecar.resources.requests.memory is 1Gi", "raise the limit"],
+        ),
+        (&[minimal, "sidecar.resources.requests.cpu=0.6"], &["sidecar.resources.requests.cpu is 0.6", "500m"]),
     ] {
         let output = template(&[], settings);
         let message = String::from_utf8_lossy(&output.stderr);
