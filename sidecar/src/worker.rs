@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::poll::{self, Apply, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
+use crate::tail::Tail;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -48,8 +49,14 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (queue, exporter) = exporter(&config, &policy, sinks_watch, metrics.clone());
     declare_predecessor(&queue, &metrics, previous);
 
-    let shared =
-        Shared { policy: policy.clone(), in_flight: Arc::default(), queue: queue.clone(), metrics: metrics.clone() };
+    let tail = Tail::default();
+    let shared = Shared {
+        policy: policy.clone(),
+        in_flight: Arc::default(),
+        queue: queue.clone(),
+        metrics: metrics.clone(),
+        tail: tail.clone(),
+    };
     let (drain, drain_watch) = watch::channel(Drain::No);
     let (admin_listener, threads) = split(&config, listeners)?;
     let pod = Arc::new(pod(&config));
@@ -61,7 +68,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let mut tasks = JoinSet::new();
     if let Some(listener) = admin_listener {
         let listener = tokio::net::TcpListener::from_std(listener).context("the admin port")?;
-        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone()));
+        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone(), tail));
         let stopped = stop_watch.clone();
         tasks.spawn(async move { admin.run(until(stopped)).await });
     }
@@ -279,7 +286,14 @@ fn parse_gateways(table: &str) -> Vec<IpAddr> {
     table.lines().skip(1).filter_map(gateway).collect()
 }
 
-fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &PolicyState, ready: Ready) -> State {
+fn admin_state(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    queue: &Queue,
+    state: &PolicyState,
+    ready: Ready,
+    tail: Tail,
+) -> State {
     let (for_refresh, for_config, state) = (queue.clone(), queue.clone(), state.clone());
     State {
         metrics: metrics.clone(),
@@ -290,6 +304,7 @@ fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &P
         }),
         ready,
         probe_address: config.pod_ips.first().copied(),
+        tail,
     }
 }
 
