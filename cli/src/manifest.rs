@@ -93,7 +93,9 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Manifest>> {
         }
         let items = document.get("items").and_then(Value::as_array).filter(|_| document["kind"] == "List");
         match items {
-            Some(items) => all.extend(items.iter().map(|object| Manifest { origin: origin.clone(), object: object.clone() })),
+            Some(items) => {
+                all.extend(items.iter().map(|object| Manifest { origin: origin.clone(), object: object.clone() }))
+            }
             None => all.push(Manifest { origin, object: document }),
         }
     }

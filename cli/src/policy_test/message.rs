@@ -15,7 +15,9 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MessageError {
     /// Nothing in it.
-    #[error("the file is empty: write a request such as `GET /path HTTP/1.1`, a line `Host: example`, and an empty line")]
+    #[error(
+        "the file is empty: write a request such as `GET /path HTTP/1.1`, a line `Host: example`, and an empty line"
+    )]
     Empty,
     /// Not HTTP/1.
     #[error("the first line is {0:?}: write it as `GET /path HTTP/1.1`")]
@@ -31,7 +33,11 @@ impl Message {
     /// # Errors
     /// The first line is none of HTTP/1.
     pub fn request(bytes: &[u8]) -> Result<Self, MessageError> {
-        Self::read(bytes, |line| line.ends_with(" HTTP/1.1") || line.ends_with(" HTTP/1.0"), MessageError::NoRequestLine)
+        Self::read(
+            bytes,
+            |line| line.ends_with(" HTTP/1.1") || line.ends_with(" HTTP/1.0"),
+            MessageError::NoRequestLine,
+        )
     }
 
     /// A response, with the same freedom.
@@ -63,7 +69,9 @@ impl Message {
             return Err(error(first.trim_end_matches('\r').chars().take(80).collect()));
         }
         let has = |name: &str| {
-            let matches = |line: &&&[u8]| line.split(|&b| b == b':').next().is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes()));
+            let matches = |line: &&&[u8]| {
+                line.split(|&b| b == b':').next().is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes()))
+            };
             lines.iter().find(matches).is_some()
         };
         let framed = has("content-length") || has("transfer-encoding");
@@ -118,13 +126,17 @@ mod tests {
     #[test]
     fn what_editors_leave_out_is_put_in() {
         let whole = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        for text in [whole, "GET / HTTP/1.1\nHost: a\n\n", "GET / HTTP/1.1\nHost: a", "\nGET / HTTP/1.1\nHost: a\n\n\n"] {
+        for text in [whole, "GET / HTTP/1.1\nHost: a\n\n", "GET / HTTP/1.1\nHost: a", "\nGET / HTTP/1.1\nHost: a\n\n\n"]
+        {
             assert_eq!(request(text), whole, "{text:?}");
         }
         let post = Message::request(b"POST / HTTP/1.1\nHost: a\n\n{}\n").expect("a request");
         assert_eq!(post.bytes, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n{}\n");
         assert_eq!(post.notes.len(), 1);
-        assert_eq!(request("POST / HTTP/1.1\nHost: a\nContent-Length: 2\n\n\n\n"), "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n\n\n");
+        assert_eq!(
+            request("POST / HTTP/1.1\nHost: a\nContent-Length: 2\n\n\n\n"),
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n\n\n"
+        );
     }
 
     #[test]

@@ -122,7 +122,11 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
     }
     let mut table = Table::new(&["  POLICY", "LEVEL", "RULE"]);
     for judged in &outcome.judged {
-        table.row([format!("  {}", judged.policy), judged.level.map_or("-".to_owned(), |l| format!("{l:?}")), judged.rule.clone()]);
+        table.row([
+            format!("  {}", judged.policy),
+            judged.level.map_or("-".to_owned(), |l| format!("{l:?}")),
+            judged.rule.clone(),
+        ]);
     }
     for name in &report.suspended {
         table.row([format!("  {name}"), "-".to_owned(), "suspended".to_owned()]);
@@ -136,7 +140,11 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
     for line in &outcome.added {
         writeln!(out, "added      {}", printable(line))?;
     }
-    writeln!(out, "sinks      {}", if report.sinks.is_empty() { "none in the files".to_owned() } else { report.sinks.join(", ") })?;
+    writeln!(
+        out,
+        "sinks      {}",
+        if report.sinks.is_empty() { "none in the files".to_owned() } else { report.sinks.join(", ") }
+    )?;
     match outcome.records.as_slice() {
         [] => writeln!(out, "record     none")?,
         records => {

@@ -288,7 +288,14 @@ mod tests {
 
     #[test]
     fn paths_of_all_forms() {
-        let table = [("/a?b", "/a"), ("http://h/a?b", "/a"), ("http://h", "/"), ("*", "*"), ("h:443", "h:443"), ("/a?u=http://x", "/a")];
+        let table = [
+            ("/a?b", "/a"),
+            ("http://h/a?b", "/a"),
+            ("http://h", "/"),
+            ("*", "*"),
+            ("h:443", "h:443"),
+            ("/a?u=http://x", "/a"),
+        ];
         for (target, expected) in table {
             assert_eq!(path(target), expected);
         }
