@@ -9,6 +9,7 @@ use crate::names::{Asker, Names};
 use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
+use crate::tail::Tail;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -51,12 +52,14 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
 
     // Without an operator nobody names addresses.
     let names = config.operator.is_some().then(Names::default);
+    let tail = Tail::default();
     let shared = Shared {
         policy: policy.clone(),
         in_flight: Arc::default(),
         names: names.clone(),
         queue: queue.clone(),
         metrics: metrics.clone(),
+        tail: tail.clone(),
     };
     let (drain, drain_watch) = watch::channel(Drain::No);
     let (admin_listener, threads) = split(&config, listeners)?;
@@ -69,7 +72,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let mut tasks = JoinSet::new();
     if let Some(listener) = admin_listener {
         let listener = tokio::net::TcpListener::from_std(listener).context("the admin port")?;
-        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone()));
+        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone(), tail));
         let stopped = stop_watch.clone();
         tasks.spawn(async move { admin.run(until(stopped)).await });
     }
@@ -292,7 +295,14 @@ fn parse_gateways(table: &str) -> Vec<IpAddr> {
     table.lines().skip(1).filter_map(gateway).collect()
 }
 
-fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &PolicyState, ready: Ready) -> State {
+fn admin_state(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    queue: &Queue,
+    state: &PolicyState,
+    ready: Ready,
+    tail: Tail,
+) -> State {
     let (for_refresh, for_config, state) = (queue.clone(), queue.clone(), state.clone());
     State {
         metrics: metrics.clone(),
@@ -303,6 +313,7 @@ fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &P
         }),
         ready,
         probe_address: config.pod_ips.first().copied(),
+        tail,
     }
 }
 
