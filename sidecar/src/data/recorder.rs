@@ -114,6 +114,9 @@ impl Shell for Recorder {
             return;
         }
         self.shared.metrics.records.inc();
+        if record.get().event().is_stage() {
+            self.shared.metrics.stages.inc();
+        }
         if inner.records == 0 {
             inner.first_ns = start;
             inner.last_ns = start;
