@@ -2,7 +2,7 @@
 
 use super::state::{Apply, PolicyState};
 use super::store::{LastGood, Store};
-use crate::client::{Answer, Backoff, Client, Endpoint, Jitter, Secret, error_line, tls_config};
+use crate::client::{Answer, Backoff, Client, Endpoint, Jitter, Secret, Trust, Version, error_line, tls_config};
 use crate::config::{Operator, document_problems};
 use crate::export::Queue;
 use crate::metrics::{Metrics, PollResult};
@@ -166,7 +166,8 @@ impl Poller {
         let client = match &mut self.client {
             Some(client) => client,
             None => {
-                let client = Client::new(self.endpoint.clone(), Some(&self.ca_pem), None);
+                let trust = Trust { ca_pem: Some(&self.ca_pem), ..Trust::default() };
+                let client = Client::new(self.endpoint.clone(), Version::Http1, &trust);
                 self.client.insert(client.map_err(|error| PollError::Client(error_line(&error)))?)
             }
         };
