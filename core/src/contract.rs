@@ -64,6 +64,10 @@ pub mod label {
     pub const INJECTED: &str = "testimony.dev/injected";
     /// `disabled` on a pod: opted out of injection.
     pub const INJECT: &str = "testimony.dev/inject";
+    /// On a namespace: [`STRICT`] means that no pod starts there without a sidecar.
+    pub const ENFORCEMENT: &str = "testimony.dev/enforcement";
+    /// Value of [`ENFORCEMENT`].
+    pub const STRICT: &str = "strict";
     /// `true` on the operator's leading replica: the policy server's Service selects it.
     pub const LEADER: &str = "testimony.dev/leader";
 }

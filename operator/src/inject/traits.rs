@@ -29,7 +29,7 @@ pub struct PodTraits {
     pub injection_id: Option<String>,
     /// A declared container port that is one of ours.
     pub port_collision: Option<u16>,
-    /// A container or volume that has one of our names and is not ours.
+    /// A container or volume that has one of our names and is not ours, or a mount of one of our volumes.
     pub name_collision: Option<String>,
     /// Containers with our user and group: the redirect rules let them pass.
     pub loop_guard_collision: Vec<String>,
@@ -108,7 +108,12 @@ fn colliding_port(container: &Container) -> Option<u16> {
 fn colliding_name(spec: &PodSpec) -> Option<String> {
     let container = containers(spec).map(|c| &c.name).find(|n| is_our_container(n));
     let volume = || spec.volumes.iter().flatten().map(|v| &v.name).find(|n| is_our_volume(n));
-    container.or_else(volume).cloned()
+    // The volume need not be there yet: it would be ours, with the sidecar's policy or token in another's hands.
+    let mount = || {
+        let mounts = containers(spec).flat_map(|c| c.volume_mounts.iter().flatten());
+        mounts.map(|m| &m.name).find(|n| is_our_volume(n))
+    };
+    container.or_else(volume).or_else(mount).cloned()
 }
 
 fn has_our_ids(spec: &PodSpec, container: &Container) -> bool {
