@@ -116,6 +116,8 @@ pub mod env {
     pub const OPERATOR_URL: &str = "TESTIMONY_OPERATOR_URL";
     /// PEM bundle that signs the policy server's certificate.
     pub const OPERATOR_CA: &str = "TESTIMONY_OPERATOR_CA";
+    /// `true`: the document at admission is a stand-in, and the start waits for the operator's first answer, for a while.
+    pub const POLICY_WAIT: &str = "TESTIMONY_POLICY_WAIT";
     /// Log filter, as of `tracing_subscriber::EnvFilter`.
     pub const LOG: &str = "TESTIMONY_LOG";
 }

@@ -4,6 +4,7 @@
 //! (OP-2), and patching a patched pod changes nothing (OP-1): in a strict namespace a pod that claims to be patched is patched
 //! again, because anybody can write such a claim.
 
+pub mod admission_policy;
 mod build;
 mod decide;
 mod patch;

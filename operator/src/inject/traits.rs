@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use testimony_core::contract::{annotation, id, label, pod, port};
 
 /// Containers of service meshes, which redirect the same connections.
-const OTHER_PROXIES: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
+pub(super) const OTHER_PROXIES: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
 
 /// What decisions look at in a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
