@@ -116,7 +116,7 @@ pub async fn run(args: &ExplainArgs, cluster: &ClusterArgs) -> Result<u8> {
     let webhook = cluster.webhook().await.ok().flatten();
     let own = webhook.iter().flat_map(|w| w.webhooks.iter().flatten()).find_map(|w| w.client_config.service.as_ref());
     let own = own.map_or_else(|| "testimony-system".to_owned(), |service| service.namespace.clone());
-    let excluded = ExcludedNamespaces { own };
+    let excluded = ExcludedNamespaces { own, ..ExcludedNamespaces::default() };
     let mut report = if kind == "Pod" {
         explain_pod(&cluster, &index, &excluded, &name).await?
     } else {
@@ -332,6 +332,11 @@ fn verdict(
             Some("apply an AuditPolicy whose podSelector matches it".to_owned()),
         ),
         Decision::Skip(reason) => say(reason.as_str(), reason.explain(), None),
+        Decision::Deny(reason) => say(
+            reason.as_str(),
+            &format!("the namespace is strict, and such a pod is refused: {}", reason.explain()),
+            None,
+        ),
         Decision::Inject(_) if pods.is_some() && uncovered == 0 => {
             say("Recorded", "new pods get a sidecar, and all of its pods have one", None)
         }
@@ -483,7 +488,13 @@ mod tests {
     fn explained(pod: Value, subject: Subject) -> Report {
         let index = manifest::index(&manifest::parse("p", OBJECTS).expect("yaml"), "default").expect("valid");
         let pod: Pod = serde_json::from_value(pod).expect("a pod");
-        report(&index, &ExcludedNamespaces { own: "ours".to_owned() }, "shop", &pod, subject)
+        report(
+            &index,
+            &ExcludedNamespaces { own: "ours".to_owned(), ..ExcludedNamespaces::default() },
+            "shop",
+            &pod,
+            subject,
+        )
     }
 
     fn pod(labels: Value) -> Value {

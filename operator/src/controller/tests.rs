@@ -239,6 +239,16 @@ fn a_pod_that_lacks_the_mount_of_a_new_sinks_secret_needs_a_restart() {
             matched 2 injected 2 programmed 2 needRestart 1 skipped 0
         "#]],
     );
+    for spec in [
+        json!({"tls": {"clientCertificateSecretName": "client"}}),
+        json!({"serviceAccountToken": {"audience": "c.example"}}),
+    ] {
+        let mut whole = json!({"endpoint": "https://c.example", "default": true, "credentialsSecretName": "otlp"});
+        json_patch::merge(&mut whole, &spec);
+        put::<AuditSink>(&mut index, sink("main", whole));
+        let report = look(&index, &[("a", ack(&index, now)), ("b", ack(&index, now))], now);
+        assert_eq!(report.totals.need_restart, 2, "{spec}: neither pod has that volume");
+    }
 }
 
 #[test]
