@@ -494,7 +494,17 @@ mod tests {
     fn a_pod_that_came_too_early_is_told_what_to_do() {
         let report = explained(pod(json!({"app": "api"})), Subject::Pod(None));
         assert_eq!(report.state, "NeedsRestart");
-        expect_test::expect![[""]].assert_eq(&text(&report).expect("text"));
+        expect_test::expect![[r#"
+            pod/x in namespace shop
+            state      NeedsRestart: it was created before a policy selected it, or while the webhook was down
+            to do      delete the pod and let it be created again
+                       a6f74b602be503e6 by the policies as they are now
+            policy     shop/p (Inbound, Outbound)
+              RULE      LEVEL      MATCHES
+              probes    None       pathPrefixes: ["/healthz"]
+              default   Metadata   everything else
+            sink       default http://c:4318
+        "#]].assert_eq(&text(&report).expect("text"));
     }
 
     #[test]
