@@ -504,7 +504,8 @@ mod tests {
               probes    None       pathPrefixes: ["/healthz"]
               default   Metadata   everything else
             sink       default http://c:4318
-        "#]].assert_eq(&text(&report).expect("text"));
+        "#]]
+        .assert_eq(&text(&report).expect("text"));
     }
 
     #[test]

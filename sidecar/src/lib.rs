@@ -7,6 +7,7 @@ pub mod data;
 pub mod export;
 pub mod init;
 pub mod metrics;
+pub mod names;
 pub mod poll;
 pub mod proxy;
 pub mod redirect_dst;

@@ -5,7 +5,8 @@ use crate::config::{Config, Target};
 use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
 use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings};
 use crate::metrics::Metrics;
-use crate::poll::{self, Apply, PolicyState, Poller, Store};
+use crate::names::{Asker, Names};
+use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
@@ -50,9 +51,12 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     declare_predecessor(&queue, &metrics, previous);
 
     let tail = Tail::default();
+    // Without an operator nobody names addresses.
+    let names = config.operator.is_some().then(Names::default);
     let shared = Shared {
         policy: policy.clone(),
         in_flight: Arc::default(),
+        names: names.clone(),
         queue: queue.clone(),
         metrics: metrics.clone(),
         tail: tail.clone(),
@@ -74,10 +78,15 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     }
     if let Some(operator) = config.operator.clone() {
         let apply = apply(policy, sinks);
-        let poller = Poller::new(operator, start.operator_ca, store, apply, state, queue, metrics)
-            .context("the operator's URL")?;
+        let caller = Caller::new(operator, start.operator_ca).context("the operator's URL")?;
+        let asker = names.map(|names| Asker::new(names, caller.another()));
+        let poller = Poller::new(caller, store, apply, state, queue, metrics);
         let stopped = stop_watch.clone();
         tasks.spawn(async move { poller.run(until(stopped)).await });
+        if let Some(asker) = asker {
+            let stopped = stop_watch.clone();
+            tasks.spawn(async move { asker.run(until(stopped)).await });
+        }
     }
     let export = exporter.run(export_watch);
     tokio::pin!(export);

@@ -130,6 +130,7 @@ fn connection(facts: Exchange) -> ConnFacts {
         upstream_local: None,
         pod_actor: Some(Arc::from("system:serviceaccount:example:default")),
         from_node: false,
+        peer_name: None,
     }
 }
 

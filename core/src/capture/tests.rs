@@ -92,6 +92,7 @@ fn conn(direction: Direction) -> ConnFacts {
         upstream_local: Some(address("10.0.0.1:5000")),
         pod_actor: Some(Arc::from("system:serviceaccount:shop:orders")),
         from_node: true,
+        peer_name: None,
     }
 }
 
@@ -253,5 +254,45 @@ fn an_opaque_connection_is_one_record() {
     assert_eq!(state.counted, [(Outcome::Success, true), (Outcome::Unknown, true)]);
     for part in [r#""target":"db.example:4711""#, r#""req_bytes":"10""#, r#""res_bytes":"20""#, r#""dur":"4""#] {
         assert!(state.bodies[0].contains(part), "{part} in {}", state.bodies[0]);
+    }
+}
+
+#[test]
+fn a_peer_of_the_cluster_is_named_also_when_the_name_comes_late() {
+    let shell = shell();
+    let place = super::PeerName::default();
+    let mut named = conn(Direction::Inbound);
+    (named.peer_name, named.from_node) = (Some(place.clone()), false);
+    let mut capture = HttpCapture::new(shell.clone(), named);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    exchange(&mut capture, request, "HTTP/1.1 204 No Content\r\n\r\n");
+    let pod = crate::names::Bearer::Pod {
+        namespace: "shop".into(),
+        name: "web-1".into(),
+        uid: "u".into(),
+        service_account: "web".into(),
+        workload: "Deployment/web".into(),
+    };
+    place.set(pod).expect("an empty place");
+    drop(capture);
+    let mut conn = conn(Direction::Inbound);
+    (conn.peer_name, conn.from_node) = (Some(place), false);
+    exchange(&mut HttpCapture::new(shell.clone(), conn), request, "HTTP/1.1 204 No Content\r\n\r\n");
+    let bodies = &shell.state.borrow().bodies;
+    for wanted in ["\"actor\":\"10.0.0.9\"", "\"peer_src\":\"unknown\""] {
+        assert!(bodies[0].contains(wanted) && !bodies[0].contains("peer_pod"), "{}", bodies[0]);
+    }
+    let wanted = [
+        "\"actor\":\"system:serviceaccount:shop:web\"",
+        "\"actor_type\":\"service\"",
+        "\"assurance\":\"unverified\"",
+        "\"auth_method\":\"address\"",
+        "\"peer_namespace\":\"shop\"",
+        "\"peer_pod\":\"web-1\"",
+        "\"peer_src\":\"operator\"",
+        "\"peer_workload\":\"Deployment/web\"",
+    ];
+    for wanted in wanted {
+        assert!(bodies[1].contains(wanted), "{wanted}: {}", bodies[1]);
     }
 }

@@ -95,6 +95,13 @@ fields! {
     Outcome "outcome" 8 Text("audit.outcome", AuditDraft), "success (status below 400, or a connection that ended in order), failure or unknown.";
     Path "path" 4096 Text("url.path", Stable), "Path of the request target, as sent, secrets masked.";
     Peer "peer" 64 PeerAddress(Stable), "Inbound: the client's address. Outbound: the destination.";
+    PeerNamespace "peer_namespace" 63 Text("testimony.peer.k8s.namespace.name", Own), "Namespace of the other side, where it is a pod or Service of the cluster.";
+    PeerPod "peer_pod" 253 Text("testimony.peer.k8s.pod.name", Own), "The other side's pod.";
+    PeerPodUid "peer_pod_uid" 64 Text("testimony.peer.k8s.pod.uid", Own), "Uid of the other side's pod.";
+    PeerService "peer_service" 253 Text("testimony.peer.k8s.service.name", Own), "The Service that an outbound connection was made to.";
+    PeerServiceAccount "peer_service_account" 253 Text("testimony.peer.k8s.service_account.name", Own), "ServiceAccount of the other side's pod.";
+    PeerSrc "peer_src" 16 Text("testimony.peer.source", Own), "Where the names of the other side come from: operator (its watch, by the address), or unknown (nobody of the cluster, or not yet known).";
+    PeerWorkload "peer_workload" 320 Text("testimony.peer.k8s.workload.name", Own), "Kind/name of the workload that owns the other side's pod.";
     Policy "policy" 317 Text("testimony.policy.name", Own), "namespace/name of the policy that asked for this record.";
     PolicyRevision "policy_revision" 64 Text("testimony.policy.revision", Own), "Revision of the policy document in force.";
     Proto "proto" 16 Text("testimony.protocol", Own), "http/1.0, http/1.1, http/2, tls or tcp.";

@@ -3,6 +3,7 @@
 use super::{Random, now};
 use crate::export::{Batch, GapReason, Queue};
 use crate::metrics::{self, Metrics};
+use crate::names::Names;
 use crate::tail::Tail;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub policy: Arc<ArcSwap<Compiled>>,
     /// Inbound exchanges in flight.
     pub in_flight: Arc<Mutex<InFlight>>,
+    /// Names of addresses; `None` where nobody tells them.
+    pub names: Option<Names>,
     /// Where batches go.
     pub queue: Queue,
     /// Where to count.

@@ -82,7 +82,8 @@ pub(super) async fn serve_one(
             Direction::Outbound => (destination, peer),
         };
         let from_node = direction == Direction::Inbound && pod.node_ips.contains(&peer.ip());
-        ConnFacts { direction, conn_id, peer, local, upstream_local: None, pod_actor: pod.actor.clone(), from_node }
+        let pod_actor = pod.actor.clone();
+        ConnFacts { direction, conn_id, peer, local, upstream_local: None, pod_actor, from_node, peer_name: None }
     };
     let destination = match destination {
         Ok(destination) if !leads_back(destination, pod) => destination,
@@ -96,9 +97,13 @@ pub(super) async fn serve_one(
             return record_loop(facts(accepted_at), recorder);
         }
     };
-    let conn = facts(destination);
-    let flow =
-        if recorder.policy().captures(direction, conn.port()) { Flow::captured(conn, recorder) } else { Flow::Pass };
+    let mut conn = facts(destination);
+    let flow = if recorder.policy().captures(direction, conn.port()) {
+        conn.peer_name = recorder.shared().names.as_ref().map(|names| names.place(conn.peer.ip()));
+        Flow::captured(conn, recorder)
+    } else {
+        Flow::Pass
+    };
     run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain).await;
 }
 
