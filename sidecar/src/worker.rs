@@ -3,7 +3,7 @@
 use crate::admin::{Admin, ConfigView, Ready, State};
 use crate::config::{Config, Target};
 use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
-use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings};
+use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
 use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use testimony_core::contract::path;
 use testimony_core::otlp;
 use testimony_core::policy::{Compiled, Direction, DocumentSink};
 use testimony_core::record::{Encoder, gap_record};
@@ -50,9 +51,9 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (queue, exporter) = exporter(&config, &policy, sinks_watch, metrics.clone());
     declare_predecessor(&queue, &metrics, previous);
 
-    let tail = Tail::default();
     // Without an operator nobody names addresses.
     let names = config.operator.is_some().then(Names::default);
+    let tail = Tail::default();
     let shared = Shared {
         policy: policy.clone(),
         in_flight: Arc::default(),
@@ -157,7 +158,12 @@ fn exporter(
 ) -> (Queue, Exporter) {
     let settings = Settings {
         resource: otlp::resource(config.workload.resource_attributes()).into(),
-        sinks_dir: config.sinks_dir.clone(),
+        folders: SinkFolders {
+            headers: config.sinks_dir.clone(),
+            certificates: path::SINK_CERTIFICATES_DIR.into(),
+            tokens: path::SINK_TOKENS_DIR.into(),
+        },
+        namespace: config.workload.namespace.clone(),
         sink_headers: config.sink_headers.clone(),
         gap_record: gap_encoder(policy.clone()),
         metrics,

@@ -272,6 +272,10 @@ impl Observer for Watcher {
         self.capture.response_head(seq, head);
     }
 
+    fn answered(&mut self, seq: ConnSeq, status: u16) {
+        self.capture.answered(seq, status);
+    }
+
     fn response_body(&mut self, seq: ConnSeq, payload_bytes: u64) {
         self.capture.response_body(seq, payload_bytes);
     }

@@ -1,10 +1,12 @@
-//! Capture: from what the connection shows to exactly one record for each exchange (EV-1).
+//! Capture: from what the connection shows to exactly one `exchange` record for each exchange (EV-1), with `stage` records
+//! before it when it stays open.
 //!
 //! Nothing here reads a clock, makes randomness or sends anything: the data thread gives all three as a [`Shell`].
 
 mod http;
 mod in_flight;
 mod opaque;
+mod stage;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -12,7 +14,10 @@ mod tracing;
 
 pub use http::HttpCapture;
 pub use in_flight::{Candidate, InFlight, Ticket};
-pub use opaque::{OpaqueCapture, OpaqueEnd};
+pub use opaque::{OpaqueCapture, OpaqueEnd, Paused};
+pub use stage::{
+    CONNECTION_OPENED_AFTER_MS, EXCHANGE_OPENED_AFTER_MS, NEVER_NS, PROGRESS_EVERY_SECONDS, Stage, Stages,
+};
 
 use crate::names::Bearer;
 use crate::policy::{Compiled, Direction};

@@ -121,6 +121,9 @@ impl Shell for Recorder {
         }
         self.shared.metrics.records.inc();
         self.shared.tail.publish(record.get().event().as_str(), inner.encoder.body());
+        if record.get().event().is_stage() {
+            self.shared.metrics.stages.inc();
+        }
         if inner.records == 0 {
             inner.first_ns = start;
             inner.last_ns = start;
