@@ -232,6 +232,17 @@ mod tests {
         let part = Part { name: "testimony-webhook".into(), ready: 1, wanted: 2, image: "i:1".into() };
         let report =
             Report { operator: vec![part], leader: None, policies: vec![policy(object)], sinks: vec![sink(object2)] };
-        expect_test::expect![[""]].assert_eq(&text(&report));
+        expect_test::expect![[r#"
+            OPERATOR            READY   IMAGE
+            testimony-webhook   1/2     i:1
+            leader: none
+
+            POLICY   READY   MATCHED   INJECTED   PROGRAMMED   RESTART   SKIPPED   MESSAGE
+            shop/p   False   3         1          1            1         1         1 pod needs a restart
+                                                                                   HostNetwork: 1, such as shop/node-agent
+
+            SINK      DEFAULT   DELIVERING   ENDPOINT        MESSAGE
+            default   yes       Unknown      http://c:4318   the controller has not looked at it yet
+        "#]].assert_eq(&text(&report));
     }
 }
