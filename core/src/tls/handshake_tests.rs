@@ -82,7 +82,9 @@ fn feed(steps: &[Step], piece_bytes: usize) -> Handshake {
                 Server => watch.from_server(piece),
             }
             assert!(watch.server_hello.len() <= SERVER_HELLO_BYTES_MAX);
-            assert!(watch.client_hello.as_ref().is_none_or(|bytes| bytes.len() <= CLIENT_HELLO_BYTES_MAX + piece_bytes));
+            assert!(
+                watch.client_hello.as_ref().is_none_or(|bytes| bytes.len() <= CLIENT_HELLO_BYTES_MAX + piece_bytes)
+            );
             assert!(known.is_none() || known == Some(told(&watch)), "{known:?} became {}", told(&watch));
             known = matches!(watch.state, State::Over(Completed | Failed)).then(|| told(&watch));
         }
@@ -107,7 +109,11 @@ fn handshakes_of_tls_1_3() {
     check("an answer", &with(&[data(Client, 100), data(Server, 18), data(Server, 19)]), "completed 1.3 -");
     check("the client goes at once", &with(&[data(Client, 19)]), "completed 1.3 -");
     check("both go at once", &with(&[data(Client, 19), data(Server, 19)]), "completed 1.3 -");
-    check("the server refuses the client", &with(&[data(Client, 80), data(Server, 19)]), "failed 1.3 - server:encrypted");
+    check(
+        "the server refuses the client",
+        &with(&[data(Client, 80), data(Server, 19)]),
+        "failed 1.3 - server:encrypted",
+    );
     check("the server refuses in its flight", &[hello(), modern(), data(Server, 19)], "failed 1.3 - server:encrypted");
     let refusal = [hello(), modern(), data(Server, 900), ccs(Client), data(Client, 19)];
     check("the client refuses", &refusal, "failed 1.3 - client:encrypted");
@@ -115,7 +121,17 @@ fn handshakes_of_tls_1_3() {
     check("the client refuses in the clear", &refusal, "failed 1.3 - client:unknown_ca");
     check("the server refuses the hello", &[hello(), alert(Server, 2, 70)], "failed - - server:protocol_version");
     check("no such alert", &[hello(), alert(Server, 2, 200)], "failed - - server:200");
-    let again = [hello(), retry(), ccs(Server), ccs(Client), hello(), modern(), data(Server, 9), data(Client, 53), data(Server, 30)];
+    let again = [
+        hello(),
+        retry(),
+        ccs(Server),
+        ccs(Client),
+        hello(),
+        modern(),
+        data(Server, 9),
+        data(Client, 53),
+        data(Server, 30),
+    ];
     check("HelloRetryRequest", &again, "completed 1.3 -");
     check("HelloRetryRequest alone", &again[..5], "incomplete - -");
     let short_tag = record(Server, HANDSHAKE, &server_message(&[1; 32], 0x1305, VERSION_1_3));
@@ -124,7 +140,8 @@ fn handshakes_of_tls_1_3() {
 
 #[test]
 fn early_data_proves_nothing() {
-    let begin = [hello(), ccs(Client), data(Client, 500), modern(), data(Server, 99), data(Client, 500), data(Server, 99)];
+    let begin =
+        [hello(), ccs(Client), data(Client, 500), modern(), data(Server, 99), data(Client, 500), data(Server, 99)];
     check("it is under way", &begin, "incomplete 1.3 -");
     let end = [&begin[..], &[data(Client, 21), data(Client, 53), data(Server, 99)]].concat();
     check("it has ended", &end, "completed 1.3 -");
@@ -134,7 +151,16 @@ fn early_data_proves_nothing() {
 
 #[test]
 fn handshakes_of_tls_1_2() {
-    let both = [hello(), legacy(), plain(Client, 70), ccs(Client), plain(Client, 40), plain(Server, 200), ccs(Server), plain(Server, 40)];
+    let both = [
+        hello(),
+        legacy(),
+        plain(Client, 70),
+        ccs(Client),
+        plain(Client, 40),
+        plain(Server, 200),
+        ccs(Server),
+        plain(Server, 40),
+    ];
     check("whole", &both, "completed 1.2 h2");
     check("without the server's Finished", &both[..7], "incomplete 1.2 h2");
     check("what comes later", &[&both[..], &[alert(Client, 2, 40), data(Server, 9)]].concat(), "completed 1.2 h2");

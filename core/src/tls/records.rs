@@ -89,18 +89,25 @@ mod tests {
 
     #[test]
     fn every_split_reads_the_same() {
-        let bytes = [b"\x16\x03\x01\x00\x03abc".as_slice(), b"\x17\x03\x03\x00\x00", b"\x15\x03\x03\x00\x02\x02\x28"].concat();
+        let bytes =
+            [b"\x16\x03\x01\x00\x03abc".as_slice(), b"\x17\x03\x03\x00\x00", b"\x15\x03\x03\x00\x02\x02\x28"].concat();
         let wanted = [(22, 3, b"abc".to_vec()), (23, 0, Vec::new()), (21, 2, vec![2, 40])];
         for first in 0..=bytes.len() {
             for second in first..=bytes.len() {
-                assert_eq!(read(&[&bytes[..first], &bytes[first..second], &bytes[second..]]), wanted, "{first} {second}");
+                assert_eq!(
+                    read(&[&bytes[..first], &bytes[first..second], &bytes[second..]]),
+                    wanted,
+                    "{first} {second}"
+                );
             }
         }
     }
 
     #[test]
     fn what_is_no_record_is_malformed() {
-        for bytes in [b"HTTP/1.1 400".as_slice(), b"\x16\x02\x00\x00\x01", b"\x19\x03\x03\x00\x01", b"\x17\x03\x03\x48\x01"] {
+        for bytes in
+            [b"HTTP/1.1 400".as_slice(), b"\x16\x02\x00\x00\x01", b"\x19\x03\x03\x00\x01", b"\x17\x03\x03\x48\x01"]
+        {
             assert_eq!(read(&[bytes]), [(0, 0, Vec::new())], "{bytes:?}");
         }
         assert_eq!(read(&[b"\x17\x03\x03\x48\x00"]), [(23, 0x4800, Vec::new())]);

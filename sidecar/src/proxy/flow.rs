@@ -241,8 +241,7 @@ impl Flow {
             Detected::NeedMore | Detected::Http1 | Detected::Opaque => (Protocol::Opaque, "tcp"),
         };
         metrics.connection(direction, protocol);
-        let capture =
-            OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto).resuming(detect.shown);
+        let capture = OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto).resuming(detect.shown);
         let capture = if detected == Detected::Tls { capture.watching_tls() } else { capture };
         let mut opaque = Box::new(Opaque { capture });
         opaque.capture.from_client(&detect.held);

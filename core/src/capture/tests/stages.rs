@@ -106,7 +106,8 @@ fn a_websocket_is_shown_when_it_opens_each_minute_and_at_its_end() {
 #[test]
 fn connect_and_server_sent_events_are_streams_and_what_ends_at_once_is_not_shown() {
     let sse = "GET /e HTTP/1.1\r\nHost: a\r\n\r\n";
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head =
+        "HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (request, answer) in [("CONNECT b:1 HTTP/1.1\r\nHost: b:1\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"), (sse, head)] {
         let mut http = Http::new();
         http.client(request);
@@ -142,10 +143,17 @@ fn a_slow_request_is_shown_after_a_second_and_a_quick_one_has_one_record() {
     http.upstream(OK);
     http.at(100);
     let records = http.records();
-    let paths: Vec<_> = records.iter().map(|r| (r["typ"].as_str(), r["path"].as_str(), r["conn_seq"].as_str())).collect();
+    let paths: Vec<_> =
+        records.iter().map(|r| (r["typ"].as_str(), r["path"].as_str(), r["conn_seq"].as_str())).collect();
     assert_eq!(
         paths,
-        [("exchange", "/a", "0"), ("stage", "/b", "1"), ("stage", "/c", "2"), ("exchange", "/b", "1"), ("exchange", "/c", "2")]
+        [
+            ("exchange", "/a", "0"),
+            ("stage", "/b", "1"),
+            ("stage", "/c", "2"),
+            ("exchange", "/b", "1"),
+            ("exchange", "/c", "2")
+        ]
     );
     assert_eq!(records[1].get("status"), None, "no answer yet");
     assert_eq!(http.shell.state.borrow().counted.len(), 3);
@@ -186,7 +194,8 @@ fn a_silent_connection_shows_in_its_first_second() {
     tick(&mut capture, 1);
     capture.from_client(b"late");
     let paused = capture.pause();
-    let mut capture = OpaqueCapture::new(shell.clone(), conn(Direction::Inbound), Stamp::default(), "tcp").resuming(paused);
+    let mut capture =
+        OpaqueCapture::new(shell.clone(), conn(Direction::Inbound), Stamp::default(), "tcp").resuming(paused);
     tick(&mut capture, 60);
     tick(&mut capture, 61);
     capture.finish(OpaqueEnd::Closed);
@@ -230,7 +239,10 @@ fn a_failed_handshake_is_a_failure_and_an_unfinished_one_is_no_success() {
     let hello = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x03\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\
                   \x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x00\x00\x02\x13\x01\x01\x00";
     for (answer, wanted) in [
-        (&b"\x15\x03\x03\x00\x02\x02\x28"[..], ("failed", "failure", Some("tls_failed"), Some("server:handshake_failure"))),
+        (
+            &b"\x15\x03\x03\x00\x02\x02\x28"[..],
+            ("failed", "failure", Some("tls_failed"), Some("server:handshake_failure")),
+        ),
         (b"", ("incomplete", "unknown", None, None)),
     ] {
         let shell = shell();
