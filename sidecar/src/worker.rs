@@ -358,18 +358,18 @@ mod tests {
         PolicyState::new("r0", PolicySource::Environment, Arc::default())
     }
 
-    /// Whether the pod's other containers may start, once nothing more happens by itself.
+    /// Whether the pod's other containers may start after a moment of the paused clock.
     async fn opened(patience: Option<Duration>, state: &PolicyState) -> bool {
         let ready = Ready::default();
         tokio::select! {
             biased;
             never = open(patience, state, &ready) => match never {},
-            () = tokio::task::yield_now() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
         ready.is_set()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_stand_in_keeps_the_pod_waiting_but_not_for_ever() {
         let hour = Duration::from_secs(3600);
         assert!(opened(None, &stand_in()).await);
