@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::time::Duration;
 use testimony_core::contract::port;
+use testimony_core::error::error_line;
 use testimony_operator::api::{AuditPolicy, AuditSink};
 use testimony_operator::index::{Index, Indexed};
 use testimony_operator::plain::Plain;
@@ -76,7 +77,7 @@ impl Cluster {
                 anyhow!("{what}: {}: ask for this right, or use another --context", Plain(error))
             }
             kube::Error::Api(_) => anyhow!("{what}: {}", Plain(error)),
-            other => anyhow!("{what}: {}: is the cluster up, and --kubeconfig and --context right?", causes(other)),
+            other => anyhow!("{what}: {}: is the cluster up, and --kubeconfig and --context right?", error_line(other)),
         }
     }
 
@@ -199,21 +200,6 @@ pub fn settings_of(operator_namespace: &str, arguments: Vec<String>) -> Result<S
 /// The bundle that signs the operator's certificates.
 pub fn ca_bundle(webhook: &MutatingWebhookConfiguration) -> Option<&ByteString> {
     webhook.webhooks.iter().flatten().find_map(|entry| entry.client_config.ca_bundle.as_ref())
-}
-
-/// An error with its causes, without repeating itself.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// A sidecar's answer, as it comes over a forwarded port.

@@ -8,6 +8,7 @@ pub mod canon;
 pub mod capture;
 pub mod contract;
 pub mod detect;
+pub mod error;
 pub mod http1;
 pub mod identity;
 pub mod names;

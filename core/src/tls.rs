@@ -112,21 +112,17 @@ fn parse(message: &[u8]) -> Option<Hello> {
     }
     let mut server_name = None;
     let mut alpn = Vec::new();
+    reader.extensions(|kind, data| {
+        match kind {
+            0 if server_name.is_none() => server_name = parse_server_name(data)?,
+            16 if alpn.is_empty() => alpn = parse_alpn(data)?,
+            0 | 16 => return None, // no extension comes twice (RFC 8446 section 4.2)
+            _ => {}
+        }
+        Some(())
+    })?;
     if !reader.0.is_empty() {
-        let mut extensions = Reader(reader.vec16()?);
-        while !extensions.0.is_empty() {
-            let kind = extensions.u16()?;
-            let data = extensions.vec16()?;
-            match kind {
-                0 if server_name.is_none() => server_name = parse_server_name(data)?,
-                16 if alpn.is_empty() => alpn = parse_alpn(data)?,
-                0 | 16 => return None, // no extension comes twice (RFC 8446 section 4.2)
-                _ => {}
-            }
-        }
-        if !reader.0.is_empty() {
-            return None;
-        }
+        return None;
     }
     Some(Hello::Parsed { server_name, alpn })
 }
@@ -189,6 +185,20 @@ impl<'a> Reader<'a> {
     fn vec16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(length)
+    }
+
+    /// Shows each extension of a hello, its kind and data; `None` when the list is malformed or one is refused. A hello
+    /// may end without a list.
+    fn extensions(&mut self, mut each: impl FnMut(usize, &'a [u8]) -> Option<()>) -> Option<()> {
+        if self.0.is_empty() {
+            return Some(());
+        }
+        let mut list = Reader(self.vec16()?);
+        while !list.0.is_empty() {
+            let kind = list.u16()?;
+            each(kind, list.vec16()?)?;
+        }
+        Some(())
     }
 }
 

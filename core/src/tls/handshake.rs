@@ -327,18 +327,14 @@ fn parse_server_hello(body: &[u8]) -> Option<ServerHello> {
     let cipher_suite = reader.u16()?;
     let _compression = reader.u8()?;
     let mut alpn = None;
-    if !reader.0.is_empty() {
-        let mut extensions = Reader(reader.vec16()?);
-        while !extensions.0.is_empty() {
-            let kind = extensions.u16()?;
-            let data = extensions.vec16()?;
-            match kind {
-                16 => alpn = parse_alpn(data)?.into_iter().next(),
-                43 => version = Reader(data).u16()?,
-                _ => {}
-            }
+    reader.extensions(|kind, data| {
+        match kind {
+            16 => alpn = parse_alpn(data)?.into_iter().next(),
+            43 => version = Reader(data).u16()?,
+            _ => {}
         }
-    }
+        Some(())
+    })?;
     if random == RETRY_RANDOM {
         return Some(ServerHello::Retry);
     }

@@ -55,18 +55,29 @@ fn a_server_that_speaks_first_is_heard_at_once() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_websocket_echoes_and_is_one_record_with_the_tunnels_bytes() -> Result<()> {
-    let space = Space::new("websocket")?;
+/// A server and a client, both recorded.
+fn with_httpbin(test: &str) -> Result<Space> {
+    let space = Space::new(test)?;
     space.policy("all", EVERY_POD)?;
     space.httpbin("server")?;
     space.toolbox("client", "{app: client}")?;
-    let wanted = marker();
-    // Two frames by a mask of zeros: the text `hello`, and a close without a reason.
-    let head = format!(
+    Ok(space)
+}
+
+/// The head that opens a WebSocket, for `printf`.
+fn websocket_head(wanted: &str) -> String {
+    format!(
         "GET /websocket/echo?{wanted}=1 HTTP/1.1\\r\\nHost: server\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n\
          Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n"
-    );
+    )
+}
+
+#[test]
+fn a_websocket_echoes_and_is_one_record_with_the_tunnels_bytes() -> Result<()> {
+    let space = with_httpbin("websocket")?;
+    let wanted = marker();
+    // Two frames by a mask of zeros: the text `hello`, and a close without a reason.
+    let head = websocket_head(&wanted);
     let frames = "\\x81\\x85\\0\\0\\0\\0hello\\x88\\x80\\0\\0\\0\\0";
     // The frames follow the answer's head, as a client's do: the reader opens the pipe's gate when it has seen it.
     let script = format!(
@@ -98,10 +109,7 @@ fn a_websocket_echoes_and_is_one_record_with_the_tunnels_bytes() -> Result<()> {
 
 #[test]
 fn streams_chunks_and_trailers_arrive_as_they_are_sent() -> Result<()> {
-    let space = Space::new("streams")?;
-    space.policy("all", EVERY_POD)?;
-    space.httpbin("server")?;
-    space.toolbox("client", "{app: client}")?;
+    let space = with_httpbin("streams")?;
     let curl = |arguments: &str| space.sh("client", &format!("curl -sSfN --max-time 20 {arguments}"));
     /// Curl's measures at the end: when the first byte came and when the last one.
     const TIMES: &str = "-w '\\n%{time_starttransfer} %{time_total}'";
@@ -165,15 +173,9 @@ fn end_of(space: &Space, stage: &AuditRecord) -> Result<AuditRecord> {
 
 #[test]
 fn a_websocket_shows_while_it_is_open() -> Result<()> {
-    let space = Space::new("open-websocket")?;
-    space.policy("all", EVERY_POD)?;
-    space.httpbin("server")?;
-    space.toolbox("client", "{app: client}")?;
+    let space = with_httpbin("open-websocket")?;
     let wanted = marker();
-    let head = format!(
-        "GET /websocket/echo?{wanted}=1 HTTP/1.1\\r\\nHost: server\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n\
-         Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n"
-    );
+    let head = websocket_head(&wanted);
     // It stays open until the line comes that ends the reader; then `nc` sends a FIN. The limit is for what
     // nobody foresaw.
     let mut tunnel =

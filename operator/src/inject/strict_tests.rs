@@ -1,6 +1,6 @@
 //! Strict namespaces: no pod starts without its sidecar.
 
-use super::tests::{apply, cluster, config, excluded, put, yaml};
+use super::tests::{cluster, excluded, patched, put, yaml};
 use super::*;
 use crate::index::Index;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -122,19 +122,7 @@ fn a_label_that_is_switched_off_means_nothing() {
 }
 
 fn patched_under_strict(pod: &Value) -> Value {
-    let index = strict_cluster();
-    let Decision::Inject(selection) = admitted(&index, "shop", pod) else { panic!("refused: {pod}") };
-    let config = config();
-    let plan = Plan {
-        config: &config,
-        selection: &selection,
-        namespace: "shop",
-        cluster_uid: "cluster-1",
-        operator_ca: "-----BEGIN CERTIFICATE-----\n...\n",
-        injection_id: "00112233",
-    };
-    let typed: Pod = serde_json::from_value(pod.clone()).expect("pod");
-    apply(pod, &patch(&typed, Some(&plan)).expect("patch"))
+    patched(pod, &admitted(&strict_cluster(), "shop", pod))
 }
 
 #[test]

@@ -56,13 +56,17 @@ fn decision(index: &Index, namespace: &str, pod: &Value) -> Decision {
 }
 
 fn injected(pod: &Value) -> Value {
-    let index = cluster();
+    patched(pod, &decision(&cluster(), "shop", pod))
+}
+
+/// The pod after the patch of a decision to inject it.
+pub(super) fn patched(pod: &Value, decision: &Decision) -> Value {
+    let Decision::Inject(selection) = decision else { panic!("{decision:?}: {pod}") };
     let typed: Pod = serde_json::from_value(pod.clone()).expect("pod");
-    let Decision::Inject(selection) = decision(&index, "shop", pod) else { panic!("not selected") };
     let config = config();
     let plan = Plan {
         config: &config,
-        selection: &selection,
+        selection,
         namespace: "shop",
         cluster_uid: "cluster-1",
         operator_ca: "-----BEGIN CERTIFICATE-----\n...\n",

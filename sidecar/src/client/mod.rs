@@ -16,6 +16,7 @@ pub use backoff::{Backoff, Jitter};
 pub use connect::Trust;
 pub use endpoint::{Endpoint, EndpointError};
 pub use secret::{Secret, is_sink_header};
+pub use testimony_core::error::error_line;
 pub use tls::{Identity, IdentityError, TlsError, server_name, tls_config};
 
 use bytes::Bytes;
@@ -148,6 +149,11 @@ impl Client {
             self.disconnect();
         }
         result
+    }
+
+    /// What it is a client of.
+    pub fn endpoint(&self) -> &Endpoint {
+        self.connector.endpoint()
     }
 
     /// Closes the connection, if there is one.
@@ -318,19 +324,4 @@ impl ClientError {
         }
         false
     }
-}
-
-/// An error with its causes, on one line: what people need to see is mostly the innermost one.
-pub fn error_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        source = cause.source();
-    }
-    line
 }

@@ -88,10 +88,9 @@ impl Transport {
             Ok(prepared) => prepared,
             Err(why) => return Verdict::Park { why },
         };
-        let path = match (sink.protocol, Endpoint::parse(&sink.endpoint)) {
-            (SinkProtocol::Grpc, _) => grpc::LOGS_PATH.to_owned(),
-            (SinkProtocol::HttpProtobuf, Ok(endpoint)) => endpoint.path_or(LOGS_PATH).to_owned(),
-            (SinkProtocol::HttpProtobuf, Err(error)) => return Verdict::Park { why: format!("endpoint {error}") },
+        let path = match sink.protocol {
+            SinkProtocol::Grpc => grpc::LOGS_PATH.to_owned(),
+            SinkProtocol::HttpProtobuf => connected.client.endpoint().path_or(LOGS_PATH).to_owned(),
         };
         let deadline = Duration::from_millis(u64::from(sink.timeout_ms));
         match connected.client.post(&path, &headers, body.bytes.clone(), deadline, ANSWER_BYTES_MAX).await {

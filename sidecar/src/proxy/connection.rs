@@ -121,8 +121,9 @@ async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
             if relay.poll(cx).is_ready() {
                 return Poll::Ready(Event::Over);
             }
-            if alarm.is_late_for(&Waits::of(&relay)) {
-                alarm.set(now().mono_ns, &Waits::of(&relay));
+            let waits = Waits::of(&relay);
+            if alarm.is_late_for(&waits) {
+                alarm.set(now().mono_ns, &waits);
             }
             alarm.poll(cx).map(|()| Event::Rang)
         });
