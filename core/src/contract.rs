@@ -128,3 +128,6 @@ pub const TCP_PROBE_PATH: &str = "/probe/tcp/";
 
 /// Path of the policy server's long poll.
 pub const POLL_PATH: &str = "/v1/poll";
+
+/// Path on which the policy server names addresses.
+pub const NAMES_PATH: &str = "/v1/names";

@@ -5,9 +5,11 @@ use crate::config::{Config, PolicySource, Target};
 use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
 use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings};
 use crate::metrics::Metrics;
-use crate::poll::{self, Apply, PolicyState, Poller, Store};
+use crate::names::{Asker, Names};
+use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
+use crate::tail::Tail;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -53,8 +55,17 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (queue, exporter) = exporter(&config, &policy, sinks_watch, metrics.clone());
     declare_predecessor(&queue, &metrics, previous);
 
-    let shared =
-        Shared { policy: policy.clone(), in_flight: Arc::default(), queue: queue.clone(), metrics: metrics.clone() };
+    // Without an operator nobody names addresses.
+    let names = config.operator.is_some().then(Names::default);
+    let tail = Tail::default();
+    let shared = Shared {
+        policy: policy.clone(),
+        in_flight: Arc::default(),
+        names: names.clone(),
+        queue: queue.clone(),
+        metrics: metrics.clone(),
+        tail: tail.clone(),
+    };
     let (drain, drain_watch) = watch::channel(Drain::No);
     let (admin_listener, threads) = split(&config, listeners)?;
     let pod = Arc::new(pod(&config));
@@ -66,7 +77,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let mut tasks = JoinSet::new();
     if let Some(listener) = admin_listener {
         let listener = tokio::net::TcpListener::from_std(listener).context("the admin port")?;
-        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone()));
+        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone(), tail));
         let stopped = stop_watch.clone();
         tasks.spawn(async move { admin.run(until(stopped)).await });
     }
@@ -75,10 +86,15 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let opening_state = state.clone();
     if let Some(operator) = config.operator.clone() {
         let apply = apply(policy, sinks);
-        let poller = Poller::new(operator, start.operator_ca, store, apply, state, queue, metrics)
-            .context("the operator's URL")?;
+        let caller = Caller::new(operator, start.operator_ca).context("the operator's URL")?;
+        let asker = names.map(|names| Asker::new(names, caller.another()));
+        let poller = Poller::new(caller, store, apply, state, queue, metrics);
         let stopped = stop_watch.clone();
         tasks.spawn(async move { poller.run(until(stopped)).await });
+        if let Some(asker) = asker {
+            let stopped = stop_watch.clone();
+            tasks.spawn(async move { asker.run(until(stopped)).await });
+        }
     }
     let export = exporter.run(export_watch);
     tokio::pin!(export);
@@ -299,7 +315,14 @@ fn parse_gateways(table: &str) -> Vec<IpAddr> {
     table.lines().skip(1).filter_map(gateway).collect()
 }
 
-fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &PolicyState, ready: Ready) -> State {
+fn admin_state(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    queue: &Queue,
+    state: &PolicyState,
+    ready: Ready,
+    tail: Tail,
+) -> State {
     let (for_refresh, for_config, state) = (queue.clone(), queue.clone(), state.clone());
     State {
         metrics: metrics.clone(),
@@ -310,6 +333,7 @@ fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &P
         }),
         ready,
         probe_address: config.pod_ips.first().copied(),
+        tail,
     }
 }
 
@@ -328,13 +352,18 @@ mod tests {
         PolicyState::new("r0", PolicySource::Environment, Arc::default())
     }
 
-    /// Whether the pod's other containers may start, once nothing more happens by itself.
+    /// Whether the pod's other containers may start by themselves.
     async fn opened(patience: Option<Duration>, state: &PolicyState) -> bool {
         let ready = Ready::default();
+        // Twenty turns of the runtime and its clock, where an hour's wait does not end.
+        let turns = async {
+            for _ in 0..20 {
+                let _ = timeout(Duration::from_millis(1), std::future::pending::<()>()).await;
+            }
+        };
         tokio::select! {
-            biased;
             never = open(patience, state, &ready) => match never {},
-            () = tokio::task::yield_now() => {}
+            () = turns => {}
         }
         ready.is_set()
     }

@@ -8,7 +8,7 @@ use testimony_core::policy::{PolicyDocument, PollRequest, PollResponse, Refused}
 use testimony_sidecar::config::{Operator, PolicySource, from_yaml};
 use testimony_sidecar::export::{self, Batch, Queue, Settings};
 use testimony_sidecar::metrics::Metrics;
-use testimony_sidecar::poll::{self, Apply, LAST_GOOD, LastGood, PolicyState, Poller, Store, StoreError};
+use testimony_sidecar::poll::{self, Apply, Caller, LAST_GOOD, LastGood, PolicyState, Poller, Store, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -57,10 +57,11 @@ fn start(operator_url: String, ca_pem: String, sink: &str) -> Rig {
         awaited: false,
     };
     let store = Some(Store::new(&dir));
-    let poller = Poller::new(operator, None, store, apply, state.clone(), queue.clone(), metrics.clone());
+    let caller = Caller::new(operator, None).expect("a URL");
+    let poller = Poller::new(caller, store, apply, state.clone(), queue.clone(), metrics.clone());
     let (stop, stopped) = oneshot::channel::<()>();
     let mut task = JoinSet::new();
-    task.spawn(poller.expect("a URL").run(async move {
+    task.spawn(poller.run(async move {
         let _ = stopped.await;
     }));
     task.spawn(async move {
