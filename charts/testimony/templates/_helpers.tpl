@@ -40,6 +40,11 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- required "sink.endpoint is missing: give the base URL of an OTLP/HTTP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
 {{- end }}
 
+{{/* The operator's programs: without the webhook where the API server injects. */}}
+{{- define "testimony.components" -}}
+controller{{ if eq .Values.injection.mode "Webhook" }} webhook{{ end }}
+{{- end }}
+
 {{/* Names of namespaces that are never touched: the operator must never be needed to start the operator, nor the cluster. */}}
 {{- define "testimony.excludedNamespaces" -}}
 {{- concat (list "kube-system" "kube-node-lease" .Release.Namespace) .Values.excludedNamespaces | uniq | toYaml -}}
@@ -146,9 +151,10 @@ webhooks:
 - {{ printf "--sidecar-memory-limit=%v" .Values.sidecar.resources.limits.memory | quote }}
 - {{ printf "--sidecar-log=%v" .Values.sidecar.log | quote }}
 - --webhook-config-name=testimony-default
-{{- if .Values.strict.enabled }}
 - --strict-webhook-config-name=testimony-strict
-{{- end }}
+- {{ printf "--strict-namespaces=%v" .Values.strict.enabled | quote }}
+- {{ printf "--injection-mode=%v" .Values.injection.mode | quote }}
+- --injection-owner=testimony-injection
 {{- range .Values.excludedNamespaces }}
 - {{ printf "--exclude-namespace=%v" . | quote }}
 {{- end }}

@@ -117,6 +117,17 @@ impl Index {
         })
     }
 
+    /// Namespace and selector of each Service that is an AuditSink's endpoint.
+    pub fn sink_services(&self) -> Vec<(String, BTreeMap<String, String>)> {
+        let services = self.sinks.values().filter_map(|s| s.service(&self.cluster_domain));
+        let services: BTreeSet<Key> = services.collect();
+        let known = services.into_iter().filter_map(|key| {
+            let selector = self.services.get(&key)?.selector.clone();
+            Some((key.0, selector))
+        });
+        known.collect()
+    }
+
     /// A pod by its uid.
     pub fn pod(&self, uid: &str) -> Option<&PodFacts> {
         self.pods.get(uid)
