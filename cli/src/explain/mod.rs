@@ -29,31 +29,33 @@ use testimony_operator::inject::{ExcludedNamespaces, PodTraits};
 /// # Errors
 /// There is no such object, or the cluster is not reached.
 pub async fn run(args: &ExplainArgs, cluster: &ClusterArgs) -> Result<u8> {
-    let (kind, name) = object(&args.object)?;
-    let cluster = Cluster::connect(cluster).await?;
-    let namespace = cluster.namespace.clone();
-    let webhook = cluster.webhook().await.ok().flatten();
-    let own = webhook.iter().flat_map(|w| w.webhooks.iter().flatten()).find_map(|w| w.client_config.service.as_ref());
-    let own = own.map_or_else(|| "testimony-system".to_owned(), |service| service.namespace.clone());
-    // Whoever may not read the installation gets Kubernetes' default.
-    let domain = cluster.settings(&own).await.map_or_else(|_| "cluster.local".to_owned(), |found| found.cluster_domain);
-    let index = cluster.index(&namespace, &domain).await?;
-    let excluded = ExcludedNamespaces { own, ..ExcludedNamespaces::default() };
-    let mut report = if kind == "Pod" {
-        explain_pod(&cluster, &index, &excluded, &name).await?
-    } else {
-        explain_workload(&cluster, &index, &excluded, kind, &name).await?
-    };
-    if webhook.is_none() {
-        report
-            .warnings
-            .push("Testimony's webhook is not installed, or you may not see it: no new pod gets a sidecar".to_owned());
-    }
+    let object = object(&args.object)?;
+    let report = explain(&Cluster::connect(cluster).await?, object).await?;
     match args.output {
         Format::Json => print_json(&report)?,
         Format::Text => print(&text(&report)?)?,
     }
     Ok(0)
+}
+
+async fn explain(cluster: &Cluster, (kind, name): (&'static str, String)) -> Result<Report> {
+    let webhook = cluster.webhook().await.ok().flatten();
+    let own = webhook.iter().flat_map(|w| w.webhooks.iter().flatten()).find_map(|w| w.client_config.service.as_ref());
+    let own = own.map_or_else(|| "testimony-system".to_owned(), |service| service.namespace.clone());
+    // Whoever may not read the installation gets Kubernetes' default.
+    let domain = cluster.settings(&own).await.map_or_else(|_| "cluster.local".to_owned(), |found| found.cluster_domain);
+    let index = cluster.index(&cluster.namespace, &domain).await?;
+    let excluded = ExcludedNamespaces { own, ..ExcludedNamespaces::default() };
+    let mut report = if kind == "Pod" {
+        explain_pod(cluster, &index, &excluded, &name).await?
+    } else {
+        explain_workload(cluster, &index, &excluded, kind, &name).await?
+    };
+    if webhook.is_none() {
+        let missing = "Testimony's webhook is not installed, or you may not see it: no new pod gets a sidecar";
+        report.warnings.push(missing.to_owned());
+    }
+    Ok(report)
 }
 
 fn object(text: &str) -> Result<(&'static str, String)> {
