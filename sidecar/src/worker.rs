@@ -358,13 +358,18 @@ mod tests {
         PolicyState::new("r0", PolicySource::Environment, Arc::default())
     }
 
-    /// Whether the pod's other containers may start, once nothing more happens by itself.
+    /// Whether the pod's other containers may start by themselves.
     async fn opened(patience: Option<Duration>, state: &PolicyState) -> bool {
         let ready = Ready::default();
+        // Twenty turns of the runtime and its clock, where an hour's wait does not end.
+        let turns = async {
+            for _ in 0..20 {
+                let _ = timeout(Duration::from_millis(1), std::future::pending::<()>()).await;
+            }
+        };
         tokio::select! {
-            biased;
             never = open(patience, state, &ready) => match never {},
-            () = tokio::task::yield_now() => {}
+            () = turns => {}
         }
         ready.is_set()
     }
