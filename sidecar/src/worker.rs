@@ -3,7 +3,7 @@
 use crate::admin::{Admin, ConfigView, Ready, State};
 use crate::config::{Config, PolicySource, Target};
 use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
-use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings};
+use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
 use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
@@ -17,6 +17,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use testimony_core::contract::path;
 use testimony_core::otlp;
 use testimony_core::policy::{Compiled, Direction, DocumentSink};
 use testimony_core::record::{Encoder, gap_record};
@@ -177,7 +178,12 @@ fn exporter(
 ) -> (Queue, Exporter) {
     let settings = Settings {
         resource: otlp::resource(config.workload.resource_attributes()).into(),
-        sinks_dir: config.sinks_dir.clone(),
+        folders: SinkFolders {
+            headers: config.sinks_dir.clone(),
+            certificates: path::SINK_CERTIFICATES_DIR.into(),
+            tokens: path::SINK_TOKENS_DIR.into(),
+        },
+        namespace: config.workload.namespace.clone(),
         sink_headers: config.sink_headers.clone(),
         gap_record: gap_encoder(policy.clone()),
         metrics,

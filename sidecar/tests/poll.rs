@@ -33,7 +33,8 @@ fn start(operator_url: String, ca_pem: String, sink: &str) -> Rig {
     let (_, policy) = watch::channel(vec![control_support::sink(sink)].into());
     let settings = Settings {
         resource: Default::default(),
-        sinks_dir: dir.clone(),
+        folders: Default::default(),
+        namespace: None,
         sink_headers: Default::default(),
         gap_record: Arc::new(|_| Default::default()),
         metrics: metrics.clone(),

@@ -17,7 +17,7 @@ mod tests;
 mod traits;
 mod undo;
 
-pub use build::{PROBE_FAILURES_MAX, Plan, Resources, SidecarConfig, workload};
+pub use build::{PROBE_FAILURES_MAX, Plan, Resources, SidecarConfig, sink_volumes, workload};
 pub use decide::{Decision, Enforcement, ExcludedNamespaces, NAMESPACES_NEVER, Selection, admit, decide};
 pub use patch::{PatchError, patch};
 pub use probes::{ChangedProbe, InjectionStatus};

@@ -35,8 +35,8 @@ pub struct PodTraits {
     pub loop_guard_collision: Vec<String>,
     /// Containers that add NET_ADMIN or NET_RAW: they can undo or avoid the redirect.
     pub network_admins: Vec<String>,
-    /// Sinks whose credentials are mounted.
-    pub mounted_sinks: BTreeSet<String>,
+    /// Names of the volumes with what sinks are shown, see [`super::sink_volumes`].
+    pub sink_volumes: BTreeSet<String>,
 }
 
 impl PodTraits {
@@ -48,12 +48,13 @@ impl PodTraits {
         let injection_id = object.annotations().get(annotation::INJECTION_ID).cloned();
         let injected =
             injection_id.is_some() && spec.init_containers.iter().flatten().any(|c| c.name == pod::SIDECAR_CONTAINER);
-        let mounted_sinks = spec
+        let sink_volumes = spec
             .volumes
             .iter()
             .flatten()
             .filter(|_| injected)
-            .filter_map(|v| v.name.strip_prefix(pod::SINK_VOLUME_PREFIX).map(str::to_owned))
+            .filter(|v| is_sink_volume(&v.name))
+            .map(|v| v.name.clone())
             .collect();
         Self {
             host_network: spec.host_network.unwrap_or_default(),
@@ -68,7 +69,7 @@ impl PodTraits {
             labels,
             injected,
             injection_id,
-            mounted_sinks,
+            sink_volumes,
         }
     }
 }
@@ -88,7 +89,13 @@ pub(super) fn is_our_container(name: &str) -> bool {
 }
 
 pub(super) fn is_our_volume(name: &str) -> bool {
-    name == pod::TOKEN_VOLUME || name == pod::STATE_VOLUME || name.starts_with(pod::SINK_VOLUME_PREFIX)
+    name == pod::TOKEN_VOLUME || name == pod::STATE_VOLUME || is_sink_volume(name)
+}
+
+fn is_sink_volume(name: &str) -> bool {
+    [pod::SINK_VOLUME_PREFIX, pod::SINK_CERTIFICATE_VOLUME_PREFIX, pod::SINK_TOKEN_VOLUME_PREFIX]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 fn is_windows(spec: &PodSpec) -> bool {
