@@ -3,7 +3,7 @@
 
 use super::owned::{MANAGER, owned_by};
 use crate::inject::admission_policy::{INJECTION_ID, NAMES, Surroundings, bootstrap, objects};
-use crate::inject::{Plan, Selection, SidecarConfig};
+use crate::inject::{Plan, SidecarConfig};
 use crate::plain::Plain;
 use crate::serve::Shutdown;
 use crate::settings::Settings;
@@ -80,11 +80,10 @@ impl Injection {
     fn wanted(&self) -> Vec<Value> {
         let Some(operator_ca) = self.bundle.borrow().clone() else { return Vec::new() };
         let index = self.state.index();
-        let (document, secrets) = bootstrap(&index, &self.settings.namespace);
-        let selection = Selection { document, secrets, warnings: Vec::new() };
+        let bootstrap = bootstrap(&index, &self.settings.namespace);
         let plan = Plan {
             config: &self.config,
-            selection: &selection,
+            selection: &bootstrap.start,
             namespace: "",
             cluster_uid: index.cluster_uid().unwrap_or_default(),
             operator_ca: &operator_ca,
@@ -92,7 +91,8 @@ impl Injection {
         };
         let excluded = self.settings.excluded();
         let strict = self.settings.strict_namespaces;
-        objects(&plan, &Surroundings { excluded: &excluded, strict, sink_services: index.sink_services() })
+        let (mounts, sink_services) = (&bootstrap.mounts, index.sink_services());
+        objects(&plan, &Surroundings { excluded: &excluded, strict, mounts, sink_services })
     }
 
     async fn apply(&self, wanted: &[Value]) -> kube::Result<()> {
