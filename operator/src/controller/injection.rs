@@ -20,7 +20,7 @@ use tokio::sync::watch;
 const RETRY_SECONDS: u64 = 3;
 
 /// Time after which everything is applied again, in seconds, in case somebody changed or removed it.
-const REPEAT_SECONDS: u64 = 60;
+const REPEAT_SECONDS: u64 = 15;
 
 /// Time after which it is looked whether anything else is wanted, in seconds: Services wake nobody.
 const LOOK_SECONDS: u64 = 5;
