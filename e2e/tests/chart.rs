@@ -15,7 +15,8 @@ use std::path::Path;
 use support::{chart, documents, helm, rendered, template};
 
 /// Values files of each golden, relative to the chart.
-const CASES: [(&str, &[&str]); 4] = [
+const CASES: [(&str, &[&str]); 5] = [
+    ("admission-policy", &["ci/admission-policy-values.yaml"]),
     ("minimal", &["ci/minimal-values.yaml"]),
     ("ha", &["values-ha.yaml", "ci/minimal-values.yaml"]),
     ("everything", &["ci/everything-values.yaml"]),
@@ -115,12 +116,16 @@ fn the_webhooks_can_never_block_the_cluster() {
         let webhooks = of_kind(&case(name), "MutatingWebhookConfiguration");
         let strict = ["testimony-strict", "strict.inject.testimony.dev", "/mutate-strict", "Fail", "10", "In"];
         let default = ["testimony-default", "inject.testimony.dev", "/mutate", "Ignore", "3", "NotIn"];
-        let wanted = vec![default, strict];
+        let wanted = match name {
+            "admission-policy" => vec![],
+            // It switches strict namespaces off: then the label means nothing to the webhook either.
+            "everything" => vec![default],
+            _ => vec![default, strict],
+        };
         assert_eq!(webhooks.len(), wanted.len(), "{name}");
         for (webhook, [object, entry, path, failure, timeout, operator]) in webhooks.iter().zip(wanted) {
-            assert!(webhook.contains(&format!("operator: {operator}\n")), "{name}: {object}");
             assert_eq!(webhook.matches("admissionReviewVersions:").count(), 1, "{name}: exactly one entry");
-            let lines = [
+            let mut lines = vec![
                 format!("  name: {object}"),
                 format!("  - name: {entry}"),
                 format!("        path: {path}"),
@@ -130,6 +135,13 @@ fn the_webhooks_can_never_block_the_cluster() {
                 "          - kube-node-lease".to_owned(),
                 "          - testimony-system".to_owned(),
             ];
+            if name == "everything" {
+                lines.push("          - calico-system".to_owned());
+                assert!(!webhook.contains("testimony.dev/enforcement"), "{name}");
+            } else {
+                lines.push("        - key: testimony.dev/enforcement".to_owned());
+                lines.push(format!("          operator: {operator}"));
+            }
             for line in lines {
                 assert!(
                     webhook.lines().any(|found| found.trim_end() == line || found.trim() == line.trim()),
@@ -140,6 +152,35 @@ fn the_webhooks_can_never_block_the_cluster() {
             assert!(!webhook.lines().any(|line| line.trim_start().starts_with("caBundle:")), "{name}");
         }
     }
+}
+
+#[test]
+fn the_strict_policy_never_looks_at_the_namespaces_that_start_the_cluster() {
+    for (name, _) in CASES {
+        let manifest = case(name);
+        let wanted = usize::from(name != "everything");
+        assert_eq!(of_kind(&manifest, "ValidatingAdmissionPolicy").len(), wanted, "{name}");
+        let bindings = of_kind(&manifest, "ValidatingAdmissionPolicyBinding");
+        assert_eq!(bindings.len(), wanted, "{name}");
+        for binding in bindings {
+            for line in ["- kube-system", "- kube-node-lease", "- testimony-system", "- key: testimony.dev/enforcement"]
+            {
+                assert!(binding.lines().any(|found| found.trim() == line), "{name}: no line {line:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_webhook_nothing_of_it_is_left() {
+    let manifest = case("admission-policy");
+    for (kind, wanted) in [("Deployment", 1), ("Service", 1), ("MutatingWebhookConfiguration", 0)] {
+        assert_eq!(of_kind(&manifest, kind).len(), wanted, "{kind}");
+    }
+    assert!(!manifest.contains("name: testimony-webhook"), "a right, a Service or a Deployment is left");
+    assert!(!manifest.contains("mutatingwebhookconfigurations"), "a right is left");
+    // The policies' owner: when it goes, they go.
+    assert!(manifest.contains("name: testimony-injection") && !case("minimal").contains("name: testimony-injection"));
 }
 
 #[test]
@@ -168,6 +209,9 @@ fn a_wrong_value_is_named() {
         (&[minimal, "sidecar.resources.requests.cpu=ten"], &["/sidecar/resources/requests/cpu"]),
         (&[minimal, "logFormat=xml"], &["/logFormat", "'json'"]),
         (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
+        (&[minimal, "injection.mode=Sidecar"], &["/injection/mode", "'AdmissionPolicy'"]),
+        (&[minimal, "strict.enabled=yes"], &["/strict/enabled", "boolean"]),
+        (&[minimal, "excludedNamespaces={Calico}"], &["/excludedNamespaces/0"]),
         (&[minimal, "serviceMonitor.interval=often"], &["/serviceMonitor/interval"]),
         (&[minimal, "podMonitor.interval=often"], &["/podMonitor/interval"]),
         (&[minimal, "prometheusRule.runbookUrl=wiki"], &["/prometheusRule/runbookUrl"]),

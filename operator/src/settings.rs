@@ -35,6 +35,16 @@ pub enum PullPolicy {
     Never,
 }
 
+/// How pods get their sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum InjectionMode {
+    /// The operator's webhook adds it.
+    Webhook,
+    /// The API server adds it, by MutatingAdmissionPolicies that the controller keeps.
+    AdmissionPolicy,
+}
+
 /// Settings of controller and webhook.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
@@ -56,9 +66,18 @@ pub struct Settings {
     /// Name of the MutatingWebhookConfiguration whose caBundle is kept.
     #[arg(long, env = "TESTIMONY_WEBHOOK_CONFIG_NAME", default_value = "testimony-default")]
     pub webhook_config_name: String,
-    /// Name of the MutatingWebhookConfiguration of strict namespaces; omitted: there are no strict namespaces.
-    #[arg(long, env = "TESTIMONY_STRICT_WEBHOOK_CONFIG_NAME")]
-    pub strict_webhook_config_name: Option<String>,
+    /// How pods get their sidecar.
+    #[arg(long, env = "TESTIMONY_INJECTION_MODE", default_value = "Webhook")]
+    pub injection_mode: InjectionMode,
+    /// ClusterRole that owns the MutatingAdmissionPolicies, so that they go with it.
+    #[arg(long, env = "TESTIMONY_INJECTION_OWNER")]
+    pub injection_owner: Option<String>,
+    /// Let the namespace label testimony.dev/enforcement: strict have its meaning.
+    #[arg(long, env = "TESTIMONY_STRICT_NAMESPACES", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub strict_namespaces: bool,
+    /// Name of the MutatingWebhookConfiguration of strict namespaces, whose caBundle is kept.
+    #[arg(long, env = "TESTIMONY_STRICT_WEBHOOK_CONFIG_NAME", default_value = "testimony-strict")]
+    pub strict_webhook_config_name: String,
     /// A further namespace that is never touched; may be given more than once.
     #[arg(long = "exclude-namespace", env = "TESTIMONY_EXCLUDE_NAMESPACES", value_delimiter = ',', value_parser = dns_label)]
     pub exclude_namespaces: Vec<String>,

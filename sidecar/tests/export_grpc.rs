@@ -30,6 +30,7 @@ async fn a_batch_arrives_over_grpc_and_the_connection_is_kept() {
         ("content-type", "application/grpc+proto"),
         ("te", "trailers"),
         ("grpc-encoding", "gzip"),
+        ("grpc-accept-encoding", "identity,gzip,zstd"),
         ("grpc-timeout", "10000m"),
         ("user-agent", concat!("testimony-sidecar/", env!("CARGO_PKG_VERSION"))),
     ] {

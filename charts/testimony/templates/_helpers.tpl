@@ -40,23 +40,9 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- required "sink.endpoint is missing: give the base URL of an OTLP/HTTP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
 {{- end }}
 
-{{/* A quantity as a number. */}}
-{{- define "testimony.amount" -}}
-{{- $text := toString . -}}
-{{- $suffix := regexFind "[A-Za-z]*$" $text -}}
-{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
-{{- mulf (trimSuffix $suffix $text | float64) (get $factors $suffix) -}}
-{{- end }}
-
-{{/* Every audited pod would be refused: better said before anything is installed. */}}
-{{- define "testimony.checkSidecarResources" -}}
-{{- range $resource := list "cpu" "memory" -}}
-{{- $request := get $.requests $resource -}}
-{{- $limit := get $.limits $resource -}}
-{{- if gt (include "testimony.amount" $request | float64) (include "testimony.amount" $limit | float64) -}}
-{{- fail (printf "sidecar.resources.requests.%s is %v, more than sidecar.resources.limits.%s, which is %v: lower the request or raise the limit" $resource $request $resource $limit) -}}
-{{- end -}}
-{{- end -}}
+{{/* The operator's programs: without the webhook where the API server injects. */}}
+{{- define "testimony.components" -}}
+controller{{ if eq .Values.injection.mode "Webhook" }} webhook{{ end }}
 {{- end }}
 
 {{/* Names of namespaces that are never touched: the operator must never be needed to start the operator, nor the cluster. */}}
@@ -134,6 +120,25 @@ webhooks:
     timeoutSeconds: {{ if .strict }}10{{ else }}3{{ end }}
 {{- end }}
 
+{{/* A quantity as a number. */}}
+{{- define "testimony.amount" -}}
+{{- $text := toString . -}}
+{{- $suffix := regexFind "[A-Za-z]*$" $text -}}
+{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- mulf (trimSuffix $suffix $text | float64) (get $factors $suffix) -}}
+{{- end }}
+
+{{/* Every audited pod would be refused: better said before anything is installed. */}}
+{{- define "testimony.checkSidecarResources" -}}
+{{- range $resource := list "cpu" "memory" -}}
+{{- $request := get $.requests $resource -}}
+{{- $limit := get $.limits $resource -}}
+{{- if gt (include "testimony.amount" $request | float64) (include "testimony.amount" $limit | float64) -}}
+{{- fail (printf "sidecar.resources.requests.%s is %v, more than sidecar.resources.limits.%s, which is %v: lower the request or raise the limit" $resource $request $resource $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* The arguments that both programs take. */}}
 {{- define "testimony.args" -}}
 {{- include "testimony.checkSidecarResources" .Values.sidecar.resources -}}
@@ -146,9 +151,10 @@ webhooks:
 - {{ printf "--sidecar-memory-limit=%v" .Values.sidecar.resources.limits.memory | quote }}
 - {{ printf "--sidecar-log=%v" .Values.sidecar.log | quote }}
 - --webhook-config-name=testimony-default
-{{- if .Values.strict.enabled }}
 - --strict-webhook-config-name=testimony-strict
-{{- end }}
+- {{ printf "--strict-namespaces=%v" .Values.strict.enabled | quote }}
+- {{ printf "--injection-mode=%v" .Values.injection.mode | quote }}
+- --injection-owner=testimony-injection
 {{- range .Values.excludedNamespaces }}
 - {{ printf "--exclude-namespace=%v" . | quote }}
 {{- end }}

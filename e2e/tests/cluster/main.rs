@@ -12,4 +12,5 @@ mod probes;
 mod shape;
 mod sinks;
 mod streams;
+mod strict;
 mod workloads;

@@ -16,7 +16,7 @@ use std::time::Duration;
 const DEFAULT_SINK: &str = "default";
 
 /// Field manager of what is applied here.
-const MANAGER: &str = "testimony-operator";
+pub(super) const MANAGER: &str = "testimony-operator";
 
 /// Time before a failed attempt is repeated, in seconds: the definitions may not be served yet.
 const RETRY_SECONDS: u64 = 3;
@@ -75,14 +75,18 @@ impl Owned {
         Ok(())
     }
 
-    /// Gives an object its owner.
-    async fn owned(&self, mut object: Value, role: Option<&str>) -> kube::Result<Value> {
-        let Some(role) = role else { return Ok(object) };
-        let uid = Api::<ClusterRole>::all(self.client.clone()).get(role).await?.uid();
-        object["metadata"]["ownerReferences"] =
-            json!([{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "name": role, "uid": uid}]);
-        Ok(object)
+    async fn owned(&self, object: Value, role: Option<&str>) -> kube::Result<Value> {
+        owned_by(&self.client, object, role).await
     }
+}
+
+/// Gives an object its owner, a ClusterRole.
+pub(super) async fn owned_by(client: &Client, mut object: Value, role: Option<&str>) -> kube::Result<Value> {
+    let Some(role) = role else { return Ok(object) };
+    let uid = Api::<ClusterRole>::all(client.clone()).get(role).await?.uid();
+    object["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "name": role, "uid": uid}]);
+    Ok(object)
 }
 
 fn named(api_version: &str, kind: &str, name: &str) -> Value {

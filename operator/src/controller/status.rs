@@ -151,7 +151,7 @@ fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts
         Decision::Inject(_) => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
         Decision::NotSelected => Some((
             "ExcludedNamespace",
-            "pods of kube-system, kube-node-lease and the operator's namespace are left alone",
+            "pods of kube-system, kube-node-lease, the operator's namespace and those of excludedNamespaces are left alone",
         )),
     };
     let document = documents.get(view.index, &pod.namespace, &policies).clone();

@@ -35,10 +35,10 @@ pub struct Index {
     pub pods: HashMap<String, PodFacts>,
     /// Uid by namespace and name.
     pub pod_uids: HashMap<Key, String>,
-    /// Who has which address.
-    pub bearers: Bearers,
     /// Strict namespaces are switched off: the label means nothing.
     pub strict_off: bool,
+    /// Who has which address.
+    pub bearers: Bearers,
     /// `cluster.local`, or what the cluster uses in its stead.
     pub cluster_domain: String,
 }
@@ -115,6 +115,17 @@ impl Index {
                     .get(&(ns, name))
                     .is_some_and(|service| service.selector.iter().all(|(k, v)| labels.get(k) == Some(v)))
         })
+    }
+
+    /// Namespace and selector of each Service that is an AuditSink's endpoint.
+    pub fn sink_services(&self) -> Vec<(String, BTreeMap<String, String>)> {
+        let services = self.sinks.values().filter_map(|s| s.service(&self.cluster_domain));
+        let services: BTreeSet<Key> = services.collect();
+        let known = services.into_iter().filter_map(|key| {
+            let selector = self.services.get(&key)?.selector.clone();
+            Some((key.0, selector))
+        });
+        known.collect()
     }
 
     /// A pod by its uid.

@@ -92,10 +92,12 @@ pub(super) fn is_our_volume(name: &str) -> bool {
     name == pod::TOKEN_VOLUME || name == pod::STATE_VOLUME || is_sink_volume(name)
 }
 
+/// What the names of volumes begin with that belong to one sink.
+pub(super) const SINK_VOLUME_PREFIXES: [&str; 3] =
+    [pod::SINK_VOLUME_PREFIX, pod::SINK_CERTIFICATE_VOLUME_PREFIX, pod::SINK_TOKEN_VOLUME_PREFIX];
+
 fn is_sink_volume(name: &str) -> bool {
-    [pod::SINK_VOLUME_PREFIX, pod::SINK_CERTIFICATE_VOLUME_PREFIX, pod::SINK_TOKEN_VOLUME_PREFIX]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    SINK_VOLUME_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn is_windows(spec: &PodSpec) -> bool {

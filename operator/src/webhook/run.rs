@@ -28,7 +28,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let config = settings.sidecar()?;
     let (metrics, registry) = Metrics::new();
     let state = Arc::new(State::new(&settings.cluster_domain));
-    state.remember(|index| index.strict_off = settings.strict_webhook_config_name.is_none());
+    state.remember(|index| index.strict_off = !settings.strict_namespaces);
     let mut supervisor = Supervisor::new(Duration::from_secs(LINGER_SECONDS))?;
     let shutdown = supervisor.shutdown();
     let admin_listener = bind(settings.admin_port, "--admin-port").await?;
@@ -54,8 +54,8 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
         }
     });
 
-    let strict =
-        settings.strict_webhook_config_name.clone().map(|object| ("strict caBundle", object, STRICT_WEBHOOK_ENTRY));
+    let strict = ("strict caBundle", settings.strict_webhook_config_name.clone(), STRICT_WEBHOOK_ENTRY);
+    let strict = settings.strict_namespaces.then_some(strict);
     let default = ("caBundle", settings.webhook_config_name.clone(), WEBHOOK_ENTRY);
     for (task, object, entry) in std::iter::once(default).chain(strict) {
         let (live, is_live) = watch::channel(false);

@@ -171,7 +171,10 @@ async fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Byt
     match path {
         "/live" => text(StatusCode::OK, "live\n".to_owned()),
         "/ready" if state.ready.is_set() => text(StatusCode::OK, "ready\n".to_owned()),
-        "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the listeners are not open yet\n".to_owned()),
+        "/ready" => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the listeners are not open yet, or the first policy has not come\n".to_owned(),
+        ),
         "/metrics" => {
             (state.refresh)();
             typed(StatusCode::OK, METRICS_TYPE, state.metrics.text())

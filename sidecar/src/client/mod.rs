@@ -304,7 +304,8 @@ impl ClientError {
         use rustls::AlertDescription as Alert;
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
-            let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            let of_http2 = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+            let io = error.downcast_ref::<std::io::Error>().or(of_http2).and_then(std::io::Error::get_ref);
             let tls = io.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
             if let Some(rustls::Error::AlertReceived(alert)) = tls {
                 return matches!(

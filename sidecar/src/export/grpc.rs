@@ -1,19 +1,29 @@
 //! gRPC as far as one unary call needs it: the frame around a message, the deadline, and what the status means.
 
 use super::answer::{self, RETRY_AFTER_MAX, Verdict};
+use super::transport::ANSWER_BYTES_MAX;
 use super::wire::{Value, fields, partial_success};
 use crate::client::Answer;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
+use flate2::read::GzDecoder;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use std::borrow::Cow;
+use std::io::Read;
 use std::time::{Duration, SystemTime};
 use testimony_core::policy::DocumentSink;
 
 /// Where OTLP logs go.
 pub(super) const LOGS_PATH: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+
+/// Compressions of an answer that are understood.
+pub(super) const ACCEPTED: &str = "identity,gzip,zstd";
+
+/// Largest window that an answer's zstd may ask for, as a power of two in bytes: 1 MiB.
+const ZSTD_WINDOW_LOG_MAX: u32 = 20;
 
 /// Flag and length in front of each message, in bytes.
 const FRAME_BYTES: usize = 5;
@@ -60,12 +70,33 @@ pub(super) fn frame(compressed: bool, message: &[u8]) -> Bytes {
     framed.into()
 }
 
-/// The one message of an answer; none where it is anything else, or compressed, which nobody asked for.
-fn unframe(body: &[u8]) -> Option<&[u8]> {
+/// The one message of an answer, decompressed: many servers compress as the request was, asked or not. None where it is
+/// anything else, or larger than [`ANSWER_BYTES_MAX`].
+fn unframe<'a>(body: &'a [u8], encoding: &[u8]) -> Option<Cow<'a, [u8]>> {
     let (head, message) = body.split_at_checked(FRAME_BYTES)?;
     let (flag, length) = head.split_first()?;
     let length = u32::from_be_bytes(length.try_into().ok()?);
-    (*flag == 0 && usize::try_from(length) == Ok(message.len())).then_some(message)
+    if usize::try_from(length) != Ok(message.len()) {
+        return None;
+    }
+    match (flag, encoding) {
+        (0, _) => Some(Cow::Borrowed(message)),
+        (1, b"gzip") => read_bounded(GzDecoder::new(message)),
+        (1, b"zstd") => {
+            let mut decoder = zstd::stream::read::Decoder::new(message).ok()?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).ok()?;
+            read_bounded(decoder)
+        }
+        _ => None,
+    }
+}
+
+fn read_bounded(reader: impl Read) -> Option<Cow<'static, [u8]>> {
+    let mut plain = Vec::new();
+    // One byte more, so that what is too long shows.
+    let most = u64::try_from(ANSWER_BYTES_MAX).ok()?.checked_add(1)?;
+    reader.take(most).read_to_end(&mut plain).ok()?;
+    (plain.len() <= ANSWER_BYTES_MAX).then_some(Cow::Owned(plain))
 }
 
 /// The value of `grpc-timeout`, rounded up where it has too many digits.
@@ -101,8 +132,9 @@ pub(super) fn judge(answer: &Answer, now: SystemTime, sink: &DocumentSink) -> Ve
         };
     };
     if code == 0 {
-        let message = if answer.cut { None } else { unframe(&answer.body) };
-        return match message.and_then(|message| partial_success(message).ok()) {
+        let encoding = answer.headers.get("grpc-encoding").map_or(&b""[..], HeaderValue::as_bytes);
+        let message = if answer.cut { None } else { unframe(&answer.body, encoding) };
+        return match message.and_then(|message| partial_success(&message).ok()) {
             Some(success) => Verdict::Taken(success),
             None => Verdict::Again { after: None, why: "answered OK without an OTLP response".to_owned() },
         };

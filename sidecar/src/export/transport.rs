@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use testimony_core::policy::{Compression, DocumentSink, SinkProtocol};
 
-/// Largest answer, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Largest answer, in bytes, compressed or not.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Where OTLP logs go over HTTP unless the URL has a path.
 const LOGS_PATH: &str = "/v1/logs";
@@ -104,7 +104,7 @@ impl Transport {
             Err(error) if error.refuses_identity() => {
                 Verdict::Park { why: format!("{}; check the client certificate", error_line(&error)) }
             }
-            Err(error) => Verdict::Again { after: None, why: explain(&error, sink.protocol, connected.answered) },
+            Err(error) => Verdict::Again { after: None, why: explain(&error, sink, connected.answered) },
         }
     }
 
@@ -165,6 +165,7 @@ impl Transport {
             SinkProtocol::Grpc => {
                 all.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
                 all.insert(TE, HeaderValue::from_static("trailers"));
+                all.insert("grpc-accept-encoding", HeaderValue::from_static(grpc::ACCEPTED));
                 all.insert("grpc-timeout", grpc::timeout(sink.timeout_ms));
                 encoding.map(|encoding| all.insert("grpc-encoding", encoding));
             }
@@ -173,18 +174,24 @@ impl Transport {
     }
 }
 
-/// The error and, where the server never answered, what it may mean: the two protocols are easily mixed up.
-fn explain(error: &ClientError, protocol: SinkProtocol, answered: bool) -> String {
+/// The error and, where the server never answered, what it may mean: the two protocols are easily mixed up, and a server
+/// that misses a client certificate may end the connection before its alert is read.
+fn explain(error: &ClientError, sink: &DocumentSink, answered: bool) -> String {
     let line = error_line(error);
-    match (error, protocol) {
-        (ClientError::Http { .. }, SinkProtocol::Grpc) if !answered => {
-            format!("{line}; check that the endpoint speaks gRPC (often port 4317), or set protocol: HttpProtobuf")
-        }
-        (ClientError::Http { source, .. }, SinkProtocol::HttpProtobuf) if !answered && source.is_parse() => {
-            format!("{line}; check that the endpoint speaks HTTP/1.1 (often port 4318), or set protocol: Grpc")
-        }
-        _ => line,
+    let ClientError::Http { source, .. } = error else { return line };
+    let https = sink.endpoint.starts_with("https:");
+    let other = source.is_parse() || source.is_incomplete_message();
+    if answered || !https && !other && sink.protocol == SinkProtocol::HttpProtobuf {
+        return line;
     }
+    let hint = match sink.protocol {
+        SinkProtocol::Grpc => "check that the endpoint speaks gRPC (often port 4317), or set protocol: HttpProtobuf",
+        SinkProtocol::HttpProtobuf => {
+            "check that the endpoint speaks HTTP/1.1 (often port 4318), or set protocol: Grpc"
+        }
+    };
+    let certificate = if https { "; check whether it wants another client certificate" } else { "" };
+    format!("{line}; {hint}{certificate}")
 }
 
 fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {

@@ -14,8 +14,8 @@ mod tests;
 pub use bootstrap::bootstrap;
 
 use super::decide::POD_SECURITY_STRICT;
-use super::traits::OTHER_PROXIES;
-use super::{ExcludedNamespaces, NAMESPACES_NEVER, Plan, build};
+use super::traits::{OTHER_PROXIES, SINK_VOLUME_PREFIXES};
+use super::{ExcludedNamespaces, NAMESPACES_NEVER, Plan, Selection, build};
 use cel::{list, literal, operation, quoted, raw};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ pub struct Surroundings<'a> {
     pub excluded: &'a ExcludedNamespaces,
     /// Whether there are strict namespaces.
     pub strict: bool,
+    /// What pods must be able to reach: all sinks.
+    pub mounts: &'a Selection,
     /// Namespace and selector of the Services of AuditSinks.
     pub sink_services: Vec<(String, BTreeMap<String, String>)>,
 }
@@ -44,9 +46,10 @@ pub struct Surroundings<'a> {
 /// Policies and bindings, in the order in which they are to be applied. The plan's namespace is not looked at.
 pub fn objects(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Vec<Value> {
     let [default, strict] = NAMES;
-    let mut objects = vec![policy(default, plan, surroundings, false), binding(default, surroundings, false)];
+    let made = made(plan, surroundings.mounts);
+    let mut objects = vec![policy(default, &made, surroundings, false), binding(default, surroundings, false)];
     if surroundings.strict {
-        objects.push(policy(strict, plan, surroundings, true));
+        objects.push(policy(strict, &made, surroundings, true));
         objects.push(binding(strict, surroundings, true));
     }
     objects
@@ -60,7 +63,7 @@ fn metadata(name: &str) -> Value {
     json!({"name": name, "labels": labels})
 }
 
-fn policy(name: &str, plan: &Plan<'_>, surroundings: &Surroundings<'_>, strict: bool) -> Value {
+fn policy(name: &str, made: &Made, surroundings: &Surroundings<'_>, strict: bool) -> Value {
     let mut conditions = obstacles(surroundings);
     if !strict {
         conditions.push(("selected", selected()));
@@ -73,8 +76,8 @@ fn policy(name: &str, plan: &Plan<'_>, surroundings: &Surroundings<'_>, strict: 
         "reinvocationPolicy": "IfNeeded",
         "matchConstraints": {"resourceRules": [rule]},
         "matchConditions": conditions.into_iter().map(named).collect::<Vec<_>>(),
-        "variables": variables(plan).into_iter().map(named).collect::<Vec<_>>(),
-        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch(plan, strict)}}],
+        "variables": variables(made).into_iter().map(named).collect::<Vec<_>>(),
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch(made, strict)}}],
     });
     if !strict {
         spec["paramKind"] = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy"});
@@ -125,8 +128,10 @@ fn obstacles(surroundings: &Surroundings<'_>) -> Vec<(&'static str, String)> {
     let (ours, proxies) = (list(OURS), list(OTHER_PROXIES));
     let ports = [port::INBOUND, port::OUTBOUND, port::ADMIN].map(|p| p.to_string()).join(", ");
     let volumes = list([pod::TOKEN_VOLUME, pod::STATE_VOLUME]);
-    let prefix = quoted(pod::SINK_VOLUME_PREFIX);
-    let is_ours = |name: &str| format!("({name} in {volumes} || {name}.startsWith({prefix}))");
+    let is_ours = |name: &str| {
+        let prefixes = SINK_VOLUME_PREFIXES.map(|prefix| format!(" || {name}.startsWith({})", quoted(prefix)));
+        format!("({name} in {volumes}{})", prefixes.concat())
+    };
     let mut conditions = vec![
         ("no-mirror-pod", format!("!('kubernetes.io/config.mirror' in {ANNOTATIONS})")),
         ("no-host-network", "!object.spec.?hostNetwork.orValue(false)".to_owned()),
@@ -183,7 +188,7 @@ fn selected() -> String {
 // === Variables ===
 
 /// What the pod's environment and annotations are made of.
-fn variables(plan: &Plan<'_>) -> Vec<(&'static str, String)> {
+fn variables(made: &Made) -> Vec<(&'static str, String)> {
     let hash = "variables.labels[?'pod-template-hash'].orValue('')";
     let digits = build::CRON_SUFFIX_DIGITS;
     let owner = "variables.owners[0]";
@@ -221,14 +226,38 @@ fn variables(plan: &Plan<'_>) -> Vec<(&'static str, String)> {
         ("service", "variables.labels[?'app.kubernetes.io/name'].orValue(variables.workload)".to_owned()),
         ("changed", probes::changed()),
         ("absent", format!("[{}].filter(t, t != '').join(',')", absent.join(", "))),
-        ("init", literal(&build::init_container(plan))),
-        ("sidecar", literal(&sidecar(plan))),
+        ("init", literal(&made.init)),
+        ("sidecar", literal(&made.sidecar)),
     ]
 }
 
-/// The container of the webhook, with expressions where it differs from pod to pod.
-fn sidecar(plan: &Plan<'_>) -> Value {
-    let mut container = build::sidecar_container(&Pod::default(), plan);
+/// What pods get, as JSON with expressions, and the entries of their labels and annotations.
+struct Made {
+    init: Value,
+    sidecar: Value,
+    volumes: Vec<Value>,
+    entries: String,
+}
+
+fn made(plan: &Plan<'_>, mounts: &Selection) -> Made {
+    let all = Plan { selection: mounts, ..*plan };
+    Made {
+        init: build::init_container(&all),
+        sidecar: sidecar(plan, &all),
+        volumes: build::volumes(&all),
+        entries: entries(plan),
+    }
+}
+
+/// The container of the webhook, with expressions where it differs from pod to pod. It mounts what all sinks need, and starts
+/// with the plan's document.
+fn sidecar(plan: &Plan<'_>, all: &Plan<'_>) -> Value {
+    let start = build::sidecar_container(&Pod::default(), plan);
+    let environment = start.get("env").cloned().unwrap_or_default();
+    let mut container = build::sidecar_container(&Pod::default(), all);
+    if let Some(own) = container.get_mut("env") {
+        *own = environment;
+    }
     let entry = |name: &str, value: &str| {
         let field = json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}});
         let literal_value = json!({"name": name, "value": raw(value)});
@@ -254,9 +283,9 @@ fn sidecar(plan: &Plan<'_>) -> Value {
 
 // === The patch ===
 
-fn patch(plan: &Plan<'_>, strict: bool) -> String {
+fn patch(made: &Made, strict: bool) -> String {
     let probes = probes::operations();
-    let fresh = [containers(), volumes(plan), entries(plan)].join(" +\n");
+    let fresh = [containers(), volumes(&made.volumes), made.entries.clone()].join(" +\n");
     // A pod that is looked at again, because something changed it after us.
     let status = quoted(annotation::STATUS);
     let before = format!("variables.annotations[?{status}].orValue('{{}}')");
@@ -266,7 +295,7 @@ fn patch(plan: &Plan<'_>, strict: bool) -> String {
     );
     let path = quoted(&format!("/metadata/annotations/{}", escaped(annotation::STATUS)));
     let late = format!("(variables.changed == '' ? [] : [{}])", operation("add", &path, Some(&merged)));
-    let again = if strict { format!("{} +\n{late}", repaired(plan)) } else { late };
+    let again = if strict { format!("{} +\n{late}", repaired(&made.volumes)) } else { late };
     format!("{probes} +\n(variables.injected ?\n{again} :\n{fresh})")
 }
 
@@ -280,17 +309,16 @@ fn containers() -> String {
     )
 }
 
-fn volumes(plan: &Plan<'_>) -> String {
-    let volumes = build::volumes(plan);
+fn volumes(volumes: &[Value]) -> String {
     let each: Vec<String> =
         volumes.iter().map(|v| operation("add", "\"/spec/volumes/-\"", Some(&literal(v)))).collect();
-    let all = operation("add", "\"/spec/volumes\"", Some(&literal(&Value::Array(volumes))));
+    let all = operation("add", "\"/spec/volumes\"", Some(&literal(&Value::Array(volumes.to_vec()))));
     format!("(has(object.spec.volumes) ? [{}] : [{all}])", each.join(",\n"))
 }
 
 /// In a strict namespace a claim is not enough: what stands where our containers and volumes stand is replaced. What does
 /// not stand there is refused by the ValidatingAdmissionPolicy.
-fn repaired(plan: &Plan<'_>) -> String {
+fn repaired(volumes: &[Value]) -> String {
     let names = "variables.initContainers.map(c, c.name)";
     let containers = OURS.iter().zip(["variables.init", "variables.sidecar"]).enumerate().map(|(i, (name, value))| {
         let path = quoted(&format!("/spec/initContainers/{i}"));
@@ -298,7 +326,6 @@ fn repaired(plan: &Plan<'_>) -> String {
         format!("(size({names}) > {i} && {names}[{i}] == {} ? [{replace}] : [])", quoted(name))
     });
     let held = "object.spec.?volumes.orValue([])";
-    let volumes = build::volumes(plan);
     let volumes = volumes.iter().map(|volume| {
         let name = quoted(volume.get("name").and_then(Value::as_str).unwrap_or_default());
         let path = format!("\"/spec/volumes/\" + string({held}.map(v, v.name).indexOf({name}))");

@@ -109,8 +109,32 @@ fn a_success_needs_its_message_and_may_be_partial() {
     for cut in 0..framed.len() {
         assert_eq!(kind(&taken(&framed[..cut])), "again", "{cut}");
     }
-    assert_eq!(kind(&taken(&frame(true, &response))), "again", "compressed");
+    assert_eq!(kind(&taken(&frame(true, &response))), "again", "compressed by what nobody named");
     assert_eq!(kind(&taken(&[&framed[..], &framed].concat())), "again", "two messages");
+}
+
+#[test]
+fn an_answer_that_is_compressed_as_the_request_was_is_read_within_bounds() {
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, bytes).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    let zstd = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).expect("memory");
+    let (long, longest) = (vec![0; ANSWER_BYTES_MAX + 1], vec![0; ANSWER_BYTES_MAX]);
+    for (name, packed) in [("gzip", &gzip as &dyn Fn(&[u8]) -> Vec<u8>), ("zstd", &zstd)] {
+        let read = |bytes: &[u8]| unframe(&frame(true, &packed(bytes)), name.as_bytes()).map(Cow::into_owned);
+        assert_eq!(read(b""), Some(Vec::new()), "{name}");
+        assert_eq!(read(&longest), Some(longest.clone()), "{name}");
+        assert_eq!(read(&long), None, "{name}");
+        let whole = packed(b"some bytes");
+        for cut in 1..whole.len() {
+            assert_eq!(unframe(&frame(true, &whole[..cut]), name.as_bytes()), None, "{name} {cut}");
+        }
+    }
+    let headers = fields_of(&[("content-type", "application/grpc"), ("grpc-encoding", "gzip")]);
+    let whole = answer(200, headers, fields_of(&[("grpc-status", "0")]), &frame(true, &gzip(b"")));
+    assert_eq!(kind(&judge(&whole, SystemTime::UNIX_EPOCH, &grpc_sink())), "taken");
 }
 
 #[test]
@@ -174,9 +198,9 @@ proptest! {
     #[test]
     fn what_is_framed_is_unframed_and_nothing_else(message in prop::collection::vec(any::<u8>(), 0..64), more in any::<u8>()) {
         let framed = frame(false, &message);
-        prop_assert_eq!(unframe(&framed), Some(&message[..]));
+        prop_assert_eq!(unframe(&framed, b"").map(Cow::into_owned), Some(message.clone()));
         let longer = [&framed[..], &[more]].concat();
-        prop_assert_eq!(unframe(&longer), None);
+        prop_assert_eq!(unframe(&longer, b""), None);
     }
 
     #[test]
