@@ -30,7 +30,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
 {{- define "testimony.sinkEndpoint" -}}
-{{- required "sink.endpoint is missing: give the base URL of an OTLP/HTTP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
+{{- required "sink.endpoint is missing: give the base URL of an OTLP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
 {{- end }}
 
 {{/* The arguments that both programs take. */}}
