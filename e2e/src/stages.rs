@@ -102,12 +102,12 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
     Ok(tally)
 }
 
-/// The cluster tests need every program, the chart's tests Helm, the export's tests the Collector.
+/// The cluster tests need every program, the chart's tests Helm and promtool, the export's tests the Collector.
 fn programs_for(stages: &[Stage], cluster: &Cluster) -> Vec<Program> {
     let mut missing = missing_programs(cluster, true);
     if !stages.contains(&Stage::Cluster) {
-        let units = ["helm", "otelcol"];
-        missing.retain(|program| units.contains(&program.name) && stages.contains(&Stage::Unit));
+        let units = |program: &Program| ["helm", "promtool", "otelcol"].contains(&program.name);
+        missing.retain(|program| units(program) && stages.contains(&Stage::Unit));
     }
     missing
 }

@@ -147,7 +147,7 @@ fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts
     }
     let uncovered = match decide(view.index, view.excluded, &pod.namespace, &pod.traits) {
         Decision::Already => None,
-        Decision::Skip(reason) => Some((reason.as_str(), reason.explain())),
+        Decision::Skip(reason) | Decision::Deny(reason) => Some((reason.as_str(), reason.explain())),
         Decision::Inject(_) => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
         Decision::NotSelected => Some((
             "ExcludedNamespace",

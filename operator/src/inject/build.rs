@@ -23,7 +23,7 @@ const TOKEN_EXPIRATION_S: u32 = 3600;
 const STATE_SIZE_LIMIT: &str = "1Mi";
 
 /// Digits of the suffix of a CronJob's Jobs: minutes since the epoch, eight digits until 2160.
-const CRON_SUFFIX_DIGITS: usize = 8;
+pub(super) const CRON_SUFFIX_DIGITS: usize = 8;
 
 /// Where the API server's ServiceAccount plugin, which runs again after us, mounts the application's token for the API into
 /// every container that has nothing there. Our containers must not hold it: the state volume stands in its place.

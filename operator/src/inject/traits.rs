@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use testimony_core::contract::{annotation, id, label, pod, port};
 
 /// Containers of service meshes, which redirect the same connections.
-const OTHER_PROXIES: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
+pub(super) const OTHER_PROXIES: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
 
 /// What decisions look at in a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,7 +29,7 @@ pub struct PodTraits {
     pub injection_id: Option<String>,
     /// A declared container port that is one of ours.
     pub port_collision: Option<u16>,
-    /// A container or volume that has one of our names and is not ours.
+    /// A container or volume that has one of our names and is not ours, or a mount of one of our volumes.
     pub name_collision: Option<String>,
     /// Containers with our user and group: the redirect rules let them pass.
     pub loop_guard_collision: Vec<String>,
@@ -115,7 +115,12 @@ fn colliding_port(container: &Container) -> Option<u16> {
 fn colliding_name(spec: &PodSpec) -> Option<String> {
     let container = containers(spec).map(|c| &c.name).find(|n| is_our_container(n));
     let volume = || spec.volumes.iter().flatten().map(|v| &v.name).find(|n| is_our_volume(n));
-    container.or_else(volume).cloned()
+    // The volume need not be there yet: it would be ours, with the sidecar's policy or token in another's hands.
+    let mount = || {
+        let mounts = containers(spec).flat_map(|c| c.volume_mounts.iter().flatten());
+        mounts.map(|m| &m.name).find(|n| is_our_volume(n))
+    };
+    container.or_else(volume).or_else(mount).cloned()
 }
 
 fn has_our_ids(spec: &PodSpec, container: &Container) -> bool {
