@@ -248,7 +248,7 @@ fn http_url(text: &str) -> Result<String, String> {
     if text.starts_with("http://") || text.starts_with("https://") {
         return Ok(text.to_owned());
     }
-    Err("use the base URL of an OTLP/HTTP endpoint, such as http://collector.observability:4318".to_owned())
+    Err("use the base URL of an OTLP endpoint, such as http://collector.observability:4318".to_owned())
 }
 
 fn quantity(text: &str) -> Result<String, String> {

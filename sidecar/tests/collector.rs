@@ -14,7 +14,7 @@ mod control_support;
 use control_support::rig::{Options, Rig};
 use control_support::{Ca, DEADLINE, Pair, batch, eventually, folder, names, sink};
 
-/// A Collector that demands client certificates of `ca`, and the file that it writes.
+/// A Collector, and the file that it writes.
 struct Collector {
     grpc: u16,
     http: u16,
@@ -44,24 +44,27 @@ fn free_port() -> u16 {
 }
 
 impl Collector {
-    async fn start(ca: &Ca, dir: &Path) -> Self {
-        let server = ca.issue(&["127.0.0.1"]);
+    /// With an authority it speaks TLS, and demands client certificates of that authority.
+    async fn start(ca: Option<&Ca>, dir: &Path) -> Self {
         let file = |name: &str, text: &str| {
             let path = dir.join(name);
             std::fs::write(&path, text).expect("a file");
             path.display().to_string()
         };
-        let tls = format!(
-            "{{cert_file: {}, key_file: {}, client_ca_file: {}}}",
-            file("server.crt", &server.certificate),
-            file("server.key", &server.key),
-            file("ca.crt", &ca.pem)
-        );
+        let tls = ca.map_or_else(String::new, |ca| {
+            let server = ca.issue(&["127.0.0.1"]);
+            format!(
+                ", tls: {{cert_file: {}, key_file: {}, client_ca_file: {}}}",
+                file("server.crt", &server.certificate),
+                file("server.key", &server.key),
+                file("ca.crt", &ca.pem)
+            )
+        });
         let (grpc, http) = (free_port(), free_port());
         let (records, log) = (dir.join("logs.jsonl"), dir.join("otelcol.log"));
         let config = format!(
-            "receivers:\n  otlp:\n    protocols:\n      grpc: {{endpoint: 127.0.0.1:{grpc}, tls: {tls}}}\n      \
-             http: {{endpoint: 127.0.0.1:{http}, tls: {tls}}}\nexporters:\n  file: {{path: {}, flush_interval: 50ms}}\n\
+            "receivers:\n  otlp:\n    protocols:\n      grpc: {{endpoint: 127.0.0.1:{grpc}{tls}}}\n      \
+             http: {{endpoint: 127.0.0.1:{http}{tls}}}\nexporters:\n  file: {{path: {}, flush_interval: 50ms}}\n\
              service:\n  pipelines:\n    logs: {{receivers: [otlp], exporters: [file]}}\n  \
              telemetry: {{metrics: {{level: none}}}}\n",
             records.display()
@@ -123,7 +126,7 @@ fn write(dir: &Path, pair: &Pair) {
 #[tokio::test]
 async fn records_arrive_in_a_collector_by_every_protocol_and_compression_with_mutual_tls() {
     let (ca, dir, certificates) = (Ca::new(), folder(), folder());
-    let collector = Collector::start(&ca, &dir).await;
+    let collector = Collector::start(Some(&ca), &dir).await;
     write(&certificates.join("main"), &ca.issue(&["sidecar"]));
     let mut sent = 0;
     for protocol in [SinkProtocol::HttpProtobuf, SinkProtocol::Grpc] {
@@ -153,7 +156,7 @@ async fn records_arrive_in_a_collector_by_every_protocol_and_compression_with_mu
 #[tokio::test]
 async fn a_collector_takes_nothing_from_who_shows_no_certificate_or_one_of_another_authority() {
     let (ca, dir, certificates) = (Ca::new(), folder(), folder());
-    let collector = Collector::start(&ca, &dir).await;
+    let collector = Collector::start(Some(&ca), &dir).await;
     for protocol in [SinkProtocol::HttpProtobuf, SinkProtocol::Grpc] {
         for secret in [None, Some("client".to_owned())] {
             write(&certificates.join("main"), &Ca::new().issue(&["sidecar"]));
@@ -177,7 +180,7 @@ async fn a_collector_takes_nothing_from_who_shows_no_certificate_or_one_of_anoth
 #[tokio::test]
 async fn the_wrong_protocol_of_a_collector_is_told_and_loses_nothing() {
     let (ca, dir, certificates) = (Ca::new(), folder(), folder());
-    let collector = Collector::start(&ca, &dir).await;
+    let collector = Collector::start(Some(&ca), &dir).await;
     write(&certificates.join("main"), &ca.issue(&["sidecar"]));
     for (protocol, wrong) in
         [(SinkProtocol::Grpc, SinkProtocol::HttpProtobuf), (SinkProtocol::HttpProtobuf, SinkProtocol::Grpc)]
@@ -195,4 +198,40 @@ async fn the_wrong_protocol_of_a_collector_is_told_and_loses_nothing() {
         assert!(error.contains("check that the endpoint"), "{protocol:?} to {wrong:?}: {error}");
         assert_eq!((rig.state().lost, rig.state().delivered), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn a_collector_without_tls_takes_each_record_from_two_sinks_at_once_while_a_third_is_down() {
+    const BATCHES: u32 = 20;
+    let dir = folder();
+    let collector = Collector::start(None, &dir).await;
+    let named = |name: &str, port: u16, protocol, compression| DocumentSink {
+        name: name.to_owned(),
+        protocol,
+        compression,
+        ..sink(&format!("http://127.0.0.1:{port}"))
+    };
+    let rig = Rig::start(vec![
+        named("down", free_port(), SinkProtocol::Grpc, Compression::Gzip),
+        named("grpc", collector.grpc, SinkProtocol::Grpc, Compression::Gzip),
+        named("http", collector.http, SinkProtocol::HttpProtobuf, Compression::Zstd),
+    ]);
+    for number in 0..BATCHES {
+        rig.queue.push(batch(number, 1));
+    }
+    let state = |name: &str| rig.queue.sink_states().into_iter().find(|state| state.name == name).expect("a sink");
+    for name in ["grpc", "http"] {
+        eventually("delivered", || state(name).delivered == u64::from(BATCHES)).await;
+        assert_eq!((state(name).state, state(name).error), (SinkCondition::Delivering, None), "{name}");
+    }
+    eventually("the third is told", || state("down").state == SinkCondition::Failing).await;
+    assert_eq!((state("down").delivered, state("down").lost), (0, 0));
+    let mut twice: Vec<String> = names(0..BATCHES).into_iter().chain(names(0..BATCHES)).collect();
+    twice.sort();
+    eventually("in the file, twice", || {
+        let mut bodies = collector.bodies();
+        bodies.sort();
+        bodies == twice
+    })
+    .await;
 }

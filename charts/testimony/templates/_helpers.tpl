@@ -37,7 +37,7 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
 
 {{- define "testimony.sinkEndpoint" -}}
-{{- required "sink.endpoint is missing: give the base URL of an OTLP/HTTP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
+{{- required "sink.endpoint is missing: give the base URL of an OTLP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
 {{- end }}
 
 {{/* The operator's programs: without the webhook where the API server injects. */}}
