@@ -190,6 +190,11 @@ fn verdict(
             Some("apply an AuditPolicy whose podSelector matches it".to_owned()),
         ),
         Decision::Skip(reason) => say(reason.as_str(), reason.explain(), None),
+        Decision::Deny(reason) => say(
+            reason.as_str(),
+            &format!("the namespace is strict, and such a pod is refused: {}", reason.explain()),
+            None,
+        ),
         Decision::Inject(_) if pods.is_some() && uncovered == 0 => {
             say("Recorded", "new pods get a sidecar, and all of its pods have one", None)
         }

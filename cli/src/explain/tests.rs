@@ -14,7 +14,13 @@ const OBJECTS: &str = "
 fn explained(pod: Value, subject: Subject) -> Report {
     let index = manifest::index(&manifest::parse("p", OBJECTS).expect("yaml"), "default").expect("valid");
     let pod: Pod = serde_json::from_value(pod).expect("a pod");
-    report(&index, &ExcludedNamespaces { own: "ours".to_owned() }, "shop", &pod, subject)
+    report(
+        &index,
+        &ExcludedNamespaces { own: "ours".to_owned(), ..ExcludedNamespaces::default() },
+        "shop",
+        &pod,
+        subject,
+    )
 }
 
 fn pod(labels: Value) -> Value {
