@@ -102,7 +102,9 @@ fn a_websocket_shows_while_it_is_open() {
         .write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
         .expect("write");
     read_until(&mut origin, b"\r\n\r\n");
-    origin.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").expect("write");
+    origin
+        .write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        .expect("write");
     read_until(&mut client, b"\r\n\r\n");
     let stage = rig.stage("status", "101");
     assert!(stage["(event)"].starts_with("audit.stream."), "{stage:#?}");
@@ -126,7 +128,9 @@ fn a_slow_answer_shows_and_what_policy_leaves_out_does_not() {
     read_until(&mut origin, b"\r\n\r\n");
     let stage = rig.stage("path", "/slow");
     assert_eq!((stage["(event)"].as_str(), stage["stage"].as_str()), ("audit.stream.open", "opened"));
-    assert!(rig.sink.wait_until("record", |_| true).iter().all(|record| record.get("path") != Some(&"/quiet".to_owned())));
+    assert!(
+        rig.sink.wait_until("record", |_| true).iter().all(|record| record.get("path") != Some(&"/quiet".to_owned()))
+    );
     assert!(!stage.contains_key("status"), "{stage:#?}");
     for (origin, client) in [(&mut origin, &mut client), (&mut quiet_origin, &mut quiet)] {
         origin.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("write");

@@ -175,7 +175,11 @@ fn check_cuts(wire: &Wire, version: &str) {
     for (from_client, bytes) in wire {
         for byte in bytes {
             client_bytes += usize::from(*from_client);
-            if *from_client { watch.from_client(&[*byte]) } else { watch.from_server(&[*byte]) }
+            if *from_client {
+                watch.from_client(&[*byte])
+            } else {
+                watch.from_server(&[*byte])
+            }
             let status = watch.status().expect("TLS");
             assert_ne!(status, HandshakeStatus::Failed);
             let first_flight = wire[0].1.len();
@@ -339,7 +343,8 @@ fn a_record_says_how_the_handshake_went() {
     let shown = |record: &support::Record, names: &[&str]| -> Vec<String> {
         names.iter().map(|name| record.get(*name).cloned().unwrap_or_default()).collect()
     };
-    let names = ["(event)", "proto", "sni", "alpn_offered", "tls_version", "tls_handshake", "outcome", "cause", "tls_alert"];
+    let names =
+        ["(event)", "proto", "sni", "alpn_offered", "tls_version", "tls_handshake", "outcome", "cause", "tls_alert"];
     let wanted = ["audit.tcp.close", "tls", NAME, "h2,http/1.1", "1.3", "completed", "success", "", ""];
     assert_eq!(shown(&record, &names), wanted, "{record:#?}");
 

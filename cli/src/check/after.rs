@@ -48,7 +48,7 @@ pub struct After {
 impl After {
     /// Whether anything of an installation is there, or may be.
     pub fn is_present(&self) -> bool {
-        !matches!(self.webhook, Ok(None)) || !matches!(&self.deployments, Ok(list) if list.is_empty())
+        !matches!(self.webhook, Ok(None)) || matches!(&self.deployments, Ok(list) if !list.is_empty())
     }
 
     /// Without a webhook the API server injects by itself.

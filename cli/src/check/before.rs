@@ -181,9 +181,8 @@ fn pod_security(seen: &Before) -> Finding {
 fn strict(seen: &Before) -> Option<Finding> {
     let id = "strict-namespaces";
     let (namespaces, webhooks) = (seen.namespaces.as_ref().ok()?, seen.webhooks.as_ref().ok()?);
-    let is_strict = |namespace: &&Namespace| {
-        namespace.labels().get(label::ENFORCEMENT).is_some_and(|value| value == label::ENFORCEMENT_STRICT)
-    };
+    let is_strict =
+        |namespace: &&Namespace| namespace.labels().get(label::ENFORCEMENT).is_some_and(|value| value == label::STRICT);
     let names: Vec<String> = namespaces.iter().filter(is_strict).map(ResourceExt::name_any).collect();
     if names.is_empty() {
         return None;

@@ -1,7 +1,6 @@
 //! Tests against a real cluster with the chart installed; `cargo xtask test --only cluster` prepares it and runs them.
 
 mod alone;
-mod cli;
 mod context;
 mod exchanges;
 mod harness;
