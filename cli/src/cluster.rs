@@ -158,18 +158,18 @@ impl Cluster {
         self.get(Api::all(self.client.clone()), WEBHOOK_CONFIGURATION).await
     }
 
-    /// The settings that the installed webhook runs with.
+    /// The settings that the installed operator runs with: webhook and controller take the same.
     ///
     /// # Errors
     /// There is no installation in this namespace, or one of another version.
     pub async fn settings(&self, operator_namespace: &str) -> Result<Settings> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), operator_namespace);
-        let labels = "app.kubernetes.io/name=testimony,app.kubernetes.io/component=webhook";
+        let labels = "app.kubernetes.io/name=testimony,app.kubernetes.io/component in (webhook,controller)";
         let found = self.list("deployments", api, ListParams::default().labels(labels)).await?;
         let pod = found.into_iter().next().and_then(|deployment| deployment.spec).and_then(|spec| spec.template.spec);
         let Some(container) = pod.and_then(|pod| pod.containers.into_iter().next()) else {
             bail!(
-                "no webhook of Testimony in namespace {operator_namespace}: name the installation's with --operator-namespace, or install it"
+                "no Testimony in namespace {operator_namespace}: name the installation's with --operator-namespace, or install it"
             );
         };
         settings_of(operator_namespace, container.args.unwrap_or_default())

@@ -28,7 +28,7 @@ const SERVICES: [(&str, &str); 2] =
 #[derive(Debug)]
 pub struct After {
     /// The webhook's configuration.
-    pub webhook: MutatingWebhookConfiguration,
+    pub webhook: Seen<Option<MutatingWebhookConfiguration>>,
     /// The operator's Deployments.
     pub deployments: Seen<Vec<Deployment>>,
     /// EndpointSlices of the operator's namespace.
@@ -45,10 +45,22 @@ pub struct After {
     pub now: Timestamp,
 }
 
+impl After {
+    /// Whether anything of an installation is there, or may be.
+    pub fn is_present(&self) -> bool {
+        !matches!(self.webhook, Ok(None)) || matches!(&self.deployments, Ok(list) if !list.is_empty())
+    }
+
+    /// Without a webhook the API server injects by itself.
+    fn has_webhook(&self) -> bool {
+        !matches!(self.webhook, Ok(None))
+    }
+}
+
 /// All findings.
 pub fn after(seen: &After) -> Vec<Finding> {
     let mut findings = vec![deployments(&seen.deployments), certificate(seen)];
-    findings.extend(endpoints(&seen.slices));
+    findings.extend(endpoints(&seen.slices, seen.has_webhook()));
     findings.push(leader(&seen.lease, seen.now));
     findings.push(definitions(&seen.crds));
     findings.extend(sinks(seen));
@@ -89,7 +101,15 @@ fn deployments(deployments: &Seen<Vec<Deployment>>) -> Finding {
 
 fn certificate(seen: &After) -> Finding {
     let id = "webhook-certificate";
-    let Some(bundle) = ca_bundle(&seen.webhook) else {
+    let webhook = match &seen.webhook {
+        Ok(Some(webhook)) => webhook,
+        Ok(None) => {
+            let what = "there is no webhook testimony-default: right with injection.mode AdmissionPolicy";
+            return Finding::new(id, Severity::Info, what, "with any other mode, upgrade the chart to get it back");
+        }
+        Err(error) => return Finding::unseen(id, error),
+    };
+    let Some(bundle) = ca_bundle(webhook) else {
         let what = "the webhook has no caBundle: the API server cannot call it, and no pod gets a sidecar";
         return Finding::new(
             id,
@@ -135,7 +155,7 @@ fn certificate(seen: &After) -> Finding {
     }
 }
 
-fn endpoints(slices: &Seen<Vec<EndpointSlice>>) -> Vec<Finding> {
+fn endpoints(slices: &Seen<Vec<EndpointSlice>>, with_webhook: bool) -> Vec<Finding> {
     let slices = match slices {
         Ok(slices) => slices,
         Err(error) => return vec![Finding::unseen("webhook-endpoints", error)],
@@ -156,7 +176,7 @@ fn endpoints(slices: &Seen<Vec<EndpointSlice>>) -> Vec<Finding> {
         ),
         count => Finding::ok(id, format!("Service {service} has {count} ready")),
     };
-    SERVICES.iter().map(check).collect()
+    SERVICES.iter().filter(|(id, _)| with_webhook || *id != "webhook-endpoints").map(check).collect()
 }
 
 fn leader(lease: &Seen<Option<Lease>>, now: Timestamp) -> Finding {
@@ -332,7 +352,7 @@ mod tests {
         let slice = |service: &str| json!({"metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true}}]});
         let crds: Vec<Value> = api::crds().into_iter().map(|(_, crd)| crd).collect();
         After {
-            webhook: object(json!({"metadata": {"name": "testimony-default"}, "webhooks": []})),
+            webhook: Ok(Some(object(json!({"metadata": {"name": "testimony-default"}, "webhooks": []})))),
             deployments: Ok(object(json!([replicas("testimony-controller"), replicas("testimony-webhook")]))),
             slices: Ok(object(json!([slice("testimony-webhook"), slice("testimony-policy")]))),
             lease: Ok(Some(object(
@@ -412,7 +432,11 @@ mod tests {
     fn a_webhook_without_a_usable_bundle_is_an_error() {
         assert_eq!(certificate(&seen()).severity, Severity::Error);
         let entry = json!({"name": "a.b.c", "admissionReviewVersions": ["v1"], "clientConfig": {"caBundle": "bm8="}, "sideEffects": "None"});
-        let seen = After { webhook: object(json!({"metadata": {}, "webhooks": [entry]})), ..seen() };
+        let seen = After { webhook: Ok(Some(object(json!({"metadata": {}, "webhooks": [entry]})))), ..seen() };
         assert_eq!(certificate(&seen).what, "the webhook's caBundle holds no certificate");
+        let none = After { webhook: Ok(None), slices: Ok(Vec::new()), ..seen };
+        assert_eq!(certificate(&none).severity, Severity::Info);
+        assert_eq!(worst(&none), [("policy-endpoints", Severity::Error)]);
+        assert!(none.is_present() && !After { deployments: Ok(Vec::new()), ..none }.is_present());
     }
 }

@@ -1,9 +1,11 @@
 //! What matters before an installation: versions, rights, nodes, namespaces, other webhooks.
 
 use super::{Finding, Seen, Severity, few};
+use crate::cluster::ca_bundle;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::ResourceExt;
+use testimony_core::contract::label;
 use testimony_operator::inject::ExcludedNamespaces;
 
 /// Oldest minor version of Kubernetes 1 that runs native sidecars as the chart needs them.
@@ -53,6 +55,8 @@ pub fn before(seen: &Before, installed: bool) -> Vec<Finding> {
     let mut findings = vec![version(seen)];
     if !installed {
         findings.push(rights(&seen.rights));
+    } else {
+        findings.extend(strict(seen));
     }
     findings.extend(nodes(&seen.nodes));
     findings.push(pod_security(seen));
@@ -171,6 +175,38 @@ fn pod_security(seen: &Before) -> Finding {
         ),
         "label a namespace pod-security.kubernetes.io/enforce=privileged where its pods shall be audited",
     )
+}
+
+/// Strict namespaces need the webhook that refuses pods.
+fn strict(seen: &Before) -> Option<Finding> {
+    let id = "strict-namespaces";
+    let (namespaces, webhooks) = (seen.namespaces.as_ref().ok()?, seen.webhooks.as_ref().ok()?);
+    let is_strict =
+        |namespace: &&Namespace| namespace.labels().get(label::ENFORCEMENT).is_some_and(|value| value == label::STRICT);
+    let names: Vec<String> = namespaces.iter().filter(is_strict).map(ResourceExt::name_any).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let Some(webhook) = webhooks.iter().find(|webhook| webhook.name_any() == "testimony-strict") else {
+        let what = format!(
+            "{}: strict, but the webhook testimony-strict is not there: pods start without a sidecar",
+            few(&names)
+        );
+        return Some(Finding::new(id, Severity::Error, what, "upgrade the chart, with its strict webhook on"));
+    };
+    if ca_bundle(webhook).is_none() {
+        let what = format!(
+            "{}: the webhook testimony-strict has no caBundle: no pod of these namespaces is admitted",
+            few(&names)
+        );
+        return Some(Finding::new(
+            id,
+            Severity::Error,
+            what,
+            "see the operator's log; it writes the bundle as soon as it runs",
+        ));
+    }
+    Some(Finding::ok(id, format!("{}: strict", few(&names))))
 }
 
 fn webhooks(webhooks: &Seen<Vec<MutatingWebhookConfiguration>>) -> Vec<Finding> {
@@ -299,6 +335,28 @@ mod tests {
         }
         let webhooks = Before { webhooks: Ok(list(webhooks)), ..seen() };
         assert_eq!(worst(&webhooks), [("other-mesh", Severity::Warning), ("other-webhooks", Severity::Info)]);
+    }
+
+    #[test]
+    fn a_strict_namespace_needs_its_webhook() {
+        let namespaces =
+            || Ok(list(json!([{"metadata": {"name": "bank", "labels": {"testimony.dev/enforcement": "strict"}}}])));
+        let entry = |bundle: &str| json!({"name": "a.b.c", "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": {"caBundle": bundle}});
+        let webhook =
+            |entries: Value| Ok(list(json!([{"metadata": {"name": "testimony-strict"}, "webhooks": entries}])));
+        let table = [
+            (Ok(Vec::new()), Severity::Error),
+            (webhook(json!([])), Severity::Error),
+            (webhook(json!([entry("bm8=")])), Severity::Ok),
+        ];
+        for (webhooks, expected) in table {
+            let seen = Before { namespaces: namespaces(), webhooks, ..seen() };
+            let findings = before(&seen, true);
+            let of: Vec<Severity> =
+                findings.iter().filter(|f| f.id == "strict-namespaces").map(|f| f.severity).collect();
+            assert_eq!(of, [expected], "{findings:#?}");
+        }
+        assert!(before(&seen(), true).iter().all(|finding| finding.id != "strict-namespaces"));
     }
 
     #[test]

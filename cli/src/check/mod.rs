@@ -98,24 +98,20 @@ async fn look(args: &CheckArgs, cluster: &Cluster) -> Vec<Finding> {
             return vec![Finding::new("api-reachable", Severity::Error, error, fix)];
         }
     };
-    let installed = cluster.webhook().await;
-    let present = matches!(installed, Ok(Some(_)));
-    let mut findings = before(&read, !args.pre && present);
     if args.pre {
-        return findings;
+        return before(&read, false);
     }
-    match installed {
-        Ok(Some(webhook)) => findings.extend(after(&read::after(cluster, &args.operator_namespace, webhook).await)),
-        Ok(None) => findings.push(Finding::new(
-            "installed",
-            Severity::Info,
-            "Testimony is not installed",
-            format!(
-                "helm install testimony charts/testimony -n {} --create-namespace --set sink.endpoint=URL",
-                args.operator_namespace
-            ),
-        )),
-        Err(error) => findings.push(Finding::unseen("installed", &format!("{error:#}"))),
+    let installed = read::after(cluster, &args.operator_namespace).await;
+    let present = installed.is_present();
+    let mut findings = before(&read, present);
+    if present {
+        findings.extend(after(&installed));
+    } else {
+        let fix = format!(
+            "helm install testimony charts/testimony -n {} --create-namespace --set sink.endpoint=URL",
+            args.operator_namespace
+        );
+        findings.push(Finding::new("installed", Severity::Info, "Testimony is not installed", fix));
     }
     findings
 }

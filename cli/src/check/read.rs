@@ -3,7 +3,6 @@
 use super::{After, Before, Right, Seen};
 use crate::cluster::Cluster;
 use crate::status::LEASE;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
@@ -90,14 +89,14 @@ async fn mutating_policies(cluster: &Cluster) -> Seen<bool> {
 }
 
 /// What matters after an installation.
-pub async fn after(cluster: &Cluster, operator_namespace: &str, webhook: MutatingWebhookConfiguration) -> After {
+pub async fn after(cluster: &Cluster, operator_namespace: &str) -> After {
     let client = || cluster.client.clone();
     let ours = ListParams::default().labels("app.kubernetes.io/name=testimony");
     let crds: Seen<Vec<CustomResourceDefinition>> = all(cluster, "customresourcedefinitions").await;
     let slices = Api::namespaced(client(), operator_namespace);
     let lease = cluster.get(Api::namespaced(client(), operator_namespace), LEASE).await;
     After {
-        webhook,
+        webhook: cluster.webhook().await.map_err(|error| format!("{error:#}")),
         deployments: some(cluster, "deployments", Api::namespaced(client(), operator_namespace), ours).await,
         slices: some(cluster, "endpointslices", slices, ListParams::default()).await,
         lease: lease.map_err(|error| format!("{error:#}")),

@@ -42,10 +42,14 @@ async fn explain(cluster: &Cluster, (kind, name): (&'static str, String)) -> Res
     let webhook = cluster.webhook().await.ok().flatten();
     let own = webhook.iter().flat_map(|w| w.webhooks.iter().flatten()).find_map(|w| w.client_config.service.as_ref());
     let own = own.map_or_else(|| "testimony-system".to_owned(), |service| service.namespace.clone());
-    // Whoever may not read the installation gets Kubernetes' default.
-    let domain = cluster.settings(&own).await.map_or_else(|_| "cluster.local".to_owned(), |found| found.cluster_domain);
-    let index = cluster.index(&cluster.namespace, &domain).await?;
-    let excluded = ExcludedNamespaces { own, ..ExcludedNamespaces::default() };
+    // Whoever may not read the installation gets the defaults.
+    let settings = cluster.settings(&own).await.ok();
+    let domain = settings.as_ref().map_or("cluster.local", |settings| &settings.cluster_domain);
+    let index = cluster.index(&cluster.namespace, domain).await?;
+    let excluded = match &settings {
+        Some(settings) => settings.excluded(),
+        None => ExcludedNamespaces { own, ..ExcludedNamespaces::default() },
+    };
     let mut report = if kind == "Pod" {
         explain_pod(cluster, &index, &excluded, &name).await?
     } else {
