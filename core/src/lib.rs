@@ -9,6 +9,7 @@ pub mod capture;
 pub mod contract;
 pub mod detect;
 pub mod http1;
+pub mod http2;
 pub mod identity;
 pub mod otlp;
 pub mod policy;

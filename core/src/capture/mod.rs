@@ -2,9 +2,15 @@
 //!
 //! Nothing here reads a clock, makes randomness or sends anything: the data thread gives all three as a [`Shell`].
 
+mod exchange;
+mod grpc;
 mod http;
 mod in_flight;
 mod opaque;
+mod request;
+mod stream;
+#[cfg(test)]
+mod stream_tests;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -12,7 +18,9 @@ mod tracing;
 
 pub use http::HttpCapture;
 pub use in_flight::{Candidate, InFlight, Ticket};
+pub use httparse::Header;
 pub use opaque::{OpaqueCapture, OpaqueEnd};
+pub use stream::{FieldEdit, StreamCapture, StreamEnd, StreamRequest};
 
 use crate::policy::{Compiled, Direction};
 use crate::record::{EventName, Field, RECORD_VERSION, Record, Redacted, Stamp, hex_digit, uuid_v7};
@@ -23,7 +31,7 @@ use std::sync::Arc;
 /// How an exchange ended, for the record and for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Status below 400, or a connection that ended in order.
+    /// Status below 400 (and status 0 of gRPC), or a connection that ended in order.
     Success,
     /// It failed, whoever's fault.
     Failure,
@@ -56,7 +64,7 @@ pub trait Shell {
     fn emit(&mut self, record: Redacted<Record>);
     /// Counts an exchange at its end, recorded or not.
     fn count(&mut self, direction: Direction, outcome: Outcome, recorded: bool);
-    /// Counts a message that the proxy refused, by [`crate::http1::Refusal::as_str`].
+    /// Counts a message that the proxy refused, by name: [`crate::http1::Refusal::as_str`], or one of HTTP/2.
     fn count_refused(&mut self, reason: &'static str);
 }
 

@@ -1,4 +1,4 @@
-//! Capture of a connection that is not HTTP/1: one record, at its end.
+//! Capture of a connection that is neither HTTP/1 nor carried an exchange of HTTP/2: one record, at its end.
 
 use super::{ConnFacts, Outcome, Shell};
 use crate::policy::{Facts, Level};
@@ -16,6 +16,12 @@ pub enum OpaqueEnd {
     UpstreamFailed,
     /// It led back to ourselves and was closed.
     Loop,
+    /// We closed it: what the client sent breaks this rule.
+    Refused(&'static str),
+    /// The server sent what breaks this rule.
+    UpstreamRefused(&'static str),
+    /// A deadline passed.
+    TimedOut,
     /// We are shutting down.
     Drained,
 }
@@ -62,6 +68,9 @@ impl<S: Shell> OpaqueCapture<S> {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        if let OpaqueEnd::Refused(why) | OpaqueEnd::UpstreamRefused(why) = end {
+            self.shell.count_refused(why);
+        }
         let policy = self.shell.policy();
         let facts = Facts { direction: self.conn.direction, port: self.conn.port(), method: None, path: None };
         let Some(verdict) = policy.judge(&facts) else { return };
@@ -69,7 +78,9 @@ impl<S: Shell> OpaqueCapture<S> {
             OpaqueEnd::Closed => (Outcome::Success, None),
             OpaqueEnd::ClientGone => (Outcome::Failure, Some("client_gone")),
             OpaqueEnd::UpstreamFailed => (Outcome::Failure, Some("upstream_failed")),
-            OpaqueEnd::Loop => (Outcome::Failure, Some("rejected")),
+            OpaqueEnd::Loop | OpaqueEnd::Refused(_) => (Outcome::Failure, Some("rejected")),
+            OpaqueEnd::UpstreamRefused(_) => (Outcome::Failure, Some("protocol_error")),
+            OpaqueEnd::TimedOut => (Outcome::Failure, Some("timeout")),
             OpaqueEnd::Drained => (Outcome::Unknown, Some("drained")),
         };
         self.shell.count(self.conn.direction, outcome, verdict.level > Level::None);
@@ -95,8 +106,10 @@ impl<S: Shell> OpaqueCapture<S> {
         if let Some(cause) = cause {
             record.set(Field::Cause, cause.as_bytes());
         }
-        if end == OpaqueEnd::Loop {
-            record.set(Field::Refusal, b"loop");
+        match end {
+            OpaqueEnd::Loop => record.set(Field::Refusal, b"loop"),
+            OpaqueEnd::Refused(why) | OpaqueEnd::UpstreamRefused(why) => record.set(Field::Refusal, why.as_bytes()),
+            _ => {}
         }
         record.set_int(Field::ReqBytes, self.bytes.0);
         record.set_int(Field::ResBytes, self.bytes.1);

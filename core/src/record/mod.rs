@@ -27,6 +27,8 @@ pub const HEADER_VALUE_BYTES_MAX: usize = 1024;
 pub enum EventName {
     /// One HTTP request with its response.
     HttpRequest,
+    /// One call of gRPC.
+    RpcCall,
     /// An opaque connection, at its end.
     TcpClose,
     /// Records that were lost.
@@ -38,6 +40,7 @@ impl EventName {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::HttpRequest => "audit.http.request",
+            Self::RpcCall => "audit.rpc.call",
             Self::TcpClose => "audit.tcp.close",
             Self::Gap => "audit.gap",
         }
