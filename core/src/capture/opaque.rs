@@ -30,6 +30,7 @@ pub enum OpaqueEnd {
 pub struct OpaqueCapture<S: Shell> {
     shell: S,
     conn: ConnFacts,
+    seq: u64,
     start: Stamp,
     proto: &'static str,
     sni: Option<String>,
@@ -40,12 +41,17 @@ pub struct OpaqueCapture<S: Shell> {
 impl<S: Shell> OpaqueCapture<S> {
     /// Captures from now on; `start` is when the connection was accepted, `proto` one of `tcp`, `tls`, `http/2`.
     pub fn new(shell: S, conn: ConnFacts, start: Stamp, proto: &'static str) -> Self {
-        Self { shell, conn, start, proto, sni: None, bytes: (0, 0), ended: false }
+        Self { shell, conn, seq: 0, start, proto, sni: None, bytes: (0, 0), ended: false }
     }
 
     /// The connection's facts, to add what becomes known later.
     pub fn conn_mut(&mut self) -> &mut ConnFacts {
         &mut self.conn
+    }
+
+    /// Number of the exchange, where the connection is not the only one.
+    pub fn set_seq(&mut self, seq: u64) {
+        self.seq = seq;
     }
 
     /// The server name that a TLS client asked for.
@@ -87,7 +93,7 @@ impl<S: Shell> OpaqueCapture<S> {
         if verdict.level == Level::None {
             return;
         }
-        let mut record = self.conn.record(EventName::TcpClose, 0, self.start);
+        let mut record = self.conn.record(EventName::TcpClose, self.seq, self.start);
         record.set(Field::Policy, verdict.policy.as_bytes());
         record.set(Field::Rule, verdict.rule.as_bytes());
         record.set(Field::PolicyRevision, policy.document().revision.as_bytes());

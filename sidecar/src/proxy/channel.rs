@@ -42,6 +42,11 @@ impl Channel {
         Self { stream, pending: Pending::default(), shutdown: Shutdown::No, read_closed: false, write_dead: false }
     }
 
+    /// The socket alone; pending output is gone with the rest.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Starts with output that came before the socket was connected.
     pub fn with_pending(stream: TcpStream, bytes: Vec<u8>, shutdown: bool) -> Self {
         let mut channel = Self::new(stream);

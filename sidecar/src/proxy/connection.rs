@@ -1,6 +1,7 @@
 //! The life of one accepted connection.
 
 use super::flow::{Flow, Lost, record_loop};
+use super::h2;
 use super::relay::Relay;
 use crate::config::Target;
 use crate::data::Recorder;
@@ -20,16 +21,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 pub const CONNECTIONS_MAX: usize = 16 * 1024;
 
 /// How often a connection looks at its deadlines.
-const TICK: Duration = Duration::from_secs(10);
+pub(super) const TICK: Duration = Duration::from_secs(10);
 
 /// A request head, or a first line, must be whole after this time.
-const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A client that was given its last answer, or whose origin has closed, may keep its side open for so long.
-const LINGER_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const LINGER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A connection on which nothing moved for so long is closed.
-const IDLE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
+pub(super) const IDLE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
 
 /// How far the shutdown is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,10 +100,15 @@ pub(super) async fn serve_one(
     let conn = facts(destination);
     let flow =
         if recorder.policy().captures(direction, conn.port()) { Flow::captured(conn, recorder) } else { Flow::Pass };
-    run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain).await;
+    let relay = run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain.clone()).await;
+    if let Some(handoff) = relay.and_then(Relay::into_http2) {
+        // In a box: connections of other protocols do not pay for its size.
+        Box::pin(h2::serve(handoff, drain)).await;
+    }
 }
 
-async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
+/// Moves bytes until the pair is over, or turns out to be HTTP/2.
+async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) -> Option<Relay> {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut idle_since = Instant::now();
@@ -110,13 +116,16 @@ async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
     loop {
         tokio::select! {
             biased;
-            () = poll_fn(|cx| relay.poll(cx)) => return,
+            () = poll_fn(|cx| relay.poll(cx)) => return Some(relay),
             changed = drain.changed() => {
                 let state = if changed.is_ok() { *drain.borrow_and_update() } else { Drain::Abort };
                 match state {
                     Drain::No => {}
                     Drain::Finish => relay.drain(),
-                    Drain::Abort => return relay.abort(Lost::Drained),
+                    Drain::Abort => {
+                        relay.abort(Lost::Drained);
+                        return None;
+                    }
                 }
             }
             now = tick.tick() => {
@@ -126,14 +135,16 @@ async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
                 if !relay.is_in_head() {
                     head_since = None;
                 } else if now.duration_since(*head_since.get_or_insert(now)) >= HEAD_DEADLINE {
-                    return relay.abort(Lost::TimedOut);
+                    relay.abort(Lost::TimedOut);
+                    return None;
                 }
                 let idle = now.duration_since(idle_since);
                 if idle >= LINGER_DEADLINE && relay.is_lingering() {
-                    return;
+                    return None;
                 }
                 if idle >= IDLE_DEADLINE {
-                    return relay.abort(Lost::TimedOut);
+                    relay.abort(Lost::TimedOut);
+                    return None;
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! What the bytes of a connection pair mean: not known yet, HTTP/1, opaque, or nothing that a policy looks at.
+//! What the bytes of a connection pair mean: not known yet, HTTP/1, HTTP/2 (which `h2` takes over), opaque, or
+//! nothing that a policy looks at.
 
 use crate::data::Recorder;
 use crate::metrics::Protocol;
@@ -26,6 +27,8 @@ pub(super) enum Flow {
     Detect(Box<Detect>),
     /// HTTP/1.
     Http(Box<Http>),
+    /// HTTP/2: nothing has been passed on yet, and the connection's task takes the pair over.
+    Http2(Box<Detect>),
     /// Anything else.
     Opaque(Box<Opaque>),
     /// Recorded and over.
@@ -33,10 +36,11 @@ pub(super) enum Flow {
 }
 
 pub(super) struct Detect {
-    conn: ConnFacts,
-    recorder: Recorder,
-    start: Stamp,
-    held: Vec<u8>,
+    pub conn: ConnFacts,
+    pub recorder: Recorder,
+    pub start: Stamp,
+    /// What the client has sent so far.
+    pub held: Vec<u8>,
 }
 
 pub(super) struct Http {
@@ -64,7 +68,7 @@ impl Flow {
     /// The upstream is connected, from this address.
     pub fn connected(&mut self, local: Option<SocketAddr>) {
         match self {
-            Self::Detect(detect) => detect.conn.upstream_local = local,
+            Self::Detect(detect) | Self::Http2(detect) => detect.conn.upstream_local = local,
             Self::Http(http) => http.capture.conn_mut().upstream_local = local,
             Self::Opaque(opaque) => opaque.capture.conn_mut().upstream_local = local,
             Self::Pass | Self::Over => {}
@@ -74,7 +78,7 @@ impl Flow {
     pub fn wants_client(&self) -> bool {
         match self {
             Self::Http(http) => http.session.wants_client(),
-            Self::Over => false,
+            Self::Http2(_) | Self::Over => false,
             Self::Pass | Self::Detect(_) | Self::Opaque(_) => true,
         }
     }
@@ -82,7 +86,7 @@ impl Flow {
     pub fn wants_upstream(&self) -> bool {
         match self {
             Self::Http(http) => http.session.wants_upstream(),
-            Self::Over => false,
+            Self::Http2(_) | Self::Over => false,
             Self::Pass | Self::Detect(_) | Self::Opaque(_) => true,
         }
     }
@@ -93,7 +97,7 @@ impl Flow {
             Self::Http(http) => http.session.phase() == Phase::Idle,
             Self::Detect(detect) => detect.held.is_empty(),
             Self::Over => true,
-            Self::Pass | Self::Opaque(_) => false,
+            Self::Pass | Self::Http2(_) | Self::Opaque(_) => false,
         }
     }
 
@@ -102,14 +106,14 @@ impl Flow {
         match self {
             Self::Http(http) => http.session.phase() == Phase::ClientHead,
             Self::Detect(detect) => !detect.held.is_empty(),
-            Self::Pass | Self::Opaque(_) | Self::Over => false,
+            Self::Pass | Self::Http2(_) | Self::Opaque(_) | Self::Over => false,
         }
     }
 
     /// Bytes from the client.
     pub fn client_bytes(&mut self, input: &[u8], up: &mut Vec<u8>, down: &mut Vec<u8>) -> Progress {
         match self {
-            Self::Pass | Self::Over => up.extend_from_slice(input),
+            Self::Pass | Self::Http2(_) | Self::Over => up.extend_from_slice(input),
             Self::Detect(detect) => {
                 detect.held.extend_from_slice(input);
                 let detected = Detector::new().feed(&detect.held);
@@ -139,7 +143,7 @@ impl Flow {
                 opaque.capture.bytes(0, input.len() as u64);
                 down.extend_from_slice(input);
             }
-            Self::Pass | Self::Detect(_) | Self::Over => down.extend_from_slice(input),
+            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Over => down.extend_from_slice(input),
         }
         Next::Continue
     }
@@ -151,7 +155,7 @@ impl Flow {
         }
         match self {
             Self::Http(http) => http.session.client_eof(&mut http.capture),
-            Self::Pass | Self::Detect(_) | Self::Opaque(_) | Self::Over => Next::ShutdownUpstreamWrite,
+            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Opaque(_) | Self::Over => Next::ShutdownUpstreamWrite,
         }
     }
 
@@ -162,7 +166,7 @@ impl Flow {
         }
         match self {
             Self::Http(http) => http.session.upstream_eof(&mut http.capture, down),
-            Self::Pass | Self::Detect(_) | Self::Opaque(_) | Self::Over => Next::ShutdownClientWrite,
+            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Opaque(_) | Self::Over => Next::ShutdownClientWrite,
         }
     }
 
@@ -171,7 +175,7 @@ impl Flow {
         match std::mem::replace(self, Self::Over) {
             Self::Opaque(opaque) => opaque.capture.finish(OpaqueEnd::Closed),
             Self::Http(mut http) => http.session.abort(&mut http.capture, End::ClientGone),
-            Self::Detect(detect) => detect.finish(OpaqueEnd::Closed),
+            Self::Detect(detect) | Self::Http2(detect) => detect.finish(OpaqueEnd::Closed),
             Self::Pass | Self::Over => {}
         }
     }
@@ -187,7 +191,7 @@ impl Flow {
         match std::mem::replace(self, Self::Over) {
             Self::Opaque(opaque) => opaque.capture.finish(opaque_end),
             Self::Http(mut http) => http.session.abort(&mut http.capture, end),
-            Self::Detect(detect) => detect.finish(opaque_end),
+            Self::Detect(detect) | Self::Http2(detect) => detect.finish(opaque_end),
             Self::Pass | Self::Over => {}
         }
     }
@@ -214,10 +218,14 @@ impl Flow {
             *self = Self::Http(http);
             return Progress { consumed: fresh.saturating_sub(unused), next: progress.next };
         }
+        if detected == Detected::Http2 {
+            metrics.connection(direction, Protocol::Http2);
+            *self = Self::Http2(detect);
+            return done;
+        }
         let (protocol, proto, hello) = match detected {
             Detected::Tls => (Protocol::Tls, "tls", Some(Vec::new())),
-            Detected::Http2 => (Protocol::Http2, "http/2", None),
-            Detected::NeedMore | Detected::Http1 | Detected::Opaque => (Protocol::Opaque, "tcp", None),
+            _ => (Protocol::Opaque, "tcp", None),
         };
         metrics.connection(direction, protocol);
         let capture = OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto);

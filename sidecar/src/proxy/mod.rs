@@ -5,6 +5,7 @@ mod accept;
 mod channel;
 mod connection;
 mod flow;
+mod h2;
 mod relay;
 
 pub use accept::{Drain, Listening, Pod, serve};

@@ -2,7 +2,7 @@
 //! resets carried across.
 
 use super::channel::Channel;
-use super::flow::{Flow, Lost};
+use super::flow::{Detect, Flow, Lost};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -31,7 +31,7 @@ thread_local! {
     });
 }
 
-type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
+pub(super) type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
 
 enum Upstream {
     Dialing { dial: Dial, pending: Vec<u8>, shutdown: bool },
@@ -50,6 +50,13 @@ pub(super) struct Relay {
     linger: Option<usize>,
     /// Whether anything moved since [`Relay::take_activity`].
     active: bool,
+}
+
+/// A pair that goes on as HTTP/2.
+pub(super) struct Handoff {
+    pub client: TcpStream,
+    pub upstream: Dial,
+    pub detect: Box<Detect>,
 }
 
 /// The pair is over.
@@ -96,7 +103,18 @@ impl Relay {
         self.reset_upstream();
     }
 
-    /// Moves bytes until nothing more moves. Ready: the pair is over, drop it.
+    /// What the client spoke turned out to be HTTP/2: both sockets, with the client's bytes so far. Nothing of these has been
+    /// passed on, and nothing came from the upstream.
+    pub fn into_http2(self) -> Option<Handoff> {
+        let Flow::Http2(detect) = self.flow else { return None };
+        let upstream = match self.upstream {
+            Upstream::Dialing { dial, .. } => dial,
+            Upstream::Open(channel) => Box::pin(std::future::ready(Ok(channel.into_stream()))),
+        };
+        Some(Handoff { client: self.client.into_stream(), upstream, detect })
+    }
+
+    /// Moves bytes until nothing more moves. Ready: the pair is over, or HTTP/2 ([`Relay::into_http2`]).
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
@@ -121,6 +139,9 @@ impl Relay {
             return Err(Over);
         }
         moved |= self.pump_client(cx, scratch)?;
+        if let Flow::Http2(_) = self.flow {
+            return Err(Over);
+        }
         if self.linger.is_none() {
             moved |= self.pump_upstream(cx, scratch)?;
         }
