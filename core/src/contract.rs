@@ -41,6 +41,10 @@ pub mod pod {
     pub const STATE_VOLUME: &str = "testimony-state";
     /// Prefix of the optional Secret volumes with a sink's headers: `testimony-sink-<sink>`.
     pub const SINK_VOLUME_PREFIX: &str = "testimony-sink-";
+    /// Prefix of the optional Secret volumes with a sink's client certificate: `testimony-cert-<sink>`.
+    pub const SINK_CERTIFICATE_VOLUME_PREFIX: &str = "testimony-cert-";
+    /// Prefix of the projected volumes with the ServiceAccount token for a sink: `testimony-auth-<sink>`.
+    pub const SINK_TOKEN_VOLUME_PREFIX: &str = "testimony-auth-";
 }
 
 /// Paths inside the sidecar's container.
@@ -53,6 +57,12 @@ pub mod path {
     pub const STATE_DIR: &str = "/var/lib/testimony";
     /// One folder for each sink with credentials, one file for each header.
     pub const SINKS_DIR: &str = "/var/run/testimony/sinks";
+    /// One folder for each sink with a client certificate, with the files `tls.crt` and `tls.key`.
+    pub const SINK_CERTIFICATES_DIR: &str = "/var/run/testimony/sink-certificates";
+    /// One folder for each sink that gets a ServiceAccount token, with the file [`SINK_TOKEN_FILE`].
+    pub const SINK_TOKENS_DIR: &str = "/var/run/testimony/sink-tokens";
+    /// Name of a token's file.
+    pub const SINK_TOKEN_FILE: &str = "token";
 }
 
 /// Audience of the token that a sidecar presents to the operator.
@@ -122,3 +132,6 @@ pub const TCP_PROBE_PATH: &str = "/probe/tcp/";
 
 /// Path of the policy server's long poll.
 pub const POLL_PATH: &str = "/v1/poll";
+
+/// Path on which the policy server names addresses.
+pub const NAMES_PATH: &str = "/v1/names";

@@ -238,6 +238,28 @@ impl FrameWatch {
     }
 }
 
+/// Whether these first bytes of a server can begin HTTP/2: with a SETTINGS frame that is no acknowledgement (RFC 9113
+/// section 3.4). A server need not wait for the client's preface.
+pub fn begins_settings(bytes: &[u8]) -> bool {
+    // Length below 2^14, a multiple of 6; type; flags; stream 0.
+    let checks: [fn(u8) -> bool; HEADER_BYTES] = [
+        |b| b == 0,
+        |b| b < 0x40,
+        |_| true,
+        |b| b == SETTINGS,
+        |b| b == 0,
+        |b| b == 0,
+        |b| b == 0,
+        |b| b == 0,
+        |b| b == 0,
+    ];
+    let length_fits = match bytes {
+        [_, high, low, ..] => u16::from_be_bytes([*high, *low]).is_multiple_of(6),
+        _ => true,
+    };
+    length_fits && bytes.iter().zip(checks).all(|(byte, check)| check(*byte))
+}
+
 /// Name of an error code (RFC 9113 section 7), as it stands in records.
 pub const fn error_name(code: u32) -> &'static str {
     match code {
@@ -284,7 +306,8 @@ mod tests {
     }
 
     fn sample() -> Vec<u8> {
-        let settings = [setting(3, 7), setting(0xf000, 1), setting(4, 65_535), setting(5, 20_000), setting(6, 900), setting(8, 1)];
+        let settings =
+            [setting(3, 7), setting(0xf000, 1), setting(4, 65_535), setting(5, 20_000), setting(6, 900), setting(8, 1)];
         [
             PREFACE.to_vec(),
             frame(SETTINGS, 0, 0, &settings.concat()),
@@ -343,6 +366,24 @@ mod tests {
         assert_eq!(seen.first(), Some(&Seen::NoSettings));
         let ack = frame(SETTINGS, ACK, 0, &[]);
         assert_eq!(watch(FrameWatch::of_server(), [ack.as_slice()]).0, [Seen::NoSettings]);
+    }
+
+    #[test]
+    fn a_server_that_speaks_first_can_be_told() {
+        let settings = frame(SETTINGS, 0, 0, &setting(3, 7));
+        assert!((0..=settings.len()).all(|end| begins_settings(&settings[..end])));
+        assert!(begins_settings(&frame(SETTINGS, 0, 0, &[])));
+        for other in [
+            frame(SETTINGS, 0, 0, b"12345"),
+            frame(SETTINGS, ACK, 0, &[]),
+            frame(DATA, 0, 0, &[]),
+            frame(SETTINGS, 0, 1, &[]),
+            b"SSH-2.0-x".to_vec(),
+            b"220 smtp".to_vec(),
+            b"\x4a\x00\x00\x00\x0a8.0.36".to_vec(),
+        ] {
+            assert!(!begins_settings(&other), "{other:?}");
+        }
     }
 
     proptest! {

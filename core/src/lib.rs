@@ -11,6 +11,7 @@ pub mod detect;
 pub mod http1;
 pub mod http2;
 pub mod identity;
+pub mod names;
 pub mod otlp;
 pub mod policy;
 pub mod record;

@@ -5,12 +5,14 @@
 
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/helm.rs"]
+mod support;
 
 use golden::{assert_golden, repository, updating};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use support::{chart, documents, helm, rendered, template};
 
 /// Values files of each golden, relative to the chart.
 const CASES: [(&str, &[&str]); 4] = [
@@ -20,62 +22,9 @@ const CASES: [(&str, &[&str]); 4] = [
     ("no-sink", &["ci/no-sink-values.yaml"]),
 ];
 
-fn chart() -> PathBuf {
-    repository().join("charts/testimony")
-}
-
-fn helm(arguments: &[&str]) -> Output {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let program = variable("HELM").unwrap_or_else(|| {
-        let cache = variable("TESTIMONY_CACHE_DIR")
-            .unwrap_or_else(|| variable("HOME").expect("HOME is set").join(".cache/testimony"));
-        cache.join("bin/helm")
-    });
-    assert!(
-        program.is_file(),
-        "Helm is missing at {}: `cargo xtask test` builds it, or set HELM to the path of a Helm 4",
-        program.display()
-    );
-    // An own, absent kubeconfig: these tests must never speak to a cluster.
-    Command::new(&program)
-        .args(arguments)
-        .env("KUBECONFIG", "/nonexistent")
-        .output()
-        .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()))
-}
-
-fn template(values: &[&str], settings: &[&str]) -> Output {
-    let chart = chart();
-    let files: Vec<String> = values.iter().map(|file| chart.join(file).display().to_string()).collect();
-    let chart = chart.display().to_string();
-    let mut arguments = vec!["template", "testimony", &chart, "--namespace", "testimony-system"];
-    for file in &files {
-        arguments.extend(["--values", file]);
-    }
-    for setting in settings {
-        arguments.extend(["--set", setting]);
-    }
-    helm(&arguments)
-}
-
-fn rendered(values: &[&str], settings: &[&str]) -> String {
-    let output = template(values, settings);
-    assert!(output.status.success(), "{values:?} {settings:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("Helm prints UTF-8")
-}
-
 fn case(name: &str) -> String {
     let (_, values) = CASES.iter().find(|(case, _)| *case == name).expect("a case of CASES");
     rendered(values, &[])
-}
-
-/// The documents of a manifest, each ending in one line feed.
-fn documents(manifest: &str) -> Vec<String> {
-    manifest
-        .split("---\n")
-        .filter(|document| !document.trim().is_empty())
-        .map(|document| format!("{}\n", document.trim_end()))
-        .collect()
 }
 
 fn yaml_files(folder: &Path) -> BTreeMap<String, String> {
@@ -200,6 +149,16 @@ fn a_wrong_value_is_named() {
         (&[minimal, "logFormat=xml"], &["/logFormat", "'json'"]),
         (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
         (&[minimal, "serviceMonitor.interval=often"], &["/serviceMonitor/interval"]),
+        (&[minimal, "podMonitor.interval=often"], &["/podMonitor/interval"]),
+        (&[minimal, "prometheusRule.runbookUrl=wiki"], &["/prometheusRule/runbookUrl"]),
+        (&[minimal, "dashboard.labels.grafana_dashboard=null"], &["/dashboard/labels", "minProperties"]),
+        (&[minimal, "dashboard.namespace=Not_A_Name"], &["/dashboard/namespace"]),
+        (&[minimal, "test.namespace=testimony-system"], &["test.namespace", "never audited"]),
+        (
+            &[minimal, "sidecar.resources.requests.memory=1Gi"],
+            &["sidecar.resources.requests.memory is 1Gi", "raise the limit"],
+        ),
+        (&[minimal, "sidecar.resources.requests.cpu=0.6"], &["sidecar.resources.requests.cpu is 0.6", "500m"]),
     ] {
         let output = template(&[], settings);
         let message = String::from_utf8_lossy(&output.stderr);

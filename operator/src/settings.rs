@@ -1,5 +1,6 @@
 //! Flags and environment variables, checked before any port is bound.
 
+use crate::api::{Compression, Protocol};
 use crate::certs::CertConfig;
 use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig};
 use anyhow::bail;
@@ -109,6 +110,12 @@ pub struct Settings {
     /// Endpoint of the AuditSink `default`, which the leader makes and keeps; without it none is made.
     #[arg(long, env = "TESTIMONY_DEFAULT_SINK_ENDPOINT", value_parser = http_url)]
     pub default_sink_endpoint: Option<String>,
+    /// How records travel to that endpoint.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_PROTOCOL", requires = "default_sink_endpoint")]
+    pub default_sink_protocol: Option<Protocol>,
+    /// How that endpoint's requests are compressed.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_COMPRESSION", requires = "default_sink_endpoint")]
+    pub default_sink_compression: Option<Compression>,
     /// PEM bundle that signs that endpoint's certificate.
     #[arg(long, env = "TESTIMONY_DEFAULT_SINK_CA_BUNDLE", requires = "default_sink_endpoint")]
     pub default_sink_ca_bundle: Option<String>,

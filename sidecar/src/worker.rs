@@ -3,17 +3,20 @@
 use crate::admin::{Admin, ConfigView, Ready, State};
 use crate::config::{Config, Target};
 use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
-use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings};
+use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
-use crate::poll::{self, Apply, PolicyState, Poller, Store};
+use crate::names::{Asker, Names};
+use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
+use crate::tail::Tail;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use testimony_core::contract::path;
 use testimony_core::otlp;
 use testimony_core::policy::{Compiled, Direction, DocumentSink};
 use testimony_core::record::{Encoder, gap_record};
@@ -48,8 +51,17 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (queue, exporter) = exporter(&config, &policy, sinks_watch, metrics.clone());
     declare_predecessor(&queue, &metrics, previous);
 
-    let shared =
-        Shared { policy: policy.clone(), in_flight: Arc::default(), queue: queue.clone(), metrics: metrics.clone() };
+    // Without an operator nobody names addresses.
+    let names = config.operator.is_some().then(Names::default);
+    let tail = Tail::default();
+    let shared = Shared {
+        policy: policy.clone(),
+        in_flight: Arc::default(),
+        names: names.clone(),
+        queue: queue.clone(),
+        metrics: metrics.clone(),
+        tail: tail.clone(),
+    };
     let (drain, drain_watch) = watch::channel(Drain::No);
     let (admin_listener, threads) = split(&config, listeners)?;
     let pod = Arc::new(pod(&config));
@@ -61,16 +73,21 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let mut tasks = JoinSet::new();
     if let Some(listener) = admin_listener {
         let listener = tokio::net::TcpListener::from_std(listener).context("the admin port")?;
-        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone()));
+        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone(), tail));
         let stopped = stop_watch.clone();
         tasks.spawn(async move { admin.run(until(stopped)).await });
     }
     if let Some(operator) = config.operator.clone() {
         let apply = apply(policy, sinks);
-        let poller = Poller::new(operator, start.operator_ca, store, apply, state, queue, metrics)
-            .context("the operator's URL")?;
+        let caller = Caller::new(operator, start.operator_ca).context("the operator's URL")?;
+        let asker = names.map(|names| Asker::new(names, caller.another()));
+        let poller = Poller::new(caller, store, apply, state, queue, metrics);
         let stopped = stop_watch.clone();
         tasks.spawn(async move { poller.run(until(stopped)).await });
+        if let Some(asker) = asker {
+            let stopped = stop_watch.clone();
+            tasks.spawn(async move { asker.run(until(stopped)).await });
+        }
     }
     let export = exporter.run(export_watch);
     tokio::pin!(export);
@@ -141,7 +158,12 @@ fn exporter(
 ) -> (Queue, Exporter) {
     let settings = Settings {
         resource: otlp::resource(config.workload.resource_attributes()).into(),
-        sinks_dir: config.sinks_dir.clone(),
+        folders: SinkFolders {
+            headers: config.sinks_dir.clone(),
+            certificates: path::SINK_CERTIFICATES_DIR.into(),
+            tokens: path::SINK_TOKENS_DIR.into(),
+        },
+        namespace: config.workload.namespace.clone(),
         sink_headers: config.sink_headers.clone(),
         gap_record: gap_encoder(policy.clone()),
         metrics,
@@ -279,7 +301,14 @@ fn parse_gateways(table: &str) -> Vec<IpAddr> {
     table.lines().skip(1).filter_map(gateway).collect()
 }
 
-fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &PolicyState, ready: Ready) -> State {
+fn admin_state(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    queue: &Queue,
+    state: &PolicyState,
+    ready: Ready,
+    tail: Tail,
+) -> State {
     let (for_refresh, for_config, state) = (queue.clone(), queue.clone(), state.clone());
     State {
         metrics: metrics.clone(),
@@ -290,6 +319,7 @@ fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &P
         }),
         ready,
         probe_address: config.pod_ips.first().copied(),
+        tail,
     }
 }
 

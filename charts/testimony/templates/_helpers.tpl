@@ -19,6 +19,13 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* Annotations of an object that stands only while `helm test` runs. Expects the hook's weight. */}}
+{{- define "testimony.testHook" -}}
+helm.sh/hook: test
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}
+
 {{/* Expects (dict "root" $ "image" .Values.image.operator). */}}
 {{- define "testimony.image" -}}
 {{- $repository := printf "%s/%s" .root.Values.image.registry .image.repository -}}
@@ -33,8 +40,28 @@ app.kubernetes.io/component: {{ .component }}
 {{- required "sink.endpoint is missing: give the base URL of an OTLP/HTTP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
 {{- end }}
 
+{{/* A quantity as a number. */}}
+{{- define "testimony.amount" -}}
+{{- $text := toString . -}}
+{{- $suffix := regexFind "[A-Za-z]*$" $text -}}
+{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- mulf (trimSuffix $suffix $text | float64) (get $factors $suffix) -}}
+{{- end }}
+
+{{/* Every audited pod would be refused: better said before anything is installed. */}}
+{{- define "testimony.checkSidecarResources" -}}
+{{- range $resource := list "cpu" "memory" -}}
+{{- $request := get $.requests $resource -}}
+{{- $limit := get $.limits $resource -}}
+{{- if gt (include "testimony.amount" $request | float64) (include "testimony.amount" $limit | float64) -}}
+{{- fail (printf "sidecar.resources.requests.%s is %v, more than sidecar.resources.limits.%s, which is %v: lower the request or raise the limit" $resource $request $resource $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* The arguments that both programs take. */}}
 {{- define "testimony.args" -}}
+{{- include "testimony.checkSidecarResources" .Values.sidecar.resources -}}
 - {{ printf "--sidecar-image=%v" (include "testimony.image" (dict "root" . "image" .Values.image.sidecar)) | quote }}
 - {{ printf "--sidecar-image-pull-policy=%v" .Values.image.pullPolicy | quote }}
 - {{ printf "--init-run-as-root=%v" .Values.init.runAsRoot | quote }}

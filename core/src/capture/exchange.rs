@@ -5,6 +5,7 @@
 
 use super::in_flight::{Candidate, Ticket};
 use super::request::{Added, Scan, edit_trace, fill_actor, fill_request, fill_trace};
+use super::stage::{Kind, Stages, show};
 use super::target::Target;
 use super::tracing::trace;
 use super::{ConnFacts, Outcome, Shell};
@@ -69,6 +70,9 @@ pub(super) struct Exchange {
     pub res_bytes: u64,
     /// Bytes each way after an upgrade or CONNECT.
     pub tunnel: Option<(u64, u64)>,
+    /// Its answer opened a tunnel, or is an event stream.
+    stream: bool,
+    stages: Stages,
 }
 
 impl Exchange {
@@ -124,6 +128,7 @@ impl Exchange {
                 record.set(Field::CorrelationSrc, source.as_bytes());
             }
             exchange.record = Some(record);
+            exchange.stages = Stages::of_exchange(start);
         }
         exchange
     }
@@ -140,6 +145,8 @@ impl Exchange {
             req_bytes: 0,
             res_bytes: 0,
             tunnel: None,
+            stream: false,
+            stages: Stages::never(),
         }
     }
 
@@ -157,6 +164,10 @@ impl Exchange {
     pub fn opened(&mut self, status: u16, fields: &[Header<'_>]) {
         self.status = status;
         if let Some(record) = &mut self.record {
+            if begins_stream(record, status, fields) {
+                self.stream = true;
+                self.stages.hasten();
+            }
             for field in fields.iter().filter(|field| self.policy.redactor().keeps_header(field.name)) {
                 record.push_header(Side::Response, field.name, field.value);
             }
@@ -173,6 +184,33 @@ impl Exchange {
     pub fn tunnelled(&mut self, from_client_bytes: u64, from_upstream_bytes: u64) {
         let (up, down) = self.tunnel.unwrap_or_default();
         self.tunnel = Some((up.saturating_add(from_client_bytes), down.saturating_add(from_upstream_bytes)));
+    }
+
+    /// When to call [`Exchange::tick`], on the monotonic clock; a call before that does nothing.
+    pub fn due_ns(&self) -> u64 {
+        self.stages.due_ns()
+    }
+
+    /// Shows it if it has been open for long; `fill` adds what its front knows so far.
+    pub fn tick<S: Shell>(&mut self, shell: &mut S, conn: &ConnFacts, now: Stamp, fill: impl FnOnce(&mut Record)) {
+        let Some(stage) = self.stages.take(now) else { return };
+        let Some(mut record) = self.record.clone() else { return };
+        self.fill_so_far(&mut record);
+        fill(&mut record);
+        show(shell, conn, &self.policy, self.start, Kind::Stream, stage, record);
+    }
+
+    /// Status and sizes as they are now.
+    fn fill_so_far(&self, record: &mut Record) {
+        if self.status != 0 {
+            record.set_int(Field::Status, u64::from(self.status));
+        }
+        record.set_int(Field::ReqBytes, self.req_bytes);
+        record.set_int(Field::ResBytes, self.res_bytes);
+        if let Some((from_client, from_upstream)) = self.tunnel {
+            record.set_int(Field::TunnelReqBytes, from_client);
+            record.set_int(Field::TunnelResBytes, from_upstream);
+        }
     }
 
     /// Ends it: counted, and recorded if policy wants that.
@@ -194,21 +232,29 @@ impl Exchange {
         if let Some(reason) = end.refusal {
             record.set(Field::Refusal, reason.as_bytes());
         }
-        if self.status != 0 {
-            record.set_int(Field::Status, u64::from(self.status));
+        if self.stream {
+            record.set_event(EventName::StreamClose);
         }
-        record.set_int(Field::ReqBytes, self.req_bytes);
-        record.set_int(Field::ResBytes, self.res_bytes);
-        if let Some((from_client, from_upstream)) = self.tunnel {
-            record.set_int(Field::TunnelReqBytes, from_client);
-            record.set_int(Field::TunnelResBytes, from_upstream);
-        }
+        self.fill_so_far(&mut record);
         record.set(Field::PolicyRevision, self.policy.document().revision.as_bytes());
         let now = shell.now();
         let random = shell.random();
         conn.close(&mut record, self.start, now, random);
         shell.emit(redact(record, self.policy.redactor()));
     }
+}
+
+/// Whether what follows this final response head is open for as long as both sides like: a tunnel, or server-sent events.
+fn begins_stream(record: &Record, status: u16, fields: &[Header<'_>]) -> bool {
+    let success = (200..300).contains(&status);
+    let connect = || record.get(Field::Method) == Some(b"CONNECT");
+    let events = || {
+        let is_type = |field: &&Header<'_>| field.name.eq_ignore_ascii_case("content-type");
+        let value = fields.iter().find(is_type).map_or(&b""[..], |field| field.value.trim_ascii());
+        let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
+        essence.trim_ascii_end().eq_ignore_ascii_case(b"text/event-stream")
+    };
+    status == 101 || (success && (connect() || events()))
 }
 
 /// The request's correlation id; adds one where policy makes what is absent.

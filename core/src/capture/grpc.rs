@@ -127,7 +127,8 @@ mod tests {
         ] {
             assert_eq!(method_of(path), parts, "{path}");
         }
-        for (value, status) in [("0", Some(0)), ("16", Some(16)), ("", None), ("-1", None), ("1000", None), ("x", None)] {
+        for (value, status) in [("0", Some(0)), ("16", Some(16)), ("", None), ("-1", None), ("1000", None), ("x", None)]
+        {
             assert_eq!(status_of(value.as_bytes()), status, "{value}");
         }
     }

@@ -1,10 +1,11 @@
 //! Capture of HTTP/1 exchanges: the observer of [`crate::http1::Session`].
 
 use super::exchange::{Exchange, Request, Verdict};
+use super::stage::NEVER_NS;
 use super::target::Target;
 use super::{ConnFacts, Outcome, Shell};
 use crate::http1::{ConnSeq, End, HeadEdit, Observer, RequestHead, ResponseHead};
-use crate::record::EventName;
+use crate::record::{EventName, Stamp};
 use std::collections::VecDeque;
 
 /// Captures every exchange of one connection. When it is dropped, whatever is still open is recorded as drained: no way out
@@ -13,17 +14,35 @@ pub struct HttpCapture<S: Shell> {
     shell: S,
     conn: ConnFacts,
     open: VecDeque<Exchange>,
+    /// No stage of an open exchange is due before; it may be earlier than any is.
+    due_ns: u64,
 }
 
 impl<S: Shell> HttpCapture<S> {
     /// Captures the exchanges of one connection.
     pub fn new(shell: S, conn: ConnFacts) -> Self {
-        Self { shell, conn, open: VecDeque::new() }
+        Self { shell, conn, open: VecDeque::new(), due_ns: NEVER_NS }
     }
 
     /// The connection's facts, to add what becomes known later.
     pub fn conn_mut(&mut self) -> &mut ConnFacts {
         &mut self.conn
+    }
+
+    /// When to call [`HttpCapture::tick`], on the monotonic clock; a call before that does nothing.
+    pub fn due_ns(&self) -> u64 {
+        self.due_ns
+    }
+
+    /// Shows the exchanges that have been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        if now.mono_ns < self.due_ns {
+            return;
+        }
+        for exchange in &mut self.open {
+            exchange.tick(&mut self.shell, &self.conn, now, |_| {});
+        }
+        self.due_ns = self.open.iter().map(Exchange::due_ns).min().unwrap_or(NEVER_NS);
     }
 
     fn exchange(&mut self, seq: ConnSeq) -> Option<&mut Exchange> {
@@ -65,7 +84,9 @@ impl<S: Shell> Observer for HttpCapture<S> {
             target: Target::parse(head.method, head.target),
             fields: head.fields,
         };
-        self.open.push_back(Exchange::begin(&mut self.shell, &self.conn, seq, &request, edit));
+        let exchange = Exchange::begin(&mut self.shell, &self.conn, seq, &request, edit);
+        self.due_ns = self.due_ns.min(exchange.due_ns());
+        self.open.push_back(exchange);
     }
 
     fn request_unparsed(&mut self, seq: ConnSeq, line: &[u8]) {
@@ -89,6 +110,14 @@ impl<S: Shell> Observer for HttpCapture<S> {
         let interim = (100..200).contains(&head.status) && head.status != 101;
         if !interim && let Some(exchange) = self.exchange(seq) {
             exchange.opened(head.status, head.fields);
+            let due_ns = exchange.due_ns();
+            self.due_ns = self.due_ns.min(due_ns);
+        }
+    }
+
+    fn answered(&mut self, seq: ConnSeq, status: u16) {
+        if let Some(exchange) = self.exchange(seq) {
+            exchange.status = status;
         }
     }
 

@@ -3,10 +3,11 @@
 use super::exchange::{Exchange, Request, Verdict};
 use super::grpc::{Messages, is_grpc, method_of, status_of};
 use super::request::Added;
+use super::stage::NEVER_NS;
 use super::target::Target;
 use super::{ConnFacts, Outcome, Shell};
 use crate::http2::error_name;
-use crate::record::{EventName, Field};
+use crate::record::{EventName, Field, Record, Stamp};
 use httparse::Header;
 
 /// A request's head as a stream brings it.
@@ -87,6 +88,17 @@ struct Rpc {
     received: Messages,
 }
 
+impl Rpc {
+    /// What is known so far.
+    fn fill(&self, record: &mut Record) {
+        if let Some(status) = self.status {
+            record.set_int(Field::GrpcStatus, status);
+        }
+        record.set_int(Field::ReqMsgs, self.sent.count());
+        record.set_int(Field::ResMsgs, self.received.count());
+    }
+}
+
 impl<S: Shell> StreamCapture<S> {
     /// Begins with the request's head. `seq` is the number of the exchange on its connection, from 0. Gives what is to be
     /// added to the head that goes upstream.
@@ -152,6 +164,23 @@ impl<S: Shell> StreamCapture<S> {
         }
     }
 
+    /// When to call [`StreamCapture::tick`], on the monotonic clock; a call before that does nothing.
+    pub fn due_ns(&self) -> u64 {
+        self.exchange.as_ref().map_or(NEVER_NS, Exchange::due_ns)
+    }
+
+    /// Shows the stream if it has been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        let rpc = &self.rpc;
+        if let Some(exchange) = &mut self.exchange {
+            exchange.tick(&mut self.shell, &self.conn, now, |record| {
+                if let Some(rpc) = rpc {
+                    rpc.fill(record);
+                }
+            });
+        }
+    }
+
     /// The stream is over.
     pub fn end(mut self, end: StreamEnd) {
         self.finish(end);
@@ -177,11 +206,7 @@ impl<S: Shell> StreamCapture<S> {
         let status = exchange.status;
         if let Some(record) = exchange.record_mut() {
             if let Some(rpc) = &self.rpc {
-                if let Some(status) = rpc.status {
-                    record.set_int(Field::GrpcStatus, status);
-                }
-                record.set_int(Field::ReqMsgs, rpc.sent.count());
-                record.set_int(Field::ResMsgs, rpc.received.count());
+                rpc.fill(record);
             }
             if let StreamEnd::ClientReset(code) | StreamEnd::UpstreamReset(code) = end {
                 record.set(Field::H2Error, error_name(code).as_bytes());

@@ -152,10 +152,8 @@ fn what_a_request_lacks_is_added_and_what_it_has_is_kept() {
     let (_, edit) = StreamCapture::begin(shell(), conn(Direction::Inbound), 0, &GRPC);
     let names: Vec<&str> = edit.added.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!((names, edit.removed.len()), (vec!["traceparent", "x-request-id"], 0));
-    let has = [
-        field("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-        field("x-request-id", "r-1"),
-    ];
+    let has =
+        [field("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), field("x-request-id", "r-1")];
     let head = StreamRequest { fields: &has, ..GRPC };
     let (_, edit) = StreamCapture::begin(shell(), conn(Direction::Inbound), 0, &head);
     assert_eq!(edit, FieldEdit::default());

@@ -232,12 +232,12 @@ fn a_pod_that_lacks_the_mount_of_a_new_sinks_secret_needs_a_restart() {
         &report,
         "all",
         expect![[r#"
-        Accepted=True Accepted: the policy is valid
-        ResolvedRefs=True ResolvedRefs: all sinks exist
-        Programmed=True Programmed: 2 of 2 sidecars acknowledged their revision
-        Ready=False NeedsRestart: 2 of 2 pods run revision ff79414e7ccbb170; 1 need a restart, 0 are skipped
-        matched 2 injected 2 programmed 2 needRestart 1 skipped 0
-    "#]],
+            Accepted=True Accepted: the policy is valid
+            ResolvedRefs=True ResolvedRefs: all sinks exist
+            Programmed=True Programmed: 2 of 2 sidecars acknowledged their revision
+            Ready=False NeedsRestart: 2 of 2 pods run revision 4791947c1bcbb31d; 1 need a restart, 0 are skipped
+            matched 2 injected 2 programmed 2 needRestart 1 skipped 0
+        "#]],
     );
 }
 

@@ -1,5 +1,6 @@
 //! Watch events into the index.
 
+use super::bearers::{self, Owner};
 use super::{Index, Key, NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
 use crate::api::{AuditPolicy, AuditSink};
 use crate::compile::{Invalid, accept_policy, accept_sink};
@@ -7,6 +8,7 @@ use crate::inject::PodTraits;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
+use testimony_core::names::Bearer;
 
 /// What an event can have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -194,6 +196,8 @@ impl Indexed for Service {
 
     fn apply(index: &mut Index, object: Self) -> Touched {
         let key = key_of(&object.metadata);
+        let bearer = Bearer::Service { namespace: key.0.clone(), name: key.1.clone() };
+        index.bearers.claim(Owner::Service(key.clone()), &bearer, bearers::of_service(&object));
         match object.spec.and_then(|s| s.selector).filter(|s| !s.is_empty()) {
             Some(selector) => {
                 index.services.insert(key, ServiceFacts { selector });
@@ -207,6 +211,7 @@ impl Indexed for Service {
 
     fn delete(index: &mut Index, key: &Key) -> Touched {
         index.services.remove(key);
+        index.bearers.release(&Owner::Service(key.clone()));
         Touched::NOTHING
     }
 
@@ -225,6 +230,7 @@ impl Indexed for Pod {
     fn apply(index: &mut Index, object: Self) -> Touched {
         let key = key_of(&object.metadata);
         let uid = object.uid().unwrap_or_default();
+        index.bearers.claim(Owner::Pod(uid.clone()), &bearers::pod(&object), bearers::of_pod(&object));
         let phase = object.status.as_ref().and_then(|s| s.phase.as_deref());
         let facts = PodFacts {
             uid: uid.clone(),
@@ -238,6 +244,7 @@ impl Indexed for Pod {
             && old != uid
         {
             index.pods.remove(&old);
+            index.bearers.release(&Owner::Pod(old));
         }
         let known = index.pods.insert(uid.clone(), facts);
         let same = known.is_some_and(|old| index.pods.get(&uid).is_some_and(|new| new.traits == old.traits));
@@ -247,6 +254,7 @@ impl Indexed for Pod {
     fn delete(index: &mut Index, key: &Key) -> Touched {
         let Some(uid) = index.pod_uids.remove(key) else { return Touched::NOTHING };
         index.pods.remove(&uid);
+        index.bearers.release(&Owner::Pod(uid.clone()));
         Touched::pod(uid)
     }
 

@@ -3,11 +3,13 @@
 //! It keeps only the facts that decisions need; the rest of each object is dropped when it arrives.
 
 mod apply;
+mod bearers;
 mod facts;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{Indexed, Touched, key_of};
+pub use bearers::Bearers;
 pub use facts::{NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
 
 use crate::compile::{Compiled, PolicyInput, SinkInput, compile, default_sink};
@@ -32,6 +34,8 @@ pub struct Index {
     pub pods: HashMap<String, PodFacts>,
     /// Uid by namespace and name.
     pub pod_uids: HashMap<Key, String>,
+    /// Who has which address.
+    pub bearers: Bearers,
     /// `cluster.local`, or what the cluster uses in its stead.
     pub cluster_domain: String,
 }

@@ -141,6 +141,9 @@ pub(super) fn sidecar_container(object: &Pod, plan: &Plan<'_>) -> Value {
         mounts
             .push(json!({"name": format!("{}{sink}", pod::SINK_VOLUME_PREFIX), "mountPath": mount, "readOnly": true}));
     }
+    mounts.extend(
+        sink_volumes(plan).map(|volume| json!({"name": volume.name, "mountPath": volume.mount, "readOnly": true})),
+    );
     with_pull_policy(
         plan,
         json!({
@@ -176,7 +179,41 @@ pub(super) fn volumes(plan: &Plan<'_>) -> Vec<Value> {
         let name = format!("{}{sink}", pod::SINK_VOLUME_PREFIX);
         volumes.push(json!({"name": name, "secret": {"secretName": secret, "optional": true}}));
     }
+    for mut volume in sink_volumes(plan) {
+        if let Value::Object(fields) = &mut volume.source {
+            fields.insert("name".to_owned(), json!(volume.name));
+        }
+        volumes.push(volume.source);
+    }
     volumes
+}
+
+/// A volume with what a sink is shown.
+struct SinkVolume {
+    name: String,
+    mount: String,
+    source: Value,
+}
+
+/// Client certificates and tokens of all sinks in the document.
+fn sink_volumes<'a>(plan: &Plan<'a>) -> impl Iterator<Item = SinkVolume> + use<'a> {
+    plan.selection.document.sinks.iter().flat_map(|sink| {
+        let certificate = sink.client_certificate_secret.as_ref().map(|secret| SinkVolume {
+            name: format!("{}{}", pod::SINK_CERTIFICATE_VOLUME_PREFIX, sink.name),
+            mount: format!("{}/{}", path::SINK_CERTIFICATES_DIR, sink.name),
+            source: json!({"secret": {"secretName": secret, "optional": true, "items": [
+                {"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"},
+            ]}}),
+        });
+        let token = sink.token_audience.as_ref().map(|audience| SinkVolume {
+            name: format!("{}{}", pod::SINK_TOKEN_VOLUME_PREFIX, sink.name),
+            mount: format!("{}/{}", path::SINK_TOKENS_DIR, sink.name),
+            source: json!({"projected": {"sources": [{"serviceAccountToken": {
+                "audience": audience, "expirationSeconds": TOKEN_EXPIRATION_S, "path": path::SINK_TOKEN_FILE,
+            }}]}}),
+        });
+        certificate.into_iter().chain(token)
+    })
 }
 
 fn environment(object: &Pod, plan: &Plan<'_>) -> Vec<Value> {

@@ -10,7 +10,7 @@ fn put<K: Indexed + serde::de::DeserializeOwned>(index: &mut Index, object: Valu
     K::apply(index, serde_json::from_value(object).expect("object"));
 }
 
-/// A cluster with one policy for all pods of `shop`, and one sink with credentials.
+/// A cluster with one policy for all pods of `shop`, and one sink with credentials, client certificate and token.
 fn cluster() -> Index {
     let mut index = Index::new("cluster.local");
     put::<Namespace>(&mut index, json!({"metadata": {"name": "kube-system", "uid": "cluster-1"}}));
@@ -18,7 +18,8 @@ fn cluster() -> Index {
     put::<AuditSink>(
         &mut index,
         json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink", "metadata": {"name": "main", "uid": "s"},
-               "spec": {"endpoint": "http://collector.obs:4318", "default": true, "credentialsSecretName": "otlp"}}),
+               "spec": {"endpoint": "https://collector.obs:4317", "protocol": "Grpc", "default": true, "credentialsSecretName": "otlp",
+                        "tls": {"clientCertificateSecretName": "otlp-client"}, "serviceAccountToken": {"audience": "collector.obs"}}}),
     );
     put::<AuditPolicy>(
         &mut index,
@@ -107,6 +108,29 @@ fn dollars_in_the_document_are_not_expanded_by_the_kubelet() {
     let pod = injected(&yaml(include_str!("../../tests/fixtures/smallest.yaml")));
     let policy = pod.pointer("/spec/initContainers/1/env/0/value").and_then(Value::as_str).expect("value");
     assert!(policy.contains("$$(HOME)"), "{policy}");
+}
+
+#[test]
+fn volumes_of_every_sink_have_their_own_names_which_kubernetes_takes() {
+    let pod = injected(&yaml(include_str!("../../tests/fixtures/smallest.yaml")));
+    let names = |pointer: &str| -> Vec<String> {
+        let list = pod.pointer(pointer).and_then(Value::as_array).expect("list").iter();
+        list.filter_map(|item| item["name"].as_str()).map(str::to_owned).collect()
+    };
+    let volumes = names("/spec/volumes");
+    for name in ["testimony-sink-main", "testimony-cert-main", "testimony-auth-main"] {
+        assert!(volumes.iter().any(|volume| volume == name), "{name} is not in {volumes:?}");
+        assert!(traits::is_our_volume(name), "{name} would not be taken away again");
+        assert!(name.len() - "main".len() + crate::api::SINK_NAME_CHARS_MAX <= 63, "{name}");
+    }
+    let mounts = names("/spec/initContainers/1/volumeMounts");
+    assert!(mounts.iter().all(|mount| volumes.contains(mount)), "{mounts:?} {volumes:?}");
+    let token = pod.pointer("/spec/volumes").and_then(Value::as_array).expect("list").iter();
+    let token = token.filter(|volume| volume["name"] == "testimony-auth-main").map(|volume| &volume["projected"]);
+    let expected = json!({"sources": [
+        {"serviceAccountToken": {"audience": "collector.obs", "expirationSeconds": 3600, "path": "token"}},
+    ]});
+    assert_eq!(token.collect::<Vec<_>>(), [&expected]);
 }
 
 #[test]

@@ -88,7 +88,8 @@ pub(super) fn is_our_container(name: &str) -> bool {
 }
 
 pub(super) fn is_our_volume(name: &str) -> bool {
-    name == pod::TOKEN_VOLUME || name == pod::STATE_VOLUME || name.starts_with(pod::SINK_VOLUME_PREFIX)
+    let of_a_sink = [pod::SINK_VOLUME_PREFIX, pod::SINK_CERTIFICATE_VOLUME_PREFIX, pod::SINK_TOKEN_VOLUME_PREFIX];
+    name == pod::TOKEN_VOLUME || name == pod::STATE_VOLUME || of_a_sink.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn is_windows(spec: &PodSpec) -> bool {

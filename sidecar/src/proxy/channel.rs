@@ -79,6 +79,13 @@ impl Channel {
         }
     }
 
+    /// Keeps bytes to be written by the next [`Channel::flush`].
+    pub fn queue(&mut self, bytes: &[u8]) {
+        if !self.write_dead {
+            self.pending.bytes.extend_from_slice(bytes);
+        }
+    }
+
     /// Writes as much of `bytes` as goes at once and keeps the rest.
     pub fn write(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
         if self.write_dead || bytes.is_empty() {

@@ -4,11 +4,11 @@
 use crate::data::Recorder;
 use crate::metrics::Protocol;
 use std::net::SocketAddr;
-use testimony_core::capture::{ConnFacts, HttpCapture, OpaqueCapture, OpaqueEnd, Shell as _};
+use testimony_core::capture::{ConnFacts, HttpCapture, NEVER_NS, OpaqueCapture, OpaqueEnd, Paused, Shell as _};
 use testimony_core::detect::{Detected, Detector};
 use testimony_core::http1::{End, Limits, Next, Phase, Progress, Session};
+use testimony_core::http2::{PREFACE, begins_settings};
 use testimony_core::record::Stamp;
-use testimony_core::tls::{Hello, client_hello};
 
 /// Why a connection pair ended without both sides closing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,12 @@ pub(super) struct Detect {
     pub start: Stamp,
     /// What the client has sent so far.
     pub held: Vec<u8>,
+    /// What the server has sent so far: nothing, or what can begin HTTP/2. A server may speak first there.
+    pub server_held: Vec<u8>,
+    /// When these go on whatever the client is, on the monotonic clock.
+    release_ns: u64,
+    /// A connection on which nothing was said is shown all the same.
+    shown: Paused,
 }
 
 pub(super) struct Http {
@@ -50,9 +56,13 @@ pub(super) struct Http {
 
 pub(super) struct Opaque {
     capture: OpaqueCapture<Recorder>,
-    /// The start of a ClientHello, until it is understood.
-    hello: Option<Vec<u8>>,
 }
+
+/// Most bytes of a server that are held back until the client says whether it speaks HTTP/2.
+const SERVER_HELD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long they are held, in nanoseconds: a client of HTTP/2 sends its preface as soon as it is connected.
+const SERVER_HELD_NS_MAX: u64 = 5_000_000_000;
 
 fn all(input: &[u8]) -> Progress {
     Progress { consumed: input.len(), next: Next::Continue }
@@ -62,16 +72,45 @@ impl Flow {
     /// A connection that policy captures.
     pub fn captured(conn: ConnFacts, recorder: Recorder) -> Self {
         let start = recorder.now();
-        Self::Detect(Box::new(Detect { conn, recorder, start, held: Vec::new() }))
+        let (held, server_held, shown) = (Vec::new(), Vec::new(), Paused::default());
+        Self::Detect(Box::new(Detect { conn, recorder, start, held, server_held, release_ns: NEVER_NS, shown }))
     }
 
     /// The upstream is connected, from this address.
     pub fn connected(&mut self, local: Option<SocketAddr>) {
         match self {
-            Self::Detect(detect) | Self::Http2(detect) => detect.conn.upstream_local = local,
+            Self::Detect(detect) | Self::Http2(detect) => {
+                detect.conn.upstream_local = local;
+                detect.shown.connected(detect.start);
+            }
             Self::Http(http) => http.capture.conn_mut().upstream_local = local,
-            Self::Opaque(opaque) => opaque.capture.conn_mut().upstream_local = local,
+            Self::Opaque(opaque) => opaque.capture.connected(local),
             Self::Pass | Self::Over => {}
+        }
+    }
+
+    /// When to call [`Flow::tick`], on the monotonic clock. It may be earlier than anything is due, never later.
+    pub fn due_ns(&self) -> u64 {
+        match self {
+            Self::Detect(detect) => detect.shown.due_ns().min(detect.release_ns),
+            Self::Http(http) => http.capture.due_ns(),
+            Self::Opaque(opaque) => opaque.capture.due_ns(),
+            Self::Pass | Self::Http2(_) | Self::Over => NEVER_NS,
+        }
+    }
+
+    /// Shows what has been open for long. What a server said too long ago goes to `down`.
+    pub fn tick(&mut self, now: Stamp, up: &mut Vec<u8>, down: &mut Vec<u8>) {
+        if let Self::Detect(detect) = self
+            && now.mono_ns >= detect.release_ns
+        {
+            let _ = self.settle(Detected::Opaque, 0, up, down);
+        }
+        match self {
+            Self::Detect(detect) => detect.tick(now),
+            Self::Http(http) => http.capture.tick(now),
+            Self::Opaque(opaque) => opaque.capture.tick(now),
+            Self::Pass | Self::Http2(_) | Self::Over => {}
         }
     }
 
@@ -116,15 +155,14 @@ impl Flow {
             Self::Pass | Self::Http2(_) | Self::Over => up.extend_from_slice(input),
             Self::Detect(detect) => {
                 detect.held.extend_from_slice(input);
-                let detected = Detector::new().feed(&detect.held);
+                let detected = detect.detected();
                 if detected != Detected::NeedMore {
                     return self.settle(detected, input.len(), up, down);
                 }
             }
             Self::Http(http) => return http.session.client_bytes(input, &mut http.capture, up, down),
             Self::Opaque(opaque) => {
-                opaque.tee(input);
-                opaque.capture.bytes(input.len() as u64, 0);
+                opaque.capture.from_client(input);
                 up.extend_from_slice(input);
             }
         }
@@ -133,14 +171,21 @@ impl Flow {
 
     /// Bytes from the upstream; all of them are taken.
     pub fn upstream_bytes(&mut self, input: &[u8], up: &mut Vec<u8>, down: &mut Vec<u8>) -> Next {
-        if let Self::Detect(_) = self {
-            // The server speaks first: whatever the client was about to say, this is not HTTP/1.
-            let _ = self.settle(Detected::Opaque, 0, up, down);
+        if let Self::Detect(detect) = self {
+            if detect.server_held.is_empty() {
+                detect.release_ns = detect.recorder.now().mono_ns.saturating_add(SERVER_HELD_NS_MAX);
+            }
+            detect.server_held.extend_from_slice(input);
+            if detect.detected() != Detected::NeedMore {
+                // The server speaks first: whatever the client was about to say, this is not HTTP/1.
+                let _ = self.settle(Detected::Opaque, 0, up, down);
+            }
+            return Next::Continue;
         }
         match self {
             Self::Http(http) => return http.session.upstream_bytes(input, &mut http.capture, down, up).next,
             Self::Opaque(opaque) => {
-                opaque.capture.bytes(0, input.len() as u64);
+                opaque.capture.from_upstream(input);
                 down.extend_from_slice(input);
             }
             Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Over => down.extend_from_slice(input),
@@ -209,6 +254,11 @@ impl Flow {
         };
         let direction = detect.conn.direction;
         let metrics = &detect.recorder.shared().metrics;
+        if detected == Detected::Http2 {
+            metrics.connection(direction, Protocol::Http2);
+            *self = Self::Http2(detect);
+            return done;
+        }
         if detected == Detected::Http1 {
             metrics.connection(direction, Protocol::Http1);
             let capture = HttpCapture::new(detect.recorder, detect.conn);
@@ -218,49 +268,60 @@ impl Flow {
             *self = Self::Http(http);
             return Progress { consumed: fresh.saturating_sub(unused), next: progress.next };
         }
-        if detected == Detected::Http2 {
-            metrics.connection(direction, Protocol::Http2);
-            *self = Self::Http2(detect);
-            return done;
-        }
-        let (protocol, proto, hello) = match detected {
-            Detected::Tls => (Protocol::Tls, "tls", Some(Vec::new())),
-            _ => (Protocol::Opaque, "tcp", None),
+        let (protocol, proto) = match detected {
+            Detected::Tls => (Protocol::Tls, "tls"),
+            _ => (Protocol::Opaque, "tcp"),
         };
         metrics.connection(direction, protocol);
-        let capture = OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto);
-        let mut opaque = Box::new(Opaque { capture, hello });
-        opaque.tee(&detect.held);
-        opaque.capture.bytes(detect.held.len() as u64, 0);
+        let capture = OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto).resuming(detect.shown);
+        let capture = if detected == Detected::Tls { capture.watching_tls() } else { capture };
+        let mut opaque = Box::new(Opaque { capture });
+        opaque.capture.from_client(&detect.held);
         up.extend_from_slice(&detect.held);
+        opaque.capture.from_upstream(&detect.server_held);
+        down.extend_from_slice(&detect.server_held);
         *self = Self::Opaque(opaque);
         done
     }
 }
 
 impl Detect {
-    /// The connection ended before it said anything.
-    fn finish(self, end: OpaqueEnd) {
-        self.recorder.shared().metrics.connection(self.conn.direction, Protocol::Opaque);
-        OpaqueCapture::new(self.recorder, self.conn, self.start, "tcp").finish(end);
-    }
-}
-
-impl Opaque {
-    /// Looks for the server name in a copy of the first bytes; they are forwarded at once all the same.
-    fn tee(&mut self, input: &[u8]) {
-        let Some(prefix) = &mut self.hello else { return };
-        prefix.extend_from_slice(input);
-        match client_hello(prefix) {
-            Hello::NeedMore => {}
-            Hello::Parsed { server_name, .. } => {
-                if let Some(name) = server_name {
-                    self.capture.set_sni(name);
-                }
-                self.hello = None;
-            }
-            Hello::Invalid => self.hello = None,
+    /// What the connection is, by the first bytes of both sides.
+    fn detected(&self) -> Detected {
+        let detected = Detector::new().feed(&self.held);
+        if self.server_held.is_empty() {
+            return detected;
         }
+        let may_be_http2 = detected == Detected::Http2 || PREFACE.starts_with(&self.held);
+        if may_be_http2 && self.server_held.len() <= SERVER_HELD_BYTES_MAX && begins_settings(&self.server_held) {
+            detected
+        } else {
+            Detected::Opaque
+        }
+    }
+
+    /// What the connection is if it stays as it is.
+    fn as_opaque(&mut self) -> OpaqueCapture<Recorder> {
+        let shown = std::mem::take(&mut self.shown);
+        let mut capture =
+            OpaqueCapture::new(self.recorder.clone(), self.conn.clone(), self.start, "tcp").resuming(shown);
+        capture.from_client(&self.held);
+        capture.from_upstream(&self.server_held);
+        capture
+    }
+
+    fn tick(&mut self, now: Stamp) {
+        if now.mono_ns >= self.shown.due_ns() {
+            let mut capture = self.as_opaque();
+            capture.tick(now);
+            self.shown = capture.pause();
+        }
+    }
+
+    /// The connection ended before it said what it is.
+    fn finish(mut self, end: OpaqueEnd) {
+        self.recorder.shared().metrics.connection(self.conn.direction, Protocol::Opaque);
+        self.as_opaque().finish(end);
     }
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use testimony_core::http1::{Next, Progress};
+use testimony_core::record::Stamp;
 use tokio::net::TcpStream;
 
 /// Bytes read at once; one buffer for each data thread, none for each connection.
@@ -86,6 +87,22 @@ impl Relay {
         std::mem::replace(&mut self.active, false)
     }
 
+    /// When to call [`Relay::tick`], on the monotonic clock.
+    pub fn due_ns(&self) -> u64 {
+        self.flow.due_ns()
+    }
+
+    /// Shows what has been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        self.flow.tick(now, &mut up, &mut down);
+        // Written at the next poll.
+        self.client.queue(&down);
+        if let Upstream::Open(upstream) = &mut self.upstream {
+            upstream.queue(&up);
+        }
+    }
+
     /// The client is in the middle of a head.
     pub fn is_in_head(&self) -> bool {
         self.flow.is_in_head()
@@ -103,8 +120,7 @@ impl Relay {
         self.reset_upstream();
     }
 
-    /// What the client spoke turned out to be HTTP/2: both sockets, with the client's bytes so far. Nothing of these has been
-    /// passed on, and nothing came from the upstream.
+    /// What the client spoke turned out to be HTTP/2: both sockets, with the bytes so far. Nothing of these has been passed on.
     pub fn into_http2(self) -> Option<Handoff> {
         let Flow::Http2(detect) = self.flow else { return None };
         let upstream = match self.upstream {

@@ -85,17 +85,27 @@ impl Sink {
         Self { address, records }
     }
 
-    /// Waits for at least `count` records, then a moment longer so that a surplus shows.
+    /// Waits for at least `count` records of what is over, then a moment longer so that a surplus shows. Stages are left
+    /// out: on a busy machine anything may take long enough to be shown while it is open.
     pub fn wait_for(&self, count: usize) -> Vec<Record> {
+        let over = |record: &&Record| record["typ"] != "stage";
+        self.wait_until(&format!("{count} records"), |records| records.iter().filter(over).count() >= count);
+        let (records, arrived) = &*self.records;
+        let guard = records.lock().expect("lock");
+        let (guard, _) = arrived.wait_timeout(guard, Duration::from_millis(500)).expect("lock");
+        guard.iter().filter(over).cloned().collect()
+    }
+
+    /// Waits until `wanted` holds of all records, stages among them.
+    pub fn wait_until(&self, what: &str, wanted: impl Fn(&[Record]) -> bool) -> Vec<Record> {
         let (records, arrived) = &*self.records;
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut guard = records.lock().expect("lock");
-        while guard.len() < count {
+        while !wanted(&guard) {
             let left = deadline.checked_duration_since(Instant::now()).unwrap_or_default();
-            assert!(!left.is_zero(), "{} of {count} records came", guard.len());
+            assert!(!left.is_zero(), "no {what} among {guard:#?}");
             guard = arrived.wait_timeout(guard, left).expect("lock").0;
         }
-        let (guard, _) = arrived.wait_timeout(guard, Duration::from_millis(500)).expect("lock");
         guard.clone()
     }
 }

@@ -10,9 +10,11 @@ mod pair;
 mod pump;
 mod stream;
 
-use super::connection::{Drain, HEAD_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, TICK};
+use super::alarm::Alarm;
+use super::connection::{Drain, HEAD_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE};
 use super::flow::Detect;
 use super::relay::{Dial, Handoff};
+use crate::data::now;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use io::{Io, Side};
@@ -25,7 +27,7 @@ use std::time::Duration;
 use testimony_core::capture::OpaqueEnd;
 use testimony_core::http2::{FrameWatch, Seen, Settings};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, timeout};
 
 /// Most bytes that are read of a client before its SETTINGS are whole: their frame has 16 KiB at most.
 const SETTINGS_BYTES_MAX: usize = 32 * 1024;
@@ -43,14 +45,14 @@ enum Failed {
 /// Serves a pair to its end.
 pub(super) async fn serve(handoff: Handoff, mut drain: watch::Receiver<Drain>) {
     let Handoff { client, upstream, detect } = handoff;
-    let Detect { conn, recorder, start, held } = *detect;
+    let Detect { conn, recorder, start, held, server_held, .. } = *detect;
     let mut facts = Facts { conn, recorder, start, exchanges: 0 };
     let side = Side::of_client();
     // The client's connect succeeded before ours did: a failure becomes a reset.
     side.reset_on_close(true);
     let client = Io::new(client, held, side.clone());
     let begun = tokio::select! {
-        begun = timeout(HEAD_DEADLINE, begin(client, upstream, &mut facts)) => begun,
+        begun = timeout(HEAD_DEADLINE, begin(client, upstream, server_held, &mut facts)) => begun,
         () = aborted(drain.clone()) => return facts.record(OpaqueEnd::Drained),
     };
     let end = match begun {
@@ -67,19 +69,34 @@ pub(super) async fn serve(handoff: Handoff, mut drain: watch::Receiver<Drain>) {
     facts.record(end);
 }
 
+/// What a pair waits for.
+enum Event {
+    Over,
+    Rang,
+}
+
 async fn run(mut pair: Pair, drain: &mut watch::Receiver<Drain>) {
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut idle_since = Instant::now();
-    let mut head_since = None;
-    let mut resets_since = Instant::now();
+    let mut alarm = Alarm::new(now().mono_ns);
+    let mut times = Times::now();
     if *drain.borrow_and_update() == Drain::Finish {
         pair.drain();
     }
     loop {
+        let event = poll_fn(|cx| {
+            if pair.poll(cx).is_ready() {
+                return Poll::Ready(Event::Over);
+            }
+            if alarm.is_late_for(&pair.waits()) {
+                alarm.set(now().mono_ns, &pair.waits());
+            }
+            alarm.poll(cx).map(|()| Event::Rang)
+        });
         tokio::select! {
             biased;
-            () = poll_fn(|cx| pair.poll(cx)) => return pair.ended(OpaqueEnd::Closed),
+            event = event => match event {
+                Event::Over => return pair.ended(OpaqueEnd::Closed),
+                Event::Rang => {}
+            },
             changed = drain.changed() => {
                 let state = if changed.is_ok() { *drain.borrow_and_update() } else { Drain::Abort };
                 match state {
@@ -90,29 +107,62 @@ async fn run(mut pair: Pair, drain: &mut watch::Receiver<Drain>) {
                         return pair.ended(OpaqueEnd::Drained);
                     }
                 }
+                continue;
             }
-            now = tick.tick() => {
-                if pair.take_moved() {
-                    idle_since = now;
-                }
-                if now.duration_since(resets_since) >= Duration::from_secs(limits::RESETS_WINDOW_S) {
-                    pair.forget_resets();
-                    resets_since = now;
-                }
-                if !pair.is_in_head() {
-                    head_since = None;
-                }
-                let slow = pair.is_in_head()
-                    && now.duration_since(*head_since.get_or_insert(now)) >= HEAD_DEADLINE;
-                let idle = now.duration_since(idle_since);
-                if idle >= LINGER_DEADLINE && pair.is_lingering() {
-                    return pair.ended(OpaqueEnd::Closed);
-                }
-                if slow || idle >= IDLE_DEADLINE {
-                    pair.time_out();
-                    return pair.ended(OpaqueEnd::TimedOut);
-                }
+        }
+        let stamp = now();
+        pair.tick(stamp);
+        alarm.set(stamp.mono_ns, &pair.waits());
+        match times.look(&mut pair) {
+            Late::No => {}
+            Late::Lingered => return pair.ended(OpaqueEnd::Closed),
+            Late::TimedOut => {
+                pair.time_out();
+                return pair.ended(OpaqueEnd::TimedOut);
             }
+        }
+    }
+}
+
+/// Since when a pair is as it is.
+struct Times {
+    idle_since: Instant,
+    head_since: Option<Instant>,
+    resets_since: Instant,
+}
+
+/// Which deadline has passed.
+enum Late {
+    No,
+    Lingered,
+    TimedOut,
+}
+
+impl Times {
+    fn now() -> Self {
+        let now = Instant::now();
+        Self { idle_since: now, head_since: None, resets_since: now }
+    }
+
+    fn look(&mut self, pair: &mut Pair) -> Late {
+        let now = Instant::now();
+        if pair.take_moved() {
+            self.idle_since = now;
+        }
+        if now.duration_since(self.resets_since) >= Duration::from_secs(limits::RESETS_WINDOW_S) {
+            pair.forget_resets();
+            self.resets_since = now;
+        }
+        let idle = now.duration_since(self.idle_since);
+        if !pair.is_in_head() {
+            self.head_since = None;
+        } else if now.duration_since(*self.head_since.get_or_insert(now)) >= HEAD_DEADLINE {
+            return Late::TimedOut;
+        }
+        match idle {
+            _ if idle >= IDLE_DEADLINE => Late::TimedOut,
+            _ if idle >= LINGER_DEADLINE && pair.is_lingering() => Late::Lingered,
+            _ => Late::No,
         }
     }
 }
@@ -125,12 +175,12 @@ async fn aborted(mut drain: watch::Receiver<Drain>) {
 type Begun = (h2::server::Connection<Io, Bytes>, (Upstream, Side), SendRequest<Bytes>);
 
 /// Learns both sides' SETTINGS before it tells either side its own.
-async fn begin(mut client: Io, dial: Dial, facts: &mut Facts) -> Result<Begun, Failed> {
+async fn begin(mut client: Io, dial: Dial, server_held: Vec<u8>, facts: &mut Facts) -> Result<Begun, Failed> {
     let of_client = client_settings(&mut client).await.map_err(|_| Failed::Client)?;
     let upstream = dial.await.map_err(|_| Failed::Upstream)?;
     facts.conn.upstream_local = upstream.local_addr().ok();
     let upstream_side = Side::of_server();
-    let io = Io::new(upstream, Vec::new(), upstream_side.clone());
+    let io = Io::new(upstream, server_held, upstream_side.clone());
     let (sender, mut upstream) = limits::client(of_client).handshake(io).await.map_err(|_| Failed::Upstream)?;
     let of_upstream = upstream_settings(&mut upstream, &upstream_side).await?;
     let client = limits::server(of_upstream).handshake(client).await.map_err(|_| Failed::Client)?;

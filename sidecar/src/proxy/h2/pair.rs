@@ -1,5 +1,6 @@
 //! The two connections of a pair, and the streams between them.
 
+use super::super::alarm::Waits;
 use super::io::{Io, Side};
 use super::limits::EARLY_RESETS_MAX;
 use super::stream::{Finished, Running, Stream};
@@ -10,11 +11,13 @@ use futures::stream::FuturesUnordered;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream, client, server};
 use http::Request;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future as _;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
-use testimony_core::capture::{ConnFacts, OpaqueCapture, OpaqueEnd, StreamCapture, StreamEnd, StreamRequest};
+use testimony_core::capture::{ConnFacts, NEVER_NS, OpaqueCapture, OpaqueEnd, StreamCapture, StreamEnd, StreamRequest};
 use testimony_core::http2::{Seen, error_name};
 use testimony_core::record::Stamp;
 
@@ -37,6 +40,8 @@ pub(super) struct Pair {
     facts: Facts,
     going: Going,
     early_resets: Resets,
+    /// No stage of a stream is due before; streams that are due earlier say so here.
+    due: Rc<Cell<u64>>,
 }
 
 /// What the records of the pair have in common.
@@ -87,6 +92,7 @@ impl Pair {
             facts,
             going: Going::No,
             early_resets: Resets::default(),
+            due: Rc::new(Cell::new(NEVER_NS)),
         }
     }
 
@@ -95,6 +101,24 @@ impl Pair {
         // Both are asked, so that both are cleared.
         let (client, upstream) = (self.client_side.take_moved(), self.upstream_side.take_moved());
         client || upstream
+    }
+
+    /// What the pair's alarm is set for. Resets are counted while streams come and go: then it rings often.
+    pub fn waits(&self) -> Waits {
+        Waits::new(self.due.get(), self.is_in_head() || self.is_lingering() || self.early_resets.early > 0)
+    }
+
+    /// Shows the streams that have been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        if now.mono_ns < self.due.get() {
+            return;
+        }
+        let mut due_ns = NEVER_NS;
+        for running in self.streams.iter_mut() {
+            running.tick(now);
+            due_ns = due_ns.min(running.due_ns());
+        }
+        self.due.set(due_ns);
     }
 
     /// The client is in the middle of a header block.
@@ -203,7 +227,7 @@ impl Pair {
         let seq = self.facts.next();
         let (recorder, conn) = (self.facts.recorder.clone(), self.facts.conn.clone());
         let stream = Stream::begin(request, respond, self.sender.as_mut(), recorder, conn, seq);
-        self.streams.push(Running::new(stream));
+        self.streams.push(Running::new(stream, self.due.clone()));
         self.early_resets.opened = self.early_resets.opened.saturating_add(1);
     }
 
@@ -325,8 +349,8 @@ impl Facts {
 
     /// A record of the connection itself.
     pub fn record(&mut self, end: OpaqueEnd) {
-        let mut capture = OpaqueCapture::new(self.recorder.clone(), self.conn.clone(), self.start, "http/2");
-        capture.set_seq(self.next());
-        capture.finish(end);
+        let seq = self.next();
+        let capture = OpaqueCapture::new(self.recorder.clone(), self.conn.clone(), self.start, "http/2");
+        capture.numbered(seq).finish(end);
     }
 }

@@ -8,10 +8,13 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response, StatusCode};
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
-use testimony_core::capture::{ConnFacts, StreamCapture, StreamEnd};
+use testimony_core::capture::{ConnFacts, NEVER_NS, StreamCapture, StreamEnd};
+use testimony_core::record::Stamp;
 
 /// A stream under way. As a future it is over when both directions are, or it broke.
 pub(super) struct Stream {
@@ -307,16 +310,36 @@ fn upstream_failed(error: &h2::Error) -> Ending {
 }
 
 /// A [`Stream`] until it is over.
-pub(super) struct Running(Option<Stream>);
+pub(super) struct Running {
+    stream: Option<Stream>,
+    /// When the connection is to look for stages.
+    due: Rc<Cell<u64>>,
+}
 
 impl Running {
-    pub fn new(stream: Stream) -> Self {
-        Self(Some(stream))
+    pub fn new(stream: Stream, due: Rc<Cell<u64>>) -> Self {
+        Self { stream: Some(stream), due }
+    }
+
+    fn capture(&mut self) -> Option<&mut StreamCapture<Recorder>> {
+        self.stream.as_mut().and_then(|stream| stream.capture.as_mut())
+    }
+
+    /// When to call [`Running::tick`], on the monotonic clock.
+    pub fn due_ns(&mut self) -> u64 {
+        self.capture().map_or(NEVER_NS, |capture| capture.due_ns())
+    }
+
+    /// Shows the stream if it has been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        if let Some(capture) = self.capture() {
+            capture.tick(now);
+        }
     }
 
     /// Records it as ended so, whatever comes.
     pub fn end(&mut self, end: StreamEnd) {
-        if let Some(capture) = self.0.as_mut().and_then(|stream| stream.capture.take()) {
+        if let Some(capture) = self.stream.as_mut().and_then(|stream| stream.capture.take()) {
             capture.end(end);
         }
     }
@@ -327,9 +350,13 @@ impl Future for Running {
     type Output = Option<Finished>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(stream) = &mut self.0 else { return Poll::Ready(None) };
-        let Poll::Ready(ending) = stream.turn(cx) else { return Poll::Pending };
-        let Some(mut stream) = self.0.take() else { return Poll::Ready(None) };
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        let Poll::Ready(ending) = stream.turn(cx) else {
+            let due_ns = self.due_ns();
+            self.due.set(self.due.get().min(due_ns));
+            return Poll::Pending;
+        };
+        let Some(mut stream) = self.stream.take() else { return Poll::Ready(None) };
         if let Some(capture) = stream.capture.take() {
             capture.end(ending.end);
         }
