@@ -67,7 +67,7 @@ fn px_1_a_server_may_answer_and_want_no_more_of_the_request() {
 fn px_1_a_graceful_goaway_of_the_server_lets_the_last_streams_finish() {
     play(|| async {
         let mut rig = Rig::usual().await;
-        let (response, _up, (_request, mut respond)) = rig.exchange(get("/last")).await;
+        let (response, _up, (_request, mut respond)) = rig.ask(get("/last")).await;
         rig.origin.send_replace(Origin::GoAwayGracefully);
         // The client is told while its stream is open: it can't open another.
         let refused = within(async {
@@ -98,7 +98,7 @@ fn px_1_a_graceful_goaway_of_the_server_lets_the_last_streams_finish() {
 fn px_1_a_goaway_with_an_error_reaches_the_client_with_its_code() {
     play(|| async {
         let mut rig = Rig::usual().await;
-        let (response, _up, _taken) = rig.exchange(get("/")).await;
+        let (response, _up, _taken) = rig.ask(get("/")).await;
         rig.origin.send_replace(Origin::GoAway(Reason::ENHANCE_YOUR_CALM));
         within(response).await.expect_err("no answer");
         let error = within(&mut rig.client).await.expect("joined").expect_err("an error");
@@ -110,7 +110,7 @@ fn px_1_a_goaway_with_an_error_reaches_the_client_with_its_code() {
 fn a_server_that_breaks_off_ends_the_clients_connection_too() {
     play(|| async {
         let mut rig = Rig::usual().await;
-        let (response, _up, taken) = rig.exchange(get("/")).await;
+        let (response, _up, taken) = rig.ask(get("/")).await;
         rig.origin.send_replace(Origin::Break);
         drop(taken);
         let error = within(response).await.expect_err("no answer");
@@ -125,7 +125,7 @@ fn a_server_that_breaks_off_ends_the_clients_connection_too() {
 fn a_client_that_goes_takes_its_streams_with_it() {
     play(|| async {
         let mut rig = Rig::usual().await;
-        let (_response, _up, (_request, mut respond)) = rig.exchange(get("/")).await;
+        let (_response, _up, (_request, mut respond)) = rig.ask(get("/")).await;
         rig.client.abort();
         assert_eq!(within(poll_fn(|cx| respond.poll_reset(cx))).await.expect("a reset"), Reason::CANCEL);
         within(&mut rig.served).await.expect("joined").expect("the origin's connection ends in order");

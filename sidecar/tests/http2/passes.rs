@@ -109,7 +109,7 @@ fn px_1_extended_connect_passes_where_the_server_allows_it() {
         builder.enable_connect_protocol();
         let mut rig = Rig::start(builder, "").await;
         // The server's SETTINGS are there once a request has come back.
-        let (response, _up, (_, mut respond)) = rig.exchange(get("/")).await;
+        let (response, _up, (_, mut respond)) = rig.ask(get("/")).await;
         let _ = respond.send_response(answer(200, &[]), true).expect("head");
         within(response).await.expect("the answer");
         assert!(rig.sender.is_extended_connect_protocol_enabled());
@@ -144,9 +144,11 @@ fn px_1_the_servers_settings_are_the_clients() {
         let mut builder = h2::server::Builder::new();
         builder.max_concurrent_streams(3);
         let mut rig = Rig::start(builder, "").await;
-        let (response, _up, (_, mut respond)) = rig.exchange(get("/")).await;
+        let (response, up) = rig.send(get("/"), true).await;
+        let (_, mut respond) = rig.take().await;
         let _ = respond.send_response(answer(200, &[]), true).expect("head");
         within(response).await.expect("the answer");
+        drop((up, respond));
         assert_eq!(rig.sender.current_max_send_streams(), 3);
         assert!(!rig.sender.is_extended_connect_protocol_enabled());
         drop(rig.sender);

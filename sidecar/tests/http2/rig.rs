@@ -7,6 +7,7 @@ use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use std::future::Future;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -43,12 +44,14 @@ pub struct Rig {
 /// Runs one test.
 pub fn play<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    runtime.block_on(async { within(test()).await });
+    runtime.block_on(test());
 }
 
 /// The result, in time.
-pub async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(DEADLINE, future).await.expect("the deadline")
+#[track_caller]
+pub fn within<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = Location::caller();
+    async move { timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("the deadline, at {caller}")) }
 }
 
 impl Rig {
@@ -94,6 +97,13 @@ impl Rig {
     pub async fn look<T: Send + 'static>(&self, look: impl FnOnce(&Sink) -> T + Send + 'static) -> T {
         let sink = self.sink.clone();
         tokio::task::spawn_blocking(move || look(&sink)).await.expect("joined")
+    }
+
+    /// The same of a request that is its head alone.
+    pub async fn ask(&mut self, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>, Taken) {
+        let (response, body) = self.send(request, true).await;
+        let taken = self.take().await;
+        (response, body, taken)
     }
 
     /// Waits for so many records, in the order of their numbers.

@@ -22,8 +22,8 @@ fn a_unary_call_and_a_stream_of_calls_are_records_with_counts_and_status() {
 
         // Messages over several frames, and several in one.
         let (response, mut up, (request, mut respond)) = rig.exchange(post("/shop.v1.Cart/Watch", GRPC)).await;
-        let many = [message(b"1"), message(b""), message(&[9; 1000])].concat();
-        for piece in many.chunks(3) {
+        let many = [message(b"1"), message(b""), message(&[9; 100])].concat();
+        for piece in many.chunks(7) {
             up.send_data(Bytes::copy_from_slice(piece), false).expect("data");
         }
         up.send_data(Bytes::new(), true).expect("data");
@@ -68,7 +68,8 @@ fn trailers_only_and_a_call_that_is_given_up() {
 fn a_call_that_stays_open_shows_while_it_is() {
     play(|| async {
         let mut rig = Rig::usual().await;
-        let (response, _up, (_request, mut respond)) = rig.exchange(post("/shop.v1.Cart/Watch", GRPC)).await;
+        let (response, mut up, (_request, mut respond)) = rig.exchange(post("/shop.v1.Cart/Watch", GRPC)).await;
+        up.send_data(message(b"what"), true).expect("data");
         let mut down = respond.send_response(answer(200, GRPC), false).expect("head");
         down.send_data(message(b"1"), false).expect("data");
         let mut body = within(response).await.expect("the answer").into_body();
