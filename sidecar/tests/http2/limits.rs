@@ -96,7 +96,10 @@ fn a_client_that_resets_all_it_opens_loses_its_connection() {
             let Ok((_response, mut up)) = sender.send_request(post("/", &[]), false) else { break };
             // The origin has it before it is reset.
             tokio::select! {
-                request = rig.taken.recv() => taken.push(request.expect("a request")),
+                request = rig.taken.recv() => match request {
+                    Some(request) => taken.push(request),
+                    None => break,
+                },
                 () = tokio::time::sleep(Duration::from_secs(10)) => break,
             }
             up.send_reset(Reason::CANCEL);

@@ -33,7 +33,6 @@ pub type Taken = (Request<RecvStream>, SendResponse<Bytes>);
 /// Both ends.
 pub struct Rig {
     pub sink: Arc<Sink>,
-    pub sidecar: Sidecar,
     pub sender: SendRequest<Bytes>,
     pub client: JoinHandle<Result<(), h2::Error>>,
     pub taken: mpsc::UnboundedReceiver<Taken>,
@@ -67,7 +66,7 @@ impl Rig {
         let (sender, connection) =
             client::Builder::new().enable_push(false).handshake(socket).await.expect("handshake");
         let client = tokio::spawn(connection);
-        Self { sink, sidecar, sender, client, taken, origin, served }
+        Self { sink, sender, client, taken, origin, served }
     }
 
     /// With an origin that has the library's settings.
