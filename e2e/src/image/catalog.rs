@@ -111,7 +111,8 @@ pub fn fixtures(paths: &Paths) -> Result<Vec<Archive>> {
         .file("/grpc-interop-client", &paths.program("grpc-interop-client"));
     let interop = go_program(paths, "grpc-interop-server", interop)?;
     // Speaks gRPC with the health service, HTTP/1.1 and h2c, and measures latency.
-    let fortio = go_program(paths, "fortio", Image::new("fortio", FIXTURE_VERSION, &["/fortio"]))?;
+    let fortio = Image::new("fortio", FIXTURE_VERSION, &["/fortio"]).file("/h2spec", &paths.program("h2spec"));
+    let fortio = go_program(paths, "fortio", fortio)?;
     Ok(vec![httpbin, interop, fortio])
 }
 

@@ -112,8 +112,8 @@ fn a_server_that_breaks_off_ends_the_clients_connection_too() {
         let mut rig = Rig::usual().await;
         let (response, _up, taken) = rig.ask(get("/")).await;
         rig.origin.send_replace(Origin::Break);
-        drop(taken);
         let error = within(response).await.expect_err("no answer");
+        drop(taken);
         assert!(!error.is_reset(), "{error:?}: a reset would say that the connection goes on");
         let _ = within(&mut rig.client).await.expect("joined");
         let record = &rig.records_of_end().await;

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod drain;
 mod ends;
 mod limits;
 mod passes;

@@ -110,10 +110,14 @@ fn a_server_may_speak_first() {
     let mut client = TcpStream::connect(sidecar.inbound).expect("connect");
     let (mut server, _) = listener.accept().expect("accept");
     server.write_all(SETTINGS).expect("settings");
+    server.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
     client.set_read_timeout(Some(Duration::from_millis(300))).expect("timeout");
     assert!(client.read(&mut [0; 1]).is_err(), "nothing is passed on before the client's preface");
     client.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
     client.write_all(&[PREFACE, SETTINGS, &headers(1, &[])].concat()).expect("preface");
+    let mut preface = vec![0; PREFACE.len()];
+    server.read_exact(&mut preface).expect("the preface");
+    assert_eq!(next(&mut server).map(|(kind, stream, _)| (kind, stream)), Some((1, 1)));
     // 200 in a head that is all of the answer.
     server.write_all(&[SETTINGS_ACK, &frame(1, 5, 1, &[0x88])].concat()).expect("an answer");
     assert_eq!(next(&mut client).map(|(kind, stream, _)| (kind, stream)), Some((1, 1)));
