@@ -111,9 +111,10 @@ pub fn fixtures(paths: &Paths) -> Result<Vec<Archive>> {
         .file("/grpc-interop-client", &paths.program("grpc-interop-client"));
     let interop = go_program(paths, "grpc-interop-server", interop)?;
     // Speaks gRPC with the health service, HTTP/1.1 and h2c, and measures latency.
-    let fortio = Image::new("fortio", FIXTURE_VERSION, &["/fortio"]).file("/h2spec", &paths.program("h2spec"));
-    let fortio = go_program(paths, "fortio", fortio)?;
-    Ok(vec![httpbin, interop, fortio])
+    let fortio = go_program(paths, "fortio", Image::new("fortio", FIXTURE_VERSION, &["/fortio"]))?;
+    let h2spec = Image::new("h2spec", FIXTURE_VERSION, &["/bin/sleep", "2147483647"]).user(NOBODY, NOBODY);
+    let h2spec = with_busybox(h2spec)?.file("/h2spec", &paths.program("h2spec")).write(&paths.images())?;
+    Ok(vec![httpbin, interop, fortio, h2spec])
 }
 
 /// A client: a shell, curl and psql.
