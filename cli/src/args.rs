@@ -53,6 +53,8 @@ pub enum Command {
     /// installation in the cluster, or from --sidecar-image and --operator-ca.
     Inject(InjectArgs),
     /// Policies, sinks and the operator at a glance
+    ///
+    /// Shows the policies of all namespaces, or of the one that -n names.
     Status(StatusArgs),
     /// Show records: live from the sidecars, or from a file of the OpenTelemetry Collector
     ///
@@ -215,7 +217,7 @@ pub struct InjectArgs {
 /// `status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// Policies of this namespace only: use -n. Namespace of the installation
+    /// Namespace of the installation
     #[arg(long, value_name = "NAME", default_value = "testimony-system")]
     pub operator_namespace: String,
     /// Form of the output

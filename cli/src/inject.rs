@@ -169,7 +169,9 @@ pub fn inject(
     let selection = match decide(index, &installation.excluded, &namespace, &PodTraits::of(&pod)) {
         Decision::NotSelected => return Ok(Injected::No(format!("no policy of namespace {namespace} selects it"))),
         Decision::Already => return Ok(Injected::No("it has one".to_owned())),
-        Decision::Skip(reason) => return Ok(Injected::No(format!("{reason}: {}", reason.explain()))),
+        Decision::Skip(reason) | Decision::Deny(reason) => {
+            return Ok(Injected::No(format!("{reason}: {}", reason.explain())));
+        }
         Decision::Inject(selection) => selection,
     };
     let injection_id = injection_id()?;

@@ -15,6 +15,8 @@ pub mod policy_test;
 pub mod reference;
 pub mod status;
 pub mod tail;
+#[cfg(test)]
+mod testing;
 
 use args::{Cli, Command, PolicyCommand};
 use clap::CommandFactory;

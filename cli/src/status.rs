@@ -211,7 +211,23 @@ fn text(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{cluster, list};
     use serde_json::json;
+
+    #[tokio::test]
+    async fn only_the_named_namespace_is_asked() {
+        let sink = json!({"metadata": {"name": "s"}, "spec": {"endpoint": "http://c"}});
+        let (cluster, asked) = cluster(std::collections::BTreeMap::from([
+            ("/apis/apps/v1/namespaces/ours/deployments", list(&[])),
+            ("/apis/audit.testimony.dev/v1alpha1/namespaces/shop/auditpolicies", list(&[])),
+            ("/apis/audit.testimony.dev/v1alpha1/auditsinks", list(&[sink])),
+        ]));
+        let report = read(&cluster, Some("shop"), "ours").await.expect("an answer");
+        assert_eq!((report.sinks.len(), report.leader.as_deref()), (1, None));
+        assert!(read(&cluster, None, "ours").await.is_err());
+        let asked = asked.lock().expect("no panic").clone();
+        assert!(asked.iter().any(|path| path == "/apis/audit.testimony.dev/v1alpha1/auditpolicies"), "{asked:?}");
+    }
 
     #[test]
     fn a_report_for_people() {
@@ -232,6 +248,17 @@ mod tests {
         let part = Part { name: "testimony-webhook".into(), ready: 1, wanted: 2, image: "i:1".into() };
         let report =
             Report { operator: vec![part], leader: None, policies: vec![policy(object)], sinks: vec![sink(object2)] };
-        expect_test::expect![[""]].assert_eq(&text(&report));
+        expect_test::expect![[r#"
+            OPERATOR            READY   IMAGE
+            testimony-webhook   1/2     i:1
+            leader: none
+
+            POLICY   READY   MATCHED   INJECTED   PROGRAMMED   RESTART   SKIPPED   MESSAGE
+            shop/p   False   3         1          1            1         1         1 pod needs a restart
+                                                                                   HostNetwork: 1, such as shop/node-agent
+
+            SINK      DEFAULT   DELIVERING   ENDPOINT        MESSAGE
+            default   yes       Unknown      http://c:4318   the controller has not looked at it yet
+        "#]].assert_eq(&text(&report));
     }
 }

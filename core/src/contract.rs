@@ -74,6 +74,10 @@ pub mod label {
     pub const INJECTED: &str = "testimony.dev/injected";
     /// `disabled` on a pod: opted out of injection.
     pub const INJECT: &str = "testimony.dev/inject";
+    /// On a namespace: [`STRICT`] means that no pod starts there without a sidecar.
+    pub const ENFORCEMENT: &str = "testimony.dev/enforcement";
+    /// Value of [`ENFORCEMENT`].
+    pub const STRICT: &str = "strict";
     /// `true` on the operator's leading replica: the policy server's Service selects it.
     pub const LEADER: &str = "testimony.dev/leader";
 }
@@ -122,6 +126,8 @@ pub mod env {
     pub const OPERATOR_URL: &str = "TESTIMONY_OPERATOR_URL";
     /// PEM bundle that signs the policy server's certificate.
     pub const OPERATOR_CA: &str = "TESTIMONY_OPERATOR_CA";
+    /// `true`: the document at admission is a stand-in, and the start waits for the operator's first answer, for a while.
+    pub const POLICY_WAIT: &str = "TESTIMONY_POLICY_WAIT";
     /// Log filter, as of `tracing_subscriber::EnvFilter`.
     pub const LOG: &str = "TESTIMONY_LOG";
 }

@@ -102,26 +102,43 @@ fn rendering_twice_gives_the_same_bytes() {
     assert_eq!(case("everything"), case("everything"));
 }
 
+/// The documents of one kind.
+fn of_kind(manifest: &str, kind: &str) -> Vec<String> {
+    let mut found = documents(manifest);
+    found.retain(|document| document.lines().any(|line| line == format!("kind: {kind}")));
+    found
+}
+
 #[test]
-fn the_webhook_can_never_block_the_cluster() {
+fn the_webhooks_can_never_block_the_cluster() {
     for (name, _) in CASES {
-        let manifest = case(name);
-        let mut webhook = documents(&manifest);
-        webhook.retain(|document| document.contains("kind: MutatingWebhookConfiguration"));
-        let [webhook] = webhook.as_slice() else { panic!("{name}: {} configurations", webhook.len()) };
-        assert_eq!(webhook.matches("admissionReviewVersions:").count(), 1, "{name}: exactly one entry");
-        for line in [
-            "  name: testimony-default",
-            "  - name: inject.testimony.dev",
-            "    failurePolicy: Ignore",
-            "    timeoutSeconds: 3",
-            "            - kube-system",
-            "            - testimony-system",
-        ] {
-            assert!(webhook.lines().any(|found| found == line), "{name}: no line {line:?}");
+        let webhooks = of_kind(&case(name), "MutatingWebhookConfiguration");
+        let strict = ["testimony-strict", "strict.inject.testimony.dev", "/mutate-strict", "Fail", "10", "In"];
+        let default = ["testimony-default", "inject.testimony.dev", "/mutate", "Ignore", "3", "NotIn"];
+        let wanted = vec![default, strict];
+        assert_eq!(webhooks.len(), wanted.len(), "{name}");
+        for (webhook, [object, entry, path, failure, timeout, operator]) in webhooks.iter().zip(wanted) {
+            assert!(webhook.contains(&format!("operator: {operator}\n")), "{name}: {object}");
+            assert_eq!(webhook.matches("admissionReviewVersions:").count(), 1, "{name}: exactly one entry");
+            let lines = [
+                format!("  name: {object}"),
+                format!("  - name: {entry}"),
+                format!("        path: {path}"),
+                format!("    failurePolicy: {failure}"),
+                format!("    timeoutSeconds: {timeout}"),
+                "          - kube-system".to_owned(),
+                "          - kube-node-lease".to_owned(),
+                "          - testimony-system".to_owned(),
+            ];
+            for line in lines {
+                assert!(
+                    webhook.lines().any(|found| found.trim_end() == line || found.trim() == line.trim()),
+                    "{name}: no line {line:?}"
+                );
+            }
+            // The operator owns this field: rendering it would undo the operator's work at each upgrade.
+            assert!(!webhook.lines().any(|line| line.trim_start().starts_with("caBundle:")), "{name}");
         }
-        // The operator owns this field: rendering it would undo the operator's work at each upgrade.
-        assert!(!webhook.lines().any(|line| line.trim_start().starts_with("caBundle:")), "{name}");
     }
 }
 
@@ -135,6 +152,9 @@ fn a_wrong_value_is_named() {
         (&["sink.endpoint=http://"], &["/sink/endpoint"]),
         (&["sink.endpoint=http://user@collector:4318"], &["/sink/endpoint"]),
         (&["sink.endpoint=http://collector:4318/v1/logs?key=x"], &["/sink/endpoint"]),
+        (&[minimal, "sink.protocol=grpc"], &["/sink/protocol", "'Grpc'"]),
+        (&[minimal, "sink.compression=Brotli"], &["/sink/compression", "'Zstd'"]),
+        (&["sink.endpoint=http://collector:4317/v1/logs", "sink.protocol=Grpc"], &["sink.protocol", "remove the path"]),
         (&[minimal, "sink.caBundle=-----BEGIN CERTIFICATE-----x"], &["sink.caBundle", "scheme to https"]),
         (&[minimal, "sink.caBundle=c2VjcmV0"], &["/sink/caBundle", "BEGIN CERTIFICATE"]),
         (&[minimal, "sink.credentialsSecretName=Not_A_Name"], &["/sink/credentialsSecretName"]),

@@ -11,6 +11,9 @@ use testimony_core::contract::port;
 /// Name of our entry in the MutatingWebhookConfiguration.
 pub const WEBHOOK_ENTRY: &str = "inject.testimony.dev";
 
+/// Name of our entry in the MutatingWebhookConfiguration of strict namespaces.
+pub const STRICT_WEBHOOK_ENTRY: &str = "strict.inject.testimony.dev";
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -53,6 +56,12 @@ pub struct Settings {
     /// Name of the MutatingWebhookConfiguration whose caBundle is kept.
     #[arg(long, env = "TESTIMONY_WEBHOOK_CONFIG_NAME", default_value = "testimony-default")]
     pub webhook_config_name: String,
+    /// Name of the MutatingWebhookConfiguration of strict namespaces; omitted: there are no strict namespaces.
+    #[arg(long, env = "TESTIMONY_STRICT_WEBHOOK_CONFIG_NAME")]
+    pub strict_webhook_config_name: Option<String>,
+    /// A further namespace that is never touched; may be given more than once.
+    #[arg(long = "exclude-namespace", env = "TESTIMONY_EXCLUDE_NAMESPACES", value_delimiter = ',', value_parser = dns_label)]
+    pub exclude_namespaces: Vec<String>,
     /// Name of the webhook's Service.
     #[arg(long, env = "TESTIMONY_WEBHOOK_SERVICE", default_value = "testimony-webhook", value_parser = dns_label)]
     pub webhook_service: String,
@@ -198,7 +207,7 @@ impl Settings {
 
     /// Namespaces that are never touched.
     pub fn excluded(&self) -> ExcludedNamespaces {
-        ExcludedNamespaces { own: self.namespace.clone() }
+        ExcludedNamespaces { own: self.namespace.clone(), further: self.exclude_namespaces.clone() }
     }
 
     /// This replica's name in Lease and Events.

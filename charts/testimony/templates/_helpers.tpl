@@ -59,6 +59,81 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end -}}
 {{- end }}
 
+{{/* Names of namespaces that are never touched: the operator must never be needed to start the operator, nor the cluster. */}}
+{{- define "testimony.excludedNamespaces" -}}
+{{- concat (list "kube-system" "kube-node-lease" .Release.Namespace) .Values.excludedNamespaces | uniq | toYaml -}}
+{{- end }}
+
+{{/* A namespaceSelector. Expects (dict "root" $ "strict" bool). */}}
+{{- define "testimony.namespaceSelector" -}}
+matchExpressions:
+  - key: kubernetes.io/metadata.name
+    operator: NotIn
+    values:
+      {{- include "testimony.excludedNamespaces" .root | nindent 6 }}
+  {{- if .root.Values.strict.enabled }}
+  - key: testimony.dev/enforcement
+    operator: {{ if .strict }}In{{ else }}NotIn{{ end }}
+    values:
+      - strict
+  {{- end }}
+{{- end }}
+
+{{/*
+One object with one entry: removing an entry that the operator has patched would break an upgrade. Expects (dict "root" $
+"name" n "entry" n "path" p "strict" bool).
+*/}}
+{{- define "testimony.webhookConfiguration" }}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata:
+  # This name and the entry's never change. The operator adds clientConfig.caBundle by server-side apply, and owns
+  # nothing else here.
+  name: {{ .name }}
+  labels:
+    {{- include "testimony.labels" .root | nindent 4 }}
+    app.kubernetes.io/component: webhook
+  {{- with .root.Values.webhook.configurationAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+webhooks:
+  - name: {{ .entry }}
+    admissionReviewVersions:
+      - v1
+    clientConfig:
+      service:
+        name: testimony-webhook
+        namespace: {{ .root.Release.Namespace }}
+        path: {{ .path }}
+        port: 443
+    rules:
+      - apiGroups:
+          - ""
+        apiVersions:
+          - v1
+        operations:
+          - CREATE
+        resources:
+          - pods
+        scope: Namespaced
+    namespaceSelector:
+      {{- include "testimony.namespaceSelector" (dict "root" .root "strict" .strict) | nindent 6 }}
+    objectSelector: {}
+    {{- if .strict }}
+    matchConditions:
+      # The API server's image of a static pod, which runs already.
+      - name: not-a-mirror-pod
+        expression: "!has(object.metadata.annotations) || !('kubernetes.io/config.mirror' in object.metadata.annotations)"
+    {{- end }}
+    failurePolicy: {{ if .strict }}Fail{{ else }}Ignore{{ end }}
+    matchPolicy: Equivalent
+    reinvocationPolicy: IfNeeded
+    sideEffects: None
+    timeoutSeconds: {{ if .strict }}10{{ else }}3{{ end }}
+{{- end }}
+
 {{/* The arguments that both programs take. */}}
 {{- define "testimony.args" -}}
 {{- include "testimony.checkSidecarResources" .Values.sidecar.resources -}}
@@ -71,6 +146,12 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 - {{ printf "--sidecar-memory-limit=%v" .Values.sidecar.resources.limits.memory | quote }}
 - {{ printf "--sidecar-log=%v" .Values.sidecar.log | quote }}
 - --webhook-config-name=testimony-default
+{{- if .Values.strict.enabled }}
+- --strict-webhook-config-name=testimony-strict
+{{- end }}
+{{- range .Values.excludedNamespaces }}
+- {{ printf "--exclude-namespace=%v" . | quote }}
+{{- end }}
 - --webhook-service=testimony-webhook
 - --policy-service=testimony-policy
 - --ca-secret=testimony-ca

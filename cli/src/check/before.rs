@@ -153,7 +153,7 @@ fn pod_security(seen: &Before) -> Finding {
         Ok(namespaces) => namespaces,
         Err(error) => return Finding::unseen(id, error),
     };
-    let excluded = ExcludedNamespaces { own: seen.operator_namespace.clone() };
+    let excluded = ExcludedNamespaces { own: seen.operator_namespace.clone(), ..ExcludedNamespaces::default() };
     let enforced = |namespace: &&Namespace| {
         let level = namespace.labels().get("pod-security.kubernetes.io/enforce").map(String::as_str);
         matches!(level, Some("baseline" | "restricted")) && !excluded.contains(&namespace.name_any())

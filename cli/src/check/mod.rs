@@ -152,6 +152,9 @@ fn few(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{cluster, list};
+    use serde_json::{Value, json};
+    use std::collections::BTreeMap;
 
     #[test]
     fn only_what_matters_is_shown() {
@@ -163,6 +166,56 @@ mod tests {
         let expected = "warning b: odd\n        to do: do this\nerror   c: bad\n1 error, 1 warning; 1 in order\n";
         assert_eq!(text(&findings, false).as_deref(), Ok(expected));
         assert!(text(&findings, true).expect("text").starts_with("ok      a: fine\n"));
+    }
+
+    fn args() -> CheckArgs {
+        CheckArgs { pre: false, operator_namespace: "ours".to_owned(), verbose: false, output: Format::Text }
+    }
+
+    fn found(findings: &[Finding], id: &str) -> (Severity, String) {
+        let finding = findings.iter().find(|finding| finding.id == id);
+        finding.map(|finding| (finding.severity, finding.what.clone())).unwrap_or_else(|| panic!("{id}: {findings:#?}"))
+    }
+
+    #[tokio::test]
+    async fn a_cluster_is_read_before_and_after_an_installation() {
+        let empty = || list(&[]);
+        let version = json!({"major": "1", "minor": "36+", "gitVersion": "v1.36.0", "buildDate": "", "compiler": "",
+                             "gitCommit": "", "gitTreeState": "", "goVersion": "", "platform": ""});
+        let resources = json!({"groupVersion": "admissionregistration.k8s.io/v1", "resources": [
+            {"name": "mutatingadmissionpolicies", "kind": "MutatingAdmissionPolicy", "namespaced": false, "singularName": "", "verbs": []}]});
+        let mut objects = BTreeMap::from([
+            ("/version", version),
+            ("/api/v1/nodes", Value::Null),
+            ("/api/v1/namespaces", empty()),
+            ("/apis/admissionregistration.k8s.io/v1", resources),
+            ("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", empty()),
+        ]);
+        let (bare, _) = cluster(objects.clone());
+        let findings = look(&args(), &bare).await;
+        assert_eq!(found(&findings, "kubernetes-version").0, Severity::Ok);
+        assert_eq!(found(&findings, "install-rights").0, Severity::Ok);
+        assert_eq!(found(&findings, "mutating-admission-policy").0, Severity::Ok);
+        let (severity, what) = found(&findings, "node-kernel");
+        assert!(severity == Severity::Warning && what.contains("ask for this right"), "{what}");
+        assert_eq!(found(&findings, "installed").0, Severity::Info);
+
+        let webhook = json!({"metadata": {"name": "testimony-default"}, "webhooks": []});
+        objects
+            .insert("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/testimony-default", webhook);
+        objects.insert("/apis/apps/v1/namespaces/ours/deployments", empty());
+        objects.insert("/apis/discovery.k8s.io/v1/namespaces/ours/endpointslices", empty());
+        objects.insert("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", empty());
+        objects.insert("/apis/audit.testimony.dev/v1alpha1/auditpolicies", empty());
+        objects.insert("/apis/audit.testimony.dev/v1alpha1/auditsinks", empty());
+        let (installed, _) = cluster(objects);
+        let findings = look(&args(), &installed).await;
+        let errors = ["operator-ready", "webhook-certificate", "webhook-endpoints", "policy-endpoints", "leader"];
+        assert!(errors.iter().all(|id| found(&findings, id).0 == Severity::Error), "{findings:#?}");
+        assert_eq!(found(&findings, "crd-version").0, Severity::Warning);
+        assert!(findings.iter().all(|finding| finding.id != "install-rights"), "{findings:#?}");
+        let (down, _) = cluster(BTreeMap::new());
+        assert_eq!(found(&look(&args(), &down).await, "api-reachable").0, Severity::Error);
     }
 
     #[test]

@@ -202,15 +202,15 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn judge(&mut self, head: &RequestHead<'_>) {
+    fn judge(&mut self, method: &str, target: &str) {
         let facts = Facts {
             direction: self.facts.direction,
             port: self.facts.port,
-            method: Some(head.method),
-            path: Some(path(head.target)),
+            method: Some(method),
+            path: Some(path(target)),
         };
         let outcome = &mut self.outcome;
-        outcome.request = format!("{} {}", head.method, path(head.target));
+        outcome.request = format!("{method} {}", path(target));
         if let Some(verdict) = self.policy.judge(&facts) {
             outcome.level = Some(verdict.level);
             outcome.policy = Some(verdict.policy.to_owned());
@@ -246,14 +246,16 @@ fn path(target: &str) -> &str {
 impl Observer for Watcher {
     fn request_head(&mut self, seq: ConnSeq, head: &RequestHead<'_>, edit: &mut HeadEdit) {
         if self.outcome.request.is_empty() {
-            self.judge(head);
+            self.judge(head.method, head.target);
         }
         self.capture.request_head(seq, head, edit);
     }
 
     fn request_unparsed(&mut self, seq: ConnSeq, line: &[u8]) {
         if self.outcome.request.is_empty() {
-            self.outcome.request = String::from_utf8_lossy(line).trim_end().to_owned();
+            let line = String::from_utf8_lossy(line);
+            let mut words = line.trim_end().split(' ');
+            self.judge(words.next().unwrap_or_default(), words.next().unwrap_or_default());
         }
         self.capture.request_unparsed(seq, line);
     }

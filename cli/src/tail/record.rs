@@ -146,6 +146,13 @@ impl Entry {
         }
     }
 
+    /// The other side: its pod or Service where that is known, and its address.
+    fn peer(&self) -> String {
+        let address = self.or_dash("peer");
+        let name = [self.field("peer_pod"), self.field("peer_service")].into_iter().find(|name| !name.is_empty());
+        name.map_or(address.to_owned(), |name| format!("{}/{name}({address})", self.or_dash("peer_namespace")))
+    }
+
     fn duration(&self) -> String {
         match self.field("dur").parse::<u64>() {
             Ok(ns) if ns >= 1_000_000_000 => format!("{:.2}s", ns as f64 / 1e9),
@@ -167,7 +174,7 @@ impl Entry {
             self.action(),
             self.result(),
             self.duration(),
-            self.or_dash("peer"),
+            self.peer(),
         );
         if !self.field("correlation_id").is_empty() {
             line.push_str(&format!(" correlation={}", self.field("correlation_id")));
@@ -193,7 +200,7 @@ impl Entry {
             self.duration(),
             self.or_dash("req_bytes"),
             self.or_dash("res_bytes"),
-            self.or_dash("peer"),
+            self.peer(),
             self.or_dash("local"),
             self.or_dash("policy"),
             self.or_dash("rule"),

@@ -3,7 +3,7 @@
 use super::conditions::{Finding, conditions};
 use crate::api::{AuditPolicyStatus, AuditSinkStatus, PodCounts, SKIPPED_MAX, SinkCounts, Skipped};
 use crate::index::{Index, PodFacts, PolicyEntry, SinkEntry};
-use crate::inject::{Decision, ExcludedNamespaces, decide};
+use crate::inject::{Decision, ExcludedNamespaces, decide, sink_volumes};
 use crate::state::Ack;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
@@ -117,7 +117,7 @@ struct Documents<'a> {
 #[derive(Clone)]
 struct Document {
     revision: String,
-    sinks_with_credentials: Vec<String>,
+    sink_volumes: Vec<String>,
     too_large: Vec<String>,
 }
 
@@ -126,9 +126,8 @@ impl<'a> Documents<'a> {
         let names: Vec<&str> = policies.iter().map(|p| p.name.as_str()).collect();
         self.by_policies.entry(names).or_default().entry(namespace).or_insert_with(|| {
             let compiled = index.join(policies);
-            let sinks = compiled.document.sinks.iter().filter(|s| s.credentials).map(|s| s.name.clone());
             Document {
-                sinks_with_credentials: sinks.collect(),
+                sink_volumes: sink_volumes(&compiled.document),
                 revision: compiled.document.revision,
                 too_large: compiled.too_large,
             }
@@ -148,7 +147,7 @@ fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts
     }
     let uncovered = match decide(view.index, view.excluded, &pod.namespace, &pod.traits) {
         Decision::Already => None,
-        Decision::Skip(reason) => Some((reason.as_str(), reason.explain())),
+        Decision::Skip(reason) | Decision::Deny(reason) => Some((reason.as_str(), reason.explain())),
         Decision::Inject(_) => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
         Decision::NotSelected => Some((
             "ExcludedNamespace",
@@ -162,7 +161,7 @@ fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts
         programmed: ack.is_some_and(|a| a.revision.as_ref() == Some(&document.revision)),
         refused: refused.map(|r| r.message.clone()),
         mount_missing: pod.traits.injected
-            && document.sinks_with_credentials.iter().any(|s| !pod.traits.mounted_sinks.contains(s)),
+            && document.sink_volumes.iter().any(|volume| !pod.traits.sink_volumes.contains(volume)),
         revision: document.revision,
         uncovered,
         policies,

@@ -8,6 +8,7 @@ use crate::inject::PodTraits;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
+use testimony_core::contract::label;
 use testimony_core::names::Bearer;
 
 /// What an event can have changed.
@@ -64,6 +65,7 @@ impl Indexed for Namespace {
         let facts = NamespaceFacts {
             uid: object.uid().unwrap_or_default(),
             pod_security: object.labels().get("pod-security.kubernetes.io/enforce").cloned(),
+            strict: object.labels().get(label::ENFORCEMENT).is_some_and(|value| value == label::STRICT),
         };
         index.namespaces.insert(object.name_any(), facts);
         Touched::NOTHING

@@ -15,6 +15,8 @@ pub struct NamespaceFacts {
     pub uid: String,
     /// Value of `pod-security.kubernetes.io/enforce`.
     pub pod_security: Option<String>,
+    /// Labelled strict: no pod starts there without a sidecar.
+    pub strict: bool,
 }
 
 /// An AuditPolicy.

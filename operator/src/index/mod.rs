@@ -13,6 +13,7 @@ pub use bearers::Bearers;
 pub use facts::{NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
 
 use crate::compile::{Compiled, PolicyInput, SinkInput, compile, default_sink};
+use crate::inject::Enforcement;
 use kube::core::SelectorExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -36,6 +37,8 @@ pub struct Index {
     pub pod_uids: HashMap<Key, String>,
     /// Who has which address.
     pub bearers: Bearers,
+    /// Strict namespaces are switched off: the label means nothing.
+    pub strict_off: bool,
     /// `cluster.local`, or what the cluster uses in its stead.
     pub cluster_domain: String,
 }
@@ -49,6 +52,14 @@ impl Index {
     /// The cluster's id: by convention the uid of namespace `kube-system`.
     pub fn cluster_uid(&self) -> Option<&str> {
         self.namespaces.get("kube-system").map(|n| n.uid.as_str())
+    }
+
+    /// What a namespace demands of its pods.
+    pub fn enforcement(&self, namespace: &str) -> Enforcement {
+        match self.namespaces.get(namespace) {
+            Some(facts) if facts.strict && !self.strict_off => Enforcement::Strict,
+            _ => Enforcement::Default,
+        }
     }
 
     /// Policies of a namespace, by name.

@@ -6,12 +6,12 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-fn put<K: Indexed + serde::de::DeserializeOwned>(index: &mut Index, object: Value) {
+pub(super) fn put<K: Indexed + serde::de::DeserializeOwned>(index: &mut Index, object: Value) {
     K::apply(index, serde_json::from_value(object).expect("object"));
 }
 
 /// A cluster with one policy for all pods of `shop`, and one sink with credentials, client certificate and token.
-fn cluster() -> Index {
+pub(super) fn cluster() -> Index {
     let mut index = Index::new("cluster.local");
     put::<Namespace>(&mut index, json!({"metadata": {"name": "kube-system", "uid": "cluster-1"}}));
     put::<Namespace>(&mut index, json!({"metadata": {"name": "shop", "uid": "namespace-1"}}));
@@ -30,7 +30,7 @@ fn cluster() -> Index {
     index
 }
 
-fn config() -> SidecarConfig {
+pub(super) fn config() -> SidecarConfig {
     SidecarConfig {
         image: "registry.example/testimony:1".to_owned(),
         pull_policy: Some("IfNotPresent".to_owned()),
@@ -46,8 +46,8 @@ fn config() -> SidecarConfig {
     }
 }
 
-fn excluded() -> ExcludedNamespaces {
-    ExcludedNamespaces { own: "testimony-system".to_owned() }
+pub(super) fn excluded() -> ExcludedNamespaces {
+    ExcludedNamespaces { own: "testimony-system".to_owned(), further: vec!["cni".to_owned()] }
 }
 
 fn decision(index: &Index, namespace: &str, pod: &Value) -> Decision {
@@ -71,13 +71,13 @@ fn injected(pod: &Value) -> Value {
     apply(pod, &patch(&typed, Some(&plan)).expect("patch"))
 }
 
-fn apply(pod: &Value, patch: &json_patch::Patch) -> Value {
+pub(super) fn apply(pod: &Value, patch: &json_patch::Patch) -> Value {
     let mut pod = pod.clone();
     json_patch::patch(&mut pod, patch).expect("applies");
     pod
 }
 
-fn yaml(text: &str) -> Value {
+pub(super) fn yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).expect("yaml")
 }
 
@@ -154,6 +154,8 @@ fn each_case_of_the_table_has_its_reason() {
     skip(spec(port), Reason::PortCollision);
     skip(spec(json!({"spec": {"containers": [{"name": "testimony-init"}]}})), Reason::NameCollision);
     skip(spec(json!({"spec": {"volumes": [{"name": "testimony-state"}]}})), Reason::NameCollision);
+    let mount = json!({"spec": {"containers": [{"name": "app", "volumeMounts": [{"name": "testimony-token"}]}]}});
+    skip(spec(mount), Reason::NameCollision);
 }
 
 #[test]
@@ -161,7 +163,7 @@ fn namespaces_decide_too() {
     let pod = json!({"metadata": {"labels": {"app": "otelcol"}}, "spec": {"containers": [{"name": "app"}]}});
     let mut index = cluster();
     assert_eq!(decision(&index, "other", &pod), Decision::NotSelected);
-    for namespace in ["kube-system", "kube-node-lease", "testimony-system"] {
+    for namespace in ["kube-system", "kube-node-lease", "testimony-system", "cni"] {
         put::<AuditPolicy>(
             &mut index,
             json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},

@@ -16,7 +16,7 @@ use testimony_sidecar::config::{ProcessVars, from_yaml};
 use testimony_sidecar::supervisor::ListenConfig;
 use testimony_sidecar::worker;
 
-/// A record: key to unescaped value.
+/// A record: key to unescaped value, and the event's name under `(event)`.
 pub type Record = BTreeMap<String, String>;
 
 /// Closes with a reset.
@@ -133,7 +133,8 @@ fn take(mut stream: &TcpStream, records: &(Mutex<Vec<Record>>, Condvar)) -> Opti
     for log in logs {
         let Some(Value::StringValue(body)) = log.body.and_then(|b| b.value) else { panic!("a body that is no string") };
         let map = parse_body(body.as_bytes()).expect("canonical");
-        guard.push(map.into_iter().map(|(k, v)| (k, String::from_utf8_lossy(&v).into_owned())).collect());
+        let fields = map.into_iter().map(|(k, v)| (k, String::from_utf8_lossy(&v).into_owned()));
+        guard.push(fields.chain([("(event)".to_owned(), log.event_name)]).collect());
     }
     records.1.notify_all();
     drop(guard);

@@ -1,19 +1,10 @@
-//! `explain`: why a pod is recorded as it is, or not at all; by the webhook's own decision.
+//! The answer, from an index: by the webhook's own decision. Pure.
 
-use crate::args::{ClusterArgs, ExplainArgs, Format};
-use crate::cluster::{Cluster, SidecarStream};
-use crate::inject::pod_of;
-use crate::manifest::Manifest;
-use crate::output::{Table, plural, print, print_json};
-use anyhow::{Context, Result, bail};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use crate::output::{Table, plural};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams};
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-use std::fmt::{Debug, Write};
+use std::fmt::Write;
 use testimony_core::contract::annotation;
 use testimony_operator::index::{Index, PolicyEntry};
 use testimony_operator::inject::{Decision, ExcludedNamespaces, PodTraits, decide, workload};
@@ -104,139 +95,6 @@ pub struct Pods {
     pub injected: usize,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// There is no such object, or the cluster is not reached.
-pub async fn run(args: &ExplainArgs, cluster: &ClusterArgs) -> Result<u8> {
-    let (kind, name) = object(&args.object)?;
-    let cluster = Cluster::connect(cluster).await?;
-    let namespace = cluster.namespace.clone();
-    let index = cluster.index(&namespace, "cluster.local").await?;
-    let webhook = cluster.webhook().await.ok().flatten();
-    let own = webhook.iter().flat_map(|w| w.webhooks.iter().flatten()).find_map(|w| w.client_config.service.as_ref());
-    let own = own.map_or_else(|| "testimony-system".to_owned(), |service| service.namespace.clone());
-    let excluded = ExcludedNamespaces { own };
-    let mut report = if kind == "Pod" {
-        explain_pod(&cluster, &index, &excluded, &name).await?
-    } else {
-        explain_workload(&cluster, &index, &excluded, kind, &name).await?
-    };
-    if webhook.is_none() {
-        report
-            .warnings
-            .push("Testimony's webhook is not installed, or you may not see it: no new pod gets a sidecar".to_owned());
-    }
-    match args.output {
-        Format::Json => print_json(&report)?,
-        Format::Text => print(&text(&report)?)?,
-    }
-    Ok(0)
-}
-
-fn object(text: &str) -> Result<(&'static str, String)> {
-    let Some((kind, name)) = text.split_once('/').filter(|(_, name)| !name.is_empty()) else {
-        bail!("{text:?} is no object: write pod/NAME or deployment/NAME");
-    };
-    let kind = match kind.to_ascii_lowercase().as_str() {
-        "pod" | "pods" | "po" => "Pod",
-        "deployment" | "deployments" | "deploy" => "Deployment",
-        "statefulset" | "statefulsets" | "sts" => "StatefulSet",
-        "daemonset" | "daemonsets" | "ds" => "DaemonSet",
-        _ => bail!("{kind:?} is none of pod, deployment, statefulset, daemonset"),
-    };
-    Ok((kind, name.to_owned()))
-}
-
-async fn explain_pod(cluster: &Cluster, index: &Index, excluded: &ExcludedNamespaces, name: &str) -> Result<Report> {
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let pod = cluster.get(api, name).await?;
-    let pod =
-        pod.with_context(|| format!("pod {name} is not in namespace {}: -n chooses another", cluster.namespace))?;
-    let running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
-    let sidecar = match PodTraits::of(&pod).injected && running {
-        true => Some(ask(cluster, name).await),
-        false => None,
-    };
-    Ok(report(index, excluded, &cluster.namespace, &pod, Subject::Pod(sidecar)))
-}
-
-/// What a sidecar's `/config` says.
-async fn ask(cluster: &Cluster, name: &str) -> Sidecar {
-    let answer = async {
-        let stream = SidecarStream::open(cluster, &cluster.namespace, name, "/config").await?;
-        let shown: Value = serde_json::from_slice(&stream.whole().await?).context("the sidecar's /config")?;
-        anyhow::Ok(shown)
-    };
-    match answer.await {
-        Ok(shown) => {
-            let word = |value: &Value, field: &str| value[field].as_str().map(str::to_owned);
-            let state = |sink: &Value| {
-                let error = word(sink, "error").map(|error| format!(" ({error})")).unwrap_or_default();
-                format!(
-                    "{}: {}{error}",
-                    word(sink, "name").unwrap_or_default(),
-                    word(sink, "state").unwrap_or_default()
-                )
-            };
-            let sinks = shown["sinks"].as_array().into_iter().flatten().map(state).collect();
-            Sidecar { revision: word(&shown, "revision"), sinks, error: None }
-        }
-        Err(error) => Sidecar { error: Some(format!("{error:#}")), ..Sidecar::default() },
-    }
-}
-
-async fn explain_workload(
-    cluster: &Cluster,
-    index: &Index,
-    excluded: &ExcludedNamespaces,
-    kind: &'static str,
-    name: &str,
-) -> Result<Report> {
-    let object = match kind {
-        "Deployment" => fetch::<Deployment>(cluster, name).await?,
-        "StatefulSet" => fetch::<StatefulSet>(cluster, name).await?,
-        _ => fetch::<DaemonSet>(cluster, name).await?,
-    };
-    let labels = object["spec"]["selector"]["matchLabels"].as_object().cloned().unwrap_or_default();
-    let labels: Vec<String> =
-        labels.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?))).collect();
-    let mut manifest = Manifest { origin: format!("{}/{name}", kind.to_lowercase()), object };
-    let pod = pod_of(&mut manifest, kind, "/spec/template", &cluster.namespace)?;
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let pods = match labels.is_empty() {
-        true => Vec::new(),
-        false => cluster.list("pods", api, ListParams::default().labels(&labels.join(","))).await?,
-    };
-    let live: Vec<&Pod> = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
-    let injected = live.iter().filter(|pod| PodTraits::of(pod).injected).count();
-    let counts = Pods { all: live.len(), injected };
-    Ok(report(
-        index,
-        excluded,
-        &cluster.namespace,
-        &pod,
-        Subject::Workload { kind, name: name.to_owned(), pods: counts },
-    ))
-}
-
-async fn fetch<K>(cluster: &Cluster, name: &str) -> Result<Value>
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Serialize,
-{
-    let api: Api<K> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let found = cluster.get(api, name).await?;
-    let found =
-        found.with_context(|| format!("{name} is not in namespace {}: -n chooses another", cluster.namespace))?;
-    let mut object = serde_json::to_value(found)?;
-    object["metadata"]["name"] = json!(name);
-    Ok(object)
-}
-
 /// What is explained, and what only it has.
 pub enum Subject {
     /// A pod, and what its sidecar says.
@@ -261,7 +119,7 @@ pub fn report(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod
         "Deployment" | "StatefulSet" | "DaemonSet" => {
             format!("kubectl rollout restart {}/{} -n {namespace}", kind.to_lowercase(), owner.unwrap_or_default())
         }
-        _ => "delete the pod and let it be created again".to_owned(),
+        _ => "delete the pod and create it again".to_owned(),
     };
     let (object, sidecar, pods) = match subject {
         Subject::Pod(sidecar) => (format!("pod/{}", pod.name_any()), sidecar, None),
@@ -332,6 +190,11 @@ fn verdict(
             Some("apply an AuditPolicy whose podSelector matches it".to_owned()),
         ),
         Decision::Skip(reason) => say(reason.as_str(), reason.explain(), None),
+        Decision::Deny(reason) => say(
+            reason.as_str(),
+            &format!("the namespace is strict, and such a pod is refused: {}", reason.explain()),
+            None,
+        ),
         Decision::Inject(_) if pods.is_some() && uncovered == 0 => {
             say("Recorded", "new pods get a sidecar, and all of its pods have one", None)
         }
@@ -429,7 +292,7 @@ fn warnings(
     warnings
 }
 
-fn text(report: &Report) -> Result<String, std::fmt::Error> {
+pub(super) fn text(report: &Report) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     writeln!(out, "{} in namespace {}", report.object, report.namespace)?;
     writeln!(out, "state      {}: {}", report.state, report.why)?;
@@ -443,10 +306,10 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
         writeln!(out, "revision   {created} when the pod was created")?;
     }
     if let Some(in_force) = report.sidecar.as_ref().and_then(|sidecar| sidecar.revision.as_ref()) {
-        writeln!(out, "           {in_force} in force in the sidecar")?;
+        writeln!(out, "revision   {in_force} in force in the sidecar")?;
     }
     if let Some(revision) = &report.revision {
-        writeln!(out, "           {revision} by the policies as they are now")?;
+        writeln!(out, "revision   {revision} by the policies as they are now")?;
     }
     for policy in &report.policies {
         let suspended = if policy.suspended { ", suspended: records nothing" } else { "" };
@@ -467,66 +330,4 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
         writeln!(out, "warning    {warning}")?;
     }
     Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::manifest;
-
-    const OBJECTS: &str = "
-{apiVersion: audit.testimony.dev/v1alpha1, kind: AuditPolicy, metadata: {name: p, namespace: shop}, spec: {podSelector: {matchLabels: {app: api}}, rules: [{name: probes, match: {pathPrefixes: [/healthz]}, level: None}]}}
----
-{apiVersion: audit.testimony.dev/v1alpha1, kind: AuditSink, metadata: {name: default}, spec: {endpoint: 'http://c:4318', default: true}}
-";
-
-    fn explained(pod: Value, subject: Subject) -> Report {
-        let index = manifest::index(&manifest::parse("p", OBJECTS).expect("yaml"), "default").expect("valid");
-        let pod: Pod = serde_json::from_value(pod).expect("a pod");
-        report(&index, &ExcludedNamespaces { own: "ours".to_owned() }, "shop", &pod, subject)
-    }
-
-    fn pod(labels: Value) -> Value {
-        json!({"metadata": {"name": "x", "labels": labels}, "spec": {"containers": [{"name": "c"}]}})
-    }
-
-    #[test]
-    fn a_pod_that_came_too_early_is_told_what_to_do() {
-        let report = explained(pod(json!({"app": "api"})), Subject::Pod(None));
-        assert_eq!(report.state, "NeedsRestart");
-        expect_test::expect![[""]].assert_eq(&text(&report).expect("text"));
-    }
-
-    #[test]
-    fn each_state_is_told() {
-        assert_eq!(explained(pod(json!({"app": "web"})), Subject::Pod(None)).state, "NotSelected");
-        let mut host = pod(json!({"app": "api"}));
-        host["spec"]["hostNetwork"] = json!(true);
-        assert_eq!(explained(host, Subject::Pod(None)).state, "HostNetwork");
-        let workload =
-            |injected| Subject::Workload { kind: "Deployment", name: "api".into(), pods: Pods { all: 2, injected } };
-        let some = explained(pod(json!({"app": "api"})), workload(1));
-        assert_eq!((some.state.as_str(), some.object.as_str()), ("NeedsRestart", "deployment/api"));
-        assert!(some.why.starts_with("1 of 2 pods have no sidecar"), "{}", some.why);
-        assert_eq!(explained(pod(json!({"app": "api"})), workload(2)).state, "Recorded");
-    }
-
-    #[test]
-    fn an_old_revision_in_the_sidecar_is_a_warning() {
-        let mut injected = pod(json!({"app": "api"}));
-        injected["metadata"]["annotations"] = json!({annotation::INJECTION_ID: "i", annotation::REVISION: "old"});
-        injected["spec"]["initContainers"] = json!([{"name": "testimony-sidecar"}]);
-        let sidecar = Sidecar { revision: Some("older".to_owned()), ..Sidecar::default() };
-        let report = explained(injected, Subject::Pod(Some(sidecar)));
-        assert_eq!((report.state.as_str(), report.revision_at_creation.as_deref()), ("Recorded", Some("old")));
-        assert!(report.warnings.iter().any(|w| w.contains("runs revision older")), "{:?}", report.warnings);
-    }
-
-    #[test]
-    fn objects_are_read() {
-        assert_eq!(object("deploy/x").ok(), Some(("Deployment", "x".to_owned())));
-        for wrong in ["x", "pod/", "job/x"] {
-            assert!(object(wrong).is_err(), "{wrong}");
-        }
-    }
 }
