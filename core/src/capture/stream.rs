@@ -145,6 +145,13 @@ impl<S: Shell> StreamCapture<S> {
         }
     }
 
+    /// We answered in the server's place, with this status.
+    pub fn answered(&mut self, status: u16) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.status = status;
+        }
+    }
+
     /// Bytes of the request's body.
     pub fn request_data(&mut self, bytes: &[u8]) {
         self.data(bytes, &[]);

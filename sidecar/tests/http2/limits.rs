@@ -129,6 +129,6 @@ fn a_header_list_over_the_limit_gets_431_and_is_recorded() {
             Err(error) => panic!("{error:?}"),
         }
         let records = rig.records(2).await;
-        assert_eq!(records[1]["refusal"], "header_list_too_long");
+        assert_eq!((records[1]["refusal"].as_str(), records[1]["status"].as_str()), ("header_list_too_long", "431"));
     });
 }

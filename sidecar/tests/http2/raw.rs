@@ -155,3 +155,27 @@ fn a_server_that_speaks_no_http2_is_told_and_its_client_sees_a_reset() {
     let records = sink.wait_for(1);
     assert_eq!((records[0]["refusal"].as_str(), records[0]["cause"].as_str()), ("not_http2", "protocol_error"));
 }
+
+#[test]
+fn a_malformed_answer_becomes_502_and_is_recorded() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let sink = Sink::start();
+    let sidecar = Sidecar::start(listener.local_addr().expect("address"), &sink, "");
+    let mut client = TcpStream::connect(sidecar.inbound).expect("connect");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+    client.write_all(&[PREFACE, SETTINGS, SETTINGS_ACK, &headers(1, &[])].concat()).expect("a request");
+    let (mut server, _) = listener.accept().expect("accept");
+    server.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+    server.write_all(&[SETTINGS, SETTINGS_ACK].concat()).expect("settings");
+    let mut preface = vec![0; PREFACE.len()];
+    server.read_exact(&mut preface).expect("the preface");
+    assert_eq!(next(&mut server).map(|(kind, stream, _)| (kind, stream)), Some((1, 1)));
+    // 200, and a field that belongs to a connection.
+    let bad = [&[0x88, 0, 10], b"connection".as_slice(), &[5], b"close"].concat();
+    server.write_all(&frame(1, 5, 1, &bad)).expect("an answer");
+    let (kind, stream, _) = next(&mut client).expect("an answer");
+    assert_eq!((kind, stream), (1, 1));
+    let records = sink.wait_for(1);
+    let of = |key: &str| records[0][key].as_str();
+    assert_eq!((of("status"), of("refusal"), of("cause")), ("502", "malformed_response", "protocol_error"));
+}

@@ -112,10 +112,10 @@ fn px_1_all_cases_of_grpcs_interoperability_test_pass_through_two_sidecars() {
         };
         let records = sink.wait_until("all calls", |records| answered(records).len() >= wanted.len());
         assert_eq!(answered(&records), wanted);
-        assert!(
-            records.iter().all(|record| record["proto"] == "http/2"),
-            "a connection was taken for another protocol"
-        );
+        // The client of the sleeping server may give up before it says anything.
+        let said_something = |record: &&support::Record| record["req_bytes"] != "0";
+        let other: Vec<_> = records.iter().filter(|r| r["proto"] != "http/2").filter(said_something).collect();
+        assert!(other.is_empty(), "taken for another protocol: {other:#?}");
         let large = records.iter().find(|record| record["rpc_method"] == "StreamingOutputCall").expect("a record");
         assert_eq!((large["req_msgs"].as_str(), large["res_msgs"].as_str()), ("1", "4"));
     }

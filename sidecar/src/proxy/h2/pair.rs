@@ -24,6 +24,9 @@ use testimony_core::record::Stamp;
 /// Most streams that are known to have begun and not handed over by the library yet.
 const BEGUN_MAX: usize = 4096;
 
+/// The refusal of a request that the library answers with 431.
+const HEADER_LIST_TOO_LONG: &str = "header_list_too_long";
+
 /// A pair of connections.
 pub(super) struct Pair {
     client: server::Connection<Io, Bytes>,
@@ -254,7 +257,7 @@ impl Pair {
                 Seen::Reset { stream, code: 1 } => (stream, "malformed_request"),
                 Seen::Reset { stream, code } => (stream, error_name(code)),
                 // An answer that nobody gave: 431.
-                Seen::Headers(stream) => (stream, "header_list_too_long"),
+                Seen::Headers(stream) => (stream, HEADER_LIST_TOO_LONG),
                 _ => continue,
             };
             if let Some(at) = self.begun.iter().position(|begun| *begun == id) {
@@ -338,7 +341,10 @@ impl Facts {
     fn refused_stream(&mut self, why: &'static str) {
         let head = StreamRequest { method: "", scheme: "", authority: "", path: "", fields: &[] };
         let seq = self.next();
-        let (capture, _) = StreamCapture::begin(self.recorder.clone(), self.conn.clone(), seq, &head);
+        let (mut capture, _) = StreamCapture::begin(self.recorder.clone(), self.conn.clone(), seq, &head);
+        if why == HEADER_LIST_TOO_LONG {
+            capture.answered(431);
+        }
         capture.end(StreamEnd::RequestRefused(why));
     }
 

@@ -236,6 +236,9 @@ impl Stream {
                 let mut ending = upstream_failed(&error);
                 if matches!(ending.end, StreamEnd::ResponseRefused(_)) && !ending.is_broken {
                     // Nothing of the answer has left: say so in the client's words (section 10).
+                    if let Some(capture) = &mut self.capture {
+                        capture.answered(StatusCode::BAD_GATEWAY.as_u16());
+                    }
                     let mut bad_gateway = Response::new(());
                     *bad_gateway.status_mut() = StatusCode::BAD_GATEWAY;
                     self.down = self.respond.send_response(bad_gateway, true).ok();
