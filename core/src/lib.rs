@@ -10,6 +10,7 @@ pub mod contract;
 pub mod detect;
 pub mod error;
 pub mod http1;
+pub mod http2;
 pub mod identity;
 pub mod names;
 pub mod otlp;

@@ -102,6 +102,7 @@ pub const FIXTURES: &[Program] = &[
     tool("go-httpbin", "go-httpbin", "github.com/mccutchen/go-httpbin/v2/cmd/go-httpbin", "2.26.0"),
     tool("grpc-interop-server", "grpc-interop", "google.golang.org/grpc/interop/server", "1.85.0"),
     tool("grpc-interop-client", "grpc-interop", "google.golang.org/grpc/interop/client", "1.85.0"),
+    tool("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "2.2.1+incompatible"),
     tool("fortio", "fortio", "fortio.org/fortio", "1.68.0"),
 ];
 

@@ -1,4 +1,4 @@
-//! Capture of a connection that is not HTTP/1: one record at its end, and stages while it is open.
+//! Capture of a connection that is neither HTTP/1 nor carried an exchange of HTTP/2: one record at its end, and stages while it is open.
 
 use super::stage::{Kind, Stages, show};
 use super::{ConnFacts, Outcome, Shell};
@@ -20,6 +20,12 @@ pub enum OpaqueEnd {
     UpstreamFailed,
     /// It led back to ourselves and was closed.
     Loop,
+    /// We closed it: what the client sent breaks this rule.
+    Refused(&'static str),
+    /// The server sent what breaks this rule.
+    UpstreamRefused(&'static str),
+    /// A deadline passed.
+    TimedOut,
     /// We are shutting down.
     Drained,
 }
@@ -28,6 +34,7 @@ pub enum OpaqueEnd {
 pub struct OpaqueCapture<S: Shell> {
     shell: S,
     conn: ConnFacts,
+    seq: u64,
     start: Stamp,
     proto: &'static str,
     tls: Option<Box<Handshake>>,
@@ -43,7 +50,14 @@ impl<S: Shell> OpaqueCapture<S> {
     pub fn new(shell: S, conn: ConnFacts, start: Stamp, proto: &'static str) -> Self {
         let stages = if conn.upstream_local.is_some() { Stages::of_connection(start) } else { Stages::never() };
         let (tls, bytes) = (None, (0, 0));
-        Self { shell, conn, start, proto, tls, bytes, stages, shown_under: None, ended: false }
+        Self { shell, conn, seq: 0, start, proto, tls, bytes, stages, shown_under: None, ended: false }
+    }
+
+    /// Its number, where the connection is not the only exchange.
+    #[must_use]
+    pub fn numbered(mut self, seq: u64) -> Self {
+        self.seq = seq;
+        self
     }
 
     /// Looks into the bytes for the handshake of TLS. Call it before the first bytes.
@@ -120,6 +134,9 @@ impl<S: Shell> OpaqueCapture<S> {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        if let OpaqueEnd::Refused(why) | OpaqueEnd::UpstreamRefused(why) = end {
+            self.shell.count_refused(why);
+        }
         let shown_under = self.shown_under.take();
         let in_force = self.shell.policy();
         let recorded = self.verdict(&in_force).is_some_and(|verdict| verdict.level > Level::None);
@@ -136,8 +153,10 @@ impl<S: Shell> OpaqueCapture<S> {
         if let Some(cause) = cause {
             record.set(Field::Cause, cause.as_bytes());
         }
-        if end == OpaqueEnd::Loop {
-            record.set(Field::Refusal, b"loop");
+        match end {
+            OpaqueEnd::Loop => record.set(Field::Refusal, b"loop"),
+            OpaqueEnd::Refused(why) | OpaqueEnd::UpstreamRefused(why) => record.set(Field::Refusal, why.as_bytes()),
+            _ => {}
         }
         record.set_int(Field::ReqBytes, self.bytes.0);
         record.set_int(Field::ResBytes, self.bytes.1);
@@ -159,7 +178,9 @@ impl<S: Shell> OpaqueCapture<S> {
             OpaqueEnd::Closed => (Outcome::Success, None),
             OpaqueEnd::ClientGone => (Outcome::Failure, Some("client_gone")),
             OpaqueEnd::UpstreamFailed => (Outcome::Failure, Some("upstream_failed")),
-            OpaqueEnd::Loop => (Outcome::Failure, Some("rejected")),
+            OpaqueEnd::Loop | OpaqueEnd::Refused(_) => (Outcome::Failure, Some("rejected")),
+            OpaqueEnd::UpstreamRefused(_) => (Outcome::Failure, Some("protocol_error")),
+            OpaqueEnd::TimedOut => (Outcome::Failure, Some("timeout")),
             OpaqueEnd::Drained => (Outcome::Unknown, Some("drained")),
         };
         (EventName::TcpClose, outcome, cause)
@@ -167,7 +188,7 @@ impl<S: Shell> OpaqueCapture<S> {
 
     /// The record with what is known of the connection, but for its sizes and its end.
     fn build(&self, event: EventName, verdict: &Verdict<'_>) -> Record {
-        let mut record = self.conn.record(event, 0, self.start);
+        let mut record = self.conn.record(event, self.seq, self.start);
         record.set(Field::Policy, verdict.policy.as_bytes());
         record.set(Field::Rule, verdict.rule.as_bytes());
         record.set(Field::Action, b"CONNECT");

@@ -12,20 +12,20 @@ use std::rc::Rc;
 
 /// What all clones of the shell share.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     random: u128,
-    in_flight: InFlight,
-    bodies: Vec<String>,
-    counted: Vec<(Outcome, bool)>,
-    refused: Vec<&'static str>,
+    pub in_flight: InFlight,
+    pub bodies: Vec<String>,
+    pub counted: Vec<(Outcome, bool)>,
+    pub refused: Vec<&'static str>,
     /// Seconds that have passed.
-    seconds: u64,
+    pub seconds: u64,
 }
 
 #[derive(Clone)]
-struct TestShell {
+pub(super) struct TestShell {
     policy: Arc<Compiled>,
-    state: Rc<RefCell<State>>,
+    pub state: Rc<RefCell<State>>,
 }
 
 impl Shell for TestShell {
@@ -63,7 +63,7 @@ impl Shell for TestShell {
     }
 }
 
-fn shell() -> TestShell {
+pub(super) fn shell() -> TestShell {
     let probes = DocumentRule {
         name: "probes".into(),
         matches: RuleMatch { path_prefixes: vec!["/healthz".into()], ..RuleMatch::default() },
@@ -87,7 +87,7 @@ fn shell() -> TestShell {
     TestShell { policy: Arc::new(Compiled::new(document).expect("valid")), state: Rc::default() }
 }
 
-fn conn(direction: Direction) -> ConnFacts {
+pub(super) fn conn(direction: Direction) -> ConnFacts {
     let address = |text: &str| text.parse().expect("address");
     ConnFacts {
         direction,

@@ -27,6 +27,8 @@ pub const HEADER_VALUE_BYTES_MAX: usize = 1024;
 pub enum EventName {
     /// One HTTP request with its response.
     HttpRequest,
+    /// One call of gRPC.
+    RpcCall,
     /// A stream (WebSocket, CONNECT, server-sent events) or a slow HTTP exchange, early in its life.
     StreamOpen,
     /// The same, still open later.
@@ -47,8 +49,9 @@ pub enum EventName {
 
 impl EventName {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::HttpRequest,
+        Self::RpcCall,
         Self::StreamOpen,
         Self::StreamProgress,
         Self::StreamClose,
@@ -63,6 +66,7 @@ impl EventName {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::HttpRequest => "audit.http.request",
+            Self::RpcCall => "audit.rpc.call",
             Self::StreamOpen => "audit.stream.open",
             Self::StreamProgress => "audit.stream.progress",
             Self::StreamClose => "audit.stream.close",

@@ -98,6 +98,8 @@ const SCANNED: &[Field] = &[
     Field::CorrelationId,
     Field::Method,
     Field::Action,
+    Field::RpcMethod,
+    Field::RpcService,
     Field::Sni,
     Field::Target,
     Field::UserAgent,

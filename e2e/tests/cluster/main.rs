@@ -3,6 +3,7 @@
 mod alone;
 mod context;
 mod exchanges;
+mod grpc;
 mod harness;
 mod injection;
 mod objects;

@@ -26,7 +26,11 @@ pub(super) struct Waits {
 
 impl Waits {
     pub fn of(relay: &Relay) -> Self {
-        Self { due_ns: relay.due_ns(), hurried: relay.is_in_head() || relay.is_lingering() }
+        Self::new(relay.due_ns(), relay.is_in_head() || relay.is_lingering())
+    }
+
+    pub const fn new(due_ns: u64, hurried: bool) -> Self {
+        Self { due_ns, hurried }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::alarm::{Alarm, Waits};
 use super::flow::{Flow, Lost, record_loop};
+use super::h2;
 use super::relay::Relay;
 use crate::config::Target;
 use crate::data::{Recorder, now};
@@ -22,13 +23,13 @@ use tokio::time::Instant;
 pub const CONNECTIONS_MAX: usize = 16 * 1024;
 
 /// A request head, or a first line, must be whole after this time.
-const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A client that was given its last answer, or whose origin has closed, may keep its side open for so long.
-const LINGER_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const LINGER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A connection on which nothing moved for so long is closed.
-const IDLE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
+pub(super) const IDLE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
 
 /// How far the shutdown is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +104,11 @@ pub(super) async fn serve_one(
     } else {
         Flow::Pass
     };
-    run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain).await;
+    let relay = run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain.clone()).await;
+    if let Some(handoff) = relay.and_then(Relay::into_http2) {
+        // In a box: connections of other protocols do not pay for its size.
+        Box::pin(h2::serve(handoff, drain)).await;
+    }
 }
 
 /// What a connection waits for.
@@ -112,7 +117,8 @@ enum Event {
     Rang,
 }
 
-async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
+/// Moves bytes until the pair is over, or turns out to be HTTP/2.
+async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) -> Option<Relay> {
     let mut alarm = Alarm::new(now().mono_ns);
     let mut idle_since = Instant::now();
     let mut head_since = None;
@@ -130,7 +136,7 @@ async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
         tokio::select! {
             biased;
             event = event => match event {
-                Event::Over => return,
+                Event::Over => return Some(relay),
                 Event::Rang => {}
             },
             changed = drain.changed() => {
@@ -138,7 +144,10 @@ async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
                 match state {
                     Drain::No => {}
                     Drain::Finish => relay.drain(),
-                    Drain::Abort => return relay.abort(Lost::Drained),
+                    Drain::Abort => {
+                        relay.abort(Lost::Drained);
+                        return None;
+                    }
                 }
                 continue;
             }
@@ -153,14 +162,16 @@ async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
         if !relay.is_in_head() {
             head_since = None;
         } else if now.duration_since(*head_since.get_or_insert(now)) >= HEAD_DEADLINE {
-            return relay.abort(Lost::TimedOut);
+            relay.abort(Lost::TimedOut);
+            return None;
         }
         let idle = now.duration_since(idle_since);
         if idle >= LINGER_DEADLINE && relay.is_lingering() {
-            return;
+            return None;
         }
         if idle >= IDLE_DEADLINE {
-            return relay.abort(Lost::TimedOut);
+            relay.abort(Lost::TimedOut);
+            return None;
         }
     }
 }

@@ -6,6 +6,7 @@ mod alarm;
 mod channel;
 mod connection;
 mod flow;
+mod h2;
 mod relay;
 
 pub use accept::{Drain, Listening, Pod, serve};
