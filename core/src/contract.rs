@@ -64,6 +64,8 @@ pub mod label {
     pub const INJECTED: &str = "testimony.dev/injected";
     /// `disabled` on a pod: opted out of injection.
     pub const INJECT: &str = "testimony.dev/inject";
+    /// `disabled` on a namespace: ClusterAuditPolicies with `enforcement: Default` leave its pods alone.
+    pub const CLUSTER_DEFAULTS: &str = "testimony.dev/cluster-defaults";
     /// `true` on the operator's leading replica: the policy server's Service selects it.
     pub const LEADER: &str = "testimony.dev/leader";
 }

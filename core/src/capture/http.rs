@@ -142,12 +142,18 @@ impl<S: Shell> HttpCapture<S> {
         let rules = &policy.document().correlation;
         let scan = Scan::of(head, rules.header.as_deref());
         let facts = Facts {
-            direction: self.conn.direction,
-            port: self.conn.port(),
+            peer: Some(self.conn.peer.ip()),
             method: Some(head.method),
             path: Some(scan.target.path),
+            query: scan.target.query,
+            authority: std::str::from_utf8(scan.authority()).ok(),
+            headers: Some(&head.fields),
+            ..Facts::connection(self.conn.direction, self.conn.port())
         };
         let verdict = policy.judge(&facts);
+        if let Some(reason) = verdict.and_then(|verdict| verdict.undecided) {
+            self.shell.count_undecided(reason.as_str());
+        }
         let judged = verdict.is_some();
         let mut exchange = Exchange::new(seq, start, policy.clone(), judged);
         let Some(verdict) = verdict else {

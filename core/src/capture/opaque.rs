@@ -63,7 +63,8 @@ impl<S: Shell> OpaqueCapture<S> {
             return;
         }
         let policy = self.shell.policy();
-        let facts = Facts { direction: self.conn.direction, port: self.conn.port(), method: None, path: None };
+        let facts =
+            Facts { peer: Some(self.conn.peer.ip()), ..Facts::connection(self.conn.direction, self.conn.port()) };
         let Some(verdict) = policy.judge(&facts) else { return };
         let (outcome, cause) = match end {
             OpaqueEnd::Closed => (Outcome::Success, None),

@@ -16,6 +16,7 @@ struct State {
     bodies: Vec<String>,
     counted: Vec<(Outcome, bool)>,
     refused: Vec<&'static str>,
+    undecided: Vec<&'static str>,
 }
 
 #[derive(Clone)]
@@ -55,6 +56,10 @@ impl Shell for TestShell {
 
     fn count_refused(&mut self, reason: &'static str) {
         self.state.borrow_mut().refused.push(reason);
+    }
+
+    fn count_undecided(&mut self, reason: &'static str) {
+        self.state.borrow_mut().undecided.push(reason);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a pod gets a sidecar.
 
 use super::PodTraits;
-use crate::index::Index;
+use crate::index::{Index, PolicyEntry};
 use std::collections::BTreeMap;
 use std::fmt;
 use testimony_core::policy::PolicyDocument;
@@ -71,7 +71,7 @@ impl Reason {
             Self::HostNetwork => "the pod uses hostNetwork, which cannot be audited",
             Self::Windows => "the pod runs on Windows; the sidecar needs Linux",
             Self::MirrorPod => "static pods cannot be changed by the API server",
-            Self::OptedOut => "the pod is labelled testimony.dev/inject: disabled",
+            Self::OptedOut => "the pod is labelled testimony.dev/inject: disabled, and no baseline selects it",
             Self::PodSecurity => {
                 "the namespace enforces Pod Security baseline or restricted, which refuses NET_ADMIN; enforce privileged to audit it"
             }
@@ -121,13 +121,15 @@ pub fn decide(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod
     if pod.injected {
         return Decision::Already;
     }
-    if index.selecting(namespace, &pod.labels).next().is_none() {
+    let selecting: Vec<&PolicyEntry> = index.selecting(namespace, &pod.labels).collect();
+    if selecting.is_empty() {
         return Decision::NotSelected;
     }
-    if let Some(reason) = obstacle(index, namespace, pod) {
+    let baseline = selecting.iter().any(|p| p.good.as_ref().is_some_and(|good| good.is_baseline()));
+    if let Some(reason) = obstacle(index, namespace, pod, baseline) {
         return Decision::Skip(reason);
     }
-    let document = index.document(namespace, &pod.labels).document;
+    let document = index.join(&selecting).document.clone();
     let secrets = document
         .sinks
         .iter()
@@ -136,13 +138,14 @@ pub fn decide(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod
     Decision::Inject(Box::new(Selection { document, secrets, warnings: warnings(pod) }))
 }
 
-fn obstacle(index: &Index, namespace: &str, pod: &PodTraits) -> Option<Reason> {
+/// What is in the way; of a `baseline` no label opts out.
+fn obstacle(index: &Index, namespace: &str, pod: &PodTraits, baseline: bool) -> Option<Reason> {
     let level = index.namespaces.get(namespace).and_then(|n| n.pod_security.as_deref());
     let checks = [
         (pod.host_network, Reason::HostNetwork),
         (pod.windows, Reason::Windows),
         (pod.mirror, Reason::MirrorPod),
-        (pod.opted_out, Reason::OptedOut),
+        (pod.opted_out && !baseline, Reason::OptedOut),
         (level.is_some_and(|l| POD_SECURITY_STRICT.contains(&l)), Reason::PodSecurity),
         (pod.other_proxy.is_some(), Reason::OtherProxy),
         (index.is_sink_pod(namespace, &pod.labels), Reason::Sink),
