@@ -10,6 +10,7 @@ pub mod contract;
 pub mod detect;
 pub mod http1;
 pub mod identity;
+pub mod names;
 pub mod otlp;
 pub mod policy;
 pub mod record;

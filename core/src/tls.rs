@@ -1,5 +1,12 @@
-//! What a TLS ClientHello tells in the clear: server name and protocols (RFC 8446 section 4.1.2, RFC 6066 section 3,
-//! RFC 7301).
+//! What a TLS connection tells in the clear: the ClientHello's server name and protocols (RFC 8446 section 4.1.2, RFC 6066
+//! section 3, RFC 7301), the version, and whether the handshake completed.
+
+mod alert;
+mod handshake;
+mod records;
+
+pub use alert::{Alert, Side};
+pub use handshake::{Handshake, HandshakeStatus, SERVER_HELLO_BYTES_MAX};
 
 /// Most bytes of the connection that are looked at: record headers and the hello itself.
 pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;

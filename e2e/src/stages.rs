@@ -102,11 +102,12 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
     Ok(tally)
 }
 
-/// The cluster tests need every program, the chart's tests Helm.
+/// The cluster tests need every program, the chart's tests Helm and promtool.
 fn programs_for(stages: &[Stage], cluster: &Cluster) -> Vec<Program> {
     let mut missing = missing_programs(cluster, true);
     if !stages.contains(&Stage::Cluster) {
-        missing.retain(|program| program.name == "helm" && stages.contains(&Stage::Unit));
+        let charts = |program: &Program| ["helm", "promtool"].contains(&program.name);
+        missing.retain(|program| charts(program) && stages.contains(&Stage::Unit));
     }
     missing
 }

@@ -1,5 +1,6 @@
 //! Flags and environment variables, checked before any port is bound.
 
+use crate::api::{Compression, Protocol};
 use crate::certs::CertConfig;
 use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig};
 use anyhow::bail;
@@ -9,6 +10,9 @@ use testimony_core::contract::port;
 
 /// Name of our entry in the MutatingWebhookConfiguration.
 pub const WEBHOOK_ENTRY: &str = "inject.testimony.dev";
+
+/// Name of our entry in the MutatingWebhookConfiguration of strict namespaces.
+pub const STRICT_WEBHOOK_ENTRY: &str = "strict.inject.testimony.dev";
 
 /// Form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,6 +56,12 @@ pub struct Settings {
     /// Name of the MutatingWebhookConfiguration whose caBundle is kept.
     #[arg(long, env = "TESTIMONY_WEBHOOK_CONFIG_NAME", default_value = "testimony-default")]
     pub webhook_config_name: String,
+    /// Name of the MutatingWebhookConfiguration of strict namespaces; omitted: there are no strict namespaces.
+    #[arg(long, env = "TESTIMONY_STRICT_WEBHOOK_CONFIG_NAME")]
+    pub strict_webhook_config_name: Option<String>,
+    /// A further namespace that is never touched; may be given more than once.
+    #[arg(long = "exclude-namespace", env = "TESTIMONY_EXCLUDE_NAMESPACES", value_delimiter = ',', value_parser = dns_label)]
+    pub exclude_namespaces: Vec<String>,
     /// Name of the webhook's Service.
     #[arg(long, env = "TESTIMONY_WEBHOOK_SERVICE", default_value = "testimony-webhook", value_parser = dns_label)]
     pub webhook_service: String,
@@ -109,6 +119,12 @@ pub struct Settings {
     /// Endpoint of the AuditSink `default`, which the leader makes and keeps; without it none is made.
     #[arg(long, env = "TESTIMONY_DEFAULT_SINK_ENDPOINT", value_parser = http_url)]
     pub default_sink_endpoint: Option<String>,
+    /// How records travel to that endpoint.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_PROTOCOL", requires = "default_sink_endpoint")]
+    pub default_sink_protocol: Option<Protocol>,
+    /// How that endpoint's requests are compressed.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_COMPRESSION", requires = "default_sink_endpoint")]
+    pub default_sink_compression: Option<Compression>,
     /// PEM bundle that signs that endpoint's certificate.
     #[arg(long, env = "TESTIMONY_DEFAULT_SINK_CA_BUNDLE", requires = "default_sink_endpoint")]
     pub default_sink_ca_bundle: Option<String>,
@@ -191,7 +207,7 @@ impl Settings {
 
     /// Namespaces that are never touched.
     pub fn excluded(&self) -> ExcludedNamespaces {
-        ExcludedNamespaces { own: self.namespace.clone() }
+        ExcludedNamespaces { own: self.namespace.clone(), further: self.exclude_namespaces.clone() }
     }
 
     /// This replica's name in Lease and Events.

@@ -21,7 +21,17 @@ fn the_page_of_the_resources_is_the_codes() {
 #[test]
 fn the_page_of_the_command_is_its_help() {
     let mut page = String::from("# testimony-operator\n\nGenerated from `--help`; do not edit.\n");
-    for command in [&[][..], &["controller"], &["webhook"], &["crds"], &["version"]] {
+    let commands: [&[&str]; 8] = [
+        &[],
+        &["controller"],
+        &["webhook"],
+        &["crds"],
+        &["selftest"],
+        &["selftest", "run"],
+        &["selftest", "server"],
+        &["version"],
+    ];
+    for command in commands {
         let output = Command::new(env!("CARGO_BIN_EXE_testimony-operator"))
             .args(command)
             .arg("--help")

@@ -36,6 +36,7 @@ macro_rules! definitions {
 definitions! {
     EXCHANGES: "counter", "testimony_exchanges_total", ["direction", "outcome"], "Exchanges that ended, recorded or not";
     RECORDS: "counter", "testimony_records_total", [], "Records that were made";
+    STAGES: "counter", "testimony_stage_records_total", [], "Records among them that show an exchange which is still open";
     NOT_RECORDED: "counter", "testimony_not_recorded_total", ["reason"], "Exchanges of which policy wants no record (reason level_none)";
     CONNECTIONS: "counter", "testimony_connections_total", ["direction", "protocol"], "Connections, by what they turned out to carry";
     CONNECTIONS_OPEN: "gauge", "testimony_connections_open", [], "Accepted connections that are open now";
@@ -116,6 +117,8 @@ pub struct Metrics {
     exchanges: [[Counter; 3]; 2],
     /// Records that were made.
     pub records: Counter,
+    /// Those of exchanges that are still open.
+    pub stages: Counter,
     not_recorded: Counter,
     connections: [[Counter; 4]; 2],
     /// Accepted connections that are open.
@@ -169,6 +172,7 @@ impl Default for Metrics {
             }),
             not_recorded: not_recorded.get_or_create_owned(&[("reason", "level_none")]),
             records: register(&mut registry, RECORDS),
+            stages: register(&mut registry, STAGES),
             connections_open: register(&mut registry, CONNECTIONS_OPEN),
             refused: register(&mut registry, REFUSED),
             worker_restarts: register(&mut registry, WORKER_RESTARTS),

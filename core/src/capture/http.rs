@@ -1,6 +1,7 @@
 //! Capture of HTTP/1 exchanges: the observer of [`crate::http1::Session`].
 
 use super::in_flight::{Candidate, Ticket};
+use super::stage::{Kind, NEVER_NS, Stages, show};
 use super::target::Target;
 use super::tracing::{Brought, Trace, trace};
 use super::{ConnFacts, Outcome, Shell, set_actor};
@@ -25,6 +26,8 @@ pub struct HttpCapture<S: Shell> {
     shell: S,
     conn: ConnFacts,
     open: VecDeque<Exchange>,
+    /// No stage of an open exchange is due before; it may be earlier than any is.
+    due_ns: u64,
 }
 
 /// One exchange between its request head and its end.
@@ -41,6 +44,9 @@ struct Exchange {
     req_bytes: u64,
     res_bytes: u64,
     tunnel: Option<(u64, u64)>,
+    /// Its answer opened a tunnel, or is an event stream.
+    stream: bool,
+    stages: Stages,
 }
 
 /// What capture needs of a request head, gathered in one pass over its fields.
@@ -90,17 +96,56 @@ impl<'a> Scan<'a> {
     fn authority(&self) -> &'a [u8] {
         self.target.authority.map_or(self.host, str::as_bytes)
     }
+
+    /// What the judge looks at.
+    fn facts(&self, conn: &ConnFacts, head: &'a RequestHead<'a>) -> Facts<'a> {
+        Facts {
+            peer: Some(conn.peer.ip()),
+            method: Some(head.method),
+            path: Some(self.target.path),
+            query: self.target.query,
+            authority: std::str::from_utf8(self.authority()).ok(),
+            headers: Some(&head.fields),
+            ..Facts::connection(conn.direction, conn.port())
+        }
+    }
+}
+
+impl ConnFacts {
+    /// What the judge looks at when a request begins on this connection.
+    pub fn facts<'a>(&self, head: &'a RequestHead<'a>) -> Facts<'a> {
+        Scan::of(head, None).facts(self, head)
+    }
 }
 
 impl<S: Shell> HttpCapture<S> {
     /// Captures the exchanges of one connection.
     pub fn new(shell: S, conn: ConnFacts) -> Self {
-        Self { shell, conn, open: VecDeque::new() }
+        Self { shell, conn, open: VecDeque::new(), due_ns: NEVER_NS }
     }
 
     /// The connection's facts, to add what becomes known later.
     pub fn conn_mut(&mut self) -> &mut ConnFacts {
         &mut self.conn
+    }
+
+    /// When to call [`HttpCapture::tick`], on the monotonic clock; a call before that does nothing.
+    pub fn due_ns(&self) -> u64 {
+        self.due_ns
+    }
+
+    /// Shows the exchanges that have been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        if now.mono_ns < self.due_ns {
+            return;
+        }
+        for exchange in &mut self.open {
+            let Some(stage) = exchange.stages.take(now) else { continue };
+            let Some(mut record) = exchange.record.clone() else { continue };
+            exchange.fill_so_far(&mut record);
+            show(&mut self.shell, &self.conn, &exchange.policy, exchange.start, Kind::Stream, stage, record);
+        }
+        self.due_ns = self.open.iter().map(|exchange| exchange.stages.due_ns()).min().unwrap_or(NEVER_NS);
     }
 
     fn exchange(&mut self, seq: ConnSeq) -> Option<&mut Exchange> {
@@ -141,16 +186,7 @@ impl<S: Shell> HttpCapture<S> {
         let policy = self.shell.policy();
         let rules = &policy.document().correlation;
         let scan = Scan::of(head, rules.header.as_deref());
-        let facts = Facts {
-            peer: Some(self.conn.peer.ip()),
-            method: Some(head.method),
-            path: Some(scan.target.path),
-            query: scan.target.query,
-            authority: std::str::from_utf8(scan.authority()).ok(),
-            headers: Some(&head.fields),
-            ..Facts::connection(self.conn.direction, self.conn.port())
-        };
-        let verdict = policy.judge(&facts);
+        let verdict = policy.judge(&scan.facts(&self.conn, head));
         if let Some(reason) = verdict.and_then(|verdict| verdict.undecided) {
             self.shell.count_undecided(reason.as_str());
         }
@@ -192,6 +228,8 @@ impl<S: Shell> HttpCapture<S> {
                 record.set(Field::CorrelationSrc, source.as_bytes());
             }
             exchange.record = Some(record);
+            exchange.stages = Stages::of_exchange(start);
+            self.due_ns = self.due_ns.min(exchange.stages.due_ns());
         }
         self.open.push_back(exchange);
     }
@@ -215,15 +253,10 @@ impl<S: Shell> HttpCapture<S> {
         if let End::RequestRefused(reason) | End::ResponseRefused(reason) = end {
             record.set(Field::Refusal, reason.as_str().as_bytes());
         }
-        if exchange.status != 0 {
-            record.set_int(Field::Status, u64::from(exchange.status));
+        if exchange.stream {
+            record.set_event(EventName::StreamClose);
         }
-        record.set_int(Field::ReqBytes, exchange.req_bytes);
-        record.set_int(Field::ResBytes, exchange.res_bytes);
-        if let Some((from_client, from_upstream)) = exchange.tunnel {
-            record.set_int(Field::TunnelReqBytes, from_client);
-            record.set_int(Field::TunnelResBytes, from_upstream);
-        }
+        exchange.fill_so_far(&mut record);
         record.set(Field::PolicyRevision, exchange.policy.document().revision.as_bytes());
         let now = self.shell.now();
         let random = self.shell.random();
@@ -245,8 +278,36 @@ impl Exchange {
             req_bytes: 0,
             res_bytes: 0,
             tunnel: None,
+            stream: false,
+            stages: Stages::never(),
         }
     }
+
+    /// Status and sizes as they are now.
+    fn fill_so_far(&self, record: &mut Record) {
+        if self.status != 0 {
+            record.set_int(Field::Status, u64::from(self.status));
+        }
+        record.set_int(Field::ReqBytes, self.req_bytes);
+        record.set_int(Field::ResBytes, self.res_bytes);
+        if let Some((from_client, from_upstream)) = self.tunnel {
+            record.set_int(Field::TunnelReqBytes, from_client);
+            record.set_int(Field::TunnelResBytes, from_upstream);
+        }
+    }
+}
+
+/// Whether what follows this final response head is open for as long as both sides like: a tunnel, or server-sent events.
+fn begins_stream(record: &Record, head: &ResponseHead<'_>) -> bool {
+    let success = (200..300).contains(&head.status);
+    let connect = || record.get(Field::Method) == Some(b"CONNECT");
+    let events = || {
+        let is_type = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("content-type");
+        let value = head.fields.iter().find(is_type).map_or(&b""[..], |field| field.value.trim_ascii());
+        let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
+        essence.trim_ascii_end().eq_ignore_ascii_case(b"text/event-stream")
+    };
+    head.status == 101 || (success && (connect() || events()))
 }
 
 fn edit_trace(edit: &mut HeadEdit, context: &Trace) {
@@ -371,10 +432,23 @@ impl<S: Shell> Observer for HttpCapture<S> {
         }
         exchange.status = head.status;
         let policy = exchange.policy.clone();
+        let mut due_ns = NEVER_NS;
         if let Some(record) = &mut exchange.record {
+            if begins_stream(record, head) {
+                exchange.stream = true;
+                exchange.stages.hasten();
+                due_ns = exchange.stages.due_ns();
+            }
             for field in head.fields.iter().filter(|field| policy.redactor().keeps_header(field.name)) {
                 record.push_header(Side::Response, field.name, field.value);
             }
+        }
+        self.due_ns = self.due_ns.min(due_ns);
+    }
+
+    fn answered(&mut self, seq: ConnSeq, status: u16) {
+        if let Some(exchange) = self.exchange(seq) {
+            exchange.status = status;
         }
     }
 

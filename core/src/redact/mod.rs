@@ -91,6 +91,8 @@ impl Redactor {
 const SCANNED: &[Field] = &[
     Field::Actor,
     Field::ActorIssuer,
+    Field::AlpnOffered,
+    Field::AlpnSelected,
     Field::Authority,
     Field::ClientTraceparent,
     Field::CorrelationId,

@@ -90,7 +90,7 @@ fn go_program(paths: &Paths, name: &str, image: Image) -> Result<Archive> {
     image.user(NOBODY, NOBODY).open_folder("/tmp").file(&path, &paths.program(name)).write(&paths.images())
 }
 
-/// The shop's three services in one program.
+/// The shop's four services in one program.
 pub fn shop(paths: &Paths, log: &Log) -> Result<Archive> {
     let out = paths.program("shop");
     log.run(

@@ -1,13 +1,12 @@
-//! Parsing one policy or one sink into what documents are made of.
+//! Parsing one policy into what documents are made of.
 
 use super::Scope;
-use crate::api::{AuditPolicySpec, AuditSinkSpec, Correlation, PodSelector, Rule, SINK_NAME_CHARS_MAX};
+use crate::api::{AuditPolicySpec, Correlation, PodSelector, Rule};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::Selector;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 use std::collections::BTreeSet;
 use testimony_core::contract::port;
-use testimony_core::policy::{self, Direction, DocumentRule, DocumentSink, Expression};
+use testimony_core::policy::{self, Direction, DocumentRule, Expression};
 
 /// Headers that carry something else than an id: never made or read as correlation header.
 const CORRELATION_HEADERS_NEVER: [&str; 23] = [
@@ -223,70 +222,6 @@ fn correlation(spec: &Correlation) -> Result<policy::Correlation, Invalid> {
 /// RFC 9110, 5.6.2.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// Parses a sink's spec.
-///
-/// # Errors
-/// The first field that is wrong, with the fix.
-pub fn accept_sink(name: &str, spec: &AuditSinkSpec) -> Result<DocumentSink, Invalid> {
-    if name.len() > SINK_NAME_CHARS_MAX || name.contains('.') {
-        return Err(invalid(
-            "InvalidName",
-            "metadata.name",
-            format!("{name:?} is longer than {SINK_NAME_CHARS_MAX} characters or has a dot"),
-            "recreate the sink under a shorter name",
-        ));
-    }
-    let url = endpoint(&spec.endpoint)?;
-    let tls = spec.tls.clone().unwrap_or_default();
-    if spec.tls.is_some() && url.scheme_str() != Some("https") {
-        let fix = "change the endpoint's scheme to https or remove tls";
-        return Err(invalid("InvalidTls", "spec.tls", "only an https endpoint has TLS", fix));
-    }
-    if let Some(bundle) = &tls.ca_bundle {
-        ca_bundle(bundle)?;
-    }
-    Ok(DocumentSink {
-        name: name.to_owned(),
-        endpoint: spec.endpoint.clone(),
-        ca_bundle: tls.ca_bundle,
-        server_name: tls.server_name,
-        credentials: spec.credentials_secret_name.is_some(),
-        timeout_ms: spec.timeout_seconds.clamp(1, 60) * 1000,
-        queue_bytes_max: spec.queue.bytes_max,
-    })
-}
-
-fn endpoint(endpoint: &str) -> Result<hyper::Uri, Invalid> {
-    let wrong = |problem: String| {
-        let fix = "give a URL such as https://collector.example:4318";
-        invalid("InvalidEndpoint", "spec.endpoint", problem, fix)
-    };
-    let url: hyper::Uri = endpoint.parse().map_err(|e| wrong(format!("{endpoint:?} is no URL ({e})")))?;
-    if !matches!(url.scheme_str(), Some("http" | "https")) {
-        return Err(wrong(format!("{endpoint:?} starts with neither http:// nor https://")));
-    }
-    let authority = url.authority().map(|a| a.as_str()).unwrap_or_default();
-    if authority.is_empty() || authority.contains('@') || url.query().is_some() {
-        return Err(wrong("a host is needed; user and query are not allowed".to_owned()));
-    }
-    Ok(url)
-}
-
-fn ca_bundle(pem: &str) -> Result<(), Invalid> {
-    let wrong = |problem: String| {
-        invalid("InvalidCaBundle", "spec.tls.caBundle", problem, "paste the authorities' certificates in PEM form")
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|e| wrong(format!("is no PEM text ({e})")))?;
-        roots.add(certificate).map_err(|e| wrong(format!("certificate {} is not usable ({e})", roots.len() + 1)))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong("has no certificate".to_owned()));
-    }
-    Ok(())
 }
 
 pub(super) fn invalid(

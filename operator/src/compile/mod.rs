@@ -4,11 +4,13 @@
 //! that concern a pod. What is not accepted never reaches a document, and harms no other object.
 
 mod accept;
+mod accept_sink;
 mod cluster;
 mod document;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{AcceptedPolicy, Invalid, accept_policy, accept_sink};
+pub use accept::{AcceptedPolicy, Invalid, accept_policy};
+pub use accept_sink::accept_sink;
 pub use cluster::{ClusterScope, NAMESPACE_OPTED_OUT, Reach, Scope, accept_cluster_policy};
 pub use document::{Compiled, PolicyInput, SinkInput, compile, default_sink, policy_name, revision};

@@ -42,6 +42,7 @@ const LABEL_RETRY_SECONDS: u64 = 2;
 pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let (metrics, registry) = Metrics::new();
     let state = Arc::new(State::new(&settings.cluster_domain));
+    state.remember(|index| index.strict_off = settings.strict_webhook_config_name.is_none());
     let mut supervisor = Supervisor::new(Duration::ZERO)?;
     let shutdown = supervisor.shutdown();
     let admin_listener = bind(settings.admin_port, "--admin-port").await?;

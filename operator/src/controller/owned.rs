@@ -94,6 +94,12 @@ fn default_sink(settings: &Settings) -> Option<Value> {
     let endpoint = settings.default_sink_endpoint.as_deref()?;
     let mut sink = named("audit.testimony.dev/v1alpha1", "AuditSink", DEFAULT_SINK);
     sink["spec"] = json!({"endpoint": endpoint, "default": true});
+    if let Some(protocol) = settings.default_sink_protocol {
+        sink["spec"]["protocol"] = json!(protocol);
+    }
+    if let Some(compression) = settings.default_sink_compression {
+        sink["spec"]["compression"] = json!(compression);
+    }
     if let Some(bundle) = &settings.default_sink_ca_bundle {
         sink["spec"]["tls"] = json!({"caBundle": bundle});
     }
@@ -125,9 +131,16 @@ mod tests {
         let endpoint = "--default-sink-endpoint=https://otlp.example:4318";
         let spec = |flags: &[&str]| sink(flags).map(|sink| sink["spec"].clone());
         assert_eq!(spec(&[endpoint]), Some(json!({"endpoint": "https://otlp.example:4318", "default": true})));
-        let all = [endpoint, "--default-sink-ca-bundle=PEM", "--default-sink-credentials-secret=otlp"];
+        let all = [
+            endpoint,
+            "--default-sink-protocol=HttpProtobuf",
+            "--default-sink-compression=Zstd",
+            "--default-sink-ca-bundle=PEM",
+            "--default-sink-credentials-secret=otlp",
+        ];
         let wanted = json!({
-            "endpoint": "https://otlp.example:4318", "default": true, "tls": {"caBundle": "PEM"},
+            "endpoint": "https://otlp.example:4318", "default": true, "protocol": "HttpProtobuf",
+            "compression": "Zstd", "tls": {"caBundle": "PEM"},
             "credentialsSecretName": "otlp",
         });
         assert_eq!(spec(&all), Some(wanted));

@@ -55,7 +55,7 @@ fn look(index: &Index) -> Report {
             (pod.uid.clone(), Ack { revision, refused: None, sinks: Vec::new(), at: now, bundle: None })
         })
         .collect();
-    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned() };
+    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), further: Vec::new() };
     report(View { index, acks: &acks, excluded: &excluded, instant: now, now: Timestamp::UNIX_EPOCH })
 }
 

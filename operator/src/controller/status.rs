@@ -4,7 +4,7 @@ use super::conditions::{Finding, conditions};
 use crate::api::{AuditPolicyStatus, AuditSinkStatus, PodCounts, SKIPPED_MAX, SinkCounts, Skipped};
 use crate::compile::{Compiled, Reach};
 use crate::index::{Index, PodFacts, PolicyEntry, SinkEntry};
-use crate::inject::{Decision, ExcludedNamespaces, decide};
+use crate::inject::{Decision, ExcludedNamespaces, decide, sink_volumes};
 use crate::state::Ack;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -161,7 +161,7 @@ fn uncovered(standing: &Standing<'_>) -> Option<Uncovered> {
 fn standing<'a>(view: View<'a>, pod: &'a PodFacts, policies: &[&PolicyEntry]) -> Standing<'a> {
     let uncovered = match decide(view.index, view.excluded, &pod.namespace, &pod.traits) {
         Decision::Already => None,
-        Decision::Skip(reason) => Some((reason.as_str(), reason.explain())),
+        Decision::Skip(reason) | Decision::Deny(reason) => Some((reason.as_str(), reason.explain())),
         Decision::Inject(_) => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
         Decision::NotSelected => Some((
             EXCLUDED_NAMESPACE,
@@ -172,11 +172,11 @@ fn standing<'a>(view: View<'a>, pod: &'a PodFacts, policies: &[&PolicyEntry]) ->
     let document = &compiled.document;
     let ack = view.acks.get(&pod.uid).filter(|ack| is_fresh(ack, view.instant));
     let refused = ack.and_then(|a| a.refused.as_ref()).filter(|r| r.revision == document.revision);
-    let mut secrets = document.sinks.iter().filter(|s| s.credentials);
     Standing {
         programmed: ack.is_some_and(|a| a.revision.as_ref() == Some(&document.revision)),
         refused: refused.map(|r| r.message.clone()),
-        mount_missing: pod.traits.injected && secrets.any(|s| !pod.traits.mounted_sinks.contains(&s.name)),
+        mount_missing: pod.traits.injected
+            && sink_volumes(document).iter().any(|volume| !pod.traits.sink_volumes.contains(volume)),
         compiled,
         uncovered,
         pod,

@@ -110,7 +110,7 @@ fn cluster(policies: &[Generated], namespace_labels: &Value) -> Index {
 
 /// The level at which an exchange of this pod is recorded; `None`: nothing looks at it.
 fn level(index: &Index, pod: &PodTraits, facts: &Facts<'_>) -> Option<Level> {
-    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned() };
+    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), further: Vec::new() };
     match decide(index, &excluded, "shop", pod) {
         Decision::Inject(selection) => {
             let judge = Judge::new(selection.document).expect("the sidecar runs every document");

@@ -1,5 +1,6 @@
 //! Watch events into the index.
 
+use super::bearers::{self, Owner};
 use super::{Index, Key, NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
 use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, ClusterAuditPolicy};
 use crate::compile::{AcceptedPolicy, Invalid, accept_cluster_policy, accept_policy, accept_sink};
@@ -7,6 +8,8 @@ use crate::inject::PodTraits;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
+use testimony_core::contract::label;
+use testimony_core::names::Bearer;
 
 /// What an event can have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +67,7 @@ impl Indexed for Namespace {
         let facts = NamespaceFacts {
             uid: object.uid().unwrap_or_default(),
             pod_security: labels.get("pod-security.kubernetes.io/enforce").cloned(),
+            strict: labels.get(label::ENFORCEMENT).is_some_and(|value| value == label::STRICT),
             labels,
         };
         let labels = facts.labels.clone();
@@ -266,6 +270,8 @@ impl Indexed for Service {
 
     fn apply(index: &mut Index, object: Self) -> Touched {
         let key = key_of(&object.metadata);
+        let bearer = Bearer::Service { namespace: key.0.clone(), name: key.1.clone() };
+        index.bearers.claim(Owner::Service(key.clone()), &bearer, bearers::of_service(&object));
         match object.spec.and_then(|s| s.selector).filter(|s| !s.is_empty()) {
             Some(selector) => {
                 index.services.insert(key, ServiceFacts { selector });
@@ -279,6 +285,7 @@ impl Indexed for Service {
 
     fn delete(index: &mut Index, key: &Key) -> Touched {
         index.services.remove(key);
+        index.bearers.release(&Owner::Service(key.clone()));
         Touched::NOTHING
     }
 
@@ -297,6 +304,7 @@ impl Indexed for Pod {
     fn apply(index: &mut Index, object: Self) -> Touched {
         let key = key_of(&object.metadata);
         let uid = object.uid().unwrap_or_default();
+        index.bearers.claim(Owner::Pod(uid.clone()), &bearers::pod(&object), bearers::of_pod(&object));
         let phase = object.status.as_ref().and_then(|s| s.phase.as_deref());
         let facts = PodFacts {
             uid: uid.clone(),
@@ -310,6 +318,7 @@ impl Indexed for Pod {
             && old != uid
         {
             index.pods.remove(&old);
+            index.bearers.release(&Owner::Pod(old));
         }
         let known = index.pods.insert(uid.clone(), facts);
         let same = known.is_some_and(|old| index.pods.get(&uid).is_some_and(|new| new.traits == old.traits));
@@ -319,6 +328,7 @@ impl Indexed for Pod {
     fn delete(index: &mut Index, key: &Key) -> Touched {
         let Some(uid) = index.pod_uids.remove(key) else { return Touched::NOTHING };
         index.pods.remove(&uid);
+        index.bearers.release(&Owner::Pod(uid.clone()));
         Touched::pod(uid)
     }
 

@@ -42,7 +42,7 @@ fn names(index: &Index, namespace: &str) -> Vec<String> {
 fn decision(index: &Index, namespace: &str, labels: Value) -> Decision {
     let pod = json!({"metadata": {"name": "p", "labels": labels}, "spec": {"containers": []}});
     let pod = PodTraits::of(&serde_json::from_value::<Pod>(pod).expect("pod"));
-    decide(index, &ExcludedNamespaces { own: "testimony-system".to_owned() }, namespace, &pod)
+    decide(index, &ExcludedNamespaces { own: "testimony-system".to_owned(), further: Vec::new() }, namespace, &pod)
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub struct NamespaceFacts {
     pub pod_security: Option<String>,
     /// Its labels, which cluster policies select by.
     pub labels: BTreeMap<String, String>,
+    /// Labelled strict: no pod starts there without a sidecar.
+    pub strict: bool,
 }
 
 /// An AuditPolicy or a ClusterAuditPolicy.

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod additive;
 mod apply;
+mod bearers;
 #[cfg(test)]
 mod cluster_tests;
 mod documents;
@@ -13,9 +14,11 @@ mod facts;
 mod tests;
 
 pub use apply::{Indexed, Touched, key_of};
+pub use bearers::Bearers;
 pub use facts::{NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
 
 use crate::compile::{Compiled, PolicyInput, Reach, SinkInput, compile, default_sink};
+use crate::inject::Enforcement;
 use documents::Documents;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -41,6 +44,10 @@ pub struct Index {
     pub pods: HashMap<String, PodFacts>,
     /// Uid by namespace and name.
     pub pod_uids: HashMap<Key, String>,
+    /// Who has which address.
+    pub bearers: Bearers,
+    /// Strict namespaces are switched off: the label means nothing.
+    pub strict_off: bool,
     /// `cluster.local`, or what the cluster uses in its stead.
     pub cluster_domain: String,
     documents: Documents,
@@ -56,6 +63,14 @@ impl Index {
     /// The cluster's id: by convention the uid of namespace `kube-system`.
     pub fn cluster_uid(&self) -> Option<&str> {
         self.namespaces.get("kube-system").map(|n| n.uid.as_str())
+    }
+
+    /// What a namespace demands of its pods.
+    pub fn enforcement(&self, namespace: &str) -> Enforcement {
+        match self.namespaces.get(namespace) {
+            Some(facts) if facts.strict && !self.strict_off => Enforcement::Strict,
+            _ => Enforcement::Default,
+        }
     }
 
     /// Policies of a namespace, by name.

@@ -3,11 +3,10 @@
 use crate::data::Recorder;
 use crate::metrics::Protocol;
 use std::net::SocketAddr;
-use testimony_core::capture::{ConnFacts, HttpCapture, OpaqueCapture, OpaqueEnd, Shell as _};
+use testimony_core::capture::{ConnFacts, HttpCapture, NEVER_NS, OpaqueCapture, OpaqueEnd, Paused, Shell as _};
 use testimony_core::detect::{Detected, Detector};
 use testimony_core::http1::{End, Limits, Next, Phase, Progress, Session};
 use testimony_core::record::Stamp;
-use testimony_core::tls::{Hello, client_hello};
 
 /// Why a connection pair ended without both sides closing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +36,8 @@ pub(super) struct Detect {
     recorder: Recorder,
     start: Stamp,
     held: Vec<u8>,
+    /// A connection on which nothing was said is shown all the same.
+    shown: Paused,
 }
 
 pub(super) struct Http {
@@ -46,8 +47,6 @@ pub(super) struct Http {
 
 pub(super) struct Opaque {
     capture: OpaqueCapture<Recorder>,
-    /// The start of a ClientHello, until it is understood.
-    hello: Option<Vec<u8>>,
 }
 
 fn all(input: &[u8]) -> Progress {
@@ -58,15 +57,38 @@ impl Flow {
     /// A connection that policy captures.
     pub fn captured(conn: ConnFacts, recorder: Recorder) -> Self {
         let start = recorder.now();
-        Self::Detect(Box::new(Detect { conn, recorder, start, held: Vec::new() }))
+        Self::Detect(Box::new(Detect { conn, recorder, start, held: Vec::new(), shown: Paused::default() }))
     }
 
     /// The upstream is connected, from this address.
     pub fn connected(&mut self, local: Option<SocketAddr>) {
         match self {
-            Self::Detect(detect) => detect.conn.upstream_local = local,
+            Self::Detect(detect) => {
+                detect.conn.upstream_local = local;
+                detect.shown.connected(detect.start);
+            }
             Self::Http(http) => http.capture.conn_mut().upstream_local = local,
-            Self::Opaque(opaque) => opaque.capture.conn_mut().upstream_local = local,
+            Self::Opaque(opaque) => opaque.capture.connected(local),
+            Self::Pass | Self::Over => {}
+        }
+    }
+
+    /// When to call [`Flow::tick`], on the monotonic clock. It may be earlier than anything is due, never later.
+    pub fn due_ns(&self) -> u64 {
+        match self {
+            Self::Detect(detect) => detect.shown.due_ns(),
+            Self::Http(http) => http.capture.due_ns(),
+            Self::Opaque(opaque) => opaque.capture.due_ns(),
+            Self::Pass | Self::Over => NEVER_NS,
+        }
+    }
+
+    /// Shows what has been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        match self {
+            Self::Detect(detect) => detect.tick(now),
+            Self::Http(http) => http.capture.tick(now),
+            Self::Opaque(opaque) => opaque.capture.tick(now),
             Self::Pass | Self::Over => {}
         }
     }
@@ -119,8 +141,7 @@ impl Flow {
             }
             Self::Http(http) => return http.session.client_bytes(input, &mut http.capture, up, down),
             Self::Opaque(opaque) => {
-                opaque.tee(input);
-                opaque.capture.bytes(input.len() as u64, 0);
+                opaque.capture.from_client(input);
                 up.extend_from_slice(input);
             }
         }
@@ -136,7 +157,7 @@ impl Flow {
         match self {
             Self::Http(http) => return http.session.upstream_bytes(input, &mut http.capture, down, up).next,
             Self::Opaque(opaque) => {
-                opaque.capture.bytes(0, input.len() as u64);
+                opaque.capture.from_upstream(input);
                 down.extend_from_slice(input);
             }
             Self::Pass | Self::Detect(_) | Self::Over => down.extend_from_slice(input),
@@ -214,16 +235,16 @@ impl Flow {
             *self = Self::Http(http);
             return Progress { consumed: fresh.saturating_sub(unused), next: progress.next };
         }
-        let (protocol, proto, hello) = match detected {
-            Detected::Tls => (Protocol::Tls, "tls", Some(Vec::new())),
-            Detected::Http2 => (Protocol::Http2, "http/2", None),
-            Detected::NeedMore | Detected::Http1 | Detected::Opaque => (Protocol::Opaque, "tcp", None),
+        let (protocol, proto) = match detected {
+            Detected::Tls => (Protocol::Tls, "tls"),
+            Detected::Http2 => (Protocol::Http2, "http/2"),
+            Detected::NeedMore | Detected::Http1 | Detected::Opaque => (Protocol::Opaque, "tcp"),
         };
         metrics.connection(direction, protocol);
-        let capture = OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto);
-        let mut opaque = Box::new(Opaque { capture, hello });
-        opaque.tee(&detect.held);
-        opaque.capture.bytes(detect.held.len() as u64, 0);
+        let capture = OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto).resuming(detect.shown);
+        let capture = if detected == Detected::Tls { capture.watching_tls() } else { capture };
+        let mut opaque = Box::new(Opaque { capture });
+        opaque.capture.from_client(&detect.held);
         up.extend_from_slice(&detect.held);
         *self = Self::Opaque(opaque);
         done
@@ -231,28 +252,27 @@ impl Flow {
 }
 
 impl Detect {
-    /// The connection ended before it said anything.
-    fn finish(self, end: OpaqueEnd) {
-        self.recorder.shared().metrics.connection(self.conn.direction, Protocol::Opaque);
-        OpaqueCapture::new(self.recorder, self.conn, self.start, "tcp").finish(end);
+    /// What the connection is if it stays as it is.
+    fn as_opaque(&mut self) -> OpaqueCapture<Recorder> {
+        let shown = std::mem::take(&mut self.shown);
+        let mut capture =
+            OpaqueCapture::new(self.recorder.clone(), self.conn.clone(), self.start, "tcp").resuming(shown);
+        capture.from_client(&self.held);
+        capture
     }
-}
 
-impl Opaque {
-    /// Looks for the server name in a copy of the first bytes; they are forwarded at once all the same.
-    fn tee(&mut self, input: &[u8]) {
-        let Some(prefix) = &mut self.hello else { return };
-        prefix.extend_from_slice(input);
-        match client_hello(prefix) {
-            Hello::NeedMore => {}
-            Hello::Parsed { server_name, .. } => {
-                if let Some(name) = server_name {
-                    self.capture.set_sni(name);
-                }
-                self.hello = None;
-            }
-            Hello::Invalid => self.hello = None,
+    fn tick(&mut self, now: Stamp) {
+        if now.mono_ns >= self.shown.due_ns() {
+            let mut capture = self.as_opaque();
+            capture.tick(now);
+            self.shown = capture.pause();
         }
+    }
+
+    /// The connection ended before it said what it is.
+    fn finish(mut self, end: OpaqueEnd) {
+        self.recorder.shared().metrics.connection(self.conn.direction, Protocol::Opaque);
+        self.as_opaque().finish(end);
     }
 }
 

@@ -2,6 +2,7 @@
 //! them pass through a machine that captures what it sees.
 
 mod accept;
+mod alarm;
 mod channel;
 mod connection;
 mod flow;

@@ -9,6 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use testimony_core::http1::{Next, Progress};
+use testimony_core::record::Stamp;
 use tokio::net::TcpStream;
 
 /// Bytes read at once; one buffer for each data thread, none for each connection.
@@ -77,6 +78,16 @@ impl Relay {
     /// Whether anything moved since the last call.
     pub fn take_activity(&mut self) -> bool {
         std::mem::replace(&mut self.active, false)
+    }
+
+    /// When to call [`Relay::tick`], on the monotonic clock.
+    pub fn due_ns(&self) -> u64 {
+        self.flow.due_ns()
+    }
+
+    /// Shows what has been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        self.flow.tick(now);
     }
 
     /// The client is in the middle of a head.
