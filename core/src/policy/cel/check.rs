@@ -202,7 +202,7 @@ pub(super) fn method(
             let argument = text(parser, argument.at, name, argument)?;
             Ok((Kind::Bool, Node::Test(test, object, argument)))
         }
-        None => Ok((Kind::Bool, Node::Matches(object, pattern(parser, argument)?))),
+        None => Ok((Kind::Bool, Node::Matches(object, Box::new(pattern(parser, argument)?)))),
     }
 }
 

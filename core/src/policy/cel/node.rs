@@ -29,7 +29,7 @@ pub(super) enum Node {
     HasHeader(Box<Node>),
     /// Function, text, argument.
     Test(Test, Box<Node>, Box<Node>),
-    Matches(Box<Node>, Regex),
+    Matches(Box<Node>, Box<Regex>),
     Lower(Box<Node>),
     /// Length in characters.
     Size(Box<Node>),

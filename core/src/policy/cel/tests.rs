@@ -265,9 +265,9 @@ fn every_limit_is_told() {
     assert!(Expression::compile(&format!("{}true{}", "(".repeat(16), ")".repeat(16))).is_ok());
     assert!(refused(&["true"; 129].join("||")).contains("more than 128 parts"));
     assert!(Expression::compile(&["true"; 127].join("||")).is_ok());
-    let list = vec!["1"; 65].join(",");
+    let list = ["1"; 65].join(",");
     assert!(refused(&format!("1 in [{list}]")).contains("more than 64 elements"));
-    let patterns = vec!["request.path.matches('a')"; 5].join("||");
+    let patterns = ["request.path.matches('a')"; 5].join("||");
     assert!(refused(&patterns).contains("more than 4 patterns"));
     assert!(refused(&format!("request.path.matches('{}')", "a".repeat(257))).contains("more than 256"));
 }
@@ -276,7 +276,7 @@ fn every_limit_is_told() {
 fn an_evaluation_looks_at_a_bounded_number_of_bytes() {
     let path = format!("/{}", "a".repeat(60_000));
     let facts = Facts { method: Some("GET"), path: Some(&path), ..Facts::connection(Direction::Inbound, 80) };
-    let often = vec!["request.path.endsWith('b')"; 8].join("||");
+    let often = ["request.path.endsWith('b')"; 8].join("||");
     assert_eq!(Expression::compile(&often).expect("compiles").evaluate(&facts), Err(Undecided::TooLong));
     let once = Expression::compile("request.path.matches('(a|aa)+$')").expect("compiles");
     assert_eq!(once.evaluate(&facts), Ok(true), "in linear time");
