@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 use testimony_core::contract::port;
 use testimony_core::error::error_line;
-use testimony_operator::api::{AuditPolicy, AuditSink};
+use testimony_operator::api::{AuditPolicy, AuditSink, ClusterAuditPolicy};
 use testimony_operator::index::{Index, Indexed};
 use testimony_operator::plain::Plain;
 use testimony_operator::settings::Settings;
@@ -128,6 +128,8 @@ impl Cluster {
         }
         let namespaced = Api::namespaced(self.client.clone(), namespace);
         self.fill::<AuditPolicy>("auditpolicies", namespaced, &mut index).await?;
+        let whole = Api::all(self.client.clone());
+        self.fill::<ClusterAuditPolicy>("clusterauditpolicies", whole, &mut index).await?;
         self.fill::<AuditSink>("auditsinks", Api::all(self.client.clone()), &mut index).await?;
         self.fill::<Service>("services", Api::namespaced(self.client.clone(), namespace), &mut index).await?;
         Ok(index)

@@ -57,7 +57,8 @@ pub async fn run(args: &InjectArgs, cluster: &ClusterArgs) -> Result<u8> {
     let mut manifests = manifest::read_all(&args.files)?;
     let mut known = manifests.clone();
     known.extend(manifest::read_all(&args.policies)?);
-    let offline = args.sidecar_image.is_some() && known.iter().any(|manifest| manifest.kind() == "AuditPolicy");
+    let offline = args.sidecar_image.is_some()
+        && known.iter().any(|manifest| matches!(manifest.kind(), "AuditPolicy" | "ClusterAuditPolicy"));
     let connected = if offline { None } else { Some(Cluster::connect(cluster).await?) };
     let namespace = match &connected {
         Some(connected) => connected.namespace.clone(),

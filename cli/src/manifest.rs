@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use testimony_operator::api::{self, AuditPolicy, AuditSink};
+use testimony_operator::api::{self, AuditPolicy, AuditSink, ClusterAuditPolicy};
 use testimony_operator::index::{Index, Indexed};
 
 /// Largest file that is read, in bytes.
@@ -116,6 +116,10 @@ pub fn index(manifests: &[Manifest], namespace: &str) -> Result<Index> {
                 policy.metadata.namespace.get_or_insert_with(|| namespace.to_owned());
                 AuditPolicy::apply(&mut index, policy);
             }
+            (true, "ClusterAuditPolicy") => {
+                check_schema(manifest)?;
+                ClusterAuditPolicy::apply(&mut index, typed(manifest)?);
+            }
             (true, "AuditSink") => {
                 check_schema(manifest)?;
                 AuditSink::apply(&mut index, typed(manifest)?);
@@ -134,7 +138,8 @@ pub fn index(manifests: &[Manifest], namespace: &str) -> Result<Index> {
     }
     for policy in index.policies.values() {
         if let Some(invalid) = &policy.invalid {
-            bail!("AuditPolicy {}: {invalid}", policy.key());
+            let kind = if policy.is_cluster() { "ClusterAuditPolicy" } else { "AuditPolicy" };
+            bail!("{kind} {}: {invalid}", policy.key());
         }
     }
     for sink in index.sinks.values() {

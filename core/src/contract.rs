@@ -74,6 +74,8 @@ pub mod label {
     pub const INJECTED: &str = "testimony.dev/injected";
     /// `disabled` on a pod: opted out of injection.
     pub const INJECT: &str = "testimony.dev/inject";
+    /// `disabled` on a namespace: ClusterAuditPolicies with `enforcement: Default` leave its pods alone.
+    pub const CLUSTER_DEFAULTS: &str = "testimony.dev/cluster-defaults";
     /// On a namespace: [`STRICT`] means that no pod starts there without a sidecar.
     pub const ENFORCEMENT: &str = "testimony.dev/enforcement";
     /// Value of [`ENFORCEMENT`].

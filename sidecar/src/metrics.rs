@@ -50,6 +50,7 @@ definitions! {
     WORKER_RESTARTS: "counter", "testimony_worker_restarts_total", [], "Times that the supervisor started the worker anew";
     POLICY_REVISION: "gauge", "testimony_policy_revision_info", ["revision"], "The policy in force; always 1";
     POLICY_REFUSED: "counter", "testimony_policy_refused_total", [], "Policy documents that could not be run";
+    POLICY_UNDECIDED: "counter", "testimony_policy_undecided_total", ["reason"], "Exchanges for which an expression of a policy was neither true nor false; the higher level counted";
     POLICY_POLLS: "counter", "testimony_policy_polls_total", ["result"], "Requests to the operator, by what became of them: changed, unchanged, unauthorized, refused or failed";
 }
 
@@ -128,6 +129,7 @@ pub struct Metrics {
     policy_revision: Family<SinkLabels, Gauge>,
     /// Documents that could not be run.
     pub policy_refused: Counter,
+    policy_undecided: Family<Labels<1>, Counter>,
     policy_polls: Family<Labels<1>, Counter>,
     export_records: Family<SinkLabels, Counter>,
     export_requests: Family<SinkLabels, Counter>,
@@ -176,6 +178,7 @@ impl Default for Metrics {
             worker_restarts: register(&mut registry, WORKER_RESTARTS),
             policy_revision: register(&mut registry, POLICY_REVISION),
             policy_refused: register(&mut registry, POLICY_REFUSED),
+            policy_undecided: register(&mut registry, POLICY_UNDECIDED),
             policy_polls: register(&mut registry, POLICY_POLLS),
             export_records: register(&mut registry, EXPORT_RECORDS),
             export_requests: register(&mut registry, EXPORT_REQUESTS),
@@ -215,6 +218,11 @@ impl Metrics {
     /// Policy wants no record of an exchange: the highest level of all policies is `None`.
     pub fn not_recorded(&self) {
         self.not_recorded.inc();
+    }
+
+    /// An expression of a policy was neither true nor false; `reason` is a word of a closed set.
+    pub fn undecided(&self, reason: &'static str) {
+        self.policy_undecided.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// Something was refused; `reason` is a word of a closed set.
@@ -326,6 +334,7 @@ mod tests {
     fn every_definition_is_scraped_with_its_type_and_help() {
         let metrics = Metrics::default();
         metrics.refused("chunk_size");
+        metrics.undecided("no_header");
         metrics.poll(PollResult::Changed);
         metrics.policy_in_force("00ff");
         metrics.policy_in_force("11ee");

@@ -127,7 +127,8 @@ pub fn report(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod
     };
     let (state, why, fix) =
         verdict(&decide(index, excluded, namespace, &traits), &selecting, excluded, namespace, restart, &pods);
-    let invalid = index.policies_of(namespace).filter(|policy| policy.invalid.is_some());
+    let invalid =
+        index.policies_of(namespace).chain(index.cluster_policies()).filter(|policy| policy.invalid.is_some());
     let mut views: Vec<PolicyView> = selecting.iter().map(|policy| view(policy)).collect();
     views.extend(invalid.filter(|policy| policy.good.is_none()).map(view));
     let document = (!selecting.is_empty()).then(|| index.join(&selecting));
@@ -155,7 +156,7 @@ pub fn report(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod
         fix,
         policies: views,
         sinks,
-        revision: document.map(|document| document.document.revision),
+        revision: document.map(|document| document.document.revision.clone()),
         revision_at_creation: pod.annotations().get(annotation::REVISION).cloned(),
         sidecar,
         pods,

@@ -99,6 +99,7 @@ async fn a_deployment_is_read_from_the_cluster() {
     let (cluster, _) = cluster(std::collections::BTreeMap::from([
         ("/api/v1/namespaces/shop", json!({"metadata": {"name": "shop", "uid": "u"}})),
         ("/apis/audit.testimony.dev/v1alpha1/namespaces/shop/auditpolicies", list(0)),
+        ("/apis/audit.testimony.dev/v1alpha1/clusterauditpolicies", crate::testing::list(&[])),
         ("/apis/audit.testimony.dev/v1alpha1/auditsinks", list(1)),
         ("/api/v1/namespaces/shop/services", crate::testing::list(&[])),
         ("/apis/apps/v1/namespaces/shop/deployments/api", deployment),

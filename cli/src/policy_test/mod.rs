@@ -64,18 +64,19 @@ fn level(word: &str) -> Result<Level> {
 fn report(args: &PolicyTestArgs, namespace: Option<&str>, index: &Index) -> Result<Report> {
     let mut notes = Vec::new();
     if index.policies.is_empty() {
-        bail!("the files hold no AuditPolicy");
+        bail!("the files hold no AuditPolicy and no ClusterAuditPolicy");
     }
-    let first = index.policies.values().next().map(|policy| policy.namespace.clone()).unwrap_or_default();
+    let first = index.policies.values().find(|policy| !policy.is_cluster()).map(|policy| policy.namespace.clone());
+    let first = first.unwrap_or_else(|| "default".to_owned());
     let namespace = namespace.map_or(first, str::to_owned);
     let selecting: Vec<&PolicyEntry> = match &args.pod_labels {
         Some(labels) => index.selecting(&namespace, labels).collect(),
-        None => index.policies_of(&namespace).collect(),
+        None => index.policies_of(&namespace).chain(index.cluster_policies()).collect(),
     };
     if selecting.is_empty() {
         notes.push(format!("no policy selects a pod of namespace {namespace} with these labels: nothing is recorded"));
     }
-    let other = index.policies.values().filter(|policy| policy.namespace != namespace).count();
+    let other = index.policies.values().filter(|policy| !policy.is_cluster() && policy.namespace != namespace).count();
     if other > 0 {
         notes.push(format!("policies of other namespaces are left out ({other}); -n chooses the namespace"));
     }
@@ -105,7 +106,7 @@ fn report(args: &PolicyTestArgs, namespace: Option<&str>, index: &Index) -> Resu
         selecting: selecting.iter().map(|policy| policy.key()).collect(),
         suspended: selecting.iter().filter(suspended).map(|policy| policy.key()).collect(),
         sinks: compiled.document.sinks.iter().map(|sink| sink.name.clone()).collect(),
-        outcome: exchange(compiled.document, exchange_facts, &request, &response)?,
+        outcome: exchange(compiled.document.clone(), exchange_facts, &request, &response)?,
         notes,
     })
 }

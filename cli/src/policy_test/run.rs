@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use testimony_core::capture::{self, ConnFacts, HttpCapture, InFlight, Shell};
 use testimony_core::http1::{ConnSeq, End, HeadEdit, Limits, Next, Observer, RequestHead, ResponseHead, Session};
-use testimony_core::policy::{Compiled, Direction, Facts, Level, PolicyDocument};
+use testimony_core::policy::{Compiled, Direction, Level, PolicyDocument};
 use testimony_core::record::{Encoder, Record, Redacted, Stamp};
 
 /// Time of the placeholder clock: 2023-11-14T22:13:20Z.
@@ -191,6 +191,8 @@ impl Shell for Dry {
     fn count_refused(&mut self, reason: &'static str) {
         self.seen.borrow_mut().refused = Some(reason);
     }
+
+    fn count_undecided(&mut self, _: &'static str) {}
 }
 
 /// Judges each policy by itself, and lets the sidecar's capture do the rest.
@@ -202,15 +204,11 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn judge(&mut self, method: &str, target: &str) {
-        let facts = Facts {
-            direction: self.facts.direction,
-            port: self.facts.port,
-            method: Some(method),
-            path: Some(path(target)),
-        };
+    fn judge(&mut self, head: &RequestHead<'_>) {
+        let conn = connection(self.facts);
+        let facts = conn.facts(head);
         let outcome = &mut self.outcome;
-        outcome.request = format!("{method} {}", path(target));
+        outcome.request = format!("{} {}", head.method, path(head.target));
         if let Some(verdict) = self.policy.judge(&facts) {
             outcome.level = Some(verdict.level);
             outcome.policy = Some(verdict.policy.to_owned());
@@ -246,7 +244,7 @@ fn path(target: &str) -> &str {
 impl Observer for Watcher {
     fn request_head(&mut self, seq: ConnSeq, head: &RequestHead<'_>, edit: &mut HeadEdit) {
         if self.outcome.request.is_empty() {
-            self.judge(head.method, head.target);
+            self.judge(head);
         }
         self.capture.request_head(seq, head, edit);
     }
@@ -255,7 +253,8 @@ impl Observer for Watcher {
         if self.outcome.request.is_empty() {
             let line = String::from_utf8_lossy(line);
             let mut words = line.trim_end().split(' ');
-            self.judge(words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            self.judge(&RequestHead { method, target, minor_version: 1, fields: &[], head_bytes: 0 });
         }
         self.capture.request_unparsed(seq, line);
     }

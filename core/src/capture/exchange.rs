@@ -9,7 +9,7 @@ use super::stage::{Kind, Stages, show};
 use super::target::Target;
 use super::tracing::trace;
 use super::{ConnFacts, Outcome, Shell};
-use crate::policy::{ClientAddress, Compiled, Correlation, Direction, Facts, Level, WhenAbsent};
+use crate::policy::{ClientAddress, Compiled, Correlation, Direction, Level, WhenAbsent};
 use crate::record::{EventName, Field, Record, Side, Stamp, uuid_v7};
 use crate::redact::redact;
 use httparse::Header;
@@ -88,13 +88,10 @@ impl Exchange {
         let policy = shell.policy();
         let rules = &policy.document().correlation;
         let scan = Scan::of(request, rules.header.as_deref());
-        let facts = Facts {
-            direction: conn.direction,
-            port: conn.port(),
-            method: Some(request.method),
-            path: Some(request.target.path),
-        };
-        let verdict = policy.judge(&facts);
+        let verdict = policy.judge(&scan.facts(conn, request, &request.fields));
+        if let Some(reason) = verdict.and_then(|verdict| verdict.undecided) {
+            shell.count_undecided(reason.as_str());
+        }
         let mut exchange = Self::new(seq, start, policy.clone(), verdict.is_some());
         let Some(verdict) = verdict else { return exchange };
         let probe = conn.from_node && scan.user_agent.is_some_and(|agent| agent.starts_with(b"kube-probe/"));

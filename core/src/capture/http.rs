@@ -1,10 +1,12 @@
 //! Capture of HTTP/1 exchanges: the observer of [`crate::http1::Session`].
 
 use super::exchange::{Exchange, Request, Verdict};
+use super::request::Scan;
 use super::stage::NEVER_NS;
 use super::target::Target;
 use super::{ConnFacts, Outcome, Shell};
 use crate::http1::{ConnSeq, End, HeadEdit, Observer, RequestHead, ResponseHead};
+use crate::policy::Facts;
 use crate::record::{EventName, Stamp};
 use std::collections::VecDeque;
 
@@ -59,6 +61,26 @@ impl<S: Shell> HttpCapture<S> {
     }
 }
 
+/// The head of HTTP/1, as any version of HTTP has it.
+fn request_of<'a>(head: &RequestHead<'a>) -> Request<'a> {
+    Request {
+        event: EventName::HttpRequest,
+        proto: if head.minor_version == 0 { "http/1.0" } else { "http/1.1" },
+        method: head.method,
+        scheme: "http",
+        target: Target::parse(head.method, head.target),
+        fields: head.fields,
+    }
+}
+
+impl ConnFacts {
+    /// What the judge looks at when a request begins on this connection.
+    pub fn facts<'a>(&self, head: &'a RequestHead<'a>) -> Facts<'a> {
+        let request = request_of(head);
+        Scan::of(&request, None).facts(self, &request, &head.fields)
+    }
+}
+
 /// Outcome and cause of an exchange that ended so, with this final status (0: none came).
 fn judge_end(end: End, status: u16) -> (Outcome, Option<&'static str>) {
     match end {
@@ -76,15 +98,7 @@ fn judge_end(end: End, status: u16) -> (Outcome, Option<&'static str>) {
 
 impl<S: Shell> Observer for HttpCapture<S> {
     fn request_head(&mut self, seq: ConnSeq, head: &RequestHead<'_>, edit: &mut HeadEdit) {
-        let request = Request {
-            event: EventName::HttpRequest,
-            proto: if head.minor_version == 0 { "http/1.0" } else { "http/1.1" },
-            method: head.method,
-            scheme: "http",
-            target: Target::parse(head.method, head.target),
-            fields: head.fields,
-        };
-        let exchange = Exchange::begin(&mut self.shell, &self.conn, seq, &request, edit);
+        let exchange = Exchange::begin(&mut self.shell, &self.conn, seq, &request_of(head), edit);
         self.due_ns = self.due_ns.min(exchange.due_ns());
         self.open.push_back(exchange);
     }

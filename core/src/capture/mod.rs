@@ -72,6 +72,9 @@ pub trait Shell {
     fn count(&mut self, direction: Direction, outcome: Outcome, recorded: bool);
     /// Counts a message that the proxy refused, by name: [`crate::http1::Refusal::as_str`], or one of HTTP/2.
     fn count_refused(&mut self, reason: &'static str);
+    /// Counts an exchange for which an expression of a policy was neither true nor false, by
+    /// [`crate::policy::Undecided::as_str`].
+    fn count_undecided(&mut self, reason: &'static str);
 }
 
 /// What is known of an accepted connection.

@@ -126,7 +126,8 @@ impl<S: Shell> OpaqueCapture<S> {
     }
 
     fn verdict<'p>(&self, policy: &'p Compiled) -> Option<Verdict<'p>> {
-        let facts = Facts { direction: self.conn.direction, port: self.conn.port(), method: None, path: None };
+        let facts =
+            Facts { peer: Some(self.conn.peer.ip()), ..Facts::connection(self.conn.direction, self.conn.port()) };
         policy.judge(&facts)
     }
 

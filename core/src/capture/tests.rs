@@ -18,6 +18,7 @@ pub(super) struct State {
     pub bodies: Vec<String>,
     pub counted: Vec<(Outcome, bool)>,
     pub refused: Vec<&'static str>,
+    pub undecided: Vec<&'static str>,
     /// Seconds that have passed.
     pub seconds: u64,
 }
@@ -60,6 +61,10 @@ impl Shell for TestShell {
 
     fn count_refused(&mut self, reason: &'static str) {
         self.state.borrow_mut().refused.push(reason);
+    }
+
+    fn count_undecided(&mut self, reason: &'static str) {
+        self.state.borrow_mut().undecided.push(reason);
     }
 }
 

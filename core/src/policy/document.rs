@@ -36,7 +36,7 @@ pub struct PolicyDocument {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DocumentPolicy {
-    /// `namespace/name` of the AuditPolicy.
+    /// `namespace/name` of the AuditPolicy, or the name alone of a ClusterAuditPolicy.
     pub name: String,
     /// Directions that this policy records.
     pub directions: Vec<Direction>,
@@ -103,6 +103,9 @@ pub struct RuleMatch {
     /// Ports of the original destination.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
+    /// An expression that must be true, see [`super::Expression`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
 }
 
 /// Whether the application is told the client's address, which the proxy hides.

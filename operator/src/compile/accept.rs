@@ -1,11 +1,12 @@
 //! Parsing one policy into what documents are made of.
 
-use crate::api::{AuditPolicySpec, Correlation, Rule};
+use super::Scope;
+use crate::api::{AuditPolicySpec, Correlation, PodSelector, Rule};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::Selector;
 use std::collections::BTreeSet;
 use testimony_core::contract::port;
-use testimony_core::policy::{self, Direction, DocumentRule};
+use testimony_core::policy::{self, Direction, DocumentRule, Expression};
 
 /// Headers that carry something else than an id: never made or read as correlation header.
 const CORRELATION_HEADERS_NEVER: [&str; 23] = [
@@ -48,10 +49,12 @@ pub struct Invalid {
     pub fix: String,
 }
 
-/// An AuditPolicy that can be in force.
+/// An AuditPolicy or a ClusterAuditPolicy that can be in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AcceptedPolicy {
-    /// Which pods.
+    /// Of which namespaces.
+    pub scope: Scope,
+    /// Which pods of these.
     pub selector: Selector,
     /// Sinks by name; `None` means the default one.
     pub sinks: Option<Vec<String>>,
@@ -63,6 +66,8 @@ pub struct AcceptedPolicy {
     pub client_address: policy::ClientAddress,
     /// Rules in order.
     pub rules: Vec<DocumentRule>,
+    /// Memory of the patterns in the rules' expressions, in bytes.
+    pub pattern_bytes: usize,
     /// Scalars that cannot merge.
     pub correlation: policy::Correlation,
     /// Added to all other policies' redaction.
@@ -77,14 +82,7 @@ pub struct AcceptedPolicy {
 /// The first field that is wrong, with the fix. The API server's schema refuses most of it earlier; an object may be older
 /// than the schema.
 pub fn accept_policy(spec: &AuditPolicySpec) -> Result<AcceptedPolicy, Invalid> {
-    let selector = Selector::try_from(LabelSelector::from(&spec.pod_selector)).map_err(|e| {
-        invalid(
-            "InvalidSelector",
-            "spec.podSelector",
-            e.to_string(),
-            "use In or NotIn with values, Exists or DoesNotExist",
-        )
-    })?;
+    let selector = selector(&spec.pod_selector, || "spec.podSelector".to_owned())?;
     if spec.sinks.as_ref().is_some_and(Vec::is_empty) {
         return Err(invalid("InvalidSinks", "spec.sinks", "is empty", "name a sink or leave the field out"));
     }
@@ -110,18 +108,27 @@ pub fn accept_policy(spec: &AuditPolicySpec) -> Result<AcceptedPolicy, Invalid> 
     }
     let directions: BTreeSet<Direction> = spec.capture.directions.iter().map(|d| (*d).into()).collect();
     Ok(AcceptedPolicy {
+        scope: Scope::Namespace,
         selector,
         sinks: spec.sinks.clone(),
         directions: directions.into_iter().collect(),
         exclude_ports,
         client_address: spec.capture.client_address.into(),
         rules: rules(&spec.rules)?,
+        pattern_bytes: pattern_bytes(&spec.rules)?,
         correlation: correlation(&spec.correlation)?,
         redact: policy::Redact {
             headers: spec.redact.headers.iter().map(|h| h.to_ascii_lowercase()).collect(),
             query: spec.redact.query.clone(),
         },
         suspend: spec.suspend,
+    })
+}
+
+/// Parses a selector; `field` is its path.
+pub(super) fn selector(spec: &PodSelector, field: impl FnOnce() -> String) -> Result<Selector, Invalid> {
+    Selector::try_from(LabelSelector::from(spec)).map_err(|e| {
+        invalid("InvalidSelector", field(), e.to_string(), "use In or NotIn with values, Exists or DoesNotExist")
     })
 }
 
@@ -160,10 +167,25 @@ fn rules(rules: &[Rule]) -> Result<Vec<DocumentRule>, Invalid> {
             methods: rule.matches.methods.clone(),
             path_prefixes: rule.matches.path_prefixes.clone(),
             ports: rule.matches.ports.clone(),
+            when: rule.matches.when.clone(),
         },
         level: rule.level.into(),
     });
     Ok(document.collect())
+}
+
+/// Compiles the rules' expressions, as the sidecar will.
+fn pattern_bytes(rules: &[Rule]) -> Result<usize, Invalid> {
+    let mut bytes = 0_usize;
+    for (i, rule) in rules.iter().enumerate() {
+        let Some(when) = &rule.matches.when else { continue };
+        let expression = Expression::compile(when).map_err(|error| {
+            let problem = format!("{}: {}", error.place(), error.problem);
+            invalid("InvalidExpression", format!("spec.rules[{i}].match.when"), problem, error.fix)
+        })?;
+        bytes = bytes.saturating_add(expression.pattern_bytes());
+    }
+    Ok(bytes)
 }
 
 fn correlation(spec: &Correlation) -> Result<policy::Correlation, Invalid> {

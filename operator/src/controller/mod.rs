@@ -5,6 +5,8 @@ pub mod conditions;
 mod injection;
 pub mod lease;
 mod owned;
+#[cfg(test)]
+mod policy_tests;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -52,7 +54,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let admin_listener = bind(settings.admin_port, "--admin-port").await?;
 
     let watches = Watches::new(&mut supervisor, &client, &state, &metrics).add::<Namespace>().add::<api::AuditPolicy>();
-    let watches = watches.add::<api::AuditSink>().add::<Service>().add::<Pod>();
+    let watches = watches.add::<api::ClusterAuditPolicy>().add::<api::AuditSink>().add::<Service>().add::<Pod>();
     let synced = watches.synced().into_iter().map(|(_, synced)| synced).collect();
 
     let certificates = Certificates::new(client.clone(), settings.certificates(), metrics.clone());

@@ -49,7 +49,7 @@ fn pod(name: &str, injected: bool) -> Value {
 }
 
 fn ack(index: &Index, at: Instant) -> Ack {
-    let revision = Some(index.document("shop", &Default::default()).document.revision);
+    let revision = Some(index.document("shop", &Default::default()).document.revision.clone());
     Ack { revision, refused: None, sinks: Vec::new(), at, bundle: None }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a pod gets a sidecar.
 
 use super::{PodTraits, Reason};
-use crate::index::Index;
+use crate::index::{Index, PolicyEntry};
 use std::collections::BTreeMap;
 use testimony_core::policy::PolicyDocument;
 
@@ -87,10 +87,12 @@ pub fn admit(
     if pod.injected && !strict {
         return Decision::Already;
     }
-    if !strict && index.selecting(namespace, &pod.labels).next().is_none() {
+    let selecting: Vec<&PolicyEntry> = index.selecting(namespace, &pod.labels).collect();
+    if !strict && selecting.is_empty() {
         return Decision::NotSelected;
     }
-    match obstacle(index, namespace, pod) {
+    let baseline = selecting.iter().any(|p| p.good.as_ref().is_some_and(|good| good.is_baseline()));
+    match obstacle(index, namespace, pod, baseline && !strict) {
         // What the API server shows of a static pod runs already: refusing it would only hide the pod.
         Some(Reason::MirrorPod) => return Decision::Skip(Reason::MirrorPod),
         Some(reason) if strict => return Decision::Deny(reason),
@@ -100,7 +102,7 @@ pub fn admit(
     if strict && let Some(reason) = evasion(pod) {
         return Decision::Deny(reason);
     }
-    let document = index.document(namespace, &pod.labels).document;
+    let document = index.join(&selecting).document.clone();
     let secrets = document
         .sinks
         .iter()
@@ -109,13 +111,14 @@ pub fn admit(
     Decision::Inject(Box::new(Selection { document, secrets, warnings: warnings(pod) }))
 }
 
-fn obstacle(index: &Index, namespace: &str, pod: &PodTraits) -> Option<Reason> {
+/// What is in the way; of a `baseline` no label opts out.
+fn obstacle(index: &Index, namespace: &str, pod: &PodTraits, baseline: bool) -> Option<Reason> {
     let level = index.namespaces.get(namespace).and_then(|n| n.pod_security.as_deref());
     let checks = [
         (pod.mirror, Reason::MirrorPod),
         (pod.host_network, Reason::HostNetwork),
         (pod.windows, Reason::Windows),
-        (pod.opted_out, Reason::OptedOut),
+        (pod.opted_out && !baseline, Reason::OptedOut),
         (level.is_some_and(|l| POD_SECURITY_STRICT.contains(&l)), Reason::PodSecurity),
         (pod.other_proxy.is_some(), Reason::OtherProxy),
         (index.is_sink_pod(namespace, &pod.labels), Reason::Sink),

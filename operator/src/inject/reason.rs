@@ -69,7 +69,7 @@ impl Reason {
             Self::HostNetwork => "the pod uses hostNetwork, which cannot be audited",
             Self::Windows => "the pod runs on Windows; the sidecar needs Linux",
             Self::MirrorPod => "static pods cannot be changed by the API server",
-            Self::OptedOut => "the pod is labelled testimony.dev/inject: disabled",
+            Self::OptedOut => "the pod is labelled testimony.dev/inject: disabled, and no baseline selects it",
             Self::PodSecurity => {
                 "the namespace enforces Pod Security baseline or restricted, which refuses NET_ADMIN; enforce privileged to audit it"
             }

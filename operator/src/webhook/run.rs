@@ -36,7 +36,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
 
     // Admission looks at these; pods come in the reviews themselves.
     let watches = Watches::new(&mut supervisor, &client, &state, &metrics).add::<Namespace>().add::<api::AuditPolicy>();
-    let watches = watches.add::<api::AuditSink>().add::<Service>().synced();
+    let watches = watches.add::<api::ClusterAuditPolicy>().add::<api::AuditSink>().add::<Service>().synced();
     let mut readiness = admin::Readiness::default();
     for (kind, synced) in &watches {
         readiness = readiness.with(kind, synced.clone());

@@ -154,4 +154,8 @@ impl Shell for Recorder {
     fn count_refused(&mut self, reason: &'static str) {
         self.shared.metrics.refused(reason);
     }
+
+    fn count_undecided(&mut self, reason: &'static str) {
+        self.shared.metrics.undecided(reason);
+    }
 }
