@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 /// Result and reason of an admission.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct InjectionLabels {
-    /// `injected`, `skipped`, `not_selected`, `already` or `error`.
+    /// `injected`, `skipped`, `denied`, `not_selected`, `already` or `error`.
     pub result: &'static str,
     /// A [`crate::inject::Reason`], or empty.
     pub reason: &'static str,

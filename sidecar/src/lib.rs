@@ -12,4 +12,5 @@ pub mod poll;
 pub mod proxy;
 pub mod redirect_dst;
 pub mod supervisor;
+pub mod tail;
 pub mod worker;

@@ -47,6 +47,7 @@ async fn what_connections_show_is_asked_for_at_once_also_after_a_failure() {
         ca_pem: ca.pem.clone(),
         token_file: dir.join("token"),
         injection_id: "i".to_owned(),
+        awaited: false,
     };
     let names = Names::default();
     let asker = Asker::new(names.clone(), Caller::new(operator, None).expect("a URL"));

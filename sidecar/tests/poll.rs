@@ -33,7 +33,8 @@ fn start(operator_url: String, ca_pem: String, sink: &str) -> Rig {
     let (_, policy) = watch::channel(vec![control_support::sink(sink)].into());
     let settings = Settings {
         resource: Default::default(),
-        sinks_dir: dir.clone(),
+        folders: Default::default(),
+        namespace: None,
         sink_headers: Default::default(),
         gap_record: Arc::new(|_| Default::default()),
         metrics: metrics.clone(),
@@ -49,8 +50,13 @@ fn start(operator_url: String, ca_pem: String, sink: &str) -> Rig {
         list.lock().expect("a lock").push(document.revision.clone());
         Ok(())
     });
-    let operator =
-        Operator { url: operator_url, ca_pem, token_file: dir.join("token"), injection_id: "i-1".to_owned() };
+    let operator = Operator {
+        url: operator_url,
+        ca_pem,
+        token_file: dir.join("token"),
+        injection_id: "i-1".to_owned(),
+        awaited: false,
+    };
     let store = Some(Store::new(&dir));
     let caller = Caller::new(operator, None).expect("a URL");
     let poller = Poller::new(caller, store, apply, state.clone(), queue.clone(), metrics.clone());
@@ -223,6 +229,7 @@ fn the_last_good_document_is_used_at_the_start_if_it_can_be_run() {
         ca_pem: String::new(),
         token_file: dir.join("token"),
         injection_id: String::new(),
+        awaited: false,
     });
     assert_eq!(source(&config), PolicySource::File, "nothing is kept yet");
     let kept = LastGood { document: document("r9"), operator_ca: "CA".to_owned() };

@@ -1,18 +1,31 @@
-//! Capture: from what the connection shows to exactly one record for each exchange (EV-1).
+//! Capture: from what the connection shows to exactly one `exchange` record for each exchange (EV-1), with `stage` records
+//! before it when it stays open.
 //!
 //! Nothing here reads a clock, makes randomness or sends anything: the data thread gives all three as a [`Shell`].
 
+mod exchange;
+mod grpc;
 mod http;
 mod in_flight;
 mod opaque;
+mod request;
+mod stage;
+mod stream;
+#[cfg(test)]
+mod stream_tests;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tracing;
 
 pub use http::HttpCapture;
+pub use httparse::Header;
 pub use in_flight::{Candidate, InFlight, Ticket};
-pub use opaque::{OpaqueCapture, OpaqueEnd};
+pub use opaque::{OpaqueCapture, OpaqueEnd, Paused};
+pub use stage::{
+    CONNECTION_OPENED_AFTER_MS, EXCHANGE_OPENED_AFTER_MS, NEVER_NS, PROGRESS_EVERY_SECONDS, Stage, Stages,
+};
+pub use stream::{FieldEdit, StreamCapture, StreamEnd, StreamRequest};
 
 use crate::names::Bearer;
 use crate::policy::{Compiled, Direction};
@@ -24,7 +37,7 @@ use std::sync::{Arc, OnceLock};
 /// How an exchange ended, for the record and for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Status below 400, or a connection that ended in order.
+    /// Status below 400 (and status 0 of gRPC), or a connection that ended in order.
     Success,
     /// It failed, whoever's fault.
     Failure,
@@ -57,8 +70,11 @@ pub trait Shell {
     fn emit(&mut self, record: Redacted<Record>);
     /// Counts an exchange at its end, recorded or not.
     fn count(&mut self, direction: Direction, outcome: Outcome, recorded: bool);
-    /// Counts a message that the proxy refused, by [`crate::http1::Refusal::as_str`].
+    /// Counts a message that the proxy refused, by name: [`crate::http1::Refusal::as_str`], or one of HTTP/2.
     fn count_refused(&mut self, reason: &'static str);
+    /// Counts an exchange for which an expression of a policy was neither true nor false, by
+    /// [`crate::policy::Undecided::as_str`].
+    fn count_undecided(&mut self, reason: &'static str);
 }
 
 /// What is known of an accepted connection.

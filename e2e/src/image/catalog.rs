@@ -112,7 +112,9 @@ pub fn fixtures(paths: &Paths) -> Result<Vec<Archive>> {
     let interop = go_program(paths, "grpc-interop-server", interop)?;
     // Speaks gRPC with the health service, HTTP/1.1 and h2c, and measures latency.
     let fortio = go_program(paths, "fortio", Image::new("fortio", FIXTURE_VERSION, &["/fortio"]))?;
-    Ok(vec![httpbin, interop, fortio])
+    let h2spec = Image::new("h2spec", FIXTURE_VERSION, &["/bin/sleep", "2147483647"]).user(NOBODY, NOBODY);
+    let h2spec = with_busybox(h2spec)?.file("/h2spec", &paths.program("h2spec")).write(&paths.images())?;
+    Ok(vec![httpbin, interop, fortio, h2spec])
 }
 
 /// A client: a shell, curl and psql.

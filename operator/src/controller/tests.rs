@@ -49,13 +49,13 @@ fn pod(name: &str, injected: bool) -> Value {
 }
 
 fn ack(index: &Index, at: Instant) -> Ack {
-    let revision = Some(index.document("shop", &Default::default()).document.revision);
+    let revision = Some(index.document("shop", &Default::default()).document.revision.clone());
     Ack { revision, refused: None, sinks: Vec::new(), at, bundle: None }
 }
 
 fn look(index: &Index, acks: &[(&str, Ack)], now: Instant) -> Report {
     let acks: HashMap<String, Ack> = acks.iter().map(|(uid, ack)| ((*uid).to_owned(), ack.clone())).collect();
-    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned() };
+    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
     let view = View { index, acks: &acks, excluded: &excluded, instant: now, now: Timestamp::UNIX_EPOCH };
     report(view)
 }
@@ -232,13 +232,23 @@ fn a_pod_that_lacks_the_mount_of_a_new_sinks_secret_needs_a_restart() {
         &report,
         "all",
         expect![[r#"
-        Accepted=True Accepted: the policy is valid
-        ResolvedRefs=True ResolvedRefs: all sinks exist
-        Programmed=True Programmed: 2 of 2 sidecars acknowledged their revision
-        Ready=False NeedsRestart: 2 of 2 pods run revision ff79414e7ccbb170; 1 need a restart, 0 are skipped
-        matched 2 injected 2 programmed 2 needRestart 1 skipped 0
-    "#]],
+            Accepted=True Accepted: the policy is valid
+            ResolvedRefs=True ResolvedRefs: all sinks exist
+            Programmed=True Programmed: 2 of 2 sidecars acknowledged their revision
+            Ready=False NeedsRestart: 2 of 2 pods run revision 4791947c1bcbb31d; 1 need a restart, 0 are skipped
+            matched 2 injected 2 programmed 2 needRestart 1 skipped 0
+        "#]],
     );
+    for spec in [
+        json!({"tls": {"clientCertificateSecretName": "client"}}),
+        json!({"serviceAccountToken": {"audience": "c.example"}}),
+    ] {
+        let mut whole = json!({"endpoint": "https://c.example", "default": true, "credentialsSecretName": "otlp"});
+        json_patch::merge(&mut whole, &spec);
+        put::<AuditSink>(&mut index, sink("main", whole));
+        let report = look(&index, &[("a", ack(&index, now)), ("b", ack(&index, now))], now);
+        assert_eq!(report.totals.need_restart, 2, "{spec}: neither pod has that volume");
+    }
 }
 
 #[test]
@@ -318,7 +328,7 @@ fn computing_a_status_from_its_own_result_changes_nothing() {
     let key = ("shop".to_owned(), "all".to_owned());
     index.policies.get_mut(&key).expect("policy").status = first.policies[&key].clone();
     let acks: HashMap<String, Ack> = [("a".to_owned(), ack(&index, now))].into();
-    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned() };
+    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
     let later = Timestamp::from_second(1000).expect("time");
     let second = report(View { index: &index, acks: &acks, excluded: &excluded, instant: now, now: later });
     assert_eq!(first.policies[&key], second.policies[&key], "the writer must come to rest");

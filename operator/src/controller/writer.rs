@@ -2,8 +2,8 @@
 
 use super::conditions::transitions;
 use super::status::{Report, Uncovered, View, report};
-use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus};
-use crate::index::{Index, Key};
+use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus, ClusterAuditPolicy};
+use crate::index::{Index, Key, PolicyEntry, SinkEntry};
 use crate::inject::ExcludedNamespaces;
 use crate::metrics::{Metrics, ResultLabels, StateLabels};
 use crate::plain::Plain;
@@ -38,40 +38,57 @@ const EVENTS_PER_PASS_MAX: usize = 50;
 const NOTE_CHARS_MAX: usize = 1000;
 
 /// A status to write.
-enum Change {
-    Policy { key: Key, uid: String, status: AuditPolicyStatus, news: Vec<Condition> },
-    Sink { name: String, uid: String, status: AuditSinkStatus, news: Vec<Condition> },
+struct Change {
+    at: ObjectReference,
+    resource: ApiResource,
+    status: Status,
+    news: Vec<Condition>,
+}
+
+/// Whose status.
+enum Status {
+    Policy(Key, AuditPolicyStatus),
+    Sink(AuditSinkStatus),
 }
 
 impl Change {
-    fn reference(&self) -> ObjectReference {
-        match self {
-            Self::Policy { key: (namespace, name), uid, .. } => reference::<AuditPolicy>(Some(namespace), name, uid),
-            Self::Sink { name, uid, .. } => reference::<AuditSink>(None, name, uid),
-        }
+    fn policy(key: &Key, entry: &PolicyEntry, status: &AuditPolicyStatus) -> Self {
+        let news = news(&entry.status.conditions, &status.conditions);
+        let (namespace, name) = key;
+        let (at, resource) = match entry.is_cluster() {
+            true => {
+                (reference::<ClusterAuditPolicy>(None, name, &entry.uid), ApiResource::erase::<ClusterAuditPolicy>(&()))
+            }
+            false => {
+                (reference::<AuditPolicy>(Some(namespace), name, &entry.uid), ApiResource::erase::<AuditPolicy>(&()))
+            }
+        };
+        Self { at, resource, status: Status::Policy(key.clone(), status.clone()), news }
+    }
+
+    fn sink(name: &str, entry: &SinkEntry, status: &AuditSinkStatus) -> Self {
+        let news = news(&entry.status.conditions, &status.conditions);
+        let (at, resource) = (reference::<AuditSink>(None, name, &entry.uid), ApiResource::erase::<AuditSink>(&()));
+        Self { at, resource, status: Status::Sink(status.clone()), news }
     }
 
     fn status(&self) -> Value {
-        match self {
-            Self::Policy { status, .. } => json!(status),
-            Self::Sink { status, .. } => json!(status),
-        }
-    }
-
-    fn news(&self) -> &[Condition] {
-        match self {
-            Self::Policy { news, .. } | Self::Sink { news, .. } => news,
+        match &self.status {
+            Status::Policy(_, status) => json!(status),
+            Status::Sink(status) => json!(status),
         }
     }
 
     fn remember(self, index: &mut Index) {
-        match self {
-            Self::Policy { key, uid, status, .. } => {
+        let uid = self.at.uid.unwrap_or_default();
+        match self.status {
+            Status::Policy(key, status) => {
                 if let Some(entry) = index.policies.get_mut(&key).filter(|entry| entry.uid == uid) {
                     entry.status = status;
                 }
             }
-            Self::Sink { name, uid, status, .. } => {
+            Status::Sink(status) => {
+                let name = self.at.name.unwrap_or_default();
                 if let Some(entry) = index.sinks.get_mut(&name).filter(|entry| entry.uid == uid) {
                     entry.status = status;
                 }
@@ -143,14 +160,14 @@ impl Writer {
     async fn write(&self, recorder: &Recorder, report: &Report) -> bool {
         let mut failed = false;
         for change in self.changes(report) {
-            let at = change.reference();
+            let at = &change.at;
             let span = tracing::info_span!("status", kind = at.kind, namespace = at.namespace, name = at.name);
-            let result = self.write_one(&at, change.status()).instrument(span).await;
+            let result = self.write_one(&change).instrument(span).await;
             self.counted(&result);
             match result {
                 Ok(()) => {
-                    for condition in change.news() {
-                        self.tell_condition(recorder, &at, condition).await;
+                    for condition in &change.news {
+                        self.tell_condition(recorder, at, condition).await;
                     }
                     // Not only by the watch: it does not bring the status of an undecodable object.
                     self.state.remember(|index| change.remember(index));
@@ -168,32 +185,29 @@ impl Writer {
         let index = self.state.index();
         let policies = report.policies.iter().filter_map(|(key, status)| {
             let entry = index.policies.get(key).filter(|entry| entry.status != *status)?;
-            let news = news(&entry.status.conditions, &status.conditions);
-            Some(Change::Policy { key: key.clone(), uid: entry.uid.clone(), status: status.clone(), news })
+            Some(Change::policy(key, entry, status))
         });
         let sinks = report.sinks.iter().filter_map(|(name, status)| {
             let entry = index.sinks.get(name).filter(|entry| entry.status != *status)?;
-            let news = news(&entry.status.conditions, &status.conditions);
-            Some(Change::Sink { name: name.clone(), uid: entry.uid.clone(), status: status.clone(), news })
+            Some(Change::sink(name, entry, status))
         });
         policies.chain(sinks).collect()
     }
 
-    async fn write_one(&self, at: &ObjectReference, status: Value) -> kube::Result<()> {
+    async fn write_one(&self, change: &Change) -> kube::Result<()> {
+        let at = &change.at;
         let name = at.name.clone().unwrap_or_default();
         let patch = json!({
             "apiVersion": at.api_version,
             "kind": at.kind,
             // The uid guards against an object that was deleted and made again in between.
             "metadata": {"name": name, "namespace": at.namespace, "uid": at.uid},
-            "status": status,
+            "status": change.status(),
         });
         // Untyped: the answer repeats the object, which may be the undecodable one that the status speaks of.
         let api: Api<DynamicObject> = match &at.namespace {
-            Some(namespace) => {
-                Api::namespaced_with(self.client.clone(), namespace, &ApiResource::erase::<AuditPolicy>(&()))
-            }
-            None => Api::all_with(self.client.clone(), &ApiResource::erase::<AuditSink>(&())),
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &change.resource),
+            None => Api::all_with(self.client.clone(), &change.resource),
         };
         api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await.map(drop)
     }

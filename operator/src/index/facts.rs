@@ -1,7 +1,7 @@
 //! The facts of each object that decisions need.
 
 use crate::api::{AuditPolicyStatus, AuditSinkStatus};
-use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput};
+use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput, policy_name};
 use crate::inject::PodTraits;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -15,12 +15,16 @@ pub struct NamespaceFacts {
     pub uid: String,
     /// Value of `pod-security.kubernetes.io/enforce`.
     pub pod_security: Option<String>,
+    /// Its labels, which cluster policies select by.
+    pub labels: BTreeMap<String, String>,
+    /// Labelled strict: no pod starts there without a sidecar.
+    pub strict: bool,
 }
 
-/// An AuditPolicy.
+/// An AuditPolicy or a ClusterAuditPolicy.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyEntry {
-    /// Namespace.
+    /// Namespace; empty for a cluster policy.
     pub namespace: String,
     /// Name.
     pub name: String,
@@ -32,6 +36,8 @@ pub struct PolicyEntry {
     pub created: Option<Timestamp>,
     /// What is in force; `None`: it never was valid since this process started.
     pub good: Option<Arc<AcceptedPolicy>>,
+    /// Names what is in force: unlike any before, of this or another policy.
+    pub serial: u64,
     /// What was in force before.
     pub previous: Option<Arc<AcceptedPolicy>>,
     /// Why the latest spec is not in force.
@@ -41,9 +47,14 @@ pub struct PolicyEntry {
 }
 
 impl PolicyEntry {
-    /// `namespace/name`.
+    /// As documents and records name it.
     pub fn key(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+        policy_name(&self.namespace, &self.name)
+    }
+
+    /// Whether it is a ClusterAuditPolicy.
+    pub fn is_cluster(&self) -> bool {
+        self.namespace.is_empty()
     }
 
     /// For the compiler; `None`: nothing is in force.
@@ -57,16 +68,23 @@ impl PolicyEntry {
         })
     }
 
-    /// Puts a spec in force, or says why not; then the last good one stays.
-    pub fn update(&mut self, spec: Result<AcceptedPolicy, Invalid>) {
+    /// Puts a spec in force under a new `serial`, or says why not; then the last good one stays. Whether what is in force
+    /// has changed.
+    pub fn update(&mut self, spec: Result<AcceptedPolicy, Invalid>, serial: u64) -> bool {
         match spec {
             Ok(accepted) => {
-                if self.good.as_deref() != Some(&accepted) {
+                let changed = self.good.as_deref() != Some(&accepted);
+                if changed {
                     self.previous = self.good.replace(Arc::new(accepted));
+                    self.serial = serial;
                 }
                 self.invalid = None;
+                changed
             }
-            Err(invalid) => self.invalid = Some(invalid),
+            Err(invalid) => {
+                self.invalid = Some(invalid);
+                false
+            }
         }
     }
 }

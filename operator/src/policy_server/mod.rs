@@ -170,8 +170,9 @@ impl<I: Identify> PolicyServer<I> {
         let bundle = self.bundle.borrow().clone()?;
         let index = self.state.index();
         let pod = index.pod(&identity.pod_uid).filter(|p| p.namespace == identity.namespace)?;
-        let document = index.document(&pod.namespace, &pod.traits.labels).document;
+        let compiled = index.document(&pod.namespace, &pod.traits.labels);
         drop(index);
+        let document = &compiled.document;
         self.state.acknowledge(
             &identity.pod_uid,
             Ack {
@@ -199,7 +200,7 @@ impl<I: Identify> PolicyServer<I> {
         let (namespace, pod) = (&identity.namespace, &identity.pod_name);
         let _span = tracing::info_span!("document", namespace, pod, revision = document.revision).entered();
         tracing::debug!("sent");
-        Some(PollResponse { document, operator_ca: bundle.to_string() })
+        Some(PollResponse { document: document.clone(), operator_ca: bundle.to_string() })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Calls to the operator: the projected token, the authority in use, one connection for each caller.
 
-use crate::client::{Answer, Client, Endpoint, Secret, error_line, tls_config};
+use crate::client::{Answer, Client, Endpoint, Secret, Trust, Version, error_line, tls_config};
 use crate::config::Operator;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -121,7 +121,8 @@ impl Caller {
         let fresh = match self.client.take() {
             Some((client, under)) if under == ca_pem => (client, under),
             _ => {
-                let client = Client::new(self.endpoint.clone(), Some(&ca_pem), None);
+                let trust = Trust { ca_pem: Some(&ca_pem), ..Trust::default() };
+                let client = Client::new(self.endpoint.clone(), Version::Http1, &trust);
                 (client.map_err(|error| CallError::Client(error_line(&error)))?, ca_pem)
             }
         };
