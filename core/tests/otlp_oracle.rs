@@ -8,6 +8,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use proptest::prelude::*;
 use prost::Message as _;
 use testimony_core::canon::parse_body;
+use testimony_core::evidence::merkle::leaf;
 use testimony_core::evidence::seal::{Fate, Stream};
 use testimony_core::otlp::{export_request, resource, split_records};
 use testimony_core::policy::Redact;
@@ -86,6 +87,9 @@ fn a_record_stands_in_otlp_as_the_table_says() {
     assert_eq!(attribute("audit.sequence.stream_id"), stream_name(1));
     let body = text(log.body.as_ref());
     let map = parse_body(body.as_bytes()).expect("canonical");
+    let line = &host.lines[0];
+    assert_eq!(log.encode_to_vec(), line.log);
+    assert_eq!(line.leaf.as_ref(), Some(&leaf(body.as_bytes()).to_hex()), "L1");
     assert_eq!(map["seq"], b"1");
     assert_eq!(map["sid"], stream_name(1).as_bytes());
     assert_eq!(attribute("testimony.prev").as_bytes(), map["prev"]);

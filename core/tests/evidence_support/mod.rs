@@ -1,4 +1,5 @@
 //! A host for streams in tests: keys from fixed seeds, counted randomness, everything kept in order.
+#![allow(dead_code, reason = "not every test looks at everything")]
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use testimony_core::evidence::note::{PublicKey, SIGNATURE_BYTES};
