@@ -17,6 +17,8 @@ pub(super) struct State {
     pub in_flight: InFlight,
     pub bodies: Vec<String>,
     pub counted: Vec<(Outcome, bool)>,
+    /// How many exchanges began.
+    pub begun: usize,
     pub refused: Vec<&'static str>,
     pub undecided: Vec<&'static str>,
     /// Seconds that have passed.
@@ -54,8 +56,12 @@ impl Shell for TestShell {
         self.state.borrow_mut().bodies.push(String::from_utf8_lossy(&body).replace("\",\"", "\",\n\""));
     }
 
-    fn count(&mut self, _: Direction, outcome: Outcome, recorded: bool) {
-        self.state.borrow_mut().counted.push((outcome, recorded));
+    fn begin(&mut self) {
+        self.state.borrow_mut().begun += 1;
+    }
+
+    fn count(&mut self, _: Direction, outcome: Outcome, none: Option<Unrecorded<'_>>) {
+        self.state.borrow_mut().counted.push((outcome, none.is_none()));
     }
 
     fn count_refused(&mut self, reason: &'static str) {
