@@ -251,3 +251,40 @@ impl SinkQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use bytes::Bytes;
+    use testimony_core::evidence::merkle::leaf;
+
+    #[test]
+    fn g2_what_a_broken_export_task_held_is_told_as_a_hole() {
+        let (changes, _) = watch::channel(0);
+        let queue = SinkQueue::new("main", 100, Metrics::default().sink("main"), changes, Arc::default());
+        let stream = Arc::new(format!("c/n/p/{:032x}-0-0", 1).parse().expect("a name"));
+        let batch = |seq: u64| Batch {
+            log_records: Bytes::from_static(&[0; 40]),
+            records: 1,
+            first_unix_nanos: 0,
+            last_unix_nanos: 0,
+            seals: Some(Seals::new(Arc::clone(&stream), vec![Some((seq, leaf(b"x")))].into())),
+        };
+        assert!(queue.reserve(80, Class::Traffic));
+        queue.push(batch(4), 40);
+        queue.push(batch(5), 40);
+        assert!(!queue.reserve(30, Class::Traffic) && queue.reserve(30, Class::Evidence));
+        queue.free(30);
+        assert_eq!(queue.take().map(|taken| taken.batches.len()), Some(2));
+        queue.abandon_sending();
+        let losses = queue.take_losses();
+        assert_eq!((losses.len(), losses[0].range.begin(), losses[0].range.end()), (1, 4, 6));
+        assert_eq!((queue.snapshot().lost, queue.left()), (2, Undelivered::default()));
+        assert!(queue.reserve(100, Class::Traffic), "the bytes are free again");
+        queue.return_loss(losses[0].clone());
+        assert_eq!(queue.take_losses(), [], "held until something was taken");
+        queue.release(0, 0, 1);
+        assert_eq!(queue.take_losses().len(), 1);
+    }
+}
