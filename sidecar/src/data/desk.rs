@@ -168,8 +168,7 @@ impl Host for Desk {
         if head.purpose() == HeadUse::Export {
             self.turn_to(head.stream());
             head.append_to(&mut self.bytes);
-            let last_ns = self.last_ns;
-            self.add(head.stream(), None, last_ns);
+            self.add(head.stream(), None, head.made_ns());
             self.metrics.heads.inc();
         }
     }

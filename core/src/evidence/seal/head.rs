@@ -69,6 +69,7 @@ impl<K: Signer> Stream<K> {
                 purpose: pending.purpose,
                 note: &note,
                 next_key: pending.next_key,
+                made_ns: now.wall_ns,
                 body: self.encoder.body(),
                 log: self.encoder.log_record(),
             });

@@ -144,6 +144,7 @@ pub struct Head<'a> {
     pub(super) purpose: HeadUse,
     pub(super) note: &'a SignedNote,
     pub(super) next_key: Option<PublicKey>,
+    pub(super) made_ns: u64,
     pub(super) body: &'a [u8],
     pub(super) log: &'a [u8],
 }
@@ -167,6 +168,11 @@ impl<'a> Head<'a> {
     /// The note.
     pub fn note(&self) -> &'a SignedNote {
         self.note
+    }
+
+    /// When it was signed, in nanoseconds since the epoch: its `t0`.
+    pub fn made_ns(&self) -> u64 {
+        self.made_ns
     }
 
     /// The key of the next epoch, when this is the last head under the old one.
