@@ -25,18 +25,21 @@ pub const SINK_NAME_CHARS_MAX: usize = 48;
     doc = "An OTLP endpoint that receives records over HTTP/protobuf.",
     printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.endpoint"),
     printcolumn(name = "Default", type_ = "boolean", json_path = ".spec.default"),
+    printcolumn(name = "Reachable", type_ = "string", json_path = ".status.conditions[?(@.type=='Reachable')].status"),
     printcolumn(
         name = "Delivering",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Delivering')].status"
     ),
+    printcolumn(name = "Oldest", type_ = "date", json_path = ".status.oldestUndelivered"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Delivering')].message",
         priority = 1
-    )
+    ),
+    printcolumn(name = "Delivered", type_ = "integer", json_path = ".status.delivered", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{

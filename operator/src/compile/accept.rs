@@ -1,6 +1,6 @@
 //! Parsing one policy or one sink into what documents are made of.
 
-use crate::api::{AuditPolicySpec, AuditSinkSpec, Correlation, Rule, SINK_NAME_CHARS_MAX};
+use crate::api::{AuditPolicySpec, AuditSinkSpec, Correlation, Rollout, Rule, SINK_NAME_CHARS_MAX};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::Selector;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -70,6 +70,8 @@ pub struct AcceptedPolicy {
     pub redact: policy::Redact,
     /// Injects, but records nothing.
     pub suspend: bool,
+    /// What happens to pods that need a restart.
+    pub rollout: Rollout,
 }
 
 /// Parses a policy's spec.
@@ -123,6 +125,7 @@ pub fn accept_policy(spec: &AuditPolicySpec) -> Result<AcceptedPolicy, Invalid> 
             query: spec.redact.query.clone(),
         },
         suspend: spec.suspend,
+        rollout: spec.rollout,
     })
 }
 

@@ -2,9 +2,16 @@
 //! one leads.
 
 pub mod conditions;
+mod events;
+#[cfg(test)]
+mod honest_tests;
 pub mod lease;
 mod owned;
+mod rollout;
+mod rollouts;
+mod sink_status;
 pub mod status;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -24,6 +31,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::Client;
 use lease::Election;
 use owned::Owned;
+use rollouts::Rollouts;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -116,13 +124,13 @@ impl Leader {
         );
         let handler = move |request| server.clone().handle(request);
         let polls = serve(listener, Some(self.tls.clone()), CONNECTIONS_MAX, handler, shutdown.clone());
-        let writer = Writer {
-            client: self.client.clone(),
-            state: self.state.clone(),
-            excluded: self.settings.excluded(),
-            metrics: self.metrics.clone(),
-            replica: me,
-        };
+        let excluded = self.settings.excluded();
+        let (client, state, metrics) = (self.client.clone(), self.state.clone(), self.metrics.clone());
+        let rolls = self.settings.rollout_enabled;
+        let rollouts =
+            Rollouts::new(client.clone(), state.clone(), excluded.clone(), metrics.clone(), me.clone(), rolls);
+        let restart = rollouts.run(shutdown.clone());
+        let writer = Writer::new(client, state, excluded, metrics, me, rolls);
         let write = writer.run(shutdown.clone());
         let owned = Owned::new(self.client.clone(), self.settings.clone()).run(shutdown.clone());
         let label = async {
@@ -130,7 +138,7 @@ impl Leader {
             shutdown.wait().await;
             self.unlabel().await;
         };
-        let (polls, (), (), ()) = tokio::join!(polls, write, owned, label);
+        let (polls, (), (), (), ()) = tokio::join!(polls, write, restart, owned, label);
         polls.context("policy server")
     }
 

@@ -1,20 +1,24 @@
 //! What policies, sinks and pods are told. Pure: from the index and the acknowledgements to statuses.
 
 use super::conditions::{Finding, conditions};
-use crate::api::{AuditPolicyStatus, AuditSinkStatus, PodCounts, SKIPPED_MAX, SinkCounts, Skipped};
-use crate::index::{Index, PodFacts, PolicyEntry, SinkEntry};
-use crate::inject::{Decision, ExcludedNamespaces, decide};
+use super::sink_status::Reports;
+use crate::api::{AuditPolicyStatus, AuditSinkStatus, PodCounts, Rollout, SKIPPED_MAX, Skipped};
+use crate::index::{Index, PodFacts, PolicyEntry};
+use crate::inject::{ExcludedNamespaces, Outlook, outlook};
 use crate::state::Ack;
 use k8s_openapi::jiff::Timestamp;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
-use testimony_core::policy::SinkCondition;
 
 /// A sidecar that has said nothing for this long is not counted as programmed: three of its longest waits.
 const ACK_SECONDS_MAX: u64 = 150;
 
 /// Reason of pods that a restart would bring into line.
 pub const NEEDS_RESTART: &str = "NeedsRestart";
+
+/// Ends the message where a policy asks for what the chart does not allow.
+const ROLLOUT_OFF: &str =
+    "; spec.rollout: Restart needs the chart's value rollout.enabled: set it, or restart them yourself";
 
 /// What is looked at.
 #[derive(Clone, Copy)]
@@ -29,6 +33,10 @@ pub struct View<'a> {
     pub instant: Instant,
     /// Now, for transitions.
     pub now: Timestamp,
+    /// Since when this replica leads, while sidecars that are older may still be on their way to it.
+    pub settling: Option<Timestamp>,
+    /// Whether `rollout: Restart` is switched on.
+    pub rollouts: bool,
 }
 
 /// A selected pod without a sidecar.
@@ -57,6 +65,8 @@ pub struct Report {
     pub uncovered: Vec<Uncovered>,
     /// Distinct selected pods.
     pub totals: PodCounts,
+    /// Sidecars that are older than this leader and have not reported to it yet, while it settles.
+    pub unheard: i64,
 }
 
 /// How one selected pod stands.
@@ -65,6 +75,8 @@ struct Standing<'a> {
     /// Revision of its document.
     revision: String,
     programmed: bool,
+    /// It is older than this leader and has not reported to it yet.
+    unheard: bool,
     refused: Option<String>,
     /// Why it has no sidecar.
     uncovered: Option<(&'static str, &'static str)>,
@@ -82,6 +94,7 @@ pub fn report(view: View<'_>) -> Report {
     for pod in view.index.pods.values().filter(|p| !p.finished) {
         let Some(standing) = standing(view, &mut documents, pod) else { continue };
         count(&mut report.totals, &standing);
+        report.unheard += i64::from(standing.unheard);
         if let Some((reason, message)) = standing.uncovered {
             report.uncovered.push(Uncovered {
                 uid: pod.uid.clone(),
@@ -102,8 +115,9 @@ pub fn report(view: View<'_>) -> Report {
         let own: Vec<&Standing<'_>> = own.iter().filter_map(|i| standings.get(*i)).collect();
         report.policies.insert(key.clone(), policy_status(view, &documents, policy, &own));
     }
+    let reports = Reports::of(view);
     for (name, sink) in &view.index.sinks {
-        report.sinks.insert(name.clone(), sink_status(view, sink));
+        report.sinks.insert(name.clone(), reports.status(view, sink));
     }
     report
 }
@@ -112,32 +126,30 @@ pub fn report(view: View<'_>) -> Report {
 #[derive(Default)]
 struct Documents<'a> {
     by_policies: HashMap<Vec<&'a str>, HashMap<&'a str, Document>>,
+    /// Policies, `namespace/name`, that make some document too large.
+    too_large: HashSet<String>,
 }
 
 #[derive(Clone)]
 struct Document {
     revision: String,
     sinks_with_credentials: Vec<String>,
-    too_large: Vec<String>,
 }
 
 impl<'a> Documents<'a> {
     fn get(&mut self, index: &'a Index, namespace: &'a str, policies: &[&'a PolicyEntry]) -> &Document {
         let names: Vec<&str> = policies.iter().map(|p| p.name.as_str()).collect();
+        let too_large = &mut self.too_large;
         self.by_policies.entry(names).or_default().entry(namespace).or_insert_with(|| {
             let compiled = index.join(policies);
             let sinks = compiled.document.sinks.iter().filter(|s| s.credentials).map(|s| s.name.clone());
-            Document {
-                sinks_with_credentials: sinks.collect(),
-                revision: compiled.document.revision,
-                too_large: compiled.too_large,
-            }
+            too_large.extend(compiled.too_large);
+            Document { sinks_with_credentials: sinks.collect(), revision: compiled.document.revision }
         })
     }
 
     fn too_large(&self, policy: &PolicyEntry) -> bool {
-        let key = policy.key();
-        self.by_policies.values().flat_map(HashMap::values).any(|d| d.too_large.contains(&key))
+        !self.too_large.is_empty() && self.too_large.contains(&policy.key())
     }
 }
 
@@ -146,11 +158,11 @@ fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts
     if policies.is_empty() {
         return None;
     }
-    let uncovered = match decide(view.index, view.excluded, &pod.namespace, &pod.traits) {
-        Decision::Already => None,
-        Decision::Skip(reason) => Some((reason.as_str(), reason.explain())),
-        Decision::Inject(_) => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
-        Decision::NotSelected => Some((
+    let uncovered = match outlook(view.index, view.excluded, &pod.namespace, &pod.traits) {
+        Outlook::Already => None,
+        Outlook::Skip(reason) => Some((reason.as_str(), reason.explain())),
+        Outlook::Inject => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
+        Outlook::NotSelected => Some((
             "ExcludedNamespace",
             "pods of kube-system, kube-node-lease and the operator's namespace are left alone",
         )),
@@ -158,7 +170,9 @@ fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts
     let document = documents.get(view.index, &pod.namespace, &policies).clone();
     let ack = view.acks.get(&pod.uid).filter(|ack| is_fresh(ack, view.instant));
     let refused = ack.and_then(|a| a.refused.as_ref()).filter(|r| r.revision == document.revision);
+    let before_us = |since: Timestamp| pod.created.is_none_or(|created| created < since);
     Some(Standing {
+        unheard: uncovered.is_none() && view.settling.is_some_and(before_us) && !view.acks.contains_key(&pod.uid),
         programmed: ack.is_some_and(|a| a.revision.as_ref() == Some(&document.revision)),
         refused: refused.map(|r| r.message.clone()),
         mount_missing: pod.traits.injected
@@ -170,7 +184,24 @@ fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts
     })
 }
 
-fn is_fresh(ack: &Ack, now: Instant) -> bool {
+/// Whether a restart would bring a selected pod into line: it has no sidecar and could have one, or its sidecar lacks the
+/// mount of a sink's Secret.
+pub(super) fn needs_restart(index: &Index, excluded: &ExcludedNamespaces, pod: &PodFacts) -> bool {
+    match outlook(index, excluded, &pod.namespace, &pod.traits) {
+        Outlook::Inject => true,
+        Outlook::Already => index
+            .selecting(&pod.namespace, &pod.traits.labels)
+            .flat_map(|policy| index.sinks_of(policy).0)
+            .any(|sink| needs_mount(index, &sink) && !pod.traits.mounted_sinks.contains(&sink)),
+        Outlook::NotSelected | Outlook::Skip(_) => false,
+    }
+}
+
+fn needs_mount(index: &Index, sink: &str) -> bool {
+    index.sinks.get(sink).and_then(|s| s.good.as_ref()).is_some_and(|good| good.credentials)
+}
+
+pub(super) fn is_fresh(ack: &Ack, now: Instant) -> bool {
     now.saturating_duration_since(ack.at) <= Duration::from_secs(ACK_SECONDS_MAX)
 }
 
@@ -218,14 +249,28 @@ fn policy_status(
     let most = revisions.iter().max_by_key(|(revision, n)| (**n, std::cmp::Reverse(**revision)));
     let effective = most.map(|(revision, _)| (*revision).to_owned());
     let effective = effective.or_else(|| policy.good.as_ref().map(|_| view.index.join(&[policy]).document.revision));
-    let findings = findings(view, documents, policy, own, &pods, effective.as_deref());
+    let unheard = i64::try_from(own.iter().filter(|s| s.unheard).count()).unwrap_or(i64::MAX);
+    if unheard > 0 && policy.status.effective_revision == effective {
+        // What was counted last stays until those who were counted can have reported again; `Programmed` is unknown so long.
+        pods.programmed = pods.programmed.max(policy.status.pods.programmed.min(pods.injected));
+    }
+    let findings = findings(view, documents, policy, own, Counts { pods: &pods, unheard }, effective.as_deref());
     AuditPolicyStatus {
         observed_generation: policy.generation,
         conditions: conditions(&policy.status.conditions, findings, policy.generation, view.now),
         effective_revision: effective,
         pods,
         skipped,
+        sinks: view.index.sinks_of(policy).0.into_iter().collect(),
+        last_good: policy.good_spec.clone().filter(|_| policy.invalid.is_some()),
     }
+}
+
+/// Pods of one policy.
+#[derive(Clone, Copy)]
+struct Counts<'a> {
+    pods: &'a PodCounts,
+    unheard: i64,
 }
 
 fn findings(
@@ -233,12 +278,13 @@ fn findings(
     documents: &Documents<'_>,
     policy: &PolicyEntry,
     own: &[&Standing<'_>],
-    pods: &PodCounts,
+    counts: Counts<'_>,
     revision: Option<&str>,
 ) -> Vec<Finding> {
+    let pods = counts.pods;
     let accepted = accepted(documents, policy);
     let resolved = resolved(view.index, policy);
-    let programmed = programmed(policy, own, pods);
+    let programmed = programmed(policy, own, counts);
     let summary = format!(
         "{} of {} pods run revision {}; {} need a restart, {} are skipped",
         pods.programmed,
@@ -249,8 +295,12 @@ fn findings(
     );
     let broken = [&accepted, &resolved, &programmed].into_iter().find(|f| f.holds != Some(true));
     let ready = match broken {
-        Some(first) => Finding::no("Ready", &first.reason, first.message.clone()),
-        None if pods.need_restart > 0 => Finding::no("Ready", NEEDS_RESTART, summary),
+        Some(first) => Finding { kind: "Ready", ..first.clone() },
+        None if pods.need_restart > 0 => {
+            let asks = policy.good.as_ref().is_some_and(|good| good.rollout == Rollout::Restart);
+            let off = if asks && !view.rollouts { ROLLOUT_OFF } else { "" };
+            Finding::no("Ready", NEEDS_RESTART, format!("{summary}{off}"))
+        }
         None => Finding::yes("Ready", &programmed.reason, summary),
     };
     vec![accepted, resolved, programmed, ready]
@@ -287,13 +337,21 @@ fn resolved(index: &Index, policy: &PolicyEntry) -> Finding {
     Finding::yes("ResolvedRefs", "ResolvedRefs", "all sinks exist")
 }
 
-fn programmed(policy: &PolicyEntry, own: &[&Standing<'_>], pods: &PodCounts) -> Finding {
+fn programmed(policy: &PolicyEntry, own: &[&Standing<'_>], counts: Counts<'_>) -> Finding {
     const KIND: &str = "Programmed";
+    let Counts { pods, unheard } = counts;
     let Some(good) = &policy.good else {
         return Finding::no(KIND, "NotAccepted", "the policy was never valid, so no pod runs it");
     };
     if let Some(refused) = own.iter().find_map(|s| s.refused.as_ref()) {
         return Finding::no(KIND, "Refused", format!("a sidecar refuses the document: {refused}"));
+    }
+    if unheard > 0 {
+        let text = format!(
+            "{unheard} of {} sidecars have not reported since the controller started; counts are those of before",
+            pods.injected
+        );
+        return Finding::unknown(KIND, "Reconciling", text);
     }
     let counts = format!("{} of {} sidecars acknowledged their revision", pods.programmed, pods.injected);
     match (pods.matched, pods.injected) {
@@ -303,80 +361,4 @@ fn programmed(policy: &PolicyEntry, own: &[&Standing<'_>], pods: &PodCounts) -> 
         _ if good.suspend => Finding::yes(KIND, "Suspended", "the policy is suspended and records nothing"),
         _ => Finding::yes(KIND, "Programmed", counts),
     }
-}
-
-fn sink_status(view: View<'_>, sink: &SinkEntry) -> AuditSinkStatus {
-    let mut sidecars = SinkCounts::default();
-    let mut error: Option<(&str, &str)> = None;
-    for (uid, ack) in view.acks.iter().filter(|(_, ack)| is_fresh(ack, view.instant)) {
-        let Some(state) = ack.sinks.iter().find(|s| s.name == sink.name) else { continue };
-        match state.state {
-            SinkCondition::Delivering => sidecars.delivering += 1,
-            SinkCondition::Failing => sidecars.failing += 1,
-            SinkCondition::Parked => sidecars.parked += 1,
-            SinkCondition::Unknown => sidecars.unknown += 1,
-        }
-        if matches!(state.state, SinkCondition::Failing | SinkCondition::Parked)
-            && error.is_none_or(|(known, _)| uid.as_str() < known)
-        {
-            error = Some((uid, state.error.as_deref().unwrap_or("no error was given")));
-        }
-    }
-    let error = error.map(|(_, text)| text);
-    let findings = vec![sink_accepted(view.index, sink), encrypted(sink), delivering(&sidecars, error)];
-    AuditSinkStatus {
-        observed_generation: sink.generation,
-        conditions: conditions(&sink.status.conditions, findings, sink.generation, view.now),
-        sidecars,
-    }
-}
-
-fn sink_accepted(index: &Index, sink: &SinkEntry) -> Finding {
-    let stays = if sink.good.is_some() { "; the last good revision stays in force" } else { "" };
-    if let Some(invalid) = &sink.invalid {
-        return Finding::no("Accepted", invalid.reason, format!("{invalid}{stays}"));
-    }
-    match index.default_sink() {
-        Some(default) if sink.default && default != sink.name => Finding::yes(
-            "Accepted",
-            "Conflicted",
-            format!("spec.default: the older AuditSink {default} is the default; remove the mark from one of them"),
-        ),
-        _ => Finding::yes("Accepted", "Accepted", "the sink is valid"),
-    }
-}
-
-fn encrypted(sink: &SinkEntry) -> Finding {
-    match &sink.good {
-        Some(good) if good.endpoint.starts_with("https://") => {
-            Finding::yes("Encrypted", "Tls", "records travel over TLS")
-        }
-        Some(_) => Finding::no("Encrypted", "PlainHttp", "spec.endpoint: records travel in plain text; use https"),
-        None => Finding::unknown("Encrypted", "NotAccepted", "the sink was never valid"),
-    }
-}
-
-fn delivering(sidecars: &SinkCounts, error: Option<&str>) -> Finding {
-    const KIND: &str = "Delivering";
-    let total = sidecars.delivering + sidecars.failing + sidecars.parked + sidecars.unknown;
-    let error = error.unwrap_or_default();
-    if sidecars.parked > 0 {
-        return Finding::no(
-            KIND,
-            "Parked",
-            format!("{} of {total} sidecars wait for credentials: {error}", sidecars.parked),
-        );
-    }
-    if sidecars.failing > 0 {
-        return Finding::no(
-            KIND,
-            "Failing",
-            format!("{} of {total} sidecars cannot deliver: {error}", sidecars.failing),
-        );
-    }
-    if sidecars.delivering > 0 {
-        let text = format!("{} of {total} sidecars deliver, the others have sent nothing yet", sidecars.delivering);
-        return Finding::yes(KIND, "Delivering", text);
-    }
-    Finding::unknown(KIND, "NoReports", "no sidecar has sent a record to this sink yet")
 }

@@ -1,7 +1,7 @@
 //! Watch events into the index.
 
-use super::{Index, Key, NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
-use crate::api::{AuditPolicy, AuditSink};
+use super::{Index, Key, NamespaceFacts, Owner, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
+use crate::api::{AuditPolicy, AuditSink, LastGood};
 use crate::compile::{Invalid, accept_policy, accept_sink};
 use crate::inject::PodTraits;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -90,6 +90,12 @@ impl Indexed for AuditPolicy {
         describe_policy(entry, &object.metadata);
         entry.update(accept_policy(&object.spec));
         entry.status = object.status.unwrap_or_default();
+        if entry.invalid.is_none() {
+            let spec = serde_json::to_string(&object.spec).unwrap_or_default();
+            entry.good_spec = Some(LastGood { generation: object.metadata.generation, spec });
+        } else {
+            entry.recall(entry.status.last_good.clone().as_ref());
+        }
         Touched { documents: before != (entry.good.clone(), entry.previous.clone()), pod: None }
     }
 
@@ -231,6 +237,12 @@ impl Indexed for Pod {
             namespace: key.0.clone(),
             name: key.1.clone(),
             node: object.spec.as_ref().and_then(|s| s.node_name.clone()),
+            created: object.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            owner: object
+                .owner_references()
+                .iter()
+                .find(|o| o.controller == Some(true))
+                .map(|o| Owner { kind: o.kind.clone(), name: o.name.clone() }),
             finished: matches!(phase, Some("Succeeded" | "Failed")) || object.metadata.deletion_timestamp.is_some(),
             traits: PodTraits::of(&object),
         };

@@ -1,7 +1,7 @@
 //! The facts of each object that decisions need.
 
-use crate::api::{AuditPolicyStatus, AuditSinkStatus};
-use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput};
+use crate::api::{AuditPolicySpec, AuditPolicyStatus, AuditSinkStatus, LastGood};
+use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput, accept_policy};
 use crate::inject::PodTraits;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -34,6 +34,8 @@ pub struct PolicyEntry {
     pub good: Option<Arc<AcceptedPolicy>>,
     /// What was in force before.
     pub previous: Option<Arc<AcceptedPolicy>>,
+    /// The spec of what is in force, for the status while the latest one is not accepted.
+    pub good_spec: Option<LastGood>,
     /// Why the latest spec is not in force.
     pub invalid: Option<Invalid>,
     /// The status that the API server holds.
@@ -55,6 +57,20 @@ impl PolicyEntry {
             accepted: self.good.as_deref()?,
             previous: self.previous.as_deref(),
         })
+    }
+
+    /// Takes over what was in force before this process started, where the status tells it and the latest spec is not
+    /// accepted.
+    pub fn recall(&mut self, last: Option<&LastGood>) {
+        if self.good.is_some() || self.invalid.is_none() {
+            return;
+        }
+        let Some(last) = last else { return };
+        let spec = serde_json::from_str::<AuditPolicySpec>(&last.spec).ok();
+        if let Some(Ok(accepted)) = spec.as_ref().map(accept_policy) {
+            self.good = Some(Arc::new(accepted));
+            self.good_spec = Some(last.clone());
+        }
     }
 
     /// Puts a spec in force, or says why not; then the last good one stays.
@@ -120,6 +136,15 @@ pub struct ServiceFacts {
     pub selector: BTreeMap<String, String>,
 }
 
+/// The controller of a pod, such as a ReplicaSet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// A pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodFacts {
@@ -131,6 +156,10 @@ pub struct PodFacts {
     pub name: String,
     /// Node, once it is scheduled.
     pub node: Option<String>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// The object that made it and keeps it.
+    pub owner: Option<Owner>,
     /// Succeeded, failed or being deleted: it counts no more.
     pub finished: bool,
     /// What decisions look at.

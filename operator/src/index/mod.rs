@@ -8,7 +8,7 @@ mod facts;
 mod tests;
 
 pub use apply::{Indexed, Touched, key_of};
-pub use facts::{NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
+pub use facts::{NamespaceFacts, Owner, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
 
 use crate::compile::{Compiled, PolicyInput, SinkInput, compile, default_sink};
 use kube::core::SelectorExt;

@@ -113,19 +113,40 @@ pub enum Decision {
     Inject(Box<Selection>),
 }
 
-/// Decides on the index as it is.
-pub fn decide(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod: &PodTraits) -> Decision {
+/// A decision without what the sidecar would run: cheap enough for each pod of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// No policy in force selects it.
+    NotSelected,
+    /// It has its sidecar.
+    Already,
+    /// It is selected and gets none.
+    Skip(Reason),
+    /// It gets one.
+    Inject,
+}
+
+/// Says what [`decide`] decides.
+pub fn outlook(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod: &PodTraits) -> Outlook {
     if excluded.contains(namespace) {
-        return Decision::NotSelected;
+        return Outlook::NotSelected;
     }
     if pod.injected {
-        return Decision::Already;
+        return Outlook::Already;
     }
     if index.selecting(namespace, &pod.labels).next().is_none() {
-        return Decision::NotSelected;
+        return Outlook::NotSelected;
     }
-    if let Some(reason) = obstacle(index, namespace, pod) {
-        return Decision::Skip(reason);
+    obstacle(index, namespace, pod).map_or(Outlook::Inject, Outlook::Skip)
+}
+
+/// Decides on the index as it is.
+pub fn decide(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod: &PodTraits) -> Decision {
+    match outlook(index, excluded, namespace, pod) {
+        Outlook::NotSelected => return Decision::NotSelected,
+        Outlook::Already => return Decision::Already,
+        Outlook::Skip(reason) => return Decision::Skip(reason),
+        Outlook::Inject => {}
     }
     let document = index.document(namespace, &pod.labels).document;
     let secrets = document

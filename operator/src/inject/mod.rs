@@ -13,7 +13,7 @@ mod traits;
 mod undo;
 
 pub use build::{PROBE_FAILURES_MAX, Plan, Resources, SidecarConfig, workload};
-pub use decide::{Decision, ExcludedNamespaces, Reason, Selection, decide};
+pub use decide::{Decision, ExcludedNamespaces, Outlook, Reason, Selection, decide, outlook};
 pub use patch::{PatchError, patch};
 pub use probes::{ChangedProbe, InjectionStatus};
 pub use traits::PodTraits;
