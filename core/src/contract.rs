@@ -41,6 +41,10 @@ pub mod pod {
     pub const STATE_VOLUME: &str = "testimony-state";
     /// Prefix of the optional Secret volumes with a sink's headers: `testimony-sink-<sink>`.
     pub const SINK_VOLUME_PREFIX: &str = "testimony-sink-";
+    /// Prefix of the optional Secret volumes with a sink's client certificate: `testimony-cert-<sink>`.
+    pub const SINK_CERTIFICATE_VOLUME_PREFIX: &str = "testimony-cert-";
+    /// Prefix of the projected volumes with the ServiceAccount token for a sink: `testimony-auth-<sink>`.
+    pub const SINK_TOKEN_VOLUME_PREFIX: &str = "testimony-auth-";
 }
 
 /// Paths inside the sidecar's container.
@@ -53,6 +57,12 @@ pub mod path {
     pub const STATE_DIR: &str = "/var/lib/testimony";
     /// One folder for each sink with credentials, one file for each header.
     pub const SINKS_DIR: &str = "/var/run/testimony/sinks";
+    /// One folder for each sink with a client certificate, with the files `tls.crt` and `tls.key`.
+    pub const SINK_CERTIFICATES_DIR: &str = "/var/run/testimony/sink-certificates";
+    /// One folder for each sink that gets a ServiceAccount token, with the file [`SINK_TOKEN_FILE`].
+    pub const SINK_TOKENS_DIR: &str = "/var/run/testimony/sink-tokens";
+    /// Name of a token's file.
+    pub const SINK_TOKEN_FILE: &str = "token";
 }
 
 /// Audience of the token that a sidecar presents to the operator.
@@ -64,6 +74,12 @@ pub mod label {
     pub const INJECTED: &str = "testimony.dev/injected";
     /// `disabled` on a pod: opted out of injection.
     pub const INJECT: &str = "testimony.dev/inject";
+    /// `disabled` on a namespace: ClusterAuditPolicies with `enforcement: Default` leave its pods alone.
+    pub const CLUSTER_DEFAULTS: &str = "testimony.dev/cluster-defaults";
+    /// On a namespace: [`STRICT`] means that no pod starts there without a sidecar.
+    pub const ENFORCEMENT: &str = "testimony.dev/enforcement";
+    /// Value of [`ENFORCEMENT`].
+    pub const STRICT: &str = "strict";
     /// `true` on the operator's leading replica: the policy server's Service selects it.
     pub const LEADER: &str = "testimony.dev/leader";
 }
@@ -112,6 +128,8 @@ pub mod env {
     pub const OPERATOR_URL: &str = "TESTIMONY_OPERATOR_URL";
     /// PEM bundle that signs the policy server's certificate.
     pub const OPERATOR_CA: &str = "TESTIMONY_OPERATOR_CA";
+    /// `true`: the document at admission is a stand-in, and the start waits for the operator's first answer, for a while.
+    pub const POLICY_WAIT: &str = "TESTIMONY_POLICY_WAIT";
     /// Log filter, as of `tracing_subscriber::EnvFilter`.
     pub const LOG: &str = "TESTIMONY_LOG";
 }
@@ -122,3 +140,6 @@ pub const TCP_PROBE_PATH: &str = "/probe/tcp/";
 
 /// Path of the policy server's long poll.
 pub const POLL_PATH: &str = "/v1/poll";
+
+/// Path on which the policy server names addresses.
+pub const NAMES_PATH: &str = "/v1/names";

@@ -4,13 +4,11 @@
 //! opaque and everything goes on unchanged.
 
 use crate::http1::is_token_byte;
+use crate::http2::PREFACE;
 use memchr::memchr;
 
 /// Longest first line of HTTP/1, in bytes with its line end.
 pub const FIRST_LINE_BYTES_MAX: usize = 16 * 1024;
-
-/// The HTTP/2 client preface (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Longest fragment of a TLS record (RFC 8446 section 5.1).
 const TLS_FRAGMENT_BYTES_MAX: usize = 1 << 14;

@@ -1,5 +1,12 @@
-//! What a TLS ClientHello tells in the clear: server name and protocols (RFC 8446 section 4.1.2, RFC 6066 section 3,
-//! RFC 7301).
+//! What a TLS connection tells in the clear: the ClientHello's server name and protocols (RFC 8446 section 4.1.2, RFC 6066
+//! section 3, RFC 7301), the version, and whether the handshake completed.
+
+mod alert;
+mod handshake;
+mod records;
+
+pub use alert::{Alert, Side};
+pub use handshake::{Handshake, HandshakeStatus, SERVER_HELLO_BYTES_MAX};
 
 /// Most bytes of the connection that are looked at: record headers and the hello itself.
 pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
@@ -105,21 +112,17 @@ fn parse(message: &[u8]) -> Option<Hello> {
     }
     let mut server_name = None;
     let mut alpn = Vec::new();
+    reader.extensions(|kind, data| {
+        match kind {
+            0 if server_name.is_none() => server_name = parse_server_name(data)?,
+            16 if alpn.is_empty() => alpn = parse_alpn(data)?,
+            0 | 16 => return None, // no extension comes twice (RFC 8446 section 4.2)
+            _ => {}
+        }
+        Some(())
+    })?;
     if !reader.0.is_empty() {
-        let mut extensions = Reader(reader.vec16()?);
-        while !extensions.0.is_empty() {
-            let kind = extensions.u16()?;
-            let data = extensions.vec16()?;
-            match kind {
-                0 if server_name.is_none() => server_name = parse_server_name(data)?,
-                16 if alpn.is_empty() => alpn = parse_alpn(data)?,
-                0 | 16 => return None, // no extension comes twice (RFC 8446 section 4.2)
-                _ => {}
-            }
-        }
-        if !reader.0.is_empty() {
-            return None;
-        }
+        return None;
     }
     Some(Hello::Parsed { server_name, alpn })
 }
@@ -182,6 +185,20 @@ impl<'a> Reader<'a> {
     fn vec16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(length)
+    }
+
+    /// Shows each extension of a hello, its kind and data; `None` when the list is malformed or one is refused. A hello
+    /// may end without a list.
+    fn extensions(&mut self, mut each: impl FnMut(usize, &'a [u8]) -> Option<()>) -> Option<()> {
+        if self.0.is_empty() {
+            return Some(());
+        }
+        let mut list = Reader(self.vec16()?);
+        while !list.0.is_empty() {
+            let kind = list.u16()?;
+            each(kind, list.vec16()?)?;
+        }
+        Some(())
     }
 }
 

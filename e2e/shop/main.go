@@ -1,8 +1,9 @@
-// Command shop is the demo's application: three small services in one program, chosen by the first argument.
+// Command shop is the demo's application: four small services in one program, chosen by the first argument.
 //
 //	frontend  POST /buy, GET /events (server-sent events), GET /ws (WebSocket echo): calls orders
-//	orders    POST /orders: calls payments, writes to PostgreSQL; does not pass the trace on
+//	orders    POST /orders: calls stock and payments, writes to PostgreSQL; does not pass the trace on
 //	payments  POST /charge
+//	stock     gRPC shop.Stock: Reserve, and Watch, which streams
 package main
 
 import (
@@ -32,16 +33,21 @@ func main() {
 
 func run() error {
 	if len(os.Args) != 2 {
-		return errors.New("usage: shop frontend|orders|payments")
+		return errors.New("usage: shop frontend|orders|payments|stock")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	address := ":" + env("PORT", "8080")
+	if os.Args[1] == "stock" {
+		slog.Info("listening", "service", "stock", "address", address)
+		return serveStock(ctx, address)
+	}
 	handler, err := service(ctx, os.Args[1])
 	if err != nil {
 		return err
 	}
 	server := &http.Server{
-		Addr:              ":" + env("PORT", "8080"),
+		Addr:              address,
 		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 	}
@@ -69,7 +75,7 @@ func service(ctx context.Context, name string) (http.Handler, error) {
 	case "payments":
 		addPayments(mux)
 	default:
-		return nil, fmt.Errorf("unknown service %q: frontend, orders or payments", name)
+		return nil, fmt.Errorf("unknown service %q: frontend, orders, payments or stock", name)
 	}
 	return mux, nil
 }

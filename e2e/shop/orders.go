@@ -17,6 +17,7 @@ const (
 	databaseTries = 60
 	databasePause = time.Second
 	databaseIdle  = time.Second
+	stockMessages = 3
 )
 
 func addOrders(ctx context.Context, mux *http.ServeMux) error {
@@ -30,13 +31,22 @@ func addOrders(ctx context.Context, mux *http.ServeMux) error {
 		return err
 	}
 	payments := env("PAYMENTS_URL", "http://payments:8080")
+	shelf, err := dialShelf(env("STOCK_ADDRESS", "stock:8080"))
+	if err != nil {
+		return err
+	}
 	mux.HandleFunc("POST /orders", func(w http.ResponseWriter, r *http.Request) {
 		item := r.FormValue("item")
 		if item == "" {
 			http.Error(w, "no item", http.StatusUnprocessableEntity)
 			return
 		}
-		if status := charge(r.Context(), payments, r.Header.Get("authorization")); status != http.StatusOK {
+		authorization := r.Header.Get("authorization")
+		if err := shelf.reserve(r.Context(), item, authorization); err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		if status := charge(r.Context(), payments, authorization); status != http.StatusOK {
 			http.Error(w, "the payment was refused", status)
 			return
 		}
@@ -49,6 +59,13 @@ func addOrders(ctx context.Context, mux *http.ServeMux) error {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusCreated)
 		_ = json.NewEncoder(w).Encode(map[string]any{"order": id, "item": item})
+	})
+	mux.HandleFunc("GET /orders/stock", func(w http.ResponseWriter, r *http.Request) {
+		if err := shelf.watchOnce(r.Context(), r.FormValue("item"), stockMessages); err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
 	})
 	return nil
 }

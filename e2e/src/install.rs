@@ -85,6 +85,11 @@ pub fn supporting_images(paths: &Paths, fixtures: bool, log: &Log) -> Result<Vec
 
 /// Installs or upgrades the chart, with `more` `--set` values.
 pub fn install_chart(cluster: &Cluster, sink: &str, more: &[&str]) -> Result<String> {
+    install_chart_with(cluster, sink, more, &[])
+}
+
+/// As [`install_chart`], with values files, relative to the chart.
+pub fn install_chart_with(cluster: &Cluster, sink: &str, more: &[&str], files: &[&str]) -> Result<String> {
     let mut values = vec![format!("sink.endpoint={sink}"), format!("image.pullPolicy={}", cluster.pull_policy())];
     for component in ["operator", "sidecar"] {
         let name = format!("testimony-{component}");
@@ -96,10 +101,14 @@ pub fn install_chart(cluster: &Cluster, sink: &str, more: &[&str]) -> Result<Str
         values.push(format!("image.{component}.tag={tag}"));
     }
     values.extend(more.iter().map(|value| (*value).to_string()));
-    let chart = repo().join("charts/testimony");
-    let chart = chart.to_string_lossy();
+    let folder = repo().join("charts/testimony");
+    let files: Vec<String> = files.iter().map(|file| folder.join(file).display().to_string()).collect();
+    let chart = folder.to_string_lossy();
     let mut arguments = vec!["upgrade", "--install", RELEASE, &chart, "--namespace", OPERATOR_NAMESPACE];
     arguments.extend(["--create-namespace", "--wait", "--timeout", HELM_TIMEOUT]);
+    for file in &files {
+        arguments.extend(["--values", file]);
+    }
     for value in &values {
         arguments.extend(["--set", value]);
     }

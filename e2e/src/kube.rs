@@ -112,8 +112,15 @@ impl Helm {
         Self { program, kubeconfig }
     }
 
+    /// A command to add arguments to.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
     /// Runs helm and returns what it printed.
     pub fn run(&self, args: &[&str]) -> Result<String> {
-        output(Command::new(&self.program).env("KUBECONFIG", &self.kubeconfig).args(args))
+        output(self.command().args(args))
     }
 }

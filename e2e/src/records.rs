@@ -6,6 +6,12 @@ use std::collections::BTreeMap;
 
 /// Event name of an HTTP exchange.
 pub const HTTP_REQUEST: &str = "audit.http.request";
+/// Event name of a stream (WebSocket, CONNECT, server-sent events) when it has opened.
+pub const STREAM_OPEN: &str = "audit.stream.open";
+/// Event name of a stream at its end.
+pub const STREAM_CLOSE: &str = "audit.stream.close";
+/// Event name of an opaque connection that is open.
+pub const TCP_OPEN: &str = "audit.tcp.open";
 /// Event name of an opaque connection at its end.
 pub const TCP_CLOSE: &str = "audit.tcp.close";
 /// Event name of a declared loss.
@@ -70,6 +76,10 @@ impl AuditRecord {
     /// Whether it came to the pod.
     pub fn is_inbound(&self) -> bool {
         self.direction() == "inbound"
+    }
+    /// Whether it shows an exchange that was still open; another record tells its end.
+    pub fn is_stage(&self) -> bool {
+        self.attribute("testimony.record.type") == "stage"
     }
     /// `http.response.status_code`; none before an answer.
     pub fn status(&self) -> Option<u16> {

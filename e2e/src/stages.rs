@@ -102,11 +102,14 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
     Ok(tally)
 }
 
-/// The cluster tests need every program, the chart's tests Helm.
+/// The cluster tests need every program, the chart's tests Helm and promtool, the export's tests the Collector.
 fn programs_for(stages: &[Stage], cluster: &Cluster) -> Vec<Program> {
     let mut missing = missing_programs(cluster, true);
     if !stages.contains(&Stage::Cluster) {
-        missing.retain(|program| program.name == "helm" && stages.contains(&Stage::Unit));
+        let judges = [
+            "helm", "promtool", "otelcol", "grpc-interop-server", "grpc-interop-client", "h2spec", "fortio",
+        ];
+        missing.retain(|program| judges.contains(&program.name) && stages.contains(&Stage::Unit));
     }
     missing
 }

@@ -5,77 +5,27 @@
 
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/helm.rs"]
+mod support;
 
 use golden::{assert_golden, repository, updating};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use support::{chart, documents, helm, rendered, template};
 
 /// Values files of each golden, relative to the chart.
-const CASES: [(&str, &[&str]); 4] = [
+const CASES: [(&str, &[&str]); 5] = [
+    ("admission-policy", &["ci/admission-policy-values.yaml"]),
     ("minimal", &["ci/minimal-values.yaml"]),
     ("ha", &["values-ha.yaml", "ci/minimal-values.yaml"]),
     ("everything", &["ci/everything-values.yaml"]),
     ("no-sink", &["ci/no-sink-values.yaml"]),
 ];
 
-fn chart() -> PathBuf {
-    repository().join("charts/testimony")
-}
-
-fn helm(arguments: &[&str]) -> Output {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let program = variable("HELM").unwrap_or_else(|| {
-        let cache = variable("TESTIMONY_CACHE_DIR")
-            .unwrap_or_else(|| variable("HOME").expect("HOME is set").join(".cache/testimony"));
-        cache.join("bin/helm")
-    });
-    assert!(
-        program.is_file(),
-        "Helm is missing at {}: `cargo xtask test` builds it, or set HELM to the path of a Helm 4",
-        program.display()
-    );
-    // An own, absent kubeconfig: these tests must never speak to a cluster.
-    Command::new(&program)
-        .args(arguments)
-        .env("KUBECONFIG", "/nonexistent")
-        .output()
-        .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()))
-}
-
-fn template(values: &[&str], settings: &[&str]) -> Output {
-    let chart = chart();
-    let files: Vec<String> = values.iter().map(|file| chart.join(file).display().to_string()).collect();
-    let chart = chart.display().to_string();
-    let mut arguments = vec!["template", "testimony", &chart, "--namespace", "testimony-system"];
-    for file in &files {
-        arguments.extend(["--values", file]);
-    }
-    for setting in settings {
-        arguments.extend(["--set", setting]);
-    }
-    helm(&arguments)
-}
-
-fn rendered(values: &[&str], settings: &[&str]) -> String {
-    let output = template(values, settings);
-    assert!(output.status.success(), "{values:?} {settings:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("Helm prints UTF-8")
-}
-
 fn case(name: &str) -> String {
     let (_, values) = CASES.iter().find(|(case, _)| *case == name).expect("a case of CASES");
     rendered(values, &[])
-}
-
-/// The documents of a manifest, each ending in one line feed.
-fn documents(manifest: &str) -> Vec<String> {
-    manifest
-        .split("---\n")
-        .filter(|document| !document.trim().is_empty())
-        .map(|document| format!("{}\n", document.trim_end()))
-        .collect()
 }
 
 fn yaml_files(folder: &Path) -> BTreeMap<String, String> {
@@ -153,27 +103,84 @@ fn rendering_twice_gives_the_same_bytes() {
     assert_eq!(case("everything"), case("everything"));
 }
 
+/// The documents of one kind.
+fn of_kind(manifest: &str, kind: &str) -> Vec<String> {
+    let mut found = documents(manifest);
+    found.retain(|document| document.lines().any(|line| line == format!("kind: {kind}")));
+    found
+}
+
 #[test]
-fn the_webhook_can_never_block_the_cluster() {
+fn the_webhooks_can_never_block_the_cluster() {
+    for (name, _) in CASES {
+        let webhooks = of_kind(&case(name), "MutatingWebhookConfiguration");
+        let strict = ["testimony-strict", "strict.inject.testimony.dev", "/mutate-strict", "Fail", "10", "In"];
+        let default = ["testimony-default", "inject.testimony.dev", "/mutate", "Ignore", "3", "NotIn"];
+        let wanted = match name {
+            "admission-policy" => vec![],
+            // It switches strict namespaces off: then the label means nothing to the webhook either.
+            "everything" => vec![default],
+            _ => vec![default, strict],
+        };
+        assert_eq!(webhooks.len(), wanted.len(), "{name}");
+        for (webhook, [object, entry, path, failure, timeout, operator]) in webhooks.iter().zip(wanted) {
+            assert_eq!(webhook.matches("admissionReviewVersions:").count(), 1, "{name}: exactly one entry");
+            let mut lines = vec![
+                format!("  name: {object}"),
+                format!("  - name: {entry}"),
+                format!("        path: {path}"),
+                format!("    failurePolicy: {failure}"),
+                format!("    timeoutSeconds: {timeout}"),
+                "          - kube-system".to_owned(),
+                "          - kube-node-lease".to_owned(),
+                "          - testimony-system".to_owned(),
+            ];
+            if name == "everything" {
+                lines.push("          - calico-system".to_owned());
+                assert!(!webhook.contains("testimony.dev/enforcement"), "{name}");
+            } else {
+                lines.push("        - key: testimony.dev/enforcement".to_owned());
+                lines.push(format!("          operator: {operator}"));
+            }
+            for line in lines {
+                assert!(
+                    webhook.lines().any(|found| found.trim_end() == line || found.trim() == line.trim()),
+                    "{name}: no line {line:?}"
+                );
+            }
+            // The operator owns this field: rendering it would undo the operator's work at each upgrade.
+            assert!(!webhook.lines().any(|line| line.trim_start().starts_with("caBundle:")), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_strict_policy_never_looks_at_the_namespaces_that_start_the_cluster() {
     for (name, _) in CASES {
         let manifest = case(name);
-        let mut webhook = documents(&manifest);
-        webhook.retain(|document| document.contains("kind: MutatingWebhookConfiguration"));
-        let [webhook] = webhook.as_slice() else { panic!("{name}: {} configurations", webhook.len()) };
-        assert_eq!(webhook.matches("admissionReviewVersions:").count(), 1, "{name}: exactly one entry");
-        for line in [
-            "  name: testimony-default",
-            "  - name: inject.testimony.dev",
-            "    failurePolicy: Ignore",
-            "    timeoutSeconds: 3",
-            "            - kube-system",
-            "            - testimony-system",
-        ] {
-            assert!(webhook.lines().any(|found| found == line), "{name}: no line {line:?}");
+        let wanted = usize::from(name != "everything");
+        assert_eq!(of_kind(&manifest, "ValidatingAdmissionPolicy").len(), wanted, "{name}");
+        let bindings = of_kind(&manifest, "ValidatingAdmissionPolicyBinding");
+        assert_eq!(bindings.len(), wanted, "{name}");
+        for binding in bindings {
+            for line in ["- kube-system", "- kube-node-lease", "- testimony-system", "- key: testimony.dev/enforcement"]
+            {
+                assert!(binding.lines().any(|found| found.trim() == line), "{name}: no line {line:?}");
+            }
         }
-        // The operator owns this field: rendering it would undo the operator's work at each upgrade.
-        assert!(!webhook.lines().any(|line| line.trim_start().starts_with("caBundle:")), "{name}");
     }
+}
+
+#[test]
+fn without_a_webhook_nothing_of_it_is_left() {
+    let manifest = case("admission-policy");
+    for (kind, wanted) in [("Deployment", 1), ("Service", 1), ("MutatingWebhookConfiguration", 0)] {
+        assert_eq!(of_kind(&manifest, kind).len(), wanted, "{kind}");
+    }
+    assert!(!manifest.contains("name: testimony-webhook"), "a right, a Service or a Deployment is left");
+    assert!(!manifest.contains("mutatingwebhookconfigurations"), "a right is left");
+    // The policies' owner: when it goes, they go.
+    assert!(manifest.contains("name: testimony-injection") && !case("minimal").contains("name: testimony-injection"));
 }
 
 #[test]
@@ -186,6 +193,9 @@ fn a_wrong_value_is_named() {
         (&["sink.endpoint=http://"], &["/sink/endpoint"]),
         (&["sink.endpoint=http://user@collector:4318"], &["/sink/endpoint"]),
         (&["sink.endpoint=http://collector:4318/v1/logs?key=x"], &["/sink/endpoint"]),
+        (&[minimal, "sink.protocol=grpc"], &["/sink/protocol", "'Grpc'"]),
+        (&[minimal, "sink.compression=Brotli"], &["/sink/compression", "'Zstd'"]),
+        (&["sink.endpoint=http://collector:4317/v1/logs", "sink.protocol=Grpc"], &["sink.protocol", "remove the path"]),
         (&[minimal, "sink.caBundle=-----BEGIN CERTIFICATE-----x"], &["sink.caBundle", "scheme to https"]),
         (&[minimal, "sink.caBundle=c2VjcmV0"], &["/sink/caBundle", "BEGIN CERTIFICATE"]),
         (&[minimal, "sink.credentialsSecretName=Not_A_Name"], &["/sink/credentialsSecretName"]),
@@ -199,7 +209,20 @@ fn a_wrong_value_is_named() {
         (&[minimal, "sidecar.resources.requests.cpu=ten"], &["/sidecar/resources/requests/cpu"]),
         (&[minimal, "logFormat=xml"], &["/logFormat", "'json'"]),
         (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
+        (&[minimal, "injection.mode=Sidecar"], &["/injection/mode", "'AdmissionPolicy'"]),
+        (&[minimal, "strict.enabled=yes"], &["/strict/enabled", "boolean"]),
+        (&[minimal, "excludedNamespaces={Calico}"], &["/excludedNamespaces/0"]),
         (&[minimal, "serviceMonitor.interval=often"], &["/serviceMonitor/interval"]),
+        (&[minimal, "podMonitor.interval=often"], &["/podMonitor/interval"]),
+        (&[minimal, "prometheusRule.runbookUrl=wiki"], &["/prometheusRule/runbookUrl"]),
+        (&[minimal, "dashboard.labels.grafana_dashboard=null"], &["/dashboard/labels", "minProperties"]),
+        (&[minimal, "dashboard.namespace=Not_A_Name"], &["/dashboard/namespace"]),
+        (&[minimal, "test.namespace=testimony-system"], &["test.namespace", "never audited"]),
+        (
+            &[minimal, "sidecar.resources.requests.memory=1Gi"],
+            &["sidecar.resources.requests.memory is 1Gi", "raise the limit"],
+        ),
+        (&[minimal, "sidecar.resources.requests.cpu=0.6"], &["sidecar.resources.requests.cpu is 0.6", "500m"]),
     ] {
         let output = template(&[], settings);
         let message = String::from_utf8_lossy(&output.stderr);

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The edges that may be, from the dependent to what it depends on.
-const EDGES: [(&str, &str); 5] = [
+const EDGES: [(&str, &str); 7] = [
     ("testimony-sidecar", "testimony-core"),
     ("testimony-operator", "testimony-core"),
+    ("testimony-cli", "testimony-core"),
+    ("testimony-cli", "testimony-operator"),
     ("testimony-e2e", "testimony-core"),
     ("testimony-e2e", "testimony-sidecar"),
     ("testimony-e2e", "testimony-operator"),
@@ -242,7 +244,7 @@ fn links_of_the_documentation_lead_somewhere() {
 #[test]
 fn the_map_of_the_code_is_whole() {
     let map = read(&repository().join("ARCHITECTURE.md"));
-    for name in ["core", "sidecar", "operator", "e2e"] {
+    for name in ["core", "sidecar", "operator", "cli", "e2e"] {
         let part = map.split(&format!("\n### `{name}/`")).nth(1).unwrap_or_else(|| panic!("no part on {name}"));
         let part = part.split("\n##").next().unwrap_or_default();
         let root = read(&repository().join(name).join("src/lib.rs"));

@@ -14,6 +14,7 @@ pub mod inject;
 pub mod metrics;
 pub mod plain;
 pub mod policy_server;
+pub mod selftest;
 pub mod serve;
 pub mod settings;
 pub mod state;

@@ -1,4 +1,4 @@
-//! `testimony-operator`: `controller`, `webhook`, `crds`, `version`.
+//! `testimony-operator`: `controller`, `webhook`, `crds`, `selftest`, `version`.
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use testimony_operator::settings::{LogFormat, Settings};
-use testimony_operator::{api, controller, traces, webhook};
+use testimony_operator::{api, controller, selftest, traces, webhook};
 use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -41,6 +41,13 @@ enum Command {
         #[arg(long)]
         directory: Option<PathBuf>,
     },
+    /// What `helm test` runs: an audited pod, a request, and its record.
+    #[command(disable_help_subcommand = true)]
+    Selftest {
+        /// What to do.
+        #[command(subcommand)]
+        command: selftest::Command,
+    },
     /// Print the version.
     Version,
 }
@@ -54,6 +61,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Crds { directory, .. } => crds(directory),
+        Command::Selftest { command } => test(command),
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -75,8 +83,7 @@ fn start(settings: Settings, controller: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let traces = telemetry(&settings, runtime.handle().clone())?;
     let result = runtime.block_on(async {
-        let config = Config::infer().await.context("no cluster: neither in-cluster settings nor a kubeconfig")?;
-        let client = Client::try_from(config).context("API server client")?;
+        let client = client().await?;
         match controller {
             true => controller::run(settings, client).await,
             false => webhook::run(settings, client).await,
@@ -87,6 +94,23 @@ fn start(settings: Settings, controller: bool) -> anyhow::Result<()> {
         let _ = traces.shutdown_with_timeout(Duration::from_secs(TRACES_SECONDS_MAX));
     }
     result
+}
+
+fn test(command: selftest::Command) -> anyhow::Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            selftest::Command::Run(args) => selftest::run::run(*args, client().await?).await,
+            selftest::Command::Server(args) => selftest::server::run(args).await,
+        }
+    })
+}
+
+/// The API server's client.
+async fn client() -> anyhow::Result<Client> {
+    let config = Config::infer().await.context("no cluster: neither in-cluster settings nor a kubeconfig")?;
+    Client::try_from(config).context("API server client")
 }
 
 /// Starts the log, and the traces where a flag asks for them.

@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 /// Result and reason of an admission.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct InjectionLabels {
-    /// `injected`, `skipped`, `not_selected`, `already` or `error`.
+    /// `injected`, `skipped`, `denied`, `not_selected`, `already` or `error`.
     pub result: &'static str,
     /// A [`crate::inject::Reason`], or empty.
     pub reason: &'static str,
@@ -40,7 +40,7 @@ pub struct StateLabels {
 /// A condition that changed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TransitionLabels {
-    /// `AuditPolicy` or `AuditSink`.
+    /// `AuditPolicy`, `ClusterAuditPolicy` or `AuditSink`.
     pub kind: &'static str,
     /// Such as `Programmed`.
     pub condition: &'static str,
@@ -50,10 +50,11 @@ pub struct TransitionLabels {
 
 impl TransitionLabels {
     /// Labels from a closed set, whatever the API server holds.
-    pub fn of(kind: &'static str, condition: &str, status: &str) -> Self {
+    pub fn of(kind: &str, condition: &str, status: &str) -> Self {
         let conditions = ["Accepted", "ResolvedRefs", "Programmed", "Ready", "Encrypted", "Reachable", "Delivering"];
         let known = |set: &[&'static str], text: &str| set.iter().find(|s| **s == text).copied().unwrap_or("other");
         let status = known(&["True", "False", "Unknown"], status);
+        let kind = known(&["AuditPolicy", "ClusterAuditPolicy", "AuditSink"], kind);
         Self { kind, condition: known(&conditions, condition), status }
     }
 }

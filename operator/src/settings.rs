@@ -1,5 +1,6 @@
 //! Flags and environment variables, checked before any port is bound.
 
+use crate::api::{Compression, Protocol};
 use crate::certs::CertConfig;
 use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig};
 use anyhow::bail;
@@ -9,6 +10,9 @@ use testimony_core::contract::port;
 
 /// Name of our entry in the MutatingWebhookConfiguration.
 pub const WEBHOOK_ENTRY: &str = "inject.testimony.dev";
+
+/// Name of our entry in the MutatingWebhookConfiguration of strict namespaces.
+pub const STRICT_WEBHOOK_ENTRY: &str = "strict.inject.testimony.dev";
 
 /// Form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,6 +33,16 @@ pub enum PullPolicy {
     IfNotPresent,
     /// Never.
     Never,
+}
+
+/// How pods get their sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum InjectionMode {
+    /// The operator's webhook adds it.
+    Webhook,
+    /// The API server adds it, by MutatingAdmissionPolicies that the controller keeps.
+    AdmissionPolicy,
 }
 
 /// Settings of controller and webhook.
@@ -52,6 +66,21 @@ pub struct Settings {
     /// Name of the MutatingWebhookConfiguration whose caBundle is kept.
     #[arg(long, env = "TESTIMONY_WEBHOOK_CONFIG_NAME", default_value = "testimony-default")]
     pub webhook_config_name: String,
+    /// How pods get their sidecar.
+    #[arg(long, env = "TESTIMONY_INJECTION_MODE", default_value = "Webhook")]
+    pub injection_mode: InjectionMode,
+    /// ClusterRole that owns the MutatingAdmissionPolicies, so that they go with it.
+    #[arg(long, env = "TESTIMONY_INJECTION_OWNER")]
+    pub injection_owner: Option<String>,
+    /// Let the namespace label testimony.dev/enforcement: strict have its meaning.
+    #[arg(long, env = "TESTIMONY_STRICT_NAMESPACES", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub strict_namespaces: bool,
+    /// Name of the MutatingWebhookConfiguration of strict namespaces, whose caBundle is kept.
+    #[arg(long, env = "TESTIMONY_STRICT_WEBHOOK_CONFIG_NAME", default_value = "testimony-strict")]
+    pub strict_webhook_config_name: String,
+    /// A further namespace that is never touched; may be given more than once.
+    #[arg(long = "exclude-namespace", env = "TESTIMONY_EXCLUDE_NAMESPACES", value_delimiter = ',', value_parser = dns_label)]
+    pub exclude_namespaces: Vec<String>,
     /// Name of the webhook's Service.
     #[arg(long, env = "TESTIMONY_WEBHOOK_SERVICE", default_value = "testimony-webhook", value_parser = dns_label)]
     pub webhook_service: String,
@@ -112,6 +141,12 @@ pub struct Settings {
     /// Endpoint of the AuditSink `default`, which the leader makes and keeps; without it none is made.
     #[arg(long, env = "TESTIMONY_DEFAULT_SINK_ENDPOINT", value_parser = http_url)]
     pub default_sink_endpoint: Option<String>,
+    /// How records travel to that endpoint.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_PROTOCOL", requires = "default_sink_endpoint")]
+    pub default_sink_protocol: Option<Protocol>,
+    /// How that endpoint's requests are compressed.
+    #[arg(long, env = "TESTIMONY_DEFAULT_SINK_COMPRESSION", requires = "default_sink_endpoint")]
+    pub default_sink_compression: Option<Compression>,
     /// PEM bundle that signs that endpoint's certificate.
     #[arg(long, env = "TESTIMONY_DEFAULT_SINK_CA_BUNDLE", requires = "default_sink_endpoint")]
     pub default_sink_ca_bundle: Option<String>,
@@ -194,7 +229,7 @@ impl Settings {
 
     /// Namespaces that are never touched.
     pub fn excluded(&self) -> ExcludedNamespaces {
-        ExcludedNamespaces { own: self.namespace.clone() }
+        ExcludedNamespaces { own: self.namespace.clone(), further: self.exclude_namespaces.clone() }
     }
 
     /// This replica's name in Lease and Events.
@@ -216,7 +251,7 @@ fn http_url(text: &str) -> Result<String, String> {
     if text.starts_with("http://") || text.starts_with("https://") {
         return Ok(text.to_owned());
     }
-    Err("use the base URL of an OTLP/HTTP endpoint, such as http://collector.observability:4318".to_owned())
+    Err("use the base URL of an OTLP endpoint, such as http://collector.observability:4318".to_owned())
 }
 
 fn quantity(text: &str) -> Result<String, String> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::Command;
 use testimony_operator::api;
-use testimony_operator::compile::accept_policy;
+use testimony_operator::compile::{accept_cluster_policy, accept_policy};
 use testimony_operator::metrics::{
     CertificateLabels, InjectionLabels, KindLabels, Metrics, ResultLabels, StateLabels, TransitionLabels,
 };
@@ -23,7 +23,17 @@ fn the_page_of_the_resources_is_the_codes() {
 #[test]
 fn the_page_of_the_command_is_its_help() {
     let mut page = String::from("# testimony-operator\n\nGenerated from `--help`; do not edit.\n");
-    for command in [&[][..], &["controller"], &["webhook"], &["crds"], &["version"]] {
+    let commands: [&[&str]; 8] = [
+        &[],
+        &["controller"],
+        &["webhook"],
+        &["crds"],
+        &["selftest"],
+        &["selftest", "run"],
+        &["selftest", "server"],
+        &["version"],
+    ];
+    for command in commands {
         let output = Command::new(env!("CARGO_BIN_EXE_testimony-operator"))
             .args(command)
             .arg("--help")
@@ -134,7 +144,7 @@ fn the_policies_of_the_documentation_are_accepted() {
         })
         .collect();
     let mut policies = 0;
-    for file in ["README.md", "docs/first-policy.md"] {
+    for file in ["README.md", "docs/first-policy.md", "docs/policies.md"] {
         let text = std::fs::read_to_string(repository().join(file)).expect(file);
         for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
             let object: Value =
@@ -147,9 +157,14 @@ fn the_policies_of_the_documentation_are_accepted() {
                 accept_policy(&spec).unwrap_or_else(|error| panic!("{file}: {error}"));
                 policies += 1;
             }
+            if kind == "ClusterAuditPolicy" {
+                let spec = serde_json::from_value(object["spec"].clone()).unwrap_or_else(|e| panic!("{file}: {e}"));
+                accept_cluster_policy(&spec).unwrap_or_else(|error| panic!("{file}: {error}"));
+                policies += 1;
+            }
         }
     }
-    assert!(policies >= 2, "the examples are no longer found");
+    assert!(policies >= 4, "the examples are no longer found");
 }
 
 /// Fails on a field that the schema does not have.

@@ -36,6 +36,7 @@ macro_rules! definitions {
 definitions! {
     EXCHANGES: "counter", "testimony_exchanges_total", ["direction", "outcome"], "Exchanges that ended, recorded or not";
     RECORDS: "counter", "testimony_records_total", [], "Records that were made";
+    STAGES: "counter", "testimony_stage_records_total", [], "Records among them that show an exchange which is still open";
     NOT_RECORDED: "counter", "testimony_not_recorded_total", ["reason"], "Exchanges of which policy wants no record (reason level_none)";
     CONNECTIONS: "counter", "testimony_connections_total", ["direction", "protocol"], "Connections, by what they turned out to carry";
     CONNECTIONS_OPEN: "gauge", "testimony_connections_open", [], "Accepted connections that are open now";
@@ -49,6 +50,7 @@ definitions! {
     WORKER_RESTARTS: "counter", "testimony_worker_restarts_total", [], "Times that the supervisor started the worker anew";
     POLICY_REVISION: "gauge", "testimony_policy_revision_info", ["revision"], "The policy in force; always 1";
     POLICY_REFUSED: "counter", "testimony_policy_refused_total", [], "Policy documents that could not be run";
+    POLICY_UNDECIDED: "counter", "testimony_policy_undecided_total", ["reason"], "Exchanges for which an expression of a policy was neither true nor false; the higher level counted";
     POLICY_POLLS: "counter", "testimony_policy_polls_total", ["result"], "Requests to the operator, by what became of them: changed, unchanged, unauthorized, refused or failed";
 }
 
@@ -115,6 +117,8 @@ pub struct Metrics {
     exchanges: [[Counter; 3]; 2],
     /// Records that were made.
     pub records: Counter,
+    /// Those of exchanges that are still open.
+    pub stages: Counter,
     not_recorded: Counter,
     connections: [[Counter; 4]; 2],
     /// Accepted connections that are open.
@@ -125,6 +129,7 @@ pub struct Metrics {
     policy_revision: Family<SinkLabels, Gauge>,
     /// Documents that could not be run.
     pub policy_refused: Counter,
+    policy_undecided: Family<Labels<1>, Counter>,
     policy_polls: Family<Labels<1>, Counter>,
     export_records: Family<SinkLabels, Counter>,
     export_requests: Family<SinkLabels, Counter>,
@@ -167,11 +172,13 @@ impl Default for Metrics {
             }),
             not_recorded: not_recorded.get_or_create_owned(&[("reason", "level_none")]),
             records: register(&mut registry, RECORDS),
+            stages: register(&mut registry, STAGES),
             connections_open: register(&mut registry, CONNECTIONS_OPEN),
             refused: register(&mut registry, REFUSED),
             worker_restarts: register(&mut registry, WORKER_RESTARTS),
             policy_revision: register(&mut registry, POLICY_REVISION),
             policy_refused: register(&mut registry, POLICY_REFUSED),
+            policy_undecided: register(&mut registry, POLICY_UNDECIDED),
             policy_polls: register(&mut registry, POLICY_POLLS),
             export_records: register(&mut registry, EXPORT_RECORDS),
             export_requests: register(&mut registry, EXPORT_REQUESTS),
@@ -211,6 +218,11 @@ impl Metrics {
     /// Policy wants no record of an exchange: the highest level of all policies is `None`.
     pub fn not_recorded(&self) {
         self.not_recorded.inc();
+    }
+
+    /// An expression of a policy was neither true nor false; `reason` is a word of a closed set.
+    pub fn undecided(&self, reason: &'static str) {
+        self.policy_undecided.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// Something was refused; `reason` is a word of a closed set.
@@ -322,6 +334,7 @@ mod tests {
     fn every_definition_is_scraped_with_its_type_and_help() {
         let metrics = Metrics::default();
         metrics.refused("chunk_size");
+        metrics.undecided("no_header");
         metrics.poll(PollResult::Changed);
         metrics.policy_in_force("00ff");
         metrics.policy_in_force("11ee");

@@ -1,19 +1,23 @@
 //! The worker: data threads that move bytes, and a second runtime for everything else (export, admin, policy).
 
 use crate::admin::{Admin, ConfigView, Ready, State};
-use crate::config::{Config, Target};
+use crate::config::{Config, PolicySource, Target};
 use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
-use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings};
+use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
-use crate::poll::{self, Apply, PolicyState, Poller, Store};
+use crate::names::{Asker, Names};
+use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
+use crate::tail::Tail;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use testimony_core::contract::path;
 use testimony_core::otlp;
 use testimony_core::policy::{Compiled, Direction, DocumentSink};
 use testimony_core::record::{Encoder, gap_record};
@@ -25,6 +29,10 @@ use tokio::time::{Instant, timeout};
 
 /// How long records may still be sent after the last connection has ended.
 const EXPORT_DRAIN: Duration = Duration::from_secs(5);
+
+/// Longest wait for the operator's first answer, where the document at admission is a stand-in. An operator that is away must
+/// not keep a pod from starting.
+const POLICY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How long data threads may take to record what was cut off.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
@@ -48,8 +56,17 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (queue, exporter) = exporter(&config, &policy, sinks_watch, metrics.clone());
     declare_predecessor(&queue, &metrics, previous);
 
-    let shared =
-        Shared { policy: policy.clone(), in_flight: Arc::default(), queue: queue.clone(), metrics: metrics.clone() };
+    // Without an operator nobody names addresses.
+    let names = config.operator.is_some().then(Names::default);
+    let tail = Tail::default();
+    let shared = Shared {
+        policy: policy.clone(),
+        in_flight: Arc::default(),
+        names: names.clone(),
+        queue: queue.clone(),
+        metrics: metrics.clone(),
+        tail: tail.clone(),
+    };
     let (drain, drain_watch) = watch::channel(Drain::No);
     let (admin_listener, threads) = split(&config, listeners)?;
     let pod = Arc::new(pod(&config));
@@ -61,23 +78,31 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let mut tasks = JoinSet::new();
     if let Some(listener) = admin_listener {
         let listener = tokio::net::TcpListener::from_std(listener).context("the admin port")?;
-        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone()));
+        let admin = Admin::new(listener, admin_state(&config, &metrics, &queue, &state, ready.clone(), tail));
         let stopped = stop_watch.clone();
         tasks.spawn(async move { admin.run(until(stopped)).await });
     }
+    let awaited = config.operator.as_ref().is_some_and(|o| o.awaited) && start.source == PolicySource::Environment;
+    let patience = awaited.then_some(POLICY_WAIT_MAX);
+    let opening_state = state.clone();
     if let Some(operator) = config.operator.clone() {
         let apply = apply(policy, sinks);
-        let poller = Poller::new(operator, start.operator_ca, store, apply, state, queue, metrics)
-            .context("the operator's URL")?;
+        let caller = Caller::new(operator, start.operator_ca).context("the operator's URL")?;
+        let asker = names.map(|names| Asker::new(names, caller.another()));
+        let poller = Poller::new(caller, store, apply, state, queue, metrics);
         let stopped = stop_watch.clone();
         tasks.spawn(async move { poller.run(until(stopped)).await });
+        if let Some(asker) = asker {
+            let stopped = stop_watch.clone();
+            tasks.spawn(async move { asker.run(until(stopped)).await });
+        }
     }
     let export = exporter.run(export_watch);
     tokio::pin!(export);
-    ready.set();
-    tracing::info!("ready");
+    let opening = open(patience, &opening_state, &ready);
 
     tokio::select! {
+        never = opening => match never {},
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         left = &mut export => anyhow::bail!("the exporter ended by itself: {left:?}"),
@@ -99,6 +124,18 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
         tracing::error!(records = left.records, undeclared = left.undeclared, "records were not delivered in time");
     }
     Ok(())
+}
+
+/// Says that the pod's other containers may start: at once, or when the operator has told what to record.
+async fn open(patience: Option<Duration>, state: &PolicyState, ready: &Ready) -> Infallible {
+    if let Some(patience) = patience
+        && timeout(patience, state.answered()).await.is_err()
+    {
+        tracing::warn!("no policy from the operator in time; the one in force until it comes is a stand-in");
+    }
+    ready.set();
+    tracing::info!("ready");
+    std::future::pending().await
 }
 
 /// Lets the data threads finish what is under way, then cuts it off.
@@ -141,7 +178,12 @@ fn exporter(
 ) -> (Queue, Exporter) {
     let settings = Settings {
         resource: otlp::resource(config.workload.resource_attributes()).into(),
-        sinks_dir: config.sinks_dir.clone(),
+        folders: SinkFolders {
+            headers: config.sinks_dir.clone(),
+            certificates: path::SINK_CERTIFICATES_DIR.into(),
+            tokens: path::SINK_TOKENS_DIR.into(),
+        },
+        namespace: config.workload.namespace.clone(),
         sink_headers: config.sink_headers.clone(),
         gap_record: gap_encoder(policy.clone()),
         metrics,
@@ -279,7 +321,14 @@ fn parse_gateways(table: &str) -> Vec<IpAddr> {
     table.lines().skip(1).filter_map(gateway).collect()
 }
 
-fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &PolicyState, ready: Ready) -> State {
+fn admin_state(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    queue: &Queue,
+    state: &PolicyState,
+    ready: Ready,
+    tail: Tail,
+) -> State {
     let (for_refresh, for_config, state) = (queue.clone(), queue.clone(), state.clone());
     State {
         metrics: metrics.clone(),
@@ -290,6 +339,7 @@ fn admin_state(config: &Config, metrics: &Arc<Metrics>, queue: &Queue, state: &P
         }),
         ready,
         probe_address: config.pod_ips.first().copied(),
+        tail,
     }
 }
 
@@ -302,5 +352,31 @@ mod tests {
         let table = "Iface\tDestination\tGateway \tFlags\nlo\t0000007F\t00000000\t1\neth0\t00000000\t0100F40A\t0003\n";
         assert_eq!(parse_gateways(table), ["10.244.0.1".parse::<IpAddr>().expect("address")]);
         assert!(parse_gateways("").is_empty());
+    }
+
+    fn stand_in() -> PolicyState {
+        PolicyState::new("r0", PolicySource::Environment, Arc::default())
+    }
+
+    /// Whether the pod's other containers may start after a moment of the paused clock.
+    async fn opened(patience: Option<Duration>, state: &PolicyState) -> bool {
+        let ready = Ready::default();
+        tokio::select! {
+            biased;
+            never = open(patience, state, &ready) => match never {},
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        ready.is_set()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stand_in_keeps_the_pod_waiting_but_not_for_ever() {
+        let hour = Duration::from_secs(3600);
+        assert!(opened(None, &stand_in()).await);
+        assert!(!opened(Some(hour), &stand_in()).await);
+        assert!(opened(Some(Duration::ZERO), &stand_in()).await);
+        let answered = stand_in();
+        answered.in_force("r1");
+        assert!(opened(Some(hour), &answered).await);
     }
 }

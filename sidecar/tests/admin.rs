@@ -7,6 +7,7 @@ use testimony_core::policy::{Refused, SinkCondition, SinkState};
 use testimony_sidecar::admin::{Admin, CONNECTIONS_MAX, ConfigView, HEAD_BYTES_MAX, Ready, State};
 use testimony_sidecar::config::PolicySource;
 use testimony_sidecar::metrics::Metrics;
+use testimony_sidecar::tail::{SUBSCRIBERS_MAX, Tail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -18,6 +19,7 @@ struct Rig {
     addr: std::net::SocketAddr,
     ready: Ready,
     refreshed: Arc<AtomicU32>,
+    tail: Tail,
     stop: oneshot::Sender<()>,
     task: JoinSet<()>,
 }
@@ -27,6 +29,7 @@ async fn start() -> Rig {
     let addr = listener.local_addr().expect("an address");
     let (ready, refreshed) = (Ready::default(), Arc::new(AtomicU32::new(0)));
     let count = refreshed.clone();
+    let tail = Tail::default();
     let state = State {
         metrics: Arc::new(Metrics::default()),
         refresh: Box::new(move || {
@@ -46,13 +49,14 @@ async fn start() -> Rig {
         }),
         ready: ready.clone(),
         probe_address: None,
+        tail: tail.clone(),
     };
     let (stop, stopped) = oneshot::channel();
     let mut task = JoinSet::new();
     task.spawn(Admin::new(listener, state).run(async move {
         let _ = stopped.await;
     }));
-    Rig { addr, ready, refreshed, stop, task }
+    Rig { addr, ready, refreshed, tail, stop, task }
 }
 
 impl Rig {
@@ -164,6 +168,49 @@ async fn more_connections_than_allowed_wait_for_a_place() {
     assert!(early.is_err(), "answered without a place");
     idle.pop();
     tokio::time::timeout(DEADLINE, late.read_exact(&mut byte)).await.expect("in time").expect("an answer");
+}
+
+/// Reads until `wanted` has come.
+async fn read_until(stream: &mut TcpStream, wanted: &str) -> String {
+    let work = async {
+        let mut seen = Vec::new();
+        let mut buffer = [0; 1024];
+        while !String::from_utf8_lossy(&seen).contains(wanted) {
+            let count = stream.read(&mut buffer).await.expect("read");
+            assert!(count > 0, "closed: {}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        }
+        String::from_utf8(seen).expect("text")
+    };
+    tokio::time::timeout(DEADLINE, work).await.expect("in time")
+}
+
+#[tokio::test]
+async fn tail_streams_records_to_few_clients() {
+    let rig = start().await;
+    let mut all = Vec::new();
+    for _ in 0..SUBSCRIBERS_MAX {
+        let mut stream = TcpStream::connect(rig.addr).await.expect("connect");
+        stream.write_all(b"GET /tail HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("write");
+        let head = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("content-type: application/x-ndjson"), "{head}");
+        all.push(stream);
+    }
+    let (status, answer) = rig.get("/tail").await;
+    assert!(status == 503 && answer.contains("others look already"), "{answer}");
+    rig.tail.publish("audit.http.request", br#"{"method":"GET"}"#);
+    for stream in &mut all {
+        let seen = read_until(stream, "}}\n").await;
+        assert!(seen.contains("{\"event\":\"audit.http.request\",\"record\":{\"method\":\"GET\"}}\n"), "{seen}");
+    }
+    drop(all);
+    // A client that went leaves its place.
+    let freed = async {
+        while rig.tail.subscribe().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, freed).await.expect("in time");
 }
 
 #[tokio::test]

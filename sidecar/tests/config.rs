@@ -92,6 +92,18 @@ fn what_may_be_absent_may_be_absent() {
 }
 
 #[test]
+fn a_document_that_is_a_stand_in_is_awaited() {
+    let mut pod = pod();
+    let awaited =
+        |pod: &BTreeMap<String, String>| from_env(pod).expect("a configuration").operator.expect("operator").awaited;
+    assert!(!awaited(&pod));
+    for (text, wanted) in [("true", true), ("false", false)] {
+        pod.insert(env::POLICY_WAIT.to_owned(), text.to_owned());
+        assert_eq!(awaited(&pod), wanted);
+    }
+}
+
+#[test]
 fn all_problems_of_the_environment_are_told_at_once() {
     let mut pod = pod();
     pod.remove(env::POD_NAME);
@@ -99,6 +111,7 @@ fn all_problems_of_the_environment_are_told_at_once() {
     pod.insert(env::POD_IPS.to_owned(), "10.0.0.300".to_owned());
     pod.insert(env::OPERATOR_URL.to_owned(), "http://testimony:8443".to_owned());
     pod.insert(env::OPERATOR_CA.to_owned(), "none".to_owned());
+    pod.insert(env::POLICY_WAIT.to_owned(), "perhaps".to_owned());
     pod.insert(env::LOG.to_owned(), "info,=x=".to_owned());
     let mut policy = document("");
     policy.version = 9;
@@ -119,11 +132,12 @@ fn all_problems_of_the_environment_are_told_at_once() {
         "TESTIMONY_POLICY.sinks[1].timeoutMs",
         env::OPERATOR_URL,
         env::OPERATOR_CA,
+        env::POLICY_WAIT,
         env::LOG,
     ];
     assert_eq!(fields(&error), expected);
     let text = error.to_string();
-    assert!(text.starts_with("the configuration has 11 problems:\n"), "{text}");
+    assert!(text.starts_with("the configuration has 12 problems:\n"), "{text}");
     assert!(text.contains("TESTIMONY_POD_IPS=\"10.0.0.300\": is not an IP address; use addresses"), "{text}");
     assert!(!text.contains("s3cret"), "{text}");
 }

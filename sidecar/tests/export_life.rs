@@ -8,7 +8,7 @@ use testimony_core::policy::{DocumentSink, SinkCondition};
 use testimony_core::record;
 use testimony_sidecar::client::Secret;
 use testimony_sidecar::config::SinkHeader;
-use testimony_sidecar::export::{GapEncoder, GapReason, Undelivered};
+use testimony_sidecar::export::{GapEncoder, GapReason, SinkFolders, Undelivered};
 
 mod control_support;
 use control_support::rig::{Options, Rig, gap_record, taken};
@@ -21,13 +21,23 @@ async fn wrong_credentials_park_the_queue_until_they_are_mended() {
     let dir = folder();
     let mut secured = sink(&server.url("http"));
     secured.credentials = true;
-    let options = Options { sinks_dir: dir.clone(), ..Options::new(vec![secured.clone()]) };
+    secured.credentials_secret = Some("sink-login".to_owned());
+    let folders = SinkFolders { headers: dir.clone(), ..SinkFolders::default() };
+    let options = Options { folders, ..Options::new(vec![secured.clone()]) };
     let rig = Rig::with(options, &[batch(0, 2)]);
     eventually("parked without a folder", || rig.state().state == SinkCondition::Parked).await;
-    assert!(rig.state().error.expect("an error").contains("create the Secret"));
-    assert!(server.received().is_empty(), "nothing is sent without credentials");
+    let error = rig.state().error.expect("an error");
+    assert!(error.contains("before the sink named Secret sink-login: restart the pod"), "{error}");
 
     std::fs::create_dir_all(dir.join("main")).expect("a folder");
+    secured.timeout_ms += 1;
+    rig.policy.send_replace(vec![secured.clone()].into());
+    eventually("parked with an empty folder", || {
+        rig.state().error.is_some_and(|error| error.contains("create Secret sink-login in namespace shop"))
+    })
+    .await;
+    assert!(server.received().is_empty(), "nothing is sent without credentials");
+
     std::fs::write(dir.join("main/x-key"), "wrong-value\n").expect("a file");
     // A change of the sink ends the wait: the test needs no 30 seconds.
     secured.timeout_ms += 1;

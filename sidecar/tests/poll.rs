@@ -8,7 +8,7 @@ use testimony_core::policy::{PolicyDocument, PollRequest, PollResponse, Refused}
 use testimony_sidecar::config::{Operator, PolicySource, from_yaml};
 use testimony_sidecar::export::{self, Batch, Queue, Settings};
 use testimony_sidecar::metrics::Metrics;
-use testimony_sidecar::poll::{self, Apply, LAST_GOOD, LastGood, PolicyState, Poller, Store, StoreError};
+use testimony_sidecar::poll::{self, Apply, Caller, LAST_GOOD, LastGood, PolicyState, Poller, Store, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -33,7 +33,8 @@ fn start(operator_url: String, ca_pem: String, sink: &str) -> Rig {
     let (_, policy) = watch::channel(vec![control_support::sink(sink)].into());
     let settings = Settings {
         resource: Default::default(),
-        sinks_dir: dir.clone(),
+        folders: Default::default(),
+        namespace: None,
         sink_headers: Default::default(),
         gap_record: Arc::new(|_| Default::default()),
         metrics: metrics.clone(),
@@ -49,13 +50,19 @@ fn start(operator_url: String, ca_pem: String, sink: &str) -> Rig {
         list.lock().expect("a lock").push(document.revision.clone());
         Ok(())
     });
-    let operator =
-        Operator { url: operator_url, ca_pem, token_file: dir.join("token"), injection_id: "i-1".to_owned() };
+    let operator = Operator {
+        url: operator_url,
+        ca_pem,
+        token_file: dir.join("token"),
+        injection_id: "i-1".to_owned(),
+        awaited: false,
+    };
     let store = Some(Store::new(&dir));
-    let poller = Poller::new(operator, None, store, apply, state.clone(), queue.clone(), metrics.clone());
+    let caller = Caller::new(operator, None).expect("a URL");
+    let poller = Poller::new(caller, store, apply, state.clone(), queue.clone(), metrics.clone());
     let (stop, stopped) = oneshot::channel::<()>();
     let mut task = JoinSet::new();
-    task.spawn(poller.expect("a URL").run(async move {
+    task.spawn(poller.run(async move {
         let _ = stopped.await;
     }));
     task.spawn(async move {
@@ -222,6 +229,7 @@ fn the_last_good_document_is_used_at_the_start_if_it_can_be_run() {
         ca_pem: String::new(),
         token_file: dir.join("token"),
         injection_id: String::new(),
+        awaited: false,
     });
     assert_eq!(source(&config), PolicySource::File, "nothing is kept yet");
     let kept = LastGood { document: document("r9"), operator_ca: "CA".to_owned() };

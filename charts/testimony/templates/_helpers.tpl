@@ -19,6 +19,13 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* Annotations of an object that stands only while `helm test` runs. Expects the hook's weight. */}}
+{{- define "testimony.testHook" -}}
+helm.sh/hook: test
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}
+
 {{/* Expects (dict "root" $ "image" .Values.image.operator). */}}
 {{- define "testimony.image" -}}
 {{- $repository := printf "%s/%s" .root.Values.image.registry .image.repository -}}
@@ -30,11 +37,111 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
 {{- define "testimony.sinkEndpoint" -}}
-{{- required "sink.endpoint is missing: give the base URL of an OTLP/HTTP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
+{{- required "sink.endpoint is missing: give the base URL of an OTLP endpoint, for example --set sink.endpoint=http://collector.observability:4318, or --set sink.enabled=false to make AuditSink objects yourself" .Values.sink.endpoint -}}
+{{- end }}
+
+{{/* The operator's programs: without the webhook where the API server injects. */}}
+{{- define "testimony.components" -}}
+controller{{ if eq .Values.injection.mode "Webhook" }} webhook{{ end }}
+{{- end }}
+
+{{/* Names of namespaces that are never touched: the operator must never be needed to start the operator, nor the cluster. */}}
+{{- define "testimony.excludedNamespaces" -}}
+{{- concat (list "kube-system" "kube-node-lease" .Release.Namespace) .Values.excludedNamespaces | uniq | toYaml -}}
+{{- end }}
+
+{{/* A namespaceSelector. Expects (dict "root" $ "strict" bool). */}}
+{{- define "testimony.namespaceSelector" -}}
+matchExpressions:
+  - key: kubernetes.io/metadata.name
+    operator: NotIn
+    values:
+      {{- include "testimony.excludedNamespaces" .root | nindent 6 }}
+  {{- if .root.Values.strict.enabled }}
+  - key: testimony.dev/enforcement
+    operator: {{ if .strict }}In{{ else }}NotIn{{ end }}
+    values:
+      - strict
+  {{- end }}
+{{- end }}
+
+{{/*
+One object with one entry: removing an entry that the operator has patched would break an upgrade. Expects (dict "root" $
+"name" n "entry" n "path" p "strict" bool).
+*/}}
+{{- define "testimony.webhookConfiguration" }}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata:
+  # This name and the entry's never change. The operator adds clientConfig.caBundle by server-side apply, and owns
+  # nothing else here.
+  name: {{ .name }}
+  labels:
+    {{- include "testimony.labels" .root | nindent 4 }}
+    app.kubernetes.io/component: webhook
+  {{- with .root.Values.webhook.configurationAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+webhooks:
+  - name: {{ .entry }}
+    admissionReviewVersions:
+      - v1
+    clientConfig:
+      service:
+        name: testimony-webhook
+        namespace: {{ .root.Release.Namespace }}
+        path: {{ .path }}
+        port: 443
+    rules:
+      - apiGroups:
+          - ""
+        apiVersions:
+          - v1
+        operations:
+          - CREATE
+        resources:
+          - pods
+        scope: Namespaced
+    namespaceSelector:
+      {{- include "testimony.namespaceSelector" (dict "root" .root "strict" .strict) | nindent 6 }}
+    objectSelector: {}
+    {{- if .strict }}
+    matchConditions:
+      # The API server's image of a static pod, which runs already.
+      - name: not-a-mirror-pod
+        expression: "!has(object.metadata.annotations) || !('kubernetes.io/config.mirror' in object.metadata.annotations)"
+    {{- end }}
+    failurePolicy: {{ if .strict }}Fail{{ else }}Ignore{{ end }}
+    matchPolicy: Equivalent
+    reinvocationPolicy: IfNeeded
+    sideEffects: None
+    timeoutSeconds: {{ if .strict }}10{{ else }}3{{ end }}
+{{- end }}
+
+{{/* A quantity as a number. */}}
+{{- define "testimony.amount" -}}
+{{- $text := toString . -}}
+{{- $suffix := regexFind "[A-Za-z]*$" $text -}}
+{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- mulf (trimSuffix $suffix $text | float64) (get $factors $suffix) -}}
+{{- end }}
+
+{{/* Every audited pod would be refused: better said before anything is installed. */}}
+{{- define "testimony.checkSidecarResources" -}}
+{{- range $resource := list "cpu" "memory" -}}
+{{- $request := get $.requests $resource -}}
+{{- $limit := get $.limits $resource -}}
+{{- if gt (include "testimony.amount" $request | float64) (include "testimony.amount" $limit | float64) -}}
+{{- fail (printf "sidecar.resources.requests.%s is %v, more than sidecar.resources.limits.%s, which is %v: lower the request or raise the limit" $resource $request $resource $limit) -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{/* The arguments that both programs take. */}}
 {{- define "testimony.args" -}}
+{{- include "testimony.checkSidecarResources" .Values.sidecar.resources -}}
 - {{ printf "--sidecar-image=%v" (include "testimony.image" (dict "root" . "image" .Values.image.sidecar)) | quote }}
 - {{ printf "--sidecar-image-pull-policy=%v" .Values.image.pullPolicy | quote }}
 - {{ printf "--init-run-as-root=%v" .Values.init.runAsRoot | quote }}
@@ -44,6 +151,13 @@ app.kubernetes.io/component: {{ .component }}
 - {{ printf "--sidecar-memory-limit=%v" .Values.sidecar.resources.limits.memory | quote }}
 - {{ printf "--sidecar-log=%v" .Values.sidecar.log | quote }}
 - --webhook-config-name=testimony-default
+- --strict-webhook-config-name=testimony-strict
+- {{ printf "--strict-namespaces=%v" .Values.strict.enabled | quote }}
+- {{ printf "--injection-mode=%v" .Values.injection.mode | quote }}
+- --injection-owner=testimony-injection
+{{- range .Values.excludedNamespaces }}
+- {{ printf "--exclude-namespace=%v" . | quote }}
+{{- end }}
 - --webhook-service=testimony-webhook
 - --policy-service=testimony-policy
 - --ca-secret=testimony-ca

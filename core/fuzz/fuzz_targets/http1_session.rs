@@ -45,6 +45,9 @@ impl Observer for Told {
     fn response_head(&mut self, seq: ConnSeq, _: &ResponseHead<'_>) {
         self.in_flight(seq);
     }
+    fn answered(&mut self, seq: ConnSeq, _: u16) {
+        self.in_flight(seq);
+    }
     fn response_body(&mut self, seq: ConnSeq, payload_bytes: u64) {
         self.in_flight(seq);
         self.payload_bytes += payload_bytes;

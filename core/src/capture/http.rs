@@ -1,23 +1,14 @@
 //! Capture of HTTP/1 exchanges: the observer of [`crate::http1::Session`].
 
-use super::in_flight::{Candidate, Ticket};
+use super::exchange::{Exchange, Request, Verdict};
+use super::request::Scan;
+use super::stage::NEVER_NS;
 use super::target::Target;
-use super::tracing::{Brought, Trace, trace};
-use super::{ConnFacts, Outcome, Shell, set_actor};
+use super::{ConnFacts, Outcome, Shell};
 use crate::http1::{ConnSeq, End, HeadEdit, Observer, RequestHead, ResponseHead};
-use crate::identity::{self, ActorType, AuthMethod, Credential};
-use crate::policy::{ClientAddress, Compiled, Correlation, Direction, Facts, Level, WhenAbsent};
-use crate::record::{EventName, Field, Record, Side, Stamp, uuid_v7};
-use crate::redact::redact;
-use crate::trace::TraceParent;
+use crate::policy::Facts;
+use crate::record::{EventName, Stamp};
 use std::collections::VecDeque;
-use std::sync::Arc;
-
-/// Longest correlation id that is taken from a client, in bytes.
-const CORRELATION_ID_BYTES_MAX: usize = 128;
-
-/// A correlation id and where it comes from.
-type CorrelationId = (Vec<u8>, &'static str);
 
 /// Captures every exchange of one connection. When it is dropped, whatever is still open is recorded as drained: no way out
 /// of the connection's task loses a record (EV-1).
@@ -25,77 +16,14 @@ pub struct HttpCapture<S: Shell> {
     shell: S,
     conn: ConnFacts,
     open: VecDeque<Exchange>,
-}
-
-/// One exchange between its request head and its end.
-struct Exchange {
-    seq: ConnSeq,
-    start: Stamp,
-    policy: Arc<Compiled>,
-    /// `None`: no policy looks at it, or its level is None.
-    record: Option<Record>,
-    /// A policy looks at it: it is counted.
-    judged: bool,
-    ticket: Option<Ticket>,
-    status: u16,
-    req_bytes: u64,
-    res_bytes: u64,
-    tunnel: Option<(u64, u64)>,
-}
-
-/// What capture needs of a request head, gathered in one pass over its fields.
-struct Scan<'a> {
-    target: Target<'a>,
-    host: &'a [u8],
-    traceparent: Brought,
-    correlation: Option<&'a [u8]>,
-    authorization: Option<&'a [u8]>,
-    user_agent: Option<&'a [u8]>,
-    forwarded_for: bool,
-}
-
-impl<'a> Scan<'a> {
-    fn of(head: &RequestHead<'a>, correlation_header: Option<&str>) -> Self {
-        let mut scan = Self {
-            target: Target::parse(head.method, head.target),
-            host: b"",
-            traceparent: Brought::Nothing,
-            correlation: None,
-            authorization: None,
-            user_agent: None,
-            forwarded_for: false,
-        };
-        for field in head.fields {
-            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-            if is("host") {
-                scan.host = field.value;
-            } else if is("traceparent") {
-                let parsed = TraceParent::parse(field.value.trim_ascii()).map_or(Brought::Invalid, Brought::Valid);
-                scan.traceparent = if scan.traceparent == Brought::Nothing { parsed } else { Brought::Invalid };
-            } else if is("authorization") {
-                scan.authorization = Some(field.value);
-            } else if is("user-agent") {
-                scan.user_agent = Some(field.value);
-            } else if is("x-forwarded-for") {
-                scan.forwarded_for = true;
-            }
-            if correlation_header.is_some_and(is) && scan.correlation.is_none() && !field.value.is_empty() {
-                scan.correlation = Some(field.value);
-            }
-        }
-        scan
-    }
-
-    /// Authority of the target, else the Host field.
-    fn authority(&self) -> &'a [u8] {
-        self.target.authority.map_or(self.host, str::as_bytes)
-    }
+    /// No stage of an open exchange is due before; it may be earlier than any is.
+    due_ns: u64,
 }
 
 impl<S: Shell> HttpCapture<S> {
     /// Captures the exchanges of one connection.
     pub fn new(shell: S, conn: ConnFacts) -> Self {
-        Self { shell, conn, open: VecDeque::new() }
+        Self { shell, conn, open: VecDeque::new(), due_ns: NEVER_NS }
     }
 
     /// The connection's facts, to add what becomes known later.
@@ -103,220 +31,53 @@ impl<S: Shell> HttpCapture<S> {
         &mut self.conn
     }
 
-    fn exchange(&mut self, seq: ConnSeq) -> Option<&mut Exchange> {
-        self.open.iter_mut().find(|exchange| exchange.seq == seq)
+    /// When to call [`HttpCapture::tick`], on the monotonic clock; a call before that does nothing.
+    pub fn due_ns(&self) -> u64 {
+        self.due_ns
     }
 
-    /// The request's correlation id; adds one where policy makes what is absent.
-    fn correlate(
-        &mut self,
-        scan: &Scan<'_>,
-        rules: &Correlation,
-        inferred: bool,
-        edit: &mut HeadEdit,
-    ) -> Option<CorrelationId> {
-        let header = rules.header.as_deref()?;
-        if let Some(id) = scan.correlation {
-            edit.protect(header);
-            return Some((id.get(..CORRELATION_ID_BYTES_MAX).unwrap_or(id).to_vec(), "client"));
-        }
-        let make = rules.when_absent == WhenAbsent::Make;
-        let known = self.shell.in_flight(|table| table.single().and_then(|only| only.correlation_id.clone()));
-        let (id, source) = match known.filter(|_| inferred) {
-            Some(id) => (id, "inferred"),
-            None if make => {
-                let now = self.shell.now();
-                (uuid_v7(now.wall_ns, self.shell.random()).to_vec(), "generated")
-            }
-            None => return None,
-        };
-        if make && let Ok(text) = std::str::from_utf8(&id) {
-            edit.add_field(header, text);
-        }
-        Some((id, source))
-    }
-
-    fn begin(&mut self, seq: ConnSeq, head: &RequestHead<'_>, edit: &mut HeadEdit) {
-        let start = self.shell.now();
-        let policy = self.shell.policy();
-        let rules = &policy.document().correlation;
-        let scan = Scan::of(head, rules.header.as_deref());
-        let facts = Facts {
-            direction: self.conn.direction,
-            port: self.conn.port(),
-            method: Some(head.method),
-            path: Some(scan.target.path),
-        };
-        let verdict = policy.judge(&facts);
-        let judged = verdict.is_some();
-        let mut exchange = Exchange::new(seq, start, policy.clone(), judged);
-        let Some(verdict) = verdict else {
-            self.open.push_back(exchange);
+    /// Shows the exchanges that have been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        if now.mono_ns < self.due_ns {
             return;
-        };
-        let probe = self.conn.from_node && scan.user_agent.is_some_and(|agent| agent.starts_with(b"kube-probe/"));
-        let random = [self.shell.random(), self.shell.random()];
-        let direction = self.conn.direction;
-        let context = self.shell.in_flight(|table| trace(scan.traceparent, direction, rules, table, random));
-        edit_trace(edit, &context);
-        let correlation = self.correlate(&scan, rules, context.trust == "inferred", edit);
-        if policy.document().client_address == ClientAddress::XForwardedFor
-            && direction == Direction::Inbound
-            && !scan.forwarded_for
-        {
-            edit.add_field("x-forwarded-for", &self.conn.peer.ip().to_canonical().to_string());
         }
-        if direction == Direction::Inbound && !probe {
-            let candidate = Candidate {
-                xid: self.conn.xid(seq),
-                trace: context.context,
-                correlation_id: correlation.as_ref().map(|(id, _)| id.clone()),
-            };
-            exchange.ticket = Some(self.shell.in_flight(|table| table.begin(candidate)));
+        for exchange in &mut self.open {
+            exchange.tick(&mut self.shell, &self.conn, now, |_| {});
         }
-        if verdict.level > Level::None {
-            let mut record = self.conn.record(EventName::HttpRequest, seq, start);
-            record.set(Field::Policy, verdict.policy.as_bytes());
-            record.set(Field::Rule, verdict.rule.as_bytes());
-            fill_request(&mut record, head, &scan, &self.conn, &policy);
-            fill_actor(&mut record, &scan, &self.conn, probe);
-            fill_trace(&mut record, &context, head);
-            if let Some((id, source)) = &correlation {
-                record.set(Field::CorrelationId, id);
-                record.set(Field::CorrelationSrc, source.as_bytes());
-            }
-            exchange.record = Some(record);
-        }
-        self.open.push_back(exchange);
+        self.due_ns = self.open.iter().map(Exchange::due_ns).min().unwrap_or(NEVER_NS);
     }
 
-    fn finish(&mut self, mut exchange: Exchange, end: End) {
-        if let Some(ticket) = exchange.ticket.take() {
-            self.shell.in_flight(|table| table.end(ticket));
-        }
-        if let End::RequestRefused(reason) | End::ResponseRefused(reason) = end {
-            self.shell.count_refused(reason.as_str());
-        }
+    fn exchange(&mut self, seq: ConnSeq) -> Option<&mut Exchange> {
+        self.open.iter_mut().find(|exchange| exchange.seq() == seq)
+    }
+
+    fn finish(&mut self, exchange: Exchange, end: End) {
         let (outcome, cause) = judge_end(end, exchange.status);
-        if exchange.judged {
-            self.shell.count(self.conn.direction, outcome, exchange.record.is_some());
-        }
-        let Some(mut record) = exchange.record.take() else { return };
-        record.set(Field::Outcome, outcome.as_str().as_bytes());
-        if let Some(cause) = cause {
-            record.set(Field::Cause, cause.as_bytes());
-        }
-        if let End::RequestRefused(reason) | End::ResponseRefused(reason) = end {
-            record.set(Field::Refusal, reason.as_str().as_bytes());
-        }
-        if exchange.status != 0 {
-            record.set_int(Field::Status, u64::from(exchange.status));
-        }
-        record.set_int(Field::ReqBytes, exchange.req_bytes);
-        record.set_int(Field::ResBytes, exchange.res_bytes);
-        if let Some((from_client, from_upstream)) = exchange.tunnel {
-            record.set_int(Field::TunnelReqBytes, from_client);
-            record.set_int(Field::TunnelResBytes, from_upstream);
-        }
-        record.set(Field::PolicyRevision, exchange.policy.document().revision.as_bytes());
-        let now = self.shell.now();
-        let random = self.shell.random();
-        self.conn.close(&mut record, exchange.start, now, random);
-        self.shell.emit(redact(record, exchange.policy.redactor()));
+        let refusal = match end {
+            End::RequestRefused(reason) | End::ResponseRefused(reason) => Some(reason.as_str()),
+            _ => None,
+        };
+        exchange.finish(&mut self.shell, &self.conn, Verdict { outcome, cause, refusal });
     }
 }
 
-impl Exchange {
-    fn new(seq: ConnSeq, start: Stamp, policy: Arc<Compiled>, judged: bool) -> Self {
-        Self {
-            seq,
-            start,
-            policy,
-            record: None,
-            judged,
-            ticket: None,
-            status: 0,
-            req_bytes: 0,
-            res_bytes: 0,
-            tunnel: None,
-        }
+/// The head of HTTP/1, as any version of HTTP has it.
+fn request_of<'a>(head: &RequestHead<'a>) -> Request<'a> {
+    Request {
+        event: EventName::HttpRequest,
+        proto: if head.minor_version == 0 { "http/1.0" } else { "http/1.1" },
+        method: head.method,
+        scheme: "http",
+        target: Target::parse(head.method, head.target),
+        fields: head.fields,
     }
 }
 
-fn edit_trace(edit: &mut HeadEdit, context: &Trace) {
-    if context.remove {
-        edit.remove_field("traceparent");
-        edit.remove_field("tracestate");
-    }
-    match context.context {
-        Some(parent) if context.add => {
-            edit.add_field("traceparent", &parent.to_header());
-        }
-        _ => edit.protect("traceparent"),
-    }
-}
-
-fn fill_request(record: &mut Record, head: &RequestHead<'_>, scan: &Scan<'_>, conn: &ConnFacts, policy: &Compiled) {
-    let method = head.method.as_bytes();
-    record.set(Field::Method, method);
-    record.set(Field::Action, method);
-    record.set(Field::Scheme, b"http");
-    record.set(Field::Proto, if head.minor_version == 0 { b"http/1.0" } else { b"http/1.1" });
-    let authority = scan.authority();
-    if authority.is_empty() {
-        record.set(Field::Target, conn.destination().to_string().as_bytes());
-    } else {
-        record.set(Field::Authority, authority);
-        record.set(Field::Target, authority);
-    }
-    record.set(Field::Path, scan.target.path.as_bytes());
-    if let Some(query) = scan.target.query {
-        record.set(Field::Query, query.as_bytes());
-    }
-    if let Some(agent) = scan.user_agent {
-        record.set(Field::UserAgent, agent);
-    }
-    for field in head.fields.iter().filter(|field| policy.redactor().keeps_header(field.name)) {
-        record.push_header(Side::Request, field.name, field.value);
-    }
-}
-
-fn fill_actor(record: &mut Record, scan: &Scan<'_>, conn: &ConnFacts, probe: bool) {
-    if probe {
-        set_actor(record, "kubelet", ActorType::System.as_str(), AuthMethod::Address.as_str(), "unverified");
-        return;
-    }
-    match scan.authorization.and_then(identity::credential) {
-        Some(Credential::Jwt { subject, issuer, kind }) => {
-            set_actor(record, &subject, kind.as_str(), AuthMethod::Jwt.as_str(), "unverified");
-            if let Some(issuer) = issuer {
-                record.set(Field::ActorIssuer, issuer.as_bytes());
-            }
-        }
-        Some(Credential::Basic(user)) => {
-            set_actor(record, &user, ActorType::User.as_str(), AuthMethod::Basic.as_str(), "unverified");
-        }
-        Some(Credential::OpaqueBearer) => {
-            conn.set_connection_actor(record);
-            record.set(Field::AuthMethod, AuthMethod::Bearer.as_str().as_bytes());
-        }
-        None => conn.set_connection_actor(record),
-    }
-}
-
-fn fill_trace(record: &mut Record, context: &Trace, head: &RequestHead<'_>) {
-    record.set(Field::TraceTrust, context.trust.as_bytes());
-    if let Some(parent) = context.context {
-        record.set(Field::TraceId, format!("{:032x}", parent.trace_id).as_bytes());
-        record.set(Field::SpanId, format!("{:016x}", parent.span_id).as_bytes());
-    }
-    if !context.inferred_from.is_empty() {
-        record.set(Field::InferredFrom, context.inferred_from.as_bytes());
-    }
-    if context.remove
-        && let Some(field) = head.fields.iter().find(|field| field.name.eq_ignore_ascii_case("traceparent"))
-    {
-        record.set(Field::ClientTraceparent, field.value);
+impl ConnFacts {
+    /// What the judge looks at when a request begins on this connection.
+    pub fn facts<'a>(&self, head: &'a RequestHead<'a>) -> Facts<'a> {
+        let request = request_of(head);
+        Scan::of(&request, None).facts(self, &request, &head.fields)
     }
 }
 
@@ -337,7 +98,9 @@ fn judge_end(end: End, status: u16) -> (Outcome, Option<&'static str>) {
 
 impl<S: Shell> Observer for HttpCapture<S> {
     fn request_head(&mut self, seq: ConnSeq, head: &RequestHead<'_>, edit: &mut HeadEdit) {
-        self.begin(seq, head, edit);
+        let exchange = Exchange::begin(&mut self.shell, &self.conn, seq, &request_of(head), edit);
+        self.due_ns = self.due_ns.min(exchange.due_ns());
+        self.open.push_back(exchange);
     }
 
     fn request_unparsed(&mut self, seq: ConnSeq, line: &[u8]) {
@@ -346,47 +109,46 @@ impl<S: Shell> Observer for HttpCapture<S> {
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let head = RequestHead { method, target, minor_version: 1, fields: &[], head_bytes: 0 };
         // Nothing of this request goes on, so nothing is added to it.
-        self.begin(seq, &head, &mut HeadEdit::default());
+        self.request_head(seq, &head, &mut HeadEdit::default());
     }
 
     fn request_body(&mut self, seq: ConnSeq, payload_bytes: u64) {
         if let Some(exchange) = self.exchange(seq) {
-            exchange.req_bytes = exchange.req_bytes.saturating_add(payload_bytes);
+            exchange.moved(payload_bytes, 0);
         }
     }
 
     fn request_end(&mut self, _seq: ConnSeq) {}
 
     fn response_head(&mut self, seq: ConnSeq, head: &ResponseHead<'_>) {
-        let Some(exchange) = self.exchange(seq) else { return };
         let interim = (100..200).contains(&head.status) && head.status != 101;
-        if interim {
-            return;
+        if !interim && let Some(exchange) = self.exchange(seq) {
+            exchange.opened(head.status, head.fields);
+            let due_ns = exchange.due_ns();
+            self.due_ns = self.due_ns.min(due_ns);
         }
-        exchange.status = head.status;
-        let policy = exchange.policy.clone();
-        if let Some(record) = &mut exchange.record {
-            for field in head.fields.iter().filter(|field| policy.redactor().keeps_header(field.name)) {
-                record.push_header(Side::Response, field.name, field.value);
-            }
+    }
+
+    fn answered(&mut self, seq: ConnSeq, status: u16) {
+        if let Some(exchange) = self.exchange(seq) {
+            exchange.status = status;
         }
     }
 
     fn response_body(&mut self, seq: ConnSeq, payload_bytes: u64) {
         if let Some(exchange) = self.exchange(seq) {
-            exchange.res_bytes = exchange.res_bytes.saturating_add(payload_bytes);
+            exchange.moved(0, payload_bytes);
         }
     }
 
     fn tunnel(&mut self, seq: ConnSeq, from_client_bytes: u64, from_upstream_bytes: u64) {
         if let Some(exchange) = self.exchange(seq) {
-            let (up, down) = exchange.tunnel.unwrap_or_default();
-            exchange.tunnel = Some((up.saturating_add(from_client_bytes), down.saturating_add(from_upstream_bytes)));
+            exchange.tunnelled(from_client_bytes, from_upstream_bytes);
         }
     }
 
     fn exchange_end(&mut self, seq: ConnSeq, end: End) {
-        if let Some(at) = self.open.iter().position(|exchange| exchange.seq == seq)
+        if let Some(at) = self.open.iter().position(|exchange| exchange.seq() == seq)
             && let Some(exchange) = self.open.remove(at)
         {
             self.finish(exchange, end);

@@ -1,29 +1,43 @@
-//! Capture: from what the connection shows to exactly one record for each exchange (EV-1).
+//! Capture: from what the connection shows to exactly one `exchange` record for each exchange (EV-1), with `stage` records
+//! before it when it stays open.
 //!
 //! Nothing here reads a clock, makes randomness or sends anything: the data thread gives all three as a [`Shell`].
 
+mod exchange;
+mod grpc;
 mod http;
 mod in_flight;
 mod opaque;
+mod request;
+mod stage;
+mod stream;
+#[cfg(test)]
+mod stream_tests;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tracing;
 
 pub use http::HttpCapture;
+pub use httparse::Header;
 pub use in_flight::{Candidate, InFlight, Ticket};
-pub use opaque::{OpaqueCapture, OpaqueEnd};
+pub use opaque::{OpaqueCapture, OpaqueEnd, Paused};
+pub use stage::{
+    CONNECTION_OPENED_AFTER_MS, EXCHANGE_OPENED_AFTER_MS, NEVER_NS, PROGRESS_EVERY_SECONDS, Stage, Stages,
+};
+pub use stream::{FieldEdit, StreamCapture, StreamEnd, StreamRequest};
 
+use crate::names::Bearer;
 use crate::policy::{Compiled, Direction};
 use crate::record::{EventName, Field, RECORD_VERSION, Record, Redacted, Stamp, hex_digit, uuid_v7};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How an exchange ended, for the record and for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Status below 400, or a connection that ended in order.
+    /// Status below 400 (and status 0 of gRPC), or a connection that ended in order.
     Success,
     /// It failed, whoever's fault.
     Failure,
@@ -56,8 +70,11 @@ pub trait Shell {
     fn emit(&mut self, record: Redacted<Record>);
     /// Counts an exchange at its end, recorded or not.
     fn count(&mut self, direction: Direction, outcome: Outcome, recorded: bool);
-    /// Counts a message that the proxy refused, by [`crate::http1::Refusal::as_str`].
+    /// Counts a message that the proxy refused, by name: [`crate::http1::Refusal::as_str`], or one of HTTP/2.
     fn count_refused(&mut self, reason: &'static str);
+    /// Counts an exchange for which an expression of a policy was neither true nor false, by
+    /// [`crate::policy::Undecided::as_str`].
+    fn count_undecided(&mut self, reason: &'static str);
 }
 
 /// What is known of an accepted connection.
@@ -77,7 +94,12 @@ pub struct ConnFacts {
     pub pod_actor: Option<Arc<str>>,
     /// The client is the node: the kubelet's probes come from there.
     pub from_node: bool,
+    /// The other side's name, once it is known; `None` where nobody names addresses.
+    pub peer_name: Option<PeerName>,
 }
+
+/// A place for a name that may come while the connection is open.
+pub type PeerName = Arc<OnceLock<Bearer>>;
 
 impl ConnFacts {
     /// Port of the original destination.
@@ -144,6 +166,20 @@ impl ConnFacts {
         record.set(Field::Id, &uuid_v7(now.wall_ns, random));
         if let Some(address) = self.upstream_local {
             set_address(record, Field::UpstreamLocal, address);
+        }
+        self.name_peer(record);
+    }
+
+    /// Says who the other side is, as far as its address tells. A request that names nobody was made by that pod's
+    /// ServiceAccount.
+    fn name_peer(&self, record: &mut Record) {
+        let Some(place) = &self.peer_name else { return };
+        let Some(bearer) = place.get() else { return record.set(Field::PeerSrc, b"unknown") };
+        bearer.describe(record);
+        let unnamed =
+            record.get(Field::AuthMethod) == Some(b"address") && record.get(Field::ActorType) == Some(b"unknown");
+        if let Some(actor) = bearer.actor().filter(|_| unnamed && self.direction == Direction::Inbound) {
+            set_actor(record, &actor, "service", "address", "unverified");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Capture as the data thread drives it: bytes through a session, records out.
 
+mod stages;
+
 use super::*;
 use crate::http1::{Limits, Session};
 use crate::policy::{Correlation, DOCUMENT_VERSION, DocumentPolicy, DocumentRule, Level, PolicyDocument, RuleMatch};
@@ -10,23 +12,27 @@ use std::rc::Rc;
 
 /// What all clones of the shell share.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     random: u128,
-    in_flight: InFlight,
-    bodies: Vec<String>,
-    counted: Vec<(Outcome, bool)>,
-    refused: Vec<&'static str>,
+    pub in_flight: InFlight,
+    pub bodies: Vec<String>,
+    pub counted: Vec<(Outcome, bool)>,
+    pub refused: Vec<&'static str>,
+    pub undecided: Vec<&'static str>,
+    /// Seconds that have passed.
+    pub seconds: u64,
 }
 
 #[derive(Clone)]
-struct TestShell {
+pub(super) struct TestShell {
     policy: Arc<Compiled>,
-    state: Rc<RefCell<State>>,
+    pub state: Rc<RefCell<State>>,
 }
 
 impl Shell for TestShell {
     fn now(&self) -> Stamp {
-        Stamp { wall_ns: 1_000_000_000, mono_ns: 5 }
+        let passed_ns = self.state.borrow().seconds * 1_000_000_000;
+        Stamp { wall_ns: 1_000_000_000 + passed_ns, mono_ns: 5 + passed_ns }
     }
 
     fn random(&mut self) -> u128 {
@@ -56,9 +62,13 @@ impl Shell for TestShell {
     fn count_refused(&mut self, reason: &'static str) {
         self.state.borrow_mut().refused.push(reason);
     }
+
+    fn count_undecided(&mut self, reason: &'static str) {
+        self.state.borrow_mut().undecided.push(reason);
+    }
 }
 
-fn shell() -> TestShell {
+pub(super) fn shell() -> TestShell {
     let probes = DocumentRule {
         name: "probes".into(),
         matches: RuleMatch { path_prefixes: vec!["/healthz".into()], ..RuleMatch::default() },
@@ -82,7 +92,7 @@ fn shell() -> TestShell {
     TestShell { policy: Arc::new(Compiled::new(document).expect("valid")), state: Rc::default() }
 }
 
-fn conn(direction: Direction) -> ConnFacts {
+pub(super) fn conn(direction: Direction) -> ConnFacts {
     let address = |text: &str| text.parse().expect("address");
     ConnFacts {
         direction,
@@ -92,6 +102,7 @@ fn conn(direction: Direction) -> ConnFacts {
         upstream_local: Some(address("10.0.0.1:5000")),
         pod_actor: Some(Arc::from("system:serviceaccount:shop:orders")),
         from_node: true,
+        peer_name: None,
     }
 }
 
@@ -232,9 +243,13 @@ fn a_refused_request_is_recorded_with_its_reason() {
     exchange(&mut capture, "GET /a?b=c HTTP/1.1\r\nHost : a\r\n\r\n", "");
     let state = shell.state.borrow();
     let body = state.bodies.join("");
-    for part in
-        [r#""refusal":"space_before_colon""#, r#""cause":"rejected""#, r#""outcome":"failure""#, r#""query":"b=*""#]
-    {
+    for part in [
+        r#""refusal":"space_before_colon""#,
+        r#""cause":"rejected""#,
+        r#""outcome":"failure""#,
+        r#""query":"b=*""#,
+        r#""status":"400""#,
+    ] {
         assert!(body.contains(part), "{part} in {body}");
     }
     assert_eq!(state.refused, ["space_before_colon"]);
@@ -244,14 +259,54 @@ fn a_refused_request_is_recorded_with_its_reason() {
 fn an_opaque_connection_is_one_record() {
     let shell = shell();
     let start = Stamp { wall_ns: 900, mono_ns: 1 };
-    let mut capture = OpaqueCapture::new(shell.clone(), conn(Direction::Outbound), start, "tls");
-    capture.set_sni("db.example".into());
-    capture.bytes(10, 20);
+    let mut capture = OpaqueCapture::new(shell.clone(), conn(Direction::Outbound), start, "tcp");
+    capture.from_client(&[0; 10]);
+    capture.from_upstream(&[0; 20]);
     capture.finish(OpaqueEnd::Closed);
     drop(OpaqueCapture::new(shell.clone(), conn(Direction::Inbound), start, "tcp"));
     let state = shell.state.borrow();
     assert_eq!(state.counted, [(Outcome::Success, true), (Outcome::Unknown, true)]);
-    for part in [r#""target":"db.example:4711""#, r#""req_bytes":"10""#, r#""res_bytes":"20""#, r#""dur":"4""#] {
+    for part in [r#""proto":"tcp""#, r#""req_bytes":"10""#, r#""res_bytes":"20""#, r#""dur":"4""#] {
         assert!(state.bodies[0].contains(part), "{part} in {}", state.bodies[0]);
+    }
+}
+
+#[test]
+fn a_peer_of_the_cluster_is_named_also_when_the_name_comes_late() {
+    let shell = shell();
+    let place = super::PeerName::default();
+    let mut named = conn(Direction::Inbound);
+    (named.peer_name, named.from_node) = (Some(place.clone()), false);
+    let mut capture = HttpCapture::new(shell.clone(), named);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    exchange(&mut capture, request, "HTTP/1.1 204 No Content\r\n\r\n");
+    let pod = crate::names::Bearer::Pod {
+        namespace: "shop".into(),
+        name: "web-1".into(),
+        uid: "u".into(),
+        service_account: "web".into(),
+        workload: "Deployment/web".into(),
+    };
+    place.set(pod).expect("an empty place");
+    drop(capture);
+    let mut conn = conn(Direction::Inbound);
+    (conn.peer_name, conn.from_node) = (Some(place), false);
+    exchange(&mut HttpCapture::new(shell.clone(), conn), request, "HTTP/1.1 204 No Content\r\n\r\n");
+    let bodies = &shell.state.borrow().bodies;
+    for wanted in ["\"actor\":\"10.0.0.9\"", "\"peer_src\":\"unknown\""] {
+        assert!(bodies[0].contains(wanted) && !bodies[0].contains("peer_pod"), "{}", bodies[0]);
+    }
+    let wanted = [
+        "\"actor\":\"system:serviceaccount:shop:web\"",
+        "\"actor_type\":\"service\"",
+        "\"assurance\":\"unverified\"",
+        "\"auth_method\":\"address\"",
+        "\"peer_namespace\":\"shop\"",
+        "\"peer_pod\":\"web-1\"",
+        "\"peer_src\":\"operator\"",
+        "\"peer_workload\":\"Deployment/web\"",
+    ];
+    for wanted in wanted {
+        assert!(bodies[1].contains(wanted), "{wanted}: {}", bodies[1]);
     }
 }

@@ -138,6 +138,8 @@ pub trait Observer {
     fn request_end(&mut self, seq: ConnSeq);
     /// A response head is complete and valid: interim or final.
     fn response_head(&mut self, seq: ConnSeq, head: &ResponseHead<'_>);
+    /// We answered it ourselves with this status: nothing of the upstream's answer was, or will be, forwarded.
+    fn answered(&mut self, seq: ConnSeq, status: u16);
     /// So many payload bytes of the response body went by (without chunk framing).
     fn response_body(&mut self, seq: ConnSeq, payload_bytes: u64);
     /// Bytes in a tunnel (after 101, or 2xx to CONNECT).

@@ -36,7 +36,7 @@ pub struct PolicyDocument {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DocumentPolicy {
-    /// `namespace/name` of the AuditPolicy.
+    /// `namespace/name` of the AuditPolicy, or the name alone of a ClusterAuditPolicy.
     pub name: String,
     /// Directions that this policy records.
     pub directions: Vec<Direction>,
@@ -103,6 +103,9 @@ pub struct RuleMatch {
     /// Ports of the original destination.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
+    /// An expression that must be true, see [`super::Expression`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
 }
 
 /// Whether the application is told the client's address, which the proxy hides.
@@ -182,8 +185,14 @@ pub struct Redact {
 pub struct DocumentSink {
     /// Name of the AuditSink.
     pub name: String,
-    /// Base URL (`http` or `https`); `/v1/logs` is added unless it has a path.
+    /// Base URL (`http` or `https`); over HTTP/protobuf `/v1/logs` is added unless it has a path, over gRPC it has none.
     pub endpoint: String,
+    /// How records travel.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protocol: SinkProtocol,
+    /// How requests are compressed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compression: Compression,
     /// PEM bundle of the authorities that may sign the endpoint's certificate; absent: the web's public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<String>,
@@ -193,8 +202,45 @@ pub struct DocumentSink {
     /// Headers come from the files of [`crate::contract::path::SINKS_DIR`]`/<name>/`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub credentials: bool,
+    /// Name of the Secret behind those files, for messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<String>,
+    /// Name of the Secret with the client's certificate and key, which stand in
+    /// [`crate::contract::path::SINK_CERTIFICATES_DIR`]`/<name>/`; absent: no client certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret: Option<String>,
+    /// Audience of the ServiceAccount token in [`crate::contract::path::SINK_TOKENS_DIR`]`/<name>/token`, sent as bearer;
+    /// absent: no token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_audience: Option<String>,
     /// Deadline of one export, in milliseconds.
     pub timeout_ms: u32,
     /// Most bytes of encoded records that wait for this sink in memory; more become a gap.
     pub queue_bytes_max: u32,
+}
+
+/// The protocol of a sink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SinkProtocol {
+    /// OTLP over HTTP/1.1, encoded as protobuf.
+    #[default]
+    HttpProtobuf,
+    /// OTLP over gRPC, which is HTTP/2.
+    Grpc,
+}
+
+/// How a sink's requests are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compression {
+    /// RFC 1952; every OTLP receiver takes it.
+    #[default]
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+    /// Not at all.
+    None,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

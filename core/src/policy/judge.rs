@@ -1,12 +1,17 @@
 //! The judge: which level an exchange is recorded at. One function for the sidecar, for tests and for offline tools.
 
+use super::cel::{Expression, ExpressionError, Undecided};
 use super::{DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, Direction, DocumentPolicy, DocumentRule, Level, PolicyDocument};
 use crate::redact::Redactor;
 use std::borrow::Cow;
+use std::net::IpAddr;
 use thiserror::Error;
 
 /// Name of the rule when none of a policy matched.
 pub const DEFAULT_RULE: &str = "default";
+
+/// Most memory of all patterns of a document's expressions, in bytes.
+pub const PATTERN_MEMORY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A document that a sidecar can't run. The last good one stays in force.
 #[derive(Debug, Error)]
@@ -30,6 +35,26 @@ pub enum DocumentError {
         /// What is wrong with it, and what would be right.
         problem: &'static str,
     },
+    /// An expression that does not compile.
+    #[error("{field}: {error}")]
+    Expression {
+        /// Path of the field.
+        field: String,
+        /// Where it is wrong, and what to do.
+        error: ExpressionError,
+    },
+}
+
+/// Request headers by name.
+pub trait Headers: std::fmt::Debug {
+    /// Gives each value of the headers with this lower-case name, in order.
+    fn values<'s>(&'s self, name: &str, each: &mut dyn FnMut(&'s [u8]));
+}
+
+impl Headers for &[httparse::Header<'_>] {
+    fn values<'s>(&'s self, name: &str, each: &mut dyn FnMut(&'s [u8])) {
+        self.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).for_each(|field| each(field.value));
+    }
 }
 
 /// What is known of an exchange when it is judged.
@@ -39,10 +64,25 @@ pub struct Facts<'a> {
     pub direction: Direction,
     /// Port of the original destination.
     pub port: u16,
+    /// Inbound: the client. Outbound: the destination.
+    pub peer: Option<IpAddr>,
     /// HTTP method; `None` for an opaque connection.
     pub method: Option<&'a str>,
     /// Path of the request target as sent; `None` for an opaque connection.
     pub path: Option<&'a str>,
+    /// Query of the request target as sent, without its question mark.
+    pub query: Option<&'a str>,
+    /// Authority of the request: of its target, else its Host.
+    pub authority: Option<&'a str>,
+    /// Headers of the request.
+    pub headers: Option<&'a dyn Headers>,
+}
+
+impl Facts<'_> {
+    /// Of a connection that is not HTTP, or not yet.
+    pub fn connection(direction: Direction, port: u16) -> Self {
+        Self { direction, port, peer: None, method: None, path: None, query: None, authority: None, headers: None }
+    }
 }
 
 /// The judgement: the highest level that any policy asks for, and which rule asked.
@@ -50,16 +90,20 @@ pub struct Facts<'a> {
 pub struct Verdict<'a> {
     /// The level.
     pub level: Level,
-    /// `namespace/name` of the first policy that asks for this level.
+    /// The first policy that asks for this level: `namespace/name`, or the name alone for a cluster policy.
     pub policy: &'a str,
     /// Its rule, or [`DEFAULT_RULE`].
     pub rule: &'a str,
+    /// An expression was neither true nor false; then the higher of both levels counts.
+    pub undecided: Option<Undecided>,
 }
 
 /// A validated document, ready to judge and to redact.
 #[derive(Clone, Debug)]
 pub struct Compiled {
     document: PolicyDocument,
+    /// By policy and rule, as in the document.
+    expressions: Vec<Vec<Option<Expression>>>,
     redactor: Redactor,
 }
 
@@ -96,7 +140,8 @@ impl Compiled {
                 return field(format!("sinks[{at}].endpoint"), "must be an http or https URL");
             }
         }
-        Ok(Self { redactor: Redactor::new(&document.redact), document })
+        let expressions = expressions(&document)?;
+        Ok(Self { redactor: Redactor::new(&document.redact), expressions, document })
     }
 
     /// The document itself.
@@ -117,16 +162,66 @@ impl Compiled {
     /// Judges one exchange. `None`: no policy looks at it.
     pub fn judge(&self, facts: &Facts<'_>) -> Option<Verdict<'_>> {
         let mut best: Option<Verdict<'_>> = None;
-        for policy in self.document.policies.iter().filter(|policy| covers(policy, facts.direction, facts.port)) {
-            let rule = policy.rules.iter().find(|rule| matches(rule, facts));
-            let level = rule.map_or(Level::Metadata, |rule| rule.level);
-            if best.is_none_or(|best| level > best.level) {
-                let rule = rule.map_or(DEFAULT_RULE, |rule| rule.name.as_str());
-                best = Some(Verdict { level, policy: &policy.name, rule });
+        let mut undecided = None;
+        let policies = self.document.policies.iter().zip(&self.expressions);
+        for (policy, expressions) in policies.filter(|(policy, _)| covers(policy, facts.direction, facts.port)) {
+            let verdict = judge_one(policy, expressions, facts);
+            undecided = undecided.or(verdict.undecided);
+            if best.is_none_or(|best| verdict.level > best.level) {
+                best = Some(verdict);
             }
         }
-        best
+        best.map(|best| Verdict { undecided, ..best })
     }
+}
+
+/// The verdict of one policy: of its first rule that matches. A rule whose expression is undecided may match or not: the
+/// higher level of both counts, so that nobody hides by making an expression fail.
+fn judge_one<'a>(policy: &'a DocumentPolicy, expressions: &[Option<Expression>], facts: &Facts<'_>) -> Verdict<'a> {
+    let verdict = |level, rule| Verdict { level, policy: &policy.name, rule, undecided: None };
+    let mut doubtful: Option<Verdict<'a>> = None;
+    let mut reason = None;
+    let mut found = verdict(Level::Metadata, DEFAULT_RULE);
+    for (rule, expression) in policy.rules.iter().zip(expressions).filter(|(rule, _)| matches(rule, facts)) {
+        let this = verdict(rule.level, rule.name.as_str());
+        match expression.as_ref().map_or(Ok(true), |expression| expression.evaluate(facts)) {
+            Ok(true) => {
+                found = this;
+                break;
+            }
+            // As `methods` and `pathPrefixes`: what asks for a request matches nothing else.
+            Ok(false) | Err(Undecided::NotHttp) => {}
+            Err(why) => {
+                reason = reason.or(Some(why));
+                if doubtful.is_none_or(|doubtful| this.level > doubtful.level) {
+                    doubtful = Some(this);
+                }
+            }
+        }
+    }
+    let highest = doubtful.filter(|doubtful| doubtful.level > found.level).unwrap_or(found);
+    Verdict { undecided: reason, ..highest }
+}
+
+fn expressions(document: &PolicyDocument) -> Result<Vec<Vec<Option<Expression>>>, DocumentError> {
+    let mut memory_bytes = 0_usize;
+    let mut compile = |policy: usize, rule: usize, text: &str| {
+        let field = format!("policies[{policy}].rules[{rule}].match.when");
+        let expression = match Expression::compile(text) {
+            Ok(expression) => expression,
+            Err(error) => return Err(DocumentError::Expression { field, error }),
+        };
+        memory_bytes = memory_bytes.saturating_add(expression.pattern_bytes());
+        match memory_bytes <= PATTERN_MEMORY_BYTES_MAX {
+            true => Ok(expression),
+            false => Err(DocumentError::Field { field, problem: "the patterns of all expressions need over 4 MiB" }),
+        }
+    };
+    let policies = document.policies.iter().enumerate().map(|(p, policy)| {
+        let rules = policy.rules.iter().enumerate();
+        rules.map(|(r, rule)| rule.matches.when.as_deref().map(|text| compile(p, r, text)).transpose()).collect()
+    });
+    policies.collect()
 }
 
 fn covers(policy: &DocumentPolicy, direction: Direction, port: u16) -> bool {
@@ -153,7 +248,7 @@ fn has_prefix(path: &str, prefix: &str) -> bool {
 }
 
 /// Decodes percent-escapes, and removes empty and dot segments (RFC 3986 section 6.2.2).
-fn normalise(path: &str) -> Cow<'_, str> {
+pub(super) fn normalise(path: &str) -> Cow<'_, str> {
     if !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.contains('\\') {
         return Cow::Borrowed(path);
     }
@@ -188,126 +283,10 @@ fn normalise(path: &str) -> Cow<'_, str> {
 }
 
 /// A lower-case header field name (RFC 9110 section 5.1).
-fn is_field_name(name: &str) -> bool {
+pub(super) fn is_field_name(name: &str) -> bool {
     let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
     !name.is_empty() && name.len() <= 64 && name.bytes().all(token)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::{ClientAddress, Correlation, ExcludePort, Redact, RuleMatch};
-    use proptest::prelude::*;
-
-    fn rule(name: &str, level: Level, matches: RuleMatch) -> DocumentRule {
-        DocumentRule { name: name.into(), matches, level }
-    }
-
-    fn policy(name: &str, rules: Vec<DocumentRule>) -> DocumentPolicy {
-        DocumentPolicy {
-            name: name.into(),
-            directions: vec![Direction::Inbound, Direction::Outbound],
-            exclude_ports: Vec::new(),
-            rules,
-        }
-    }
-
-    fn compiled(policies: Vec<DocumentPolicy>) -> Compiled {
-        Compiled::new(PolicyDocument {
-            version: DOCUMENT_VERSION,
-            revision: "r".into(),
-            policies,
-            client_address: ClientAddress::None,
-            correlation: Correlation::default(),
-            redact: Redact::default(),
-            sinks: Vec::new(),
-        })
-        .expect("valid")
-    }
-
-    fn get(path: &str) -> Facts<'_> {
-        Facts { direction: Direction::Inbound, port: 80, method: Some("GET"), path: Some(path) }
-    }
-
-    fn prefix(prefix: &str) -> RuleMatch {
-        RuleMatch { path_prefixes: vec![prefix.into()], ..RuleMatch::default() }
-    }
-
-    #[test]
-    fn first_match_wins_and_no_match_is_metadata() {
-        let judge = compiled(vec![policy("ns/p", vec![rule("probes", Level::None, prefix("/healthz"))])]);
-        let level = |path| judge.judge(&get(path)).map(|verdict| (verdict.level, verdict.rule.to_owned()));
-        assert_eq!(level("/healthz"), Some((Level::None, "probes".into())));
-        assert_eq!(level("/healthz/db"), Some((Level::None, "probes".into())));
-        assert_eq!(level("/healthzz"), Some((Level::Metadata, "default".into())));
-    }
-
-    #[test]
-    fn a_path_that_means_another_one_does_not_hide_behind_a_prefix() {
-        let judge = compiled(vec![policy("ns/p", vec![rule("probes", Level::None, prefix("/healthz"))])]);
-        for path in ["/healthz/../admin", "/healthz/%2e%2E/admin", "/healthz/..%2fadmin", "/healthz\\..\\admin"] {
-            assert_eq!(judge.judge(&get(path)).map(|v| v.level), Some(Level::Metadata), "{path}");
-        }
-    }
-
-    #[test]
-    fn an_opaque_connection_never_matches_http_fields() {
-        let methods = RuleMatch { methods: vec!["GET".into()], ..RuleMatch::default() };
-        let judge = compiled(vec![policy("ns/p", vec![rule("gets", Level::None, methods)])]);
-        let facts = Facts { method: None, path: None, ..get("") };
-        assert_eq!(judge.judge(&facts).map(|v| v.rule), Some(DEFAULT_RULE));
-    }
-
-    #[test]
-    fn an_excluded_port_is_one_that_every_policy_excludes() {
-        let mut excluding = policy("ns/a", Vec::new());
-        excluding.exclude_ports.push(ExcludePort { port: 9090, direction: Direction::Inbound });
-        assert!(!compiled(vec![excluding.clone()]).captures(Direction::Inbound, 9090));
-        assert!(compiled(vec![excluding.clone()]).captures(Direction::Outbound, 9090));
-        assert!(compiled(vec![excluding, policy("ns/b", Vec::new())]).captures(Direction::Inbound, 9090));
-    }
-
-    #[test]
-    fn bad_documents_name_the_field() {
-        let mut document = compiled(vec![policy("ns/a", Vec::new())]).document.clone();
-        document.correlation.header = Some("X-Request-Id".into());
-        let error = Compiled::new(document.clone()).map(|_| ()).map_err(|e| e.to_string());
-        assert_eq!(error, Err("correlation.header: must be the name of a header field, in lower case".into()));
-        document.version = 9;
-        assert!(matches!(Compiled::new(document), Err(DocumentError::Version(9))));
-        assert!(Compiled::parse(br#"{"version":1,"surprise":true}"#).is_err());
-    }
-
-    fn any_policy() -> impl Strategy<Value = DocumentPolicy> {
-        let level = prop_oneof![Just(Level::None), Just(Level::Metadata)];
-        let matches = prop_oneof![
-            Just(RuleMatch::default()),
-            "/[ab]{0,2}".prop_map(|p| prefix(&p)),
-            Just(RuleMatch { methods: vec!["GET".into()], ..RuleMatch::default() }),
-            Just(RuleMatch { ports: vec![80], ..RuleMatch::default() }),
-        ];
-        let rules = proptest::collection::vec((level, matches).prop_map(|(l, m)| rule("r", l, m)), 0..4);
-        let directions = prop_oneof![Just(vec![Direction::Inbound]), Just(vec![Direction::Outbound])];
-        let ports = proptest::collection::vec(Just(ExcludePort { port: 80, direction: Direction::Inbound }), 0..2);
-        (rules, directions, ports).prop_map(|(rules, directions, exclude_ports)| DocumentPolicy {
-            name: "ns/x".into(),
-            directions,
-            exclude_ports,
-            rules,
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn op_3_adding_a_policy_never_audits_less(
-            policies in proptest::collection::vec(any_policy(), 0..4), added in any_policy(), path in "/[ab./%2e]{0,6}",
-            inbound: bool, port in 80..82_u16,
-        ) {
-            let direction = if inbound { Direction::Inbound } else { Direction::Outbound };
-            let facts = Facts { direction, port, method: Some("GET"), path: Some(&path) };
-            let before = compiled(policies.clone()).judge(&facts).map(|v| v.level);
-            let after = compiled([policies, vec![added]].concat()).judge(&facts).map(|v| v.level);
-            prop_assert!(after >= before);
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! A record: the audit fact of one exchange, or a gap.
+//! A record: the audit fact of one exchange, of a stage of a long one, or a gap.
 //!
 //! [`Record`] is what the request path collects; it may hold what must not leave. Only [`crate::redact::redact`] turns it
 //! into a [`Redacted`] record, and only that can be encoded.
@@ -27,20 +27,60 @@ pub const HEADER_VALUE_BYTES_MAX: usize = 1024;
 pub enum EventName {
     /// One HTTP request with its response.
     HttpRequest,
+    /// One call of gRPC.
+    RpcCall,
+    /// A stream (WebSocket, CONNECT, server-sent events) or a slow HTTP exchange, early in its life.
+    StreamOpen,
+    /// The same, still open later.
+    StreamProgress,
+    /// A stream, at its end.
+    StreamClose,
+    /// An opaque connection, early in its life.
+    TcpOpen,
+    /// An opaque connection, still open later.
+    TcpProgress,
     /// An opaque connection, at its end.
     TcpClose,
+    /// A TLS connection whose handshake failed, at its end.
+    TlsFailed,
     /// Records that were lost.
     Gap,
 }
 
 impl EventName {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::HttpRequest,
+        Self::RpcCall,
+        Self::StreamOpen,
+        Self::StreamProgress,
+        Self::StreamClose,
+        Self::TcpOpen,
+        Self::TcpProgress,
+        Self::TcpClose,
+        Self::TlsFailed,
+        Self::Gap,
+    ];
+
     /// As it stands in OTLP.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::HttpRequest => "audit.http.request",
+            Self::RpcCall => "audit.rpc.call",
+            Self::StreamOpen => "audit.stream.open",
+            Self::StreamProgress => "audit.stream.progress",
+            Self::StreamClose => "audit.stream.close",
+            Self::TcpOpen => "audit.tcp.open",
+            Self::TcpProgress => "audit.tcp.progress",
             Self::TcpClose => "audit.tcp.close",
+            Self::TlsFailed => "audit.tls.failed",
             Self::Gap => "audit.gap",
         }
+    }
+
+    /// Whether it shows an exchange that is still open.
+    pub const fn is_stage(self) -> bool {
+        matches!(self, Self::StreamOpen | Self::StreamProgress | Self::TcpOpen | Self::TcpProgress)
     }
 }
 
@@ -76,6 +116,7 @@ pub enum Side {
 }
 
 /// What was seen of one exchange, before redaction. All values stand in one buffer.
+#[derive(Clone)]
 pub struct Record {
     event: EventName,
     values: [Option<Span>; Field::COUNT],
@@ -107,6 +148,11 @@ impl Record {
     /// What kind of event it is.
     pub fn event(&self) -> EventName {
         self.event
+    }
+
+    /// Makes it another kind of event.
+    pub fn set_event(&mut self, event: EventName) {
+        self.event = event;
     }
 
     /// Sets a field; a value over [`Field::bytes_max`] is cut and named in `trunc`.

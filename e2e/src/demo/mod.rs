@@ -58,13 +58,13 @@ pub fn run(paths: &Paths, options: Options) -> Result<()> {
     })?;
     steps.run("deploying the shop", "shop", |log| {
         log.line(&cluster.kubectl.apply(&cluster.fill(include_str!("../../assets/shop.yaml"))?)?);
-        for name in ["postgres", "payments", "orders", "frontend"] {
+        for name in ["postgres", "payments", "stock", "orders", "frontend"] {
             cluster.kubectl.rollout(SHOP, &format!("deployment/{name}"))?;
         }
         cluster.kubectl.rollout("customers", "deployment/customer")?;
-        cluster.kubectl.wait("a programmed sidecar in each of the shop's four pods", PROGRAMMED_SECONDS_MAX, || {
+        cluster.kubectl.wait("a programmed sidecar in each of the shop's five pods", PROGRAMMED_SECONDS_MAX, || {
             let policy = cluster.kubectl.get(SHOP, &["auditpolicy", "shop"])?;
-            Ok(policy.pointer("/status/pods/programmed").and_then(serde_json::Value::as_u64) == Some(4))
+            Ok(policy.pointer("/status/pods/programmed").and_then(serde_json::Value::as_u64) == Some(5))
         })?;
         // A node's rules for a Service follow its pods' readiness with some delay.
         cluster.kubectl.wait("the shop's Services to lead to its pods", PROGRAMMED_SECONDS_MAX, || {

@@ -90,7 +90,7 @@ fn go_program(paths: &Paths, name: &str, image: Image) -> Result<Archive> {
     image.user(NOBODY, NOBODY).open_folder("/tmp").file(&path, &paths.program(name)).write(&paths.images())
 }
 
-/// The shop's three services in one program.
+/// The shop's four services in one program.
 pub fn shop(paths: &Paths, log: &Log) -> Result<Archive> {
     let out = paths.program("shop");
     log.run(
@@ -112,7 +112,9 @@ pub fn fixtures(paths: &Paths) -> Result<Vec<Archive>> {
     let interop = go_program(paths, "grpc-interop-server", interop)?;
     // Speaks gRPC with the health service, HTTP/1.1 and h2c, and measures latency.
     let fortio = go_program(paths, "fortio", Image::new("fortio", FIXTURE_VERSION, &["/fortio"]))?;
-    Ok(vec![httpbin, interop, fortio])
+    let h2spec = Image::new("h2spec", FIXTURE_VERSION, &["/bin/sleep", "2147483647"]).user(NOBODY, NOBODY);
+    let h2spec = with_busybox(h2spec)?.file("/h2spec", &paths.program("h2spec")).write(&paths.images())?;
+    Ok(vec![httpbin, interop, fortio, h2spec])
 }
 
 /// A client: a shell, curl and psql.

@@ -177,7 +177,44 @@ fn ev_2_identities_are_told_as_unverified_and_no_secret_stands_in_a_record() -> 
 
     let (_, record) = sent(&space, "", "")?;
     assert_eq!(record.attribute("testimony.auth.method"), "address");
-    assert_eq!(record.actor(), cluster_ip(&space, "client")?);
+    let account = format!("system:serviceaccount:{}:default", space.name);
+    assert!([cluster_ip(&space, "client")?, account].contains(&record.actor().to_string()), "{record:#?}");
+    Ok(())
+}
+
+#[test]
+fn both_sides_of_a_request_are_named() -> Result<()> {
+    let space = Space::new("names")?;
+    space.policy("everything", "{}")?;
+    space.httpbin("server")?;
+    space.toolbox("client", "{app: client}")?;
+    in_force(&space, "everything", 2)?;
+    let path = format!("/anything/{}", marker());
+    let both = |records: &[AuditRecord]| {
+        let named = |direction: &str, attribute: &str| {
+            let of = |record: &&AuditRecord| {
+                record.attribute("testimony.direction") == direction && record.attribute("url.path") == path
+            };
+            records.iter().filter(of).find(|record| !record.attribute(attribute).is_empty()).cloned()
+        };
+        named("inbound", "testimony.peer.k8s.pod.name").zip(named("outbound", "testimony.peer.k8s.service.name"))
+    };
+    // The very first exchange may end before the operator has told a name.
+    let records = space.records_when("names on both sides", |records| {
+        let sent =
+            space.sh("client", &format!("curl -sS --fail -o /dev/null --max-time 20 'http://server:8080{path}'"));
+        sent.is_ok() && both(records).is_some()
+    })?;
+    let (inbound, outbound) = both(&records).context("both")?;
+    assert_eq!(inbound.attribute("testimony.peer.k8s.pod.name"), "client");
+    assert_eq!(inbound.attribute("testimony.peer.k8s.namespace.name"), space.name);
+    assert_eq!(inbound.attribute("testimony.peer.k8s.service_account.name"), "default");
+    assert_eq!(inbound.attribute("testimony.peer.k8s.workload.name"), "Pod/client");
+    assert_eq!(inbound.actor(), format!("system:serviceaccount:{}:default", space.name));
+    assert_eq!(outbound.attribute("testimony.peer.k8s.service.name"), "server");
+    for record in [inbound, outbound] {
+        assert_eq!(record.attribute("testimony.peer.source"), "operator");
+    }
     Ok(())
 }
 

@@ -148,9 +148,15 @@ impl Space {
         Ok(list.get("items").and_then(|items| items.as_array()).cloned().unwrap_or_default())
     }
 
-    /// All records of this namespace that the backend has.
-    pub fn records(&self) -> Result<Vec<AuditRecord>> {
+    /// All records of this namespace that the backend has, stages among them.
+    pub fn all_records(&self) -> Result<Vec<AuditRecord>> {
         records_of(cluster(), &self.name)
+    }
+
+    /// The records of this namespace that the backend has of what is over. Stages are left out: on a busy machine anything
+    /// may take long enough to be shown while it is open.
+    pub fn records(&self) -> Result<Vec<AuditRecord>> {
+        Ok(self.all_records()?.into_iter().filter(|record| !record.is_stage()).collect())
     }
 
     /// Waits until `wanted` holds of this namespace's records, and returns them.

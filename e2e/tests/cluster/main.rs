@@ -1,8 +1,11 @@
 //! Tests against a real cluster with the chart installed; `cargo xtask test --only cluster` prepares it and runs them.
 
 mod alone;
+mod cli;
+mod cluster_policy;
 mod context;
 mod exchanges;
+mod grpc;
 mod harness;
 mod injection;
 mod objects;
@@ -12,4 +15,5 @@ mod probes;
 mod shape;
 mod sinks;
 mod streams;
+mod strict;
 mod workloads;

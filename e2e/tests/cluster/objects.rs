@@ -44,6 +44,58 @@ pub fn policy(space: &Space, name: &str) -> Result<Value> {
     cluster().kubectl.get(&space.name, &["auditpolicy", name])
 }
 
+/// A ClusterAuditPolicy, deleted at the end: it belongs to the whole cluster, so its selector must hold to the test's own
+/// namespaces.
+pub struct ClusterPolicy {
+    /// Its name.
+    pub name: String,
+}
+
+impl Drop for ClusterPolicy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let policy = cluster().kubectl.run(&["get", "clusterauditpolicy", &self.name, "-o", "yaml"]);
+            eprintln!("--- {}", policy.unwrap_or_else(|error| format!("{error:#}")));
+        }
+        let arguments = ["delete", "clusterauditpolicy", &self.name, "--wait=false", "--ignore-not-found"];
+        let _ = cluster().kubectl.run(&arguments);
+    }
+}
+
+impl ClusterPolicy {
+    /// Makes a policy with a `spec` as JSON.
+    pub fn new(name: &str, spec: &Value) -> Result<Self> {
+        let policy = Self { name: name.to_string() };
+        policy.apply(spec)?;
+        Ok(policy)
+    }
+
+    /// Replaces its spec.
+    pub fn apply(&self, spec: &Value) -> Result<()> {
+        let object = serde_json::json!({
+            "apiVersion": "audit.testimony.dev/v1alpha1", "kind": "ClusterAuditPolicy", "metadata": {"name": self.name},
+            "spec": spec,
+        });
+        cluster().kubectl.apply(&object.to_string()).map(drop)
+    }
+
+    /// Waits until its status is as wanted, and returns it.
+    pub fn when(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut last = Value::Null;
+        let waited = eventually(&format!("policy {}: {what}", self.name), OPERATOR_SECONDS_MAX, || {
+            last = cluster().kubectl.get("default", &["clusterauditpolicy", &self.name])?;
+            Ok(is_observed(&last) && wanted(&last))
+        });
+        waited.with_context(|| format!("its status is {:#}", last.get("status").unwrap_or(&Value::Null)))?;
+        Ok(last)
+    }
+
+    /// Waits until `sidecars` sidecars run it as it is now.
+    pub fn in_force(&self, sidecars: i64) -> Result<Value> {
+        self.when("to be in force", |policy| runs(policy, sidecars))
+    }
+}
+
 /// Selects the server of [`audited`].
 pub const SELECT_SERVER: &str = "podSelector: {matchLabels: {app: server}}";
 

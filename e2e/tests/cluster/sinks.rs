@@ -2,10 +2,10 @@
 
 use crate::harness::{Space, cluster, eventually, marker};
 use crate::objects::{SELECT_SERVER, Sink, admin, in_force, metric};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 use std::collections::BTreeMap;
-use testimony_e2e::records::{GAP, parse};
+use testimony_e2e::records::{GAP, HTTP_REQUEST, parse};
 
 /// Longest pause of a sidecar between two tries, and the time for a try, in seconds.
 const RETRY_SECONDS_MAX: u64 = 60;
@@ -137,5 +137,109 @@ fn ev_1_a_sink_that_comes_late_gets_every_record_once() -> Result<()> {
     let lost = format!("testimony_export_lost_records_total{{sink=\"{}\"", sink.name);
     let page = admin(&space, "client", "server", "/metrics")?;
     assert!(page.lines().filter(|line| line.starts_with(&lost)).all(|line| line.ends_with(" 0")), "{page}");
+    Ok(())
+}
+
+/// The Collector of the demo, in a namespace of the test's own.
+fn collector(space: &Space) -> Result<()> {
+    space.apply(&include_str!("../../assets/collector.yaml").replace("observability", &space.name))?;
+    cluster().kubectl.rollout(&space.name, "deployment/collector")
+}
+
+/// How many exchanges with each path that holds `wanted` stand in the test's own backend.
+fn paths(space: &Space, wanted: &str) -> Result<BTreeMap<String, usize>> {
+    let read = ["sh", "-c", "cat /data/logs.jsonl"];
+    let text = cluster().kubectl.exec(&space.name, "deploy/collector", "collector", &read)?;
+    let mut times = BTreeMap::new();
+    // Of a slow exchange there may be records of its stages as well.
+    let exchanges = parse(&text)?.into_iter().filter(|record| record.event == HTTP_REQUEST);
+    for record in exchanges.filter(|record| record.attribute("url.path").contains(wanted)) {
+        *times.entry(record.attribute("url.path").to_string()).or_insert(0) += 1;
+    }
+    Ok(times)
+}
+
+#[test]
+fn records_go_to_several_sinks_at_once_by_http_and_grpc_and_none_waits_for_another() -> Result<()> {
+    const REQUESTS: usize = 20;
+    let space = Space::new("several")?;
+    collector(&space)?;
+    let host = format!("collector.{}.svc", space.name);
+    let named = |kind: &str, spec: serde_json::Value| Sink::new(&format!("{}-{kind}", space.name), &spec);
+    let http = named("http", json!({"endpoint": format!("http://{host}:4318"), "compression": "Zstd"}))?;
+    let grpc = named("grpc", json!({"endpoint": format!("http://{host}:4317"), "protocol": "Grpc"}))?;
+    let down = named("down", json!({"endpoint": "http://127.0.0.1:9", "protocol": "Grpc"}))?;
+    let names = format!("{}, {}, {}", http.name, grpc.name, down.name);
+    space.policy("audit", &format!("{{{SELECT_SERVER}, sinks: [{names}]}}"))?;
+    space.httpbin("server")?;
+    space.toolbox("client", "{app: client}")?;
+    in_force(&space, "audit", 1)?;
+    let wanted = marker();
+    for number in 0..REQUESTS {
+        get(&space, &format!("/anything/{wanted}/{number}"))?;
+    }
+    let mut times = BTreeMap::new();
+    // At least twice: a request whose answer came too late is sent again.
+    let arrived = eventually("every record from both sinks", RETRY_SECONDS_MAX, || {
+        times = paths(&space, &wanted)?;
+        Ok(times.len() == REQUESTS && times.values().all(|count| *count >= 2))
+    });
+    arrived.with_context(|| {
+        let states = admin(&space, "client", "server", "/config").unwrap_or_else(|error| format!("{error:#}"));
+        format!("{times:?} {states}")
+    })?;
+    for sink in [&http, &grpc] {
+        sink.delivering("True", "1 of 1")?;
+        let delivered = format!("testimony_export_records_total{{sink=\"{}\"}}", sink.name);
+        assert!(metric(&space, "client", "server", &delivered)? >= REQUESTS as u64, "{}", sink.name);
+    }
+    down.delivering("False Failing", "1 of 1 sidecars cannot deliver")?;
+    assert_eq!(requests(&space, &down, "success")?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_service_account_token_is_shown_and_a_missing_client_certificate_parks() -> Result<()> {
+    let space = Space::new("shown")?;
+    // Its answer, a JSON object, counts as a receipt; without a bearer token it is 401.
+    space.httpbin("backend")?;
+    let backend = format!("http://backend.{}.svc:8080/bearer", space.name);
+    let token = json!({"audience": "backend.example", "allowHttp": true});
+    let bearer = Sink::new(&space.name, &json!({"endpoint": backend, "serviceAccountToken": token}))?;
+    let spec = json!({"endpoint": "https://collector.example", "tls": {"clientCertificateSecretName": "sink-client"}});
+    let mutual = Sink::new(&format!("{}-tls", space.name), &spec)?;
+    space.policy("audit", &format!("{{{SELECT_SERVER}, sinks: [{}, {}]}}", bearer.name, mutual.name))?;
+    space.httpbin("server")?;
+    space.toolbox("client", "{app: client}")?;
+    in_force(&space, "audit", 1)?;
+    get(&space, "/anything/shown")?;
+    bearer.delivering("True", "1 of 1")?;
+    assert_eq!(requests(&space, &bearer, "parked")?, 0);
+    mutual.delivering("False Parked", &format!("create Secret sink-client in namespace {}", space.name))?;
+    Ok(())
+}
+
+#[test]
+fn a_sink_that_would_give_secrets_away_is_refused_with_the_fix() -> Result<()> {
+    for (spec, wanted) in [
+        (
+            json!({"endpoint": "http://c.example:4318", "serviceAccountToken": {"audience": "c"}}),
+            "serviceAccountToken.allowHttp: true",
+        ),
+        (
+            json!({"endpoint": "https://c.example", "serviceAccountToken": {"audience": "https://kubernetes.default.svc"}}),
+            "give it an audience of its own",
+        ),
+        (
+            json!({"endpoint": "http://c.example:4318", "tls": {"clientCertificateSecretName": "client"}}),
+            "change the endpoint's scheme to https",
+        ),
+        (json!({"endpoint": "https://c.example/v1/logs", "protocol": "Grpc"}), "gRPC has no use for a path"),
+        (json!({"endpoint": "https://c.example", "protocol": "Thrift"}), "HttpProtobuf"),
+    ] {
+        let refused = Sink::new(&marker(), &spec).map(|sink| sink.name.clone());
+        let error = refused.map_or_else(|error| format!("{error:#}"), |name| format!("{name} was accepted"));
+        assert!(error.contains(wanted), "{spec}: {wanted:?} is not in: {error}");
+    }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Protocols whose timing a proxy could spoil: who speaks first, streams, upgrades.
 
-use crate::harness::{Space, marker, single};
+use crate::harness::{RECORD_SECONDS_MAX, Space, eventually, marker, single};
 use crate::pods::EVERY_POD;
 use anyhow::{Context, Result, ensure};
-use testimony_e2e::records::{AuditRecord, HTTP_REQUEST, TCP_CLOSE};
+use testimony_e2e::records::{AuditRecord, STREAM_CLOSE, TCP_CLOSE, TCP_OPEN};
 
 /// The longest that two sidecars may hold a greeting back, in hundredths of a second; a wait for the client's first bytes
 /// would show in every run, starting a process on a busy machine does not.
@@ -55,18 +55,29 @@ fn a_server_that_speaks_first_is_heard_at_once() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_websocket_echoes_and_is_one_record_with_the_tunnels_bytes() -> Result<()> {
-    let space = Space::new("websocket")?;
+/// A server and a client, both recorded.
+fn with_httpbin(test: &str) -> Result<Space> {
+    let space = Space::new(test)?;
     space.policy("all", EVERY_POD)?;
     space.httpbin("server")?;
     space.toolbox("client", "{app: client}")?;
-    let wanted = marker();
-    // Two frames by a mask of zeros: the text `hello`, and a close without a reason.
-    let head = format!(
+    Ok(space)
+}
+
+/// The head that opens a WebSocket, for `printf`.
+fn websocket_head(wanted: &str) -> String {
+    format!(
         "GET /websocket/echo?{wanted}=1 HTTP/1.1\\r\\nHost: server\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n\
          Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n"
-    );
+    )
+}
+
+#[test]
+fn a_websocket_echoes_and_is_one_record_with_the_tunnels_bytes() -> Result<()> {
+    let space = with_httpbin("websocket")?;
+    let wanted = marker();
+    // Two frames by a mask of zeros: the text `hello`, and a close without a reason.
+    let head = websocket_head(&wanted);
     let frames = "\\x81\\x85\\0\\0\\0\\0hello\\x88\\x80\\0\\0\\0\\0";
     // The frames follow the answer's head, as a client's do: the reader opens the pipe's gate when it has seen it.
     let script = format!(
@@ -87,7 +98,7 @@ fn a_websocket_echoes_and_is_one_record_with_the_tunnels_bytes() -> Result<()> {
     let records = space.records_when("both sides' records", |records| records_of(records, &wanted).count() >= 2)?;
     let (inbound, outbound): (Vec<_>, Vec<_>) = records_of(&records, &wanted).partition(|record| record.is_inbound());
     for record in [single(inbound)?, single(outbound)?] {
-        assert_eq!((record.event.as_str(), record.status()), (HTTP_REQUEST, Some(101)), "{record:#?}");
+        assert_eq!((record.event.as_str(), record.status()), (STREAM_CLOSE, Some(101)), "{record:#?}");
         // A frame of a client has 2 bytes, its mask and the text; a server's has no mask.
         assert_eq!(record.field("tunnel_req_bytes"), "17", "{record:#?}");
         let answered: u64 = record.field("tunnel_res_bytes").parse()?;
@@ -98,10 +109,7 @@ fn a_websocket_echoes_and_is_one_record_with_the_tunnels_bytes() -> Result<()> {
 
 #[test]
 fn streams_chunks_and_trailers_arrive_as_they_are_sent() -> Result<()> {
-    let space = Space::new("streams")?;
-    space.policy("all", EVERY_POD)?;
-    space.httpbin("server")?;
-    space.toolbox("client", "{app: client}")?;
+    let space = with_httpbin("streams")?;
     let curl = |arguments: &str| space.sh("client", &format!("curl -sSfN --max-time 20 {arguments}"));
     /// Curl's measures at the end: when the first byte came and when the last one.
     const TIMES: &str = "-w '\\n%{time_starttransfer} %{time_total}'";
@@ -139,6 +147,78 @@ fn streams_chunks_and_trailers_arrive_as_they_are_sent() -> Result<()> {
         assert_eq!((inbound.status(), outbound.status()), (Some(200), Some(200)), "{path}");
         assert!(outbound.pairs_with(inbound), "{outbound:#?}\n{inbound:#?}");
         assert_eq!(inbound.field("res_bytes"), outbound.field("res_bytes"), "{path}");
+    }
+    Ok(())
+}
+
+/// Two records, one of each side, that hold for `wanted` and are stages; waits for them.
+fn stages_of(space: &Space, what: &str, wanted: impl Fn(&AuditRecord) -> bool) -> Result<Vec<AuditRecord>> {
+    let mut found = Vec::new();
+    eventually(what, RECORD_SECONDS_MAX, || {
+        found = space.all_records()?;
+        found.retain(|record| record.is_stage() && wanted(record));
+        let inbound = found.iter().filter(|record| record.is_inbound()).count();
+        Ok(inbound > 0 && found.len() > inbound)
+    })?;
+    Ok(found)
+}
+
+/// The record of the end of what a stage has shown.
+fn end_of(space: &Space, stage: &AuditRecord) -> Result<AuditRecord> {
+    let xid = stage.field("xid");
+    let same = |record: &AuditRecord| record.field("xid") == xid;
+    let records = space.records_when("the record of its end", |records| records.iter().any(same))?;
+    single(records.into_iter().filter(same).collect())
+}
+
+#[test]
+fn a_websocket_shows_while_it_is_open() -> Result<()> {
+    let space = with_httpbin("open-websocket")?;
+    let wanted = marker();
+    let head = websocket_head(&wanted);
+    // It stays open until the line comes that ends the reader; then `nc` sends a FIN. The limit is for what
+    // nobody foresaw.
+    let mut tunnel =
+        space.start("client", "toolbox", &format!("{{ printf '{head}'; read line; }} | timeout 300 nc server 8080"))?;
+    let mut answer = [0_u8; 12];
+    tunnel.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    let switched = |record: &AuditRecord| record.status() == Some(101) && record.body.contains(&wanted);
+    let stages = stages_of(&space, "both sides' stages of the open WebSocket", switched)?;
+    let over = space.records()?.iter().filter(|record| record.body.contains(&wanted)).count();
+    assert_eq!(over, 0, "it is still open");
+    tunnel.say("over")?;
+    tunnel.finish()?;
+    for stage in &stages {
+        let end = end_of(&space, stage)?;
+        assert_eq!((end.event.as_str(), end.status()), (STREAM_CLOSE, Some(101)), "{end:#?}");
+        assert_eq!(end.trace_id, stage.trace_id);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_silent_connection_shows_while_it_is_open() -> Result<()> {
+    let space = Space::new("silent")?;
+    space.policy("all", EVERY_POD)?;
+    space.server(
+        "listener",
+        7000,
+        "image: \"{{image:toolbox}}\", command: [nc, -ll, -p, \"7000\", -e, cat], \
+         readinessProbe: {exec: {command: [\"true\"]}, periodSeconds: 1}",
+    )?;
+    space.toolbox("client", "{app: client}")?;
+    let mut silent = space.start("client", "toolbox", "{ read line; } | timeout 300 nc listener 7000")?;
+    let to_listener = |record: &AuditRecord| record.event == TCP_OPEN && record.body.contains(":7000\"");
+    let stages = stages_of(&space, "both sides' stages of the silent connection", to_listener)?;
+    for stage in &stages {
+        assert_eq!((stage.field("req_bytes"), stage.field("stage")), ("0".to_string(), "opened".to_string()));
+    }
+    silent.say("over")?;
+    silent.finish()?;
+    for stage in &stages {
+        let end = end_of(&space, stage)?;
+        assert_eq!(end.event, TCP_CLOSE, "{end:#?}");
     }
     Ok(())
 }

@@ -1,27 +1,37 @@
 //! The CRDs as YAML for the chart, and as a reference page.
 
-use super::{AuditPolicy, AuditSink, SINK_NAME_CHARS_MAX};
+use super::{AuditPolicy, AuditSink, ClusterAuditPolicy, SINK_NAME_CHARS_MAX};
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 const SCHEMA: &str = "/spec/versions/0/schema/openAPIV3Schema";
 
-/// Both CRDs, with the file name of each.
+/// All CRDs, with the file name of each.
 pub fn crds() -> Vec<(&'static str, Value)> {
     let mut policy = value(AuditPolicy::crd());
+    let mut cluster = value(ClusterAuditPolicy::crd());
     let mut sink = value(AuditSink::crd());
+    // Only a cluster policy has exclusions.
+    if let Some(Value::Object(status)) = policy.pointer_mut(&format!("{SCHEMA}/properties/status/properties")) {
+        status.remove("excluded");
+    }
     name_rule(
         &mut policy,
         "size(self.metadata.name) <= 63",
         "metadata.name: an AuditPolicy's name has at most 63 characters",
     );
     name_rule(
+        &mut cluster,
+        "size(self.metadata.name) <= 63",
+        "metadata.name: a ClusterAuditPolicy's name has at most 63 characters",
+    );
+    name_rule(
         &mut sink,
         &format!("size(self.metadata.name) <= {SINK_NAME_CHARS_MAX} && !self.metadata.name.contains('.')"),
         "metadata.name: an AuditSink's name is part of a volume's name: at most 48 characters, without dots",
     );
-    vec![("auditpolicies.yaml", policy), ("auditsinks.yaml", sink)]
+    vec![("auditpolicies.yaml", policy), ("auditsinks.yaml", sink), ("clusterauditpolicies.yaml", cluster)]
 }
 
 /// One CRD as YAML.

@@ -3,11 +3,13 @@
 //! A schema accepts only what the code behind it does. What the schema and its CEL rules cannot check, [`crate::compile`]
 //! checks.
 
+mod cluster;
 mod crds;
 mod policy;
 mod sink;
 mod status;
 
+pub use cluster::*;
 pub use crds::{crds, markdown, yaml};
 pub use policy::*;
 pub use sink::*;

@@ -40,7 +40,7 @@ use testimony_core::policy;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AuditPolicySpec {
-    /// Pods of this namespace; empty selects every pod.
+    /// Pods, by their labels; empty selects every pod.
     #[serde(default)]
     pub pod_selector: PodSelector,
     /// Names of AuditSinks that receive the records. Omitted: the sink that is marked default.
@@ -58,7 +58,7 @@ pub struct AuditPolicySpec {
             "x-kubernetes-list-type" = "map",
             "x-kubernetes-list-map-keys" = ["name"],
             "x-kubernetes-validations" = [{
-                "rule": "self.filter(r, !has(r.match) || ((!has(r.match.methods) || size(r.match.methods) == 0) && (!has(r.match.pathPrefixes) || size(r.match.pathPrefixes) == 0) && (!has(r.match.ports) || size(r.match.ports) == 0))).all(r, r.name == self[size(self) - 1].name)",
+                "rule": "self.filter(r, !has(r.match) || ((!has(r.match.methods) || size(r.match.methods) == 0) && (!has(r.match.pathPrefixes) || size(r.match.pathPrefixes) == 0) && (!has(r.match.ports) || size(r.match.ports) == 0) && !has(r.match.when))).all(r, r.name == self[size(self) - 1].name)",
                 "message": "rules: a rule without match conditions matches everything, so the rules after it can never match: move it to the end or give it a match"
             }]
         )
@@ -85,8 +85,8 @@ pub enum Rollout {
     #[default]
     Manual,
     /// The operator restarts their Deployment, StatefulSet or DaemonSet as `kubectl rollout restart` does: one workload of a
-    /// namespace at a time, none while another is not fully available, and each once for each edit of the policy. Needs the
-    /// chart's value `rollout.enabled`. Pods of Jobs and bare pods are only counted.
+    /// namespace at a time, none while another is not fully available, and each once for each edit of the policy; none while the
+    /// policy is suspended. Needs the chart's value `rollout.enabled`. Pods of Jobs and bare pods are only counted.
     Restart,
 }
 
@@ -101,7 +101,7 @@ pub struct PodSelector {
             "maxProperties" = 32,
             "x-kubernetes-validations" = [{
                 "rule": "self.all(k, size(k) <= 317 && size(self[k]) <= 63)",
-                "message": "podSelector.matchLabels: a label's name has at most 317 characters and its value at most 63"
+                "message": "matchLabels: a label's name has at most 317 characters and its value at most 63"
             }]
         )
     )]
@@ -117,7 +117,7 @@ pub struct PodSelector {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0",
-    "message": "podSelector.matchExpressions: In and NotIn need values, Exists and DoesNotExist allow none"
+    "message": "matchExpressions: In and NotIn need values, Exists and DoesNotExist allow none"
 }]))]
 pub struct SelectorRequirement {
     /// The label's name.
@@ -246,12 +246,16 @@ pub struct RuleMatch {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(range(min = 1, max = 65535)), extend("x-kubernetes-list-type" = "set"))]
     pub ports: Vec<u16>,
+    /// An expression in CEL over `request` and `connection`, such as `request.path.startsWith('/v1/')`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub when: Option<String>,
 }
 
 impl RuleMatch {
     /// Whether it matches everything.
     pub fn is_empty(&self) -> bool {
-        self.methods.is_empty() && self.path_prefixes.is_empty() && self.ports.is_empty()
+        self.methods.is_empty() && self.path_prefixes.is_empty() && self.ports.is_empty() && self.when.is_none()
     }
 }
 

@@ -7,11 +7,18 @@ use super::AuditSinkStatus;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use testimony_core::policy;
 
 /// Longest name of an AuditSink: it stands in the name of a pod's volume, `testimony-sink-<name>`.
 pub const SINK_NAME_CHARS_MAX: usize = 48;
 
-/// An OTLP endpoint that receives records over HTTP/protobuf.
+/// Longest name of a Secret or an audience, in characters.
+const NAME_CHARS_MAX: u32 = 253;
+
+/// What a Secret may be called.
+const SECRET_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// An OTLP endpoint that receives records over HTTP/protobuf or gRPC.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "audit.testimony.dev",
@@ -22,8 +29,9 @@ pub const SINK_NAME_CHARS_MAX: usize = 48;
     shortname = "audsink",
     category = "audit",
     derive = "PartialEq",
-    doc = "An OTLP endpoint that receives records over HTTP/protobuf.",
+    doc = "An OTLP endpoint that receives records over HTTP/protobuf or gRPC.",
     printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.endpoint"),
+    printcolumn(name = "Protocol", type_ = "string", json_path = ".spec.protocol", priority = 1),
     printcolumn(name = "Default", type_ = "boolean", json_path = ".spec.default"),
     printcolumn(name = "Reachable", type_ = "string", json_path = ".status.conditions[?(@.type=='Reachable')].status"),
     printcolumn(
@@ -42,12 +50,23 @@ pub const SINK_NAME_CHARS_MAX: usize = 48;
     printcolumn(name = "Delivered", type_ = "integer", json_path = ".status.delivered", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "!has(self.tls) || self.endpoint.startsWith('https://')",
-    "message": "tls: only an https endpoint has TLS: change the endpoint's scheme to https or remove tls"
-}]))]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "!has(self.tls) || self.endpoint.startsWith('https://')",
+        "message": "tls: only an https endpoint has TLS: change the endpoint's scheme to https or remove tls"
+    },
+    {
+        "rule": "!has(self.protocol) || self.protocol != 'Grpc' || !isURL(self.endpoint) || url(self.endpoint).getEscapedPath() in ['', '/']",
+        "message": "endpoint: gRPC has no use for a path: remove it, or use protocol: HttpProtobuf"
+    },
+    {
+        "rule": "!has(self.serviceAccountToken) || self.endpoint.startsWith('https://') || (has(self.serviceAccountToken.allowHttp) && self.serviceAccountToken.allowHttp)",
+        "message": "serviceAccountToken: over http anybody on the way can read and use the token: change the endpoint's scheme to https, or set serviceAccountToken.allowHttp: true"
+    }
+]))]
 pub struct AuditSinkSpec {
-    /// Base URL of the OTLP receiver, `http` or `https`; `/v1/logs` is added unless it has a path.
+    /// Base URL of the OTLP receiver, `http` or `https`. Over HTTP/protobuf `/v1/logs` is added unless it has a path; for
+    /// gRPC it has none.
     #[schemars(
         length(min = 8, max = 512),
         extend("x-kubernetes-validations" = [
@@ -62,17 +81,23 @@ pub struct AuditSinkSpec {
         ])
     )]
     pub endpoint: String,
+    /// How records travel: OTLP over HTTP/1.1 with protobuf bodies (usually port 4318), or over gRPC (usually port 4317).
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// How requests are compressed. Every OTLP receiver takes Gzip.
+    #[serde(default)]
+    pub compression: Compression,
     /// TLS of an https endpoint. Omitted: the public authorities are trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     /// A Secret in the namespace of each audited pod: each key is a header, sent with its value. It is mounted as
     /// optional; where it is missing, records wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
-    )]
+    #[schemars(length(min = 1, max = NAME_CHARS_MAX), regex(pattern = SECRET_NAME))]
     pub credentials_secret_name: Option<String>,
+    /// Send each pod's own ServiceAccount token as `authorization: Bearer`, in place of an `authorization` of the Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_token: Option<ServiceAccountToken>,
     /// Whether policies without `sinks` use this one. Of several, the oldest counts.
     #[serde(default)]
     pub default: bool,
@@ -83,6 +108,68 @@ pub struct AuditSinkSpec {
     /// Records that wait.
     #[serde(default)]
     pub queue: Queue,
+}
+
+/// How records travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum Protocol {
+    /// OTLP over HTTP/1.1, encoded as protobuf.
+    #[default]
+    HttpProtobuf,
+    /// OTLP over gRPC.
+    Grpc,
+}
+
+/// How requests are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum Compression {
+    /// RFC 1952.
+    #[default]
+    Gzip,
+    /// RFC 8878: smaller and cheaper, but not every receiver takes it.
+    Zstd,
+    /// Not at all.
+    None,
+}
+
+impl From<Protocol> for policy::SinkProtocol {
+    fn from(value: Protocol) -> Self {
+        match value {
+            Protocol::HttpProtobuf => Self::HttpProtobuf,
+            Protocol::Grpc => Self::Grpc,
+        }
+    }
+}
+
+impl From<Compression> for policy::Compression {
+    fn from(value: Compression) -> Self {
+        match value {
+            Compression::Gzip => Self::Gzip,
+            Compression::Zstd => Self::Zstd,
+            Compression::None => Self::None,
+        }
+    }
+}
+
+/// A token of the pod's ServiceAccount, made for one audience and bound to the pod; the kubelet renews it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccountToken {
+    /// For whom the token is: what the receiver checks. A token for the cluster's API server is refused, because the
+    /// receiver could act as the pod with it.
+    #[schemars(
+        length(min = 1, max = NAME_CHARS_MAX),
+        extend("x-kubernetes-validations" = [{
+            "rule": "!self.contains('kubernetes.default') && self != 'testimony.dev/operator'",
+            "message": "serviceAccountToken.audience: the receiver could use this token in the pod's name: give it an audience of its own, such as the endpoint's host name"
+        }])
+    )]
+    pub audience: String,
+    /// Send the token to an http endpoint too, where anybody on the way can read and use it.
+    #[serde(default)]
+    pub allow_http: bool,
 }
 
 fn timeout_seconds() -> u32 {
@@ -107,6 +194,11 @@ pub struct Tls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"))]
     pub server_name: Option<String>,
+    /// A Secret of type kubernetes.io/tls in the namespace of each audited pod: certificate and key with which the sidecar
+    /// shows itself to the endpoint. It is mounted as optional; where it is missing, records wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = NAME_CHARS_MAX), regex(pattern = SECRET_NAME))]
+    pub client_certificate_secret_name: Option<String>,
 }
 
 /// Records that wait.

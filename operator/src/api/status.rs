@@ -4,10 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Most entries of `status.skipped`.
+/// Most entries of `status.skipped` and of `status.excluded`.
 pub const SKIPPED_MAX: usize = 8;
 
-/// Status of an AuditPolicy.
+/// Status of an AuditPolicy or a ClusterAuditPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditPolicyStatus {
@@ -35,6 +35,11 @@ pub struct AuditPolicyStatus {
     #[serde(default)]
     #[schemars(length(max = 8))]
     pub skipped: Vec<Skipped>,
+    /// Pods that `spec.exclusions` or a namespace's label takes out of a ClusterAuditPolicy, most frequent first; they do
+    /// not count as matched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub excluded: Vec<Skipped>,
 }
 
 /// A spec that was accepted.
@@ -64,7 +69,7 @@ pub struct PodCounts {
     pub skipped: i64,
 }
 
-/// One reason for pods without a sidecar.
+/// One reason for pods without a sidecar, or outside of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Skipped {

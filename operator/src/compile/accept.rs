@@ -1,12 +1,12 @@
-//! Parsing one policy or one sink into what documents are made of.
+//! Parsing one policy into what documents are made of.
 
-use crate::api::{AuditPolicySpec, AuditSinkSpec, Correlation, Rollout, Rule, SINK_NAME_CHARS_MAX};
+use super::Scope;
+use crate::api::{AuditPolicySpec, Correlation, PodSelector, Rollout, Rule};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::Selector;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 use std::collections::BTreeSet;
 use testimony_core::contract::port;
-use testimony_core::policy::{self, Direction, DocumentRule, DocumentSink};
+use testimony_core::policy::{self, Direction, DocumentRule, Expression};
 
 /// Headers that carry something else than an id: never made or read as correlation header.
 const CORRELATION_HEADERS_NEVER: [&str; 23] = [
@@ -49,10 +49,12 @@ pub struct Invalid {
     pub fix: String,
 }
 
-/// An AuditPolicy that can be in force.
+/// An AuditPolicy or a ClusterAuditPolicy that can be in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AcceptedPolicy {
-    /// Which pods.
+    /// Of which namespaces.
+    pub scope: Scope,
+    /// Which pods of these.
     pub selector: Selector,
     /// Sinks by name; `None` means the default one.
     pub sinks: Option<Vec<String>>,
@@ -64,6 +66,8 @@ pub struct AcceptedPolicy {
     pub client_address: policy::ClientAddress,
     /// Rules in order.
     pub rules: Vec<DocumentRule>,
+    /// Memory of the patterns in the rules' expressions, in bytes.
+    pub pattern_bytes: usize,
     /// Scalars that cannot merge.
     pub correlation: policy::Correlation,
     /// Added to all other policies' redaction.
@@ -80,14 +84,7 @@ pub struct AcceptedPolicy {
 /// The first field that is wrong, with the fix. The API server's schema refuses most of it earlier; an object may be older
 /// than the schema.
 pub fn accept_policy(spec: &AuditPolicySpec) -> Result<AcceptedPolicy, Invalid> {
-    let selector = Selector::try_from(LabelSelector::from(&spec.pod_selector)).map_err(|e| {
-        invalid(
-            "InvalidSelector",
-            "spec.podSelector",
-            e.to_string(),
-            "use In or NotIn with values, Exists or DoesNotExist",
-        )
-    })?;
+    let selector = selector(&spec.pod_selector, || "spec.podSelector".to_owned())?;
     if spec.sinks.as_ref().is_some_and(Vec::is_empty) {
         return Err(invalid("InvalidSinks", "spec.sinks", "is empty", "name a sink or leave the field out"));
     }
@@ -113,12 +110,14 @@ pub fn accept_policy(spec: &AuditPolicySpec) -> Result<AcceptedPolicy, Invalid> 
     }
     let directions: BTreeSet<Direction> = spec.capture.directions.iter().map(|d| (*d).into()).collect();
     Ok(AcceptedPolicy {
+        scope: Scope::Namespace,
         selector,
         sinks: spec.sinks.clone(),
         directions: directions.into_iter().collect(),
         exclude_ports,
         client_address: spec.capture.client_address.into(),
         rules: rules(&spec.rules)?,
+        pattern_bytes: pattern_bytes(&spec.rules)?,
         correlation: correlation(&spec.correlation)?,
         redact: policy::Redact {
             headers: spec.redact.headers.iter().map(|h| h.to_ascii_lowercase()).collect(),
@@ -126,6 +125,13 @@ pub fn accept_policy(spec: &AuditPolicySpec) -> Result<AcceptedPolicy, Invalid> 
         },
         suspend: spec.suspend,
         rollout: spec.rollout,
+    })
+}
+
+/// Parses a selector; `field` is its path.
+pub(super) fn selector(spec: &PodSelector, field: impl FnOnce() -> String) -> Result<Selector, Invalid> {
+    Selector::try_from(LabelSelector::from(spec)).map_err(|e| {
+        invalid("InvalidSelector", field(), e.to_string(), "use In or NotIn with values, Exists or DoesNotExist")
     })
 }
 
@@ -164,10 +170,25 @@ fn rules(rules: &[Rule]) -> Result<Vec<DocumentRule>, Invalid> {
             methods: rule.matches.methods.clone(),
             path_prefixes: rule.matches.path_prefixes.clone(),
             ports: rule.matches.ports.clone(),
+            when: rule.matches.when.clone(),
         },
         level: rule.level.into(),
     });
     Ok(document.collect())
+}
+
+/// Compiles the rules' expressions, as the sidecar will.
+fn pattern_bytes(rules: &[Rule]) -> Result<usize, Invalid> {
+    let mut bytes = 0_usize;
+    for (i, rule) in rules.iter().enumerate() {
+        let Some(when) = &rule.matches.when else { continue };
+        let expression = Expression::compile(when).map_err(|error| {
+            let problem = format!("{}: {}", error.place(), error.problem);
+            invalid("InvalidExpression", format!("spec.rules[{i}].match.when"), problem, error.fix)
+        })?;
+        bytes = bytes.saturating_add(expression.pattern_bytes());
+    }
+    Ok(bytes)
 }
 
 fn correlation(spec: &Correlation) -> Result<policy::Correlation, Invalid> {
@@ -206,71 +227,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Parses a sink's spec.
-///
-/// # Errors
-/// The first field that is wrong, with the fix.
-pub fn accept_sink(name: &str, spec: &AuditSinkSpec) -> Result<DocumentSink, Invalid> {
-    if name.len() > SINK_NAME_CHARS_MAX || name.contains('.') {
-        return Err(invalid(
-            "InvalidName",
-            "metadata.name",
-            format!("{name:?} is longer than {SINK_NAME_CHARS_MAX} characters or has a dot"),
-            "recreate the sink under a shorter name",
-        ));
-    }
-    let url = endpoint(&spec.endpoint)?;
-    let tls = spec.tls.clone().unwrap_or_default();
-    if spec.tls.is_some() && url.scheme_str() != Some("https") {
-        let fix = "change the endpoint's scheme to https or remove tls";
-        return Err(invalid("InvalidTls", "spec.tls", "only an https endpoint has TLS", fix));
-    }
-    if let Some(bundle) = &tls.ca_bundle {
-        ca_bundle(bundle)?;
-    }
-    Ok(DocumentSink {
-        name: name.to_owned(),
-        endpoint: spec.endpoint.clone(),
-        ca_bundle: tls.ca_bundle,
-        server_name: tls.server_name,
-        credentials: spec.credentials_secret_name.is_some(),
-        timeout_ms: spec.timeout_seconds.clamp(1, 60) * 1000,
-        queue_bytes_max: spec.queue.bytes_max,
-    })
-}
-
-fn endpoint(endpoint: &str) -> Result<hyper::Uri, Invalid> {
-    let wrong = |problem: String| {
-        let fix = "give a URL such as https://collector.example:4318";
-        invalid("InvalidEndpoint", "spec.endpoint", problem, fix)
-    };
-    let url: hyper::Uri = endpoint.parse().map_err(|e| wrong(format!("{endpoint:?} is no URL ({e})")))?;
-    if !matches!(url.scheme_str(), Some("http" | "https")) {
-        return Err(wrong(format!("{endpoint:?} starts with neither http:// nor https://")));
-    }
-    let authority = url.authority().map(|a| a.as_str()).unwrap_or_default();
-    if authority.is_empty() || authority.contains('@') || url.query().is_some() {
-        return Err(wrong("a host is needed; user and query are not allowed".to_owned()));
-    }
-    Ok(url)
-}
-
-fn ca_bundle(pem: &str) -> Result<(), Invalid> {
-    let wrong = |problem: String| {
-        invalid("InvalidCaBundle", "spec.tls.caBundle", problem, "paste the authorities' certificates in PEM form")
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|e| wrong(format!("is no PEM text ({e})")))?;
-        roots.add(certificate).map_err(|e| wrong(format!("certificate {} is not usable ({e})", roots.len() + 1)))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong("has no certificate".to_owned()));
-    }
-    Ok(())
-}
-
-fn invalid(
+pub(super) fn invalid(
     reason: &'static str,
     field: impl Into<String>,
     problem: impl Into<String>,

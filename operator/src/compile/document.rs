@@ -5,14 +5,14 @@ use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use testimony_core::policy::{
-    ClientAddress, Correlation, DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DocumentPolicy, DocumentSink, PolicyDocument,
-    Redact,
+    ClientAddress, Correlation, DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DocumentPolicy, DocumentSink,
+    PATTERN_MEMORY_BYTES_MAX, PolicyDocument, Redact,
 };
 
 /// One policy that selects the workload.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyInput<'a> {
-    /// Namespace of the policy.
+    /// Namespace of the policy; empty for a cluster policy.
     pub namespace: &'a str,
     /// Its name.
     pub name: &'a str,
@@ -44,6 +44,11 @@ pub struct Compiled {
     pub too_large: Vec<String>,
 }
 
+/// How documents, records and messages name a policy: `namespace/name`, or the name alone for a cluster policy.
+pub fn policy_name(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
 /// The default sink: the oldest of those that are marked, then by name.
 pub fn default_sink<'a>(sinks: &[SinkInput<'a>]) -> Option<SinkInput<'a>> {
     sinks.iter().filter(|s| s.default).min_by_key(|s| (s.created, &s.sink.name)).copied()
@@ -51,26 +56,28 @@ pub fn default_sink<'a>(sinks: &[SinkInput<'a>]) -> Option<SinkInput<'a>> {
 
 /// The document of a workload that these policies select.
 ///
-/// Precedence for what cannot merge: a selector that is not empty, then the older, then the name. A document larger than
-/// [`DOCUMENT_BYTES_MAX`] loses policies, the youngest first. Names of sinks that do not exist are left out.
+/// Precedence for what cannot merge: a cluster's baseline, then the namespace's policies, then the cluster's defaults; among
+/// these a selector that is not empty, then the older, then the name. A document larger than [`DOCUMENT_BYTES_MAX`],
+/// or with patterns of more than [`PATTERN_MEMORY_BYTES_MAX`], loses policies, the youngest first and a baseline last. Names of sinks that do not exist are left out.
 pub fn compile(policies: &[PolicyInput<'_>], sinks: &[SinkInput<'_>]) -> Compiled {
     let mut inputs: Vec<PolicyInput<'_>> = policies.to_vec();
-    inputs.sort_by_key(|p| (p.accepted.selector.selects_all(), p.created, p.namespace, p.name));
+    inputs.sort_by_key(|p| (p.accepted.rank(), p.accepted.selector.selects_all(), p.created, p.namespace, p.name));
     let mut too_large = Vec::new();
     loop {
         let (document, bytes) = join(&inputs, sinks);
-        if bytes <= DOCUMENT_BYTES_MAX {
+        let patterns = inputs.iter().filter(|p| !p.accepted.suspend).map(|p| p.accepted.pattern_bytes).sum::<usize>();
+        if bytes <= DOCUMENT_BYTES_MAX && patterns <= PATTERN_MEMORY_BYTES_MAX {
             return Compiled { document, too_large };
         }
         let youngest = inputs
             .iter()
             .enumerate()
             .filter(|(_, p)| !p.accepted.suspend)
-            .max_by_key(|(_, p)| (p.created, p.namespace, p.name))
+            .max_by_key(|(_, p)| (!p.accepted.is_baseline(), p.created, p.namespace, p.name))
             .map(|(i, _)| i);
         let Some(at) = youngest else { return Compiled { document, too_large } };
         let policy = inputs.remove(at);
-        let name = format!("{}/{}", policy.namespace, policy.name);
+        let name = policy_name(policy.namespace, policy.name);
         if let Some(previous) = policy.previous {
             inputs.insert(at, PolicyInput { accepted: previous, previous: None, ..policy });
         }
@@ -100,7 +107,7 @@ fn join(inputs: &[PolicyInput<'_>], sinks: &[SinkInput<'_>]) -> (PolicyDocument,
         sinks.iter().filter(|s| names.contains(s.sink.name.as_str())).map(|s| s.sink.clone()).collect();
     chosen.sort_by(|a, b| a.name.cmp(&b.name));
     let policies = running.iter().map(|p| DocumentPolicy {
-        name: format!("{}/{}", p.namespace, p.name),
+        name: policy_name(p.namespace, p.name),
         directions: p.accepted.directions.clone(),
         exclude_ports: p.accepted.exclude_ports.clone(),
         rules: p.accepted.rules.clone(),

@@ -33,6 +33,31 @@ fn refused_sink(spec: Value, expected: Expect) {
 }
 
 #[test]
+fn a_sink_becomes_a_part_of_the_document_in_which_defaults_are_left_out() {
+    let plain = serde_json::to_value(sink("main", json!({"endpoint": "http://collector:4318"}))).expect("JSON");
+    let expected = json!({
+        "name": "main", "endpoint": "http://collector:4318", "timeoutMs": 10_000, "queueBytesMax": 8 * 1024 * 1024,
+    });
+    assert_eq!(plain, expected);
+    let full = sink(
+        "main",
+        json!({
+            "endpoint": "http://collector:4317/", "protocol": "Grpc", "compression": "Zstd", "credentialsSecretName": "otlp",
+            "serviceAccountToken": {"audience": "collector", "allowHttp": true},
+        }),
+    );
+    let expected = json!({
+        "name": "main", "endpoint": "http://collector:4317/", "protocol": "Grpc", "compression": "Zstd",
+        "credentials": true, "credentialsSecret": "otlp", "tokenAudience": "collector",
+        "timeoutMs": 10_000, "queueBytesMax": 8 * 1024 * 1024,
+    });
+    assert_eq!(serde_json::to_value(&full).expect("JSON"), expected);
+    let mutual = sink("main", json!({"endpoint": "https://x", "tls": {"clientCertificateSecretName": "client"}}));
+    assert_eq!(mutual.client_certificate_secret.as_deref(), Some("client"));
+    assert_eq!(serde_json::from_value::<DocumentSink>(serde_json::to_value(&full).expect("JSON")).expect("read"), full);
+}
+
+#[test]
 fn a_refusal_names_field_problem_and_fix() {
     refused(
         json!({"rules": [{"name": "a", "level": "None"}, {"name": "b", "level": "None"}]}),
@@ -59,6 +84,28 @@ fn a_refusal_names_field_problem_and_fix() {
         expect![[
             r#"spec.endpoint: "ftp://x" starts with neither http:// nor https://; give a URL such as https://collector.example:4318"#
         ]],
+    );
+    refused_sink(
+        json!({"endpoint": "https://x/v1/logs", "protocol": "Grpc"}),
+        expect![[
+            r#"spec.endpoint: "/v1/logs" is a path, which gRPC has no use for; remove it, or use protocol: HttpProtobuf"#
+        ]],
+    );
+    refused_sink(
+        json!({"endpoint": "http://x", "serviceAccountToken": {"audience": "x"}}),
+        expect![
+            "spec.serviceAccountToken: over http anybody on the way can read and use the token; change the endpoint's scheme to https, or set serviceAccountToken.allowHttp: true"
+        ],
+    );
+    for audience in ["testimony.dev/operator", "https://kubernetes.default.svc.cluster.local", ""] {
+        let spec = json!({"endpoint": "https://x", "serviceAccountToken": {"audience": audience}});
+        let spec: AuditSinkSpec = serde_json::from_value(spec).expect("spec");
+        let refusal = accept_sink("main", &spec).expect_err(audience).to_string();
+        assert!(refusal.starts_with("spec.serviceAccountToken.audience: "), "{refusal}");
+    }
+    refused_sink(
+        json!({"endpoint": "http://x", "tls": {"clientCertificateSecretName": "client"}}),
+        expect!["spec.tls: only an https endpoint has TLS; change the endpoint's scheme to https or remove tls"],
     );
     refused_sink(
         json!({"endpoint": "http://x", "tls": {}}),

@@ -28,7 +28,7 @@ struct Look<'a> {
 
 fn look(index: &Index, look: Look<'_>) -> Report {
     let acks: HashMap<String, Ack> = look.acks.iter().map(|(uid, ack)| ((*uid).to_owned(), ack.clone())).collect();
-    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned() };
+    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
     let (instant, now, settling) = (look.instant, at(look.now), look.settling.map(at));
     report(View { index, acks: &acks, excluded: &excluded, instant, now, settling, rollouts: look.rollouts })
 }
@@ -115,7 +115,7 @@ fn an_edit_that_met_no_operator_is_not_counted_from_before() {
 fn the_last_good_spec_outlives_the_operator() {
     let mut index = cluster();
     put::<AuditPolicy>(&mut index, policy("all", json!({"redact": {"query": ["token"]}})));
-    let good = index.document("shop", &Default::default()).document;
+    let good = index.document("shop", &Default::default()).document.clone();
     let mut wrong = policy("all", json!({"correlation": {"header": "cookie"}}));
     wrong["metadata"]["generation"] = json!(4);
     put::<AuditPolicy>(&mut index, wrong.clone());

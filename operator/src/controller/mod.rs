@@ -5,8 +5,11 @@ pub mod conditions;
 mod events;
 #[cfg(test)]
 mod honest_tests;
+mod injection;
 pub mod lease;
 mod owned;
+#[cfg(test)]
+mod policy_tests;
 mod rollout;
 mod rollouts;
 mod sink_status;
@@ -21,12 +24,13 @@ use crate::metrics::Metrics;
 use crate::plain::Plain;
 use crate::policy_server::{CONNECTIONS_MAX, PolicyServer, Reviewer};
 use crate::serve::{Shutdown, serve};
-use crate::settings::Settings;
+use crate::settings::{InjectionMode, Settings};
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin, wait_for};
 use crate::watches::Watches;
 use crate::{admin, api};
 use anyhow::Context;
+use injection::Injection;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::Client;
 use lease::Election;
@@ -46,14 +50,19 @@ const LABEL_RETRY_SECONDS: u64 = 2;
 /// # Errors
 /// A port is taken, the lease is lost, or a task died.
 pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
+    if settings.injection_mode == InjectionMode::AdmissionPolicy {
+        // Better said before anything starts.
+        settings.sidecar()?;
+    }
     let (metrics, registry) = Metrics::new();
     let state = Arc::new(State::new(&settings.cluster_domain));
+    state.remember(|index| index.strict_off = !settings.strict_namespaces);
     let mut supervisor = Supervisor::new(Duration::ZERO)?;
     let shutdown = supervisor.shutdown();
     let admin_listener = bind(settings.admin_port, "--admin-port").await?;
 
     let watches = Watches::new(&mut supervisor, &client, &state, &metrics).add::<Namespace>().add::<api::AuditPolicy>();
-    let watches = watches.add::<api::AuditSink>().add::<Service>().add::<Pod>();
+    let watches = watches.add::<api::ClusterAuditPolicy>().add::<api::AuditSink>().add::<Service>().add::<Pod>();
     let synced = watches.synced().into_iter().map(|(_, synced)| synced).collect();
 
     let certificates = Certificates::new(client.clone(), settings.certificates(), metrics.clone());
@@ -133,13 +142,26 @@ impl Leader {
         let writer = Writer::new(client, state, excluded, metrics, me, rolls);
         let write = writer.run(shutdown.clone());
         let owned = Owned::new(self.client.clone(), self.settings.clone()).run(shutdown.clone());
+        let injection = self.injection(shutdown.clone());
         let label = async {
             self.label(true, &mut shutdown).await;
             shutdown.wait().await;
             self.unlabel().await;
         };
-        let (polls, (), (), (), ()) = tokio::join!(polls, write, restart, owned, label);
+        let (polls, injection, (), (), (), ()) = tokio::join!(polls, injection, write, restart, owned, label);
+        injection?;
         polls.context("policy server")
+    }
+
+    /// Keeps the admission policies, where there is no webhook.
+    async fn injection(&self, shutdown: Shutdown) -> anyhow::Result<()> {
+        if self.settings.injection_mode == InjectionMode::Webhook {
+            return Ok(());
+        }
+        let (client, settings) = (self.client.clone(), self.settings.clone());
+        let (state, bundle) = (self.state.clone(), self.bundle.clone());
+        Injection { client, config: settings.sidecar()?, settings, state, bundle }.run(shutdown).await;
+        Ok(())
     }
 
     /// Sets the label, trying until the signal to stop.

@@ -16,7 +16,7 @@ use std::time::Duration;
 const DEFAULT_SINK: &str = "default";
 
 /// Field manager of what is applied here.
-const MANAGER: &str = "testimony-operator";
+pub(super) const MANAGER: &str = "testimony-operator";
 
 /// Time before a failed attempt is repeated, in seconds: the definitions may not be served yet.
 const RETRY_SECONDS: u64 = 3;
@@ -75,14 +75,18 @@ impl Owned {
         Ok(())
     }
 
-    /// Gives an object its owner.
-    async fn owned(&self, mut object: Value, role: Option<&str>) -> kube::Result<Value> {
-        let Some(role) = role else { return Ok(object) };
-        let uid = Api::<ClusterRole>::all(self.client.clone()).get(role).await?.uid();
-        object["metadata"]["ownerReferences"] =
-            json!([{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "name": role, "uid": uid}]);
-        Ok(object)
+    async fn owned(&self, object: Value, role: Option<&str>) -> kube::Result<Value> {
+        owned_by(&self.client, object, role).await
     }
+}
+
+/// Gives an object its owner, a ClusterRole.
+pub(super) async fn owned_by(client: &Client, mut object: Value, role: Option<&str>) -> kube::Result<Value> {
+    let Some(role) = role else { return Ok(object) };
+    let uid = Api::<ClusterRole>::all(client.clone()).get(role).await?.uid();
+    object["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "name": role, "uid": uid}]);
+    Ok(object)
 }
 
 fn named(api_version: &str, kind: &str, name: &str) -> Value {
@@ -94,6 +98,12 @@ fn default_sink(settings: &Settings) -> Option<Value> {
     let endpoint = settings.default_sink_endpoint.as_deref()?;
     let mut sink = named("audit.testimony.dev/v1alpha1", "AuditSink", DEFAULT_SINK);
     sink["spec"] = json!({"endpoint": endpoint, "default": true});
+    if let Some(protocol) = settings.default_sink_protocol {
+        sink["spec"]["protocol"] = json!(protocol);
+    }
+    if let Some(compression) = settings.default_sink_compression {
+        sink["spec"]["compression"] = json!(compression);
+    }
     if let Some(bundle) = &settings.default_sink_ca_bundle {
         sink["spec"]["tls"] = json!({"caBundle": bundle});
     }
@@ -125,9 +135,16 @@ mod tests {
         let endpoint = "--default-sink-endpoint=https://otlp.example:4318";
         let spec = |flags: &[&str]| sink(flags).map(|sink| sink["spec"].clone());
         assert_eq!(spec(&[endpoint]), Some(json!({"endpoint": "https://otlp.example:4318", "default": true})));
-        let all = [endpoint, "--default-sink-ca-bundle=PEM", "--default-sink-credentials-secret=otlp"];
+        let all = [
+            endpoint,
+            "--default-sink-protocol=HttpProtobuf",
+            "--default-sink-compression=Zstd",
+            "--default-sink-ca-bundle=PEM",
+            "--default-sink-credentials-secret=otlp",
+        ];
         let wanted = json!({
-            "endpoint": "https://otlp.example:4318", "default": true, "tls": {"caBundle": "PEM"},
+            "endpoint": "https://otlp.example:4318", "default": true, "protocol": "HttpProtobuf",
+            "compression": "Zstd", "tls": {"caBundle": "PEM"},
             "credentialsSecretName": "otlp",
         });
         assert_eq!(spec(&all), Some(wanted));

@@ -75,20 +75,23 @@ pub(super) type OwnerId = (String, String);
 /// Controllers of pods that need a restart and are selected by a policy that asks for it, by namespace, each with what
 /// [`RESTARTED_FOR`] must say.
 pub(super) fn wanted(index: &Index, excluded: &ExcludedNamespaces) -> BTreeMap<String, BTreeMap<OwnerId, String>> {
-    let restarts = |p: &PolicyEntry| p.good.as_ref().is_some_and(|good| good.rollout == Rollout::Restart);
+    let restarts = |p: &PolicyEntry| {
+        // Nobody is disturbed for a policy that records nothing; resuming it is an edit.
+        p.good.as_ref().is_some_and(|good| good.rollout == Rollout::Restart && !good.suspend)
+    };
     if !index.policies.values().any(restarts) {
         return BTreeMap::new();
     }
     let mut asked: BTreeMap<(&str, OwnerId), BTreeSet<String>> = BTreeMap::new();
     for pod in index.pods.values().filter(|pod| !pod.finished) {
         let Some(owner) = &pod.owner else { continue };
-        let policies: Vec<&PolicyEntry> =
-            index.selecting(&pod.namespace, &pod.traits.labels).filter(|p| restarts(p)).collect();
-        if policies.is_empty() || !needs_restart(index, excluded, pod) {
+        let selecting: Vec<&PolicyEntry> = index.selecting(&pod.namespace, &pod.traits.labels).collect();
+        if !selecting.iter().any(|p| restarts(p)) || !needs_restart(index, excluded, pod, &selecting) {
             continue;
         }
+        let policies = selecting.into_iter().filter(|p| restarts(p));
         let entry = asked.entry((&pod.namespace, (owner.kind.clone(), owner.name.clone()))).or_default();
-        entry.extend(policies.into_iter().map(edition));
+        entry.extend(policies.map(edition));
     }
     let mut wanted: BTreeMap<String, BTreeMap<OwnerId, String>> = BTreeMap::new();
     for ((namespace, owner), editions) in asked {
@@ -217,7 +220,7 @@ mod tests {
     }
 
     fn asked(index: &Index) -> Vec<(String, String)> {
-        let excluded = ExcludedNamespaces { own: "testimony-system".to_owned() };
+        let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
         let all = wanted(index, &excluded).into_values().flatten();
         all.map(|((kind, name), key)| (format!("{kind}/{name}"), key)).collect()
     }

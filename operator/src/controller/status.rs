@@ -3,11 +3,13 @@
 use super::conditions::{Finding, conditions};
 use super::sink_status::Reports;
 use crate::api::{AuditPolicyStatus, AuditSinkStatus, PodCounts, Rollout, SKIPPED_MAX, Skipped};
+use crate::compile::{Compiled, Reach};
 use crate::index::{Index, PodFacts, PolicyEntry};
-use crate::inject::{ExcludedNamespaces, Outlook, outlook};
+use crate::inject::{ExcludedNamespaces, Outlook, outlook, sink_volumes};
 use crate::state::Ack;
 use k8s_openapi::jiff::Timestamp;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A sidecar that has said nothing for this long is not counted as programmed: three of its longest waits.
@@ -16,9 +18,12 @@ const ACK_SECONDS_MAX: u64 = 150;
 /// Reason of pods that a restart would bring into line.
 pub const NEEDS_RESTART: &str = "NeedsRestart";
 
-/// Ends the message where a policy asks for what the chart does not allow.
-const ROLLOUT_OFF: &str =
-    "; spec.rollout: Restart needs the chart's value rollout.enabled: set it, or restart them yourself";
+/// Reason of pods in namespaces that are never touched.
+const EXCLUDED_NAMESPACE: &str = "ExcludedNamespace";
+
+/// Says what a policy asks for and the chart does not allow.
+const ROLLOUT_OFF: &str = "spec.rollout: Restart has no effect, because the chart's value rollout.enabled is false: set it, or \
+     restart the workloads yourself";
 
 /// What is looked at.
 #[derive(Clone, Copy)]
@@ -57,7 +62,7 @@ pub struct Uncovered {
 /// Everything that is told.
 #[derive(Debug, Default, PartialEq)]
 pub struct Report {
-    /// Statuses by namespace and name.
+    /// Statuses by namespace and name; cluster policies are those without a namespace.
     pub policies: BTreeMap<(String, String), AuditPolicyStatus>,
     /// Statuses by name.
     pub sinks: BTreeMap<String, AuditSinkStatus>,
@@ -72,48 +77,87 @@ pub struct Report {
 /// How one selected pod stands.
 struct Standing<'a> {
     pod: &'a PodFacts,
-    /// Revision of its document.
-    revision: String,
+    /// What it must run.
+    compiled: Arc<Compiled>,
     programmed: bool,
     /// It is older than this leader and has not reported to it yet.
     unheard: bool,
     refused: Option<String>,
     /// Why it has no sidecar.
     uncovered: Option<(&'static str, &'static str)>,
-    /// A Secret that its document needs is not mounted.
+    /// A volume that its document's sinks need is not there.
     mount_missing: bool,
-    policies: Vec<&'a PolicyEntry>,
+}
+
+/// Pods by reason: how many, and the smallest name, so that the example does not change with the order of a map.
+#[derive(Default)]
+struct Reasons<'a>(BTreeMap<&'a str, (i64, String)>);
+
+impl<'a> Reasons<'a> {
+    fn add(&mut self, reason: &'a str, pod: &PodFacts) {
+        let example = format!("{}/{}", pod.namespace, pod.name);
+        let entry = self.0.entry(reason).or_insert_with(|| (0, example.clone()));
+        entry.0 += 1;
+        if example < entry.1 {
+            entry.1 = example;
+        }
+    }
+
+    /// Most frequent first.
+    fn list(self) -> Vec<Skipped> {
+        let skipped = |(reason, (count, example)): (&str, _)| Skipped { reason: reason.to_owned(), count, example };
+        let mut list: Vec<Skipped> = self.0.into_iter().map(skipped).collect();
+        list.sort_by_key(|s| -s.count);
+        list.truncate(SKIPPED_MAX);
+        list
+    }
+}
+
+/// What one policy's status is made of.
+#[derive(Default)]
+struct Own<'a> {
+    /// Positions of its pods' standings.
+    standings: Vec<usize>,
+    excluded: Reasons<'a>,
 }
 
 /// Computes all statuses.
 pub fn report(view: View<'_>) -> Report {
     let mut report = Report::default();
-    let mut documents = Documents::default();
-    let mut by_policy: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    let mut by_policy: BTreeMap<(&str, &str), Own<'_>> = BTreeMap::new();
     let mut standings = Vec::new();
     for pod in view.index.pods.values().filter(|p| !p.finished) {
-        let Some(standing) = standing(view, &mut documents, pod) else { continue };
+        let mut selecting = Vec::new();
+        for (policy, reach) in view.index.reaching(&pod.namespace, &pod.traits.labels) {
+            let own = by_policy.entry((&policy.namespace, &policy.name)).or_default();
+            match reach {
+                Reach::Excluded(reason) => own.excluded.add(reason, pod),
+                Reach::Selected if policy.is_cluster() && view.excluded.contains(&pod.namespace) => {
+                    own.excluded.add(EXCLUDED_NAMESPACE, pod);
+                }
+                _ => {
+                    own.standings.push(standings.len());
+                    selecting.push(policy);
+                }
+            }
+        }
+        if selecting.is_empty() {
+            continue;
+        }
+        let standing = standing(view, pod, &selecting);
         count(&mut report.totals, &standing);
         report.unheard += i64::from(standing.unheard);
-        if let Some((reason, message)) = standing.uncovered {
-            report.uncovered.push(Uncovered {
-                uid: pod.uid.clone(),
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                reason,
-                message,
-            });
-        }
-        for policy in &standing.policies {
-            by_policy.entry((&policy.namespace, &policy.name)).or_default().push(standings.len());
-        }
+        report.uncovered.extend(uncovered(&standing));
         standings.push(standing);
     }
     report.uncovered.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    let too_large: BTreeSet<&str> = standings.iter().flat_map(|s| &s.compiled.too_large).map(String::as_str).collect();
     for (key, policy) in &view.index.policies {
-        let own = by_policy.get(&(key.0.as_str(), key.1.as_str())).map(Vec::as_slice).unwrap_or_default();
-        let own: Vec<&Standing<'_>> = own.iter().filter_map(|i| standings.get(*i)).collect();
-        report.policies.insert(key.clone(), policy_status(view, &documents, policy, &own));
+        let own = by_policy.remove(&(key.0.as_str(), key.1.as_str())).unwrap_or_default();
+        let pods: Vec<&Standing<'_>> = own.standings.iter().filter_map(|i| standings.get(*i)).collect();
+        let too_large = too_large.contains(policy.key().as_str());
+        let status = policy_status(view, policy, &pods, own.excluded, too_large);
+        report.policies.insert(key.clone(), status);
     }
     let reports = Reports::of(view);
     for (name, sink) in &view.index.sinks {
@@ -122,83 +166,56 @@ pub fn report(view: View<'_>) -> Report {
     report
 }
 
-/// Documents by the policies that make them: pods of one workload share one.
-#[derive(Default)]
-struct Documents<'a> {
-    by_policies: HashMap<Vec<&'a str>, HashMap<&'a str, Document>>,
-    /// Policies, `namespace/name`, that make some document too large.
-    too_large: HashSet<String>,
+fn uncovered(standing: &Standing<'_>) -> Option<Uncovered> {
+    let (reason, message) = standing.uncovered?;
+    let pod = standing.pod;
+    Some(Uncovered { uid: pod.uid.clone(), namespace: pod.namespace.clone(), name: pod.name.clone(), reason, message })
 }
 
-#[derive(Clone)]
-struct Document {
-    revision: String,
-    sinks_with_credentials: Vec<String>,
-}
-
-impl<'a> Documents<'a> {
-    fn get(&mut self, index: &'a Index, namespace: &'a str, policies: &[&'a PolicyEntry]) -> &Document {
-        let names: Vec<&str> = policies.iter().map(|p| p.name.as_str()).collect();
-        let too_large = &mut self.too_large;
-        self.by_policies.entry(names).or_default().entry(namespace).or_insert_with(|| {
-            let compiled = index.join(policies);
-            let sinks = compiled.document.sinks.iter().filter(|s| s.credentials).map(|s| s.name.clone());
-            too_large.extend(compiled.too_large);
-            Document { sinks_with_credentials: sinks.collect(), revision: compiled.document.revision }
-        })
-    }
-
-    fn too_large(&self, policy: &PolicyEntry) -> bool {
-        !self.too_large.is_empty() && self.too_large.contains(&policy.key())
-    }
-}
-
-fn standing<'a>(view: View<'a>, documents: &mut Documents<'a>, pod: &'a PodFacts) -> Option<Standing<'a>> {
-    let policies: Vec<&PolicyEntry> = view.index.selecting(&pod.namespace, &pod.traits.labels).collect();
-    if policies.is_empty() {
-        return None;
-    }
-    let uncovered = match outlook(view.index, view.excluded, &pod.namespace, &pod.traits) {
+fn standing<'a>(view: View<'a>, pod: &'a PodFacts, policies: &[&PolicyEntry]) -> Standing<'a> {
+    let uncovered = match outlook(view.index, view.excluded, &pod.namespace, &pod.traits, policies) {
         Outlook::Already => None,
-        Outlook::Skip(reason) => Some((reason.as_str(), reason.explain())),
+        Outlook::Skip(reason) | Outlook::Deny(reason) => Some((reason.as_str(), reason.explain())),
         Outlook::Inject => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
         Outlook::NotSelected => Some((
-            "ExcludedNamespace",
-            "pods of kube-system, kube-node-lease and the operator's namespace are left alone",
+            EXCLUDED_NAMESPACE,
+            "pods of kube-system, kube-node-lease, the operator's namespace and those of excludedNamespaces are left alone",
         )),
     };
-    let document = documents.get(view.index, &pod.namespace, &policies).clone();
+    let compiled = view.index.join(policies);
+    let document = &compiled.document;
     let ack = view.acks.get(&pod.uid).filter(|ack| is_fresh(ack, view.instant));
     let refused = ack.and_then(|a| a.refused.as_ref()).filter(|r| r.revision == document.revision);
     let before_us = |since: Timestamp| pod.created.is_none_or(|created| created < since);
-    Some(Standing {
+    Standing {
         unheard: uncovered.is_none() && view.settling.is_some_and(before_us) && !view.acks.contains_key(&pod.uid),
         programmed: ack.is_some_and(|a| a.revision.as_ref() == Some(&document.revision)),
         refused: refused.map(|r| r.message.clone()),
-        mount_missing: pod.traits.injected
-            && document.sinks_with_credentials.iter().any(|s| !pod.traits.mounted_sinks.contains(s)),
-        revision: document.revision,
+        mount_missing: lacks_volume(&compiled, pod),
+        compiled,
         uncovered,
-        policies,
         pod,
-    })
-}
-
-/// Whether a restart would bring a selected pod into line: it has no sidecar and could have one, or its sidecar lacks the
-/// mount of a sink's Secret.
-pub(super) fn needs_restart(index: &Index, excluded: &ExcludedNamespaces, pod: &PodFacts) -> bool {
-    match outlook(index, excluded, &pod.namespace, &pod.traits) {
-        Outlook::Inject => true,
-        Outlook::Already => index
-            .selecting(&pod.namespace, &pod.traits.labels)
-            .flat_map(|policy| index.sinks_of(policy).0)
-            .any(|sink| needs_mount(index, &sink) && !pod.traits.mounted_sinks.contains(&sink)),
-        Outlook::NotSelected | Outlook::Skip(_) => false,
     }
 }
 
-fn needs_mount(index: &Index, sink: &str) -> bool {
-    index.sinks.get(sink).and_then(|s| s.good.as_ref()).is_some_and(|good| good.credentials)
+fn lacks_volume(compiled: &Compiled, pod: &PodFacts) -> bool {
+    let has = |volume| pod.traits.sink_volumes.contains(volume);
+    pod.traits.injected && !sink_volumes(&compiled.document).iter().all(has)
+}
+
+/// Whether a restart would bring a pod that `selecting` select into line: it has no sidecar and could have one, or its
+/// sidecar lacks a volume of a sink.
+pub(super) fn needs_restart(
+    index: &Index,
+    excluded: &ExcludedNamespaces,
+    pod: &PodFacts,
+    selecting: &[&PolicyEntry],
+) -> bool {
+    match outlook(index, excluded, &pod.namespace, &pod.traits, selecting) {
+        Outlook::Inject => true,
+        Outlook::Already => lacks_volume(&index.join(selecting), pod),
+        Outlook::NotSelected | Outlook::Skip(_) | Outlook::Deny(_) => false,
+    }
 }
 
 pub(super) fn is_fresh(ack: &Ack, now: Instant) -> bool {
@@ -220,49 +237,41 @@ fn count(counts: &mut PodCounts, standing: &Standing<'_>) {
 
 fn policy_status(
     view: View<'_>,
-    documents: &Documents<'_>,
     policy: &PolicyEntry,
     own: &[&Standing<'_>],
+    excluded: Reasons<'_>,
+    too_large: bool,
 ) -> AuditPolicyStatus {
     let mut pods = PodCounts::default();
     let mut revisions: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut reasons: BTreeMap<&str, (i64, String)> = BTreeMap::new();
+    let mut reasons = Reasons::default();
     for standing in own {
         count(&mut pods, standing);
-        *revisions.entry(&standing.revision).or_default() += 1;
+        *revisions.entry(&standing.compiled.document.revision).or_default() += 1;
         if let Some((reason, _)) = standing.uncovered {
-            let example = format!("{}/{}", standing.pod.namespace, standing.pod.name);
-            let entry = reasons.entry(reason).or_insert_with(|| (0, example.clone()));
-            entry.0 += 1;
-            // The smallest name, so that the example does not change with the order of a map.
-            if example < entry.1 {
-                entry.1 = example;
-            }
+            reasons.add(reason, standing.pod);
         }
     }
-    let mut skipped: Vec<Skipped> = reasons
-        .into_iter()
-        .map(|(reason, (count, example))| Skipped { reason: reason.to_owned(), count, example })
-        .collect();
-    skipped.sort_by_key(|s| -s.count);
-    skipped.truncate(SKIPPED_MAX);
     let most = revisions.iter().max_by_key(|(revision, n)| (**n, std::cmp::Reverse(**revision)));
     let effective = most.map(|(revision, _)| (*revision).to_owned());
-    let effective = effective.or_else(|| policy.good.as_ref().map(|_| view.index.join(&[policy]).document.revision));
+    let alone = || policy.good.as_ref().map(|_| view.index.join(&[policy]).document.revision.clone());
+    let effective = effective.or_else(alone);
     let unheard = i64::try_from(own.iter().filter(|s| s.unheard).count()).unwrap_or(i64::MAX);
     if unheard > 0 && policy.status.effective_revision == effective {
         // What was counted last stays until those who were counted can have reported again; `Programmed` is unknown so long.
         pods.programmed = pods.programmed.max(policy.status.pods.programmed.min(pods.injected));
     }
-    let findings = findings(view, documents, policy, own, Counts { pods: &pods, unheard }, effective.as_deref());
+    let counts = Counts { pods: &pods, unheard };
+    let findings = findings(view, policy, own, counts, effective.as_deref(), too_large);
     AuditPolicyStatus {
         observed_generation: policy.generation,
         conditions: conditions(&policy.status.conditions, findings, policy.generation, view.now),
         effective_revision: effective,
         pods,
-        skipped,
         sinks: view.index.sinks_of(policy).0.into_iter().collect(),
         last_good: policy.good_spec.clone().filter(|_| policy.invalid.is_some()),
+        skipped: reasons.list(),
+        excluded: excluded.list(),
     }
 }
 
@@ -275,14 +284,15 @@ struct Counts<'a> {
 
 fn findings(
     view: View<'_>,
-    documents: &Documents<'_>,
     policy: &PolicyEntry,
     own: &[&Standing<'_>],
     counts: Counts<'_>,
     revision: Option<&str>,
+    too_large: bool,
 ) -> Vec<Finding> {
     let pods = counts.pods;
-    let accepted = accepted(documents, policy);
+    let off = !view.rollouts && policy.good.as_ref().is_some_and(|good| good.rollout == Rollout::Restart);
+    let accepted = accepted(policy, too_large, off);
     let resolved = resolved(view.index, policy);
     let programmed = programmed(policy, own, counts);
     let summary = format!(
@@ -296,26 +306,28 @@ fn findings(
     let broken = [&accepted, &resolved, &programmed].into_iter().find(|f| f.holds != Some(true));
     let ready = match broken {
         Some(first) => Finding { kind: "Ready", ..first.clone() },
-        None if pods.need_restart > 0 => {
-            let asks = policy.good.as_ref().is_some_and(|good| good.rollout == Rollout::Restart);
-            let off = if asks && !view.rollouts { ROLLOUT_OFF } else { "" };
-            Finding::no("Ready", NEEDS_RESTART, format!("{summary}{off}"))
+        None if pods.need_restart > 0 && off => {
+            Finding::no("Ready", NEEDS_RESTART, format!("{summary}; {ROLLOUT_OFF}"))
         }
+        None if pods.need_restart > 0 => Finding::no("Ready", NEEDS_RESTART, summary),
         None => Finding::yes("Ready", &programmed.reason, summary),
     };
     vec![accepted, resolved, programmed, ready]
 }
 
-fn accepted(documents: &Documents<'_>, policy: &PolicyEntry) -> Finding {
+fn accepted(policy: &PolicyEntry, too_large: bool, rollout_off: bool) -> Finding {
     let stays = if policy.good.is_some() { "; the last good revision stays in force" } else { "" };
     match &policy.invalid {
         Some(invalid) => Finding::no("Accepted", invalid.reason, format!("{invalid}{stays}")),
-        None if documents.too_large(policy) => Finding::no(
+        None if too_large => Finding::no(
             "Accepted",
             "DocumentTooLarge",
-            "spec: with the other policies of its pods it makes a document of more than 64 KiB; use fewer or shorter rules; \
+            "spec: with the other policies of its pods it makes a document of more than 64 KiB, or patterns of more than 4 MiB; use fewer or shorter rules; \
              the last good revision stays in force",
         ),
+        None if rollout_off => {
+            Finding::yes("Accepted", "RolloutDisabled", format!("the policy is valid, but {ROLLOUT_OFF}"))
+        }
         None => Finding::yes("Accepted", "Accepted", "the policy is valid"),
     }
 }

@@ -50,13 +50,13 @@ pub(super) fn pod(name: &str, injected: bool) -> Value {
 }
 
 pub(super) fn ack(index: &Index, at: Instant) -> Ack {
-    let revision = Some(index.document("shop", &Default::default()).document.revision);
+    let revision = Some(index.document("shop", &Default::default()).document.revision.clone());
     Ack { revision, refused: None, sinks: Vec::new(), at, bundle: None }
 }
 
 fn look(index: &Index, acks: &[(&str, Ack)], now: Instant) -> Report {
     let acks: HashMap<String, Ack> = acks.iter().map(|(uid, ack)| ((*uid).to_owned(), ack.clone())).collect();
-    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned() };
+    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
     let view = View {
         index,
         acks: &acks,
@@ -241,19 +241,31 @@ fn a_pod_that_lacks_the_mount_of_a_new_sinks_secret_needs_a_restart() {
         &report,
         "all",
         expect![[r#"
-        Accepted=True Accepted: the policy is valid
-        ResolvedRefs=True ResolvedRefs: all sinks exist
-        Programmed=True Programmed: 2 of 2 sidecars acknowledged their revision
-        Ready=False NeedsRestart: 2 of 2 pods run revision ff79414e7ccbb170; 1 need a restart, 0 are skipped
-        matched 2 injected 2 programmed 2 needRestart 1 skipped 0
-    "#]],
+            Accepted=True Accepted: the policy is valid
+            ResolvedRefs=True ResolvedRefs: all sinks exist
+            Programmed=True Programmed: 2 of 2 sidecars acknowledged their revision
+            Ready=False NeedsRestart: 2 of 2 pods run revision 4791947c1bcbb31d; 1 need a restart, 0 are skipped
+            matched 2 injected 2 programmed 2 needRestart 1 skipped 0
+        "#]],
     );
+    for spec in [
+        json!({"tls": {"clientCertificateSecretName": "client"}}),
+        json!({"serviceAccountToken": {"audience": "c.example"}}),
+    ] {
+        let mut whole = json!({"endpoint": "https://c.example", "default": true, "credentialsSecretName": "otlp"});
+        json_patch::merge(&mut whole, &spec);
+        put::<AuditSink>(&mut index, sink("main", whole));
+        let report = look(&index, &[("a", ack(&index, now)), ("b", ack(&index, now))], now);
+        assert_eq!(report.totals.need_restart, 2, "{spec}: neither pod has that volume");
+    }
 }
 
 #[test]
 fn a_sink_says_what_its_sidecars_say() {
     let mut index = cluster();
     put::<AuditSink>(&mut index, sink("tls", json!({"endpoint": "https://c.example", "default": true})));
+    put::<Pod>(&mut index, pod("a", true));
+    put::<Pod>(&mut index, pod("b", true));
     let now = Instant::now();
     let state = |state, error: Option<&str>| SinkState {
         name: "main".to_owned(),
@@ -284,8 +296,8 @@ fn a_sink_says_what_its_sidecars_say() {
         Accepted=True Accepted: the sink is valid
         ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
-        Reachable=Unknown NotUsed: no sidecar sends to this sink
-        Delivering=Unknown NoReports: no sidecar has sent a record to this sink yet
+        Reachable=True Reachable: it answers 1 of 1 sidecars
+        Delivering=True Delivering: 1 of 1 sidecars deliver, the others have sent nothing yet
     "#]]
     .assert_eq(&lines(&[("a", with(vec![state(SinkCondition::Delivering, None)]))], "main"));
     let failing = with(vec![state(SinkCondition::Failing, Some("connection refused"))]);
@@ -293,8 +305,8 @@ fn a_sink_says_what_its_sidecars_say() {
         Accepted=True Accepted: the sink is valid
         ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
-        Reachable=Unknown NotUsed: no sidecar sends to this sink
-        Delivering=Unknown NoReports: no sidecar has sent a record to this sink yet
+        Reachable=False Unreachable: 1 of 2 sidecars cannot deliver: connection refused (pod shop/b)
+        Delivering=False Failing: 1 of 2 sidecars cannot deliver: connection refused (pod shop/b)
     "#]]
     .assert_eq(&lines(&[("a", with(vec![state(SinkCondition::Delivering, None)])), ("b", failing)], "main"));
     let parked = with(vec![state(SinkCondition::Parked, Some("401"))]);
@@ -302,8 +314,8 @@ fn a_sink_says_what_its_sidecars_say() {
         Accepted=True Accepted: the sink is valid
         ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
-        Reachable=Unknown NotUsed: no sidecar sends to this sink
-        Delivering=Unknown NoReports: no sidecar has sent a record to this sink yet
+        Reachable=Unknown Parked: all that send wait for credentials: 401 (pod shop/a)
+        Delivering=False Parked: 1 of 1 sidecars wait for credentials: 401 (pod shop/a)
     "#]]
     .assert_eq(&lines(&[("a", parked)], "main"));
     expect![[r#"
@@ -337,7 +349,7 @@ fn computing_a_status_from_its_own_result_changes_nothing() {
     let key = ("shop".to_owned(), "all".to_owned());
     index.policies.get_mut(&key).expect("policy").status = first.policies[&key].clone();
     let acks: HashMap<String, Ack> = [("a".to_owned(), ack(&index, now))].into();
-    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned() };
+    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
     let later = Timestamp::from_second(1000).expect("time");
     let second = report(View {
         index: &index,

@@ -4,8 +4,8 @@ use super::events::{Events, reference};
 use super::sink_status::is_news;
 use super::status::{Report, View, report};
 use super::tell::{News, changed, of_conditions, of_injection};
-use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus};
-use crate::index::{Index, Key};
+use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus, ClusterAuditPolicy};
+use crate::index::{Index, Key, PolicyEntry, SinkEntry};
 use crate::inject::ExcludedNamespaces;
 use crate::metrics::{Metrics, ResultLabels, StateLabels, TransitionLabels};
 use crate::plain::Plain;
@@ -53,9 +53,17 @@ const COUNTS_SECONDS: u64 = 30;
 const REFRESH_SECONDS: u64 = 30;
 
 /// A status to write.
-enum Change {
-    Policy { key: Key, uid: String, status: AuditPolicyStatus, told: Told },
-    Sink { name: String, uid: String, status: AuditSinkStatus, told: Told },
+struct Change {
+    at: ObjectReference,
+    resource: ApiResource,
+    status: Status,
+    told: Told,
+}
+
+/// Whose status.
+enum Status {
+    Policy(Key, AuditPolicyStatus),
+    Sink(AuditSinkStatus),
 }
 
 /// What a change tells beside the status.
@@ -72,34 +80,44 @@ impl Told {
 }
 
 impl Change {
-    fn reference(&self) -> ObjectReference {
-        match self {
-            Self::Policy { key: (namespace, name), uid, .. } => reference::<AuditPolicy>(Some(namespace), name, uid),
-            Self::Sink { name, uid, .. } => reference::<AuditSink>(None, name, uid),
-        }
+    fn policy(key: &Key, entry: &PolicyEntry, status: &AuditPolicyStatus) -> Self {
+        let also = of_injection(&entry.status, &status.pods);
+        let told = Told::of(&entry.status.conditions, &status.conditions, also);
+        let (namespace, name) = key;
+        let (at, resource) = match entry.is_cluster() {
+            true => {
+                (reference::<ClusterAuditPolicy>(None, name, &entry.uid), ApiResource::erase::<ClusterAuditPolicy>(&()))
+            }
+            false => {
+                (reference::<AuditPolicy>(Some(namespace), name, &entry.uid), ApiResource::erase::<AuditPolicy>(&()))
+            }
+        };
+        Self { at, resource, status: Status::Policy(key.clone(), status.clone()), told }
+    }
+
+    fn sink(name: &str, entry: &SinkEntry, status: &AuditSinkStatus) -> Self {
+        let told = Told::of(&entry.status.conditions, &status.conditions, None);
+        let (at, resource) = (reference::<AuditSink>(None, name, &entry.uid), ApiResource::erase::<AuditSink>(&()));
+        Self { at, resource, status: Status::Sink(status.clone()), told }
     }
 
     fn status(&self) -> Value {
-        match self {
-            Self::Policy { status, .. } => json!(status),
-            Self::Sink { status, .. } => json!(status),
-        }
-    }
-
-    fn told(&self) -> &Told {
-        match self {
-            Self::Policy { told, .. } | Self::Sink { told, .. } => told,
+        match &self.status {
+            Status::Policy(_, status) => json!(status),
+            Status::Sink(status) => json!(status),
         }
     }
 
     fn remember(self, index: &mut Index) {
-        match self {
-            Self::Policy { key, uid, status, .. } => {
+        let uid = self.at.uid.unwrap_or_default();
+        match self.status {
+            Status::Policy(key, status) => {
                 if let Some(entry) = index.policies.get_mut(&key).filter(|entry| entry.uid == uid) {
                     entry.status = status;
                 }
             }
-            Self::Sink { name, uid, status, .. } => {
+            Status::Sink(status) => {
+                let name = self.at.name.unwrap_or_default();
                 if let Some(entry) = index.sinks.get_mut(&name).filter(|entry| entry.uid == uid) {
                     entry.status = status;
                 }
@@ -228,24 +246,23 @@ impl Writer {
 
     /// Whether it was written.
     async fn write_change(&self, change: Change) -> bool {
-        let at = change.reference();
+        let at = change.at.clone();
         let span = tracing::info_span!("status", kind = at.kind, namespace = at.namespace, name = at.name);
-        let result = self.write_one(&at, change.status()).instrument(span).await;
+        let result = self.write_one(&change).instrument(span).await;
         self.counted(&result);
         if let Err(error) = result {
             tracing::warn!(error = %Plain(&error), kind = at.kind, namespace = at.namespace, name = at.name, "status not written");
             return false;
         }
-        let told = change.told();
-        for condition in &told.changed {
-            let kind = if at.namespace.is_some() { "AuditPolicy" } else { "AuditSink" };
+        for condition in &change.told.changed {
+            let kind = at.kind.as_deref().unwrap_or_default();
             let labels = TransitionLabels::of(kind, &condition.type_, &condition.status);
             self.metrics.transitions.get_or_create(&labels).inc();
         }
-        for news in &told.news {
+        for news in &change.told.news {
             self.events.publish(news, &at).await;
         }
-        if let Change::Sink { uid, .. } = &change {
+        if let (Status::Sink(_), Some(uid)) = (&change.status, &at.uid) {
             let mut written = self.sinks_written.lock().unwrap_or_else(PoisonError::into_inner);
             written.insert(uid.clone(), Instant::now());
         }
@@ -262,9 +279,7 @@ impl Writer {
             if hold && is_reconciling(&status.conditions) {
                 return None;
             }
-            let also = of_injection(&entry.status, &status.pods);
-            let told = Told::of(&entry.status.conditions, &status.conditions, also);
-            Some(Change::Policy { key: key.clone(), uid: entry.uid.clone(), status: status.clone(), told })
+            Some(Change::policy(key, entry, status))
         });
         let mut written = self.sinks_written.lock().unwrap_or_else(PoisonError::into_inner);
         written.retain(|uid, _| index.sinks.values().any(|sink| sink.uid == *uid));
@@ -275,27 +290,25 @@ impl Writer {
             if partial && hold || (recent || partial) && !is_news(&entry.status, status) {
                 return None;
             }
-            let told = Told::of(&entry.status.conditions, &status.conditions, None);
-            Some(Change::Sink { name: name.clone(), uid: entry.uid.clone(), status: status.clone(), told })
+            Some(Change::sink(name, entry, status))
         });
         policies.chain(sinks).collect()
     }
 
-    async fn write_one(&self, at: &ObjectReference, status: Value) -> kube::Result<()> {
+    async fn write_one(&self, change: &Change) -> kube::Result<()> {
+        let at = &change.at;
         let name = at.name.clone().unwrap_or_default();
         let patch = json!({
             "apiVersion": at.api_version,
             "kind": at.kind,
             // The uid guards against an object that was deleted and made again in between.
             "metadata": {"name": name, "namespace": at.namespace, "uid": at.uid},
-            "status": status,
+            "status": change.status(),
         });
         // Untyped: the answer repeats the object, which may be the undecodable one that the status speaks of.
         let api: Api<DynamicObject> = match &at.namespace {
-            Some(namespace) => {
-                Api::namespaced_with(self.client.clone(), namespace, &ApiResource::erase::<AuditPolicy>(&()))
-            }
-            None => Api::all_with(self.client.clone(), &ApiResource::erase::<AuditSink>(&())),
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &change.resource),
+            None => Api::all_with(self.client.clone(), &change.resource),
         };
         api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await.map(drop)
     }

@@ -1,12 +1,19 @@
 //! Watch events into the index.
 
-use super::{Index, Key, NamespaceFacts, Owner, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
-use crate::api::{AuditPolicy, AuditSink, LastGood};
-use crate::compile::{Invalid, accept_policy, accept_sink};
+use super::bearers::{self, Owner};
+use super::{Index, Key, NamespaceFacts, PodFacts, PodOwner, PolicyEntry, ServiceFacts, SinkEntry};
+use crate::api::{
+    AuditPolicy, AuditPolicySpec, AuditPolicyStatus, AuditSink, ClusterAuditPolicy, ClusterAuditPolicySpec, LastGood,
+};
+use crate::compile::{AcceptedPolicy, Invalid, accept_cluster_policy, accept_policy, accept_sink};
 use crate::inject::PodTraits;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use testimony_core::contract::label;
+use testimony_core::names::Bearer;
 
 /// What an event can have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,12 +66,19 @@ impl Indexed for Namespace {
     const KIND: &'static str = "Namespace";
 
     fn apply(index: &mut Index, object: Self) -> Touched {
+        let mut labels = object.labels().clone();
+        labels.remove(super::NAMESPACE_NAME_LABEL);
         let facts = NamespaceFacts {
             uid: object.uid().unwrap_or_default(),
-            pod_security: object.labels().get("pod-security.kubernetes.io/enforce").cloned(),
+            pod_security: labels.get("pod-security.kubernetes.io/enforce").cloned(),
+            strict: labels.get(label::ENFORCEMENT).is_some_and(|value| value == label::STRICT),
+            labels,
         };
-        index.namespaces.insert(object.name_any(), facts);
-        Touched::NOTHING
+        let labels = facts.labels.clone();
+        let before = index.namespaces.insert(object.name_any(), facts);
+        // Other policies select in it now.
+        let selects = before.is_none_or(|before| before.labels != labels) && index.cluster_policies().next().is_some();
+        Touched { documents: selects, pod: None }
     }
 
     fn delete(index: &mut Index, key: &Key) -> Touched {
@@ -85,51 +99,126 @@ impl Indexed for AuditPolicy {
     const KIND: &'static str = "AuditPolicy";
 
     fn apply(index: &mut Index, object: Self) -> Touched {
-        let entry = index.policies.entry(key_of(&object.metadata)).or_default();
-        let before = (entry.good.clone(), entry.previous.clone());
-        describe_policy(entry, &object.metadata);
-        entry.update(accept_policy(&object.spec));
-        entry.status = object.status.unwrap_or_default();
-        if entry.invalid.is_none() {
-            let spec = serde_json::to_string(&object.spec).unwrap_or_default();
-            entry.good_spec = Some(LastGood { generation: object.metadata.generation, spec });
-        } else {
-            entry.recall(entry.status.last_good.clone().as_ref());
-        }
-        Touched { documents: before != (entry.good.clone(), entry.previous.clone()), pod: None }
+        put_policy::<AuditPolicySpec>(index, &object.metadata, &object.spec, object.status)
     }
 
     fn delete(index: &mut Index, key: &Key) -> Touched {
-        index.policies.remove(key);
-        Touched::DOCUMENTS
+        remove_policy(index, key)
     }
 
     fn undecodable(index: &mut Index, meta: &ObjectMeta, error: &str) -> Touched {
-        let entry = index.policies.entry(key_of(meta)).or_default();
-        describe_policy(entry, meta);
-        entry.update(Err(undecodable(error)));
-        Touched::NOTHING
+        undecodable_policy(index, meta, error)
     }
 
     fn keys(index: &Index) -> Vec<Key> {
-        index.policies.keys().cloned().collect()
+        index.policies.keys().filter(|key| !key.0.is_empty()).cloned().collect()
     }
 
     fn count(index: &Index) -> usize {
-        index.policies.len()
+        index.policies.len() - index.cluster_policies().count()
     }
 }
 
-fn describe_policy(entry: &mut PolicyEntry, meta: &ObjectMeta) {
+impl Indexed for ClusterAuditPolicy {
+    const KIND: &'static str = "ClusterAuditPolicy";
+
+    fn apply(index: &mut Index, object: Self) -> Touched {
+        put_policy::<ClusterAuditPolicySpec>(index, &object.metadata, &object.spec, object.status)
+    }
+
+    fn delete(index: &mut Index, key: &Key) -> Touched {
+        remove_policy(index, key)
+    }
+
+    fn undecodable(index: &mut Index, meta: &ObjectMeta, error: &str) -> Touched {
+        undecodable_policy(index, meta, error)
+    }
+
+    fn keys(index: &Index) -> Vec<Key> {
+        index.cluster_policies().map(|policy| (String::new(), policy.name.clone())).collect()
+    }
+
+    fn count(index: &Index) -> usize {
+        index.cluster_policies().count()
+    }
+}
+
+/// The spec of a kind of policy.
+trait PolicySpec: Serialize + DeserializeOwned {
+    /// Parses it.
+    fn accept(&self) -> Result<AcceptedPolicy, Invalid>;
+}
+
+impl PolicySpec for AuditPolicySpec {
+    fn accept(&self) -> Result<AcceptedPolicy, Invalid> {
+        accept_policy(self)
+    }
+}
+
+impl PolicySpec for ClusterAuditPolicySpec {
+    fn accept(&self) -> Result<AcceptedPolicy, Invalid> {
+        accept_cluster_policy(self)
+    }
+}
+
+fn put_policy<S: PolicySpec>(
+    index: &mut Index,
+    meta: &ObjectMeta,
+    spec: &S,
+    status: Option<AuditPolicyStatus>,
+) -> Touched {
+    let serial = index.next_serial();
+    let entry = index.policies.entry(key_of(meta)).or_default();
+    let old = entry.serial;
+    let renewed = describe_policy(entry, meta);
+    let changed = entry.update(spec.accept(), serial);
+    entry.status = status.unwrap_or_default();
+    let recalled = if entry.invalid.is_none() {
+        let spec = serde_json::to_string(spec).unwrap_or_default();
+        entry.good_spec = Some(LastGood { generation: meta.generation, spec });
+        false
+    } else {
+        entry.recall(|spec| serde_json::from_str::<S>(spec).ok()?.accept().ok(), serial)
+    };
+    let documents = renewed || changed || recalled;
+    if documents {
+        index.documents.forget(old);
+    }
+    Touched { documents, pod: None }
+}
+
+fn remove_policy(index: &mut Index, key: &Key) -> Touched {
+    if let Some(entry) = index.policies.remove(key) {
+        index.documents.forget(entry.serial);
+    }
+    Touched::DOCUMENTS
+}
+
+fn undecodable_policy(index: &mut Index, meta: &ObjectMeta, error: &str) -> Touched {
+    let serial = index.next_serial();
+    let entry = index.policies.entry(key_of(meta)).or_default();
+    let old = entry.serial;
+    let renewed = describe_policy(entry, meta);
+    entry.update(Err(undecodable(error)), serial);
+    if renewed {
+        index.documents.forget(old);
+    }
+    Touched { documents: renewed, pod: None }
+}
+
+/// Whether the entry lost what was in force: it spoke of an object that was deleted and made again under the same name.
+fn describe_policy(entry: &mut PolicyEntry, meta: &ObjectMeta) -> bool {
     let uid = meta.uid.clone().unwrap_or_default();
+    let renewed = entry.uid != uid && entry.good.is_some();
     if entry.uid != uid {
-        // Deleted and made again under the same name: the old one's specs are nobody's last good.
+        // The old one's specs are nobody's last good.
         *entry = PolicyEntry::default();
     }
     (entry.namespace, entry.name) = key_of(meta);
     entry.uid = uid;
     entry.generation = meta.generation;
     entry.created = meta.creation_timestamp.as_ref().map(|t| t.0);
+    renewed
 }
 
 fn undecodable(error: &str) -> Invalid {
@@ -160,19 +249,29 @@ impl Indexed for AuditSink {
         }
         entry.status = object.status.unwrap_or_default();
         let after = (entry.good.clone(), entry.default, entry.created, entry.credentials_secret.clone());
-        Touched { documents: before != after, pod: None }
+        let documents = before != after;
+        if documents {
+            index.documents.clear();
+        }
+        Touched { documents, pod: None }
     }
 
     fn delete(index: &mut Index, key: &Key) -> Touched {
         index.sinks.remove(&key.1);
+        index.documents.clear();
         Touched::DOCUMENTS
     }
 
     fn undecodable(index: &mut Index, meta: &ObjectMeta, error: &str) -> Touched {
         let entry = index.sinks.entry(meta.name.clone().unwrap_or_default()).or_default();
+        let before = entry.good.is_some();
         describe_sink(entry, meta);
         entry.invalid = Some(undecodable(error));
-        Touched::NOTHING
+        let lost = before && entry.good.is_none();
+        if lost {
+            index.documents.clear();
+        }
+        Touched { documents: lost, pod: None }
     }
 
     fn keys(index: &Index) -> Vec<Key> {
@@ -200,6 +299,8 @@ impl Indexed for Service {
 
     fn apply(index: &mut Index, object: Self) -> Touched {
         let key = key_of(&object.metadata);
+        let bearer = Bearer::Service { namespace: key.0.clone(), name: key.1.clone() };
+        index.bearers.claim(Owner::Service(key.clone()), &bearer, bearers::of_service(&object));
         match object.spec.and_then(|s| s.selector).filter(|s| !s.is_empty()) {
             Some(selector) => {
                 index.services.insert(key, ServiceFacts { selector });
@@ -213,6 +314,7 @@ impl Indexed for Service {
 
     fn delete(index: &mut Index, key: &Key) -> Touched {
         index.services.remove(key);
+        index.bearers.release(&Owner::Service(key.clone()));
         Touched::NOTHING
     }
 
@@ -231,6 +333,7 @@ impl Indexed for Pod {
     fn apply(index: &mut Index, object: Self) -> Touched {
         let key = key_of(&object.metadata);
         let uid = object.uid().unwrap_or_default();
+        index.bearers.claim(Owner::Pod(uid.clone()), &bearers::pod(&object), bearers::of_pod(&object));
         let phase = object.status.as_ref().and_then(|s| s.phase.as_deref());
         let facts = PodFacts {
             uid: uid.clone(),
@@ -242,7 +345,7 @@ impl Indexed for Pod {
                 .owner_references()
                 .iter()
                 .find(|o| o.controller == Some(true))
-                .map(|o| Owner { kind: o.kind.clone(), name: o.name.clone() }),
+                .map(|o| PodOwner { kind: o.kind.clone(), name: o.name.clone() }),
             finished: matches!(phase, Some("Succeeded" | "Failed")) || object.metadata.deletion_timestamp.is_some(),
             traits: PodTraits::of(&object),
         };
@@ -250,6 +353,7 @@ impl Indexed for Pod {
             && old != uid
         {
             index.pods.remove(&old);
+            index.bearers.release(&Owner::Pod(old));
         }
         let known = index.pods.insert(uid.clone(), facts);
         let same = known.is_some_and(|old| index.pods.get(&uid).is_some_and(|new| new.traits == old.traits));
@@ -259,6 +363,7 @@ impl Indexed for Pod {
     fn delete(index: &mut Index, key: &Key) -> Touched {
         let Some(uid) = index.pod_uids.remove(key) else { return Touched::NOTHING };
         index.pods.remove(&uid);
+        index.bearers.release(&Owner::Pod(uid.clone()));
         Touched::pod(uid)
     }
 

@@ -1,7 +1,7 @@
 //! The facts of each object that decisions need.
 
-use crate::api::{AuditPolicySpec, AuditPolicyStatus, AuditSinkStatus, LastGood};
-use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput, accept_policy};
+use crate::api::{AuditPolicyStatus, AuditSinkStatus, LastGood};
+use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput, policy_name};
 use crate::inject::PodTraits;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -15,12 +15,16 @@ pub struct NamespaceFacts {
     pub uid: String,
     /// Value of `pod-security.kubernetes.io/enforce`.
     pub pod_security: Option<String>,
+    /// Its labels, which cluster policies select by.
+    pub labels: BTreeMap<String, String>,
+    /// Labelled strict: no pod starts there without a sidecar.
+    pub strict: bool,
 }
 
-/// An AuditPolicy.
+/// An AuditPolicy or a ClusterAuditPolicy.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyEntry {
-    /// Namespace.
+    /// Namespace; empty for a cluster policy.
     pub namespace: String,
     /// Name.
     pub name: String,
@@ -32,6 +36,8 @@ pub struct PolicyEntry {
     pub created: Option<Timestamp>,
     /// What is in force; `None`: it never was valid since this process started.
     pub good: Option<Arc<AcceptedPolicy>>,
+    /// Names what is in force: unlike any before, of this or another policy.
+    pub serial: u64,
     /// What was in force before.
     pub previous: Option<Arc<AcceptedPolicy>>,
     /// The spec of what is in force, for the status while the latest one is not accepted.
@@ -43,9 +49,14 @@ pub struct PolicyEntry {
 }
 
 impl PolicyEntry {
-    /// `namespace/name`.
+    /// As documents and records name it.
     pub fn key(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+        policy_name(&self.namespace, &self.name)
+    }
+
+    /// Whether it is a ClusterAuditPolicy.
+    pub fn is_cluster(&self) -> bool {
+        self.namespace.is_empty()
     }
 
     /// For the compiler; `None`: nothing is in force.
@@ -60,29 +71,36 @@ impl PolicyEntry {
     }
 
     /// Takes over what was in force before this process started, where the status tells it and the latest spec is not
-    /// accepted.
-    pub fn recall(&mut self, last: Option<&LastGood>) {
+    /// accepted; `parse` knows the spec of this kind. Whether anything was taken over.
+    pub fn recall(&mut self, parse: impl FnOnce(&str) -> Option<AcceptedPolicy>, serial: u64) -> bool {
         if self.good.is_some() || self.invalid.is_none() {
-            return;
+            return false;
         }
-        let Some(last) = last else { return };
-        let spec = serde_json::from_str::<AuditPolicySpec>(&last.spec).ok();
-        if let Some(Ok(accepted)) = spec.as_ref().map(accept_policy) {
-            self.good = Some(Arc::new(accepted));
-            self.good_spec = Some(last.clone());
-        }
+        let Some(last) = self.status.last_good.clone() else { return false };
+        let Some(accepted) = parse(&last.spec) else { return false };
+        self.good = Some(Arc::new(accepted));
+        self.serial = serial;
+        self.good_spec = Some(last);
+        true
     }
 
-    /// Puts a spec in force, or says why not; then the last good one stays.
-    pub fn update(&mut self, spec: Result<AcceptedPolicy, Invalid>) {
+    /// Puts a spec in force under a new `serial`, or says why not; then the last good one stays. Whether what is in force
+    /// has changed.
+    pub fn update(&mut self, spec: Result<AcceptedPolicy, Invalid>, serial: u64) -> bool {
         match spec {
             Ok(accepted) => {
-                if self.good.as_deref() != Some(&accepted) {
+                let changed = self.good.as_deref() != Some(&accepted);
+                if changed {
                     self.previous = self.good.replace(Arc::new(accepted));
+                    self.serial = serial;
                 }
                 self.invalid = None;
+                changed
             }
-            Err(invalid) => self.invalid = Some(invalid),
+            Err(invalid) => {
+                self.invalid = Some(invalid);
+                false
+            }
         }
     }
 }
@@ -138,7 +156,7 @@ pub struct ServiceFacts {
 
 /// The controller of a pod, such as a ReplicaSet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct PodOwner {
     /// Its kind.
     pub kind: String,
     /// Its name.
@@ -159,7 +177,7 @@ pub struct PodFacts {
     /// When it was created.
     pub created: Option<Timestamp>,
     /// The object that made it and keeps it.
-    pub owner: Option<Owner>,
+    pub owner: Option<PodOwner>,
     /// Succeeded, failed or being deleted: it counts no more.
     pub finished: bool,
     /// What decisions look at.

@@ -81,7 +81,7 @@ fn missing_sinks_are_named_and_the_others_go_on() {
     put::<AuditPolicy>(&mut index, policy("p", "1", 1, json!({"sinks": ["here", "gone"]})));
     let (found, missing) = index.sinks_of(&index.policies[&key("shop", "p")]);
     assert_eq!((found, missing), (["here".to_owned()].into(), ["gone".to_owned()].into()));
-    let document = index.document("shop", &labels(&[])).document;
+    let document = index.document("shop", &labels(&[])).document.clone();
     assert_eq!(document.sinks.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["here"]);
 }
 

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use testimony_core::contract::{self, env, id, path, pod, port};
+use testimony_core::policy::PolicyDocument;
 
 /// Whether `testimony-init` may gain privileges by its file capability.
 ///
@@ -22,7 +23,7 @@ const TOKEN_EXPIRATION_S: u32 = 3600;
 const STATE_SIZE_LIMIT: &str = "1Mi";
 
 /// Digits of the suffix of a CronJob's Jobs: minutes since the epoch, eight digits until 2160.
-const CRON_SUFFIX_DIGITS: usize = 8;
+pub(super) const CRON_SUFFIX_DIGITS: usize = 8;
 
 /// Where the API server's ServiceAccount plugin, which runs again after us, mounts the application's token for the API into
 /// every container that has nothing there. Our containers must not hold it: the state volume stands in its place.
@@ -141,6 +142,10 @@ pub(super) fn sidecar_container(object: &Pod, plan: &Plan<'_>) -> Value {
         mounts
             .push(json!({"name": format!("{}{sink}", pod::SINK_VOLUME_PREFIX), "mountPath": mount, "readOnly": true}));
     }
+    mounts.extend(
+        shown_volumes(&plan.selection.document)
+            .map(|volume| json!({"name": volume.name, "mountPath": volume.mount, "readOnly": true})),
+    );
     with_pull_policy(
         plan,
         json!({
@@ -176,7 +181,48 @@ pub(super) fn volumes(plan: &Plan<'_>) -> Vec<Value> {
         let name = format!("{}{sink}", pod::SINK_VOLUME_PREFIX);
         volumes.push(json!({"name": name, "secret": {"secretName": secret, "optional": true}}));
     }
+    for mut volume in shown_volumes(&plan.selection.document) {
+        if let Value::Object(fields) = &mut volume.source {
+            fields.insert("name".to_owned(), json!(volume.name));
+        }
+        volumes.push(volume.source);
+    }
     volumes
+}
+
+/// Names of the volumes that a pod needs for the sinks of a document: one that lacks any must be restarted.
+pub fn sink_volumes(document: &PolicyDocument) -> Vec<String> {
+    let headers = document.sinks.iter().filter(|sink| sink.credentials);
+    let headers = headers.map(|sink| format!("{}{}", pod::SINK_VOLUME_PREFIX, sink.name));
+    headers.chain(shown_volumes(document).map(|volume| volume.name)).collect()
+}
+
+/// A volume with what a sink is shown.
+struct ShownVolume {
+    name: String,
+    mount: String,
+    source: Value,
+}
+
+/// Client certificates and tokens of all sinks in the document.
+fn shown_volumes(document: &PolicyDocument) -> impl Iterator<Item = ShownVolume> {
+    document.sinks.iter().flat_map(|sink| {
+        let certificate = sink.client_certificate_secret.as_ref().map(|secret| ShownVolume {
+            name: format!("{}{}", pod::SINK_CERTIFICATE_VOLUME_PREFIX, sink.name),
+            mount: format!("{}/{}", path::SINK_CERTIFICATES_DIR, sink.name),
+            source: json!({"secret": {"secretName": secret, "optional": true, "items": [
+                {"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"},
+            ]}}),
+        });
+        let token = sink.token_audience.as_ref().map(|audience| ShownVolume {
+            name: format!("{}{}", pod::SINK_TOKEN_VOLUME_PREFIX, sink.name),
+            mount: format!("{}/{}", path::SINK_TOKENS_DIR, sink.name),
+            source: json!({"projected": {"sources": [{"serviceAccountToken": {
+                "audience": audience, "expirationSeconds": TOKEN_EXPIRATION_S, "path": path::SINK_TOKEN_FILE,
+            }}]}}),
+        });
+        certificate.into_iter().chain(token)
+    })
 }
 
 fn environment(object: &Pod, plan: &Plan<'_>) -> Vec<Value> {

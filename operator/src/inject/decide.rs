@@ -1,92 +1,40 @@
 //! Whether a pod gets a sidecar.
 
-use super::PodTraits;
-use crate::index::Index;
+use super::{PodTraits, Reason};
+use crate::index::{Index, PolicyEntry};
 use std::collections::BTreeMap;
-use std::fmt;
 use testimony_core::policy::PolicyDocument;
 
 /// Namespaces that are never touched.
-const NAMESPACES_NEVER: [&str; 2] = ["kube-system", "kube-node-lease"];
+pub const NAMESPACES_NEVER: [&str; 2] = ["kube-system", "kube-node-lease"];
 
-/// Value of the enforce label that refuses NET_ADMIN.
-const POD_SECURITY_STRICT: [&str; 2] = ["baseline", "restricted"];
+/// Values of the enforce label that refuse NET_ADMIN.
+pub(super) const POD_SECURITY_STRICT: [&str; 2] = ["baseline", "restricted"];
 
-/// Namespaces that are never touched: Kubernetes' own, and the operator's.
-#[derive(Clone, Debug)]
+/// Namespaces that are never touched: Kubernetes' own, the operator's, and those that the installation names.
+#[derive(Clone, Debug, Default)]
 pub struct ExcludedNamespaces {
     /// The operator's own namespace.
     pub own: String,
+    /// Further ones, such as those of network plugins and DNS.
+    pub further: Vec<String>,
 }
 
 impl ExcludedNamespaces {
     /// Whether pods of this namespace are left alone.
     pub fn contains(&self, namespace: &str) -> bool {
-        namespace == self.own || NAMESPACES_NEVER.contains(&namespace)
+        namespace == self.own || NAMESPACES_NEVER.contains(&namespace) || self.further.iter().any(|n| n == namespace)
     }
 }
 
-/// Why a selected pod has no sidecar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
-    /// It uses the node's network: a redirect would catch the node's connections.
-    HostNetwork,
-    /// The sidecar needs Linux.
-    Windows,
-    /// A static pod's shadow cannot be changed.
-    MirrorPod,
-    /// The pod's label says so.
-    OptedOut,
-    /// The namespace enforces a Pod Security level that refuses NET_ADMIN.
-    PodSecurity,
-    /// Another mesh redirects the same connections.
-    OtherProxy,
-    /// Records are sent to it: recording it would make records of records.
-    Sink,
-    /// It declares one of our ports.
-    PortCollision,
-    /// It has a container or volume with one of our names.
-    NameCollision,
-}
-
-impl Reason {
-    /// CamelCase, for status, metrics and events.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::HostNetwork => "HostNetwork",
-            Self::Windows => "Windows",
-            Self::MirrorPod => "MirrorPod",
-            Self::OptedOut => "OptedOut",
-            Self::PodSecurity => "PodSecurity",
-            Self::OtherProxy => "OtherProxy",
-            Self::Sink => "Sink",
-            Self::PortCollision => "PortCollision",
-            Self::NameCollision => "NameCollision",
-        }
-    }
-
-    /// For people: what is in the way, and what they can do.
-    pub fn explain(self) -> &'static str {
-        match self {
-            Self::HostNetwork => "the pod uses hostNetwork, which cannot be audited",
-            Self::Windows => "the pod runs on Windows; the sidecar needs Linux",
-            Self::MirrorPod => "static pods cannot be changed by the API server",
-            Self::OptedOut => "the pod is labelled testimony.dev/inject: disabled",
-            Self::PodSecurity => {
-                "the namespace enforces Pod Security baseline or restricted, which refuses NET_ADMIN; enforce privileged to audit it"
-            }
-            Self::OtherProxy => "another mesh's proxy redirects the pod's connections",
-            Self::Sink => "an AuditSink sends its records to this pod",
-            Self::PortCollision => "the pod declares one of the ports 24801 to 24803; use others",
-            Self::NameCollision => "the pod has a container or volume named testimony-...; rename it",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+/// What a namespace demands of its pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// Pods that a policy selects get a sidecar where they can; the others start without.
+    #[default]
+    Default,
+    /// No pod starts without a sidecar: namespace label `testimony.dev/enforcement: strict`.
+    Strict,
 }
 
 /// What a selected pod runs.
@@ -109,7 +57,9 @@ pub enum Decision {
     Already,
     /// It is selected and gets none.
     Skip(Reason),
-    /// It gets one.
+    /// Its namespace is strict, and it cannot be audited: it must not start.
+    Deny(Reason),
+    /// It gets one; in a strict namespace also where it claims to have one.
     Inject(Box<Selection>),
 }
 
@@ -122,33 +72,53 @@ pub enum Outlook {
     Already,
     /// It is selected and gets none.
     Skip(Reason),
+    /// Its namespace is strict, and it cannot be audited.
+    Deny(Reason),
     /// It gets one.
     Inject,
 }
 
-/// Says what [`decide`] decides.
-pub fn outlook(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod: &PodTraits) -> Outlook {
-    if excluded.contains(namespace) {
-        return Outlook::NotSelected;
-    }
-    if pod.injected {
-        return Outlook::Already;
-    }
-    if index.selecting(namespace, &pod.labels).next().is_none() {
-        return Outlook::NotSelected;
-    }
-    obstacle(index, namespace, pod).map_or(Outlook::Inject, Outlook::Skip)
+/// Decides on the index as it is: how a pod that exists stands.
+pub fn decide(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod: &PodTraits) -> Decision {
+    admit(index, excluded, existing(index, namespace, pod), namespace, pod)
 }
 
-/// Decides on the index as it is.
-pub fn decide(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod: &PodTraits) -> Decision {
-    match outlook(index, excluded, namespace, pod) {
+/// Says what [`decide`] decides of a pod that `selecting` select.
+pub fn outlook(
+    index: &Index,
+    excluded: &ExcludedNamespaces,
+    namespace: &str,
+    pod: &PodTraits,
+    selecting: &[&PolicyEntry],
+) -> Outlook {
+    judge(index, excluded, existing(index, namespace, pod), namespace, pod, selecting)
+}
+
+/// A sidecar that is there is not put in question afterwards.
+fn existing(index: &Index, namespace: &str, pod: &PodTraits) -> Enforcement {
+    match pod.injected {
+        true => Enforcement::Default,
+        false => index.enforcement(namespace),
+    }
+}
+
+/// Decides at admission. There `enforcement` is what the API server says: it knows a namespace's label before the index.
+pub fn admit(
+    index: &Index,
+    excluded: &ExcludedNamespaces,
+    enforcement: Enforcement,
+    namespace: &str,
+    pod: &PodTraits,
+) -> Decision {
+    let selecting: Vec<&PolicyEntry> = index.selecting(namespace, &pod.labels).collect();
+    match judge(index, excluded, enforcement, namespace, pod, &selecting) {
         Outlook::NotSelected => return Decision::NotSelected,
         Outlook::Already => return Decision::Already,
         Outlook::Skip(reason) => return Decision::Skip(reason),
+        Outlook::Deny(reason) => return Decision::Deny(reason),
         Outlook::Inject => {}
     }
-    let document = index.document(namespace, &pod.labels).document;
+    let document = index.join(&selecting).document.clone();
     let secrets = document
         .sinks
         .iter()
@@ -157,13 +127,46 @@ pub fn decide(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod
     Decision::Inject(Box::new(Selection { document, secrets, warnings: warnings(pod) }))
 }
 
-fn obstacle(index: &Index, namespace: &str, pod: &PodTraits) -> Option<Reason> {
+fn judge(
+    index: &Index,
+    excluded: &ExcludedNamespaces,
+    enforcement: Enforcement,
+    namespace: &str,
+    pod: &PodTraits,
+    selecting: &[&PolicyEntry],
+) -> Outlook {
+    let strict = enforcement == Enforcement::Strict;
+    if excluded.contains(namespace) {
+        return Outlook::NotSelected;
+    }
+    if pod.injected && !strict {
+        return Outlook::Already;
+    }
+    if !strict && selecting.is_empty() {
+        return Outlook::NotSelected;
+    }
+    let baseline = selecting.iter().any(|p| p.good.as_ref().is_some_and(|good| good.is_baseline()));
+    match obstacle(index, namespace, pod, baseline && !strict) {
+        // What the API server shows of a static pod runs already: refusing it would only hide the pod.
+        Some(Reason::MirrorPod) => return Outlook::Skip(Reason::MirrorPod),
+        Some(reason) if strict => return Outlook::Deny(reason),
+        Some(reason) => return Outlook::Skip(reason),
+        None => {}
+    }
+    match evasion(pod).filter(|_| strict) {
+        Some(reason) => Outlook::Deny(reason),
+        None => Outlook::Inject,
+    }
+}
+
+/// What is in the way; of a `baseline` no label opts out.
+fn obstacle(index: &Index, namespace: &str, pod: &PodTraits, baseline: bool) -> Option<Reason> {
     let level = index.namespaces.get(namespace).and_then(|n| n.pod_security.as_deref());
     let checks = [
+        (pod.mirror, Reason::MirrorPod),
         (pod.host_network, Reason::HostNetwork),
         (pod.windows, Reason::Windows),
-        (pod.mirror, Reason::MirrorPod),
-        (pod.opted_out, Reason::OptedOut),
+        (pod.opted_out && !baseline, Reason::OptedOut),
         (level.is_some_and(|l| POD_SECURITY_STRICT.contains(&l)), Reason::PodSecurity),
         (pod.other_proxy.is_some(), Reason::OtherProxy),
         (index.is_sink_pod(namespace, &pod.labels), Reason::Sink),
@@ -171,6 +174,14 @@ fn obstacle(index: &Index, namespace: &str, pod: &PodTraits) -> Option<Reason> {
         (pod.name_collision.is_some(), Reason::NameCollision),
     ];
     checks.into_iter().find_map(|(applies, reason)| applies.then_some(reason))
+}
+
+/// How the pod could avoid its audit: refused where the namespace is strict, told as a warning elsewhere.
+fn evasion(pod: &PodTraits) -> Option<Reason> {
+    if !pod.loop_guard_collision.is_empty() {
+        return Some(Reason::UidCollision);
+    }
+    (!pod.network_admins.is_empty()).then_some(Reason::NetworkAdmin)
 }
 
 fn warnings(pod: &PodTraits) -> Vec<String> {

@@ -1,20 +1,28 @@
 //! Injection: whether a pod gets a sidecar, and the patch that adds it. Pure.
 //!
 //! [`PodTraits::of`] reads what decisions look at, [`decide`] decides, [`patch()`] writes. [`undo`] takes the patch back
-//! (OP-2), and patching a patched pod changes nothing (OP-1).
+//! (OP-2), and patching a patched pod changes nothing (OP-1): in a strict namespace a pod that claims to be patched is patched
+//! again, because anybody can write such a claim.
 
+pub mod admission_policy;
 mod build;
 mod decide;
 mod patch;
 mod probes;
+mod reason;
+#[cfg(test)]
+mod strict_tests;
 #[cfg(test)]
 mod tests;
 mod traits;
 mod undo;
 
-pub use build::{PROBE_FAILURES_MAX, Plan, Resources, SidecarConfig, workload};
-pub use decide::{Decision, ExcludedNamespaces, Outlook, Reason, Selection, decide, outlook};
+pub use build::{PROBE_FAILURES_MAX, Plan, Resources, SidecarConfig, sink_volumes, workload};
+pub use decide::{
+    Decision, Enforcement, ExcludedNamespaces, NAMESPACES_NEVER, Outlook, Selection, admit, decide, outlook,
+};
 pub use patch::{PatchError, patch};
 pub use probes::{ChangedProbe, InjectionStatus};
+pub use reason::Reason;
 pub use traits::PodTraits;
 pub use undo::{UndoError, undo};

@@ -1,8 +1,9 @@
 //! The JSON patch that adds the sidecar.
 
-use super::{InjectionStatus, Plan, build, probes};
+use super::traits::is_our_container;
+use super::{InjectionStatus, Plan, PodTraits, build, probes};
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch, PatchOperation};
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;
 use serde_json::{Map, Value, json};
@@ -19,8 +20,10 @@ pub enum PatchError {
     Status(#[from] serde_json::Error),
 }
 
-/// The patch for a pod. With a plan: the sidecar and all that belongs to it. Without, for a pod that has its sidecar: only
-/// `tcpSocket` probes that came since (another webhook may add containers after us); mostly nothing.
+/// The patch for a pod. With a plan: the sidecar and all that belongs to it; what the pod claims to have of it is replaced,
+/// so that a pod that was patched before is as it was, and one that was written to look so is patched. Without a plan, for a
+/// pod that has its sidecar: only `tcpSocket` probes that came since (another webhook may add containers after us); mostly
+/// nothing.
 ///
 /// # Errors
 /// The pod has no spec, or a foreign status annotation.
@@ -29,18 +32,25 @@ pub fn patch(pod: &Pod, plan: Option<&Plan<'_>>) -> Result<Patch, PatchError> {
     let (mut operations, changed) = probes::change(spec);
     let Some(plan) = plan else {
         if !changed.is_empty() {
-            let written = pod.annotations().get(annotation::STATUS).map(|s| serde_json::from_str(s)).transpose()?;
-            let mut status: InjectionStatus = written.unwrap_or_default();
+            let mut status = written(pod)?;
             status.probes.extend(changed);
             let annotations = [(annotation::STATUS, serde_json::to_string(&status)?)];
             add_entries(&mut operations, "annotations", pod.metadata.annotations.is_some(), &annotations);
         }
         return Ok(Patch(operations));
     };
-    let status = InjectionStatus { probes: changed, absent: absent(pod, spec) };
+    let mut status = InjectionStatus { probes: changed, absent: absent(pod, spec) };
+    if PodTraits::of(pod).injected {
+        let before = written(pod)?;
+        status = InjectionStatus { probes: [before.probes, status.probes].concat(), absent: before.absent };
+    }
     let containers = [build::init_container(plan), build::sidecar_container(pod, plan)];
     match &spec.init_containers {
-        Some(_) => {
+        Some(list) => {
+            // From the end, so that each index still holds.
+            for (i, _) in list.iter().enumerate().rev().filter(|(_, c)| is_our_container(&c.name)) {
+                operations.push(remove(&["spec", "initContainers", &i.to_string()]));
+            }
             for (i, container) in containers.into_iter().enumerate() {
                 operations.push(add(&["spec", "initContainers", &i.to_string()], container));
             }
@@ -49,7 +59,16 @@ pub fn patch(pod: &Pod, plan: Option<&Plan<'_>>) -> Result<Patch, PatchError> {
     }
     let volumes = build::volumes(plan);
     match &spec.volumes {
-        Some(_) => operations.extend(volumes.into_iter().map(|v| add(&["spec", "volumes", "-"], v))),
+        Some(list) => {
+            for volume in volumes {
+                let known =
+                    list.iter().position(|v| Some(v.name.as_str()) == volume.get("name").and_then(Value::as_str));
+                operations.push(match known {
+                    Some(i) => replace(&["spec", "volumes", &i.to_string()], volume),
+                    None => add(&["spec", "volumes", "-"], volume),
+                });
+            }
+        }
         None => operations.push(add(&["spec", "volumes"], json!(volumes))),
     }
     let labels = [(label::INJECTED, "true".to_owned())];
@@ -61,6 +80,12 @@ pub fn patch(pod: &Pod, plan: Option<&Plan<'_>>) -> Result<Patch, PatchError> {
     ];
     add_entries(&mut operations, "annotations", pod.metadata.annotations.is_some(), &annotations);
     Ok(Patch(operations))
+}
+
+/// What an earlier injection changed.
+fn written(pod: &Pod) -> Result<InjectionStatus, PatchError> {
+    let written = pod.annotations().get(annotation::STATUS).map(|s| serde_json::from_str(s)).transpose()?;
+    Ok(written.unwrap_or_default())
 }
 
 /// Lists and maps that the pod does not have: undoing must not leave empty ones.
@@ -81,6 +106,14 @@ fn add_entries(operations: &mut Vec<PatchOperation>, map: &str, exists: bool, en
         let entries: Map<String, Value> = entries.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
         operations.push(add(&["metadata", map], Value::Object(entries)));
     }
+}
+
+fn remove(path: &[&str]) -> PatchOperation {
+    PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path.iter().copied()) })
+}
+
+fn replace(path: &[&str], value: Value) -> PatchOperation {
+    PatchOperation::Replace(ReplaceOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })
 }
 
 fn add(path: &[&str], value: Value) -> PatchOperation {

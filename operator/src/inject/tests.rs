@@ -6,19 +6,20 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-fn put<K: Indexed + serde::de::DeserializeOwned>(index: &mut Index, object: Value) {
+pub(super) fn put<K: Indexed + serde::de::DeserializeOwned>(index: &mut Index, object: Value) {
     K::apply(index, serde_json::from_value(object).expect("object"));
 }
 
-/// A cluster with one policy for all pods of `shop`, and one sink with credentials.
-fn cluster() -> Index {
+/// A cluster with one policy for all pods of `shop`, and one sink with credentials, client certificate and token.
+pub(super) fn cluster() -> Index {
     let mut index = Index::new("cluster.local");
     put::<Namespace>(&mut index, json!({"metadata": {"name": "kube-system", "uid": "cluster-1"}}));
     put::<Namespace>(&mut index, json!({"metadata": {"name": "shop", "uid": "namespace-1"}}));
     put::<AuditSink>(
         &mut index,
         json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink", "metadata": {"name": "main", "uid": "s"},
-               "spec": {"endpoint": "http://collector.obs:4318", "default": true, "credentialsSecretName": "otlp"}}),
+               "spec": {"endpoint": "https://collector.obs:4317", "protocol": "Grpc", "default": true, "credentialsSecretName": "otlp",
+                        "tls": {"clientCertificateSecretName": "otlp-client"}, "serviceAccountToken": {"audience": "collector.obs"}}}),
     );
     put::<AuditPolicy>(
         &mut index,
@@ -29,7 +30,7 @@ fn cluster() -> Index {
     index
 }
 
-fn config() -> SidecarConfig {
+pub(super) fn config() -> SidecarConfig {
     SidecarConfig {
         image: "registry.example/testimony:1".to_owned(),
         pull_policy: Some("IfNotPresent".to_owned()),
@@ -45,8 +46,8 @@ fn config() -> SidecarConfig {
     }
 }
 
-fn excluded() -> ExcludedNamespaces {
-    ExcludedNamespaces { own: "testimony-system".to_owned() }
+pub(super) fn excluded() -> ExcludedNamespaces {
+    ExcludedNamespaces { own: "testimony-system".to_owned(), further: vec!["cni".to_owned()] }
 }
 
 fn decision(index: &Index, namespace: &str, pod: &Value) -> Decision {
@@ -55,13 +56,17 @@ fn decision(index: &Index, namespace: &str, pod: &Value) -> Decision {
 }
 
 fn injected(pod: &Value) -> Value {
-    let index = cluster();
+    patched(pod, &decision(&cluster(), "shop", pod))
+}
+
+/// The pod after the patch of a decision to inject it.
+pub(super) fn patched(pod: &Value, decision: &Decision) -> Value {
+    let Decision::Inject(selection) = decision else { panic!("{decision:?}: {pod}") };
     let typed: Pod = serde_json::from_value(pod.clone()).expect("pod");
-    let Decision::Inject(selection) = decision(&index, "shop", pod) else { panic!("not selected") };
     let config = config();
     let plan = Plan {
         config: &config,
-        selection: &selection,
+        selection,
         namespace: "shop",
         cluster_uid: "cluster-1",
         operator_ca: "-----BEGIN CERTIFICATE-----\n...\n",
@@ -70,13 +75,13 @@ fn injected(pod: &Value) -> Value {
     apply(pod, &patch(&typed, Some(&plan)).expect("patch"))
 }
 
-fn apply(pod: &Value, patch: &json_patch::Patch) -> Value {
+pub(super) fn apply(pod: &Value, patch: &json_patch::Patch) -> Value {
     let mut pod = pod.clone();
     json_patch::patch(&mut pod, patch).expect("applies");
     pod
 }
 
-fn yaml(text: &str) -> Value {
+pub(super) fn yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).expect("yaml")
 }
 
@@ -110,6 +115,29 @@ fn dollars_in_the_document_are_not_expanded_by_the_kubelet() {
 }
 
 #[test]
+fn volumes_of_every_sink_have_their_own_names_which_kubernetes_takes() {
+    let pod = injected(&yaml(include_str!("../../tests/fixtures/smallest.yaml")));
+    let names = |pointer: &str| -> Vec<String> {
+        let list = pod.pointer(pointer).and_then(Value::as_array).expect("list").iter();
+        list.filter_map(|item| item["name"].as_str()).map(str::to_owned).collect()
+    };
+    let volumes = names("/spec/volumes");
+    for name in ["testimony-sink-main", "testimony-cert-main", "testimony-auth-main"] {
+        assert!(volumes.iter().any(|volume| volume == name), "{name} is not in {volumes:?}");
+        assert!(traits::is_our_volume(name), "{name} would not be taken away again");
+        assert!(name.len() - "main".len() + crate::api::SINK_NAME_CHARS_MAX <= 63, "{name}");
+    }
+    let mounts = names("/spec/initContainers/1/volumeMounts");
+    assert!(mounts.iter().all(|mount| volumes.contains(mount)), "{mounts:?} {volumes:?}");
+    let token = pod.pointer("/spec/volumes").and_then(Value::as_array).expect("list").iter();
+    let token = token.filter(|volume| volume["name"] == "testimony-auth-main").map(|volume| &volume["projected"]);
+    let expected = json!({"sources": [
+        {"serviceAccountToken": {"audience": "collector.obs", "expirationSeconds": 3600, "path": "token"}},
+    ]});
+    assert_eq!(token.collect::<Vec<_>>(), [&expected]);
+}
+
+#[test]
 fn each_case_of_the_table_has_its_reason() {
     let skip = |pod: Value, reason: Reason| {
         assert_eq!(decision(&cluster(), "shop", &pod), Decision::Skip(reason), "{pod}");
@@ -130,6 +158,8 @@ fn each_case_of_the_table_has_its_reason() {
     skip(spec(port), Reason::PortCollision);
     skip(spec(json!({"spec": {"containers": [{"name": "testimony-init"}]}})), Reason::NameCollision);
     skip(spec(json!({"spec": {"volumes": [{"name": "testimony-state"}]}})), Reason::NameCollision);
+    let mount = json!({"spec": {"containers": [{"name": "app", "volumeMounts": [{"name": "testimony-token"}]}]}});
+    skip(spec(mount), Reason::NameCollision);
 }
 
 #[test]
@@ -137,7 +167,7 @@ fn namespaces_decide_too() {
     let pod = json!({"metadata": {"labels": {"app": "otelcol"}}, "spec": {"containers": [{"name": "app"}]}});
     let mut index = cluster();
     assert_eq!(decision(&index, "other", &pod), Decision::NotSelected);
-    for namespace in ["kube-system", "kube-node-lease", "testimony-system"] {
+    for namespace in ["kube-system", "kube-node-lease", "testimony-system", "cni"] {
         put::<AuditPolicy>(
             &mut index,
             json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},

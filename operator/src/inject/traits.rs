@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use testimony_core::contract::{annotation, id, label, pod, port};
 
 /// Containers of service meshes, which redirect the same connections.
-const OTHER_PROXIES: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
+pub(super) const OTHER_PROXIES: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
 
 /// What decisions look at in a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,14 +29,14 @@ pub struct PodTraits {
     pub injection_id: Option<String>,
     /// A declared container port that is one of ours.
     pub port_collision: Option<u16>,
-    /// A container or volume that has one of our names and is not ours.
+    /// A container or volume that has one of our names and is not ours, or a mount of one of our volumes.
     pub name_collision: Option<String>,
     /// Containers with our user and group: the redirect rules let them pass.
     pub loop_guard_collision: Vec<String>,
     /// Containers that add NET_ADMIN or NET_RAW: they can undo or avoid the redirect.
     pub network_admins: Vec<String>,
-    /// Sinks whose credentials are mounted.
-    pub mounted_sinks: BTreeSet<String>,
+    /// Names of the volumes with what sinks are shown, see [`super::sink_volumes`].
+    pub sink_volumes: BTreeSet<String>,
 }
 
 impl PodTraits {
@@ -48,12 +48,13 @@ impl PodTraits {
         let injection_id = object.annotations().get(annotation::INJECTION_ID).cloned();
         let injected =
             injection_id.is_some() && spec.init_containers.iter().flatten().any(|c| c.name == pod::SIDECAR_CONTAINER);
-        let mounted_sinks = spec
+        let sink_volumes = spec
             .volumes
             .iter()
             .flatten()
             .filter(|_| injected)
-            .filter_map(|v| v.name.strip_prefix(pod::SINK_VOLUME_PREFIX).map(str::to_owned))
+            .filter(|v| is_sink_volume(&v.name))
+            .map(|v| v.name.clone())
             .collect();
         Self {
             host_network: spec.host_network.unwrap_or_default(),
@@ -68,7 +69,7 @@ impl PodTraits {
             labels,
             injected,
             injection_id,
-            mounted_sinks,
+            sink_volumes,
         }
     }
 }
@@ -88,7 +89,15 @@ pub(super) fn is_our_container(name: &str) -> bool {
 }
 
 pub(super) fn is_our_volume(name: &str) -> bool {
-    name == pod::TOKEN_VOLUME || name == pod::STATE_VOLUME || name.starts_with(pod::SINK_VOLUME_PREFIX)
+    name == pod::TOKEN_VOLUME || name == pod::STATE_VOLUME || is_sink_volume(name)
+}
+
+/// What the names of volumes begin with that belong to one sink.
+pub(super) const SINK_VOLUME_PREFIXES: [&str; 3] =
+    [pod::SINK_VOLUME_PREFIX, pod::SINK_CERTIFICATE_VOLUME_PREFIX, pod::SINK_TOKEN_VOLUME_PREFIX];
+
+fn is_sink_volume(name: &str) -> bool {
+    SINK_VOLUME_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn is_windows(spec: &PodSpec) -> bool {
@@ -108,7 +117,12 @@ fn colliding_port(container: &Container) -> Option<u16> {
 fn colliding_name(spec: &PodSpec) -> Option<String> {
     let container = containers(spec).map(|c| &c.name).find(|n| is_our_container(n));
     let volume = || spec.volumes.iter().flatten().map(|v| &v.name).find(|n| is_our_volume(n));
-    container.or_else(volume).cloned()
+    // The volume need not be there yet: it would be ours, with the sidecar's policy or token in another's hands.
+    let mount = || {
+        let mounts = containers(spec).flat_map(|c| c.volume_mounts.iter().flatten());
+        mounts.map(|m| &m.name).find(|n| is_our_volume(n))
+    };
+    container.or_else(volume).or_else(mount).cloned()
 }
 
 fn has_our_ids(spec: &PodSpec, container: &Container) -> bool {

@@ -57,7 +57,8 @@ async fn bench() -> Bench {
                         "metadata": {"name": "all", "namespace": "shop", "uid": "p"}});
     let policy: AuditPolicy = serde_json::from_value(policy).expect("policy");
     state.change(|index| AuditPolicy::apply(index, policy));
-    let pod = json!({"metadata": {"name": "a", "namespace": "shop", "uid": "a"}, "spec": {"containers": []}});
+    let pod = json!({"metadata": {"name": "a", "namespace": "shop", "uid": "a"}, "spec": {"containers": []},
+                     "status": {"podIP": "10.0.0.1"}});
     let pod: Pod = serde_json::from_value(pod).expect("pod");
     state.change(|index| Pod::apply(index, pod));
     let polls = PolicyServer::new(state, OneToken, bundle.clone(), metrics, shutdown.clone());
@@ -126,6 +127,21 @@ async fn a_sidecar_gets_its_document_over_tls_and_then_nothing_new() {
 }
 
 #[tokio::test]
+async fn a_sidecar_is_told_who_has_the_addresses_that_it_met() {
+    let bench = bench().await;
+    let asked = json!({"addresses": ["10.0.0.1", "::ffff:10.0.0.1", "192.0.2.7"]}).to_string().into_bytes();
+    let (status, body) = bench.send("POST", NAMES_PATH, Some("good"), asked).await;
+    assert_eq!(status, StatusCode::OK);
+    let answer: Value = serde_json::from_slice(&body).expect("json");
+    let wanted = json!([{"address": "10.0.0.1", "kind": "Pod", "namespace": "shop", "name": "a", "uid": "a",
+                         "serviceAccount": "default", "workload": "Pod/a"}]);
+    assert_eq!(answer["names"], wanted);
+    let again = json!({"addresses": ["10.0.0.1"], "known": answer["digest"]}).to_string().into_bytes();
+    assert_eq!(bench.send("POST", NAMES_PATH, Some("good"), again).await.0, StatusCode::NO_CONTENT);
+    bench.end().await;
+}
+
+#[tokio::test]
 async fn bad_requests_are_told_what_is_wrong() {
     let bench = bench().await;
     let good = Some("good");
@@ -136,6 +152,8 @@ async fn bad_requests_are_told_what_is_wrong() {
         ("POST", POLL_PATH, Some("bad"), poll(0, None), StatusCode::UNAUTHORIZED, "not accepted: unknown"),
         ("POST", POLL_PATH, Some("later"), poll(0, None), StatusCode::SERVICE_UNAVAILABLE, "no API server"),
         ("POST", POLL_PATH, good, b"{".to_vec(), StatusCode::BAD_REQUEST, "poll: EOF"),
+        ("POST", NAMES_PATH, Some("bad"), b"{}".to_vec(), StatusCode::UNAUTHORIZED, "not accepted: unknown"),
+        ("POST", NAMES_PATH, good, b"{}".to_vec(), StatusCode::BAD_REQUEST, "names: missing field `addresses`"),
         ("POST", POLL_PATH, good, vec![b' '; 65 * 1024], StatusCode::PAYLOAD_TOO_LARGE, "at most 65536 bytes"),
     ];
     for (method, path, token, body, status, text) in cases {

@@ -1,8 +1,10 @@
-//! The policy server: sidecars poll it for their document, and say by that what they run. Only the leader serves.
+//! The policy server: sidecars poll it for their document, and say by that what they run; and they ask it for the names of
+//! addresses. Only the leader serves.
 
 #[cfg(test)]
 mod http_tests;
 mod identity;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -15,18 +17,25 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, StatusCode, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use testimony_core::contract::POLL_PATH;
+use testimony_core::contract::{NAMES_PATH, POLL_PATH};
+use testimony_core::names::{ADDRESSES_MAX, NamesRequest};
 use testimony_core::policy::{POLL_WAIT_S_MAX, PollRequest, PollResponse};
 use tokio::sync::{Notify, Semaphore, watch};
 
 /// Polls that wait at a time; more are told to come back.
 pub const POLLS_MAX: usize = 10_000;
 
-/// Connections at a time.
-pub const CONNECTIONS_MAX: usize = POLLS_MAX + 256;
+/// Connections at a time: each sidecar has one to poll and one to ask for names.
+pub const CONNECTIONS_MAX: usize = 2 * POLLS_MAX + 256;
 
 /// Largest poll.
 const POLL_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest request for names: an address with quotes and a comma takes at most 48 bytes.
+const NAMES_BYTES_MAX: usize = 48 * ADDRESSES_MAX + 1024;
+
+/// An answer without success, and what metrics call it.
+type Refusal = (Answer, &'static str);
 
 /// Where identities come from: the API server, or a table in tests.
 pub trait Identify: Clone + Send + Sync + 'static {
@@ -59,56 +68,65 @@ impl<I: Identify> PolicyServer<I> {
 
     /// Handles one HTTP request.
     pub async fn handle(self, request: Request<Incoming>) -> Answer {
-        if request.uri().path() != POLL_PATH {
+        let path = request.uri().path();
+        if path != POLL_PATH && path != NAMES_PATH {
             return text_answer(StatusCode::NOT_FOUND, format!("try {POLL_PATH}\n"));
         }
         if request.method() != Method::POST {
             return text_answer(StatusCode::METHOD_NOT_ALLOWED, "use POST\n");
         }
-        let (answer, result) = self.poll(request).await;
+        if path == NAMES_PATH {
+            return self.names(request).await.unwrap_or_else(|(answer, _)| answer);
+        }
+        let (answer, result) = self.poll(request).await.unwrap_or_else(|refused| refused);
         self.metrics.polls.get_or_create(&ResultLabels { result }).inc();
         answer
     }
 
-    async fn poll(&self, request: Request<Incoming>) -> (Answer, &'static str) {
+    /// Who asks.
+    async fn who(&self, headers: &HeaderMap) -> Result<Identity, Refusal> {
+        let Some(token) = bearer(headers) else {
+            return Err((
+                text_answer(StatusCode::UNAUTHORIZED, "send the projected token as Bearer\n"),
+                "unauthorized",
+            ));
+        };
+        self.identify.identify(token).await.map_err(|error| match error {
+            Unauthorized::Unavailable(_) => {
+                (text_answer(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")), "unavailable")
+            }
+            _ => (text_answer(StatusCode::UNAUTHORIZED, format!("{error}\n")), "unauthorized"),
+        })
+    }
+
+    async fn names(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        let identity = self.who(request.headers()).await?;
+        let body = body(request, NAMES_BYTES_MAX).await.map_err(|answer| (answer, "bad_request"))?;
+        let asked: NamesRequest = serde_json::from_slice(&body)
+            .map_err(|error| (text_answer(StatusCode::BAD_REQUEST, format!("names: {error}\n")), "bad_request"))?;
+        let answer = names::answer(&self.state.index(), &identity.namespace, &asked);
+        Ok(answer_json(answer.as_ref()).0)
+    }
+
+    async fn poll(&self, request: Request<Incoming>) -> Result<(Answer, &'static str), Refusal> {
         let Ok(_permit) = self.polls.try_acquire() else {
             let mut answer = text_answer(StatusCode::SERVICE_UNAVAILABLE, "too many polls\n");
             answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
-            return (answer, "busy");
+            return Err((answer, "busy"));
         };
-        let Some(token) = bearer(request.headers()) else {
-            return (text_answer(StatusCode::UNAUTHORIZED, "send the projected token as Bearer\n"), "unauthorized");
-        };
-        let identity = match self.identify.identify(token).await {
-            Ok(identity) => identity,
-            Err(Unauthorized::Unavailable(error)) => {
-                return (text_answer(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")), "unavailable");
-            }
-            Err(error) => return (text_answer(StatusCode::UNAUTHORIZED, format!("{error}\n")), "unauthorized"),
-        };
-        let body = match body(request, POLL_BYTES_MAX).await {
-            Ok(body) => body,
-            Err(answer) => return (answer, "bad_request"),
-        };
-        let poll: PollRequest = match serde_json::from_slice(&body) {
-            Ok(poll) => poll,
-            Err(error) => return (text_answer(StatusCode::BAD_REQUEST, format!("poll: {error}\n")), "bad_request"),
-        };
+        let identity = self.who(request.headers()).await?;
+        let body = body(request, POLL_BYTES_MAX).await.map_err(|answer| (answer, "bad_request"))?;
+        let poll: PollRequest = serde_json::from_slice(&body)
+            .map_err(|error| (text_answer(StatusCode::BAD_REQUEST, format!("poll: {error}\n")), "bad_request"))?;
         let Some(notify) = self.state.register(&identity.pod_uid) else {
-            return (text_answer(StatusCode::TOO_MANY_REQUESTS, "this pod polls already\n"), "busy");
+            return Err((text_answer(StatusCode::TOO_MANY_REQUESTS, "this pod polls already\n"), "busy"));
         };
         self.metrics.polls_open.inc();
         // Gives back also when the client goes and this future is dropped.
         let registration = Registration { server: self, uid: &identity.pod_uid, notify: Some(notify) };
         let answer = self.wait(&identity, &poll, &registration).await;
         drop(registration);
-        match answer {
-            Some(response) => match serde_json::to_vec(&response) {
-                Ok(bytes) => (json_answer(StatusCode::OK, bytes), "document"),
-                Err(error) => (text_answer(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()), "error"),
-            },
-            None => (text_answer(StatusCode::NO_CONTENT, ""), "unchanged"),
-        }
+        Ok(answer_json(answer.as_ref()))
     }
 
     /// Waits until there is something new for this pod, or the wait is over.
@@ -152,8 +170,9 @@ impl<I: Identify> PolicyServer<I> {
         let bundle = self.bundle.borrow().clone()?;
         let index = self.state.index();
         let pod = index.pod(&identity.pod_uid).filter(|p| p.namespace == identity.namespace)?;
-        let document = index.document(&pod.namespace, &pod.traits.labels).document;
+        let compiled = index.document(&pod.namespace, &pod.traits.labels);
         drop(index);
+        let document = &compiled.document;
         self.state.acknowledge(
             &identity.pod_uid,
             Ack {
@@ -181,7 +200,7 @@ impl<I: Identify> PolicyServer<I> {
         let (namespace, pod) = (&identity.namespace, &identity.pod_name);
         let _span = tracing::info_span!("document", namespace, pod, revision = document.revision).entered();
         tracing::debug!("sent");
-        Some(PollResponse { document, operator_ca: bundle.to_string() })
+        Some(PollResponse { document: document.clone(), operator_ca: bundle.to_string() })
     }
 }
 
@@ -198,6 +217,15 @@ impl<I: Identify> Drop for Registration<'_, I> {
             self.server.state.unregister(self.uid, notify);
             self.server.metrics.polls_open.dec();
         }
+    }
+}
+
+/// 200 with JSON, or 204.
+fn answer_json(response: Option<&impl serde::Serialize>) -> (Answer, &'static str) {
+    let Some(response) = response else { return (text_answer(StatusCode::NO_CONTENT, ""), "unchanged") };
+    match serde_json::to_vec(response) {
+        Ok(bytes) => (json_answer(StatusCode::OK, bytes), "document"),
+        Err(error) => (text_answer(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()), "error"),
     }
 }
 

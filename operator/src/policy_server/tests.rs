@@ -55,7 +55,7 @@ impl Bench {
     }
 
     fn revision(&self) -> String {
-        self.state.index().document("shop", &Default::default()).document.revision
+        self.state.index().document("shop", &Default::default()).document.revision.clone()
     }
 
     async fn poll(&self, poll: &PollRequest) -> Option<PollResponse> {

@@ -4,7 +4,7 @@ use super::{CONNECTIONS_MAX, Mutator};
 use crate::certs::{CaBundleConfig, Certificates, keep_ca_bundle};
 use crate::metrics::Metrics;
 use crate::serve::serve;
-use crate::settings::{Settings, WEBHOOK_ENTRY};
+use crate::settings::{STRICT_WEBHOOK_ENTRY, Settings, WEBHOOK_ENTRY};
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin};
 use crate::watches::Watches;
@@ -28,6 +28,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let config = settings.sidecar()?;
     let (metrics, registry) = Metrics::new();
     let state = Arc::new(State::new(&settings.cluster_domain));
+    state.remember(|index| index.strict_off = !settings.strict_namespaces);
     let mut supervisor = Supervisor::new(Duration::from_secs(LINGER_SECONDS))?;
     let shutdown = supervisor.shutdown();
     let admin_listener = bind(settings.admin_port, "--admin-port").await?;
@@ -35,7 +36,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
 
     // Admission looks at these; pods come in the reviews themselves.
     let watches = Watches::new(&mut supervisor, &client, &state, &metrics).add::<Namespace>().add::<api::AuditPolicy>();
-    let watches = watches.add::<api::AuditSink>().add::<Service>().synced();
+    let watches = watches.add::<api::ClusterAuditPolicy>().add::<api::AuditSink>().add::<Service>().synced();
     let mut readiness = admin::Readiness::default();
     for (kind, synced) in &watches {
         readiness = readiness.with(kind, synced.clone());
@@ -53,16 +54,19 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
         }
     });
 
-    let (live, is_live) = watch::channel(false);
-    readiness = readiness.with("caBundle", is_live);
-    let entry = CaBundleConfig { object: settings.webhook_config_name.clone(), entry: WEBHOOK_ENTRY.to_owned() };
-    supervisor.add("caBundle", {
-        let keep = keep_ca_bundle(client, entry, bundle.clone(), live, shutdown.clone());
-        async move {
+    let strict = ("strict caBundle", settings.strict_webhook_config_name.clone(), STRICT_WEBHOOK_ENTRY);
+    let strict = settings.strict_namespaces.then_some(strict);
+    let default = ("caBundle", settings.webhook_config_name.clone(), WEBHOOK_ENTRY);
+    for (task, object, entry) in std::iter::once(default).chain(strict) {
+        let (live, is_live) = watch::channel(false);
+        readiness = readiness.with(task, is_live);
+        let entry = CaBundleConfig { object, entry: entry.to_owned() };
+        let keep = keep_ca_bundle(client.clone(), entry, bundle.clone(), live, shutdown.clone());
+        supervisor.add(task, async move {
             keep.await;
             Ok(())
-        }
-    });
+        });
+    }
 
     let mutator = Mutator { state, excluded: settings.excluded(), config, bundle, synced, metrics };
     let handler = move |request| mutator.clone().handle(request);

@@ -25,7 +25,7 @@ fn mutator(synced: bool, bundle: Option<&str>) -> Mutator {
     };
     Mutator {
         state,
-        excluded: ExcludedNamespaces { own: "testimony-system".to_owned() },
+        excluded: ExcludedNamespaces { own: "testimony-system".to_owned(), further: Vec::new() },
         config: SidecarConfig {
             image: "testimony:1".to_owned(),
             pull_policy: None,
@@ -50,7 +50,11 @@ fn review(namespace: &str, pod: Value) -> Vec<u8> {
 }
 
 async fn answer(mutator: &Mutator, body: &[u8]) -> (StatusCode, Value) {
-    let answer = mutator.review(body);
+    answer_under(mutator, Enforcement::Default, body).await
+}
+
+async fn answer_under(mutator: &Mutator, enforcement: Enforcement, body: &[u8]) -> (StatusCode, Value) {
+    let answer = mutator.review(enforcement, body);
     let status = answer.status();
     let body = answer.into_body().collect().await.expect("body").to_bytes();
     (status, serde_json::from_slice(&body).unwrap_or_default())
@@ -122,5 +126,45 @@ async fn every_prefix_of_a_review_is_answered() {
     for end in 0..body.len() {
         let (status, _) = answer(&mutator, &body[..end]).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_strict_namespace_gets_a_sidecar_without_a_policy_and_a_refusal_with_a_fix() {
+    let mutator = mutator(true, Some("CA"));
+    let strict = async |pod: Value| {
+        answer_under(&mutator, Enforcement::Strict, &review("other", pod)).await.1["response"].clone()
+    };
+    let good = strict(pod(json!({"containers": [{"name": "app"}]}))).await;
+    assert_eq!((&good["allowed"], &good["patchType"]), (&json!(true), &json!("JSONPatch")));
+    let bad = strict(pod(json!({"hostNetwork": true, "containers": [{"name": "app"}]}))).await;
+    assert_eq!((&bad["allowed"], &bad["patch"]), (&json!(false), &Value::Null));
+    assert_eq!(
+        bad["status"]["message"],
+        "testimony: refused (HostNetwork), because namespace other is strict: the pod uses hostNetwork, which cannot be audited. \
+         To fix it: remove hostNetwork, or run the pod in a namespace that is not strict"
+    );
+    let labels = InjectionLabels { result: "denied", reason: "HostNetwork" };
+    assert_eq!(mutator.metrics.injections.get_or_create(&labels).get(), 1);
+}
+
+#[tokio::test]
+async fn failures_of_the_webhook_keep_pods_of_strict_namespaces_waiting() {
+    let good = review("shop", pod(json!({"containers": [{"name": "app"}]})));
+    let broken = review("shop", pod(json!({"containers": "none"})));
+    for (mutator, body, code) in [
+        (mutator(false, Some("CA")), &good, 503),
+        (mutator(true, None), &good, 503),
+        (mutator(true, Some("CA")), &broken, 403),
+    ] {
+        let (status, answer) = answer_under(&mutator, Enforcement::Strict, body).await;
+        let response = &answer["response"];
+        assert_eq!(
+            (status, &response["uid"], &response["allowed"]),
+            (StatusCode::OK, &json!("review-1"), &json!(false))
+        );
+        assert_eq!(response["status"]["code"], code);
+        let message = response["status"]["message"].as_str().expect("message");
+        assert!(message.starts_with("testimony: refused, because this namespace is strict"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! The admin port: `/live`, `/ready`, `/metrics`, `/config`, and the stand-in for `tcpSocket` probes.
+//! The admin port: `/live`, `/ready`, `/metrics`, `/config`, `/tail`, and the stand-in for `tcpSocket` probes.
 //!
 //! It tells state and takes none: every path is a GET, nothing secret is shown, and numbers of connections, sizes of
 //! heads and times are bounded.
@@ -6,11 +6,12 @@
 mod probe;
 mod server;
 
-pub use server::{Admin, CONNECTIONS_MAX, HEAD_BYTES_MAX, HEADER_TIMEOUT};
+pub use server::{Admin, CONNECTIONS_MAX, HEAD_BYTES_MAX, HEADER_TIMEOUT, TAIL_PATH};
 
 use crate::client::AGENT;
 use crate::config::PolicySource;
 use crate::metrics::Metrics;
+use crate::tail::Tail;
 use serde::Serialize;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub struct State {
     pub ready: Ready,
     /// Where `/probe/tcp/<port>` dials: the pod's first address. Absent: loopback.
     pub probe_address: Option<IpAddr>,
+    /// What `/tail` shows, to clients on the loopback interface alone.
+    pub tail: Tail,
 }
 
 /// Set once traffic flows; `/ready` and the pod's startup probe wait for it. It stays set while draining.

@@ -1,48 +1,62 @@
-//! The HTTP/1.1 client for everything that the sidecar sends on its own account: exports and the operator's long poll.
+//! The client for everything that the sidecar sends on its own account: exports and the operator's long poll. It speaks
+//! HTTP/1.1 or, for gRPC, HTTP/2 without negotiation.
 //!
 //! One connection at a time, kept alive; every request has one deadline for all of it (resolve, connect, TLS, send,
 //! answer), and a shorter one to connect; the answer's body is bounded. Redirects are never followed and proxies never used: the policy names the
 //! place, and credentials go nowhere else.
 
 mod backoff;
+mod connect;
 mod endpoint;
 mod secret;
+mod tasks;
 mod tls;
 
 pub use backoff::{Backoff, Jitter};
+pub use connect::Trust;
 pub use endpoint::{Endpoint, EndpointError};
 pub use secret::{Secret, is_sink_header};
-pub use tls::{TlsError, server_name, tls_config};
+pub use testimony_core::error::error_line;
+pub use tls::{Identity, IdentityError, TlsError, server_name, tls_config};
 
 use bytes::Bytes;
+use connect::{Connector, Stream};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
 use hyper::header::{HOST, HeaderMap, HeaderValue, USER_AGENT};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
+use tasks::Tasks;
 
-/// Deadline for a connection: resolve, connect, TLS. A long poll may wait for a minute, but not for the address of a pod
-/// that is gone, where nothing answers at all: the next try reaches the pod that took its place.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Largest header of an answer over HTTP/2, in bytes: the details of a gRPC error stand there.
+const ANSWER_HEADER_BYTES_MAX: u32 = 64 * 1024;
 
 /// What the sidecar calls itself to others.
 pub const AGENT: &str = concat!("testimony-sidecar/", env!("CARGO_PKG_VERSION"));
 
+/// Which HTTP a client speaks. Nothing is negotiated: the policy says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, by prior knowledge or, with TLS, by ALPN.
+    Http2,
+}
+
 /// A client of one endpoint.
 pub struct Client {
-    endpoint: Endpoint,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    sender: Option<SendRequest<Full<Bytes>>>,
-    /// Drives the connection; ends with this client.
-    driver: JoinSet<()>,
+    connector: Connector,
+    version: Version,
+    sender: Option<Sender>,
+    /// Drive the connection; end with this client.
+    tasks: Tasks,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 /// An answer, whole.
@@ -52,6 +66,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// Header fields.
     pub headers: HeaderMap,
+    /// Trailer fields; of interest for gRPC.
+    pub trailers: HeaderMap,
     /// The body; cut off (see [`Answer::cut`]) where it was longer than the caller allowed.
     pub body: Bytes,
     /// The body was longer than allowed, or broke off; `body` is empty.
@@ -77,7 +93,7 @@ pub enum ClientError {
         /// What the TLS library said.
         source: std::io::Error,
     },
-    /// The connection broke, or the peer does not speak HTTP/1.1.
+    /// The connection broke, or the peer does not speak the HTTP version that it is spoken to in.
     #[error("no answer from {to}: {source}")]
     Http {
         /// `host:port`.
@@ -99,19 +115,17 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// A client that is not connected yet. `server_name`: verified instead of the URL's host.
+    /// A client that is not connected yet.
     ///
     /// # Errors
-    /// A name that no certificate can hold, or an unusable CA bundle.
-    pub fn new(endpoint: Endpoint, ca_pem: Option<&str>, name: Option<&str>) -> Result<Self, TlsError> {
-        let tls = if endpoint.is_https() {
-            let name = name.unwrap_or(endpoint.host());
-            let verified = server_name(name).ok_or_else(|| TlsError::Name(name.to_owned()))?;
-            Some((tls_config(ca_pem)?, verified))
-        } else {
-            None
+    /// A name that no certificate can hold, an unusable CA bundle, or a key that does not fit its certificate.
+    pub fn new(endpoint: Endpoint, version: Version, trust: &Trust<'_>) -> Result<Self, TlsError> {
+        let alpn: &[u8] = match version {
+            Version::Http1 => b"http/1.1",
+            Version::Http2 => b"h2",
         };
-        Ok(Self { endpoint, tls, sender: None, driver: JoinSet::new() })
+        let connector = Connector::new(endpoint, trust, alpn)?;
+        Ok(Self { connector, version, sender: None, tasks: Tasks::default() })
     }
 
     /// Sends a `POST` and takes the whole answer. A connection that the peer closed while it was idle is replaced once.
@@ -129,7 +143,7 @@ impl Client {
         let work = self.post_unbounded(path, headers, body, answer_bytes_max);
         let result = match tokio::time::timeout(deadline, work).await {
             Ok(result) => result,
-            Err(_) => Err(ClientError::Timeout { to: self.endpoint.to_string(), after_ms: deadline.as_millis() }),
+            Err(_) => Err(ClientError::Timeout { to: self.connector.to(), after_ms: deadline.as_millis() }),
         };
         if result.is_err() {
             self.disconnect();
@@ -137,10 +151,15 @@ impl Client {
         result
     }
 
+    /// What it is a client of.
+    pub fn endpoint(&self) -> &Endpoint {
+        self.connector.endpoint()
+    }
+
     /// Closes the connection, if there is one.
     pub fn disconnect(&mut self) {
         self.sender = None;
-        self.driver.abort_all();
+        self.tasks.abort();
     }
 
     async fn post_unbounded(
@@ -152,7 +171,7 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         // Between two requests the connection may need a moment; what it cannot do is come back once it closed.
         let reused = match &mut self.sender {
-            Some(sender) => sender.ready().await.is_ok(),
+            Some(sender) => sender.ready().await,
             None => false,
         };
         match self.post_once(path, headers, body.clone(), answer_bytes_max).await {
@@ -171,102 +190,139 @@ impl Client {
         body: Bytes,
         answer_bytes_max: usize,
     ) -> Result<Answer, ClientError> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = path.parse().map_err(|_| ClientError::Request(format!("{path} is not a path")))?;
-        *request.headers_mut() = headers.clone();
-        let host = HeaderValue::from_str(self.endpoint.authority());
-        request.headers_mut().insert(HOST, host.map_err(|error| ClientError::Request(error.to_string()))?);
-        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        let to = self.endpoint.to_string();
+        let request = self.request(path, headers, body)?;
+        let to = self.connector.to();
         let sender = match self.sender.as_mut().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
             None => {
-                let fresh = self.connect_within(CONNECT_DEADLINE).await?;
+                let fresh = self.connect().await?;
                 self.sender.insert(fresh)
             }
         };
-        let answer = sender.send_request(request).await.map_err(|source| ClientError::Http { to, source })?;
+        let answer = sender.send(request).await.map_err(|source| ClientError::Http { to, source })?;
         let (parts, body) = answer.into_parts();
         // The status is the answer; a body that is too long or breaks off only takes the connection with it.
-        let (body, cut) = match Limited::new(body, answer_bytes_max).collect().await {
-            Ok(body) => (body.to_bytes(), false),
-            Err(_) => (Bytes::new(), true),
-        };
+        let collected = Limited::new(body, answer_bytes_max).collect().await.ok();
+        let trailers = collected.as_ref().and_then(|body| body.trailers().cloned()).unwrap_or_default();
+        let cut = collected.is_none();
         if cut {
             self.disconnect();
         }
-        Ok(Answer { status: parts.status, headers: parts.headers, body, cut })
+        let body = collected.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        Ok(Answer { status: parts.status, headers: parts.headers, trailers, body, cut })
     }
 
-    async fn connect_within(&mut self, deadline: Duration) -> Result<SendRequest<Full<Bytes>>, ClientError> {
-        let to = self.endpoint.to_string();
-        let connected = tokio::time::timeout(deadline, self.connect()).await;
-        connected.unwrap_or(Err(ClientError::Timeout { to, after_ms: deadline.as_millis() }))
-    }
-
-    async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
-        self.disconnect();
-        while self.driver.try_join_next().is_some() {}
-        let to = self.endpoint.to_string();
-        let tcp = TcpStream::connect((self.endpoint.host(), self.endpoint.port())).await;
-        let tcp = tcp.map_err(|source| ClientError::Connect { to: to.clone(), source })?;
-        // Best effort: a request is written in one piece anyway.
-        let _ = tcp.set_nodelay(true);
-        match &self.tls {
-            Some((config, name)) => {
-                let connector = TlsConnector::from(config.clone());
-                let tls = connector.connect(name.clone(), tcp).await;
-                let tls = tls.map_err(|source| ClientError::Tls { to, source })?;
-                self.handshake(tls).await
+    fn request(&self, path: &str, headers: &HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
+        let endpoint = self.connector.endpoint();
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.headers_mut() = headers.clone();
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        let target = match self.version {
+            Version::Http1 => {
+                let host = HeaderValue::from_str(endpoint.authority());
+                request.headers_mut().insert(HOST, host.map_err(|error| ClientError::Request(error.to_string()))?);
+                path.to_owned()
             }
-            None => self.handshake(tcp).await,
-        }
+            // Becomes :scheme, :authority and :path.
+            Version::Http2 => {
+                let scheme = if endpoint.is_https() { "https" } else { "http" };
+                format!("{scheme}://{}{path}", endpoint.authority())
+            }
+        };
+        *request.uri_mut() = target.parse().map_err(|_| ClientError::Request(format!("{path} is not a path")))?;
+        Ok(request)
     }
 
-    async fn handshake<I>(&mut self, io: I) -> Result<SendRequest<Full<Bytes>>, ClientError>
-    where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let handshake = http1::handshake(TokioIo::new(io)).await;
-        let (sender, connection) =
-            handshake.map_err(|source| ClientError::Http { to: self.endpoint.to_string(), source })?;
-        self.driver.spawn(async move {
-            // Its error reaches whoever waits for an answer.
+    async fn connect(&mut self) -> Result<Sender, ClientError> {
+        self.disconnect();
+        let stream = self.connector.open().await?;
+        let handshake = match self.version {
+            Version::Http1 => self.handshake_http1(stream).await,
+            Version::Http2 => self.handshake_http2(stream).await,
+        };
+        handshake.map_err(|source| ClientError::Http { to: self.connector.to(), source })
+    }
+
+    async fn handshake_http1(&self, stream: Box<dyn Stream>) -> hyper::Result<Sender> {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Its error reaches whoever waits for an answer.
+        self.tasks.spawn(async move {
             let _ = connection.await;
         });
-        Ok(sender)
+        Ok(Sender::Http1(sender))
+    }
+
+    async fn handshake_http2(&self, stream: Box<dyn Stream>) -> hyper::Result<Sender> {
+        let mut builder = http2::Builder::new(self.tasks.clone());
+        builder.max_header_list_size(ANSWER_HEADER_BYTES_MAX);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        self.tasks.spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Sender::Http2(sender))
     }
 }
 
-/// An error with its causes, on one line: what people need to see is mostly the innermost one.
-pub fn error_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
+impl Drop for Client {
+    /// The tasks of an HTTP/2 connection hold the set that they stand in.
+    fn drop(&mut self) {
+        self.tasks.abort();
+    }
+}
+
+// === impl Sender ===
+
+impl Sender {
+    async fn ready(&mut self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.ready().await.is_ok(),
+            Self::Http2(sender) => sender.ready().await.is_ok(),
         }
-        source = cause.source();
     }
-    line
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::Http1(sender) => sender.send_request(request).await,
+            Self::Http2(sender) => sender.send_request(request).await,
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+// === impl ClientError ===
 
-    #[tokio::test]
-    async fn who_never_greets_is_not_waited_for() {
-        // The kernel accepts; nobody ever speaks TLS.
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let url = format!("https://{}", silent.local_addr().expect("an address"));
-        let endpoint = Endpoint::parse(&url).expect("a URL");
-        let mut client = Client::new(endpoint, None, None).expect("a client");
-        let result = client.connect_within(Duration::from_millis(20)).await;
-        let Err(error) = result else { panic!("a connection without a peer") };
-        assert!(matches!(error, ClientError::Timeout { after_ms: 20, .. }), "{error}");
+impl ClientError {
+    /// The peer does not accept the client's certificate, or misses one.
+    pub fn refuses_identity(&self) -> bool {
+        use rustls::AlertDescription as Alert;
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let of_http2 = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+            let io = error.downcast_ref::<std::io::Error>().or(of_http2).and_then(std::io::Error::get_ref);
+            let tls = io.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
+            if let Some(rustls::Error::AlertReceived(alert)) = tls {
+                return matches!(
+                    alert,
+                    Alert::NoCertificate
+                        | Alert::BadCertificate
+                        | Alert::UnsupportedCertificate
+                        | Alert::CertificateRevoked
+                        | Alert::CertificateExpired
+                        | Alert::CertificateUnknown
+                        | Alert::UnknownCA
+                        | Alert::AccessDenied
+                        | Alert::CertificateRequired
+                );
+            }
+            cause = error.source();
+        }
+        false
     }
 }

@@ -30,18 +30,22 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Whether credentials may set this header: a field name that neither frames the message nor says what its body is.
+/// Whether credentials may set this header: a field name that neither frames the message nor says what its body is, and
+/// that is none of gRPC's own.
 pub fn is_sink_header(name: &str) -> bool {
-    const OURS: [&str; 9] = [
+    const OURS: [&str; 11] = [
         "connection",
         "content-encoding",
         "content-length",
         "content-type",
         "host",
+        "keep-alive",
+        "proxy-connection",
         "te",
         "trailer",
         "transfer-encoding",
         "upgrade",
     ];
-    HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| !OURS.contains(&name.as_str()))
+    HeaderName::from_bytes(name.as_bytes())
+        .is_ok_and(|name| !OURS.contains(&name.as_str()) && !name.as_str().starts_with("grpc-"))
 }

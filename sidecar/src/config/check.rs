@@ -5,7 +5,7 @@ use crate::client::{Endpoint, server_name, tls_config};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use testimony_core::policy::{
-    Compiled, DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DocumentError, DocumentSink, PolicyDocument,
+    Compiled, DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DocumentError, DocumentSink, PolicyDocument, SinkProtocol,
 };
 
 /// What this sidecar cannot run in a document; `field` is where the document stands. Version, size and sinks are checked
@@ -65,7 +65,8 @@ fn sink_problems(path: &str, sink: &DocumentSink, problems: &mut Vec<Problem>) {
             "use lower-case letters, digits, '-' and '.'",
         ));
     }
-    if let Err(error) = Endpoint::parse(&sink.endpoint) {
+    let endpoint = Endpoint::parse(&sink.endpoint);
+    if let Err(error) = &endpoint {
         problems.push(Problem::of(
             format!("{path}.endpoint"),
             // A URL may hold a password before the host.
@@ -73,6 +74,24 @@ fn sink_problems(path: &str, sink: &DocumentSink, problems: &mut Vec<Problem>) {
             error.to_string(),
             "use http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]",
         ));
+    }
+    if let Ok(endpoint) = &endpoint {
+        if sink.protocol == SinkProtocol::Grpc && endpoint.path() != "/" {
+            problems.push(Problem::of(
+                format!("{path}.endpoint"),
+                &sink.endpoint,
+                "has a path, which gRPC has no use for",
+                "remove the path, or use protocol HttpProtobuf",
+            ));
+        }
+        if sink.client_certificate_secret.is_some() && !endpoint.is_https() {
+            problems.push(Problem::of(
+                format!("{path}.endpoint"),
+                &sink.endpoint,
+                "has no TLS, so no client certificate can be shown",
+                "use https, or remove the client certificate",
+            ));
+        }
     }
     if let Some(pem) = &sink.ca_bundle
         && let Err(error) = tls_config(Some(pem))

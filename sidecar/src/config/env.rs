@@ -85,6 +85,17 @@ impl Reader<'_> {
         value
     }
 
+    fn flag(&mut self, name: &str) -> bool {
+        match self.optional(name).as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => {
+                self.problems.push(Problem::of(name, other, "is neither true nor false", INJECTED));
+                false
+            }
+        }
+    }
+
     fn names(&self, field: &str) -> bool {
         self.problems.iter().any(|problem| problem.field == field)
     }
@@ -179,7 +190,8 @@ impl Reader<'_> {
                 "give the PEM certificates of the operator's authority",
             ));
         }
-        Some(Operator { url, ca_pem, token_file: PathBuf::from(path::TOKEN), injection_id: injection_id? })
+        let awaited = self.flag(env::POLICY_WAIT);
+        Some(Operator { url, ca_pem, token_file: PathBuf::from(path::TOKEN), injection_id: injection_id?, awaited })
     }
 }
 

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testimony_core::contract::{path, port};
 use testimony_core::policy::{
-    ClientAddress, Correlation, DOCUMENT_VERSION, Direction, DocumentPolicy, DocumentRule, DocumentSink, ExcludePort,
-    PolicyDocument, Redact, TraceContext, WhenAbsent,
+    ClientAddress, Compression, Correlation, DOCUMENT_VERSION, Direction, DocumentPolicy, DocumentRule, DocumentSink,
+    ExcludePort, PolicyDocument, Redact, SinkProtocol, TraceContext, WhenAbsent,
 };
 
 /// Largest configuration file, in bytes.
@@ -84,6 +84,10 @@ struct FileCorrelation {
 struct FileSink {
     name: String,
     endpoint: String,
+    #[serde(default)]
+    protocol: SinkProtocol,
+    #[serde(default)]
+    compression: Compression,
     ca_bundle: Option<String>,
     server_name: Option<String>,
     /// Headers from the files of `sinksDir/<name>/`.
@@ -282,9 +286,15 @@ fn document(
     let sinks = sinks.into_iter().map(|sink| DocumentSink {
         name: sink.name,
         endpoint: sink.endpoint,
+        protocol: sink.protocol,
+        compression: sink.compression,
         ca_bundle: sink.ca_bundle,
         server_name: sink.server_name,
         credentials: sink.credentials,
+        credentials_secret: None,
+        // There are no Secrets and no ServiceAccounts outside Kubernetes.
+        client_certificate_secret: None,
+        token_audience: None,
         timeout_ms: sink.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT),
         queue_bytes_max: sink.queue_bytes_max.unwrap_or(QUEUE_BYTES_DEFAULT),
     });

@@ -146,6 +146,8 @@ pub struct Operator {
     pub token_file: PathBuf,
     /// The injection id of this pod.
     pub injection_id: String,
+    /// The document at admission is a stand-in: the start waits for the operator's first answer, for a while.
+    pub awaited: bool,
 }
 
 /// A header of a sink whose value came from the environment.

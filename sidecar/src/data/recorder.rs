@@ -3,6 +3,8 @@
 use super::{Random, now};
 use crate::export::{Batch, GapReason, Queue};
 use crate::metrics::{self, Metrics};
+use crate::names::Names;
+use crate::tail::Tail;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -28,10 +30,14 @@ pub struct Shared {
     pub policy: Arc<ArcSwap<Compiled>>,
     /// Inbound exchanges in flight.
     pub in_flight: Arc<Mutex<InFlight>>,
+    /// Names of addresses; `None` where nobody tells them.
+    pub names: Option<Names>,
     /// Where batches go.
     pub queue: Queue,
     /// Where to count.
     pub metrics: Arc<Metrics>,
+    /// People who look at records as they are made.
+    pub tail: Tail,
 }
 
 /// Handle of one data thread's recorder; clones share it.
@@ -114,6 +120,10 @@ impl Shell for Recorder {
             return;
         }
         self.shared.metrics.records.inc();
+        self.shared.tail.publish(record.get().event().as_str(), inner.encoder.body());
+        if record.get().event().is_stage() {
+            self.shared.metrics.stages.inc();
+        }
         if inner.records == 0 {
             inner.first_ns = start;
             inner.last_ns = start;
@@ -143,5 +153,9 @@ impl Shell for Recorder {
 
     fn count_refused(&mut self, reason: &'static str) {
         self.shared.metrics.refused(reason);
+    }
+
+    fn count_undecided(&mut self, reason: &'static str) {
+        self.shared.metrics.undecided(reason);
     }
 }

@@ -5,6 +5,7 @@ use crate::client::Answer;
 use hyper::StatusCode;
 use hyper::header::RETRY_AFTER;
 use std::time::{Duration, SystemTime};
+use testimony_core::policy::{Compression, DocumentSink, SinkProtocol};
 
 /// Longest wait that a sink may ask for by `Retry-After`.
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
@@ -29,6 +30,11 @@ pub(super) enum Verdict {
         /// For people.
         why: String,
     },
+    /// Too much at once: the same in parts, and a single record later.
+    Split {
+        /// For people.
+        why: String,
+    },
     /// This content will never be taken.
     Refused {
         /// For people.
@@ -37,7 +43,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges an answer; `now` is for `Retry-After` with a date.
-pub(super) fn judge(answer: &Answer, now: SystemTime) -> Verdict {
+pub(super) fn judge(answer: &Answer, now: SystemTime, sink: &DocumentSink) -> Verdict {
     let status = answer.status;
     if status.is_success() {
         return judge_success(answer);
@@ -52,7 +58,7 @@ pub(super) fn judge(answer: &Answer, now: SystemTime) -> Verdict {
         }
         // No record is at fault when the place is wrong: nothing may be lost by it.
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            Verdict::Park { why: format!("{why}; check that the endpoint takes OTLP over HTTP/protobuf with gzip") }
+            Verdict::Park { why: format!("{why}; check that the endpoint takes {}", expected(sink)) }
         }
         status if status.is_server_error() => Verdict::Again { after: retry_after(answer, now), why },
         status if status.is_client_error() => Verdict::Refused { why },
@@ -94,13 +100,34 @@ fn retry_after(answer: &Answer, now: SystemTime) -> Option<Duration> {
     Some(wait.min(RETRY_AFTER_MAX))
 }
 
+/// What a sink must take.
+pub(super) fn expected(sink: &DocumentSink) -> String {
+    let protocol = match sink.protocol {
+        SinkProtocol::HttpProtobuf => "HTTP/protobuf",
+        SinkProtocol::Grpc => "gRPC",
+    };
+    let compression = match sink.compression {
+        Compression::Gzip => " with gzip",
+        Compression::Zstd => " with zstd",
+        Compression::None => "",
+    };
+    format!("OTLP logs over {protocol}{compression}")
+}
+
 /// The status and, where the body is text, its beginning.
 fn words(answer: &Answer) -> String {
     let status = answer.status.as_u16();
-    let text = std::str::from_utf8(&answer.body).unwrap_or_default().trim();
-    let readable = !text.is_empty() && text.chars().all(|c| !c.is_control() || c.is_whitespace());
-    let text: String = text.chars().take(WORDS_CHARS_MAX).map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
-    if readable { format!("answered {status}: {text}") } else { format!("answered {status}") }
+    let text = readable(&answer.body);
+    if text.is_empty() { format!("answered {status}") } else { format!("answered {status}: {text}") }
+}
+
+/// The beginning of a text on one line; nothing of what is no text.
+pub(super) fn readable(bytes: &[u8]) -> String {
+    let text = std::str::from_utf8(bytes).unwrap_or_default().trim();
+    if text.chars().any(|c| c.is_control() && !c.is_whitespace()) {
+        return String::new();
+    }
+    text.chars().take(WORDS_CHARS_MAX).map(|c| if c.is_whitespace() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -115,13 +142,17 @@ mod tests {
             headers.insert(RETRY_AFTER, HeaderValue::from_str(retry_after).expect("value"));
         }
         let status = StatusCode::from_u16(status).expect("status");
-        Answer { status, headers, body: Bytes::copy_from_slice(body), cut: false }
+        Answer { status, headers, trailers: HeaderMap::new(), body: Bytes::copy_from_slice(body), cut: false }
+    }
+
+    fn sink() -> DocumentSink {
+        crate::export::testing::sink()
     }
 
     fn after(retry_after: &str) -> Option<Duration> {
         // 06 Nov 1994 08:49:37 GMT is second 784111777.
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
-        match judge(&answer(503, retry_after, b""), now) {
+        match judge(&answer(503, retry_after, b""), now, &sink()) {
             Verdict::Again { after, .. } => after,
             other => panic!("{other:?}"),
         }
@@ -150,10 +181,11 @@ mod tests {
             (504, "again"),
         ];
         for (status, expected) in cases {
-            let got = match judge(&answer(status, "", b""), SystemTime::UNIX_EPOCH) {
+            let got = match judge(&answer(status, "", b""), SystemTime::UNIX_EPOCH, &sink()) {
                 Verdict::Taken(_) => "taken",
                 Verdict::Again { .. } => "again",
                 Verdict::Park { .. } => "park",
+                Verdict::Split { .. } => "split",
                 Verdict::Refused { .. } => "refused",
             };
             assert_eq!(got, expected, "{status}");
@@ -162,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_success_needs_an_empty_body_or_an_otlp_response() {
-        let taken = |body: &[u8]| judge(&answer(200, "", body), SystemTime::UNIX_EPOCH);
+        let taken = |body: &[u8]| judge(&answer(200, "", body), SystemTime::UNIX_EPOCH, &sink());
         let partial =
             |rejected, message: &str| Verdict::Taken(PartialSuccess { rejected, message: message.to_owned() });
         assert_eq!(taken(b""), partial(0, ""));
@@ -172,7 +204,7 @@ mod tests {
         assert!(matches!(taken(b"<html>log in</html>"), Verdict::Again { .. }));
         let mut broken = answer(200, "", b"");
         broken.cut = true;
-        assert!(matches!(judge(&broken, SystemTime::UNIX_EPOCH), Verdict::Again { .. }));
+        assert!(matches!(judge(&broken, SystemTime::UNIX_EPOCH, &sink()), Verdict::Again { .. }));
     }
 
     #[test]

@@ -22,14 +22,27 @@ pub const REMOVED_SINK_DRAIN: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// The encoded OTLP Resource of the audited workload.
     pub resource: Bytes,
-    /// One folder for each sink with credentials.
-    pub sinks_dir: PathBuf,
+    /// Where the sinks' files stand.
+    pub folders: SinkFolders,
+    /// Namespace of the pod, for messages; absent outside Kubernetes.
+    pub namespace: Option<String>,
     /// Headers from the configuration, by sink.
     pub sink_headers: BTreeMap<String, Vec<SinkHeader>>,
     /// Makes the record of a gap.
     pub gap_record: GapEncoder,
     /// Where to count.
     pub metrics: Arc<Metrics>,
+}
+
+/// Where the sinks' files stand: each folder has one folder of each sink's name.
+#[derive(Clone, Debug, Default)]
+pub struct SinkFolders {
+    /// With one file for each header.
+    pub headers: PathBuf,
+    /// With `tls.crt` and `tls.key`.
+    pub certificates: PathBuf,
+    /// With `token`.
+    pub tokens: PathBuf,
 }
 
 /// Sends what the [`Queue`] takes.

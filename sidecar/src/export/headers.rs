@@ -3,6 +3,7 @@
 //! They are read anew for each request: the kubelet replaces the files when the Secret changes, and reading a few small
 //! files of a tmpfs costs less than knowing when.
 
+use super::secrets::Origin;
 use crate::client::{Secret, is_sink_header};
 use crate::config::SinkHeader;
 use hyper::header::{HeaderMap, HeaderName};
@@ -18,10 +19,10 @@ const HEADER_BYTES_MAX: u64 = 16 * 1024;
 /// Why a sink has no usable credentials. Holds no value.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeadersError {
-    #[error("{CREDENTIALS_MISSING}: {dir} cannot be read ({source}); create the Secret in the pod's namespace")]
-    Missing { dir: String, source: std::io::Error },
-    #[error("{CREDENTIALS_MISSING}: {dir} holds no file; put a file named after each header into it")]
-    Empty { dir: String },
+    #[error("{CREDENTIALS_MISSING}: {dir} cannot be read ({source}); {help}")]
+    Missing { dir: String, source: std::io::Error, help: String },
+    #[error("{CREDENTIALS_MISSING}: {dir} holds no file; {help}")]
+    Empty { dir: String, help: String },
     #[error("{dir} holds more than {HEADERS_MAX} files")]
     TooMany { dir: String },
     #[error("{file} cannot be read: {source}")]
@@ -33,12 +34,13 @@ pub(super) enum HeadersError {
 }
 
 /// Puts the headers of a sink into `headers`.
-pub(super) fn read(dir: &Path, headers: &mut HeaderMap) -> Result<(), HeadersError> {
+pub(super) fn read(dir: &Path, origin: Origin<'_>, headers: &mut HeaderMap) -> Result<(), HeadersError> {
     let shown = || dir.display().to_string();
-    let entries = std::fs::read_dir(dir).map_err(|source| HeadersError::Missing { dir: shown(), source })?;
+    let missing = |source| HeadersError::Missing { dir: shown(), source, help: origin.without_folder() };
+    let entries = std::fs::read_dir(dir).map_err(missing)?;
     let mut count = 0;
     for entry in entries {
-        let entry = entry.map_err(|source| HeadersError::Missing { dir: shown(), source })?;
+        let entry = entry.map_err(missing)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         // `..data` and its like are the kubelet's.
         if name.starts_with('.') {
@@ -63,7 +65,10 @@ pub(super) fn read(dir: &Path, headers: &mut HeaderMap) -> Result<(), HeadersErr
         headers.insert(field, value.expose());
     }
     if count == 0 {
-        return Err(HeadersError::Empty { dir: shown() });
+        return Err(HeadersError::Empty {
+            dir: shown(),
+            help: origin.without_file("Secret", "a key named after each header"),
+        });
     }
     Ok(())
 }

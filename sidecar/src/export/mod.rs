@@ -1,7 +1,7 @@
-//! Export: a bounded queue in memory for each sink, sent as OTLP over HTTP/protobuf.
+//! Export: a bounded queue in memory for each sink, sent as OTLP over HTTP/protobuf or gRPC.
 //!
 //! ```text
-//! data thread --push--> Queue (all sinks) --> SinkQueue --> sink task: join, gzip, POST, judge the answer
+//! data thread --push--> Queue (all sinks) --> SinkQueue --> sink task: join, compress, POST, judge the answer
 //! ```
 //! [`Queue::push`] never blocks and never fails: what a full queue cannot take is counted, and declared by a gap record
 //! that leaves in front of the sink's next records. Nothing is released before a sink said that it has it. A sink's
@@ -10,12 +10,17 @@
 
 mod answer;
 mod exporter;
+mod grpc;
 mod headers;
 mod queue;
+mod secrets;
 mod sink;
+#[cfg(test)]
+mod testing;
+mod transport;
 mod wire;
 
-pub use exporter::{Exporter, Settings, Undelivered, new};
+pub use exporter::{Exporter, Settings, SinkFolders, Undelivered, new};
 pub use queue::Queue;
 pub use testimony_core::record::{Gap, GapReason};
 

@@ -1,19 +1,15 @@
 //! One sink's task: takes what waits, sends it, and does what the answer says.
 
-use super::answer::{Verdict, judge};
+use super::answer::Verdict;
 use super::exporter::{Settings, Undelivered};
 use super::queue::{SinkQueue, Taken};
+use super::transport::{Body, Transport};
 use super::wire::{Part, PartialSuccess, Piece};
-use super::{Gap, GapReason, headers};
-use crate::client::{Backoff, Client, Endpoint, Jitter, error_line};
+use super::{Gap, GapReason};
+use crate::client::{Backoff, Jitter};
 use crate::metrics::ExportResult;
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
-use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use testimony_core::otlp::export_request;
 use testimony_core::policy::{DocumentSink, SinkCondition};
 use tokio::sync::watch;
@@ -25,12 +21,6 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Wait between tries with wrong credentials or a wrong URL.
 const PARKED_RETRY: Duration = Duration::from_secs(30);
-
-/// Largest answer, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-/// Where OTLP logs go unless the URL has a path.
-const LOGS_PATH: &str = "/v1/logs";
 
 /// What the exporter tells a sink's task.
 #[derive(Clone, Debug)]
@@ -46,7 +36,7 @@ pub(super) struct SinkTask {
     settings: Arc<Settings>,
     sink: Arc<DocumentSink>,
     drain: Option<Instant>,
-    client: Option<Client>,
+    transport: Transport,
     backoff: Backoff,
     jitter: Jitter,
 }
@@ -65,7 +55,8 @@ impl SinkTask {
     pub(super) fn new(queue: Arc<SinkQueue>, control: watch::Receiver<Control>, settings: Arc<Settings>) -> Self {
         let Control { sink, drain } = control.borrow().clone();
         let backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, Jitter::seeded());
-        Self { queue, control, settings, sink, drain, client: None, backoff, jitter: Jitter::seeded() }
+        let transport = Transport::new(settings.clone());
+        Self { queue, control, settings, sink, drain, transport, backoff, jitter: Jitter::seeded() }
     }
 
     pub(super) async fn run(mut self) -> Undelivered {
@@ -108,7 +99,7 @@ impl SinkTask {
         let altered = *control.sink != *self.sink;
         if altered {
             self.sink = control.sink;
-            self.client = None;
+            self.transport.disconnect();
             self.backoff.reset();
         }
         altered
@@ -155,10 +146,9 @@ impl SinkTask {
 
     /// Sends one piece until the sink says yes or no.
     async fn send(&mut self, piece: &Piece) -> Sent {
-        let runs: Vec<&[u8]> = piece.0.iter().map(|part| &part.bytes()[..]).collect();
-        let body = gzip(&export_request(&self.settings.resource, &runs));
+        let mut body = None;
         loop {
-            let Some(verdict) = self.attempt(&body).await else { return Sent::Over };
+            let Some(verdict) = self.attempt(piece, &mut body).await else { return Sent::Over };
             let (wait, why, condition, result) = match verdict {
                 Verdict::Taken(partial) => {
                     self.backoff.reset();
@@ -167,6 +157,13 @@ impl SinkTask {
                 Verdict::Refused { why } => {
                     self.queue.metrics.request(ExportResult::Refused);
                     self.backoff.reset();
+                    return Sent::Refused(why);
+                }
+                Verdict::Split { why } if piece.is_single() => {
+                    (self.backoff.wait(), why, SinkCondition::Failing, ExportResult::Retry)
+                }
+                Verdict::Split { why } => {
+                    self.queue.metrics.request(ExportResult::Refused);
                     return Sent::Refused(why);
                 }
                 Verdict::Again { after, why } => {
@@ -187,47 +184,27 @@ impl SinkTask {
         }
     }
 
-    /// One try; none when the time to drain ends before.
-    async fn attempt(&mut self, body: &Bytes) -> Option<Verdict> {
-        let headers = match self.headers() {
-            Ok(headers) => headers,
-            Err(why) => return Some(Verdict::Park { why }),
-        };
-        let endpoint = match Endpoint::parse(&self.sink.endpoint) {
-            Ok(endpoint) => endpoint,
-            Err(error) => return Some(Verdict::Park { why: format!("endpoint {error}") }),
-        };
-        let path = endpoint.path_or(LOGS_PATH).to_owned();
-        let client = match &mut self.client {
-            Some(client) => client,
-            None => match Client::new(endpoint, self.sink.ca_bundle.as_deref(), self.sink.server_name.as_deref()) {
-                Ok(client) => self.client.insert(client),
-                Err(error) => return Some(Verdict::Park { why: error_line(&error) }),
-            },
-        };
-        let deadline = Duration::from_millis(u64::from(self.sink.timeout_ms));
-        let answer = client.post(&path, &headers, body.clone(), deadline, ANSWER_BYTES_MAX);
-        let answer = tokio::select! {
-            answer = answer => answer,
-            () = drained(&self.control) => return None,
-        };
-        Some(match answer {
-            Ok(answer) => judge(&answer, SystemTime::now()),
-            Err(error) => Verdict::Again { after: None, why: error_line(&error) },
-        })
-    }
-
-    fn headers(&self) -> Result<HeaderMap, String> {
-        let mut all = HeaderMap::new();
-        let configured = self.settings.sink_headers.get(&self.sink.name);
-        headers::add(configured.map_or(&[], Vec::as_slice), &mut all);
-        if self.sink.credentials {
-            headers::read(&self.settings.sinks_dir.join(&self.sink.name), &mut all)
-                .map_err(|error| error_line(&error))?;
+    /// One try; none when the time to drain ends before. `body` is kept for the next one.
+    async fn attempt(&mut self, piece: &Piece, body: &mut Option<Body>) -> Option<Verdict> {
+        if body.as_ref().is_some_and(|made| !made.fits(&self.sink)) {
+            *body = None;
         }
-        all.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        all.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        Ok(all)
+        let body = match body {
+            Some(made) => made,
+            none => {
+                let runs: Vec<&[u8]> = piece.0.iter().map(|part| &part.bytes()[..]).collect();
+                match Body::new(&self.sink, &export_request(&self.settings.resource, &runs)) {
+                    Ok(made) => none.insert(made),
+                    Err(error) => {
+                        return Some(Verdict::Again { after: None, why: format!("cannot compress: {error}") });
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            verdict = self.transport.post(&self.sink, body) => Some(verdict),
+            () = drained(&self.control) => None,
+        }
     }
 
     /// Waits before the next try; a sink that was altered and the start of a drain end the wait. False: the time to drain
@@ -332,11 +309,4 @@ fn gaps(piece: Piece) -> Vec<Gap> {
 
 fn undeclared(part: &Part) -> u64 {
     if let Part::Gap(gap, _) = part { gap.count } else { 0 }
-}
-
-fn gzip(bytes: &[u8]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4 + 64), Compression::fast());
-    // Writing into memory cannot fail.
-    let _ = encoder.write_all(bytes);
-    encoder.finish().unwrap_or_default().into()
 }

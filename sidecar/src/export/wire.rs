@@ -69,6 +69,11 @@ impl Piece {
         self.0.iter().map(Part::records).sum()
     }
 
+    /// Whether it is a single record, which cannot be split.
+    pub(super) fn is_single(&self) -> bool {
+        self.0.len() <= 1 && self.records() <= 1
+    }
+
     /// Two pieces with the same records in the same order; none when it is a single record, or bytes that are none.
     pub(super) fn halves(mut self) -> Result<(Self, Self), Self> {
         if self.0.len() > 1 {
@@ -110,13 +115,15 @@ pub(super) fn partial_success(body: &[u8]) -> Result<PartialSuccess, NotARespons
     Ok(found)
 }
 
-enum Value<'a> {
+/// The value of a field.
+pub(super) enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     Other,
 }
 
-fn fields<'a>(
+/// Reads a message, field by field.
+pub(super) fn fields<'a>(
     mut rest: &'a [u8],
     mut each: impl FnMut(u64, Value<'a>) -> Result<(), NotAResponse>,
 ) -> Result<(), NotAResponse> {

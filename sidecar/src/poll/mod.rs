@@ -3,10 +3,12 @@
 //!
 //! The revision in each request is the acknowledgement: it names what is in force, never what was only received.
 
+mod caller;
 mod client;
 mod state;
 mod store;
 
+pub use caller::{CallError, Caller};
 pub use client::{POLL_DEADLINE, Poller, STATE_POLL_INTERVAL};
 pub use state::{Apply, PolicyState};
 pub use store::{LAST_GOOD, LastGood, Store, StoreError};

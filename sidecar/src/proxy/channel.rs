@@ -42,6 +42,11 @@ impl Channel {
         Self { stream, pending: Pending::default(), shutdown: Shutdown::No, read_closed: false, write_dead: false }
     }
 
+    /// The socket alone; pending output is gone with the rest.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Starts with output that came before the socket was connected.
     pub fn with_pending(stream: TcpStream, bytes: Vec<u8>, shutdown: bool) -> Self {
         let mut channel = Self::new(stream);
@@ -71,6 +76,13 @@ impl Channel {
     pub fn ask_shutdown(&mut self) {
         if self.shutdown == Shutdown::No {
             self.shutdown = Shutdown::Asked;
+        }
+    }
+
+    /// Keeps bytes to be written by the next [`Channel::flush`].
+    pub fn queue(&mut self, bytes: &[u8]) {
+        if !self.write_dead {
+            self.pending.bytes.extend_from_slice(bytes);
         }
     }
 

@@ -1,35 +1,35 @@
 //! The life of one accepted connection.
 
+use super::alarm::{Alarm, Waits};
 use super::flow::{Flow, Lost, record_loop};
+use super::h2;
 use super::relay::Relay;
 use crate::config::Target;
-use crate::data::Recorder;
+use crate::data::{Recorder, now};
 use crate::redirect_dst::{original_destination, unmapped};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use testimony_core::capture::{ConnFacts, Shell as _};
 use testimony_core::policy::Direction;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 /// Most connections of one data thread and direction; at the limit the next ones wait in the backlog.
 pub const CONNECTIONS_MAX: usize = 16 * 1024;
 
-/// How often a connection looks at its deadlines.
-const TICK: Duration = Duration::from_secs(10);
-
 /// A request head, or a first line, must be whole after this time.
-const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A client that was given its last answer, or whose origin has closed, may keep its side open for so long.
-const LINGER_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const LINGER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A connection on which nothing moved for so long is closed.
-const IDLE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
+pub(super) const IDLE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
 
 /// How far the shutdown is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,8 @@ pub(super) async fn serve_one(
             Direction::Outbound => (destination, peer),
         };
         let from_node = direction == Direction::Inbound && pod.node_ips.contains(&peer.ip());
-        ConnFacts { direction, conn_id, peer, local, upstream_local: None, pod_actor: pod.actor.clone(), from_node }
+        let pod_actor = pod.actor.clone();
+        ConnFacts { direction, conn_id, peer, local, upstream_local: None, pod_actor, from_node, peer_name: None }
     };
     let destination = match destination {
         Ok(destination) if !leads_back(destination, pod) => destination,
@@ -96,46 +97,81 @@ pub(super) async fn serve_one(
             return record_loop(facts(accepted_at), recorder);
         }
     };
-    let conn = facts(destination);
-    let flow =
-        if recorder.policy().captures(direction, conn.port()) { Flow::captured(conn, recorder) } else { Flow::Pass };
-    run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain).await;
+    let mut conn = facts(destination);
+    let flow = if recorder.policy().captures(direction, conn.port()) {
+        conn.peer_name = recorder.shared().names.as_ref().map(|names| names.place(conn.peer.ip()));
+        Flow::captured(conn, recorder)
+    } else {
+        Flow::Pass
+    };
+    let relay = run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain.clone()).await;
+    if let Some(handoff) = relay.and_then(Relay::into_http2) {
+        // In a box: connections of other protocols do not pay for its size.
+        Box::pin(h2::serve(handoff, drain)).await;
+    }
 }
 
-async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) {
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// What a connection waits for.
+enum Event {
+    Over,
+    Rang,
+}
+
+/// Moves bytes until the pair is over, or turns out to be HTTP/2.
+async fn run(mut relay: Relay, mut drain: watch::Receiver<Drain>) -> Option<Relay> {
+    let mut alarm = Alarm::new(now().mono_ns);
     let mut idle_since = Instant::now();
     let mut head_since = None;
     loop {
+        let event = poll_fn(|cx| {
+            if relay.poll(cx).is_ready() {
+                return Poll::Ready(Event::Over);
+            }
+            let waits = Waits::of(&relay);
+            if alarm.is_late_for(&waits) {
+                alarm.set(now().mono_ns, &waits);
+            }
+            alarm.poll(cx).map(|()| Event::Rang)
+        });
         tokio::select! {
             biased;
-            () = poll_fn(|cx| relay.poll(cx)) => return,
+            event = event => match event {
+                Event::Over => return Some(relay),
+                Event::Rang => {}
+            },
             changed = drain.changed() => {
                 let state = if changed.is_ok() { *drain.borrow_and_update() } else { Drain::Abort };
                 match state {
                     Drain::No => {}
                     Drain::Finish => relay.drain(),
-                    Drain::Abort => return relay.abort(Lost::Drained),
+                    Drain::Abort => {
+                        relay.abort(Lost::Drained);
+                        return None;
+                    }
                 }
+                continue;
             }
-            now = tick.tick() => {
-                if relay.take_activity() {
-                    idle_since = now;
-                }
-                if !relay.is_in_head() {
-                    head_since = None;
-                } else if now.duration_since(*head_since.get_or_insert(now)) >= HEAD_DEADLINE {
-                    return relay.abort(Lost::TimedOut);
-                }
-                let idle = now.duration_since(idle_since);
-                if idle >= LINGER_DEADLINE && relay.is_lingering() {
-                    return;
-                }
-                if idle >= IDLE_DEADLINE {
-                    return relay.abort(Lost::TimedOut);
-                }
-            }
+        }
+        let stamp = now();
+        relay.tick(stamp);
+        alarm.set(stamp.mono_ns, &Waits::of(&relay));
+        let now = Instant::now();
+        if relay.take_activity() {
+            idle_since = now;
+        }
+        if !relay.is_in_head() {
+            head_since = None;
+        } else if now.duration_since(*head_since.get_or_insert(now)) >= HEAD_DEADLINE {
+            relay.abort(Lost::TimedOut);
+            return None;
+        }
+        let idle = now.duration_since(idle_since);
+        if idle >= LINGER_DEADLINE && relay.is_lingering() {
+            return None;
+        }
+        if idle >= IDLE_DEADLINE {
+            relay.abort(Lost::TimedOut);
+            return None;
         }
     }
 }

@@ -1,13 +1,14 @@
-//! What the bytes of a connection pair mean: not known yet, HTTP/1, opaque, or nothing that a policy looks at.
+//! What the bytes of a connection pair mean: not known yet, HTTP/1, HTTP/2 (which `h2` takes over), opaque, or
+//! nothing that a policy looks at.
 
 use crate::data::Recorder;
 use crate::metrics::Protocol;
 use std::net::SocketAddr;
-use testimony_core::capture::{ConnFacts, HttpCapture, OpaqueCapture, OpaqueEnd, Shell as _};
+use testimony_core::capture::{ConnFacts, HttpCapture, NEVER_NS, OpaqueCapture, OpaqueEnd, Paused, Shell as _};
 use testimony_core::detect::{Detected, Detector};
 use testimony_core::http1::{End, Limits, Next, Phase, Progress, Session};
+use testimony_core::http2::{PREFACE, begins_settings};
 use testimony_core::record::Stamp;
-use testimony_core::tls::{Hello, client_hello};
 
 /// Why a connection pair ended without both sides closing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(super) enum Flow {
     Detect(Box<Detect>),
     /// HTTP/1.
     Http(Box<Http>),
+    /// HTTP/2: nothing has been passed on yet, and the connection's task takes the pair over.
+    Http2(Box<Detect>),
     /// Anything else.
     Opaque(Box<Opaque>),
     /// Recorded and over.
@@ -33,10 +36,17 @@ pub(super) enum Flow {
 }
 
 pub(super) struct Detect {
-    conn: ConnFacts,
-    recorder: Recorder,
-    start: Stamp,
-    held: Vec<u8>,
+    pub conn: ConnFacts,
+    pub recorder: Recorder,
+    pub start: Stamp,
+    /// What the client has sent so far.
+    pub held: Vec<u8>,
+    /// What the server has sent so far: nothing, or what can begin HTTP/2. A server may speak first there.
+    pub server_held: Vec<u8>,
+    /// When these go on whatever the client is, on the monotonic clock.
+    release_ns: u64,
+    /// A connection on which nothing was said is shown all the same.
+    shown: Paused,
 }
 
 pub(super) struct Http {
@@ -46,9 +56,13 @@ pub(super) struct Http {
 
 pub(super) struct Opaque {
     capture: OpaqueCapture<Recorder>,
-    /// The start of a ClientHello, until it is understood.
-    hello: Option<Vec<u8>>,
 }
+
+/// Most bytes of a server that are held back until the client says whether it speaks HTTP/2.
+const SERVER_HELD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long they are held, in nanoseconds: a client of HTTP/2 sends its preface as soon as it is connected.
+const SERVER_HELD_NS_MAX: u64 = 5_000_000_000;
 
 fn all(input: &[u8]) -> Progress {
     Progress { consumed: input.len(), next: Next::Continue }
@@ -58,23 +72,52 @@ impl Flow {
     /// A connection that policy captures.
     pub fn captured(conn: ConnFacts, recorder: Recorder) -> Self {
         let start = recorder.now();
-        Self::Detect(Box::new(Detect { conn, recorder, start, held: Vec::new() }))
+        let (held, server_held, shown) = (Vec::new(), Vec::new(), Paused::default());
+        Self::Detect(Box::new(Detect { conn, recorder, start, held, server_held, release_ns: NEVER_NS, shown }))
     }
 
     /// The upstream is connected, from this address.
     pub fn connected(&mut self, local: Option<SocketAddr>) {
         match self {
-            Self::Detect(detect) => detect.conn.upstream_local = local,
+            Self::Detect(detect) | Self::Http2(detect) => {
+                detect.conn.upstream_local = local;
+                detect.shown.connected(detect.start);
+            }
             Self::Http(http) => http.capture.conn_mut().upstream_local = local,
-            Self::Opaque(opaque) => opaque.capture.conn_mut().upstream_local = local,
+            Self::Opaque(opaque) => opaque.capture.connected(local),
             Self::Pass | Self::Over => {}
+        }
+    }
+
+    /// When to call [`Flow::tick`], on the monotonic clock. It may be earlier than anything is due, never later.
+    pub fn due_ns(&self) -> u64 {
+        match self {
+            Self::Detect(detect) => detect.shown.due_ns().min(detect.release_ns),
+            Self::Http(http) => http.capture.due_ns(),
+            Self::Opaque(opaque) => opaque.capture.due_ns(),
+            Self::Pass | Self::Http2(_) | Self::Over => NEVER_NS,
+        }
+    }
+
+    /// Shows what has been open for long. What a server said too long ago goes to `down`.
+    pub fn tick(&mut self, now: Stamp, up: &mut Vec<u8>, down: &mut Vec<u8>) {
+        if let Self::Detect(detect) = self
+            && now.mono_ns >= detect.release_ns
+        {
+            let _ = self.settle(Detected::Opaque, 0, up, down);
+        }
+        match self {
+            Self::Detect(detect) => detect.tick(now),
+            Self::Http(http) => http.capture.tick(now),
+            Self::Opaque(opaque) => opaque.capture.tick(now),
+            Self::Pass | Self::Http2(_) | Self::Over => {}
         }
     }
 
     pub fn wants_client(&self) -> bool {
         match self {
             Self::Http(http) => http.session.wants_client(),
-            Self::Over => false,
+            Self::Http2(_) | Self::Over => false,
             Self::Pass | Self::Detect(_) | Self::Opaque(_) => true,
         }
     }
@@ -82,7 +125,7 @@ impl Flow {
     pub fn wants_upstream(&self) -> bool {
         match self {
             Self::Http(http) => http.session.wants_upstream(),
-            Self::Over => false,
+            Self::Http2(_) | Self::Over => false,
             Self::Pass | Self::Detect(_) | Self::Opaque(_) => true,
         }
     }
@@ -93,7 +136,7 @@ impl Flow {
             Self::Http(http) => http.session.phase() == Phase::Idle,
             Self::Detect(detect) => detect.held.is_empty(),
             Self::Over => true,
-            Self::Pass | Self::Opaque(_) => false,
+            Self::Pass | Self::Http2(_) | Self::Opaque(_) => false,
         }
     }
 
@@ -102,25 +145,24 @@ impl Flow {
         match self {
             Self::Http(http) => http.session.phase() == Phase::ClientHead,
             Self::Detect(detect) => !detect.held.is_empty(),
-            Self::Pass | Self::Opaque(_) | Self::Over => false,
+            Self::Pass | Self::Http2(_) | Self::Opaque(_) | Self::Over => false,
         }
     }
 
     /// Bytes from the client.
     pub fn client_bytes(&mut self, input: &[u8], up: &mut Vec<u8>, down: &mut Vec<u8>) -> Progress {
         match self {
-            Self::Pass | Self::Over => up.extend_from_slice(input),
+            Self::Pass | Self::Http2(_) | Self::Over => up.extend_from_slice(input),
             Self::Detect(detect) => {
                 detect.held.extend_from_slice(input);
-                let detected = Detector::new().feed(&detect.held);
+                let detected = detect.detected();
                 if detected != Detected::NeedMore {
                     return self.settle(detected, input.len(), up, down);
                 }
             }
             Self::Http(http) => return http.session.client_bytes(input, &mut http.capture, up, down),
             Self::Opaque(opaque) => {
-                opaque.tee(input);
-                opaque.capture.bytes(input.len() as u64, 0);
+                opaque.capture.from_client(input);
                 up.extend_from_slice(input);
             }
         }
@@ -129,17 +171,24 @@ impl Flow {
 
     /// Bytes from the upstream; all of them are taken.
     pub fn upstream_bytes(&mut self, input: &[u8], up: &mut Vec<u8>, down: &mut Vec<u8>) -> Next {
-        if let Self::Detect(_) = self {
-            // The server speaks first: whatever the client was about to say, this is not HTTP/1.
-            let _ = self.settle(Detected::Opaque, 0, up, down);
+        if let Self::Detect(detect) = self {
+            if detect.server_held.is_empty() {
+                detect.release_ns = detect.recorder.now().mono_ns.saturating_add(SERVER_HELD_NS_MAX);
+            }
+            detect.server_held.extend_from_slice(input);
+            if detect.detected() != Detected::NeedMore {
+                // The server speaks first: whatever the client was about to say, this is not HTTP/1.
+                let _ = self.settle(Detected::Opaque, 0, up, down);
+            }
+            return Next::Continue;
         }
         match self {
             Self::Http(http) => return http.session.upstream_bytes(input, &mut http.capture, down, up).next,
             Self::Opaque(opaque) => {
-                opaque.capture.bytes(0, input.len() as u64);
+                opaque.capture.from_upstream(input);
                 down.extend_from_slice(input);
             }
-            Self::Pass | Self::Detect(_) | Self::Over => down.extend_from_slice(input),
+            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Over => down.extend_from_slice(input),
         }
         Next::Continue
     }
@@ -151,7 +200,7 @@ impl Flow {
         }
         match self {
             Self::Http(http) => http.session.client_eof(&mut http.capture),
-            Self::Pass | Self::Detect(_) | Self::Opaque(_) | Self::Over => Next::ShutdownUpstreamWrite,
+            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Opaque(_) | Self::Over => Next::ShutdownUpstreamWrite,
         }
     }
 
@@ -162,7 +211,7 @@ impl Flow {
         }
         match self {
             Self::Http(http) => http.session.upstream_eof(&mut http.capture, down),
-            Self::Pass | Self::Detect(_) | Self::Opaque(_) | Self::Over => Next::ShutdownClientWrite,
+            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Opaque(_) | Self::Over => Next::ShutdownClientWrite,
         }
     }
 
@@ -171,7 +220,7 @@ impl Flow {
         match std::mem::replace(self, Self::Over) {
             Self::Opaque(opaque) => opaque.capture.finish(OpaqueEnd::Closed),
             Self::Http(mut http) => http.session.abort(&mut http.capture, End::ClientGone),
-            Self::Detect(detect) => detect.finish(OpaqueEnd::Closed),
+            Self::Detect(detect) | Self::Http2(detect) => detect.finish(OpaqueEnd::Closed),
             Self::Pass | Self::Over => {}
         }
     }
@@ -187,7 +236,7 @@ impl Flow {
         match std::mem::replace(self, Self::Over) {
             Self::Opaque(opaque) => opaque.capture.finish(opaque_end),
             Self::Http(mut http) => http.session.abort(&mut http.capture, end),
-            Self::Detect(detect) => detect.finish(opaque_end),
+            Self::Detect(detect) | Self::Http2(detect) => detect.finish(opaque_end),
             Self::Pass | Self::Over => {}
         }
     }
@@ -205,6 +254,11 @@ impl Flow {
         };
         let direction = detect.conn.direction;
         let metrics = &detect.recorder.shared().metrics;
+        if detected == Detected::Http2 {
+            metrics.connection(direction, Protocol::Http2);
+            *self = Self::Http2(detect);
+            return done;
+        }
         if detected == Detected::Http1 {
             metrics.connection(direction, Protocol::Http1);
             let capture = HttpCapture::new(detect.recorder, detect.conn);
@@ -214,45 +268,60 @@ impl Flow {
             *self = Self::Http(http);
             return Progress { consumed: fresh.saturating_sub(unused), next: progress.next };
         }
-        let (protocol, proto, hello) = match detected {
-            Detected::Tls => (Protocol::Tls, "tls", Some(Vec::new())),
-            Detected::Http2 => (Protocol::Http2, "http/2", None),
-            Detected::NeedMore | Detected::Http1 | Detected::Opaque => (Protocol::Opaque, "tcp", None),
+        let (protocol, proto) = match detected {
+            Detected::Tls => (Protocol::Tls, "tls"),
+            _ => (Protocol::Opaque, "tcp"),
         };
         metrics.connection(direction, protocol);
-        let capture = OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto);
-        let mut opaque = Box::new(Opaque { capture, hello });
-        opaque.tee(&detect.held);
-        opaque.capture.bytes(detect.held.len() as u64, 0);
+        let capture = OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto).resuming(detect.shown);
+        let capture = if detected == Detected::Tls { capture.watching_tls() } else { capture };
+        let mut opaque = Box::new(Opaque { capture });
+        opaque.capture.from_client(&detect.held);
         up.extend_from_slice(&detect.held);
+        opaque.capture.from_upstream(&detect.server_held);
+        down.extend_from_slice(&detect.server_held);
         *self = Self::Opaque(opaque);
         done
     }
 }
 
 impl Detect {
-    /// The connection ended before it said anything.
-    fn finish(self, end: OpaqueEnd) {
-        self.recorder.shared().metrics.connection(self.conn.direction, Protocol::Opaque);
-        OpaqueCapture::new(self.recorder, self.conn, self.start, "tcp").finish(end);
-    }
-}
-
-impl Opaque {
-    /// Looks for the server name in a copy of the first bytes; they are forwarded at once all the same.
-    fn tee(&mut self, input: &[u8]) {
-        let Some(prefix) = &mut self.hello else { return };
-        prefix.extend_from_slice(input);
-        match client_hello(prefix) {
-            Hello::NeedMore => {}
-            Hello::Parsed { server_name, .. } => {
-                if let Some(name) = server_name {
-                    self.capture.set_sni(name);
-                }
-                self.hello = None;
-            }
-            Hello::Invalid => self.hello = None,
+    /// What the connection is, by the first bytes of both sides.
+    fn detected(&self) -> Detected {
+        let detected = Detector::new().feed(&self.held);
+        if self.server_held.is_empty() {
+            return detected;
         }
+        let may_be_http2 = detected == Detected::Http2 || PREFACE.starts_with(&self.held);
+        if may_be_http2 && self.server_held.len() <= SERVER_HELD_BYTES_MAX && begins_settings(&self.server_held) {
+            detected
+        } else {
+            Detected::Opaque
+        }
+    }
+
+    /// What the connection is if it stays as it is.
+    fn as_opaque(&mut self) -> OpaqueCapture<Recorder> {
+        let shown = std::mem::take(&mut self.shown);
+        let mut capture =
+            OpaqueCapture::new(self.recorder.clone(), self.conn.clone(), self.start, "tcp").resuming(shown);
+        capture.from_client(&self.held);
+        capture.from_upstream(&self.server_held);
+        capture
+    }
+
+    fn tick(&mut self, now: Stamp) {
+        if now.mono_ns >= self.shown.due_ns() {
+            let mut capture = self.as_opaque();
+            capture.tick(now);
+            self.shown = capture.pause();
+        }
+    }
+
+    /// The connection ended before it said what it is.
+    fn finish(mut self, end: OpaqueEnd) {
+        self.recorder.shared().metrics.connection(self.conn.direction, Protocol::Opaque);
+        self.as_opaque().finish(end);
     }
 }
 

@@ -2,9 +2,11 @@
 //! them pass through a machine that captures what it sees.
 
 mod accept;
+mod alarm;
 mod channel;
 mod connection;
 mod flow;
+mod h2;
 mod relay;
 
 pub use accept::{Drain, Listening, Pod, serve};

@@ -2,13 +2,14 @@
 //! resets carried across.
 
 use super::channel::Channel;
-use super::flow::{Flow, Lost};
+use super::flow::{Detect, Flow, Lost};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use testimony_core::http1::{Next, Progress};
+use testimony_core::record::Stamp;
 use tokio::net::TcpStream;
 
 /// Bytes read at once; one buffer for each data thread, none for each connection.
@@ -31,7 +32,7 @@ thread_local! {
     });
 }
 
-type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
+pub(super) type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
 
 enum Upstream {
     Dialing { dial: Dial, pending: Vec<u8>, shutdown: bool },
@@ -50,6 +51,13 @@ pub(super) struct Relay {
     linger: Option<usize>,
     /// Whether anything moved since [`Relay::take_activity`].
     active: bool,
+}
+
+/// A pair that goes on as HTTP/2.
+pub(super) struct Handoff {
+    pub client: TcpStream,
+    pub upstream: Dial,
+    pub detect: Box<Detect>,
 }
 
 /// The pair is over.
@@ -79,6 +87,22 @@ impl Relay {
         std::mem::replace(&mut self.active, false)
     }
 
+    /// When to call [`Relay::tick`], on the monotonic clock.
+    pub fn due_ns(&self) -> u64 {
+        self.flow.due_ns()
+    }
+
+    /// Shows what has been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        self.flow.tick(now, &mut up, &mut down);
+        // Written at the next poll.
+        self.client.queue(&down);
+        if let Upstream::Open(upstream) = &mut self.upstream {
+            upstream.queue(&up);
+        }
+    }
+
     /// The client is in the middle of a head.
     pub fn is_in_head(&self) -> bool {
         self.flow.is_in_head()
@@ -96,7 +120,17 @@ impl Relay {
         self.reset_upstream();
     }
 
-    /// Moves bytes until nothing more moves. Ready: the pair is over, drop it.
+    /// What the client spoke turned out to be HTTP/2: both sockets, with the bytes so far. Nothing of these has been passed on.
+    pub fn into_http2(self) -> Option<Handoff> {
+        let Flow::Http2(detect) = self.flow else { return None };
+        let upstream = match self.upstream {
+            Upstream::Dialing { dial, .. } => dial,
+            Upstream::Open(channel) => Box::pin(std::future::ready(Ok(channel.into_stream()))),
+        };
+        Some(Handoff { client: self.client.into_stream(), upstream, detect })
+    }
+
+    /// Moves bytes until nothing more moves. Ready: the pair is over, or HTTP/2 ([`Relay::into_http2`]).
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
@@ -121,6 +155,9 @@ impl Relay {
             return Err(Over);
         }
         moved |= self.pump_client(cx, scratch)?;
+        if let Flow::Http2(_) = self.flow {
+            return Err(Over);
+        }
         if self.linger.is_none() {
             moved |= self.pump_upstream(cx, scratch)?;
         }

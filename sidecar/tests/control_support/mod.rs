@@ -7,25 +7,27 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use testimony_core::policy::{Correlation, DOCUMENT_VERSION, DocumentSink, PolicyDocument};
+use testimony_core::policy::{Compression, Correlation, DOCUMENT_VERSION, DocumentSink, PolicyDocument, SinkProtocol};
 use testimony_sidecar::export::Batch;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -52,6 +54,12 @@ pub enum Reply {
         headers: Vec<(&'static str, String)>,
         body: Vec<u8>,
     },
+    /// A gRPC status with fields, in the trailers; the message is absent where there is a code.
+    Grpc {
+        code: u8,
+        trailers: Vec<(&'static str, String)>,
+        message: Vec<u8>,
+    },
     /// Never answers.
     Hang,
     /// Closes the connection.
@@ -64,8 +72,16 @@ pub struct Server {
     _task: JoinSet<()>,
 }
 
+/// A certificate and its key, as PEM.
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
+}
+
 pub struct Ca {
     pub pem: String,
+    /// Servers of this authority demand a client certificate of it.
+    pub clients_too: bool,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -74,6 +90,10 @@ pub struct Ca {
 impl Reply {
     pub fn status(status: u16) -> Self {
         Self::Answer { status, headers: Vec::new(), body: Vec::new() }
+    }
+
+    pub fn grpc(code: u8) -> Self {
+        Self::Grpc { code, trailers: Vec::new(), message: Vec::new() }
     }
 
     pub fn body(status: u16, body: Vec<u8>) -> Self {
@@ -126,14 +146,21 @@ impl Server {
                 let (sender, reply, acceptor) = (sender.clone(), reply.clone(), acceptor.clone());
                 connections.spawn(async move {
                     let service = service_fn(move |request| serve(request, connection, sender.clone(), reply.clone()));
-                    let builder = http1::Builder::new();
                     // Errors are the client's affair: a test sees them there.
                     let _ = match acceptor {
                         Some(acceptor) => match acceptor.accept(tcp).await {
-                            Ok(tls) => builder.serve_connection(TokioIo::new(tls), service).await,
+                            Ok(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                                http2::Builder::new(TokioExecutor::new())
+                                    .serve_connection(TokioIo::new(tls), service)
+                                    .await
+                            }
+                            Ok(tls) => http1::Builder::new().serve_connection(TokioIo::new(tls), service).await,
                             Err(_) => Ok(()),
                         },
-                        None => builder.serve_connection(TokioIo::new(tcp), service).await,
+                        None if speaks_http2(&tcp).await => {
+                            http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tcp), service).await
+                        }
+                        None => http1::Builder::new().serve_connection(TokioIo::new(tcp), service).await,
                     };
                 });
             }
@@ -160,20 +187,21 @@ impl Server {
     }
 }
 
+/// Whether a client begins with the preface of HTTP/2; clients write their first line at once.
+async fn speaks_http2(tcp: &TcpStream) -> bool {
+    let mut start = [0; 3];
+    tcp.peek(&mut start).await.is_ok_and(|_| start == *b"PRI")
+}
+
 async fn serve(
     request: Request<Incoming>,
     connection: u32,
     sender: Arc<watch::Sender<Vec<Received>>>,
     reply: Arc<impl Fn(usize, &Received) -> Reply>,
-) -> Result<Response<Full<Bytes>>, std::io::Error> {
+) -> Result<Response<BoxBody>, std::io::Error> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
-    let mut plain = Vec::new();
-    if parts.headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
-        GzDecoder::new(&*body).read_to_end(&mut plain).expect("gzip");
-    } else {
-        plain.extend_from_slice(&body);
-    }
+    let plain = unpack(&parts.headers, &body);
     let received = Received { path: parts.uri.to_string(), headers: parts.headers, body: plain, connection };
     let number = sender.borrow().len();
     let reply = reply(number, &received);
@@ -184,11 +212,49 @@ async fn serve(
             for (name, value) in headers {
                 response = response.header(name, value);
             }
-            Ok(response.body(Full::new(body.into())).expect("a response"))
+            Ok(response.body(Full::new(Bytes::from(body)).boxed()).expect("a response"))
+        }
+        Reply::Grpc { code, trailers, message } => {
+            let mut fields = HeaderMap::new();
+            fields.insert("grpc-status", u16::from(code).into());
+            for (name, value) in trailers {
+                fields.insert(name, value.parse().expect("a value"));
+            }
+            let mut body = Vec::new();
+            if code == 0 {
+                body.push(0);
+                body.extend_from_slice(&u32::try_from(message.len()).expect("small").to_be_bytes());
+                body.extend_from_slice(&message);
+            }
+            let body = Full::new(Bytes::from(body)).with_trailers(std::future::ready(Some(Ok(fields)))).boxed();
+            Ok(Response::builder().header("content-type", "application/grpc").body(body).expect("a response"))
         }
         Reply::Hang => std::future::pending().await,
         Reply::Close => Err(std::io::Error::other("closed by the script")),
     }
+}
+
+type BoxBody = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
+
+/// The message of a request: without frame, decompressed.
+fn unpack(headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+    let encoding = |name: &str| headers.get(name).map_or("", |value| value.to_str().expect("text")).to_owned();
+    let (packed, encoding) = if encoding("content-type").starts_with("application/grpc") {
+        let (head, message) = body.split_at(5);
+        assert_eq!(u32::from_be_bytes(head[1..].try_into().expect("four bytes")) as usize, message.len());
+        let encoding = encoding("grpc-encoding");
+        assert_eq!(head[0] == 1, !encoding.is_empty(), "the flag tells of the encoding");
+        (message, encoding)
+    } else {
+        (body, encoding("content-encoding"))
+    };
+    let mut plain = Vec::new();
+    match encoding.as_str() {
+        "gzip" => GzDecoder::new(packed).read_to_end(&mut plain).expect("gzip"),
+        "zstd" => return zstd::decode_all(packed).expect("zstd"),
+        _ => return packed.to_vec(),
+    };
+    plain
 }
 
 // === impl Ca ===
@@ -199,22 +265,36 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        Self { pem, clients_too: false, issuer: Issuer::new(params, key) }
+    }
+
+    /// A certificate for these names.
+    pub fn issue(&self, names: &[&str]) -> Pair {
+        let key = KeyPair::generate().expect("a key");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = CertificateParams::new(names).expect("names").signed_by(&key, &self.issuer).expect("signed");
+        Pair { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
     /// A server with a certificate for `sink.test` and 127.0.0.1.
     fn acceptor(&self) -> TlsAcceptor {
-        let names = vec!["sink.test".to_owned(), "127.0.0.1".to_owned()];
-        let key = KeyPair::generate().expect("a key");
-        let certificate = CertificateParams::new(names).expect("names").signed_by(&key, &self.issuer).expect("signed");
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let pair = self.issue(&["sink.test", "127.0.0.1"]);
+        let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM");
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("PEM");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .expect("a certificate");
+            .expect("versions");
+        let builder = if self.clients_too {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM")).expect("a root");
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
+        } else {
+            builder.with_no_client_auth()
+        };
+        let mut config = builder.with_single_cert(vec![certificate], key).expect("a certificate");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
 }
@@ -275,9 +355,14 @@ pub fn sink(endpoint: &str) -> DocumentSink {
     DocumentSink {
         name: "main".to_owned(),
         endpoint: endpoint.to_owned(),
+        protocol: SinkProtocol::HttpProtobuf,
+        compression: Compression::Gzip,
         ca_bundle: None,
         server_name: None,
         credentials: false,
+        credentials_secret: None,
+        client_certificate_secret: None,
+        token_audience: None,
         timeout_ms: 10_000,
         queue_bytes_max: 1 << 20,
     }

@@ -5,12 +5,11 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::policy::{DocumentSink, SinkState};
 use testimony_sidecar::config::SinkHeader;
-use testimony_sidecar::export::{self, Batch, Gap, GapEncoder, Queue, Settings, Undelivered};
+use testimony_sidecar::export::{self, Batch, Gap, GapEncoder, Queue, Settings, SinkFolders, Undelivered};
 use testimony_sidecar::metrics::Metrics;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,14 +25,14 @@ pub struct Rig {
 
 pub struct Options {
     pub sinks: Vec<DocumentSink>,
-    pub sinks_dir: PathBuf,
+    pub folders: SinkFolders,
     pub sink_headers: BTreeMap<String, Vec<SinkHeader>>,
     pub gap_record: GapEncoder,
 }
 
 impl Options {
     pub fn new(sinks: Vec<DocumentSink>) -> Self {
-        Self { sinks, sinks_dir: PathBuf::new(), sink_headers: BTreeMap::new(), gap_record: Arc::new(gap_record) }
+        Self { sinks, folders: SinkFolders::default(), sink_headers: BTreeMap::new(), gap_record: Arc::new(gap_record) }
     }
 }
 
@@ -54,7 +53,8 @@ impl Rig {
         let metrics = Arc::new(Metrics::default());
         let settings = Settings {
             resource: Resource::default().encode_to_vec().into(),
-            sinks_dir: options.sinks_dir,
+            folders: options.folders,
+            namespace: Some("shop".to_owned()),
             sink_headers: options.sink_headers,
             gap_record: options.gap_record,
             metrics: metrics.clone(),

@@ -16,7 +16,7 @@ use testimony_sidecar::config::{ProcessVars, from_yaml};
 use testimony_sidecar::supervisor::ListenConfig;
 use testimony_sidecar::worker;
 
-/// A record: key to unescaped value.
+/// A record: key to unescaped value, and the event's name under `(event)`.
 pub type Record = BTreeMap<String, String>;
 
 /// Closes with a reset.
@@ -85,17 +85,27 @@ impl Sink {
         Self { address, records }
     }
 
-    /// Waits for at least `count` records, then a moment longer so that a surplus shows.
+    /// Waits for at least `count` records of what is over, then a moment longer so that a surplus shows. Stages are left
+    /// out: on a busy machine anything may take long enough to be shown while it is open.
     pub fn wait_for(&self, count: usize) -> Vec<Record> {
+        let over = |record: &&Record| record["typ"] != "stage";
+        self.wait_until(&format!("{count} records"), |records| records.iter().filter(over).count() >= count);
+        let (records, arrived) = &*self.records;
+        let guard = records.lock().expect("lock");
+        let (guard, _) = arrived.wait_timeout(guard, Duration::from_millis(500)).expect("lock");
+        guard.iter().filter(over).cloned().collect()
+    }
+
+    /// Waits until `wanted` holds of all records, stages among them.
+    pub fn wait_until(&self, what: &str, wanted: impl Fn(&[Record]) -> bool) -> Vec<Record> {
         let (records, arrived) = &*self.records;
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut guard = records.lock().expect("lock");
-        while guard.len() < count {
+        while !wanted(&guard) {
             let left = deadline.checked_duration_since(Instant::now()).unwrap_or_default();
-            assert!(!left.is_zero(), "{} of {count} records came", guard.len());
+            assert!(!left.is_zero(), "no {what} among {guard:#?}");
             guard = arrived.wait_timeout(guard, left).expect("lock").0;
         }
-        let (guard, _) = arrived.wait_timeout(guard, Duration::from_millis(500)).expect("lock");
         guard.clone()
     }
 }
@@ -123,7 +133,8 @@ fn take(mut stream: &TcpStream, records: &(Mutex<Vec<Record>>, Condvar)) -> Opti
     for log in logs {
         let Some(Value::StringValue(body)) = log.body.and_then(|b| b.value) else { panic!("a body that is no string") };
         let map = parse_body(body.as_bytes()).expect("canonical");
-        guard.push(map.into_iter().map(|(k, v)| (k, String::from_utf8_lossy(&v).into_owned())).collect());
+        let fields = map.into_iter().map(|(k, v)| (k, String::from_utf8_lossy(&v).into_owned()));
+        guard.push(fields.chain([("(event)".to_owned(), log.event_name)]).collect());
     }
     records.1.notify_all();
     drop(guard);

@@ -115,10 +115,20 @@ pub fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-/// A non-blocking listener in a namespace.
+/// A non-blocking listener in a namespace. A program that another test starts holds a copy of every socket of this process
+/// until it runs: also of a listener that has just been closed, whose port is taken for that moment.
 pub fn listen(netns: &Netns, at: &str) -> TcpListener {
     netns.run(|| {
-        let listener = TcpListener::bind(address(at)).unwrap_or_else(|error| panic!("bind {at}: {error}"));
+        let deadline = Instant::now() + DEADLINE;
+        let listener = loop {
+            match TcpListener::bind(address(at)) {
+                Ok(listener) => break listener,
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                Err(error) => panic!("bind {at}: {error}"),
+            }
+        };
         listener.set_nonblocking(true).expect("non-blocking");
         listener
     })

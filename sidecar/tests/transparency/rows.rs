@@ -274,11 +274,6 @@ pub(crate) fn opaque() -> Vec<Row> {
             vec![Step::Until(vec![2, 255]), send("\u{1}"), Step::Eof, Step::Fin],
         ),
         row(
-            "HTTP/2 preface",
-            vec![send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"), until("x"), Step::Fin, Step::Eof],
-            vec![Step::Until(vec![4, 0, 0, 0, 0, 0]), send("x"), Step::Eof, Step::Fin],
-        ),
-        row(
             "almost HTTP",
             vec![send("GET / HTTQ/1.1\r\n\r\n"), until("x"), Step::Fin, Step::Eof],
             vec![until("\r\n\r\n"), send("x"), Step::Eof, Step::Fin],

@@ -19,7 +19,8 @@ impl Session {
             Some(Exchange { refused: Some(_), answered: true, .. }) => {
                 self.finish(obs, End::ClientGone, Next::Reset);
             }
-            Some(Exchange { refused: Some(_), .. }) => {
+            Some(Exchange { seq, refused: Some(_), .. }) => {
+                obs.answered(*seq, 400);
                 to_client.extend_from_slice(BAD_REQUEST);
                 self.finish(obs, End::ClientGone, Next::Close);
             }

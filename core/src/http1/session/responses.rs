@@ -115,6 +115,9 @@ impl Session {
     fn refuse_response<O: Observer>(&mut self, refusal: Refusal, obs: &mut O, to_client: &mut Vec<u8>) {
         let next = match self.queue.pop_front() {
             Some(oldest) => {
+                if !oldest.answered {
+                    obs.answered(oldest.seq, 502);
+                }
                 obs.exchange_end(oldest.seq, End::ResponseRefused(refusal));
                 if oldest.answered {
                     Next::Reset

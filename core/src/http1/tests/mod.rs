@@ -43,6 +43,8 @@ pub(super) struct Seen {
     pub heads: Vec<String>,
     pub unparsed: Vec<String>,
     pub statuses: Vec<(ConnSeq, u16)>,
+    /// What we answered ourselves.
+    pub answered: Vec<(ConnSeq, u16)>,
     pub request_ends: Vec<ConnSeq>,
     pub request_payload: BTreeMap<ConnSeq, u64>,
     pub response_payload: BTreeMap<ConnSeq, u64>,
@@ -93,6 +95,10 @@ impl Observer for Recorder {
     fn response_head(&mut self, seq: ConnSeq, head: &ResponseHead<'_>) {
         self.in_flight(seq);
         self.seen.statuses.push((seq, head.status));
+    }
+    fn answered(&mut self, seq: ConnSeq, status: u16) {
+        self.in_flight(seq);
+        self.seen.answered.push((seq, status));
     }
     fn response_body(&mut self, seq: ConnSeq, payload_bytes: u64) {
         self.in_flight(seq);

@@ -176,6 +176,7 @@ fn ev_1_bad_requests_get_400_and_nothing_goes_upstream() {
         assert_eq!(outcome.ends, [(0, End::RequestRefused(*refusal))], "{request:?}");
         assert_eq!(outcome.verdicts, [Next::Close], "{request:?}");
         assert_eq!(outcome.seen.unparsed, [first_line_of(request)], "{request:?}");
+        assert_eq!(outcome.seen.answered, [(0, 400)], "{request:?}");
         assert!(outcome.seen.heads.is_empty());
     }
 }
@@ -213,6 +214,7 @@ fn ev_1_bad_chunks_get_400_before_the_answer_and_a_reset_after_it() {
             assert_eq!(outcome.ends, [(0, End::RequestRefused(*refusal))], "{chunk:?}");
             assert_eq!(outcome.to_client, text(answer), "{chunk:?}");
             assert_eq!(outcome.verdicts, [Next::Reset], "{chunk:?}");
+            assert_eq!(outcome.seen.answered, [], "the upstream's answer had begun");
         }
 
         let behind = format!("{GET}{head}{chunk}");
@@ -234,6 +236,7 @@ fn ev_1_bad_responses_get_502() {
             let ends = [(0, End::ResponseRefused(*refusal)), (1, End::UpstreamGone)];
             assert_eq!(outcome.ends, ends, "{response:?}");
             assert_eq!(outcome.verdicts, [Next::Close], "{response:?}");
+            assert_eq!(outcome.seen.answered, [(0, 502)], "{response:?}");
         }
     }
 }
@@ -245,6 +248,7 @@ fn ev_1_bad_chunks_of_a_response_reset() {
         let outcome = every_way(&[client(GET), upstream(format!("{head}{chunk}"))]);
         assert_eq!(outcome.ends, [(0, End::ResponseRefused(*refusal))], "{chunk:?}");
         assert!(outcome.to_client.starts_with(&text(head)), "{chunk:?}");
+        assert_eq!(outcome.seen.answered, [], "{chunk:?}");
         assert_eq!(outcome.verdicts, [Next::Reset], "{chunk:?}");
     }
 }

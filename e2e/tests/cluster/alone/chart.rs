@@ -1,12 +1,12 @@
 //! The chart: an upgrade that no record notices, an uninstall that leaves running pods working and nothing behind.
 
-use super::alone;
+use super::{Scaled, alone};
 use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, init_containers, marker};
 use crate::objects::{audited, in_force, text};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use testimony_e2e::install::{BACKEND_ENDPOINT, OPERATOR_NAMESPACE, install_chart};
+use testimony_e2e::install::{BACKEND_ENDPOINT, OPERATOR_NAMESPACE, install_chart, install_chart_with};
 
 /// How long the cluster's garbage collector may take, in seconds: it learns of new kinds every half minute.
 const COLLECTED_SECONDS_MAX: u64 = 180;
@@ -119,6 +119,89 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
     new_pods_are_audited(&space)?;
     while_requests_flow(&space, || Ok(()))?;
     Ok(())
+}
+
+/// Replicas of a Deployment of the operator that are ready.
+fn ready(component: &str) -> Result<i64> {
+    let deployment = cluster().kubectl.get(OPERATOR_NAMESPACE, &["deployment", &format!("testimony-{component}")])?;
+    Ok(deployment.pointer("/status/readyReplicas").and_then(serde_json::Value::as_i64).unwrap_or_default())
+}
+
+/// Names of the objects of a kind in the operator's namespace.
+fn named(kind: &str) -> Result<Vec<String>> {
+    let list = cluster().kubectl.run(&["get", kind, "-n", OPERATOR_NAMESPACE, "-o", "name"])?;
+    Ok(list.lines().map(str::to_string).collect())
+}
+
+#[test]
+fn an_upgrade_to_high_availability_and_its_rollback_go_unnoticed() -> Result<()> {
+    let _alone = alone();
+    let space = audited("ha", "rules: []")?;
+    space.policy("extra", "{podSelector: {matchLabels: {app: extra}}}")?;
+    let before = ca_bundle()?;
+    while_requests_flow(&space, || {
+        install_chart_with(cluster(), BACKEND_ENDPOINT, &[], &["values-ha.yaml"])?;
+        ensure!(ready("controller")? == 2 && ready("webhook")? == 3, "the replicas of values-ha.yaml are ready");
+        ensure!(named("poddisruptionbudgets")?.len() == 2 && named("networkpolicies")?.len() == 2);
+        let pods = cluster().kubectl.get(OPERATOR_NAMESPACE, &["pods", "-l", "app.kubernetes.io/name=testimony"])?;
+        let pods = pods.pointer("/items").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+        let classes: BTreeSet<String> = pods.iter().map(|pod| text(pod, "/spec/priorityClassName")).collect();
+        ensure!(classes.contains("system-cluster-critical"), "{classes:?}");
+        new_pods_are_audited(&space)
+    })?;
+    in_force(&space, "audit", 1)?;
+
+    while_requests_flow(&space, || {
+        let rollback = ["rollback", "testimony", "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
+        cluster().helm.run(&rollback)?;
+        ensure!(named("poddisruptionbudgets")?.is_empty() && named("networkpolicies")?.is_empty());
+        eventually("one replica of each", OPERATOR_SECONDS_MAX, || {
+            Ok(ready("controller")? == 1 && ready("webhook")? == 1)
+        })
+    })?;
+    assert_eq!(ca_bundle()?, before, "the authority outlives both");
+    in_force(&space, "audit", 1)?;
+    new_pods_are_audited(&space)
+}
+
+/// Whether `helm test` succeeded, and what it printed: Helm writes the logs of hooks to standard error.
+fn helm_test() -> Result<(bool, String)> {
+    let test = ["test", "testimony", "--namespace", OPERATOR_NAMESPACE, "--timeout", "300s"];
+    let done = cluster().helm.command().args(test).output()?;
+    let printed = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ok((done.status.success(), printed.concat()))
+}
+
+/// Waits until the test has left nothing behind.
+fn nothing_is_left_of_the_test() -> Result<()> {
+    eventually("the test to leave nothing behind", COLLECTED_SECONDS_MAX, || {
+        let kinds = "namespaces,auditsinks,clusterroles,clusterrolebindings";
+        let wide = cluster().kubectl.run(&["get", kinds, "-o", "name"])?;
+        let own = cluster().kubectl.run(&["get", "pods,serviceaccounts", "-n", OPERATOR_NAMESPACE, "-o", "name"])?;
+        Ok(!wide.contains("testimony-selftest") && !own.contains("testimony-selftest"))
+    })
+}
+
+#[test]
+fn helm_test_finds_a_record_or_says_what_fails() -> Result<()> {
+    let _alone = alone();
+    let (passed, printed) = helm_test()?;
+    ensure!(passed, "{printed}");
+    for line in [
+        "ok      the webhook adds the sidecar to a new pod",
+        "ok      the sidecar says that it runs the policy",
+        "ok      its record arrives at a sink of this test",
+        "ok      the default sink acknowledges the record",
+    ] {
+        ensure!(printed.contains(line), "no line {line:?} in: {printed}");
+    }
+    nothing_is_left_of_the_test()?;
+
+    let _webhook = Scaled::to("webhook", 0)?;
+    let (passed, printed) = helm_test()?;
+    ensure!(!passed && printed.contains("FAILED  the webhook adds the sidecar to a new pod"), "{printed}");
+    ensure!(printed.contains("every pod that was made came without the sidecar"), "{printed}");
+    nothing_is_left_of_the_test()
 }
 
 /// Whether a pod that is made now has a sidecar.

@@ -4,6 +4,7 @@
 mod chart;
 mod figures;
 mod operator;
+mod strict;
 
 use crate::harness::{cluster, eventually};
 use anyhow::{Context, Result, ensure};

@@ -1,0 +1,323 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::path::{Path, PathBuf};
+use testimony_core::policy;
+
+/// See what Testimony records, and why.
+///
+/// Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 it could not be done, or what was
+/// expected did not hold (`check`: warnings); 2 the command line is wrong (`check`: errors).
+#[derive(Debug, Parser)]
+#[command(name = "testimony", version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which cluster: as kubectl's flags.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ClusterArgs {
+    /// Kubeconfig file; omitted: KUBECONFIG, then ~/.kube/config, then the pod's own account
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; omitted: its current one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Namespace; omitted: the context's
+    #[arg(long, short, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look for what is in the way, before an installation and after it
+    ///
+    /// Each finding has an id, what was found and what to do. Exit code: 0 nothing found, 1 warnings, 2 errors.
+    Check(CheckArgs),
+    /// Why a pod is recorded as it is, or not at all
+    Explain(ExplainArgs),
+    /// Try policies without a cluster
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Add the sidecar to manifests, as the webhook would
+    ///
+    /// Manifests come in as YAML or JSON and go out as YAML, pods and pod templates with the sidecar, everything else as it was.
+    /// Policies come from the given files; where they hold none, from the cluster. The sidecar's image and settings come from the
+    /// installation in the cluster, or from --sidecar-image and --operator-ca.
+    Inject(InjectArgs),
+    /// Policies, sinks and the operator at a glance
+    ///
+    /// Shows the policies of all namespaces, or of the one that -n names.
+    Status(StatusArgs),
+    /// Show records: live from the sidecars, or from a file of the OpenTelemetry Collector
+    ///
+    /// Live records come from the sidecars' admin ports by port-forward: this needs the right to create pods/portforward. They show
+    /// what is made while you look; what was recorded before is in the backend.
+    Tail(TailArgs),
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: CompletionShell,
+    },
+}
+
+/// Form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// For which shell.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CompletionShell {
+    /// Bash
+    Bash,
+    /// Zsh
+    Zsh,
+    /// Fish
+    Fish,
+}
+
+impl From<CompletionShell> for Shell {
+    fn from(shell: CompletionShell) -> Self {
+        match shell {
+            CompletionShell::Bash => Self::Bash,
+            CompletionShell::Zsh => Self::Zsh,
+            CompletionShell::Fish => Self::Fish,
+        }
+    }
+}
+
+/// `check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Only what matters before an installation
+    #[arg(long)]
+    pub pre: bool,
+    /// Namespace of the installation, to be or as it is
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+    /// Show what is in order, too
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// `explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// pod/NAME, deployment/NAME, statefulset/NAME or daemonset/NAME
+    #[arg(value_name = "KIND/NAME")]
+    pub object: String,
+    /// Form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// `policy ...`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// What policies make of a request, without a cluster
+    ///
+    /// Compiles the policies with the operator's code and runs the sidecar's code on the request: the output is the level, the
+    /// rule that gave it, what would be added to the request, and the record, redacted. Times and random ids in it are placeholders.
+    Test(PolicyTestArgs),
+}
+
+/// `policy test`.
+#[derive(Args, Debug)]
+pub struct PolicyTestArgs {
+    /// File with policies, and with sinks and namespaces where they matter; - is standard input; may be repeated
+    #[arg(long = "filename", short = 'f', value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// File with one HTTP/1 request as it is sent; lines may end in LF alone
+    #[arg(long, value_name = "FILE")]
+    pub request: PathBuf,
+    /// File with the response; omitted: an empty one with --status
+    #[arg(long, value_name = "FILE", conflicts_with = "status")]
+    pub response: Option<PathBuf>,
+    /// Status of the response
+    #[arg(long, value_name = "CODE", default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..=599))]
+    pub status: u16,
+    /// Seen from the pod
+    #[arg(long, value_enum, default_value_t = Direction::Inbound, ignore_case = true)]
+    pub direction: Direction,
+    /// Port that the client connects to
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Labels of the pod, such as app=payments,tier=web; omitted: every policy of the files selects it
+    #[arg(long, value_name = "LABELS", value_parser = labels)]
+    pub pod_labels: Option<Labels>,
+    /// Fail (exit code 1) unless the request gets this level
+    #[arg(long, value_name = "LEVEL")]
+    pub expect: Option<String>,
+    /// Form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Labels of a pod.
+pub type Labels = std::collections::BTreeMap<String, String>;
+
+/// Seen from the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum Direction {
+    /// To the pod
+    Inbound,
+    /// From the pod
+    Outbound,
+}
+
+impl From<Direction> for policy::Direction {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => Self::Inbound,
+            Direction::Outbound => Self::Outbound,
+        }
+    }
+}
+
+/// `inject`.
+#[derive(Args, Debug)]
+pub struct InjectArgs {
+    /// Manifests; - is standard input; may be repeated
+    #[arg(long = "filename", short = 'f', value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// More policies and sinks, which are not printed; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub policies: Vec<PathBuf>,
+    /// Image of the sidecar; with it, the cluster is not asked for the installation's settings
+    #[arg(long, value_name = "IMAGE", requires = "operator_ca")]
+    pub sidecar_image: Option<String>,
+    /// PEM file of the authority that signs the operator's certificates: `caBundle` of the installed webhook, decoded
+    #[arg(long, value_name = "FILE", requires = "sidecar_image")]
+    pub operator_ca: Option<PathBuf>,
+    /// Id of the cluster in records: uid of the namespace kube-system
+    #[arg(long, value_name = "UID", requires = "sidecar_image", default_value = "")]
+    pub cluster_uid: String,
+    /// Namespace of the installation
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+}
+
+/// `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Namespace of the installation
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+    /// Form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Form of `tail`'s output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TailFormat {
+    /// One line for each record
+    #[default]
+    Text,
+    /// One line with more columns
+    Wide,
+    /// One JSON object for each record
+    Json,
+}
+
+/// `tail`.
+#[derive(Args, Clone, Debug)]
+pub struct TailArgs {
+    /// JSON lines as the Collector's file exporter writes them; omitted: live from the sidecars
+    #[arg(long = "filename", short = 'f', value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Go on with what is appended to the file
+    #[arg(long, requires = "file")]
+    pub follow: bool,
+    /// Records of all namespaces
+    #[arg(long, short = 'A', conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Records of this pod; a trailing * stands for any rest
+    #[arg(long, value_name = "NAME")]
+    pub pod: Option<String>,
+    /// By this actor; a trailing * stands for any rest
+    #[arg(long, value_name = "ID")]
+    pub actor: Option<String>,
+    /// With one of these methods, such as POST,PUT
+    #[arg(long, value_name = "METHODS", value_delimiter = ',')]
+    pub method: Vec<String>,
+    /// With a path that begins so
+    #[arg(long, value_name = "PREFIX")]
+    pub path: Option<String>,
+    /// With a status of one of these: 404, 4xx, 500-599
+    #[arg(long, value_name = "STATUSES", value_delimiter = ',', value_parser = crate::tail::StatusRange::parse)]
+    pub status: Vec<crate::tail::StatusRange>,
+    /// Begun since: 30s, 10m, 2h, 1d ago, or a time such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = crate::tail::since)]
+    pub since: Option<crate::tail::Since>,
+    /// Of this trace
+    #[arg(long, value_name = "TRACE_ID")]
+    pub trace: Option<String>,
+    /// With this correlation id
+    #[arg(long, value_name = "ID")]
+    pub correlation: Option<String>,
+    /// End after so many records
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: TailFormat,
+}
+
+fn labels(text: &str) -> Result<Labels, String> {
+    let mut labels = Labels::new();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(format!("{pair:?} is no label: write name=value,name=value"));
+        };
+        labels.insert(name.trim().to_owned(), value.trim().to_owned());
+    }
+    Ok(labels)
+}
+
+/// The name by which kubectl's users call this program, if it runs as a plugin.
+pub fn plugin_name(program: &Path) -> Option<&'static str> {
+    let name = program.file_name()?.to_str()?;
+    name.starts_with("kubectl-testimony").then_some("kubectl testimony")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_plugin_goes_by_kubectls_name() {
+        assert_eq!(plugin_name(Path::new("/usr/bin/kubectl-testimony")), Some("kubectl testimony"));
+        assert_eq!(plugin_name(Path::new("testimony")), None);
+    }
+
+    #[test]
+    fn labels_are_read() {
+        assert_eq!(labels("a=1,b=2").map(|l| l.len()), Ok(2));
+        assert_eq!(labels("").map(|l| l.len()), Ok(0));
+        assert!(labels("a").expect_err("no value").contains("name=value"));
+    }
+}

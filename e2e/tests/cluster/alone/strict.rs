@@ -1,0 +1,172 @@
+//! The webhook is away: pods of strict namespaces wait, others start; and the API server injects in its stead.
+
+use super::{Scaled, alone};
+use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, init_containers, marker, single};
+use crate::objects::{SELECT_SERVER, in_force};
+use crate::strict::{dry_run, strict_space};
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use testimony_e2e::install::{BACKEND_ENDPOINT, install_chart};
+
+/// How long the cluster's garbage collector may take, in seconds.
+const COLLECTED_SECONDS_MAX: u64 = 180;
+
+/// A Deployment of one pod of a shell, not waited for.
+fn deployment(space: &Space, name: &str) -> Result<()> {
+    space.apply(&format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: {name}}}}}\n  \
+         template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      \
+         containers:\n      - {{name: toolbox, image: \"{{{{image:toolbox}}}}\"}}\n"
+    ))?;
+    Ok(())
+}
+
+#[test]
+fn without_the_webhook_strict_pods_wait_and_come_up_by_themselves_when_it_is_back() -> Result<()> {
+    let _alone = alone();
+    let strict = strict_space("waits")?;
+    let normal = Space::new("starts")?;
+    let webhook = Scaled::to("webhook", 0)?;
+    deployment(&strict, "worker")?;
+    deployment(&normal, "worker")?;
+    cluster().kubectl.rollout(&normal.name, "deployment/worker")?;
+    eventually("the ReplicaSet to tell why it has no pod", OPERATOR_SECONDS_MAX, || {
+        let events = cluster().kubectl.run(&["get", "events", "-n", &strict.name, "-o", "json"])?;
+        Ok(events.contains("FailedCreate") && events.contains("strict.inject.testimony.dev"))
+    })?;
+    ensure!(strict.pods("worker")?.is_empty(), "no pod starts without a sidecar");
+
+    webhook.scale(1)?;
+    cluster().kubectl.rollout(&strict.name, "deployment/worker")?;
+    let pod = single(strict.pods("worker")?)?;
+    ensure!(init_containers(&pod) == ["testimony-init", "testimony-sidecar"], "{pod:#}");
+    Ok(())
+}
+
+/// Pods that show what injection does: a workload's names, probes, lists that are there and lists that are not.
+fn fixtures() -> Vec<Value> {
+    let owner = |kind: &str, name: &str| json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "0", "controller": true}]);
+    let probe = |port: Value| json!({"tcpSocket": {"port": port}, "periodSeconds": 7});
+    let ports = json!([{"name": "web", "containerPort": 8080}]);
+    vec![
+        json!({"metadata": {"name": "bare"}}),
+        json!({"metadata": {"name": "of-set", "labels": {"pod-template-hash": "abc12"},
+                            "ownerReferences": owner("ReplicaSet", "pay-abc12")}}),
+        json!({"metadata": {"name": "of-cron", "labels": {"app.kubernetes.io/name": "report"},
+                            "ownerReferences": owner("Job", "nightly-29012345")}}),
+        json!({"metadata": {"name": "of-job", "annotations": {"some": "thing"}, "ownerReferences": owner("Job", "once")}}),
+        json!({"metadata": {"name": "probes"}, "spec": {
+            "initContainers": [
+                {"name": "native", "image": "a", "restartPolicy": "Always", "startupProbe": probe(json!(6000))},
+                {"name": "setup", "image": "a"}],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+            "containers": [
+                {"name": "app", "image": "a", "ports": ports, "readinessProbe": probe(json!("web")), "livenessProbe": probe(json!(9))},
+                {"name": "other", "image": "a", "livenessProbe": {"tcpSocket": {"port": 1, "host": "10.0.0.1"}},
+                 "readinessProbe": {"httpGet": {"port": 2}}}]}}),
+    ]
+}
+
+/// What the modes of injection must have in common: all but what docs/strict.md names.
+fn comparable(mut pod: Value) -> Value {
+    let metadata = pod["metadata"].as_object_mut().map(std::mem::take).unwrap_or_default();
+    let kept =
+        ["labels", "annotations"].map(|field| (field.to_string(), metadata.get(field).cloned().unwrap_or_default()));
+    pod["metadata"] = Value::Object(kept.into_iter().collect());
+    for annotation in ["testimony.dev/injection-id", "testimony.dev/revision"] {
+        pod["metadata"]["annotations"][annotation] = Value::Null;
+    }
+    let containers = pod["spec"]["initContainers"].as_array_mut();
+    for environment in containers.into_iter().flatten().filter_map(|container| container["env"].as_array_mut()) {
+        environment.retain(|variable| {
+            !["TESTIMONY_POLICY", "TESTIMONY_INJECTION_ID", "TESTIMONY_POLICY_WAIT"]
+                .map(Value::from)
+                .contains(&variable["name"])
+        });
+    }
+    // Its suffix is random.
+    let text = pod.to_string();
+    let api_token = text.split('"').find(|word| word.starts_with("kube-api-access-")).map(str::to_string);
+    let text = api_token.map_or(text.clone(), |name| text.replace(&name, "kube-api-access"));
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+fn injected(space: &Space) -> Result<Vec<Value>> {
+    let pods = fixtures().iter().map(|pod| dry_run(space, pod).map(comparable)).collect::<Result<Vec<_>>>()?;
+    for pod in &pods {
+        ensure!(init_containers(pod).starts_with(&["testimony-init".into(), "testimony-sidecar".into()]), "{pod:#}");
+    }
+    Ok(pods)
+}
+
+fn policies() -> Result<String> {
+    let kinds = "mutatingadmissionpolicies,mutatingadmissionpolicybindings";
+    cluster().kubectl.run(&["get", kinds, "-o", "name"])
+}
+
+/// The chart as it was, whatever happened.
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        if let Err(error) = install_chart(cluster(), BACKEND_ENDPOINT, &[]) {
+            eprintln!("the chart is not as it was: {error:#}");
+        }
+    }
+}
+
+#[test]
+fn the_api_server_injects_what_the_webhook_injects() -> Result<()> {
+    let _alone = alone();
+    let space = Space::new("nohook")?;
+    space.policy("audit", &format!("{{{SELECT_SERVER}}}"))?;
+    space.policy("fixtures", "{podSelector: {matchExpressions: [{key: app, operator: NotIn, values: [client]}]}}")?;
+    let strict = strict_space("nohookstrict")?;
+    let by_webhook = (injected(&space)?, injected(&strict)?);
+
+    let restored = Restored;
+    install_chart(cluster(), BACKEND_ENDPOINT, &["injection.mode=AdmissionPolicy"])?;
+    ensure!(
+        cluster().kubectl.run(&["get", "mutatingwebhookconfigurations", "-o", "name"])?.find("testimony").is_none()
+    );
+    eventually("the API server to inject", OPERATOR_SECONDS_MAX, || {
+        Ok([&space, &strict].iter().all(|space| injected(space).is_ok()))
+    })?;
+    let by_policy = (injected(&space)?, injected(&strict)?);
+    for (webhook, policy) in by_webhook.0.iter().chain(&by_webhook.1).zip(by_policy.0.iter().chain(&by_policy.1)) {
+        pretty(webhook, policy)?;
+    }
+    let opted_out = dry_run(&space, &json!({"metadata": {"labels": {"app": "client"}}}))?;
+    ensure!(init_containers(&opted_out).is_empty(), "the selector does not select it: {opted_out:#}");
+
+    // A real pod gets its own document before its first request.
+    space.httpbin("server")?;
+    space.toolbox("client", "{app: client}")?;
+    in_force(&space, "audit", 1)?;
+    let wanted = marker();
+    space.sh("client", &format!("curl -sS --fail -o /dev/null --max-time 20 http://server:8080/anything/{wanted}"))?;
+    let records = space.records_when("the record", |records| {
+        records.iter().any(|record| record.attribute("url.path").contains(&wanted))
+    })?;
+    ensure!(!records.iter().any(|r| r.attribute("testimony.policy").contains("bootstrap")), "{records:#?}");
+
+    // Injection needs no operator: it is the API server's own.
+    let controller = Scaled::to("controller", 0)?;
+    injected(&space)?;
+    injected(&strict)?;
+    drop(controller);
+
+    drop(restored);
+    eventually("the admission policies to be collected", COLLECTED_SECONDS_MAX, || {
+        Ok(!policies()?.contains("testimony"))
+    })?;
+    eventually("the webhook to inject again", OPERATOR_SECONDS_MAX, || Ok(injected(&space).is_ok()))
+}
+
+/// The first difference is easier to read than two pods.
+fn pretty(webhook: &Value, policy: &Value) -> Result<()> {
+    let [left, right] = [webhook, policy].map(|pod| format!("{pod:#}"));
+    let differs = left.lines().zip(right.lines()).find(|(left, right)| left != right);
+    ensure!(webhook == policy, "the modes differ, first at {differs:?}:\n{left}\n{right}");
+    Ok(())
+}

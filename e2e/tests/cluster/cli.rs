@@ -1,0 +1,204 @@
+//! `testimony` against the cluster: what it says is what the cluster does.
+
+use crate::harness::{
+    POD_READY_SECONDS_MAX, RECORD_SECONDS_MAX, Space, cluster, eventually, init_containers, marker, single,
+};
+use crate::objects::{audited, policy, revision, text};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use testimony_e2e::paths::repo;
+use testimony_e2e::steps::output_with_input;
+
+/// The program, built once.
+fn testimony() -> Command {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let options = ["build", "--locked", "-p", "testimony-cli", "--message-format", "json"];
+        let built = Command::new(cargo).current_dir(repo()).args(options).output().expect("cargo starts");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let messages = String::from_utf8(built.stdout).expect("UTF-8");
+        let mut programs = messages.lines().filter_map(|line| {
+            let message: Value = serde_json::from_str(line).ok()?;
+            Some(message.get("executable")?.as_str()?.to_string())
+        });
+        programs.next_back().expect("cargo names the program")
+    });
+    let mut command = Command::new(program);
+    command.arg("--kubeconfig").arg(cluster().kubectl.kubeconfig());
+    command
+}
+
+/// Exit code and standard output.
+fn run(arguments: &[&str]) -> Result<(i32, String)> {
+    let output = testimony().args(arguments).output().context("testimony")?;
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    Ok((output.status.code().context("a signal")?, String::from_utf8(output.stdout)?))
+}
+
+fn run_json(arguments: &[&str]) -> Result<(i32, Value)> {
+    let (code, out) = run(&[arguments, &["-o", "json"]].concat())?;
+    let value = serde_json::from_str(&out).with_context(|| format!("{arguments:?}: {code}: {out}"))?;
+    Ok((code, value))
+}
+
+#[test]
+fn check_finds_the_installation_in_order() -> Result<()> {
+    let (code, findings) = run_json(&["check"])?;
+    let findings = findings.as_array().context("a list")?;
+    // Other tests' policies and sinks are in trouble on purpose: what belongs to the installation must be in order.
+    let installation = [
+        "kubernetes-version",
+        "node-kernel",
+        "node-kubelet",
+        "operator-ready",
+        "webhook-certificate",
+        "webhook-endpoints",
+        "policy-endpoints",
+        "leader",
+        "crd-version",
+    ];
+    for id in installation {
+        let of: Vec<&Value> = findings.iter().filter(|finding| text(finding, "/id") == id).collect();
+        ensure!(of.len() == 1 && text(of[0], "/severity") == "ok", "{id}: {of:#?}");
+    }
+    let worst = |word: &str| findings.iter().any(|finding| text(finding, "/severity") == word);
+    let expected = if worst("error") { 2 } else { i32::from(worst("warning")) };
+    assert_eq!(code, expected, "{findings:#?}");
+    assert!(
+        findings
+            .iter()
+            .all(|f| text(f, "/severity") == "ok" || text(f, "/severity") == "info" || !text(f, "/fix").is_empty())
+    );
+    let (_, before) = run(&["check", "--pre", "-v"])?;
+    assert!(before.contains("ok      install-rights: you may install"), "{before}");
+    Ok(())
+}
+
+#[test]
+fn explain_agrees_with_the_webhook_and_the_status() -> Result<()> {
+    let space = Space::new("explain")?;
+    space.toolbox("early", "{app: server}")?;
+    space.policy("audit", "{podSelector: {matchLabels: {app: server}}, rules: [{name: probes, match: {pathPrefixes: [/status]}, level: None}]}")?;
+    space.httpbin("server")?;
+    let server =
+        single(space.pods("server")?.into_iter().filter(|pod| text(pod, "/metadata/name") != "early").collect())?;
+    let name = format!("pod/{}", text(&server, "/metadata/name"));
+    let wanted = revision(&crate::objects::policy_when(&space, "audit", "to tell its revision", 60, |p| {
+        !revision(p).is_empty()
+    })?);
+    let (code, shown) = run_json(&["explain", &name, "-n", &space.name])?;
+    assert_eq!((code, text(&shown, "/state").as_str()), (0, "Recorded"), "{shown:#}");
+    assert_eq!(text(&shown, "/revision"), wanted, "{shown:#}");
+    assert_eq!(text(&shown, "/policies/0/rules/0/name"), "probes", "{shown:#}");
+    // It polls within seconds, and is asked over a forwarded port.
+    eventually("the sidecar to say its revision", RECORD_SECONDS_MAX, || {
+        let (_, shown) = run_json(&["explain", &name, "-n", &space.name])?;
+        Ok(text(&shown, "/sidecar/revision") == wanted)
+    })?;
+
+    let (_, early) = run_json(&["explain", "pod/early", "-n", &space.name])?;
+    assert_eq!(text(&early, "/state"), "NeedsRestart", "{early:#}");
+    let (_, deployment) = run_json(&["explain", "deployment/server", "-n", &space.name])?;
+    assert!(text(&deployment, "/fix").starts_with("kubectl rollout restart deployment/server"), "{deployment:#}");
+    assert_eq!(run(&["explain", "pod/absent", "-n", &space.name])?, (1, String::new()));
+
+    let (code, status) = run(&["status", "-n", &space.name])?;
+    let line = status.lines().find(|line| line.contains("/audit")).context("no line of the policy")?;
+    assert!(code == 0 && line.starts_with(&space.name), "{status}");
+    assert!(status.contains("testimony-webhook") && status.contains("leader: testimony-controller"), "{status}");
+    Ok(())
+}
+
+/// Lines of a program, read by a thread, so that waiting for one has a deadline.
+struct Tail {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Tail {
+    fn start(arguments: &[&str]) -> Result<Self> {
+        let mut child = testimony().args(arguments).stdout(Stdio::piped()).spawn().context("testimony")?;
+        let out = BufReader::new(child.stdout.take().context("a pipe")?);
+        let (sender, lines) = channel();
+        std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
+        Ok(Self { child, lines })
+    }
+
+    /// The first line that holds `text` while `again` runs every second.
+    fn line_with(&self, text: &str, mut again: impl FnMut() -> Result<()>) -> Result<String> {
+        let end = Instant::now() + Duration::from_secs(RECORD_SECONDS_MAX);
+        while Instant::now() < end {
+            again()?;
+            let second = Instant::now() + Duration::from_secs(1);
+            while let Ok(line) = self.lines.recv_timeout(second.saturating_duration_since(Instant::now())) {
+                if line.contains(text) {
+                    return Ok(line);
+                }
+            }
+        }
+        anyhow::bail!("no line with {text:?} in {RECORD_SECONDS_MAX} s")
+    }
+}
+
+#[test]
+fn ev_2_tail_shows_a_request_live_and_nobody_else_may_look() -> Result<()> {
+    let space = audited("tail", "rules: []")?;
+    let tail = Tail::start(&["tail", "-n", &space.name, "--method", "PUT", "-o", "json"])?;
+    let wanted = marker();
+    let url = format!("http://server:8080/anything/{wanted}?token=s3cret");
+    // The stream begins when the port is forwarded: a request before that is not shown.
+    let line = tail.line_with(&wanted, || {
+        space
+            .sh("client", &format!("curl -sS -o /dev/null -X GET '{url}'; curl -sS -o /dev/null -X PUT '{url}'"))
+            .map(|_| ())
+    })?;
+    let entry: Value = serde_json::from_str(&line)?;
+    assert_eq!(text(&entry, "/namespace"), space.name);
+    assert_eq!(text(&entry, "/record/method"), "PUT", "{entry:#}");
+    assert_eq!(text(&entry, "/record/dir"), "inbound", "{entry:#}");
+    assert!(!line.contains("s3cret"), "{line}");
+
+    let ip = text(&single(space.pods("server")?)?, "/status/podIP");
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip };
+    let status = format!("curl -sS -o /dev/null -w '%{{http_code}}' --max-time 10 http://{host}:24803/tail");
+    assert_eq!(space.sh("client", &status)?, "403");
+    Ok(())
+}
+
+#[test]
+fn an_injected_manifest_runs_as_an_admitted_pod_does() -> Result<()> {
+    let space = Space::new("byhand")?;
+    space.policy("audit", "{}")?;
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: one, labels: {app: one}}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
+               containers:\n  - {name: toolbox, image: \"{{image:toolbox}}\"}\n";
+    let pod = cluster().fill(pod)?;
+    let injected = output_with_input(testimony().args(["inject", "-f", "-", "-n", &space.name]), pod.as_bytes())?;
+    space.apply(&injected)?;
+    let ready = format!("--timeout={POD_READY_SECONDS_MAX}s");
+    cluster().kubectl.run(&["wait", "-n", &space.name, "pod", "one", "--for=condition=Ready", &ready])?;
+    let by_hand = cluster().kubectl.get(&space.name, &["pod", "one"])?;
+    assert_eq!(init_containers(&by_hand), ["testimony-init", "testimony-sidecar"]);
+    // Its sidecar polls as every other does.
+    crate::objects::in_force(&space, "audit", 1)?;
+    assert!(!revision(&policy(&space, "audit")?).is_empty());
+    space.toolbox("two", "{app: one}")?;
+    let admitted = cluster().kubectl.get(&space.name, &["pod", "two"])?;
+    let spec = |pod: &Value, field: &str| pod.pointer(&format!("/spec/initContainers/1/{field}")).cloned();
+    for field in ["image", "args", "resources", "securityContext", "volumeMounts", "startupProbe"] {
+        assert_eq!(spec(&by_hand, field), spec(&admitted, field), "{field}");
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! Strict namespaces: every pod is injected, and what cannot be audited does not start, with a message that says what to do.
+
+use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, init_containers, marker};
+use crate::objects::{SELECT_SERVER, in_force};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use testimony_e2e::steps::output_with_input;
+
+/// A space whose namespace is strict; returns when the API server knows it.
+pub fn strict_space(test: &str) -> Result<Space> {
+    let space = Space::new(test)?;
+    label(&space, "testimony.dev/enforcement=strict")?;
+    eventually("the namespace to be strict", OPERATOR_SECONDS_MAX, || {
+        Ok(refusal(&space, &json!({"spec": {"hostNetwork": true}})).is_ok())
+    })?;
+    Ok(space)
+}
+
+/// Labels a space's namespace.
+pub fn label(space: &Space, label: &str) -> Result<()> {
+    cluster().kubectl.run(&["label", "namespace", &space.name, label, "--overwrite"]).map(|_| ())
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+/// What the API server would store for a pod of one container, changed by `extra`; nothing is stored.
+pub fn dry_run(space: &Space, extra: &Value) -> Result<Value> {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": marker(), "namespace": space.name},
+        "spec": {"containers": [{"name": "app", "image": "app:1"}]},
+    });
+    merge(&mut pod, extra);
+    let arguments = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
+    let stored = output_with_input(cluster().kubectl.command().args(arguments), pod.to_string().as_bytes())?;
+    serde_json::from_str(&stored).context("kubectl's JSON")
+}
+
+/// The message with which such a pod is refused.
+fn refusal(space: &Space, extra: &Value) -> Result<String> {
+    match dry_run(space, extra) {
+        Ok(pod) => anyhow::bail!("it was not refused: {pod:#}"),
+        Err(error) => Ok(format!("{error:#}")),
+    }
+}
+
+#[test]
+fn every_pod_is_injected_or_refused_with_what_to_do() -> Result<()> {
+    let space = strict_space("strict")?;
+    let pod = dry_run(&space, &json!({}))?;
+    ensure!(init_containers(&pod) == ["testimony-init", "testimony-sidecar"], "without a policy too: {pod:#}");
+
+    let app = |fields: Value| {
+        let mut app = json!({"name": "app", "image": "app:1"});
+        merge(&mut app, &fields);
+        json!({"spec": {"containers": [app]}})
+    };
+    let ids = json!({"runAsUser": 62819, "runAsGroup": 62820});
+    let cases = [
+        (json!({"spec": {"hostNetwork": true}}), "HostNetwork", "remove hostNetwork"),
+        (json!({"spec": {"os": {"name": "windows"}}}), "Windows", "a namespace that is not strict"),
+        (json!({"metadata": {"labels": {"testimony.dev/inject": "disabled"}}}), "OptedOut", "remove the label"),
+        (json!({"spec": {"containers": [{"name": "linkerd-proxy", "image": "a"}]}}), "OtherProxy", "another mesh"),
+        (app(json!({"ports": [{"containerPort": 24802}]})), "PortCollision", "use others"),
+        (json!({"spec": {"volumes": [{"name": "testimony-state", "emptyDir": {}}]}}), "NameCollision", "rename it"),
+        (app(json!({"securityContext": ids})), "UidCollision", "[app]"),
+        (json!({"spec": {"securityContext": ids}}), "UidCollision", "[app]"),
+        (app(json!({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}})), "NetworkAdmin", "[app]"),
+        (app(json!({"securityContext": {"privileged": true}})), "NetworkAdmin", "remove the capability"),
+    ];
+    for (extra, reason, fix) in cases {
+        let message = refusal(&space, &extra)?;
+        for wanted in [format!("testimony: refused ({reason})"), "To fix it: ".to_string(), fix.to_string()] {
+            ensure!(message.contains(&wanted), "{extra}: {wanted:?} is not in: {message}");
+        }
+    }
+    label(&space, "pod-security.kubernetes.io/enforce=baseline")?;
+    eventually("Pod Security to be in the way", OPERATOR_SECONDS_MAX, || {
+        let message = refusal(&space, &json!({}))?;
+        Ok(message.contains("testimony: refused (PodSecurity)") && message.contains("enforce: privileged"))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_pod_of_a_normal_namespace_starts_with_a_warning() -> Result<()> {
+    let space = Space::new("normal")?;
+    space.policy("audit", "{podSelector: {}}")?;
+    // The webhook may learn of the policy after the controller.
+    eventually("pods to be injected", OPERATOR_SECONDS_MAX, || {
+        Ok(!init_containers(&dry_run(&space, &json!({}))?).is_empty())
+    })?;
+    for (spec, injected) in [
+        (json!({"hostNetwork": true}), false),
+        (json!({"securityContext": {"runAsUser": 62819, "runAsGroup": 62820}}), true),
+    ] {
+        let pod = dry_run(&space, &json!({"spec": spec}))?;
+        ensure!(!init_containers(&pod).is_empty() == injected, "{pod:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_running_pod_of_a_strict_namespace_records_and_stays_what_it_is() -> Result<()> {
+    let space = strict_space("strictrun")?;
+    space.policy("audit", &format!("{{{SELECT_SERVER}}}"))?;
+    space.httpbin("server")?;
+    space.toolbox("client", "{app: client}")?;
+    in_force(&space, "audit", 1)?;
+    let wanted = marker();
+    space.sh("client", &format!("curl -sS --fail -o /dev/null --max-time 20 http://server:8080/anything/{wanted}"))?;
+    let records = space.records_when("the record", |records| {
+        records.iter().any(|record| record.attribute("url.path").contains(&wanted))
+    })?;
+    ensure!(records.iter().all(|record| record.is_inbound()), "the client has a sidecar and no policy: {records:#?}");
+    let client = cluster().kubectl.get(&space.name, &["pod", "client"])?;
+    ensure!(init_containers(&client) == ["testimony-init", "testimony-sidecar"], "{client:#}");
+
+    let patch = |arguments: &[&str], patch: Value| {
+        let patch = patch.to_string();
+        let mut all = vec!["patch", "pod", "client", "-n", &space.name, "-p", &patch];
+        all.extend_from_slice(arguments);
+        cluster().kubectl.run(&all)
+    };
+    let refused = |done: Result<String>, wanted: &str| -> Result<()> {
+        let message = match done {
+            Ok(done) => anyhow::bail!("it was not refused: {done}"),
+            Err(error) => format!("{error:#}"),
+        };
+        ensure!(message.contains(wanted), "{wanted:?} is not in: {message}");
+        Ok(())
+    };
+    let image = json!({"spec": {"initContainers": [{"name": "testimony-sidecar", "image": "pause:1"}]}});
+    refused(patch(&[], image), "testimony: refused (WrongImage)")?;
+    let debug = |name: &str, context: Value| {
+        let container = json!({"name": name, "image": "app:1", "securityContext": context});
+        patch(&["--subresource", "ephemeralcontainers"], json!({"spec": {"ephemeralContainers": [container]}}))
+    };
+    refused(debug("admin", json!({"capabilities": {"add": ["NET_ADMIN"]}})), "refused (NetworkAdmin)")?;
+    refused(debug("twin", json!({"runAsUser": 62819, "runAsGroup": 62820})), "refused (UidCollision)")?;
+    debug("harmless", json!({"runAsUser": 1000}))?;
+    patch(&[], json!({"metadata": {"labels": {"some": "thing"}}}))?;
+    Ok(())
+}
+
+#[test]
+fn a_forged_sidecar_is_replaced_by_the_true_one() -> Result<()> {
+    let space = strict_space("forged")?;
+    let honest = dry_run(&space, &json!({}))?;
+    let mut forged = json!({
+        "metadata": {"annotations": honest["metadata"]["annotations"], "labels": honest["metadata"]["labels"]},
+        "spec": {"initContainers": honest["spec"]["initContainers"], "volumes": honest["spec"]["volumes"]},
+    });
+    forged["spec"]["initContainers"][1]["env"] = json!([{"name": "TESTIMONY_POLICY", "value": "{}"}]);
+    let stored = dry_run(&space, &forged)?;
+    assert_eq!(stored["spec"]["initContainers"], honest["spec"]["initContainers"]);
+    Ok(())
+}

@@ -1,0 +1,368 @@
+//! Injection without a webhook: MutatingAdmissionPolicies, which the API server evaluates itself.
+//!
+//! They are made of the very containers and volumes that the webhook's patch is made of. What must differ: CEL cannot compile
+//! a policy document, so a pod starts with the [`bootstrap`] document and gets its own by its first poll, for which it waits
+//! before its containers start; CEL has no randomness, so the injection id is a constant; and the Secrets of all sinks are
+//! mounted, because which sinks a pod uses stands in its document.
+
+mod bootstrap;
+mod cel;
+mod probes;
+#[cfg(test)]
+mod tests;
+
+pub use bootstrap::bootstrap;
+
+use super::decide::POD_SECURITY_STRICT;
+use super::traits::{OTHER_PROXIES, SINK_VOLUME_PREFIXES};
+use super::{ExcludedNamespaces, NAMESPACES_NEVER, Plan, Selection, build};
+use cel::{list, literal, operation, quoted, raw};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use testimony_core::contract::{annotation, env, label, pod, port};
+
+/// Names of the policies and of their bindings; they never change.
+pub const NAMES: [&str; 2] = ["testimony-inject", "testimony-inject-strict"];
+
+/// Injection id of every pod that was injected without a webhook.
+pub const INJECTION_ID: &str = "admission-policy";
+
+const OURS: [&str; 2] = [pod::INIT_CONTAINER, pod::SIDECAR_CONTAINER];
+
+/// What the policies are made of, besides the plan that all pods share.
+#[derive(Clone, Debug)]
+pub struct Surroundings<'a> {
+    /// Namespaces that are never touched.
+    pub excluded: &'a ExcludedNamespaces,
+    /// Whether there are strict namespaces.
+    pub strict: bool,
+    /// What pods must be able to reach: all sinks.
+    pub mounts: &'a Selection,
+    /// Namespace and selector of the Services of AuditSinks.
+    pub sink_services: Vec<(String, BTreeMap<String, String>)>,
+}
+
+/// Policies and bindings, in the order in which they are to be applied. The plan's namespace is not looked at.
+pub fn objects(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Vec<Value> {
+    let [default, strict] = NAMES;
+    let made = made(plan, surroundings.mounts);
+    let mut objects = vec![policy(default, &made, surroundings, false), binding(default, surroundings, false)];
+    if surroundings.strict {
+        objects.push(policy(strict, &made, surroundings, true));
+        objects.push(binding(strict, surroundings, true));
+    }
+    objects
+}
+
+const API_VERSION: &str = "admissionregistration.k8s.io/v1";
+
+fn metadata(name: &str) -> Value {
+    let labels =
+        json!({"app.kubernetes.io/managed-by": "testimony-operator", "app.kubernetes.io/part-of": "testimony"});
+    json!({"name": name, "labels": labels})
+}
+
+fn policy(name: &str, made: &Made, surroundings: &Surroundings<'_>, strict: bool) -> Value {
+    let mut conditions = obstacles(surroundings);
+    if !strict {
+        conditions.push(("selected", selected()));
+    }
+    let named = |(name, expression): (&str, String)| json!({"name": name, "expression": expression});
+    let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"],
+                      "scope": "Namespaced"});
+    let mut spec = json!({
+        "failurePolicy": if strict { "Fail" } else { "Ignore" },
+        "reinvocationPolicy": "IfNeeded",
+        "matchConstraints": {"resourceRules": [rule]},
+        "matchConditions": conditions.into_iter().map(named).collect::<Vec<_>>(),
+        "variables": variables(made).into_iter().map(named).collect::<Vec<_>>(),
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch(made, strict)}}],
+    });
+    if !strict {
+        spec["paramKind"] = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy"});
+    }
+    json!({"apiVersion": API_VERSION, "kind": "MutatingAdmissionPolicy", "metadata": metadata(name), "spec": spec})
+}
+
+/// Without a namespace in `paramRef`, the policies of the pod's own namespace are the parameters: each is tried.
+fn binding(name: &str, surroundings: &Surroundings<'_>, strict: bool) -> Value {
+    let excluded = surroundings.excluded;
+    let never =
+        NAMESPACES_NEVER.into_iter().chain([excluded.own.as_str()]).chain(excluded.further.iter().map(String::as_str));
+    let not_in = |key: &str, values: Vec<&str>| json!({"key": key, "operator": "NotIn", "values": values});
+    let mut expressions = vec![
+        not_in("kubernetes.io/metadata.name", never.collect()),
+        // Conditions cannot see the namespace; selectors can.
+        not_in("pod-security.kubernetes.io/enforce", POD_SECURITY_STRICT.to_vec()),
+    ];
+    if surroundings.strict {
+        let operator = if strict { "In" } else { "NotIn" };
+        expressions.push(json!({"key": label::ENFORCEMENT, "operator": operator, "values": [label::STRICT]}));
+    }
+    let mut spec =
+        json!({"policyName": name, "matchResources": {"namespaceSelector": {"matchExpressions": expressions}}});
+    if !strict {
+        spec["paramRef"] = json!({"selector": {}, "parameterNotFoundAction": "Allow"});
+    }
+    json!({"apiVersion": API_VERSION, "kind": "MutatingAdmissionPolicyBinding", "metadata": metadata(name), "spec": spec})
+}
+
+// === Conditions ===
+
+const LABELS: &str = "object.metadata.?labels.orValue({})";
+const ANNOTATIONS: &str = "object.metadata.?annotations.orValue({})";
+const CONTAINERS: &str = "(object.spec.?initContainers.orValue([]) + object.spec.containers)";
+
+/// Whether the pod has its sidecar already, as [`super::PodTraits`] sees it.
+fn injected() -> String {
+    format!(
+        "{} in {ANNOTATIONS} && object.spec.?initContainers.orValue([]).exists(c, c.name == {})",
+        quoted(annotation::INJECTION_ID),
+        quoted(pod::SIDECAR_CONTAINER)
+    )
+}
+
+/// Each holds for a pod that can be audited: the counterpart of `obstacle` in [`super::decide()`].
+fn obstacles(surroundings: &Surroundings<'_>) -> Vec<(&'static str, String)> {
+    let (ours, proxies) = (list(OURS), list(OTHER_PROXIES));
+    let ports = [port::INBOUND, port::OUTBOUND, port::ADMIN].map(|p| p.to_string()).join(", ");
+    let volumes = list([pod::TOKEN_VOLUME, pod::STATE_VOLUME]);
+    let is_ours = |name: &str| {
+        let prefixes = SINK_VOLUME_PREFIXES.map(|prefix| format!(" || {name}.startsWith({})", quoted(prefix)));
+        format!("({name} in {volumes}{})", prefixes.concat())
+    };
+    let mut conditions = vec![
+        ("no-mirror-pod", format!("!('kubernetes.io/config.mirror' in {ANNOTATIONS})")),
+        ("no-host-network", "!object.spec.?hostNetwork.orValue(false)".to_owned()),
+        (
+            "linux",
+            "object.spec.?os.?name.orValue('') != 'windows' && \
+             object.spec.?nodeSelector.orValue({})[?'kubernetes.io/os'].orValue('') != 'windows'"
+                .to_owned(),
+        ),
+        ("not-opted-out", format!("{LABELS}[?{}].orValue('') != 'disabled'", quoted(label::INJECT))),
+        ("no-other-proxy", format!("!{CONTAINERS}.exists(c, c.name in {proxies})")),
+        (
+            "ports-are-free",
+            format!(
+                "!{CONTAINERS}.exists(c, !(c.name in {ours}) && c.?ports.orValue([]).exists(p, p.containerPort in [{ports}]))"
+            ),
+        ),
+        (
+            "names-are-free",
+            format!(
+                "({}) || !({CONTAINERS}.exists(c, c.name in {ours} || c.?volumeMounts.orValue([]).exists(m, {})) || \
+                 object.spec.?volumes.orValue([]).exists(v, {}))",
+                injected(),
+                is_ours("m.name"),
+                is_ours("v.name")
+            ),
+        ),
+    ];
+    let sinks = surroundings.sink_services.iter().map(|(namespace, selector)| {
+        let pairs = selector.iter().map(|(k, v)| format!(" && {LABELS}[?{}] == optional.of({})", quoted(k), quoted(v)));
+        format!("!(request.namespace == {}{})", quoted(namespace), pairs.collect::<String>())
+    });
+    let sinks: Vec<String> = sinks.collect();
+    if !sinks.is_empty() {
+        conditions.push(("no-sink", sinks.join(" && ")));
+    }
+    conditions
+}
+
+/// Whether the AuditPolicy that is the parameter selects the pod.
+fn selected() -> String {
+    let labels = format!(
+        "params.spec.?podSelector.?matchLabels.orValue({{}}).all(k, {LABELS}[?k] == optional.of(params.spec.podSelector.matchLabels[k]))"
+    );
+    let expressions = format!(
+        "params.spec.?podSelector.?matchExpressions.orValue([]).all(e,\n\
+         e.operator == 'In' ? e.key in {LABELS} && {LABELS}[e.key] in e.?values.orValue([]) :\n\
+         e.operator == 'NotIn' ? !(e.key in {LABELS} && {LABELS}[e.key] in e.?values.orValue([])) :\n\
+         e.operator == 'Exists' ? e.key in {LABELS} : !(e.key in {LABELS}))"
+    );
+    format!("{labels} &&\n{expressions}")
+}
+
+// === Variables ===
+
+/// What the pod's environment and annotations are made of.
+fn variables(made: &Made) -> Vec<(&'static str, String)> {
+    let hash = "variables.labels[?'pod-template-hash'].orValue('')";
+    let digits = build::CRON_SUFFIX_DIGITS;
+    let owner = "variables.owners[0]";
+    let absent = [
+        ("object.spec.?initContainers", "/spec/initContainers"),
+        ("object.spec.?volumes", "/spec/volumes"),
+        ("object.metadata.?labels", "/metadata/labels"),
+        ("object.metadata.?annotations", "/metadata/annotations"),
+    ]
+    .map(|(field, path)| format!("({field}.hasValue() ? '' : '\"{path}\"')"));
+    vec![
+        ("labels", LABELS.to_owned()),
+        ("annotations", ANNOTATIONS.to_owned()),
+        ("initContainers", "object.spec.?initContainers.orValue([])".to_owned()),
+        ("containers", "object.spec.containers".to_owned()),
+        ("injected", injected()),
+        ("owners", "object.metadata.?ownerReferences.orValue([]).filter(o, o.?controller.orValue(false))".to_owned()),
+        (
+            "kind",
+            format!(
+                "size(variables.owners) == 0 ? 'Pod' :\n\
+                 {owner}.kind == 'ReplicaSet' && 'pod-template-hash' in variables.labels && {owner}.name.endsWith('-' + {hash}) ? 'Deployment' :\n\
+                 {owner}.kind == 'Job' && {owner}.name.matches('-[0-9]{{{digits}}}$') ? 'CronJob' : {owner}.kind"
+            ),
+        ),
+        (
+            "workload",
+            format!(
+                "size(variables.owners) == 0 ? object.metadata.?name.orValue('') :\n\
+                 variables.kind == 'Deployment' && {owner}.kind == 'ReplicaSet' ? {owner}.name.substring(0, size({owner}.name) - size({hash}) - 1) :\n\
+                 variables.kind == 'CronJob' && {owner}.kind == 'Job' ? {owner}.name.substring(0, size({owner}.name) - {}) : {owner}.name",
+                digits + 1
+            ),
+        ),
+        ("service", "variables.labels[?'app.kubernetes.io/name'].orValue(variables.workload)".to_owned()),
+        ("changed", probes::changed()),
+        ("absent", format!("[{}].filter(t, t != '').join(',')", absent.join(", "))),
+        ("init", literal(&made.init)),
+        ("sidecar", literal(&made.sidecar)),
+    ]
+}
+
+/// What pods get, as JSON with expressions, and the entries of their labels and annotations.
+struct Made {
+    init: Value,
+    sidecar: Value,
+    volumes: Vec<Value>,
+    entries: String,
+}
+
+fn made(plan: &Plan<'_>, mounts: &Selection) -> Made {
+    let all = Plan { selection: mounts, ..*plan };
+    Made {
+        init: build::init_container(&all),
+        sidecar: sidecar(plan, &all),
+        volumes: build::volumes(&all),
+        entries: entries(plan),
+    }
+}
+
+/// The container of the webhook, with expressions where it differs from pod to pod. It mounts what all sinks need, and starts
+/// with the plan's document.
+fn sidecar(plan: &Plan<'_>, all: &Plan<'_>) -> Value {
+    let start = build::sidecar_container(&Pod::default(), plan);
+    let environment = start.get("env").cloned().unwrap_or_default();
+    let mut container = build::sidecar_container(&Pod::default(), all);
+    if let Some(own) = container.get_mut("env") {
+        *own = environment;
+    }
+    let entry = |name: &str, value: &str| {
+        let field = json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}});
+        let literal_value = json!({"name": name, "value": raw(value)});
+        raw(format!("{value} == '' ? {} : {}", literal(&field), literal(&literal_value)))
+    };
+    for variable in container.pointer_mut("/env").and_then(Value::as_array_mut).into_iter().flatten() {
+        let replaced = match variable.get("name").and_then(Value::as_str) {
+            Some(env::WORKLOAD_KIND) => json!({"name": env::WORKLOAD_KIND, "value": raw("variables.kind")}),
+            Some(env::WORKLOAD_NAME) => entry(env::WORKLOAD_NAME, "variables.workload"),
+            Some(env::SERVICE_NAME) => entry(env::SERVICE_NAME, "variables.service"),
+            Some(env::CONTAINER_NAME) => {
+                json!({"name": env::CONTAINER_NAME, "value": raw("object.spec.containers[0].name")})
+            }
+            _ => continue,
+        };
+        *variable = replaced;
+    }
+    if let Some(environment) = container.pointer_mut("/env").and_then(Value::as_array_mut) {
+        environment.push(json!({"name": env::POLICY_WAIT, "value": "true"}));
+    }
+    container
+}
+
+// === The patch ===
+
+fn patch(made: &Made, strict: bool) -> String {
+    let probes = probes::operations();
+    let fresh = [containers(), volumes(&made.volumes), made.entries.clone()].join(" +\n");
+    // A pod that is looked at again, because something changed it after us.
+    let status = quoted(annotation::STATUS);
+    let before = format!("variables.annotations[?{status}].orValue('{{}}')");
+    let merged = format!(
+        "({before}.startsWith('{{\"probes\":[') ? '{{\"probes\":[' + variables.changed + ',' + {before}.substring(11) : \
+         '{{\"probes\":[' + variables.changed + ']' + ({before} == '{{}}' ? '}}' : ',' + {before}.substring(1)))"
+    );
+    let path = quoted(&format!("/metadata/annotations/{}", escaped(annotation::STATUS)));
+    let late = format!("(variables.changed == '' ? [] : [{}])", operation("add", &path, Some(&merged)));
+    let again = if strict { format!("{} +\n{late}", repaired(&made.volumes)) } else { late };
+    format!("{probes} +\n(variables.injected ?\n{again} :\n{fresh})")
+}
+
+fn containers() -> String {
+    let at = |i: usize, name: &str| operation("add", &quoted(&format!("/spec/initContainers/{i}")), Some(name));
+    format!(
+        "(has(object.spec.initContainers) ? [{}, {}] : [{}])",
+        at(0, "variables.init"),
+        at(1, "variables.sidecar"),
+        operation("add", "\"/spec/initContainers\"", Some("[variables.init, variables.sidecar]"))
+    )
+}
+
+fn volumes(volumes: &[Value]) -> String {
+    let each: Vec<String> =
+        volumes.iter().map(|v| operation("add", "\"/spec/volumes/-\"", Some(&literal(v)))).collect();
+    let all = operation("add", "\"/spec/volumes\"", Some(&literal(&Value::Array(volumes.to_vec()))));
+    format!("(has(object.spec.volumes) ? [{}] : [{all}])", each.join(",\n"))
+}
+
+/// In a strict namespace a claim is not enough: what stands where our containers and volumes stand is replaced. What does
+/// not stand there is refused by the ValidatingAdmissionPolicy.
+fn repaired(volumes: &[Value]) -> String {
+    let names = "variables.initContainers.map(c, c.name)";
+    let containers = OURS.iter().zip(["variables.init", "variables.sidecar"]).enumerate().map(|(i, (name, value))| {
+        let path = quoted(&format!("/spec/initContainers/{i}"));
+        let replace = operation("replace", &path, Some(value));
+        format!("(size({names}) > {i} && {names}[{i}] == {} ? [{replace}] : [])", quoted(name))
+    });
+    let held = "object.spec.?volumes.orValue([])";
+    let volumes = volumes.iter().map(|volume| {
+        let name = quoted(volume.get("name").and_then(Value::as_str).unwrap_or_default());
+        let path = format!("\"/spec/volumes/\" + string({held}.map(v, v.name).indexOf({name}))");
+        let replace = operation("replace", &path, Some(&literal(volume)));
+        format!("({held}.exists(v, v.name == {name}) ? [{replace}] : [])")
+    });
+    containers.chain(volumes).collect::<Vec<_>>().join(" +\n")
+}
+
+/// Labels and annotations.
+fn entries(plan: &Plan<'_>) -> String {
+    let parts = "[variables.changed == '' ? '' : '\"probes\":[' + variables.changed + ']', \
+                 variables.absent == '' ? '' : '\"absent\":[' + variables.absent + ']']";
+    let status = format!("'{{' + {parts}.filter(t, t != '').join(',') + '}}'");
+    let labels = [(label::INJECTED, quoted("true"))];
+    let annotations = [
+        (annotation::INJECTION_ID, quoted(plan.injection_id)),
+        (annotation::REVISION, quoted(&plan.selection.document.revision)),
+        (annotation::STATUS, status),
+    ];
+    format!("{} +\n{}", map("labels", &labels), map("annotations", &annotations))
+}
+
+fn map(field: &str, entries: &[(&str, String)]) -> String {
+    let each = entries
+        .iter()
+        .map(|(key, value)| operation("add", &quoted(&format!("/metadata/{field}/{}", escaped(key))), Some(value)));
+    let all = entries.iter().map(|(key, value)| format!("{}: {value}", quoted(key)));
+    let whole = format!("{{{}}}", all.collect::<Vec<_>>().join(", "));
+    format!(
+        "(has(object.metadata.{field}) ? [{}] : [{}])",
+        each.collect::<Vec<_>>().join(", "),
+        operation("add", &quoted(&format!("/metadata/{field}")), Some(&whole))
+    )
+}
+
+/// A key as part of a JSON pointer.
+fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}

@@ -1,0 +1,370 @@
+//! One stream: a request from the client, its answer from the server, and its record.
+
+use super::head;
+use super::pump::{Passed, Pump, Stopped};
+use crate::data::Recorder;
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response, StatusCode};
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use testimony_core::capture::{ConnFacts, NEVER_NS, StreamCapture, StreamEnd};
+use testimony_core::record::Stamp;
+
+/// A stream under way. As a future it is over when both directions are, or it broke.
+pub(super) struct Stream {
+    capture: Option<StreamCapture<Recorder>>,
+    respond: SendResponse<Bytes>,
+    request_body: RecvStream,
+    /// `None`: the server took no request.
+    upstream: Option<Upstream>,
+    /// To the client, once the final head went.
+    down: Option<SendStream<Bytes>>,
+    upload: Pump,
+    /// The server takes no more of the request, with this code.
+    upload_stopped: Option<Reason>,
+    download: Pump,
+}
+
+struct Upstream {
+    response: ResponseFuture,
+    /// The answer's body, once its head came.
+    body: Option<RecvStream>,
+    up: SendStream<Bytes>,
+}
+
+/// A stream that is over. Its handles are kept until what it sent before is on its way: a reset would overtake it.
+pub(super) struct Finished {
+    stream: Stream,
+    to_client: Option<Reason>,
+    to_upstream: Option<Reason>,
+    /// The client reset it before it had an answer.
+    pub is_early_reset: bool,
+    /// The server's connection broke it: the client learns that by its own connection's end.
+    pub is_broken: bool,
+}
+
+impl Finished {
+    /// Sends the resets.
+    pub fn reset(mut self) {
+        if let Some(reason) = self.to_client {
+            match &mut self.stream.down {
+                Some(down) => down.send_reset(reason),
+                None => self.stream.respond.send_reset(reason),
+            }
+        }
+        if let (Some(reason), Some(upstream)) = (self.to_upstream, &mut self.stream.upstream) {
+            upstream.up.send_reset(reason);
+        }
+    }
+}
+
+/// How a stream ends, and who is told.
+struct Ending {
+    end: StreamEnd,
+    to_client: Option<Reason>,
+    to_upstream: Option<Reason>,
+    is_broken: bool,
+}
+
+impl Ending {
+    const fn of(end: StreamEnd) -> Self {
+        Self { end, to_client: None, to_upstream: None, is_broken: false }
+    }
+}
+
+impl Stream {
+    /// Takes a request that came in and sends it on.
+    pub fn begin(
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        sender: Option<&mut SendRequest<Bytes>>,
+        recorder: Recorder,
+        conn: ConnFacts,
+        seq: u64,
+    ) -> Self {
+        let (parts, request_body) = request.into_parts();
+        let (capture, edit) = head::capture(&parts, recorder, conn, seq);
+        let is_end = request_body.is_end_stream();
+        let upstream = sender.and_then(|sender| sender.send_request(head::forward(parts, edit), is_end).ok());
+        Self {
+            capture: Some(capture),
+            respond,
+            request_body,
+            upstream: upstream.map(|(response, up)| Upstream { response, body: None, up }),
+            down: None,
+            upload: if is_end { Pump::over() } else { Pump::default() },
+            upload_stopped: None,
+            download: Pump::default(),
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        if self.upstream.is_none() {
+            // The server's connection takes no more streams: the client may try again elsewhere.
+            let reason = Some(Reason::REFUSED_STREAM);
+            return Poll::Ready(Ending { to_client: reason, ..Ending::of(StreamEnd::UpstreamGone) });
+        }
+        if let Poll::Ready(ending) = self.client_reset(cx) {
+            return Poll::Ready(ending);
+        }
+        if let Poll::Ready(ending) = self.turn_upload(cx) {
+            return Poll::Ready(ending);
+        }
+        match self.turn_download(cx) {
+            Poll::Ready(Some(ending)) => Poll::Ready(ending),
+            Poll::Ready(None) if self.upload.is_over() => Poll::Ready(Ending::of(StreamEnd::Complete)),
+            Poll::Ready(None) => match self.upload_stopped {
+                Some(reason) => {
+                    let to_client = Some(reason);
+                    Poll::Ready(Ending { to_client, ..Ending::of(StreamEnd::Complete) })
+                }
+                None => Poll::Pending,
+            },
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Ready: the client gave the stream up.
+    fn client_reset(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        let reset = match &mut self.down {
+            Some(down) => down.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        };
+        match reset {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(reason)) => Poll::Ready(self.why_client(cx, reason)),
+            Poll::Ready(Err(error)) => Poll::Ready(client_failed(&error)),
+        }
+    }
+
+    /// A code alone does not tell whether the client reset the stream, or the library did for what the client sent: the
+    /// body's error does. A request that was whole has none, and then the reset is the client's.
+    fn why_client(&mut self, cx: &mut Context<'_>, reason: Reason) -> Ending {
+        loop {
+            match self.request_body.poll_data(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(error))) => return client_failed(&error),
+                Poll::Ready(None) | Poll::Pending => return reset_by_client(reason),
+            }
+        }
+    }
+
+    /// Ready: the stream is over because of what the client did.
+    fn turn_upload(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        let Some(upstream) = &mut self.upstream else { return Poll::Pending };
+        if self.upload_stopped.is_none()
+            && let Poll::Ready(Ok(reason)) = upstream.up.poll_reset(cx)
+        {
+            self.upload_stopped = Some(reason);
+        }
+        if self.upload_stopped.is_some() || self.upload.is_over() {
+            return Poll::Pending;
+        }
+        let capture = &mut self.capture;
+        let result = self.upload.poll(cx, &mut self.request_body, &mut upstream.up, |passed| {
+            if let (Passed::Data(data), Some(capture)) = (passed, capture.as_mut()) {
+                capture.request_data(data);
+            }
+        });
+        match result {
+            Poll::Ready(Err(Stopped::Source(error))) => Poll::Ready(client_failed(&error)),
+            Poll::Ready(Err(Stopped::Sink)) => {
+                // Its reset, if that is why, shows at the next look; whatever else is told by the answer.
+                match upstream.up.poll_reset(cx) {
+                    Poll::Ready(Ok(reason)) => self.upload_stopped = Some(reason),
+                    _ => self.upload = Pump::over(),
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Ready: the answer went through (None), or the stream is over because of what the server did.
+    fn turn_download(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ending>> {
+        if self.down.is_none() {
+            match self.turn_head(cx) {
+                Poll::Ready(None) => {}
+                other => return other,
+            }
+        }
+        let (Some(upstream), Some(down)) = (&mut self.upstream, &mut self.down) else { return Poll::Pending };
+        let Some(body) = &mut upstream.body else { return Poll::Pending };
+        let capture = &mut self.capture;
+        let result = self.download.poll(cx, body, down, |passed| match (passed, capture.as_mut()) {
+            (Passed::Data(data), Some(capture)) => capture.response_data(data),
+            (Passed::Trailers(trailers), Some(capture)) => capture.response_trailers(&head::fields(trailers)),
+            (_, None) => {}
+        });
+        match result {
+            Poll::Ready(Ok(())) => Poll::Ready(None),
+            Poll::Ready(Err(Stopped::Source(error))) => Poll::Ready(Some(upstream_failed(&error))),
+            Poll::Ready(Err(Stopped::Sink)) => {
+                let reset = down.poll_reset(cx);
+                Poll::Ready(Some(match reset {
+                    Poll::Ready(Ok(reason)) => self.why_client(cx, reason),
+                    _ => Ending { to_upstream: Some(Reason::CANCEL), ..Ending::of(StreamEnd::ClientGone) },
+                }))
+            }
+            // A reset does not wait for the client's window.
+            Poll::Pending => match self.upload_stopped {
+                Some(reason) if reason != Reason::NO_ERROR && self.download.is_blocked() => {
+                    Poll::Ready(Some(reset_by_upstream(reason)))
+                }
+                _ => Poll::Pending,
+            },
+        }
+    }
+
+    /// Ready(None): the final head went to the client.
+    fn turn_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ending>> {
+        let Some(upstream) = &mut self.upstream else { return Poll::Pending };
+        while let Poll::Ready(Some(Ok(interim))) = upstream.response.poll_informational(cx) {
+            // A failure shows at the next look at the client's side.
+            let _ = self.respond.send_informational(interim);
+        }
+        let response = match Pin::new(&mut upstream.response).poll(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(response)) => response,
+            Poll::Ready(Err(error)) => {
+                let mut ending = upstream_failed(&error);
+                if matches!(ending.end, StreamEnd::ResponseRefused(_)) && !ending.is_broken {
+                    // Nothing of the answer has left: say so in the client's words (section 10).
+                    if let Some(capture) = &mut self.capture {
+                        capture.answered(StatusCode::BAD_GATEWAY.as_u16());
+                    }
+                    let mut bad_gateway = Response::new(());
+                    *bad_gateway.status_mut() = StatusCode::BAD_GATEWAY;
+                    self.down = self.respond.send_response(bad_gateway, true).ok();
+                    ending.to_client = Some(Reason::NO_ERROR).filter(|_| !self.upload.is_over());
+                }
+                return Poll::Ready(Some(ending));
+            }
+        };
+        let (parts, body) = response.into_parts();
+        let is_end = body.is_end_stream();
+        if let Some(capture) = &mut self.capture {
+            capture.response_head(parts.status.as_u16(), &head::fields(&parts.headers), is_end);
+        }
+        if is_end {
+            self.download = Pump::over();
+        }
+        upstream.body = Some(body);
+        match self.respond.send_response(Response::from_parts(parts, ()), is_end) {
+            Ok(down) => {
+                self.down = Some(down);
+                Poll::Ready(None)
+            }
+            Err(error) => Poll::Ready(Some(client_failed(&error))),
+        }
+    }
+}
+
+fn reset_by_client(reason: Reason) -> Ending {
+    Ending { to_upstream: Some(reason), ..Ending::of(StreamEnd::ClientReset(reason.into())) }
+}
+
+fn reset_by_upstream(reason: Reason) -> Ending {
+    Ending { to_client: Some(reason), ..Ending::of(StreamEnd::UpstreamReset(reason.into())) }
+}
+
+/// What became of a stream whose client's side failed so.
+fn client_failed(error: &h2::Error) -> Ending {
+    let to_upstream = Some(Reason::CANCEL);
+    match error.reason() {
+        Some(reason) if error.is_reset() && error.is_remote() => reset_by_client(reason),
+        // The library has reset it: what came breaks the protocol.
+        Some(_) if error.is_reset() => {
+            Ending { to_upstream, ..Ending::of(StreamEnd::RequestRefused("malformed_request")) }
+        }
+        Some(reason) if error.is_library() => {
+            let why = testimony_core::http2::error_name(reason.into());
+            Ending { to_upstream, ..Ending::of(StreamEnd::RequestRefused(why)) }
+        }
+        _ => Ending { to_upstream, ..Ending::of(StreamEnd::ClientGone) },
+    }
+}
+
+/// What became of a stream whose server's side failed so.
+fn upstream_failed(error: &h2::Error) -> Ending {
+    match error.reason() {
+        Some(reason) if error.is_reset() && error.is_remote() => reset_by_upstream(reason),
+        Some(_) if error.is_reset() => Ending {
+            to_client: Some(Reason::PROTOCOL_ERROR),
+            ..Ending::of(StreamEnd::ResponseRefused("malformed_response"))
+        },
+        // A GOAWAY that does not count this stream in: the server never looked at it.
+        Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => reset_by_upstream(Reason::REFUSED_STREAM),
+        Some(reason) if error.is_go_away() && error.is_remote() => {
+            Ending { is_broken: true, ..Ending::of(StreamEnd::UpstreamReset(reason.into())) }
+        }
+        Some(reason) if error.is_library() => {
+            let why = testimony_core::http2::error_name(reason.into());
+            Ending { is_broken: true, ..Ending::of(StreamEnd::ResponseRefused(why)) }
+        }
+        _ => Ending { is_broken: true, ..Ending::of(StreamEnd::UpstreamGone) },
+    }
+}
+
+/// A [`Stream`] until it is over.
+pub(super) struct Running {
+    stream: Option<Stream>,
+    /// When the connection is to look for stages.
+    due: Rc<Cell<u64>>,
+}
+
+impl Running {
+    pub fn new(stream: Stream, due: Rc<Cell<u64>>) -> Self {
+        Self { stream: Some(stream), due }
+    }
+
+    fn capture(&mut self) -> Option<&mut StreamCapture<Recorder>> {
+        self.stream.as_mut().and_then(|stream| stream.capture.as_mut())
+    }
+
+    /// When to call [`Running::tick`], on the monotonic clock.
+    pub fn due_ns(&mut self) -> u64 {
+        self.capture().map_or(NEVER_NS, |capture| capture.due_ns())
+    }
+
+    /// Shows the stream if it has been open for long.
+    pub fn tick(&mut self, now: Stamp) {
+        if let Some(capture) = self.capture() {
+            capture.tick(now);
+        }
+    }
+
+    /// Records it as ended so, whatever comes.
+    pub fn end(&mut self, end: StreamEnd) {
+        if let Some(capture) = self.stream.as_mut().and_then(|stream| stream.capture.take()) {
+            capture.end(end);
+        }
+    }
+}
+
+impl Future for Running {
+    /// `None` never comes: a future that is over is not asked again.
+    type Output = Option<Finished>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        let Poll::Ready(ending) = stream.turn(cx) else {
+            let due_ns = self.due_ns();
+            self.due.set(self.due.get().min(due_ns));
+            return Poll::Pending;
+        };
+        let Some(mut stream) = self.stream.take() else { return Poll::Ready(None) };
+        if let Some(capture) = stream.capture.take() {
+            capture.end(ending.end);
+        }
+        let is_early_reset = stream.down.is_none() && matches!(ending.end, StreamEnd::ClientReset(_));
+        let Ending { to_client, to_upstream, is_broken, .. } = ending;
+        Poll::Ready(Some(Finished { stream, to_client, to_upstream, is_early_reset, is_broken }))
+    }
+}
