@@ -211,6 +211,7 @@ fn a_wrong_value_is_named() {
         (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
         (&[minimal, "injection.mode=Sidecar"], &["/injection/mode", "'AdmissionPolicy'"]),
         (&[minimal, "strict.enabled=yes"], &["/strict/enabled", "boolean"]),
+        (&[minimal, "rollout.enabled=yes"], &["/rollout/enabled", "boolean"]),
         (&[minimal, "excludedNamespaces={Calico}"], &["/excludedNamespaces/0"]),
         (&[minimal, "serviceMonitor.interval=often"], &["/serviceMonitor/interval"]),
         (&[minimal, "podMonitor.interval=often"], &["/podMonitor/interval"]),
