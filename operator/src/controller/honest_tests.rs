@@ -2,7 +2,7 @@
 
 use super::status::{Report, View, report};
 use super::tests::{ack, cluster, pod, policy, put, sink};
-use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus};
+use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus, ClusterAuditPolicy};
 use crate::index::{Index, Indexed};
 use crate::inject::ExcludedNamespaces;
 use crate::state::{Ack, State};
@@ -244,6 +244,110 @@ fn a_sink_tells_reach_age_error_and_counts() {
     assert_ne!(counted, later);
     assert!(!super::sink_status::is_news(&counted, &later), "counts alone wait");
     assert!(super::sink_status::is_news(&first, &later));
+}
+
+#[test]
+fn a_sink_names_each_secret_that_sidecars_miss() {
+    let mut index = cluster();
+    let spec = json!({"endpoint": "https://c.example", "credentialsSecretName": "otlp",
+                      "tls": {"clientCertificateSecretName": "client"}});
+    put::<AuditSink>(&mut index, sink("login", spec));
+    put::<Pod>(&mut index, pod("a", true));
+    let now = Instant::now();
+    let resolved = |error: Option<&str>| {
+        let state = if error.is_some() { SinkCondition::Parked } else { SinkCondition::Delivering };
+        let acks = [("a", Ack { sinks: vec![says("login", state, error, 1, 0)], ..ack(&index, now) })];
+        let report = look(&index, Look { acks: &acks, instant: now, now: 1, settling: None, rollouts: false });
+        let found = report.sinks["login"].conditions.iter().find(|c| c.type_ == "ResolvedRefs").cloned();
+        found.map(|c| format!("{} {}: {}", c.status, c.reason, c.message)).expect("condition")
+    };
+    expect!["True ResolvedRefs: no sidecar misses a Secret"].assert_eq(&resolved(None));
+    expect!["False SecretNotFound: spec.tls.clientCertificateSecretName: the Secret client is missing in, or not mounted from, the namespaces shop; create it there; records wait"].assert_eq(&resolved(Some("the client certificate is missing: /x/tls.crt is not there; create it")));
+    assert!(resolved(Some("401 Unauthorized")).starts_with("True"));
+}
+
+#[test]
+fn a_sink_is_not_well_before_all_of_its_sidecars_have_told_a_new_leader() {
+    let mut index = cluster();
+    put::<AuditSink>(&mut index, sink("other", json!({"endpoint": "https://c.example"})));
+    put::<Pod>(&mut index, old("a"));
+    put::<Pod>(&mut index, old("b"));
+    let now = Instant::now();
+    let with = |state, delivered| Ack { sinks: vec![says("main", state, None, 0, delivered)], ..ack(&index, now) };
+    let all = [("a", with(SinkCondition::Delivering, 5)), ("b", with(SinkCondition::Delivering, 6))];
+    let settled = look(&index, Look { acks: &all, instant: now, now: 20, settling: None, rollouts: false });
+    let part = [("a", with(SinkCondition::Delivering, 5))];
+    let ill = [("a", with(SinkCondition::Failing, 5))];
+    remember(&mut index, &settled);
+    let lines = |acks: &[(&str, Ack)], name: &str, settling: Option<i64>| {
+        let report = look(&index, Look { acks, instant: now, now: 30, settling, rollouts: false });
+        sink_lines(&report.sinks[name])
+    };
+    expect![[r#"
+        ResolvedRefs=True ResolvedRefs: the sink needs no Secret
+        Reachable=Unknown Reconciling: 1 of its sidecars have not reported since the controller started
+        Delivering=Unknown Reconciling: 1 of its sidecars have not reported since the controller started
+        delivering 1 failing 0 parked 0 unknown 0; delivered 11 lost 2; oldest None; last None
+    "#]].assert_eq(&lines(&part, "main", Some(25)));
+    assert!(lines(&ill, "main", Some(25)).contains("Reachable=False Unreachable"), "what is ill is told at once");
+    assert!(lines(&part, "main", None).contains("Reachable=True"), "the other one is silent");
+    assert!(lines(&part, "other", Some(25)).contains("Reachable=Unknown NotUsed"), "nobody is waited for");
+}
+
+fn wide(spec: Value) -> Value {
+    json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "ClusterAuditPolicy", "spec": spec,
+           "metadata": {"name": "floor", "uid": "floor", "generation": 3}})
+}
+
+#[test]
+fn a_cluster_policy_is_told_as_honestly() {
+    let mut index = Index::new("cluster.local");
+    put::<AuditSink>(&mut index, sink("main", json!({"endpoint": "http://collector.example:4318", "default": true})));
+    put::<ClusterAuditPolicy>(&mut index, wide(json!({"rollout": "Restart", "redact": {"query": ["token"]}})));
+    put::<Pod>(&mut index, old("a"));
+    let now = Instant::now();
+    let key = (String::new(), "floor".to_owned());
+    let acks = [("a", ack(&index, now))];
+    let settled = look(&index, Look { acks: &acks, instant: now, now: 20, settling: None, rollouts: false });
+    let status = settled.policies[&key].clone();
+    assert_eq!((status.pods.programmed, status.sinks.as_slice()), (1, &["main".to_owned()][..]));
+    expect!["True RolloutDisabled: the policy is valid, but spec.rollout: Restart has no effect, because the chart's value rollout.enabled is false: set it, or restart the workloads yourself"].assert_eq(&told(&status, "Accepted"));
+    let on = look(&index, Look { acks: &acks, instant: now, now: 20, settling: None, rollouts: true });
+    assert_eq!(told(&on.policies[&key], "Accepted"), "True Accepted: the policy is valid");
+
+    // The operator restarts, and the spec that it meets is wrong: the one of before stays in force, and is waited for.
+    let good = index.document("shop", &Default::default()).document.clone();
+    let mut wrong = wide(json!({"correlation": {"header": "cookie"}}));
+    wrong["metadata"]["generation"] = json!(4);
+    remember(&mut index, &settled);
+    put::<ClusterAuditPolicy>(&mut index, wrong.clone());
+    let refused = look(&index, Look { acks: &acks, instant: now, now: 21, settling: None, rollouts: false });
+    wrong["status"] = json!(refused.policies[&key]);
+    let mut again = Index::new("cluster.local");
+    put::<AuditSink>(&mut again, sink("main", json!({"endpoint": "http://collector.example:4318", "default": true})));
+    put::<ClusterAuditPolicy>(&mut again, wrong);
+    put::<Pod>(&mut again, old("a"));
+    assert_eq!(again.document("shop", &Default::default()).document, good);
+    let begun = look(&again, Look { acks: &[], instant: now, now: 30, settling: Some(25), rollouts: false });
+    let status = &begun.policies[&key];
+    assert_eq!((status.pods.programmed, begun.unheard), (1, 1));
+    assert!(told(status, "Programmed").starts_with("Unknown Reconciling"), "{}", told(status, "Programmed"));
+    assert!(told(status, "Accepted").contains("the last good revision stays in force"));
+}
+
+#[test]
+fn a_suspended_policy_says_so_once_its_sidecars_were_heard() {
+    let mut index = cluster();
+    put::<AuditPolicy>(&mut index, policy("all", json!({"suspend": true})));
+    put::<Pod>(&mut index, old("a"));
+    let now = Instant::now();
+    let acks = [("a", ack(&index, now))];
+    let told_of = |acks: &[(&str, Ack)]| {
+        let report = look(&index, Look { acks, instant: now, now: 30, settling: Some(25), rollouts: false });
+        told(of(&report, "all"), "Programmed")
+    };
+    assert!(told_of(&[]).starts_with("Unknown Reconciling"));
+    assert_eq!(told_of(&acks), "True Suspended: the policy is suspended and records nothing");
 }
 
 #[tokio::test]

@@ -72,9 +72,12 @@ pub(super) fn next(workloads: &[Workload], wanted: &BTreeMap<Id, String>) -> Ste
 /// Kind and name of a pod's controller.
 pub(super) type OwnerId = (String, String);
 
+/// By namespace: controllers of pods, each with what [`RESTARTED_FOR`] must say.
+pub(super) type Asked = BTreeMap<String, BTreeMap<OwnerId, String>>;
+
 /// Controllers of pods that need a restart and are selected by a policy that asks for it, by namespace, each with what
 /// [`RESTARTED_FOR`] must say.
-pub(super) fn wanted(index: &Index, excluded: &ExcludedNamespaces) -> BTreeMap<String, BTreeMap<OwnerId, String>> {
+pub(super) fn wanted(index: &Index, excluded: &ExcludedNamespaces) -> Asked {
     let restarts = |p: &PolicyEntry| {
         // Nobody is disturbed for a policy that records nothing; resuming it is an edit.
         p.good.as_ref().is_some_and(|good| good.rollout == Rollout::Restart && !good.suspend)
@@ -93,12 +96,25 @@ pub(super) fn wanted(index: &Index, excluded: &ExcludedNamespaces) -> BTreeMap<S
         let entry = asked.entry((&pod.namespace, (owner.kind.clone(), owner.name.clone()))).or_default();
         entry.extend(policies.map(edition));
     }
-    let mut wanted: BTreeMap<String, BTreeMap<OwnerId, String>> = BTreeMap::new();
+    let mut wanted = Asked::new();
     for ((namespace, owner), editions) in asked {
         let key = editions.into_iter().collect::<Vec<_>>().join(",");
         wanted.entry(namespace.to_owned()).or_default().insert(owner, key);
     }
     wanted
+}
+
+/// What was asked in the look before too. The webhook learns of an edit at the same time as the controller: pods that were
+/// restarted at once could be made before it knows.
+pub(super) fn still<'a>(now: &'a Asked, before: &Asked) -> BTreeMap<&'a str, BTreeMap<OwnerId, String>> {
+    let in_both = |namespace: &str, owner: &OwnerId, key: &String| {
+        before.get(namespace).and_then(|owners| owners.get(owner)) == Some(key)
+    };
+    let still = now.iter().map(|(namespace, owners)| {
+        let owners = owners.iter().filter(|(owner, key)| in_both(namespace, owner, key));
+        (namespace.as_str(), owners.map(|(owner, key)| (owner.clone(), key.clone())).collect())
+    });
+    still.filter(|(_, owners): &(&str, BTreeMap<_, _>)| !owners.is_empty()).collect()
 }
 
 /// A policy as it is now: `name@generation.uid`.
@@ -192,7 +208,7 @@ impl From<&DaemonSet> for Workload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::AuditPolicy;
+    use crate::api::{AuditPolicy, ClusterAuditPolicy};
     use crate::index::Indexed;
     use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};
@@ -239,6 +255,32 @@ mod tests {
         assert_eq!(asked(&index), []);
         put::<AuditPolicy>(&mut index, policy(2, "Restart"));
         assert_eq!(asked(&index), [("ReplicaSet/web-1".to_owned(), "audit@2.01234567".to_owned())]);
+        // A second one that asks for it, of the whole cluster.
+        let mut wide = policy(7, "Restart");
+        wide["kind"] = json!("ClusterAuditPolicy");
+        wide["metadata"] = json!({"name": "floor", "uid": "abcdefghij", "generation": 7});
+        put::<ClusterAuditPolicy>(&mut index, wide);
+        let both = [("ReplicaSet/web-1".to_owned(), "audit@2.01234567,floor@7.abcdefgh".to_owned())];
+        assert_eq!(asked(&index), both);
+        // Nobody is disturbed for what records nothing.
+        let mut suspended = policy(3, "Restart");
+        suspended["spec"]["suspend"] = json!(true);
+        put::<AuditPolicy>(&mut index, suspended);
+        assert_eq!(asked(&index), [("ReplicaSet/web-1".to_owned(), "floor@7.abcdefgh".to_owned())]);
+    }
+
+    #[test]
+    fn only_what_was_asked_in_the_look_before_too_is_restarted() {
+        let owner = |name: &str| ("ReplicaSet".to_owned(), name.to_owned());
+        let asked = |owners: &[(&str, &str)]| {
+            let owners = owners.iter().map(|(name, key)| (owner(name), (*key).to_owned()));
+            Asked::from([("shop".to_owned(), owners.collect())])
+        };
+        let now = asked(&[("web-1", "audit@2.0"), ("api-1", "audit@2.0"), ("db-1", "audit@2.0")]);
+        let before = asked(&[("web-1", "audit@2.0"), ("api-1", "audit@1.0"), ("gone", "audit@1.0")]);
+        let both = still(&now, &before);
+        assert_eq!(both["shop"].keys().collect::<Vec<_>>(), [&owner("web-1")]);
+        assert!(still(&now, &Asked::new()).is_empty() && still(&Asked::new(), &now).is_empty());
     }
 
     fn workload(name: &str, restarted_for: Option<&str>, complete: bool) -> Workload {

@@ -1,7 +1,7 @@
 //! Restarts workloads as [`super::rollout`] decides.
 
 use super::events::Events;
-use super::rollout::{Id, Kind, OwnerId, RESTARTED_FOR, Step, Workload, next, wanted, workload_of};
+use super::rollout::{Asked, Id, Kind, OwnerId, RESTARTED_FOR, Step, Workload, next, still, wanted, workload_of};
 use super::tell::News;
 use crate::inject::ExcludedNamespaces;
 use crate::metrics::{Metrics, ResultLabels};
@@ -57,6 +57,7 @@ impl Rollouts {
     /// Looks again and again until the signal to stop; only waits for it where restarts are switched off.
     pub(super) async fn run(mut self, mut shutdown: Shutdown) {
         let mut looks = 0u32;
+        let mut before = Asked::new();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(LOOK_SECONDS)), if self.enabled => {}
@@ -66,13 +67,13 @@ impl Rollouts {
             looks = looks.wrapping_add(1);
             let forget = looks.is_multiple_of(LOOKS_REMEMBERED);
             self.done.retain(|namespace, _| !forget && asked.contains_key(namespace));
-            for (namespace, owners) in asked {
-                if self.done.get(&namespace) == Some(&owners) {
+            for (namespace, owners) in still(&asked, &before) {
+                if self.done.get(namespace) == Some(&owners) {
                     continue;
                 }
-                match self.look(&namespace, &owners).await {
+                match self.look(namespace, &owners).await {
                     Ok(true) => {
-                        self.done.insert(namespace, owners);
+                        self.done.insert(namespace.to_owned(), owners);
                     }
                     Ok(false) => {}
                     Err(error) => {
@@ -81,6 +82,7 @@ impl Rollouts {
                     }
                 }
             }
+            before = asked;
         }
     }
 

@@ -7,7 +7,7 @@ use crate::index::{Index, SinkEntry};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap};
-use testimony_core::policy::{CREDENTIALS_MISSING, SinkCondition, SinkState};
+use testimony_core::policy::{CERTIFICATE_MISSING, CREDENTIALS_MISSING, SinkCondition, SinkState};
 
 /// Most namespaces that a message lists.
 const NAMESPACES_LISTED_MAX: usize = 10;
@@ -29,16 +29,22 @@ struct Heard {
     oldest: Option<Timestamp>,
     /// The error of the pod whose name is the smallest, so that it does not change with the order of a map.
     error: Option<(String, String)>,
-    /// Namespaces whose pods miss the Secret.
-    missing: BTreeSet<String>,
+    /// Namespaces whose pods miss the Secret with the headers.
+    without_headers: BTreeSet<String>,
+    /// Namespaces whose pods miss the Secret with the client certificate.
+    without_certificate: BTreeSet<String>,
 }
 
 /// Sums up, by sink, what sidecars said.
-pub(super) struct Reports(HashMap<String, Heard>);
+pub(super) struct Reports {
+    sinks: HashMap<String, Heard>,
+    /// Sidecars that send to a sink and that a new leader still waits for, by sink.
+    unheard: HashMap<String, i64>,
+}
 
 impl Reports {
     /// Looks at each acknowledgement once.
-    pub(super) fn of(view: View<'_>) -> Self {
+    pub(super) fn of(view: View<'_>, unheard: HashMap<String, i64>) -> Self {
         let mut sinks: HashMap<String, Heard> = HashMap::new();
         for (uid, ack) in view.acks.iter().filter(|(_, ack)| is_fresh(ack, view.instant)) {
             let Some(pod) = view.index.pod(uid).filter(|pod| !pod.finished) else { continue };
@@ -52,28 +58,32 @@ impl Reports {
                 heard.add(state, &pod.namespace, &pod.name, said_at);
             }
         }
-        Self(sinks)
+        Self { sinks, unheard }
     }
 
     /// The status of one sink.
     pub(super) fn status(&self, view: View<'_>, sink: &SinkEntry) -> AuditSinkStatus {
         let nothing = Heard::default();
-        let heard = self.0.get(&sink.name).unwrap_or(&nothing);
+        let heard = self.sinks.get(&sink.name).unwrap_or(&nothing);
         let error = heard.error.as_ref();
-        let waiting = view.settling.is_some() && self.0.is_empty();
+        let unheard = self.unheard.get(&sink.name).copied().unwrap_or_default();
         let findings = vec![
             accepted(view.index, sink),
-            resolved(sink, heard),
+            resolved(sink, heard, unheard),
             encrypted(sink),
-            reachable(heard, waiting),
-            delivering(heard, waiting),
+            settled(reachable(heard), unheard),
+            settled(delivering(heard), unheard),
         ];
+        let (delivered, lost) = (i64::try_from(heard.delivered), i64::try_from(heard.lost));
+        let (delivered, lost) = (delivered.unwrap_or(i64::MAX), lost.unwrap_or(i64::MAX));
+        // Until all can have told again, what was counted last stays.
+        let before = if unheard > 0 { (sink.status.delivered, sink.status.lost) } else { (0, 0) };
         AuditSinkStatus {
             observed_generation: sink.generation,
             conditions: conditions(&sink.status.conditions, findings, sink.generation, view.now),
             sidecars: heard.sidecars.clone(),
-            delivered: i64::try_from(heard.delivered).unwrap_or(i64::MAX),
-            lost: i64::try_from(heard.lost).unwrap_or(i64::MAX),
+            delivered: delivered.max(before.0),
+            lost: lost.max(before.1),
             oldest_undelivered: heard.oldest.map(|begin| steady(sink.status.oldest_undelivered.as_ref(), begin)),
             last_error: error.map(|(pod, message)| SinkError {
                 pod: pod.clone(),
@@ -81,6 +91,15 @@ impl Reports {
             }),
         }
     }
+}
+
+/// What is wrong with one sidecar is wrong; what is well with those that a new leader has heard is not yet well with all.
+fn settled(finding: Finding, unheard: i64) -> Finding {
+    if unheard == 0 || finding.holds == Some(false) {
+        return finding;
+    }
+    let text = format!("{unheard} of its sidecars have not reported since the controller started");
+    Finding::unknown(finding.kind, "Reconciling", text)
 }
 
 impl Heard {
@@ -106,7 +125,10 @@ impl Heard {
         }
         let error = state.error.as_deref().unwrap_or("no error was given");
         if state.state == SinkCondition::Parked && error.contains(CREDENTIALS_MISSING) {
-            self.missing.insert(namespace.to_owned());
+            self.without_headers.insert(namespace.to_owned());
+        }
+        if state.state == SinkCondition::Parked && error.contains(CERTIFICATE_MISSING) {
+            self.without_certificate.insert(namespace.to_owned());
         }
         let pod = format!("{namespace}/{name}");
         if self.error.as_ref().is_none_or(|(known, _)| pod < *known) {
@@ -154,25 +176,42 @@ fn accepted(index: &Index, sink: &SinkEntry) -> Finding {
     }
 }
 
-fn resolved(sink: &SinkEntry, heard: &Heard) -> Finding {
+fn resolved(sink: &SinkEntry, heard: &Heard, unheard: i64) -> Finding {
     const KIND: &str = "ResolvedRefs";
-    let Some(secret) = &sink.credentials_secret else {
+    let good = sink.good.as_ref();
+    let needed = [
+        ("spec.credentialsSecretName", good.and_then(|g| g.credentials_secret.as_ref()), &heard.without_headers),
+        (
+            "spec.tls.clientCertificateSecretName",
+            good.and_then(|g| g.client_certificate_secret.as_ref()),
+            &heard.without_certificate,
+        ),
+    ];
+    let needed: Vec<_> =
+        needed.into_iter().filter_map(|(field, secret, without)| Some((field, secret?, without))).collect();
+    if needed.is_empty() {
         return Finding::yes(KIND, "ResolvedRefs", "the sink needs no Secret");
-    };
-    if heard.missing.is_empty() {
-        return Finding::yes(KIND, "ResolvedRefs", format!("no sidecar misses the Secret {secret}"));
     }
-    let listed: Vec<&str> = heard.missing.iter().take(NAMESPACES_LISTED_MAX).map(String::as_str).collect();
-    let more = match heard.missing.len().saturating_sub(listed.len()) {
+    let missing = needed.iter().filter(|(_, _, without)| !without.is_empty());
+    let missing: Vec<String> =
+        missing.map(|(field, secret, without)| secret_not_found(field, secret, without)).collect();
+    if missing.is_empty() {
+        return settled(Finding::yes(KIND, "ResolvedRefs", "no sidecar misses a Secret"), unheard);
+    }
+    Finding::no(KIND, "SecretNotFound", missing.join("; "))
+}
+
+fn secret_not_found(field: &str, secret: &str, without: &BTreeSet<String>) -> String {
+    let listed: Vec<&str> = without.iter().take(NAMESPACES_LISTED_MAX).map(String::as_str).collect();
+    let more = match without.len().saturating_sub(listed.len()) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let text = format!(
-        "spec.credentialsSecretName: the Secret {secret} is missing in, or not mounted from, the namespaces {}{more}; create \
-         it there; records wait",
+    format!(
+        "{field}: the Secret {secret} is missing in, or not mounted from, the namespaces {}{more}; create it there; records \
+         wait",
         listed.join(", ")
-    );
-    Finding::no(KIND, "SecretNotFound", text)
+    )
 }
 
 fn encrypted(sink: &SinkEntry) -> Finding {
@@ -185,12 +224,9 @@ fn encrypted(sink: &SinkEntry) -> Finding {
     }
 }
 
-fn reachable(heard: &Heard, waiting: bool) -> Finding {
+fn reachable(heard: &Heard) -> Finding {
     const KIND: &str = "Reachable";
     let (sidecars, total) = (&heard.sidecars, heard.total());
-    if waiting {
-        return settling(KIND);
-    }
     if total == 0 {
         return Finding::unknown(KIND, "NotUsed", "no sidecar sends to this sink");
     }
@@ -207,12 +243,9 @@ fn reachable(heard: &Heard, waiting: bool) -> Finding {
     Finding::unknown(KIND, "NoReports", "no sidecar has sent a record to this sink yet")
 }
 
-fn delivering(heard: &Heard, waiting: bool) -> Finding {
+fn delivering(heard: &Heard) -> Finding {
     const KIND: &str = "Delivering";
     let (sidecars, total) = (&heard.sidecars, heard.total());
-    if waiting {
-        return settling(KIND);
-    }
     if sidecars.parked > 0 {
         let text = format!("{} of {total} sidecars wait for credentials: {}", sidecars.parked, heard.error_text());
         return Finding::no(KIND, "Parked", text);
@@ -226,8 +259,4 @@ fn delivering(heard: &Heard, waiting: bool) -> Finding {
         return Finding::yes(KIND, "Delivering", text);
     }
     Finding::unknown(KIND, "NoReports", "no sidecar has sent a record to this sink yet")
-}
-
-fn settling(kind: &'static str) -> Finding {
-    Finding::unknown(kind, "Reconciling", "no sidecar has reported since the controller started")
 }

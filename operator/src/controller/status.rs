@@ -159,7 +159,11 @@ pub fn report(view: View<'_>) -> Report {
         let status = policy_status(view, policy, &pods, own.excluded, too_large);
         report.policies.insert(key.clone(), status);
     }
-    let reports = Reports::of(view);
+    let mut unheard = HashMap::<String, i64>::new();
+    for sink in standings.iter().filter(|s| s.unheard).flat_map(|s| &s.compiled.document.sinks) {
+        *unheard.entry(sink.name.clone()).or_default() += 1;
+    }
+    let reports = Reports::of(view, unheard);
     for (name, sink) in &view.index.sinks {
         report.sinks.insert(name.clone(), reports.status(view, sink));
     }
