@@ -3,6 +3,7 @@
 
 mod chart;
 mod figures;
+mod honest;
 mod operator;
 mod strict;
 
