@@ -288,7 +288,8 @@ fn a_sink_is_not_well_before_all_of_its_sidecars_have_told_a_new_leader() {
         Reachable=Unknown Reconciling: 1 of its sidecars have not reported since the controller started
         Delivering=Unknown Reconciling: 1 of its sidecars have not reported since the controller started
         delivering 1 failing 0 parked 0 unknown 0; delivered 11 lost 2; oldest None; last None
-    "#]].assert_eq(&lines(&part, "main", Some(25)));
+    "#]]
+    .assert_eq(&lines(&part, "main", Some(25)));
     assert!(lines(&ill, "main", Some(25)).contains("Reachable=False Unreachable"), "what is ill is told at once");
     assert!(lines(&part, "main", None).contains("Reachable=True"), "the other one is silent");
     assert!(lines(&part, "other", Some(25)).contains("Reachable=Unknown NotUsed"), "nobody is waited for");
