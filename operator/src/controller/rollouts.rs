@@ -176,3 +176,90 @@ impl Rollouts {
         self.metrics.rollouts.get_or_create(&ResultLabels { result }).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::tests::{policy, put};
+    use crate::testing::FakeApi;
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::Value;
+
+    const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
+
+    fn of(kind: &str, name: &str, owner: (&str, &str)) -> Value {
+        json!({"kind": kind, "metadata": {"name": name, "namespace": "shop", "uid": name, "ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": owner.0, "name": owner.1, "uid": owner.1, "controller": true}]}})
+    }
+
+    fn deployment(available: i32) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment",
+               "metadata": {"name": "web", "namespace": "shop", "uid": "web", "generation": 1},
+               "spec": {"replicas": 1, "selector": {}, "template": {"metadata": {"labels": {"app": "web"}}}},
+               "status": {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": available}})
+    }
+
+    fn restarted_for(api: &FakeApi) -> Value {
+        let now = api.get(DEPLOYMENT).expect("deployment");
+        now["spec"]["template"]["metadata"]["annotations"][RESTARTED_FOR].clone()
+    }
+
+    /// A pod of `web` and a bare one, both without a sidecar; a policy that asks for restarts.
+    fn shop(api: &FakeApi) -> Arc<State> {
+        api.put("/apis/apps/v1/namespaces/shop/replicasets/web-1", of("ReplicaSet", "web-1", ("Deployment", "web")));
+        let state = Arc::new(State::new("cluster.local"));
+        state.remember(|index| {
+            put::<crate::api::AuditPolicy>(index, policy("all", json!({"rollout": "Restart"})));
+            let mut pod = of("Pod", "web-1-a", ("ReplicaSet", "web-1"));
+            pod["spec"] = json!({"containers": [{"name": "app"}]});
+            put::<Pod>(index, pod);
+            put::<Pod>(index, crate::controller::tests::pod("bare", false));
+        });
+        state
+    }
+
+    /// Runs for a while of the paused clock.
+    async fn run(api: &FakeApi, state: &Arc<State>, seconds: u64) {
+        let (_stop, shutdown) = Shutdown::new();
+        let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
+        let metrics = Metrics::new().0;
+        let rollouts = Rollouts::new(api.client(), state.clone(), excluded, metrics, "me".to_owned(), true);
+        let _ = tokio::time::timeout(Duration::from_secs(seconds), rollouts.run(shutdown)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deployment_is_restarted_once_at_the_second_look_whatever_becomes_of_its_pods() {
+        let api = FakeApi::default();
+        api.put(DEPLOYMENT, deployment(1));
+        let state = shop(&api);
+        run(&api, &state, LOOK_SECONDS + 1).await;
+        assert_eq!(restarted_for(&api), Value::Null, "the webhook may not know the policy yet");
+        run(&api, &state, 2 * LOOK_SECONDS + 1).await;
+        assert_eq!(restarted_for(&api), "all@3.all");
+        let version = api.get(DEPLOYMENT).expect("deployment")["metadata"]["resourceVersion"].clone();
+        // Its pod still needs a restart; the operator, which forgets at times and is replaced at times, leaves it alone.
+        run(&api, &state, u64::from(LOOKS_REMEMBERED + 3) * LOOK_SECONDS).await;
+        run(&api, &state, 4 * LOOK_SECONDS).await;
+        assert_eq!(api.get(DEPLOYMENT).expect("deployment")["metadata"]["resourceVersion"], version);
+        // Another edit asks anew.
+        state.remember(|index| {
+            let mut edited = policy("all", json!({"rollout": "Restart"}));
+            edited["metadata"]["generation"] = json!(4);
+            put::<crate::api::AuditPolicy>(index, edited);
+        });
+        run(&api, &state, 2 * LOOK_SECONDS + 1).await;
+        assert_eq!(restarted_for(&api), "all@4.all");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_available_is_waited_for() {
+        let api = FakeApi::default();
+        api.put(DEPLOYMENT, deployment(0));
+        let state = shop(&api);
+        run(&api, &state, 5 * LOOK_SECONDS).await;
+        assert_eq!(restarted_for(&api), Value::Null);
+        api.put(DEPLOYMENT, deployment(1));
+        run(&api, &state, 2 * LOOK_SECONDS + 1).await;
+        assert_eq!(restarted_for(&api), "all@3.all");
+    }
+}
