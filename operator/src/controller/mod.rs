@@ -18,6 +18,8 @@ mod tell;
 #[cfg(test)]
 mod tests;
 mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 use crate::certs::Certificates;
 use crate::metrics::Metrics;

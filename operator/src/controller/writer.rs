@@ -148,14 +148,14 @@ pub struct Writer {
 /// A moment on both clocks.
 #[derive(Clone, Copy, Debug)]
 struct Since {
-    instant: Instant,
+    instant: tokio::time::Instant,
     time: Timestamp,
 }
 
 impl Since {
     /// This moment.
     fn now() -> Self {
-        Self { instant: Instant::now(), time: Timestamp::now() }
+        Self { instant: tokio::time::Instant::now(), time: Timestamp::now() }
     }
 
     fn seconds(&self) -> u64 {
