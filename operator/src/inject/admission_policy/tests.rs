@@ -71,3 +71,9 @@ fn all_policies_make_the_same_pod() {
     assert_eq!(sidecar(0), sidecar(2));
     assert_eq!(sidecar(0), sidecar(4));
 }
+
+#[test]
+fn the_chart_lets_the_controller_keep_each_of_them() {
+    let rights = include_str!("../../../../charts/testimony/templates/injection.yaml");
+    assert!(rights.contains(&format!("resourceNames: [{}]", NAMES.join(", "))));
+}
