@@ -162,11 +162,11 @@ fn command_line(log: &Log) -> Result<String> {
 
 /// The program that cargo's messages name.
 fn executable(messages: &str) -> Option<String> {
-    let programs = messages.lines().filter_map(|line| {
+    let mut programs = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(message.get("executable")?.as_str()?.to_owned())
     });
-    programs.last()
+    programs.next_back()
 }
 
 fn cluster_tests(cluster: &Cluster, file: &Path, cli: &str, log: &Log, options: &[&str]) -> Result<()> {
