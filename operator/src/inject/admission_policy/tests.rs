@@ -1,6 +1,10 @@
 use super::*;
-use crate::inject::tests::{cluster, config, excluded};
+use crate::api::ClusterAuditPolicy;
+use crate::index::Index;
+use crate::inject::tests::{cluster, config, excluded, put, yaml};
+use crate::inject::{Decision, PodTraits, decide};
 use expect_test::expect_file;
+use k8s_openapi::api::core::v1::Namespace;
 use std::collections::BTreeMap;
 
 fn rendered(strict: bool) -> Vec<Value> {
@@ -76,4 +80,28 @@ fn all_policies_make_the_same_pod() {
 fn the_chart_lets_the_controller_keep_each_of_them() {
     let rights = include_str!("../../../../charts/testimony/templates/injection.yaml");
     assert!(rights.contains(&format!("resourceNames: [{}]", NAMES.join(", "))));
+}
+
+/// The table that the expressions of `testimony-inject-cluster` were tried on, by the webhook's decision.
+#[test]
+fn the_webhook_decides_as_the_table_of_cluster_policies_says() {
+    let lines = include_str!("../../../tests/fixtures/cluster-policies.cases").lines();
+    let mut tried = 0;
+    for line in lines.filter(|line| !line.starts_with('#')) {
+        let parts: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [wanted, spec, namespace, labels] = parts[..] else { panic!("{line}") };
+        let mut index = Index::new("cluster.local");
+        put::<Namespace>(&mut index, json!({"metadata": {"name": "shop", "labels": yaml(namespace)}}));
+        put::<ClusterAuditPolicy>(
+            &mut index,
+            json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "ClusterAuditPolicy",
+                   "metadata": {"name": "p", "uid": "p"}, "spec": yaml(spec)}),
+        );
+        let pod = json!({"metadata": {"name": "p", "labels": yaml(labels)}, "spec": {"containers": [{"name": "app"}]}});
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let decision = decide(&index, &excluded(), "shop", &PodTraits::of(&pod));
+        assert_eq!(matches!(decision, Decision::Inject(_)), wanted == "yes", "{line}: {decision:?}");
+        tried += 1;
+    }
+    assert!(tried > 20, "the table is no longer read");
 }
