@@ -106,9 +106,7 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
 fn programs_for(stages: &[Stage], cluster: &Cluster) -> Vec<Program> {
     let mut missing = missing_programs(cluster, true);
     if !stages.contains(&Stage::Cluster) {
-        let judges = [
-            "helm", "promtool", "otelcol", "grpc-interop-server", "grpc-interop-client", "h2spec", "fortio",
-        ];
+        let judges = ["helm", "promtool", "otelcol", "grpc-interop-server", "grpc-interop-client", "h2spec", "fortio"];
         missing.retain(|program| judges.contains(&program.name) && stages.contains(&Stage::Unit));
     }
     missing

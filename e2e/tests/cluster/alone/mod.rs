@@ -3,7 +3,15 @@
 
 mod chart;
 mod figures;
+mod measures;
 mod operator;
+mod polling;
+mod replicas;
+mod rollout;
+mod rotation;
+mod scale;
+mod simulated;
+mod stream;
 mod strict;
 
 use crate::harness::{cluster, eventually};
