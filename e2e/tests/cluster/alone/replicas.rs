@@ -17,9 +17,9 @@ use testimony_e2e::steps::output;
 /// Replicas of the webhook.
 const REPLICAS: u8 = 2;
 /// How often one goes.
-const TIMES: usize = 3;
+const TIMES: usize = 2;
 /// Pods of each namespace before and after one goes.
-const PODS: usize = 60;
+const PODS: usize = 50;
 
 /// A normal namespace in which every pod is selected, and a strict one.
 fn spaces(test: &str) -> Result<(Space, Space)> {

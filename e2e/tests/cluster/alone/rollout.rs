@@ -58,7 +58,6 @@ impl Load {
         let codes = report.get("RetCodes").and_then(Value::as_object).context("fortio's RetCodes")?;
         let count = |value: &Value| value.as_u64().unwrap_or_default();
         let all: u64 = codes.values().map(count).sum();
-        println!("{codes:?}");
         Ok((all, all - codes.get("200").map(count).unwrap_or_default()))
     }
 }

@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 /// Calls to the API server at a time.
-pub const CALLS_AT_A_TIME: usize = 8;
+pub const CALLS_AT_A_TIME: usize = 4;
 /// Time between two renewals of the Node's Lease, in seconds: without them the node controller evicts its pods.
 const RENEW_SECONDS: u64 = 10;
 /// How long a Lease is valid, in seconds.
