@@ -4,7 +4,15 @@
 mod chart;
 mod figures;
 mod honest;
+mod measures;
 mod operator;
+mod polling;
+mod replicas;
+mod rollout;
+mod rotation;
+mod scale;
+mod simulated;
+mod stream;
 mod strict;
 
 use crate::harness::{cluster, eventually};
