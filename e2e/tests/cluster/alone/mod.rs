@@ -3,7 +3,16 @@
 
 mod chart;
 mod figures;
+mod honest;
+mod measures;
 mod operator;
+mod polling;
+mod replicas;
+mod rollout;
+mod rotation;
+mod scale;
+mod simulated;
+mod stream;
 mod strict;
 
 use crate::harness::{cluster, eventually};
