@@ -50,7 +50,7 @@ fn exchange(path: &str) -> Redacted<Record> {
 
 type Body = BTreeMap<String, Vec<u8>>;
 
-fn text<'a>(body: &'a Body, field: Field) -> &'a str {
+fn text(body: &Body, field: Field) -> &str {
     body.get(field.key()).map_or("", |value| std::str::from_utf8(value).expect("text"))
 }
 

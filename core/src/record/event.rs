@@ -1,73 +1,46 @@
 //! The two names of a record's kind: `typ` in the body (R5), and `event_name` in OTLP.
 
-/// Kind of a record by its place in the evidence: `typ` in the body (R5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Typ {
-    /// A stream begins.
-    Open,
-    /// Its first key has a certificate.
-    Certified,
-    /// An earlier stream was found, and how far it went.
-    Recovered,
-    /// Another policy is in force.
-    Policy,
-    /// The wall clock stepped.
-    Clock,
-    /// An exchange is still open.
-    Stage,
-    /// An exchange.
-    Exchange,
-    /// Identical refused exchanges, folded.
-    Burst,
-    /// Exchanges that have no record.
-    Gap,
-    /// Sealed records that are not there.
-    Hole,
-    /// Totals, and at the end of an epoch the next key.
-    Checkpoint,
-    /// A stream ends.
-    Close,
-    /// A signed head: no leaf of a stream.
-    Head,
+macro_rules! kinds {
+    ($( $variant:ident $name:literal $doc:literal; )*) => {
+        /// Kind of a record by its place in the evidence: `typ` in the body (R5).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Typ { $( #[doc = $doc] $variant, )* }
+
+        impl Typ {
+            /// All of them.
+            pub const ALL: [Self; 13] = [ $( Self::$variant, )* ];
+
+            /// As it stands in the body.
+            pub const fn as_str(self) -> &'static str {
+                match self { $( Self::$variant => $name, )* }
+            }
+
+            /// What it tells.
+            pub const fn doc(self) -> &'static str {
+                match self { $( Self::$variant => $doc, )* }
+            }
+        }
+    };
+}
+
+// New kinds come last: their numbers stand in spools.
+kinds! {
+    Open "open" "A stream begins: its first key, and who writes it.";
+    Certified "certified" "The stream's first key has a certificate.";
+    Recovered "recovered" "An earlier stream was found, and how far it went.";
+    Policy "policy" "Another policy is in force.";
+    Clock "clock" "The wall clock stepped by a second or more.";
+    Stage "stage" "An exchange is still open.";
+    Exchange "exchange" "An exchange, at its end.";
+    Burst "burst" "Identical refused exchanges of one peer above 50 a second, folded, with their count.";
+    Gap "gap" "Exchanges that have no record, with their count.";
+    Hole "hole" "Sealed records that are not there, or that one sink never gets, with their hashes.";
+    Checkpoint "checkpoint" "Totals of the stream so far, and at the end of an epoch the next key.";
+    Close "close" "The stream ends: its totals.";
+    Head "head" "A signed head: size and root of the stream. It is no record of the stream and has no `seq`.";
 }
 
 impl Typ {
-    /// All of them.
-    pub const ALL: [Self; 13] = [
-        Self::Open,
-        Self::Certified,
-        Self::Recovered,
-        Self::Policy,
-        Self::Clock,
-        Self::Stage,
-        Self::Exchange,
-        Self::Burst,
-        Self::Gap,
-        Self::Hole,
-        Self::Checkpoint,
-        Self::Close,
-        Self::Head,
-    ];
-
-    /// As it stands in the body.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Certified => "certified",
-            Self::Recovered => "recovered",
-            Self::Policy => "policy",
-            Self::Clock => "clock",
-            Self::Stage => "stage",
-            Self::Exchange => "exchange",
-            Self::Burst => "burst",
-            Self::Gap => "gap",
-            Self::Hole => "hole",
-            Self::Checkpoint => "checkpoint",
-            Self::Close => "close",
-            Self::Head => "head",
-        }
-    }
-
     /// The kind that is written so.
     pub fn parse(text: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|typ| typ.as_str().as_bytes() == text)

@@ -21,9 +21,9 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
-use testimony_core::otlp::{export_request, resource};
 use testimony_core::evidence::note::{PublicKey, SIGNATURE_BYTES};
 use testimony_core::evidence::seal::{Head, Host, Origin, Sealed, Signer, Stream, Wanted};
+use testimony_core::otlp::{export_request, resource};
 use testimony_core::record::{EventName, Field, Record, Stamp};
 use testimony_core::redact::{Redactor, redact};
 use tokio::net::TcpListener;
@@ -204,8 +204,6 @@ fn export() -> Vec<u8> {
         let redacted = redact(record, &Redactor::default());
         stream.seal(&redacted, Stamp::default(), &mut thread);
     }
-    stream.close(Stamp::default(), &mut thread);
-    stream.durable(stream.position(), Stamp::default(), &mut thread);
     let batch = thread.0;
     export_request(&resource([("k8s.pod.name", "{\"not\": a record")]), &[&batch])
 }
