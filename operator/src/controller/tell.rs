@@ -16,8 +16,9 @@ const EVENTS_PER_SECOND_MAX: f64 = 2.0;
 /// The same is told of the same object again after this time, in seconds.
 const REPEAT_SECONDS_MIN: u64 = 600;
 
-/// Another state of the same condition of an object is told after this time, in seconds, unless it is a warning.
-const CALM_SECONDS_MIN: u64 = 30;
+/// States of one condition of an object that are told within [`REPEAT_SECONDS_MIN`]: what is wrong and that it is over,
+/// twice. What flaps more often shows in the condition.
+const TOLD_OF_ONE_MAX: u32 = 4;
 
 /// Most objects and conditions that are remembered.
 const TOLD_MAX: usize = 20_000;
@@ -35,10 +36,21 @@ pub(super) struct News {
     pub(super) warning: bool,
 }
 
+/// What was told of one condition of an object.
+#[derive(Debug)]
+struct Told {
+    /// The last that was told.
+    reason: String,
+    /// When this began to count.
+    since: Instant,
+    count: u32,
+}
+
 /// Remembers what was told, and keeps to a rate.
 #[derive(Debug)]
 pub(super) struct Gate {
-    told: HashMap<(String, String), (String, Instant)>,
+    /// By object and condition.
+    told: HashMap<(String, String), Told>,
     tokens: f64,
     filled: Instant,
 }
@@ -59,23 +71,20 @@ impl Gate {
     /// Whether this is told of the object with this uid; if so, it counts as told.
     pub(super) fn admits(&mut self, uid: &str, news: &News, now: Instant) -> bool {
         let key = (uid.to_owned(), news.action.clone());
-        if let Some((reason, at)) = self.told.get(&key) {
-            let age = now.saturating_duration_since(*at);
-            let same = *reason == news.reason && age < Duration::from_secs(REPEAT_SECONDS_MIN);
-            let restless = !news.warning && age < Duration::from_secs(CALM_SECONDS_MIN);
-            if same || restless {
-                return false;
-            }
+        let repeat = Duration::from_secs(REPEAT_SECONDS_MIN);
+        let recent = self.told.get(&key).filter(|told| now.saturating_duration_since(told.since) < repeat);
+        let (since, count) = recent.map_or((now, 0), |told| (told.since, told.count));
+        if recent.is_some_and(|told| told.reason == news.reason) || count >= TOLD_OF_ONE_MAX {
+            return false;
         }
         if !self.has_room(now) {
             return false;
         }
         if self.told.len() >= TOLD_MAX {
-            let old = Duration::from_secs(REPEAT_SECONDS_MIN);
-            self.told.retain(|_, (_, at)| now.saturating_duration_since(*at) < old);
+            self.told.retain(|_, told| now.saturating_duration_since(told.since) < repeat);
         }
         if self.told.len() < TOLD_MAX {
-            self.told.insert(key, (news.reason.clone(), now));
+            self.told.insert(key, Told { reason: news.reason.clone(), since, count: count + 1 });
         }
         self.tokens -= 1.0;
         true
@@ -186,7 +195,10 @@ mod tests {
             let flap = if second % 2 == 0 { news("SinkUnreachable", true) } else { news("SinkRecovered", false) };
             told += u32::from(gate.admits("sink", &flap, now));
         }
-        assert!((1..=20).contains(&told), "{told} Events of 300 transitions");
+        assert_eq!(told, 4, "Events of 300 transitions");
+        let later = start + Duration::from_secs(REPEAT_SECONDS_MIN);
+        assert!(gate.admits("sink", &news("SinkUnreachable", true), later));
+        assert!(gate.admits("sink", &news("SinkRecovered", false), later), "what is over is told, however soon");
 
         let mut gate = Gate::new(start);
         let storm = (0..5000).filter(|n| gate.admits(&format!("pod-{n}"), &news("NeedsRestart", true), start)).count();

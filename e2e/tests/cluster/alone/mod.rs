@@ -14,6 +14,7 @@ mod scale;
 mod simulated;
 mod stream;
 mod strict;
+mod whole_cluster;
 
 use crate::harness::{cluster, eventually};
 use anyhow::{Context, Result, ensure};
