@@ -8,3 +8,4 @@ pub mod hash;
 pub mod merkle;
 pub mod note;
 pub mod stream;
+pub mod verify;
