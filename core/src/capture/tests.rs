@@ -5,7 +5,7 @@ mod stages;
 use super::*;
 use crate::http1::{Limits, Session};
 use crate::policy::{Correlation, DOCUMENT_VERSION, DocumentPolicy, DocumentRule, Level, PolicyDocument, RuleMatch};
-use crate::record::Encoder;
+use crate::record::body_of;
 use expect_test::{Expect, expect};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -50,9 +50,8 @@ impl Shell for TestShell {
     }
 
     fn emit(&mut self, record: Redacted<Record>) {
-        let mut encoder = Encoder::default();
-        encoder.append(&record, 0, &mut Vec::new());
-        self.state.borrow_mut().bodies.push(String::from_utf8_lossy(encoder.body()).replace("\",\"", "\",\n\""));
+        let body = body_of(&record).expect("a body");
+        self.state.borrow_mut().bodies.push(String::from_utf8_lossy(&body).replace("\",\"", "\",\n\""));
     }
 
     fn count(&mut self, _: Direction, outcome: Outcome, recorded: bool) {
