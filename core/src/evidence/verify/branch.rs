@@ -278,9 +278,7 @@ impl Branch {
             Kind::Statement => self.add(Effect::Source(leaf.seq, leaf.leaf)),
             Kind::Certified(der) => self.add(Effect::Certified(leaf.seq, der.clone())),
             Kind::Gap(gap) => {
-                if !gap.elsewhere {
-                    self.tally(|counted| &mut counted.gaps, gap.count);
-                }
+                self.tally(|counted| &mut counted.gaps, gap.count);
                 self.add(Effect::Gap(leaf.seq, gap.clone()));
             }
             Kind::Checkpoint(totals, next) => {

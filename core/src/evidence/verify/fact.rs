@@ -104,8 +104,6 @@ pub struct Gap {
     pub count: u64,
     /// Whether that is all, or a lower bound.
     pub exact: bool,
-    /// Whether they belong to a stream that crashed, and so to its totals.
-    pub elsewhere: bool,
     /// Why.
     pub reason: String,
 }
@@ -290,7 +288,7 @@ fn put_leaf(out: &mut Vec<u8>, leaf: &Leaf) {
         Kind::Gap(gap) => {
             out.push(6);
             put_u64(out, gap.count);
-            out.push(u8::from(gap.exact) | u8::from(gap.elsewhere) << 1);
+            out.push(u8::from(gap.exact));
             put_bytes(out, gap.reason.as_bytes());
         }
         Kind::Checkpoint(totals, next) => {
@@ -377,7 +375,7 @@ impl<'a> Input<'a> {
             5 => Kind::Burst(self.u64()?),
             6 => {
                 let (count, flags) = (self.u64()?, self.byte()?);
-                Kind::Gap(Gap { count, exact: flags & 1 == 1, elsewhere: flags & 2 == 2, reason: self.text()? })
+                Kind::Gap(Gap { count, exact: flags == 1, reason: self.text()? })
             }
             7 => {
                 let totals = self.totals()?;

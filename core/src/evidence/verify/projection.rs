@@ -74,7 +74,7 @@ impl Projector {
             if shape.underscores { name.chars().map(plain).collect() } else { name.to_owned() }
         };
         let name = |field: &Field| match field.projection() {
-            Projection::Text(name, _) | Projection::Int(name, _) => kept(name),
+            Projection::Text(name, _) | Projection::Int(name, _) | Projection::Number(name, _) => kept(name),
             _ => String::new(),
         };
         let names: Vec<String> = Field::ALL.iter().map(name).collect();
@@ -190,21 +190,15 @@ impl Projector {
             match field.projection() {
                 Projection::Text(..) if *field == Field::Trunc => trunc = Some((name, member.text())),
                 Projection::Text(..) => wanted.push(Wanted { name, value: member.text(), number: false }),
-                Projection::Int(..) => int(wanted, name, member.text()),
+                Projection::Int(..) => int(wanted, name, member.text(), 0),
+                Projection::Number(..) => int(wanted, name, member.text(), 1),
                 Projection::PeerAddress(_) => self.address(wanted, member, !outbound),
                 Projection::LocalAddress(_) => self.address(wanted, member, outbound),
-                Projection::Own(_) => {}
+                Projection::Own(_) | Projection::Body => {}
             }
         }
-        if let Some((name, text)) = trunc {
-            // That headers were left out of a body that was too long is told in the body only.
-            let text = match text {
-                Cow::Borrowed(text) => Cow::Borrowed(text.strip_prefix("headers,").unwrap_or(text)),
-                Cow::Owned(text) => Cow::Owned(text.strip_prefix("headers,").unwrap_or(&text).to_owned()),
-            };
-            if !text.is_empty() {
-                wanted.push(Wanted { name, value: text, number: false });
-            }
+        if let Some((name, value)) = trunc {
+            wanted.push(Wanted { name, value, number: false });
         }
     }
 
@@ -215,14 +209,15 @@ impl Projector {
         let [client, server] = &self.addresses;
         let [address_name, port_name] = if of_client { client } else { server };
         wanted.push(Wanted { name: address_name, value: Cow::Borrowed(host), number: false });
-        int(wanted, port_name, Cow::Borrowed(port));
+        int(wanted, port_name, Cow::Borrowed(port), 0);
     }
 }
 
 /// Integers of OTLP have 63 bits.
-fn int<'a>(wanted: &mut Vec<Wanted<'a>>, name: &'a str, value: Cow<'a, str>) {
+fn int<'a>(wanted: &mut Vec<Wanted<'a>>, name: &'a str, value: Cow<'a, str>, more: u64) {
     let Ok(number) = value.parse::<u64>() else { return };
-    let value = if i64::try_from(number).is_ok() { value } else { Cow::Owned(i64::MAX.to_string()) };
+    let shown = number.saturating_add(more).min(i64::MAX as u64);
+    let value = if shown == number { value } else { Cow::Owned(shown.to_string()) };
     wanted.push(Wanted { name, value, number: true });
 }
 

@@ -6,7 +6,7 @@ use super::names::Names;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::{Range, empty_root, leaf};
 use crate::evidence::note::{PublicKey, SignedNote};
-use crate::record::RECORD_VERSION;
+use crate::record::{Field, RECORD_VERSION};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
@@ -30,9 +30,18 @@ pub enum ReadError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A key that the format does not have.
+    #[error("key {0:?} is not known here")]
+    Key(String),
     /// It is a record without a place in a stream.
     #[error("it has no place in a stream, so nothing can prove it")]
     Unsealed,
+}
+
+/// R2: `hq00`, `hs00`, ...
+fn is_header(key: &str) -> bool {
+    let digits = key.strip_prefix("hq").or_else(|| key.strip_prefix("hs"));
+    digits.is_some_and(|digits| digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn bad(field: &'static str, problem: &'static str) -> ReadError {
@@ -151,6 +160,18 @@ impl<'a> Fields<'a, '_> {
         hashes.map_err(|_| bad(field, "is not a list of hashes"))
     }
 
+    /// R3: keys come from a closed table. Both come in order of bytes.
+    fn all_known(&self) -> Result<(), ReadError> {
+        let mut table = Field::ALL.iter().map(|field| field.key()).peekable();
+        for member in self.0.members() {
+            while table.next_if(|key| *key < member.key).is_some() {}
+            if table.next_if(|key| *key == member.key).is_none() && !is_header(member.key) {
+                return Err(ReadError::Key(member.key.chars().take(32).collect()));
+            }
+        }
+        Ok(())
+    }
+
     fn prev(&self, seq: u64) -> Result<Option<Hash>, ReadError> {
         match self.0.get("prev") {
             Some(_) if seq == 0 => Err(bad("prev", "stands in the first record")),
@@ -175,6 +196,7 @@ fn kind(
     if (typ == "open") != (seq == 0) {
         return Err(bad("typ", "open stands at seq 0, and only there"));
     }
+    fields.all_known()?;
     let mut name = |field: &'static str, names: &mut Names| -> Result<(), ReadError> {
         if fields.0.get(field).is_some() {
             for sid in fields.text(field)?.split(',').filter(|sid| !sid.is_empty()).take(NAMED_MAX) {
@@ -208,7 +230,6 @@ fn kind(
             Kind::Gap(Gap {
                 count: fields.number("count")?,
                 exact: fields.0.simple("exact") == Some("1"),
-                elsewhere: fields.0.get("lost_sid").is_some(),
                 reason: fields.text("gap_reason")?.into_owned(),
             })
         }
