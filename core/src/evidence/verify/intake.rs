@@ -16,8 +16,6 @@ pub struct Intake {
     pub(super) more_findings: u64,
     /// Entries that are no records of Testimony.
     pub(super) others: u64,
-    /// Bodies that were read.
-    records: u64,
     row: Vec<u8>,
 }
 
@@ -35,7 +33,6 @@ impl Intake {
             self.others += 1;
             return;
         }
-        self.records += 1;
         let body = Body::parse(text);
         let mut bytes = std::mem::take(&mut self.row);
         let read = read(text, &body, stored.resource_digest, place, &mut self.names, |stream, fact| {
@@ -78,11 +75,6 @@ impl Intake {
     /// An entry of the input that holds no record at all.
     pub fn other(&mut self) {
         self.others += 1;
-    }
-
-    /// Bodies that were read so far.
-    pub fn records(&self) -> u64 {
-        self.records
     }
 
     fn find(&mut self, finding: Finding) {
