@@ -10,7 +10,7 @@ use testimony_core::redact::{HEADERS_ALLOWED, HEADERS_NEVER};
 #[test]
 fn the_page_of_the_record_is_the_codes() {
     let list = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let events = EventName::ALL.map(EventName::as_str);
+    let events: Vec<&str> = EventName::ALL.iter().map(|event| event.as_str()).collect();
     let reasons = GapReason::ALL.map(GapReason::as_str);
     let page = format!(
         "{}\n## Events\n\n{}. A gap has one of the reasons {}.\n\n## Header fields\n\nKept: {}.\n\nNever kept, whatever a \
