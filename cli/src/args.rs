@@ -9,7 +9,7 @@ use testimony_core::policy;
 /// See what Testimony records, and why.
 ///
 /// Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 it could not be done, or what was
-/// expected did not hold (`check`: warnings); 2 the command line is wrong (`check`: errors).
+/// expected did not hold (`check`: warnings); 2 the command line is wrong (`check`: errors). `verify` and `prove` have their own.
 #[derive(Debug, Parser)]
 #[command(name = "testimony", version, disable_help_subcommand = true, arg_required_else_help = true)]
 pub struct Cli {
@@ -297,7 +297,7 @@ pub struct TailArgs {
 /// `verify`.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Files of the export; - is standard input
+    /// Files of the export; - is standard input; a URL is asked, such as http://victorialogs:9428/select/logsql/query?query=*
     #[arg(value_name = "FILE", required_unless_present = "proof")]
     pub files: Vec<PathBuf>,
     /// Check one record's proof instead, as `testimony prove` prints it; - is standard input
@@ -329,7 +329,7 @@ pub struct VerifyArgs {
 /// `prove`.
 #[derive(Args, Debug)]
 pub struct ProveArgs {
-    /// Files of the export; - is standard input
+    /// Files of the export, or URLs; - is standard input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// The record: its stream, a colon and its seq, which is one less than `audit.sequence.number`

@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, Kind};
 use crate::install::{BACKEND_ENDPOINT, PLATFORM_STEPS, missing_programs, platform, prepare};
+use crate::oracle;
 use crate::paths::{Paths, repo};
 use crate::programs::Program;
 use crate::steps::{Log, Steps, output, tail};
@@ -106,9 +107,7 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
 fn programs_for(stages: &[Stage], cluster: &Cluster) -> Vec<Program> {
     let mut missing = missing_programs(cluster, true);
     if !stages.contains(&Stage::Cluster) {
-        let judges = [
-            "helm", "promtool", "otelcol", "grpc-interop-server", "grpc-interop-client", "h2spec", "fortio",
-        ];
+        let judges = ["helm", "promtool", "otelcol", "grpc-interop-server", "grpc-interop-client", "h2spec", "fortio"];
         missing.retain(|program| judges.contains(&program.name) && stages.contains(&Stage::Unit));
     }
     missing
@@ -124,7 +123,8 @@ fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
     match stage {
         Stage::Fmt => {
             log.run(&mut cargo(&["fmt", "--all", "--check"]))?;
-            let unformatted = output(Command::new("gofmt").current_dir(repo().join("e2e/shop")).args(["-l", "."]))?;
+            let unformatted =
+                output(Command::new("gofmt").current_dir(repo().join("e2e")).args(["-l", "shop", "verify-oracle"]))?;
             ensure!(unformatted.is_empty(), "gofmt would change {unformatted}");
             Ok(())
         }
@@ -136,7 +136,10 @@ fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
             log.run(&mut cargo(&cluster_tests))
         }
         Stage::Deny => deny(&cluster.paths, log),
-        Stage::Unit => log.run(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])),
+        Stage::Unit => {
+            oracle::prepare(&cluster.paths, log)?;
+            log.run(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]))
+        }
         Stage::Cluster => {
             let file = cluster.paths.cache().join("cluster-under-test.json");
             cluster.save(&file)?;

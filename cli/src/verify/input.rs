@@ -1,6 +1,7 @@
 //! The files of an export, line by line, with errors that say where and what to do.
 
 use super::backend::{Format, Problem, records};
+use super::url;
 use anyhow::{Result, anyhow, bail};
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
@@ -78,6 +79,8 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<()>
     for (number, path) in files.iter().enumerate() {
         let reader: Box<dyn Read> = if path == Path::new("-") {
             Box::new(std::io::stdin().lock())
+        } else if let Some(url) = path.to_str().filter(|name| url::is_url(name)) {
+            url::get(url).map_err(|error| anyhow!("{url}: {error:#}"))?
         } else {
             let file = File::open(path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
             if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
@@ -85,7 +88,8 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<()>
             }
             Box::new(file)
         };
-        let mut lines = Lines { reader: BufReader::with_capacity(BUFFER_BYTES, reader), line: Vec::new(), number: 0, offset: 0 };
+        let mut lines =
+            Lines { reader: BufReader::with_capacity(BUFFER_BYTES, reader), line: Vec::new(), number: 0, offset: 0 };
         let file = u64::try_from(number).unwrap_or(u64::MAX) << (LINE_BITS + ENTRY_BITS);
         read_file(&mut lines, file, format, take, &mut progress)
             .map_err(|error| anyhow!("{}: {error:#}", name(path)))?;
@@ -113,7 +117,9 @@ impl<R: BufRead> Lines<R> {
         let read = (&mut self.reader).take(limit).read_until(b'\n', &mut self.line);
         read.map_err(|error| anyhow!("line {number} (byte {offset}): {error}"))?;
         if self.line.len() > LINE_BYTES_MAX {
-            bail!("line {number} (byte {offset}): over {LINE_BYTES_MAX} bytes: an export has one record or batch on a line");
+            bail!(
+                "line {number} (byte {offset}): over {LINE_BYTES_MAX} bytes: an export has one record or batch on a line"
+            );
         }
         Ok((!self.line.is_empty()).then(|| self.line.ends_with(b"\n")))
     }
@@ -136,7 +142,10 @@ fn read_file<R: BufRead>(
         let at = || format!("line {} (byte {})", lines.number, lines.offset);
         let text = std::str::from_utf8(&lines.line).map_err(|error| {
             let offset = lines.offset + error.valid_up_to() as u64;
-            anyhow!("line {} (byte {offset}) is not UTF-8: the file is damaged, or no export: export it again", lines.number)
+            anyhow!(
+                "line {} (byte {offset}) is not UTF-8: the file is damaged, or no export: export it again",
+                lines.number
+            )
         })?;
         let text = text.trim();
         if text.is_empty() {

@@ -11,6 +11,7 @@ mod scope;
 mod sort;
 #[cfg(test)]
 mod tests;
+mod url;
 
 pub use backend::Format;
 pub use proof::{RecordName, record_name};

@@ -1,7 +1,7 @@
 //! OTLP in JSON lines, as the Collector's file exporter writes them.
 
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
 use testimony_core::evidence::verify::{Stored, Value, resource_digest};

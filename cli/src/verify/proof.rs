@@ -1,6 +1,7 @@
 //! One record with its proof (C2SP tlog-proof): `testimony prove` makes it, `testimony verify --proof` checks it without the
 //! rest of the export.
 
+use super::backend::Format;
 use super::{EXIT_INPUT, input};
 use crate::args::{self, ProveArgs, VerifyArgs};
 use crate::output::{print, print_json};
@@ -9,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::{leaf, prove_inclusion, root_from_inclusion, root_of};
 use testimony_core::evidence::note::{PublicKey, SignedNote};
@@ -25,7 +26,7 @@ const PROOF_BYTES_MAX: u64 = 1024 * 1024;
 
 /// One record, and how it is tied to a signed head.
 #[derive(Clone, Debug, PartialEq)]
-struct Proof {
+pub(super) struct Proof {
     body: String,
     index: u64,
     hashes: Vec<Hash>,
@@ -43,8 +44,12 @@ impl Proof {
         let (head, note) = text.split_once("\n\n").context("there is no checkpoint after an empty line")?;
         let mut lines = head.lines();
         ensure!(lines.next() == Some(FIRST_LINE), "the first line is not {FIRST_LINE:?}");
-        let extra = lines.next().and_then(|line| line.strip_prefix("extra ")).context("line 2 is no `extra` with the record")?;
-        let body = String::from_utf8(STANDARD.decode(extra).context("line 2: not base64")?).context("line 2: no record")?;
+        let extra = lines
+            .next()
+            .and_then(|line| line.strip_prefix("extra "))
+            .context("line 2 is no `extra` with the record")?;
+        let body =
+            String::from_utf8(STANDARD.decode(extra).context("line 2: not base64")?).context("line 2: no record")?;
         let index = lines.next().and_then(|line| line.strip_prefix("index ")).context("line 3 is no `index`")?;
         let index = index.parse().ok().filter(|n: &u64| n.to_string() == index).context("line 3: no number")?;
         let hash = |line: &str| STANDARD.decode(line).ok().and_then(|bytes| Hash::from_slice(&bytes));
@@ -73,25 +78,15 @@ impl Proof {
 
 /// `verify --proof`.
 pub fn verify(path: &Path, args: &VerifyArgs) -> Result<u8> {
-    let proof = read(path).and_then(|text| Proof::parse(&text)).with_context(|| path.display().to_string());
-    let proof = match proof {
-        Ok(proof) => proof,
+    let checked = read(path).and_then(|text| check(&text, args.key.as_ref()));
+    let (verdict, proof, message) = match checked.with_context(|| path.display().to_string()) {
+        Ok(checked) => checked,
         Err(error) => {
             eprintln!("testimony: {error:#}: `testimony prove` makes such a file");
             return Ok(EXIT_INPUT);
         }
     };
-    let sid = proof.note.checkpoint.origin.clone();
-    let (verdict, message) = match (proof.holds(), &args.key) {
-        (Err(problem), _) => (Verdict::Tampered, problem.to_owned()),
-        (Ok(()), Some(key)) if proof.note.is_signed_by(&sid, key) => {
-            (Verdict::Ok, "the record is in the tree whose head this key signed".to_owned())
-        }
-        (Ok(()), Some(_)) => (Verdict::Foreign, "the head is not signed by the given key".to_owned()),
-        (Ok(()), None) => {
-            (Verdict::Unanchored, "the record is in the tree; --key tells whose head it is".to_owned())
-        }
-    };
+    let sid = &proof.note.checkpoint.origin;
     match args.output {
         args::Format::Text => print(&format!("{}\n{verdict} {sid} record {}: {message}\n", proof.body, proof.index))?,
         args::Format::Json => print_json(&json!({
@@ -100,6 +95,20 @@ pub fn verify(path: &Path, args: &VerifyArgs) -> Result<u8> {
         }))?,
     }
     Ok(verdict.exit_code())
+}
+
+/// Judges a proof.
+pub(super) fn check(text: &str, key: Option<&PublicKey>) -> Result<(Verdict, Proof, &'static str)> {
+    let proof = Proof::parse(text)?;
+    let (verdict, message) = match (proof.holds(), key) {
+        (Err(problem), _) => (Verdict::Tampered, problem),
+        (Ok(()), Some(key)) if proof.note.is_signed_by(&proof.note.checkpoint.origin, key) => {
+            (Verdict::Ok, "the record is in the tree whose head this key signed")
+        }
+        (Ok(()), Some(_)) => (Verdict::Foreign, "the head is not signed by the given key"),
+        (Ok(()), None) => (Verdict::Unanchored, "the record is in the tree; --key tells whose head it must be"),
+    };
+    Ok((verdict, proof, message))
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -115,12 +124,20 @@ fn read(path: &Path) -> Result<String> {
 
 /// `prove`.
 pub fn prove(args: &ProveArgs) -> Result<u8> {
-    let (sid, seq) = (args.record.sid.as_str(), args.record.seq);
+    let (proof, key) = make(&args.files, args.format, &args.record)?;
+    print(&proof)?;
+    eprintln!("signed by {key}; check it with: testimony verify --proof FILE --key {key}");
+    Ok(0)
+}
+
+/// The proof of a record, and the key that signed its head.
+pub(super) fn make(files: &[PathBuf], format: Option<Format>, record: &RecordName) -> Result<(String, PublicKey)> {
+    let (sid, seq) = (record.sid.as_str(), record.seq);
     let mut bodies: BTreeMap<u64, (Hash, Option<String>)> = BTreeMap::new();
     let mut keys: BTreeMap<u64, PublicKey> = BTreeMap::new();
     let mut heads: Vec<SignedNote> = Vec::new();
     let mut too_many = false;
-    input::bodies(&args.files, args.format, &mut |text| {
+    input::bodies(files, format, &mut |text| {
         let Ok(body) = Body::parse(text) else { return };
         if body.simple("typ") == Some("head") {
             heads.extend(note(&body).filter(|note| note.checkpoint.origin == sid));
@@ -150,11 +167,11 @@ pub fn prove(args: &ProveArgs) -> Result<u8> {
         }
         let hashes = prove_inclusion(&leaves, seq).context("no proof")?;
         let proof = Proof { body, index: seq, hashes, note };
-        print(&proof.encode())?;
-        eprintln!("signed by {key}; check it with: testimony verify --proof FILE --key {key}");
-        return Ok(0);
+        return Ok((proof.encode(), key));
     }
-    bail!("no signed head covers record {seq} together with every record before it: run `testimony verify` to see what is wrong");
+    bail!(
+        "no signed head covers record {seq} together with every record before it: run `testimony verify` to see what is wrong"
+    );
 }
 
 fn note(body: &Body<'_>) -> Option<SignedNote> {

@@ -100,7 +100,8 @@ impl Certificates for Authorities {
 }
 
 fn is_signed_by(certificate: &X509Certificate<'_>, root: &X509Certificate<'_>) -> bool {
-    let algorithm: &dyn VerificationAlgorithm = match certificate.signature_algorithm.algorithm.to_id_string().as_str() {
+    let algorithm: &dyn VerificationAlgorithm = match certificate.signature_algorithm.algorithm.to_id_string().as_str()
+    {
         "1.3.101.112" => &ED25519,
         "1.2.840.10045.4.3.2" => &ECDSA_P256_SHA256_ASN1,
         "1.2.840.10045.4.3.3" => &ECDSA_P384_SHA384_ASN1,
@@ -133,7 +134,10 @@ mod tests {
             (format!("w.example+{id}+{log}"), "another type"),
             ("w.example".to_owned(), "name+id+key"),
             (String::new(), "neither"),
-            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(), "trust roots are certificates"),
+            (
+                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(),
+                "trust roots are certificates",
+            ),
         ] {
             let error = format!("{:#}", parse(&text).err().expect("refused"));
             assert!(error.contains(problem), "{text}: {error}");

@@ -78,7 +78,9 @@ mod tests {
 
     #[test]
     fn a_bad_scope_is_told() {
-        for (text, problem) in [("shop", "ns=NAME"), ("pod=x", "not known"), ("from=soon", "no time"), ("ns=", "ns=NAME")] {
+        for (text, problem) in
+            [("shop", "ns=NAME"), ("pod=x", "not known"), ("from=soon", "no time"), ("ns=", "ns=NAME")]
+        {
             let error = scope(text).expect_err(text);
             assert!(error.contains(problem), "{error}");
         }

@@ -315,7 +315,8 @@ impl Branch {
             } else {
                 (Verdict::Tampered, "more exchanges are accounted for than were begun")
             };
-            let message = format!("the signed totals do not add up: {} begun, {accounted} accounted: {what}", totals.begun);
+            let message =
+                format!("the signed totals do not add up: {} begun, {accounted} accounted: {what}", totals.begun);
             self.add(Effect::Totals(seq, verdict, message));
         } else if let Some((base, counted)) = self.totals {
             let pairs = [

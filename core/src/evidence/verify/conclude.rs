@@ -152,9 +152,9 @@ impl Concluding<'_> {
             Effect::Certified(seq, der) => self.certified(*seq, der),
             Effect::Resource(seq, place) => {
                 let message = "its Resource names another pod or node than the first record of the stream";
-                self.out.findings.push(
-                    Finding::of(Verdict::Projection, &self.chain.name, one(*seq), message).at(*place),
-                );
+                self.out
+                    .findings
+                    .push(Finding::of(Verdict::Projection, &self.chain.name, one(*seq), message).at(*place));
             }
             Effect::Totals(seq, verdict, message) => self.say(*verdict, one(*seq), message.clone()),
             Effect::Unknown(seq, place, problem) => {
@@ -199,7 +199,8 @@ impl Concluding<'_> {
         } else {
             finding(Verdict::Gap, format!("lost after sealing, as declared: {reason}"))
         };
-        let no = finding(Verdict::Missing, format!("not in the export; the record that says why ({reason}) is not proved"));
+        let no =
+            finding(Verdict::Missing, format!("not in the export; the record that says why ({reason}) is not proved"));
         self.out.conditions.push(Condition { source, yes, no, sources: Vec::new(), proved: 0 });
     }
 
@@ -236,14 +237,17 @@ impl Concluding<'_> {
             self.whole(Verdict::Unanchored, message);
         }
         if let Some(from) = found.restarted {
-            let message = "read from here on: what came before is not there, and with it the key that vouched for the next one";
+            let message =
+                "read from here on: what came before is not there, and with it the key that vouched for the next one";
             self.say(Verdict::Partial, one(from), message);
         }
     }
 
     fn recent(&self) -> bool {
         let last = self.chain.found.times.1;
-        self.settings.now_ns.saturating_sub(last) <= IDLE_NS.saturating_add(self.settings.max_lag_ns)
+        // A time that is yet to come is nobody's sign of life.
+        last <= self.settings.now_ns.saturating_add(self.settings.max_lag_ns)
+            && self.settings.now_ns.saturating_sub(last) <= IDLE_NS.saturating_add(self.settings.max_lag_ns)
     }
 
     /// What no head covers.
@@ -273,8 +277,7 @@ impl Concluding<'_> {
         tail.effects.iter().for_each(|effect| self.uncovered(effect));
         self.open_end(tail);
         let no = std::mem::replace(&mut self.out.findings, before);
-        let condition =
-            Condition { source: attested.ended.source, yes, no, sources, proved: attested.present };
+        let condition = Condition { source: attested.ended.source, yes, no, sources, proved: attested.present };
         self.out.conditions.push(condition);
         if tail.next > attested.ended.size {
             let records = attested.ended.size..tail.next;
@@ -326,7 +329,8 @@ impl Concluding<'_> {
         } else if tail.closed.is_some() {
             self.whole(Verdict::Unclosed, "the head that covers its last record is not there");
         } else {
-            let rest = if rest { format!("; no head covers records {covered} to {}", tail.next - 1) } else { String::new() };
+            let rest =
+                if rest { format!("; no head covers records {covered} to {}", tail.next - 1) } else { String::new() };
             self.whole(Verdict::Unclosed, format!("it neither ended in order nor is alive{rest}"));
         }
     }

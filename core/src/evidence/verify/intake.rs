@@ -49,7 +49,13 @@ impl Intake {
                     let name = self.names.name(read.stream);
                     let records = read.seq.map(|seq| seq..seq.saturating_add(1));
                     let stream = name.cloned();
-                    self.find(Finding { verdict: Verdict::Projection, stream, records, place: Some(place), message: difference });
+                    self.find(Finding {
+                        verdict: Verdict::Projection,
+                        stream,
+                        records,
+                        place: Some(place),
+                        message: difference,
+                    });
                 }
             }
             (Ok(_), Err(_)) => {}

@@ -1,7 +1,7 @@
 //! All streams of an export, one after the other.
 
 use super::chain::Chain;
-use super::conclude::{Condition, Conclusion, conclude};
+use super::conclude::{Conclusion, Condition, conclude};
 use super::fact::{Fact, Source, StreamNo};
 use super::intake::Intake;
 use super::report::{Exposure, FINDINGS_MAX, Report, StreamReport, WINDOWS_MAX, limits};
@@ -188,7 +188,10 @@ impl Verification {
         self.settle();
         self.expected();
         if self.trust.roots.is_none() {
-            self.find(Finding::export(Verdict::Unanchored, "no trust roots were given: the streams vouch for themselves alone"));
+            self.find(Finding::export(
+                Verdict::Unanchored,
+                "no trust roots were given: the streams vouch for themselves alone",
+            ));
         }
         if self.settings.partial {
             self.find(Finding::export(Verdict::Partial, "a filtered export: what is absent from it proves nothing"));
@@ -209,7 +212,8 @@ impl Verification {
             }
         }
         self.findings.sort_by(|a, b| {
-            let key = |f: &Finding| (std::cmp::Reverse(f.verdict), f.stream.clone(), f.records.as_ref().map(|r| r.start));
+            let key =
+                |f: &Finding| (std::cmp::Reverse(f.verdict), f.stream.clone(), f.records.as_ref().map(|r| r.start));
             key(a).cmp(&key(b))
         });
         let streams: Vec<StreamReport> = self.streams.into_values().collect();

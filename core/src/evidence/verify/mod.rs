@@ -9,7 +9,9 @@ mod branch;
 mod chain;
 mod conclude;
 mod fact;
+mod found;
 mod group;
+mod heads;
 mod intake;
 mod judge;
 mod names;
@@ -29,6 +31,8 @@ pub use report::{Exposure, Report, StreamReport};
 pub use trust::{Basis, Certificates, Ledger, Trust, Witness};
 pub use verdict::{Finding, Verdict};
 
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tamper_tests;
 #[cfg(test)]

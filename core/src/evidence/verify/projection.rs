@@ -149,7 +149,10 @@ impl Projector {
                         Value::Int(number) => number.to_string(),
                         Value::Other => "another type".to_owned(),
                     };
-                    return Err(format!("attribute {} is stored as {value}, the body says {:?}", wanted.name, wanted.value));
+                    return Err(format!(
+                        "attribute {} is stored as {value}, the body says {:?}",
+                        wanted.name, wanted.value
+                    ));
                 }
             }
         }
@@ -163,7 +166,9 @@ impl Projector {
                 return Err(format!("attribute {a} is stored twice"));
             }
         }
-        let more = sorted.iter().find(|(name, _)| self.known.contains(name.as_ref()) && names.binary_search(&name.as_ref()).is_err());
+        let more = sorted
+            .iter()
+            .find(|(name, _)| self.known.contains(name.as_ref()) && names.binary_search(&name.as_ref()).is_err());
         more.map_or(Ok(()), |(name, _)| Err(format!("attribute {name} is stored, the body has no such field")))
     }
 
@@ -184,7 +189,11 @@ impl Projector {
             let Some((field, name)) = fields.find(|(field, _)| field.key() >= member.key) else { return };
             if field.key() != member.key {
                 // A header, or a key that is not of the table: the fields go on from where they were.
-                fields = Field::ALL.get(field.index()..).unwrap_or_default().iter().zip(self.names.get(field.index()..).unwrap_or_default());
+                fields = Field::ALL
+                    .get(field.index()..)
+                    .unwrap_or_default()
+                    .iter()
+                    .zip(self.names.get(field.index()..).unwrap_or_default());
                 continue;
             }
             match field.projection() {

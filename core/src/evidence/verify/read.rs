@@ -226,13 +226,11 @@ fn kind(
             Kind::Statement
         }
         "burst" => Kind::Burst(fields.number("count")?),
-        "gap" => {
-            Kind::Gap(Gap {
-                count: fields.number("count")?,
-                exact: fields.0.simple("exact") == Some("1"),
-                reason: fields.text("gap_reason")?.into_owned(),
-            })
-        }
+        "gap" => Kind::Gap(Gap {
+            count: fields.number("count")?,
+            exact: fields.0.simple("exact") == Some("1"),
+            reason: fields.text("gap_reason")?.into_owned(),
+        }),
         "hole" => {
             let (about, hole) = hole(fields, source, names)?;
             said.push((about, Fact::Hole(hole)));

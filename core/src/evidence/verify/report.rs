@@ -83,14 +83,22 @@ pub(super) fn limits(trust: Basis, has_ledger: bool) -> Vec<String> {
         "a sidecar that was taken over could leave exchanges out, or write what was not, from then on".to_owned(),
     ];
     if !has_ledger {
-        limits.push("without the ledger, a stream that is missing as a whole is noticed only where another one names it".into());
-        limits.push("without the ledger, a tail that was cut off together with its heads looks like a stream that ended there".into());
+        limits.push(
+            "without the ledger, a stream that is missing as a whole is noticed only where another one names it".into(),
+        );
+        limits.push(
+            "without the ledger, a tail that was cut off together with its heads looks like a stream that ended there"
+                .into(),
+        );
     }
     if trust == Basis::None {
         limits.push("without trust roots, a stream that was made up as a whole looks like a genuine one".to_owned());
     }
     if trust != Basis::External {
-        limits.push("without a witness outside of the cluster, whoever has the operator's keys could have rewritten the past".into());
+        limits.push(
+            "without a witness outside of the cluster, whoever has the operator's keys could have rewritten the past"
+                .into(),
+        );
     }
     limits
 }

@@ -189,8 +189,7 @@ pub(super) fn settings() -> Settings {
 
 /// Verifies bodies with nothing beside them.
 pub(super) fn verify(bodies: &[String], settings: Settings, trust: Trust) -> Report {
-    let stored: Vec<(String, Stored<'static>)> =
-        bodies.iter().map(|body| (body.clone(), Stored::default())).collect();
+    let stored: Vec<(String, Stored<'static>)> = bodies.iter().map(|body| (body.clone(), Stored::default())).collect();
     verify_stored(&stored, settings, trust)
 }
 
@@ -211,7 +210,8 @@ pub(super) fn verify_stored(records: &[(String, Stored<'_>)], settings: Settings
 
 /// What was found, without what every verification without roots and ledger finds.
 pub(super) fn found(report: &Report) -> Vec<String> {
-    let findings = report.findings.iter().filter(|finding| finding.stream.is_some() || finding.verdict != Verdict::Unanchored);
+    let findings =
+        report.findings.iter().filter(|finding| finding.stream.is_some() || finding.verdict != Verdict::Unanchored);
     findings
         .map(|finding| {
             let records = finding.records.as_ref().map(|records| format!(" {}..{}", records.start, records.end));
