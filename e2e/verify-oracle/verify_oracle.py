@@ -21,6 +21,9 @@ TYPS = {"open", "certified", "recovered", "policy", "clock", "stage", "exchange"
 SID = re.compile(r"[a-z0-9.-]+/[a-z0-9.-]+/[a-z0-9.-]+/[0-9a-f]{32}-(0|[1-9][0-9]*)-(0|[1-9][0-9]*)\Z")
 
 
+HASH = re.compile(r"[0-9a-f]{64}\Z")
+
+
 def sha(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
 
@@ -142,7 +145,7 @@ class Note:
 class Stream:
     def __init__(self, sid):
         self.sid, self.records, self.heads, self.holes, self.ends = sid, {}, [], [], []
-        self.findings, self.proved = set(), 0
+        self.findings, self.proved, self.claimed = set(), 0, 0
 
     def add(self, seq, leaf, fields):
         self.records.setdefault(seq, {})[leaf] = fields
@@ -154,11 +157,12 @@ class Stream:
         for seq in range(max(self.records), -1, -1):
             here = self.records.get(seq, {})
             said = None
-            if above is not None and above[1] is not None:
+            if above is not None and above[1] is not None and HASH.match(above[1].get("prev", "")):
                 said = bytes.fromhex(above[1]["prev"])
             elif seq + 1 in self.records:
                 # What stands above was changed; it may still say truly what was below it.
-                says = [bytes.fromhex(f["prev"]) for f in self.records[seq + 1].values() if re.fullmatch("[0-9a-f]{64}", f.get("prev", ""))]
+                says = [f.get("prev", "") for f in self.records[seq + 1].values()]
+                says = [bytes.fromhex(prev) for prev in says if HASH.match(prev)]
                 matching = [leaf for leaf in says if leaf in here]
                 said = matching[0] if matching else (next(iter(here)) if here else (says[0] if says else None))
             elif here:
@@ -201,11 +205,14 @@ class Stream:
             note = head["note"]
             key = next((key for begin, key in reversed(keys) if begin <= note.size), None)
             if key is None:
+                # The record that names it is not there, or was changed.
                 self.findings.add("UNANCHORED")
+                self.claimed = max(self.claimed, note.size)
                 continue
             if not note.signed_by(key):
                 self.findings.add("FOREIGN")
                 continue
+            self.claimed = max(self.claimed, note.size)
             if seen.setdefault(note.size, note.root) != note.root:
                 forked = True
             if tree.root(note.size) != note.root and head["frontier"] is not None and note.size - 1 in truth:
@@ -241,14 +248,16 @@ class Stream:
         for seq in range(max(covered, max(self.records) + 1)):
             here = self.records.get(seq, {})
             genuine = truth.get(seq, (None, None))[1]
-            if seq < covered:
-                self.proved += genuine is not None
+            if seq < max(covered, self.claimed):
+                self.proved += genuine is not None and seq < covered
                 if genuine is None and here:
                     self.findings.add("TAMPERED")
                 elif genuine is None:
                     self.findings.add("GAP" if any(seq in hole for hole in holes) else "MISSING")
             if len(here) > 1 or (seq >= covered and covered and size and self.closed(truth) is not None):
                 self.findings.add("FOREIGN" if here else "MISSING")
+            if genuine and genuine["typ"] == "":
+                self.findings.add("UNKNOWN")
             if genuine and genuine["typ"] == "gap":
                 self.findings.add("GAP")
         self.check_totals(truth)
@@ -301,12 +310,13 @@ def verify(bodies):
             sid, seq = fields["sid"], fields["seq"]
             if not SID.match(sid) or not re.fullmatch("0|[1-9][0-9]*", seq):
                 raise ValueError("place")
-            if typ not in TYPS or fields["v"] != "1" or (typ == "open") != (seq == "0"):
-                raise ValueError("kind")
         except (ValueError, KeyError, AttributeError):
             findings.add("FOREIGN")
             continue
-        stream(sid).add(int(seq), leaf_hash(body), fields)
+        known = typ in TYPS and fields["v"] == "1" and (typ == "open") == (seq == "0")
+        stream(sid).add(int(seq), leaf_hash(body), fields if known else {"typ": "", **{k: fields[k] for k in ("prev",) if k in fields}})
+        if not known:
+            continue
         if typ == "hole":
             place = int(fields["hole_from"]), int(fields["hole_to"])
             stream(fields["hole_sid"]).holes.append({"range": place, "nodes": hashes(fields["nodes"])})

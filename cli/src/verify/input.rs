@@ -91,7 +91,7 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<()>
         let mut lines =
             Lines { reader: BufReader::with_capacity(BUFFER_BYTES, reader), line: Vec::new(), number: 0, offset: 0 };
         let file = u64::try_from(number).unwrap_or(u64::MAX) << (LINE_BITS + ENTRY_BITS);
-        read_file(&mut lines, file, format, take, &mut progress)
+        read_file(&mut lines, file, format, &mut *take, &mut progress)
             .map_err(|error| anyhow!("{}: {error:#}", name(path)))?;
     }
     progress.end();

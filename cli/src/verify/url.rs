@@ -94,7 +94,7 @@ fn answer<R: BufRead + 'static>(mut from: R) -> Result<Box<dyn Read>> {
             _ => {}
         }
     }
-    let mut body: Box<dyn Read> = match (chunked, length) {
+    let body: Box<dyn Read> = match (chunked, length) {
         (true, _) => Box::new(Chunked { from, left: 0, ended: false }),
         (false, Some(length)) => Box::new(Exact { from, left: length }),
         (false, None) => Box::new(from),

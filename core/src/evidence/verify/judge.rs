@@ -127,9 +127,12 @@ impl Verification {
         self.exposure.uncovered += exposure.uncovered;
         let room = WINDOWS_MAX.saturating_sub(self.exposure.windows.len());
         self.exposure.windows.extend(exposure.windows.into_iter().take(room));
-        findings.into_iter().for_each(|finding| self.find(finding));
         report.verdict = Verdict::Ok;
-        self.streams.insert(chain.name.clone(), report);
+        // One that is only spoken of is no stream of the export.
+        if chain.found.records > 0 || chain.found.claimed > 0 {
+            self.streams.insert(chain.name.clone(), report);
+        }
+        findings.into_iter().for_each(|finding| self.find(finding));
     }
 
     fn find(&mut self, finding: Finding) {
