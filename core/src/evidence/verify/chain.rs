@@ -4,6 +4,7 @@ use super::branch::{Branch, Effect};
 use super::fact::{Ended, Fact, Hole, Kind, Leaf};
 use super::found::{Attested, Found};
 use super::group::Group;
+use super::trust::Ledger;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
@@ -73,6 +74,9 @@ impl Chain {
             Fact::Head(head) => self.group(head.size.saturating_sub(1)).head(head),
             Fact::Ended(ended) if ended.size == 0 => self.found.nothing = true,
             Fact::Ended(ended) => {
+                if ended.source == Ledger::SOURCE {
+                    self.found.life = Some(ended.life);
+                }
                 let group = self.group(ended.size.saturating_sub(1));
                 if !group.ends.contains(&ended) {
                     group.ends.push(ended);
@@ -262,6 +266,8 @@ impl Chain {
             self.attested = Some(Attested { ended: ended.clone(), effects, present });
         } else if readers().any(|branch| branch.range.is_some()) {
             self.found.denied.push(ended.clone());
+        } else if readers().next().is_some() {
+            self.found.short.push(ended.clone());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::branch::{Branch, Effect};
 use super::chain::Chain;
-use super::fact::Source;
+use super::fact::{Life, Source};
 use super::judge::Settings;
 use super::report::{Exposure, StreamReport, WINDOWS_MAX};
 use super::trust::{Ledger, Trust};
@@ -223,9 +223,23 @@ impl Concluding<'_> {
             let message = format!("a head of size {size} is not signed by the key that is in force there");
             self.out.findings.push(Finding::whole(Verdict::Foreign, &self.chain.name, message).at(*place));
         }
+        for ended in &found.short {
+            let yes = vec![Finding::of(
+                Verdict::Missing,
+                &self.chain.name,
+                found.size..ended.size,
+                format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source)),
+            )];
+            let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
+            self.out.conditions.push(condition);
+        }
         for ended in &found.denied {
-            let message = "a later start of the sidecar says another root for what was kept of this stream";
-            let yes = vec![Finding::of(Verdict::Tampered, &self.chain.name, found.size..ended.size, message)];
+            let message = format!("{} says another root for the first {} records", said_by(ended.source), ended.size);
+            let yes = if ended.size <= found.size {
+                vec![Finding::whole(Verdict::Fork, &self.chain.name, message)]
+            } else {
+                vec![Finding::of(Verdict::Tampered, &self.chain.name, found.size..ended.size, message)]
+            };
             let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
             self.out.conditions.push(condition);
         }
@@ -263,26 +277,35 @@ impl Concluding<'_> {
             return;
         }
         self.out.report.closed = tail.closed.is_some_and(|seq| found.size > seq);
+        let covered = found.size.max(found.claimed);
         let Some(attested) = &self.chain.attested else {
             tail.effects.iter().for_each(|effect| self.uncovered(effect));
-            self.open_end(tail);
+            self.open_end(tail, covered);
             return;
         };
         // What others say of the end counts if they are proved themselves.
         let before = std::mem::take(&mut self.out.findings);
         let sources = self.out.sources.len();
         attested.effects.iter().for_each(|effect| self.proved(effect));
+        let size = attested.ended.size;
+        match attested.ended.life {
+            Life::Open => self.open_end(tail, covered.max(size)),
+            Life::Closed => self.out.report.closed = true,
+            Life::Lost if attested.ended.source == Ledger::SOURCE => {
+                self.whole(Verdict::Unclosed, "its pod is gone, and it did not end in order");
+            }
+            Life::Lost => {}
+        }
+        if tail.next > size && attested.ended.life != Life::Open {
+            self.say(Verdict::Foreign, size..tail.next, "beyond the end of the stream, and nothing signed proves them");
+        }
         let yes = std::mem::take(&mut self.out.findings);
         let sources = self.out.sources.split_off(sources);
         tail.effects.iter().for_each(|effect| self.uncovered(effect));
-        self.open_end(tail);
+        self.open_end(tail, covered);
         let no = std::mem::replace(&mut self.out.findings, before);
         let condition = Condition { source: attested.ended.source, yes, no, sources, proved: attested.present };
         self.out.conditions.push(condition);
-        if tail.next > attested.ended.size {
-            let records = attested.ended.size..tail.next;
-            self.say(Verdict::Foreign, records, "beyond the end of the stream, and nothing signed proves them");
-        }
     }
 
     /// An effect that no head covers.
@@ -311,11 +334,10 @@ impl Concluding<'_> {
     }
 
     /// Whether the stream ended in order, or is alive.
-    fn open_end(&mut self, tail: &Branch) {
-        let found = &self.chain.found;
-        let covered = found.size.max(found.claimed);
+    fn open_end(&mut self, tail: &Branch, covered: u64) {
+        let alive = self.chain.found.life == Some(Life::Open) && covered >= tail.next;
         let rest = tail.next > covered;
-        if self.out.report.closed {
+        if self.out.report.closed || alive {
             return;
         }
         if self.settings.partial {
@@ -338,21 +360,24 @@ impl Concluding<'_> {
     /// Whether anybody vouches for its first key.
     fn anchor(&mut self) {
         let ledger = self.trust.ledger.as_ref();
-        let known = ledger.and_then(|ledger| ledger.streams.get(&self.chain.name)).copied().flatten();
-        match (known, self.chain.found.first_key) {
+        match (ledger.and_then(|ledger| ledger.key(&self.chain.name)), self.chain.found.first_key) {
             (Some(known), Some(found)) if known == found => self.out.report.certified = true,
             (Some(_), Some(_)) => {
                 self.whole(Verdict::Tampered, "its first key is not the one that the operator certified");
             }
             _ => {}
         }
-        if !self.out.report.certified && self.trust.roots.is_some() {
-            self.whole(Verdict::Unanchored, "no certificate under the given roots names its first key");
+        if !self.out.report.certified && (self.trust.roots.is_some() || ledger.is_some()) {
+            self.whole(
+                Verdict::Unanchored,
+                "neither the ledger nor a certificate under the given roots names its first key",
+            );
         }
         if let Some(ledger) = ledger
             && !ledger.streams.contains_key(&self.chain.name)
+            && !ledger.excuses(&self.chain.name, self.chain.found.times.0)
         {
-            self.whole(Verdict::Foreign, "the ledger knows no such stream");
+            self.whole(Verdict::Foreign, "the ledger knows neither this stream nor its pod");
         }
     }
 
@@ -374,6 +399,10 @@ impl Concluding<'_> {
         }
         self.out.exposure.uncovered = self.chain.found.size.saturating_sub(covered);
     }
+}
+
+fn said_by(source: Source) -> &'static str {
+    if source == Ledger::SOURCE { "the ledger" } else { "a later start of the sidecar" }
 }
 
 fn one(seq: u64) -> Range<u64> {

@@ -148,6 +148,17 @@ pub struct Head {
     pub place: Place,
 }
 
+/// Whether a stream goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It does.
+    Open,
+    /// It ended in order.
+    Closed,
+    /// It ended otherwise.
+    Lost,
+}
+
 /// Size and root of a stream at its end, or of what was found of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ended {
@@ -155,8 +166,8 @@ pub struct Ended {
     pub size: u64,
     /// Root over them.
     pub root: Hash,
-    /// Whether it ended in order.
-    pub closed: bool,
+    /// Whether it goes on.
+    pub life: Life,
     /// Who says so.
     pub source: Source,
 }
@@ -198,7 +209,7 @@ impl Fact {
             Self::Ended(ended) => {
                 put_source(out, &ended.source);
                 out.extend_from_slice(&ended.root.0);
-                put_u64(out, u64::from(ended.closed));
+                put_u64(out, ended.life as u64);
                 put_u64(out, ended.size);
             }
         }
@@ -227,8 +238,13 @@ impl Fact {
             }
             _ => {
                 let source = input.source()?;
-                let (root, closed) = (input.hash()?, input.u64()? == 1);
-                Self::Ended(Ended { size: input.u64()?, root, closed, source })
+                let root = input.hash()?;
+                let life = match input.u64()? {
+                    0 => Life::Open,
+                    1 => Life::Closed,
+                    _ => Life::Lost,
+                };
+                Self::Ended(Ended { size: input.u64()?, root, life, source })
             }
         };
         Some((u32::from_be_bytes(*stream), fact))

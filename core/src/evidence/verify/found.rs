@@ -1,7 +1,7 @@
 //! What was found of one stream.
 
 use super::branch::Effect;
-use super::fact::{Ended, Source};
+use super::fact::{Ended, Life, Source};
 use crate::evidence::note::PublicKey;
 
 /// What is certain of a stream, or becomes so when another record is proved.
@@ -19,6 +19,10 @@ pub(super) struct Found {
     pub(super) unchecked: Vec<u64>,
     /// Statements of others that the records contradict.
     pub(super) denied: Vec<Ended>,
+    /// Statements of others that the stream is longer than what is there.
+    pub(super) short: Vec<Ended>,
+    /// Whether it goes on, as the ledger says.
+    pub(super) life: Option<Life>,
     /// Genuine records under a head.
     pub(super) proved: u64,
     /// Size of the largest head that was proved.

@@ -1,12 +1,16 @@
 //! Bodies in, rows out.
 
 use super::body::Body;
-use super::fact::{Fact, Place};
+use super::fact::Place;
 use super::names::Names;
 use super::projection::{Projector, Stored};
 use super::read::{ReadError, read};
 use super::report::FINDINGS_MAX;
+use super::trust::Ledger;
 use super::verdict::{Finding, Verdict};
+
+/// Most bytes of a ledger's bodies; they are kept.
+pub const LEDGER_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// Reads bodies, in any order.
 #[derive(Debug, Default)]
@@ -17,6 +21,8 @@ pub struct Intake {
     /// Entries that are no records of Testimony.
     pub(super) others: u64,
     row: Vec<u8>,
+    ledger: Vec<String>,
+    ledger_bytes: usize,
 }
 
 impl Intake {
@@ -59,6 +65,14 @@ impl Intake {
                 }
             }
             (Ok(_), Err(_)) => {}
+            (Err(ReadError::Ledger), _) => {
+                if self.ledger_bytes.saturating_add(text.len()) <= LEDGER_BYTES_MAX {
+                    self.ledger_bytes += text.len();
+                    self.ledger.push(text.to_owned());
+                } else {
+                    self.more_findings += 1;
+                }
+            }
             (Err(error), _) => {
                 let what = match error {
                     ReadError::Unsealed => "a record that has no place in a stream: nothing can prove it".to_owned(),
@@ -69,13 +83,20 @@ impl Intake {
         }
     }
 
-    /// A statement from outside of the records, such as the ledger's on a stream's end; gives its row.
-    pub fn statement(&mut self, sid: &str, fact: &Fact, row: impl FnOnce(&[u8])) -> bool {
-        let Some(stream) = self.names.number(sid) else { return false };
-        let mut bytes = Vec::new();
-        fact.write(stream, &mut bytes);
-        row(&bytes);
-        true
+    /// Entries and heads of ledgers that were among the records, in order of appearance.
+    pub fn ledger(&self) -> &[String] {
+        &self.ledger
+    }
+
+    /// What the ledger says of the ends of streams; gives rows.
+    pub fn ledger_says(&mut self, ledger: &Ledger, mut row: impl FnMut(&[u8])) {
+        for (name, fact) in ledger.ends() {
+            if let Some(stream) = self.names.number(name.as_str()) {
+                let mut bytes = Vec::new();
+                fact.write(stream, &mut bytes);
+                row(&bytes);
+            }
+        }
     }
 
     /// An entry of the input that holds no record at all.

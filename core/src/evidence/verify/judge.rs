@@ -10,6 +10,9 @@ use super::verdict::{Finding, Verdict};
 use crate::evidence::stream::StreamId;
 use std::collections::{BTreeMap, HashSet};
 
+/// A pod may need so long until its first record is in a backend.
+const POD_START_NS: u64 = 300_000_000_000;
+
 /// What is looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
@@ -100,7 +103,7 @@ impl Verification {
         }
         if self.current.is_none() {
             let Some(name) = self.intake.names.name(number).cloned() else { return false };
-            let key = self.trust.ledger.as_ref().and_then(|ledger| ledger.streams.get(&name)).copied().flatten();
+            let key = self.trust.ledger.as_ref().and_then(|ledger| ledger.key(&name));
             let scope = &self.settings.scope;
             let window = scope.from_ns.unwrap_or(0)..=scope.to_ns.unwrap_or(u64::MAX);
             self.current = Some((number, Chain::new(name, key, window)));
@@ -183,6 +186,34 @@ impl Verification {
             let message = "the ledger expects this stream; nothing of it is in the export";
             absent.iter().for_each(|name| self.find(Finding::whole(Verdict::Missing, name, message)));
         }
+        self.pods();
+    }
+
+    /// W4: pods that must have a stream, and those that were not covered.
+    fn pods(&mut self) {
+        let Some(ledger) = &self.trust.ledger else { return };
+        let scope = &self.settings.scope;
+        let wanted = |namespace: &str| scope.namespace.as_ref().is_none_or(|name| name == namespace);
+        let mut findings = Vec::new();
+        for (namespace, text) in ledger.uncovered.iter().filter(|(namespace, _)| wanted(namespace)) {
+            findings.push(Finding::export(Verdict::Gap, format!("not recorded: {namespace}/{text}")));
+        }
+        let seen: HashSet<&str> =
+            self.streams.keys().filter_map(|name| name.parts()).map(|parts| parts.pod_uid).collect();
+        let settled = self.settings.now_ns.saturating_sub(POD_START_NS);
+        let all = !self.settings.partial && scope.stream.is_none();
+        for pod in ledger.pods.iter().filter(|pod| all && wanted(&pod.namespace)) {
+            let within = pod.from_ns <= scope.to_ns.unwrap_or(u64::MAX)
+                && pod.to_ns.unwrap_or(u64::MAX) >= scope.from_ns.unwrap_or(0);
+            if within && pod.from_ns < settled && !seen.contains(pod.uid.as_str()) {
+                let message = format!(
+                    "the ledger expects streams of pod {}/{} ({}); none is in the export",
+                    pod.namespace, pod.name, pod.uid
+                );
+                findings.push(Finding::export(Verdict::Missing, message));
+            }
+        }
+        findings.into_iter().for_each(|finding| self.find(finding));
     }
 
     /// All rows were given.

@@ -22,15 +22,17 @@ mod trust;
 mod verdict;
 
 pub use body::{Body, Flaw, Member};
-pub use fact::{Ended, Fact, Place, ROW_KEY_BYTES, Source, StreamNo};
+pub use fact::{Ended, Fact, Life, Place, ROW_KEY_BYTES, Source, StreamNo};
 pub use intake::Intake;
 pub use judge::{Scope, Settings, Verification};
 pub use projection::{Projector, Shape, Stored, Value};
 pub use read::{ReadError, resource_digest};
 pub use report::{Exposure, Report, StreamReport};
-pub use trust::{Basis, Certificates, Ledger, Trust, Witness};
+pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, Trust, Witness};
 pub use verdict::{Finding, Verdict};
 
+#[cfg(test)]
+mod ledger_tests;
 #[cfg(test)]
 mod stream_tests;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Reading bodies: what a verification needs of each.
 
 use super::body::{Body, Flaw};
-use super::fact::{Ended, Fact, Gap, Head, Hole, Kind, Leaf, Place, Source, StreamNo, Totals};
+use super::fact::{Ended, Fact, Gap, Head, Hole, Kind, Leaf, Life, Place, Source, StreamNo, Totals};
 use super::names::Names;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::{Range, empty_root, leaf};
@@ -33,6 +33,9 @@ pub enum ReadError {
     /// A key that the format does not have.
     #[error("key {0:?} is not known here")]
     Key(String),
+    /// It belongs to a ledger, which is read as a whole.
+    #[error("it is an entry of a ledger")]
+    Ledger,
     /// It is a record without a place in a stream.
     #[error("it has no place in a stream, so nothing can prove it")]
     Unsealed,
@@ -46,6 +49,11 @@ fn is_header(key: &str) -> bool {
 
 fn bad(field: &'static str, problem: &'static str) -> ReadError {
     ReadError::Field { field, problem }
+}
+
+/// A ledger's name has this where that of a stream has the pod's uid.
+fn is_ledger(origin: &str) -> bool {
+    origin.split('/').nth(2) == Some("ledger")
 }
 
 /// Whose record a body is.
@@ -78,6 +86,9 @@ pub fn read(
     };
     let fields = Fields(body);
     let typ = fields.text("typ")?;
+    if typ.starts_with("ledger-") {
+        return Err(ReadError::Ledger);
+    }
     if typ == "head" {
         let (stream, head) = head(&fields, place, names)?;
         give(stream, Fact::Head(head));
@@ -271,13 +282,13 @@ fn totals(fields: &Fields<'_, '_>) -> Result<Totals, ReadError> {
 fn recovered(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(StreamNo, Ended), ReadError> {
     let about = names.number(&fields.text("rec_sid")?).ok_or(bad("rec_sid", "names no stream"))?;
     let size = fields.number_or_zero("size")?;
-    let closed = match &*fields.text("state")? {
-        "closed" => true,
-        "lost" => false,
+    let life = match &*fields.text("state")? {
+        "closed" => Life::Closed,
+        "lost" => Life::Lost,
         _ => return Err(bad("state", "is neither closed nor lost")),
     };
     let root = if size == 0 { empty_root() } else { fields.parsed("root", "is not a hash")? };
-    Ok((about, Ended { size, root, closed, source }))
+    Ok((about, Ended { size, root, life, source }))
 }
 
 fn hole(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(StreamNo, Hole), ReadError> {
@@ -299,6 +310,9 @@ fn head(fields: &Fields<'_, '_>, place: Place, names: &mut Names) -> Result<(Str
     };
     let text = decode("note")?;
     let note = SignedNote::parse(&text).map_err(|_| bad("note", "is not a signed note of a checkpoint"))?;
+    if is_ledger(&note.checkpoint.origin) {
+        return Err(ReadError::Ledger);
+    }
     let stream = names.number(&note.checkpoint.origin).ok_or(bad("note", "is of no stream"))?;
     let size = note.checkpoint.size;
     let before = size.checked_sub(1).ok_or(bad("note", "is of an empty stream"))?;

@@ -63,6 +63,7 @@ pub(super) struct Writer {
     pub(super) leaves: Vec<Hash>,
     pub(super) key: Key,
     seed: u8,
+    pub(super) first_seed: u8,
     pub(super) time: u64,
     pub(super) totals: BTreeMap<&'static str, u64>,
 }
@@ -76,6 +77,7 @@ impl Writer {
             leaves: Vec::new(),
             key: Key::new(seed),
             seed,
+            first_seed: seed,
             time: NOW - 86_400_000_000_000,
             totals: BTreeMap::new(),
         };
@@ -199,6 +201,9 @@ pub(super) fn verify_stored(records: &[(String, Stored<'_>)], settings: Settings
     let mut rows: Vec<Vec<u8>> = Vec::new();
     for (place, (text, stored)) in records.iter().enumerate() {
         intake.record(text, stored, &projector, place as u64, |row| rows.push(row.to_vec()));
+    }
+    if let Some(ledger) = &trust.ledger {
+        intake.ledger_says(ledger, |row| rows.push(row.to_vec()));
     }
     rows.sort();
     let mut verification = Verification::new(intake, settings, trust);

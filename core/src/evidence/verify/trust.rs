@@ -1,6 +1,6 @@
 //! What a verification rests on, from outside the export.
 
-use super::fact::Source;
+use super::fact::{Ended, Fact, Life, Source};
 use crate::evidence::hash::Hash;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
@@ -36,11 +36,49 @@ pub enum Basis {
     External,
 }
 
+/// What the operator's ledger says of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerStream {
+    /// Its first key, if it was certified.
+    pub key: Option<PublicKey>,
+    /// Number of leaves under the last head that the ledger has; 0: none.
+    pub size: u64,
+    /// Root over them.
+    pub root: Hash,
+    /// Whether it goes on.
+    pub life: Life,
+}
+
+/// A pod that must have a stream (W4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedPod {
+    /// Its uid.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Since when it is expected, in nanoseconds since the epoch.
+    pub from_ns: u64,
+    /// When it was gone.
+    pub to_ns: Option<u64>,
+}
+
 /// What the operator's ledger says, where it was given and proved.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// Streams that must be there, each with its first key if it was certified.
-    pub streams: BTreeMap<StreamId, Option<PublicKey>>,
+    /// Uid of the cluster.
+    pub cluster_uid: String,
+    /// Streams that must be there.
+    pub streams: BTreeMap<StreamId, LedgerStream>,
+    /// Pods that must have one.
+    pub pods: Vec<ExpectedPod>,
+    /// Pods that were not covered: namespace, and the rest in words.
+    pub uncovered: Vec<(String, String)>,
+    /// Times at which nobody kept it, in nanoseconds since the epoch.
+    pub outages: Vec<(u64, u64)>,
+    /// Time of its last entry, in nanoseconds since the epoch.
+    pub last_ns: u64,
     /// Whether a witness outside of the cluster cosigned it.
     pub external: bool,
 }
@@ -48,6 +86,28 @@ pub struct Ledger {
 impl Ledger {
     /// As the source of what it says of a stream's end.
     pub const SOURCE: Source = Source { stream: u32::MAX, seq: 0, leaf: Hash([0; 32]) };
+
+    /// What it says of the ends of streams, to be sorted in among the records.
+    pub fn ends(&self) -> impl Iterator<Item = (&StreamId, Fact)> {
+        self.streams.iter().filter(|(_, stream)| stream.size > 0).map(|(name, stream)| {
+            let LedgerStream { size, root, life, .. } = *stream;
+            (name, Fact::Ended(Ended { size, root, life, source: Self::SOURCE }))
+        })
+    }
+
+    /// Its first key of a stream.
+    pub(super) fn key(&self, stream: &StreamId) -> Option<PublicKey> {
+        self.streams.get(stream)?.key
+    }
+
+    /// Whether a stream that it does not know can be genuine all the same: its pod is expected, or it began when nobody kept
+    /// the ledger, or after its end.
+    pub(super) fn excuses(&self, stream: &StreamId, first_ns: u64) -> bool {
+        let Some(parts) = stream.parts() else { return false };
+        let outage = || self.outages.iter().any(|(from, to)| (*from..=*to).contains(&first_ns));
+        let pod = || self.pods.iter().any(|pod| pod.uid == parts.pod_uid && pod.namespace == parts.namespace);
+        parts.cluster_uid == self.cluster_uid && (pod() || outage() || first_ns >= self.last_ns)
+    }
 }
 
 /// What a verification rests on.
