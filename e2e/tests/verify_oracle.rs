@@ -5,6 +5,7 @@
 //! `oracle-python/bin/python` in `$TESTIMONY_CACHE_DIR` or `~/.cache/testimony`), and `tlog-oracle` (`$TLOG_ORACLE`).
 
 #[path = "support/golden.rs"]
+#[allow(dead_code, reason = "goldens are not written here")]
 mod golden;
 #[path = "support/helm.rs"]
 mod support;

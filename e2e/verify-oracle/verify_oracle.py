@@ -174,22 +174,33 @@ class Stream:
                 truth[seq] = above
         return truth
 
-    def judge(self):
+    def prepare(self):
+        """What stands where, and up to where signed heads prove it."""
+        self.size = self.end = 0
+        self.forked = False
+        self.truth, self.tree = {}, Tree()
         if not self.records:
-            self.findings.add("MISSING" if self.ends or self.heads else "OK")
             return
-        truth = self.choose()
-        tree = Tree()
-        for seq, (leaf, _) in truth.items():
-            tree.put(seq, 1, leaf)
+        self.truth = self.choose()
+        for seq, (leaf, _) in self.truth.items():
+            self.tree.put(seq, 1, leaf)
         for hole in self.holes:
             for (start, size), value in zip(cover(*hole["range"]), hole["nodes"], strict=True):
-                tree.known.setdefault((start, size), value)
-        size, forked = self.check_heads(truth, tree)
-        end = self.check_ends(truth, tree, size)
-        self.check_records(truth, max(size, end), size)
-        self.check_life(truth, size, end)
-        if forked:
+                self.tree.known.setdefault((start, size), value)
+        self.size, self.forked = self.check_heads(self.truth, self.tree)
+
+    def proves(self, seq, leaf):
+        """Whether this record is proved: what it says of others counts only then."""
+        return seq < max(self.size, self.end) and self.truth.get(seq, (None, None))[0] == leaf
+
+    def judge(self):
+        if not self.records:
+            self.findings.add("MISSING" if any(end["size"] for end in self.ends) or self.heads else "OK")
+            return
+        self.end = self.check_ends(self.truth, self.tree, self.size)
+        self.check_records(self.truth, max(self.size, self.end), self.size)
+        self.check_life(self.truth, self.size, self.end)
+        if self.forked:
             self.findings.add("FORK")
 
     def check_heads(self, truth, tree):
@@ -239,12 +250,13 @@ class Stream:
             root = tree.root(stated["size"])
             if root == stated["root"]:
                 end = max(end, stated["size"])
-            elif root is not None:
-                self.findings.add("TAMPERED")
+            else:
+                self.findings.add("MISSING" if root is None else "TAMPERED")
         return end
 
     def check_records(self, truth, covered, size):
         holes = [range(*hole["range"]) for hole in self.holes]
+        close = self.closed(truth)
         for seq in range(max(covered, max(self.records) + 1)):
             here = self.records.get(seq, {})
             genuine = truth.get(seq, (None, None))[1]
@@ -254,7 +266,7 @@ class Stream:
                     self.findings.add("TAMPERED")
                 elif genuine is None:
                     self.findings.add("GAP" if any(seq in hole for hole in holes) else "MISSING")
-            if len(here) > 1 or (seq >= covered and covered and size and self.closed(truth) is not None):
+            if len(here) > 1 or (close is not None and seq > close):
                 self.findings.add("FOREIGN" if here else "MISSING")
             if genuine and genuine["typ"] == "":
                 self.findings.add("UNKNOWN")
@@ -263,7 +275,7 @@ class Stream:
         self.check_totals(truth)
 
     def closed(self, truth):
-        return next((seq for seq, (_, fields) in truth.items() if fields and fields.get("typ") == "close"), None)
+        return min((seq for seq, (_, fields) in truth.items() if fields and fields.get("typ") == "close"), default=None)
 
     def check_totals(self, truth):
         counted = {"exchanges": 0, "bursts": 0, "gaps": 0}
@@ -314,19 +326,36 @@ def verify(bodies):
             findings.add("FOREIGN")
             continue
         known = typ in TYPS and fields["v"] == "1" and (typ == "open") == (seq == "0")
-        stream(sid).add(int(seq), leaf_hash(body), fields if known else {"typ": "", **{k: fields[k] for k in ("prev",) if k in fields}})
-        if not known:
-            continue
+        leaf = leaf_hash(body)
+        stream(sid).add(int(seq), leaf, fields if known else {"typ": "", **{k: fields[k] for k in ("prev",) if k in fields}})
+        source = sid, int(seq), leaf
         if typ == "hole":
             place = int(fields["hole_from"]), int(fields["hole_to"])
-            stream(fields["hole_sid"]).holes.append({"range": place, "nodes": hashes(fields["nodes"])})
+            stream(fields["hole_sid"]).holes.append({"range": place, "nodes": hashes(fields["nodes"]), "source": source})
         if typ == "recovered":
-            end = {"size": int(fields["size"]), "root": bytes.fromhex(fields["root"])}
+            end = {"size": int(fields["size"]), "root": bytes.fromhex(fields["root"]), "source": source}
             stream(fields["rec_sid"]).ends.append(end)
-        if typ == "open":
-            named.update(name for key in ("after", "found") for name in fields.get(key, "").split(",") if name)
-    for sid in named - set(streams):
-        findings.add("MISSING")
+        if typ == "open" and known:
+            for key in ("after", "found"):
+                named.update((name, source) for name in fields.get(key, "").split(",") if name)
+    for one in streams.values():
+        one.prepare()
+    proved = lambda source: streams[source[0]].proves(*source[1:])
+    while True:
+        # A record behind the last head may be proved by what a later start says of its stream, and then say something itself.
+        before = [one.end for one in streams.values()]
+        for one in streams.values():
+            good = [end for end in one.ends if proved(end["source"]) and end["size"] > one.size]
+            roots = [end["size"] for end in good if one.tree.root(end["size"]) == end["root"]]
+            one.end = max(roots, default=0)
+        if before == [one.end for one in streams.values()]:
+            break
+    for one in streams.values():
+        one.ends = [end for end in one.ends if proved(end["source"])]
+        one.holes = [hole for hole in one.holes if proved(hole["source"])]
+    for name, source in named:
+        if proved(source) and (name not in streams or not streams[name].records):
+            findings.add("MISSING")
     for one in streams.values():
         one.judge()
         findings |= one.findings

@@ -1,7 +1,9 @@
 //! A canonical body, taken apart without copies: what [`crate::canon::parse_body`] checks, in one pass.
 
 use crate::canon::{BODY_BYTES_MAX, EscapeError, unescape};
+use crate::record::Field;
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 /// Most members of a body: every field, and the headers of two heads.
 const MEMBERS_MAX: usize = 256;
@@ -11,6 +13,8 @@ const MEMBERS_MAX: usize = 256;
 pub struct Member<'a> {
     /// Its key.
     pub key: &'a str,
+    /// The field of this key; `None`: a header, or none of the table.
+    pub field: Option<Field>,
     /// Its value as it stands in the body: with the escapes of JSON and of R1.
     raw: &'a str,
     /// Whether the raw value has escapes of JSON.
@@ -81,6 +85,7 @@ impl<'a> Body<'a> {
             return Err(Flaw::TooLong);
         }
         let mut members: Vec<Member<'a>> = Vec::with_capacity(48);
+        let mut table = table().iter();
         let mut at = expect(bytes, 0, b"{\"")?;
         loop {
             let key_at = at;
@@ -92,7 +97,8 @@ impl<'a> Body<'a> {
                 return Err(Flaw::Order(key_at));
             }
             at = expect(bytes, at, b"\":\"")?;
-            let member = value(text, key, at)?;
+            let mut member = value(text, key, at)?;
+            member.field = find(&mut table, key);
             at += member.raw.len() + 1;
             members.push(member);
             if members.len() > MEMBERS_MAX {
@@ -122,6 +128,36 @@ impl<'a> Body<'a> {
     }
 }
 
+/// The fields in order of their keys, each with the first bytes of its key.
+fn table() -> &'static [(u64, Field)] {
+    static TABLE: LazyLock<Vec<(u64, Field)>> =
+        LazyLock::new(|| Field::ALL.iter().map(|field| (first_bytes(field.key()), *field)).collect());
+    &TABLE
+}
+
+/// First eight bytes of a key, as a number of the same order.
+fn first_bytes(key: &str) -> u64 {
+    let mut first = [0; 8];
+    first.iter_mut().zip(key.bytes()).for_each(|(slot, byte)| *slot = byte);
+    u64::from_be_bytes(first)
+}
+
+/// The field of a key. Table and keys come in the same order, so that one pass over the table is enough.
+fn find(table: &mut std::slice::Iter<'_, (u64, Field)>, key: &str) -> Option<Field> {
+    let first = first_bytes(key);
+    while let Some((begins, field)) = table.as_slice().first() {
+        if *begins < first || (*begins == first && field.key() < key) {
+            table.next();
+        } else if *begins == first && field.key() == key {
+            table.next();
+            return Some(*field);
+        } else {
+            return None;
+        }
+    }
+    None
+}
+
 fn expect(bytes: &[u8], at: usize, wanted: &[u8]) -> Result<usize, Flaw> {
     match bytes.get(at..) {
         Some(rest) if rest.starts_with(wanted) => Ok(at + wanted.len()),
@@ -149,7 +185,7 @@ fn value<'a>(text: &'a str, key: &'a str, start: usize) -> Result<Member<'a>, Fl
         }
     }
     let raw = text.get(start..at).ok_or(Flaw::Form(at))?;
-    let member = Member { key, raw, json_escaped, percent };
+    let member = Member { key, field: None, raw, json_escaped, percent };
     if percent || raw.is_empty() || raw.starts_with(' ') || raw.ends_with(' ') {
         unescape(&member.text()).map_err(|error| Flaw::Escape(at, error))?;
     }
@@ -185,6 +221,18 @@ mod tests {
         ] {
             assert!(Body::parse(body).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn r3_every_field_is_found_by_its_key() {
+        let mut walk = table().iter();
+        for field in Field::ALL {
+            assert_eq!(find(&mut walk, field.key()), Some(*field));
+        }
+        let body = Body::parse("{\"action\":\"1\",\"actions\":\"2\",\"hq00\":\"3\",\"v\":\"1\",\"zz\":\"1\"}")
+            .expect("canonical");
+        let fields: Vec<Option<Field>> = body.members().iter().map(|member| member.field).collect();
+        assert_eq!(fields, [Some(Field::Action), None, None, Some(Field::V), None]);
     }
 
     proptest! {

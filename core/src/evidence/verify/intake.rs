@@ -116,6 +116,6 @@ impl Intake {
 /// Whether an entry claims to be a record of Testimony; a backend may hold logs of others too.
 fn is_ours(text: &str, stored: &Stored<'_>) -> bool {
     let named = stored.event.as_ref().is_some_and(|event| event.starts_with("audit."));
-    let shaped = text.starts_with('{') && text.contains("\"typ\":\"") && text.contains("\"v\":\"");
-    named || shaped
+    let shaped = || text.starts_with('{') && text.contains("\"typ\":\"") && text.contains("\"v\":\"");
+    named || shaped()
 }

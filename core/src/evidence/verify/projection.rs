@@ -183,21 +183,12 @@ impl Projector {
     /// The attributes that the encoder makes of a body, in its order.
     fn wanted<'a>(&'a self, body: &Body<'a>, wanted: &mut Vec<Wanted<'a>>) {
         let outbound = body.simple("dir") == Some("outbound");
-        let mut fields = Field::ALL.iter().zip(&self.names);
         let mut trunc = None;
         for member in body.members() {
-            let Some((field, name)) = fields.find(|(field, _)| field.key() >= member.key) else { return };
-            if field.key() != member.key {
-                // A header, or a key that is not of the table: the fields go on from where they were.
-                fields = Field::ALL
-                    .get(field.index()..)
-                    .unwrap_or_default()
-                    .iter()
-                    .zip(self.names.get(field.index()..).unwrap_or_default());
-                continue;
-            }
+            let Some(field) = member.field else { continue };
+            let Some(name) = self.names.get(field.index()) else { continue };
             match field.projection() {
-                Projection::Text(..) if *field == Field::Trunc => trunc = Some((name, member.text())),
+                Projection::Text(..) if field == Field::Trunc => trunc = Some((name, member.text())),
                 Projection::Text(..) => wanted.push(Wanted { name, value: member.text(), number: false }),
                 Projection::Int(..) => int(wanted, name, member.text(), 0),
                 Projection::Number(..) => int(wanted, name, member.text(), 1),
