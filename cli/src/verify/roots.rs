@@ -46,6 +46,11 @@ fn parse(text: &str) -> Result<Trust> {
         let line = line.trim();
         in_pem |= line.starts_with("-----BEGIN ");
         if !in_pem && !line.is_empty() && !line.starts_with('#') {
+            // A file of roots may also name the ledger's key, which no head of a stream is signed with.
+            if line.starts_with("ledger ") {
+                continue;
+            }
+            let line = line.strip_prefix("witness ").unwrap_or(line);
             witnesses.push(witness(line).with_context(|| format!("line {}", at + 1))?);
         }
         in_pem &= !line.starts_with("-----END ");
@@ -125,7 +130,7 @@ mod tests {
         let key = PublicKey([7; 32]);
         let id: String = key.id("w.example", Role::Witness).iter().map(|byte| format!("{byte:02x}")).collect();
         let encoded = STANDARD.encode([&[TYPE_COSIGNATURE][..], &key.0].concat());
-        let trust = parse(&format!("# ours\nw.example+{id}+{encoded}\n")).expect("a witness");
+        let trust = parse(&format!("# ours\nledger x\nwitness w.example+{id}+{encoded}\n")).expect("a witness");
         assert_eq!(trust.witnesses, [Witness { name: "w.example".into(), key }]);
         assert!(trust.roots.is_none());
         let log = STANDARD.encode([&[1][..], &key.0].concat());

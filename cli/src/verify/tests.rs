@@ -173,7 +173,7 @@ fn settings() -> Settings {
 fn judged(name: &str, lines: &[Value]) -> Report {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let file = Temporary::new(name, text.as_bytes());
-    verification(&[file.0.clone()], None, settings(), Trust::default(), 10_000).expect("an export")
+    verification(std::slice::from_ref(&file.0), None, settings(), Trust::default(), 10_000).expect("an export")
 }
 
 fn verdicts(report: &Report) -> Vec<(Verdict, String)> {
@@ -289,7 +289,7 @@ fn a_scope_leaves_other_streams_out() {
     let file = Temporary::new("scope", text.as_bytes());
     let of = |scope: Scope| {
         let settings = Settings { scope, ..settings() };
-        verification(&[file.0.clone()], None, settings, Trust::default(), 10_000).expect("an export")
+        verification(std::slice::from_ref(&file.0), None, settings, Trust::default(), 10_000).expect("an export")
     };
     let all = of(Scope::default()).streams;
     assert!(all.len() >= 6, "{all:#?}");
@@ -318,7 +318,7 @@ fn input_that_cannot_be_judged_is_told_with_its_place() {
     ];
     for (name, content, problems) in table {
         let file = Temporary::new(name, &content);
-        let error = verification(&[file.0.clone()], None, settings(), Trust::default(), 10_000).err();
+        let error = verification(std::slice::from_ref(&file.0), None, settings(), Trust::default(), 10_000).err();
         let error = format!("{:#}", error.unwrap_or_else(|| panic!("{name} was taken")));
         assert!(error.contains(&*file.0.to_string_lossy()), "{name}: {error}");
         problems.iter().for_each(|problem| assert!(error.contains(problem), "{name}: {error}"));
@@ -334,7 +334,7 @@ fn every_prefix_of_an_export_is_taken_or_refused() {
     let record = line(Format::Victorialogs, &vectors("rotation")[1]).to_string();
     for cut in 0..record.len() {
         let file = Temporary::new("prefix", &record.as_bytes()[..cut]);
-        let result = verification(&[file.0.clone()], None, settings(), Trust::default(), 10_000);
+        let result = verification(std::slice::from_ref(&file.0), None, settings(), Trust::default(), 10_000);
         assert_eq!(result.is_ok(), cut == 0, "{cut}");
     }
 }
@@ -347,7 +347,8 @@ fn a_record_is_proved_without_the_rest() {
     let sid =
         serde_json::from_str::<Value>(&body(&records[1])).expect("a body")["sid"].as_str().expect("a sid").to_owned();
     for seq in [0_u64, 1, 7, 15] {
-        let proof = proof::make(&[file.0.clone()], None, &record_name(&format!("{sid}:{seq}")).expect("a name"));
+        let proof =
+            proof::make(std::slice::from_ref(&file.0), None, &record_name(&format!("{sid}:{seq}")).expect("a name"));
         let (text, key) = proof.unwrap_or_else(|error| panic!("{seq}: {error:#}"));
         assert_eq!(proof::check(&text, Some(&key)).map(|checked| checked.0).expect("a proof"), Verdict::Ok, "{seq}");
         assert_eq!(proof::check(&text, None).map(|checked| checked.0).expect("a proof"), Verdict::Unanchored);
@@ -360,7 +361,7 @@ fn a_record_is_proved_without_the_rest() {
             }
         }
     }
-    let absent = proof::make(&[file.0.clone()], None, &record_name(&format!("{sid}:999")).expect("a name"));
+    let absent = proof::make(std::slice::from_ref(&file.0), None, &record_name(&format!("{sid}:999")).expect("a name"));
     assert!(format!("{:#}", absent.expect_err("absent")).contains("is not in the export"));
 }
 
