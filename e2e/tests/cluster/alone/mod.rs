@@ -3,6 +3,7 @@
 
 mod chart;
 mod figures;
+mod honest;
 mod measures;
 mod operator;
 mod polling;
