@@ -15,9 +15,9 @@ pub mod policy_test;
 pub mod reference;
 pub mod status;
 pub mod tail;
-pub mod verify;
 #[cfg(test)]
 mod testing;
+pub mod verify;
 
 use args::{Cli, Command, PolicyCommand};
 use clap::CommandFactory;
