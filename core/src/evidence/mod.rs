@@ -2,9 +2,12 @@
 //! evidence format.
 //!
 //! [`merkle`] is the tree over a stream's bodies, [`note`] the signed statement of a tree's size and root, [`stream`] who
-//! made the stream.
+//! made the stream. [`witness`] is how a stream's heads are shown to someone who remembers them, [`ledger`] what is
+//! remembered.
 
 pub mod hash;
+pub mod ledger;
 pub mod merkle;
 pub mod note;
 pub mod stream;
+pub mod witness;

@@ -167,7 +167,17 @@ impl Signature {
         Self { name: name.to_owned(), key: key.id(name, Role::Witness), bytes }
     }
 
-    fn line(&self) -> String {
+    /// Signature lines, as they end a note.
+    ///
+    /// At most [`SIGNATURES_MAX`]; `None` if one is none.
+    pub fn parse_lines(lines: &str) -> Option<Vec<Self>> {
+        let signatures: Vec<Self> =
+            lines.split('\n').take(SIGNATURES_MAX + 1).map(Self::parse).collect::<Option<_>>()?;
+        (signatures.len() <= SIGNATURES_MAX).then_some(signatures)
+    }
+
+    /// The line, with its end.
+    pub fn line(&self) -> String {
         format!("{SIGNATURE_PREFIX}{} {}\n", self.name, STANDARD.encode([&self.key[..], &self.bytes].concat()))
     }
 
