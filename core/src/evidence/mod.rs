@@ -3,11 +3,13 @@
 //!
 //! [`merkle`] is the tree over a stream's bodies, [`note`] the signed statement of a tree's size and root, [`stream`] who
 //! made the stream. [`witness`] is how a stream's heads are shown to someone who remembers them, [`ledger`] what is
-//! remembered.
+//! remembered,
+//! [`roots`] what who checks all that must be given.
 
 pub mod hash;
 pub mod ledger;
 pub mod merkle;
 pub mod note;
+pub mod roots;
 pub mod stream;
 pub mod witness;

@@ -41,17 +41,23 @@ pub enum Role {
     Witness,
 }
 
+impl Role {
+    /// As it stands in key ids and verifier keys.
+    pub const fn type_byte(self) -> u8 {
+        match self {
+            Self::Log => TYPE_ED25519,
+            Self::Witness => TYPE_COSIGNATURE,
+        }
+    }
+}
+
 /// The four bytes that name a key in a signature line.
 pub type KeyId = [u8; 4];
 
 impl PublicKey {
     /// SHA-256(name || 0x0A || type || key), its first four bytes (C2SP signed-note).
     pub fn id(&self, name: &str, role: Role) -> KeyId {
-        let kind = match role {
-            Role::Log => TYPE_ED25519,
-            Role::Witness => TYPE_COSIGNATURE,
-        };
-        let [a, b, c, d, ..] = Hash::of(&[name.as_bytes(), b"\n", &[kind], &self.0]).0;
+        let [a, b, c, d, ..] = Hash::of(&[name.as_bytes(), b"\n", &[role.type_byte()], &self.0]).0;
         [a, b, c, d]
     }
 

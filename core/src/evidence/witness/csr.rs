@@ -88,3 +88,23 @@ fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     parts.iter().for_each(|part| out.extend_from_slice(part));
     out
 }
+
+/// What a sidecar sends to be certified, as JSON to [`crate::contract::CERTIFICATE_PATH`].
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateRequest {
+    /// The injection id from the environment.
+    pub injection_id: String,
+    /// The request of [`csr`], in base64.
+    pub csr: String,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateResponse {
+    /// The certificate in DER, in base64: what the `certified` record holds.
+    pub certificate: String,
+    /// Time between two blocks of the ledger now, in milliseconds: heads shown more often are cosigned no sooner.
+    pub interval_ms: u64,
+}
