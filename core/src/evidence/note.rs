@@ -108,7 +108,7 @@ pub enum NoteError {
 }
 
 /// Size and root of a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Checkpoint {
     /// Name of the log: a sid, or that of a ledger.
     pub origin: String,

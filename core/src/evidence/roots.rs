@@ -136,7 +136,8 @@ mod tests {
             -----BEGIN CERTIFICATE-----
             AAAA
             -----END CERTIFICATE-----
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
         assert_eq!(Roots::parse(&text), Ok(roots()));
         assert_eq!(Roots::parse(&format!("# for people\n\n{text}")), Ok(roots()));
     }

@@ -12,7 +12,7 @@ pub mod status;
 mod tests;
 mod writer;
 
-use crate::certs::Certificates;
+use crate::certs::{Authority, Certificates};
 use crate::metrics::Metrics;
 use crate::plain::Plain;
 use crate::policy_server::{CONNECTIONS_MAX, PolicyServer, Reviewer};
@@ -21,6 +21,7 @@ use crate::settings::{InjectionMode, Settings};
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin, wait_for};
 use crate::watches::Watches;
+use crate::witness::{Keeper, KeeperConfig, WitnessDoor};
 use crate::{admin, api};
 use anyhow::Context;
 use injection::Injection;
@@ -59,6 +60,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
 
     let certificates = Certificates::new(client.clone(), settings.certificates(), metrics.clone());
     let (bundle, certificate_ready) = (certificates.bundle(), certificates.ready());
+    let authority = certificates.current();
     let tls = certificates.acceptor()?;
     supervisor.add("certificates", {
         let shutdown = shutdown.clone();
@@ -70,7 +72,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let readiness = admin::Readiness::default().with("certificate", certificate_ready.clone());
     supervisor.add("admin", serve_admin(admin_listener, readiness, registry, shutdown.clone()));
 
-    let leader = Leader { settings, client, state, metrics, bundle, tls };
+    let leader = Leader { settings, client, state, metrics, bundle, authority, tls };
     supervisor.add("leader", leader.run(synced, certificate_ready, shutdown));
     supervisor.run().await
 }
@@ -82,6 +84,7 @@ struct Leader {
     state: Arc<State>,
     metrics: Metrics,
     bundle: watch::Receiver<Option<Arc<str>>>,
+    authority: watch::Receiver<Option<Arc<Authority>>>,
     tls: TlsAcceptor,
 }
 
@@ -123,6 +126,8 @@ impl Leader {
             self.metrics.clone(),
             shutdown.clone(),
         );
+        let (door, inbox) = WitnessDoor::new();
+        let server = server.with_witness(door.clone());
         let handler = move |request| server.clone().handle(request);
         let polls = serve(listener, Some(self.tls.clone()), CONNECTIONS_MAX, handler, shutdown.clone());
         let writer = Writer {
@@ -133,6 +138,15 @@ impl Leader {
             replica: me,
         };
         let write = writer.run(shutdown.clone());
+        let config = KeeperConfig {
+            namespace: self.settings.namespace.clone(),
+            secret: self.settings.witness_secret.clone(),
+            excluded: self.settings.excluded(),
+        };
+        let shared = (self.state.clone(), self.metrics.clone());
+        let certificates = (self.authority.clone(), self.bundle.clone());
+        let keeper = Keeper::new(config, self.client.clone(), shared, certificates, (door, inbox));
+        let witness = keeper.run(shutdown.clone());
         let owned = Owned::new(self.client.clone(), self.settings.clone()).run(shutdown.clone());
         let injection = self.injection(shutdown.clone());
         let label = async {
@@ -140,7 +154,7 @@ impl Leader {
             shutdown.wait().await;
             self.unlabel().await;
         };
-        let (polls, injection, (), (), ()) = tokio::join!(polls, injection, write, owned, label);
+        let (polls, injection, (), (), (), ()) = tokio::join!(polls, injection, write, owned, witness, label);
         injection?;
         polls.context("policy server")
     }

@@ -77,6 +77,13 @@ impl Proposed {
     }
 }
 
+impl Committed {
+    /// How many of the facts and of the heads that were given are in it.
+    pub fn taken(&self) -> (usize, usize) {
+        (self.0.facts_taken, self.0.heads_taken)
+    }
+}
+
 impl Cosignable {
     /// The head.
     pub fn checkpoint(&self) -> &Checkpoint {
