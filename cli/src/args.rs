@@ -61,6 +61,14 @@ pub enum Command {
     /// Live records come from the sidecars' admin ports by port-forward: this needs the right to create pods/portforward. They show
     /// what is made while you look; what was recorded before is in the backend.
     Tail(TailArgs),
+    /// Print what a verification must be given: the operator's authorities and the keys of ledger and witness
+    ///
+    /// Keep the output where the cluster's administrators cannot change it, and compare its fingerprints by another way. Needs the
+    /// right to get ConfigMap `testimony-roots` in the operator's namespace.
+    Roots(RootsArgs),
+    /// The ledger of the operator: which streams must exist, and how far they were seen
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -220,6 +228,48 @@ pub struct StatusArgs {
     /// Namespace of the installation
     #[arg(long, value_name = "NAME", default_value = "testimony-system")]
     pub operator_namespace: String,
+    /// Form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// `roots`.
+#[derive(Args, Debug)]
+pub struct RootsArgs {
+    /// Namespace of the installation
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+}
+
+/// `ledger ...`.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Print the ledger as OTLP JSON lines
+    ///
+    /// The cluster holds the newest blocks and a restatement of all that is known. Needs the right to list ConfigMaps in the
+    /// operator's namespace.
+    Export(LedgerArgs),
+    /// Check the ledger with its roots, and show what it says
+    Show(LedgerShowArgs),
+}
+
+/// `ledger export`.
+#[derive(Args, Clone, Debug)]
+pub struct LedgerArgs {
+    /// Namespace of the installation
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+}
+
+/// `ledger show`.
+#[derive(Args, Clone, Debug)]
+pub struct LedgerShowArgs {
+    /// Namespace of the installation
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+    /// File with the roots, as `testimony roots` prints them; omitted: those of the cluster, which proves less
+    #[arg(long, value_name = "FILE")]
+    pub roots: Option<PathBuf>,
     /// Form of the output
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,

@@ -149,3 +149,6 @@ pub const CERTIFICATE_PATH: &str = "/v1/certificate";
 
 /// Path of the witness (C2SP tlog-witness).
 pub const ADD_CHECKPOINT_PATH: &str = "/v1/witness/add-checkpoint";
+
+/// Path on which a sidecar tells what its pod takes along undelivered.
+pub const ABANDONED_PATH: &str = "/v1/witness/abandoned";

@@ -16,4 +16,5 @@ mod shape;
 mod sinks;
 mod streams;
 mod strict;
+mod witness;
 mod workloads;

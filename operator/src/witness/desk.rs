@@ -7,6 +7,7 @@ use crate::index::Index;
 use crate::inject::ExcludedNamespaces;
 use crate::policy_server::Identity;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::time::Duration;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::ledger::{
@@ -24,11 +25,15 @@ pub const CERTIFICATE_SECONDS: u64 = 26 * 3600;
 /// Heads that wait for the next block at a time.
 const WAITING_MAX: usize = 20_000;
 
+const NOT_ITS_OWN: &str = "the stream is not named after this pod and cluster";
+
 /// What is answered.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reply {
     /// A certificate in DER.
     Certificate(Vec<u8>),
+    /// It stands in the ledger.
+    Written,
     /// A cosignature line.
     Cosigned(String),
     /// The witness's refusal.
@@ -66,6 +71,10 @@ pub struct Desk {
     busy: HashSet<StreamId>,
     waiting: Vec<(Checkpoint, ReplyTo)>,
     certified: Vec<(StreamId, Vec<u8>, ReplyTo)>,
+    /// Who waits until so many facts are committed.
+    told: Vec<(u64, ReplyTo)>,
+    /// Facts that were committed.
+    committed: u64,
     /// Streams whose contradicting head stands in the ledger already.
     forked: HashSet<StreamId>,
 }
@@ -85,6 +94,8 @@ impl Desk {
             busy: HashSet::new(),
             waiting: Vec::new(),
             certified: Vec::new(),
+            told: Vec::new(),
+            committed: 0,
             forked: HashSet::new(),
         }
     }
@@ -146,7 +157,7 @@ impl Desk {
     ) -> Result<Option<Vec<u8>>, Reply> {
         let denied = |status, why: &str| Err(Reply::Denied(status, why.to_owned()));
         if !self.is_of(sid, identity) {
-            return denied(403, "the stream is not named after this pod and cluster");
+            return denied(403, NOT_ITS_OWN);
         }
         let pod = index.pod(&identity.pod_uid).filter(|pod| pod.namespace == identity.namespace);
         let Some(pod) = pod else { return Err(Reply::Later("this pod is not known yet")) };
@@ -201,11 +212,26 @@ impl Desk {
         let _ = reply.send(answer);
     }
 
+    /// Writes down which records go with the pod.
+    pub fn abandon(&mut self, identity: &Identity, sid: StreamId, range: Range<u64>, reason: String, reply: ReplyTo) {
+        let denied = if !self.is_of(&sid, identity) {
+            Reply::Denied(403, NOT_ITS_OWN.to_owned())
+        } else if self.book.tables().stream(&sid).is_none() {
+            Reply::Refused(Refusal::Unknown)
+        } else if self.told.len() >= WAITING_MAX {
+            Reply::Later("too many wait")
+        } else {
+            self.facts.push(Fact::Abandoned(sid, range.start, range.end, reason));
+            return self.told.push((self.committed.saturating_add(self.facts.len() as u64), reply));
+        };
+        let _ = reply.send(denied);
+    }
+
     fn judge(&mut self, identity: &Identity, request: &Request, now_s: u64) -> Result<Option<Cosignable>, Reply> {
         let head = &request.note.checkpoint;
         let Ok(sid) = head.origin.parse::<StreamId>() else { return Err(Reply::Refused(Refusal::Unknown)) };
         if !self.is_of(&sid, identity) {
-            return Err(Reply::Denied(403, "the stream is not named after this pod and cluster".to_owned()));
+            return Err(Reply::Denied(403, NOT_ITS_OWN.to_owned()));
         }
         if self.busy.contains(&sid) {
             return Err(Reply::Later("a head of this stream waits already"));
@@ -302,6 +328,14 @@ impl Desk {
                     let _ = reply.send(Reply::Certificate(certificate));
                 }
                 None => self.certified.push((sid, certificate, reply)),
+            }
+        }
+        self.committed = self.committed.saturating_add(facts as u64);
+        for (at, reply) in std::mem::take(&mut self.told) {
+            if at <= self.committed {
+                let _ = reply.send(Reply::Written);
+            } else {
+                self.told.push((at, reply));
             }
         }
         let waiting = self.waiting.iter().filter_map(|(head, _)| head.origin.parse().ok());

@@ -10,10 +10,12 @@ use hyper::{Request, StatusCode, header};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use testimony_core::contract::{ADD_CHECKPOINT_PATH, CERTIFICATE_PATH};
+use testimony_core::contract::{ABANDONED_PATH, ADD_CHECKPOINT_PATH, CERTIFICATE_PATH};
 use testimony_core::evidence::note::PublicKey;
-use testimony_core::evidence::stream::StreamId;
-use testimony_core::evidence::witness::csr::{CSR_BYTES_MAX, CertificateRequest, CertificateResponse, parse_csr};
+use testimony_core::evidence::stream::{NotAStream, StreamId};
+use testimony_core::evidence::witness::csr::{
+    Abandoned, CSR_BYTES_MAX, CertificateRequest, CertificateResponse, REASON_BYTES_MAX, parse_csr,
+};
 use testimony_core::evidence::witness::request::REQUEST_BYTES_MAX;
 use tokio::sync::{mpsc, oneshot};
 
@@ -40,6 +42,15 @@ pub enum Ask {
     },
     /// To cosign a head.
     AddCheckpoint(Box<testimony_core::evidence::witness::Request>),
+    /// To write down which records go with the pod.
+    Abandon {
+        /// The stream.
+        sid: StreamId,
+        /// The first record, and the one after the last.
+        range: std::ops::Range<u64>,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What a sidecar asks, who it is, and where the answer goes.
@@ -61,7 +72,7 @@ impl WitnessDoor {
 
     /// Whether a path is the witness's.
     pub fn serves(path: &str) -> bool {
-        path == CERTIFICATE_PATH || path == ADD_CHECKPOINT_PATH
+        [CERTIFICATE_PATH, ADD_CHECKPOINT_PATH, ABANDONED_PATH].contains(&path)
     }
 
     /// Says how long it takes from block to block now.
@@ -71,8 +82,11 @@ impl WitnessDoor {
 
     /// Answers a request of this pod, and says what metrics call it.
     pub async fn handle(&self, identity: Identity, request: Request<Incoming>) -> (Answer, &'static str) {
-        let certify = request.uri().path() == CERTIFICATE_PATH;
-        let asked = if certify { certificate(request).await } else { checkpoint(request).await };
+        let asked = match request.uri().path() {
+            CERTIFICATE_PATH => certificate(request).await,
+            ABANDONED_PATH => abandoned(request).await,
+            _ => checkpoint(request).await,
+        };
         let ask = match asked {
             Ok(ask) => ask,
             Err(answer) => return (answer, "bad_request"),
@@ -105,6 +119,7 @@ impl WitnessDoor {
                     Err(error) => (text_answer(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()), "error"),
                 }
             }
+            Reply::Written => (text_answer(StatusCode::NO_CONTENT, ""), "written"),
             Reply::Cosigned(line) => (text_answer(StatusCode::OK, line), "cosigned"),
             Reply::Refused(refusal) => {
                 (answer(status(refusal.status()), refusal.content_type(), refusal.body()), refusal.as_str())
@@ -133,6 +148,17 @@ async fn certificate(request: Request<Incoming>) -> Result<Ask, Answer> {
     let (sid, key) = parse_csr(&der)
         .ok_or_else(|| bad("csr: not a request for an Ed25519 key in the name of a stream, signed by it".to_owned()))?;
     Ok(Ask::Certify { injection_id: asked.injection_id, sid, key })
+}
+
+async fn abandoned(request: Request<Incoming>) -> Result<Ask, Answer> {
+    let bad = |text: String| text_answer(StatusCode::BAD_REQUEST, format!("abandoned: {text}\n"));
+    let body = body(request, CERTIFICATE_REQUEST_BYTES_MAX).await?;
+    let told: Abandoned = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+    let sid = told.stream.parse().map_err(|error: NotAStream| bad(error.to_string()))?;
+    if told.from >= told.to || told.reason.len() > REASON_BYTES_MAX {
+        return Err(bad(format!("`from` must be below `to`, and `reason` have at most {REASON_BYTES_MAX} bytes")));
+    }
+    Ok(Ask::Abandon { sid, range: told.from..told.to, reason: told.reason })
 }
 
 async fn checkpoint(request: Request<Incoming>) -> Result<Ask, Answer> {

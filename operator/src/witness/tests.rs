@@ -195,7 +195,7 @@ impl Sidecar {
             self.client.push(leaf);
             self.leaves.push(leaf);
         }
-        assert!(self.client.head(self.note()));
+        assert!(self.client.head(self.note(), None));
     }
 
     /// Ends the epoch, or the stream.
@@ -203,9 +203,9 @@ impl Sidecar {
         let (seq, next) = (self.leaves.len(), (typ == "checkpoint").then(|| public(self.key + 1)));
         let key = next.map(|key| format!("\"next_key\":\"{key}\",")).unwrap_or_default();
         let body = format!("{{{key}\"seq\":\"{seq}\",\"sid\":\"{}\",\"typ\":\"{typ}\"}}", self.sid);
-        self.client.push_record(body.as_bytes(), next);
+        self.client.push_record(body.as_bytes(), next.is_none());
         self.leaves.push(leaf(body.as_bytes()));
-        assert!(self.client.head(self.note()));
+        assert!(self.client.head(self.note(), next));
         self.key += u8::from(next.is_some());
     }
 
@@ -219,7 +219,7 @@ impl Sidecar {
                 Reply::Refused(refusal) => self.client.answered(refusal.status(), &refusal.body()),
                 Reply::Denied(status, why) => self.client.answered(status, &why),
                 Reply::Later(_) => self.client.answered(503, ""),
-                Reply::Certificate(_) => panic!("nobody asked for one"),
+                other => panic!("nobody asked for {other:?}"),
             };
             let ends = !matches!(outcome, Outcome::Cosigned(_) | Outcome::Again | Outcome::WentBack);
             last = Some(outcome);
@@ -434,6 +434,21 @@ async fn two_heads_of_one_size_are_told() {
     bench.until("it stands in the ledger", |bench| !bench.read().others.is_empty()).await;
     let told: Vec<Fact> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
     assert_eq!(told, [Fact::Fork(sidecar.sid.clone(), note.encode())]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_takes_along_is_written_down() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    let sidecar = Sidecar::new("a");
+    let abandon = || Ask::Abandon { sid: sidecar.sid.clone(), range: 3..9, reason: "sink down".to_owned() };
+    assert_eq!(bench.ask("a", abandon()).await, Reply::Refused(Refusal::Unknown));
+    assert!(matches!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(_)));
+    assert!(matches!(bench.ask("b", abandon()).await, Reply::Denied(403, _)));
+    assert_eq!(bench.ask("a", abandon()).await, Reply::Written);
+    let told: Vec<Fact> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
+    assert_eq!(told, [Fact::Abandoned(sidecar.sid.clone(), 3, 9, "sink down".to_owned())]);
     bench.end().await;
 }
 

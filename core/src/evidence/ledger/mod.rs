@@ -1,8 +1,9 @@
 //! The ledger: what the witness remembers, itself a chained stream (W1, W4).
 //!
 //! [`fact`] is what can be said, [`entry`] its canonical body, [`tables`] what all entries add up to. A [`Book`] proposes
-//! blocks of entries; one create-only object for each block decides whether it stands ([`block`]). [`read`] is how others
-//! read an export of it.
+//! blocks of entries; one create-only object for each block decides whether it stands ([`block`]). [`export`] shows it as OTLP,
+//! [`read`] is how others
+//! read that.
 //!
 //! ```text
 //! Book::propose -> Proposed --(the object was created)--> Committed -> Book::apply -> Cosignable
@@ -13,6 +14,7 @@
 pub mod block;
 pub mod book;
 pub mod entry;
+pub mod export;
 pub mod fact;
 pub mod read;
 pub mod tables;

@@ -320,6 +320,35 @@ fn w4_a_reader_learns_what_must_exist_and_what_was_not_covered() {
 }
 
 #[test]
+fn an_export_is_read_in_any_order_and_says_what_is_missing() {
+    let mut keeper = Keeper::new();
+    keeper.commit(&[Fact::Expected(pod(1)), certified(1)], &[]);
+    keeper.commit(&[], &[keeper.head(1, 3)]);
+    let lines: Vec<String> =
+        keeper.blocks.iter().map(|block| export::otlp_line(block, &ledger()).expect("entries")).collect();
+    expect_test::expect![[r#"{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"testimony-operator"}},{"key":"k8s.cluster.uid","value":{"stringValue":"c-1"}}]},"scopeLogs":[{"logRecords":[{"attributes":[{"key":"audit.schema.version","value":{"stringValue":"1"}},{"key":"audit.sequence.stream_id","value":{"stringValue":"c-1/testimony-system/ledger/00000000000000000000000000000007-0-0"}},{"key":"audit.sequence.number","value":{"intValue":"4"}},{"key":"testimony.prev","value":{"stringValue":"90bcd138a652629881839dc8089242f1bb6dc8e9d55b567d11553789d5b43165"}}],"body":{"stringValue":"{\"heads\":\"2:3:d5688a52d55a02ec4aea5ec1eadfffe1c9e0ee6a4ddbe2377f98326d42dfc975\",\"prev\":\"90bcd138a652629881839dc8089242f1bb6dc8e9d55b567d11553789d5b43165\",\"seq\":\"3\",\"sid\":\"c-1/testimony-system/ledger/00000000000000000000000000000007-0-0\",\"t0\":\"1700000002000000000\",\"typ\":\"ledger-head\",\"v\":\"1\"}"},"eventName":"audit.ledger.head","observedTimeUnixNano":"1700000002000000000","severityNumber":9,"timeUnixNano":"1700000002000000000"},{"attributes":[{"key":"audit.schema.version","value":{"stringValue":"1"}},{"key":"audit.sequence.stream_id","value":{"stringValue":"c-1/testimony-system/ledger/00000000000000000000000000000007-0-0"}}],"body":{"stringValue":"{\"note\":\"Yy0xL3Rlc3RpbW9ueS1zeXN0ZW0vbGVkZ2VyLzAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA3LTAtMAo0CmFxWUNRMUcwa21TWERFRndHWjg1OG1rUi9zdnh5UGZidkY5UERtSEhKMHc9CgrigJQgYy0xL3Rlc3RpbW9ueS1zeXN0ZW0vbGVkZ2VyLzAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA3LTAtMCBnUGd3QnBXcndCZ0JZc2s3N2VJK3p2dEw4WDdmYVk0Y3hjS2d3Ulg5ZzQwd21IRFhheHdrTzE2UTBGd1JOdWNzdmw2ZUN5U0VzdGMvWEx0K0JXT29ZU1hFa3dvPQo=\",\"typ\":\"head\",\"v\":\"1\"}"},"eventName":"audit.checkpoint","observedTimeUnixNano":"1700000002000000000","severityNumber":9,"timeUnixNano":"1700000002000000000"}],"scope":{}}]}]}"#]].assert_eq(&lines[1]);
+    let mut bodies: Vec<Vec<u8>> = Vec::new();
+    for block in &keeper.blocks {
+        bodies.extend(block.entries.lines().map(|line| line.as_bytes().to_vec()));
+        bodies.push(export::head_body(&block.note));
+    }
+    bodies.reverse();
+    bodies.push(bodies[1].clone());
+    bodies.push(b"not a body".to_vec());
+    let read = |bodies: &[Vec<u8>]| {
+        export::read_bodies(&ledger(), public(8), bodies.iter().map(Vec::as_slice)).map(|summary| summary.size)
+    };
+    assert_eq!(read(&bodies), Ok(keeper.book.size()));
+    let without = |at: usize| bodies.iter().filter(|body| **body != bodies[at]).cloned().collect::<Vec<_>>();
+    assert_eq!(read(&without(0)), Ok(3), "the last entry is there, and nothing proves it");
+    assert_eq!(read(&without(1)), Err("the ledger has 4 entries, as its own head says, and 3 are there".to_owned()));
+    assert_eq!(read(&without(3)), Err("entry 3: its number is 3, and 2 was due".to_owned()));
+    let text = String::from_utf8(bodies[1].clone()).expect("ASCII").replace("3:", "4:");
+    bodies.push(text.into_bytes());
+    assert_eq!(read(&bodies), Err("entry 3 is there with two bodies".to_owned()));
+}
+
+#[test]
 fn w1_the_time_between_blocks_grows_with_the_streams() {
     for (streams, ms) in [(0, 1_000), (500, 1_000), (501, 1_002), (10_000, 20_000), (usize::MAX, u64::MAX / 500)] {
         assert_eq!(interval_ms(streams), ms, "{streams}");

@@ -23,6 +23,14 @@ struct Step {
     shown: bool,
 }
 
+/// A checkpoint, or the end of the stream.
+#[derive(Debug)]
+struct Shown {
+    index: u64,
+    body: Vec<u8>,
+    closes: bool,
+}
+
 /// What the witness acknowledged last.
 #[derive(Debug)]
 struct Known {
@@ -38,10 +46,12 @@ struct Known {
 pub struct Client {
     known: Known,
     steps: VecDeque<Step>,
-    /// Leaves since the newest step.
+    /// Leaves since the newest step that no head of a smaller size can need any more.
     since: Range,
-    /// The record that the next head must show, with its proof.
-    record: Option<(Vec<u8>, Vec<Hash>, Option<PublicKey>)>,
+    /// Leaves after those.
+    leaves: VecDeque<Hash>,
+    /// Records that a head may have to show, by their place.
+    records: VecDeque<Shown>,
     /// The witness went back: the next request starts from the head that it cosigned last.
     went_back: bool,
     under_way: bool,
@@ -73,46 +83,85 @@ impl Client {
             known: Known { range: Range::empty(0), cosigned: None, key },
             steps: VecDeque::new(),
             since: Range::empty(0),
-            record: None,
+            leaves: VecDeque::new(),
+            records: VecDeque::new(),
             went_back: false,
             under_way: false,
         }
     }
 
-    /// A leaf was sealed.
+    /// A leaf was sealed. Leaves are kept one by one until a head covers them: heads are signed only once all under them
+    /// is durable, while sealing goes on (H1). What is sealed and not durable has its limit in the writer's queue (S3).
     pub fn push(&mut self, leaf: Hash) {
-        self.since.push(leaf);
+        self.leaves.push_back(leaf);
     }
 
-    /// A record was sealed that the witness must see: the checkpoint of a rollover, with its key, or `close`. The next
-    /// head must be the one whose last leaf it is.
-    pub fn push_record(&mut self, body: &[u8], next_key: Option<PublicKey>) {
-        let proof = inclusion_of_next(&self.all()).unwrap_or_default();
-        self.since.push(leaf(body));
-        self.record = Some((body.to_vec(), proof, next_key));
+    /// A `checkpoint` or, with `closes`, the `close` was sealed: the witness must see it if its head ends an epoch or the
+    /// stream.
+    pub fn push_record(&mut self, body: &[u8], closes: bool) {
+        self.records.push_back(Shown { index: self.sealed(), body: body.to_vec(), closes });
+        self.leaves.push_back(leaf(body));
     }
 
-    /// The tree's size was signed and is durable: shows it when the witness is asked next, in place of an older head that
-    /// waits and ends no epoch. `false`: it is not the note of this size, or too many wait; then it is not shown.
-    pub fn head(&mut self, note: SignedNote) -> bool {
-        if note.checkpoint.size != self.since.end() || self.all().root() != Some(note.checkpoint.root) {
+    /// A head was signed and is durable; with `next_key`, it ends an epoch. Heads come in order of their sizes. This one is
+    /// shown when the witness is asked next, in place of an older one that waits and ends no epoch.
+    ///
+    /// `false`: it is not the head of these leaves, or too many wait; then it is not shown.
+    pub fn head(&mut self, note: SignedNote, next_key: Option<PublicKey>) -> bool {
+        let size = note.checkpoint.size;
+        if size < self.since.end() || size > self.sealed() || self.steps.len() >= STEPS_MAX {
             return false;
         }
-        let (tail, next_key) = match self.record.take() {
-            Some((body, proof, next_key)) => (Tail::Record { body, proof }, next_key),
-            None => (Tail::None, None),
-        };
-        let replaces = self.steps.back().is_some_and(|step| step.tail == Tail::None && !step.shown);
-        let mut since = std::mem::replace(&mut self.since, Range::empty(note.checkpoint.size));
-        if replaces && let Some(mut step) = self.steps.pop_back() {
+        let Some(tail) = self.cover(size, next_key) else { return false };
+        if self.all().root() != Some(note.checkpoint.root) {
+            return false;
+        }
+        let mut since = std::mem::replace(&mut self.since, Range::empty(size));
+        if self.steps.back().is_some_and(|step| step.tail == Tail::None && !step.shown)
+            && let Some(mut step) = self.steps.pop_back()
+        {
             step.since.append(&since);
             since = step.since;
-        } else if self.steps.len() >= STEPS_MAX {
-            self.since = since;
-            return false;
         }
         self.steps.push_back(Step { since, note, tail, next_key, shown: false });
         true
+    }
+
+    /// Shows the head that was cosigned last once more, as a sign of life of an idle stream (H2): it is not signed again,
+    /// because its key may be gone (K2). `false`: another one waits, or there is none.
+    pub fn again(&mut self) -> bool {
+        let Some(cosigned) = self.known.cosigned.as_ref().filter(|_| self.steps.is_empty()) else { return false };
+        let signatures = cosigned.signatures.first().cloned().into_iter().collect();
+        let note = SignedNote { checkpoint: cosigned.checkpoint.clone(), signatures };
+        let since = Range::empty(self.known.range.end());
+        self.steps.push_back(Step { since, note, tail: Tail::None, next_key: None, shown: true });
+        true
+    }
+
+    /// Takes the leaves under a head of this size together; what the head shows of its last record. `None`: it ends an
+    /// epoch, and its last record is not there.
+    fn cover(&mut self, size: u64, next_key: Option<PublicKey>) -> Option<Tail> {
+        let last = size.checked_sub(1);
+        self.records.retain(|record| Some(record.index) >= last);
+        let of_head = self.records.front().filter(|record| Some(record.index) == last);
+        let shows = of_head.is_some_and(|record| record.closes || next_key.is_some());
+        if next_key.is_some() && !shows {
+            return None;
+        }
+        let mut tail = Tail::None;
+        while self.since.end() < size {
+            if shows && Some(self.since.end()) == last {
+                let proof = inclusion_of_next(&self.all())?;
+                tail = Tail::Record { body: self.records.pop_front()?.body, proof };
+            }
+            self.since.push(self.leaves.pop_front()?);
+        }
+        Some(tail)
+    }
+
+    /// Number of all leaves.
+    fn sealed(&self) -> u64 {
+        self.since.end().saturating_add(self.leaves.len() as u64)
     }
 
     /// Whether a head waits, and none is under way.
@@ -204,7 +253,7 @@ impl Client {
         self.known.range.end()
     }
 
-    /// All leaves.
+    /// The leaves under the newest head, and those taken together since.
     fn all(&self) -> Range {
         let mut all = self.known.range.clone();
         self.steps.iter().for_each(|step| {

@@ -108,3 +108,21 @@ pub struct CertificateResponse {
     /// Time between two blocks of the ledger now, in milliseconds: heads shown more often are cosigned no sooner.
     pub interval_ms: u64,
 }
+
+/// What a sidecar tells when its pod goes: these records were sealed, and no sink has them. JSON to
+/// [`crate::contract::ABANDONED_PATH`]; 204 once it stands in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Abandoned {
+    /// The stream.
+    pub stream: String,
+    /// The first record.
+    pub from: u64,
+    /// The record after the last one.
+    pub to: u64,
+    /// Why, in a word or two; at most [`REASON_BYTES_MAX`].
+    pub reason: String,
+}
+
+/// Longest reason, in bytes.
+pub const REASON_BYTES_MAX: usize = 128;

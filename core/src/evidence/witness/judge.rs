@@ -49,7 +49,7 @@ impl StreamState {
         }
     }
 
-    /// The key of a head of this size.
+    /// The key of a head of this size (K2).
     fn key_of(&self, size: u64) -> &PublicKey {
         match &self.previous_key {
             Some(previous) if size == self.key_from => previous,

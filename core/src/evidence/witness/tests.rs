@@ -67,21 +67,21 @@ impl Owner {
     }
 
     fn head(&mut self) {
-        assert!(self.client.head(self.note()));
+        assert!(self.client.head(self.note(), None));
     }
 
     fn roll_over(&mut self) {
         let next = public(self.key + 1);
         let body = body(self.leaves.len() as u64, "checkpoint", Some(next));
-        self.client.push_record(&body, Some(next));
+        self.client.push_record(&body, false);
         self.leaves.push(leaf(&body));
-        self.head();
+        assert!(self.client.head(self.note(), Some(next)));
         self.key += 1;
     }
 
     fn close(&mut self) {
         let body = body(self.leaves.len() as u64, "close", None);
-        self.client.push_record(&body, None);
+        self.client.push_record(&body, true);
         self.leaves.push(leaf(&body));
         self.head();
     }
@@ -189,6 +189,53 @@ fn k2_after_an_outage_every_rollover_is_shown_and_heads_between_are_not() {
     // Six rollovers and the newest head.
     assert_eq!(outcomes.len(), 7);
     assert_eq!(witness.state.as_ref().map(|state| (state.size, state.key)), Some((429, public(7))));
+}
+
+#[test]
+fn h1_a_head_may_be_signed_long_after_more_was_sealed() {
+    let (mut owner, mut witness) = (Owner::new(), Witness::new());
+    let mut notes = Vec::new();
+    for round in 0..6 {
+        owner.seal(5);
+        notes.push((owner.note(), None));
+        // A checkpoint that ends no epoch needs not be seen.
+        let next = (round % 2 == 1).then(|| public(owner.key + 1));
+        let body = body(owner.leaves.len() as u64, "checkpoint", next);
+        owner.client.push_record(&body, false);
+        owner.leaves.push(leaf(&body));
+        notes.push((owner.note(), next));
+        owner.key += u8::from(next.is_some());
+    }
+    owner.seal(2);
+    for (note, next) in notes {
+        assert!(owner.client.head(note.clone(), next));
+        let outcomes = owner.show(&mut witness);
+        assert!(all_cosigned(&outcomes) && witness.size() == note.checkpoint.size, "{outcomes:?}");
+    }
+    let checkpoint = Checkpoint { origin: SID.to_owned(), size: 3, root: root_of(&owner.leaves[..3]) };
+    assert!(!owner.client.head(SignedNote { checkpoint, signatures: Vec::new() }, None), "an older one");
+    assert!(!owner.client.head(owner.note(), Some(public(9))), "an epoch does not end without its checkpoint");
+    owner.head();
+    assert!(all_cosigned(&owner.show(&mut witness)));
+}
+
+#[test]
+fn an_idle_stream_shows_the_same_head_again() {
+    let (mut owner, mut witness) = (Owner::new(), Witness::new());
+    owner.seal(2);
+    assert!(!owner.client.again(), "nothing was shown yet");
+    owner.head();
+    assert!(!owner.client.again(), "a head waits");
+    assert!(all_cosigned(&owner.show(&mut witness)));
+    owner.roll_over();
+    assert!(all_cosigned(&owner.show(&mut witness)));
+    for _ in 0..2 {
+        assert!(owner.client.again());
+        assert!(all_cosigned(&owner.show(&mut witness)), "signed by a key that is gone");
+    }
+    owner.seal(1);
+    owner.head();
+    assert!(all_cosigned(&owner.show(&mut witness)));
 }
 
 #[test]
