@@ -76,6 +76,8 @@ pub struct Metrics {
     pub streams: Family<StateLabels, Gauge>,
     /// Blocks of the ledger: `committed`, `error` (tried again), `others` (written by another keeper), `reload`.
     pub ledger_blocks: Family<ResultLabels, Counter>,
+    /// Requests with a block to a sink: `success` or `error` (tried again).
+    pub ledger_exports: Family<ResultLabels, Counter>,
     /// Entries of the ledger.
     pub ledger_entries: Gauge,
     /// Bytes of the blocks in the cluster.
@@ -104,6 +106,7 @@ impl Metrics {
             witness_requests: Family::default(),
             streams: Family::default(),
             ledger_blocks: Family::default(),
+            ledger_exports: Family::default(),
             ledger_entries: Gauge::default(),
             ledger_bytes: Gauge::default(),
             ledger_interval: Gauge::default(),
@@ -135,6 +138,11 @@ impl Metrics {
         registry.register("witness_requests", "Requests to certify streams and cosign heads, by result", requests);
         registry.register("streams", "Streams of the ledger that go on, by state", self.streams.clone());
         registry.register("ledger_blocks", "Blocks of the ledger by result", self.ledger_blocks.clone());
+        registry.register(
+            "ledger_exports",
+            "Blocks of the ledger sent to a sink, by result",
+            self.ledger_exports.clone(),
+        );
         registry.register("ledger_entries", "Entries of the ledger", self.ledger_entries.clone());
         let (bytes, interval) = (self.ledger_bytes.clone(), self.ledger_interval.clone());
         registry.register_with_unit("ledger", "Blocks of the ledger in the cluster", Unit::Bytes, bytes);

@@ -66,6 +66,7 @@ fn the_page_of_the_metrics_is_the_codes() {
         witness_requests,
         streams,
         ledger_blocks,
+        ledger_exports,
         ledger_entries: _,
         ledger_bytes: _,
         ledger_interval: _,
@@ -77,7 +78,7 @@ fn the_page_of_the_metrics_is_the_codes() {
         family.get_or_create(&KindLabels { kind: "Pod" }).inc();
     }
     objects.get_or_create(&KindLabels { kind: "Pod" }).inc();
-    for family in [polls, writes, witness_requests, ledger_blocks] {
+    for family in [polls, writes, witness_requests, ledger_blocks, ledger_exports] {
         family.get_or_create(&ResultLabels { result: "ok" }).inc();
     }
     pods.get_or_create(&StateLabels { state: "matched" }).inc();
@@ -90,7 +91,7 @@ fn the_page_of_the_metrics_is_the_codes() {
          path `/metrics`, in the OpenMetrics format.\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n",
     );
     let found = families(&scraped);
-    assert_eq!(found.len(), 18, "{scraped}");
+    assert_eq!(found.len(), 19, "{scraped}");
     for (name, family) in found {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         page.push_str(&format!("| `{name}` | {} | {} | {} |\n", family.kind, labels.join(", "), family.help));

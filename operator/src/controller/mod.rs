@@ -21,7 +21,7 @@ use crate::settings::{InjectionMode, Settings};
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin, wait_for};
 use crate::watches::Watches;
-use crate::witness::{Keeper, KeeperConfig, WitnessDoor};
+use crate::witness::{Exporter, Keeper, KeeperConfig, WitnessDoor};
 use crate::{admin, api};
 use anyhow::Context;
 use injection::Injection;
@@ -146,7 +146,9 @@ impl Leader {
         let shared = (self.state.clone(), self.metrics.clone());
         let certificates = (self.authority.clone(), self.bundle.clone());
         let keeper = Keeper::new(config, self.client.clone(), shared, certificates, (door, inbox));
-        let witness = keeper.run(shutdown.clone());
+        let (store, progress) = keeper.blocks();
+        let exporter = Exporter { store, state: self.state.clone(), metrics: self.metrics.clone(), progress };
+        let (witness, export) = (keeper.run(shutdown.clone()), exporter.run(shutdown.clone()));
         let owned = Owned::new(self.client.clone(), self.settings.clone()).run(shutdown.clone());
         let injection = self.injection(shutdown.clone());
         let label = async {
@@ -154,7 +156,8 @@ impl Leader {
             shutdown.wait().await;
             self.unlabel().await;
         };
-        let (polls, injection, (), (), (), ()) = tokio::join!(polls, injection, write, owned, witness, label);
+        let (polls, injection, (), (), (), (), ()) =
+            tokio::join!(polls, injection, write, owned, witness, export, label);
         injection?;
         polls.context("policy server")
     }

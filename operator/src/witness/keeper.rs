@@ -3,6 +3,7 @@
 //! A ledger that cannot be read is never written on: the witness says so and answers 503, while traffic and recording go on.
 
 use super::desk::{Desk, Reply};
+use super::export::Progress;
 use super::http::{Ask, Asked, WitnessDoor};
 use super::keys::{KeyError, WitnessKeys};
 use super::store::{Store, StoreError, Stored};
@@ -85,6 +86,7 @@ pub struct Keeper {
     bundle: watch::Receiver<Option<Arc<str>>>,
     door: WitnessDoor,
     inbox: mpsc::Receiver<Asked>,
+    progress: watch::Sender<Option<Progress>>,
 }
 
 /// Blocks at the API server: number and bytes.
@@ -100,7 +102,13 @@ impl Keeper {
         (door, inbox): (WitnessDoor, mpsc::Receiver<Asked>),
     ) -> Self {
         let store = Store::new(client.clone(), &config.namespace);
-        Self { config, client, store, state, metrics, authority, bundle, door, inbox }
+        let progress = watch::Sender::new(None);
+        Self { config, client, store, state, metrics, authority, bundle, door, inbox, progress }
+    }
+
+    /// Where its blocks are, and which there are.
+    pub fn blocks(&self) -> (Store, watch::Receiver<Option<Progress>>) {
+        (self.store.clone(), self.progress.subscribe())
     }
 
     /// Keeps the ledger until the signal to stop. Errors are logged, counted, and tried again.
@@ -164,6 +172,7 @@ impl Keeper {
                         return Ok(());
                     }
                     self.remove(&desk, &mut held).await;
+                    self.tell(&desk, &held);
                     next = Instant::now() + desk.interval();
                 }
                 () = shutdown.wait() => return Ok(()),
@@ -243,6 +252,18 @@ impl Keeper {
         self.metrics.ledger_interval.set(desk.interval().as_secs_f64());
         self.metrics.ledger_committed_at.set(i64::try_from(now_ns() / 1_000_000_000).unwrap_or(i64::MAX));
         self.door.tell_interval(desk.interval());
+    }
+
+    /// Says which blocks there are to those who send them on.
+    fn tell(&self, desk: &Desk, held: &Held) {
+        let next = desk.book().next_block();
+        let oldest = held.front().map_or(next, |(number, _)| *number);
+        let progress = Some(Progress { sid: desk.book().sid().clone(), oldest, next });
+        self.progress.send_if_modified(|held| {
+            let news = *held != progress;
+            *held = progress;
+            news
+        });
     }
 
     /// Removes blocks that need not be kept any more, oldest first.

@@ -17,7 +17,10 @@ pub const BLOCK_LABEL: &str = "testimony.dev/ledger";
 /// Name of the ConfigMap with what a verification must be given.
 pub const ROOTS: &str = "testimony-roots";
 
-/// Key of that ConfigMap.
+/// Name of the ConfigMap that says how far each sink is: the next block's number by the sink's name.
+pub const POSITIONS: &str = "testimony-ledger-sent";
+
+/// Key of the ConfigMap with the roots.
 pub const ROOTS_KEY: &str = "roots";
 
 /// Blocks of one page of a list: each has at most 512 KiB.
@@ -116,21 +119,51 @@ impl Store {
         }
     }
 
+    /// A block, if it is there.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn get(&self, number: u64) -> Result<Option<Block>, StoreError> {
+        self.api.get_opt(&name(number)).await?.map(block).transpose()
+    }
+
     /// Publishes the roots where they have changed.
     ///
     /// # Errors
     /// The API server's.
     pub async fn publish_roots(&self, text: &str) -> Result<(), StoreError> {
-        let data = BTreeMap::from([(ROOTS_KEY.to_owned(), text.to_owned())]);
-        let metadata = ObjectMeta { name: Some(ROOTS.to_owned()), labels: Some(labels()), ..ObjectMeta::default() };
-        let Some(there) = self.api.get_opt(ROOTS).await? else {
+        self.publish(ROOTS, BTreeMap::from([(ROOTS_KEY.to_owned(), text.to_owned())])).await
+    }
+
+    /// How far each sink is: the next block's number by the sink's name.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn positions(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        let data = self.api.get_opt(POSITIONS).await?.and_then(|object| object.data).unwrap_or_default();
+        Ok(data.into_iter().filter_map(|(sink, next)| Some((sink, next.parse().ok()?))).collect())
+    }
+
+    /// Writes down how far each sink is.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn write_positions(&self, positions: &BTreeMap<String, u64>) -> Result<(), StoreError> {
+        let text = |(sink, next): (&String, &u64)| (sink.clone(), next.to_string());
+        self.publish(POSITIONS, positions.iter().map(text).collect()).await
+    }
+
+    /// Writes a ConfigMap where it has changed.
+    async fn publish(&self, name: &str, data: BTreeMap<String, String>) -> Result<(), StoreError> {
+        let Some(there) = self.api.get_opt(name).await? else {
+            let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(labels()), ..ObjectMeta::default() };
             let object = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
             self.api.create(&PostParams::default(), &object).await?;
             return Ok(());
         };
         if there.data.as_ref() != Some(&data) {
             let object = ConfigMap { data: Some(data), ..there };
-            self.api.replace(ROOTS, &PostParams::default(), &object).await?;
+            self.api.replace(name, &PostParams::default(), &object).await?;
         }
         Ok(())
     }

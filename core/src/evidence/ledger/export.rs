@@ -5,8 +5,10 @@ use super::block::Block;
 use super::entry::Entry;
 use super::read::{Reader, Summary};
 use crate::canon::{BodyWriter, parse_body};
+use crate::evidence::hash::Hash;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
+use crate::otlp::proto;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -15,8 +17,16 @@ use std::collections::BTreeMap;
 /// What event names of entries begin with; the entry's type follows, without its `ledger-`.
 pub const EVENT_PREFIX: &str = "audit.ledger.";
 
+/// Event name of a head.
+pub const HEAD_EVENT: &str = "audit.checkpoint";
+
 /// OTel's severity INFO.
-const SEVERITY: u8 = 9;
+const SEVERITY: u64 = 9;
+
+const VERSION: &str = "audit.schema.version";
+const STREAM: &str = "audit.sequence.stream_id";
+const NUMBER: &str = "audit.sequence.number";
+const PREVIOUS: &str = "testimony.prev";
 
 /// The exported head of a ledger (H3): like that of a stream, it is no leaf.
 pub fn head_body(note: &str) -> Vec<u8> {
@@ -29,51 +39,97 @@ pub fn head_body(note: &str) -> Vec<u8> {
     out
 }
 
-/// A block as JSON of OTLP log records, its head last.
-///
-/// # Errors
-/// The bodies are no entries.
-pub fn log_records(block: &Block) -> Result<Vec<Value>, String> {
+/// One log record: an entry, or a head.
+struct LogRecord {
+    time_ns: u64,
+    event: String,
+    body: String,
+    sid: String,
+    /// `audit.sequence.number`, which begins at 1; a head has none.
+    number: Option<u64>,
+    prev: Option<String>,
+}
+
+/// A block's log records, its head last.
+fn log_records(block: &Block) -> Result<Vec<LogRecord>, String> {
     let mut records = Vec::new();
-    let mut last: Option<Entry> = None;
     for body in block.entries.lines() {
         let entry = Entry::parse(body.as_bytes())?;
-        records.push(record(&entry, body));
-        last = Some(entry);
+        let typ = super::entry::typ(&entry.fact);
+        let event = typ.strip_prefix(super::entry::TYPE_PREFIX).unwrap_or(typ);
+        records.push(LogRecord {
+            time_ns: entry.at_ns,
+            event: format!("{EVENT_PREFIX}{event}"),
+            body: body.to_owned(),
+            sid: entry.sid.to_string(),
+            number: Some(entry.seq.saturating_add(1)),
+            prev: entry.prev.map(Hash::to_hex),
+        });
     }
-    let Some(last) = last else { return Ok(records) };
-    let body = String::from_utf8(head_body(&block.note)).map_err(|error| error.to_string())?;
-    let time = last.at_ns.to_string();
-    let attributes = [
-        attribute("audit.schema.version", json!({"stringValue": super::entry::ENTRY_VERSION})),
-        attribute("audit.sequence.stream_id", json!({"stringValue": last.sid.as_str()})),
-    ];
-    records.push(json!({
-        "timeUnixNano": time, "observedTimeUnixNano": time, "severityNumber": SEVERITY, "eventName": "audit.checkpoint",
-        "body": {"stringValue": body}, "attributes": attributes,
-    }));
+    if let Some(last) = records.last() {
+        let body = String::from_utf8(head_body(&block.note)).map_err(|error| error.to_string())?;
+        let (time_ns, sid) = (last.time_ns, last.sid.clone());
+        records.push(LogRecord { time_ns, event: HEAD_EVENT.to_owned(), body, sid, number: None, prev: None });
+    }
     Ok(records)
 }
 
-fn record(entry: &Entry, body: &str) -> Value {
-    let typ = super::entry::typ(&entry.fact);
-    let event = typ.strip_prefix(super::entry::TYPE_PREFIX).unwrap_or(typ);
-    let time = entry.at_ns.to_string();
-    let number = entry.seq.saturating_add(1).to_string();
-    let mut attributes = vec![
-        attribute("audit.schema.version", json!({"stringValue": super::entry::ENTRY_VERSION})),
-        attribute("audit.sequence.stream_id", json!({"stringValue": entry.sid.as_str()})),
-        attribute("audit.sequence.number", json!({"intValue": number})),
-    ];
-    attributes.extend(entry.prev.map(|prev| attribute("testimony.prev", json!({"stringValue": prev.to_hex()}))));
-    json!({
-        "timeUnixNano": time, "observedTimeUnixNano": time, "severityNumber": SEVERITY,
-        "eventName": format!("{EVENT_PREFIX}{event}"), "body": {"stringValue": body}, "attributes": attributes,
-    })
+/// The Resource: the operator of this cluster.
+fn resource(sid: &StreamId) -> [(&'static str, &str); 2] {
+    let cluster = sid.parts().map(|parts| parts.cluster_uid).unwrap_or_default();
+    [("service.name", "testimony-operator"), ("k8s.cluster.uid", cluster)]
 }
 
-fn attribute(key: &str, value: Value) -> Value {
-    json!({"key": key, "value": value})
+impl LogRecord {
+    fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let own = [(VERSION, super::entry::ENTRY_VERSION), (STREAM, self.sid.as_str())];
+        own.into_iter().chain(self.prev.as_deref().map(|prev| (PREVIOUS, prev)))
+    }
+
+    fn json(&self) -> Value {
+        let text = |(key, text): (&str, &str)| json!({"key": key, "value": {"stringValue": text}});
+        let number = self.number.map(|number| json!({"key": NUMBER, "value": {"intValue": number.to_string()}}));
+        let attributes: Vec<Value> = self.texts().map(text).chain(number).collect();
+        let time = self.time_ns.to_string();
+        json!({
+            "timeUnixNano": time, "observedTimeUnixNano": time, "severityNumber": SEVERITY, "eventName": self.event,
+            "body": {"stringValue": self.body}, "attributes": attributes,
+        })
+    }
+
+    /// As a `log_records` field of a ScopeLogs.
+    fn proto(&self, out: &mut Vec<u8>) {
+        let mut record = Vec::new();
+        proto::fixed64(&mut record, 1, self.time_ns);
+        proto::varint_field(&mut record, 2, SEVERITY);
+        proto::bytes(&mut record, 5, &text_value(&self.body));
+        for (key, text) in self.texts() {
+            proto::bytes(&mut record, 6, &pair(key, &text_value(text)));
+        }
+        if let Some(number) = self.number {
+            let mut value = Vec::new();
+            proto::varint_field(&mut value, 3, number);
+            proto::bytes(&mut record, 6, &pair(NUMBER, &value));
+        }
+        proto::fixed64(&mut record, 11, self.time_ns);
+        proto::bytes(&mut record, 12, self.event.as_bytes());
+        proto::bytes(out, 2, &record);
+    }
+}
+
+/// An AnyValue of text.
+fn text_value(text: &str) -> Vec<u8> {
+    let mut value = Vec::new();
+    proto::bytes(&mut value, 1, text.as_bytes());
+    value
+}
+
+/// A KeyValue.
+fn pair(key: &str, value: &[u8]) -> Vec<u8> {
+    let mut pair = Vec::new();
+    proto::bytes(&mut pair, 1, key.as_bytes());
+    proto::bytes(&mut pair, 2, value);
+    pair
 }
 
 /// A block as one line of OTLP JSON, as the Collector's file exporter writes it.
@@ -81,14 +137,21 @@ fn attribute(key: &str, value: Value) -> Value {
 /// # Errors
 /// The bodies are no entries.
 pub fn otlp_line(block: &Block, sid: &StreamId) -> Result<String, String> {
-    let cluster = sid.parts().map(|parts| parts.cluster_uid).unwrap_or_default();
-    let resource = [
-        attribute("service.name", json!({"stringValue": "testimony-operator"})),
-        attribute("k8s.cluster.uid", json!({"stringValue": cluster})),
-    ];
-    let records = log_records(block)?;
+    let attribute = |(key, text): (&str, &str)| json!({"key": key, "value": {"stringValue": text}});
+    let attributes: Vec<Value> = resource(sid).into_iter().map(attribute).collect();
+    let records: Vec<Value> = log_records(block)?.iter().map(LogRecord::json).collect();
     let scope = json!({"scope": {}, "logRecords": records});
-    Ok(json!({"resourceLogs": [{"resource": {"attributes": resource}, "scopeLogs": [scope]}]}).to_string())
+    Ok(json!({"resourceLogs": [{"resource": {"attributes": attributes}, "scopeLogs": [scope]}]}).to_string())
+}
+
+/// A block as an ExportLogsServiceRequest in protobuf.
+///
+/// # Errors
+/// The bodies are no entries.
+pub fn otlp_request(block: &Block, sid: &StreamId) -> Result<Vec<u8>, String> {
+    let mut records = Vec::new();
+    log_records(block)?.iter().for_each(|record| record.proto(&mut records));
+    Ok(crate::otlp::export_request(&crate::otlp::resource(resource(sid)), &[&records]))
 }
 
 /// Reads exported bodies in any order, duplicates too: entries of one ledger and its heads. Other bodies are left out.

@@ -48,6 +48,8 @@ pub struct Summary {
     pub outages: Vec<(u64, u64)>,
     /// What else it says, by stream: rebased, forks, abandoned, unwrapped and pruned records.
     pub others: Vec<(u64, Fact)>,
+    /// Entries `[from, to)` that are not there; what they said is restated after them.
+    pub missing: Vec<(u64, u64)>,
     /// Number of the first entry: above 0, what was before is known only by what was restated.
     pub from: u64,
     /// Number of entries under the last head that was proved.
@@ -88,6 +90,17 @@ impl Reader {
                 self.chain.insert(begins)
             }
         };
+        // A stretch that was removed, or never exported: reading goes on where all that is known is restated.
+        let due = chain.range.end();
+        if let Ok(entry) = Entry::parse(body)
+            && entry.seq > due
+            && entry.sid == chain.sid
+            && let Some(begins) = Chain::before(&entry)
+        {
+            *chain = begins;
+            self.tables = Tables::default();
+            self.summary.missing.push((due, entry.seq));
+        }
         let entry = chain.append(body)?;
         self.tables.apply(entry.seq, entry.at_ns, &entry.fact)?;
         self.summary.last_ns = entry.at_ns;

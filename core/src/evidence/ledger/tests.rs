@@ -6,7 +6,9 @@ use super::*;
 use crate::evidence::hash::Hash;
 use crate::evidence::note::{PublicKey, SIGNATURE_BYTES, SignedNote};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use proptest::prelude::*;
+use prost::Message as _;
 
 const START_NS: u64 = 1_700_000_000_000_000_000;
 
@@ -242,6 +244,14 @@ fn what_is_known_is_restated_and_older_blocks_may_go() {
     let from = keeper.book.readable_from();
     assert!(from >= STATE_EVERY_BLOCKS, "{from}");
     keeper.check();
+    let mut reader = Reader::new(public(8));
+    for block in keeper.blocks.iter().filter(|block| block.number < 3 || block.number >= from) {
+        block.entries.lines().for_each(|line| reader.entry(line.as_bytes()).expect("it follows, or restates"));
+        reader.head(&block.note).expect("its head");
+    }
+    let summary = reader.finish();
+    assert_eq!((summary.streams.len(), summary.pods.len(), summary.missing.len()), (700, 700, 1));
+    assert_eq!((summary.unproved, summary.streams[&sid(650)].size), (0, STATE_EVERY_BLOCKS + 20));
     for cut in [1, from as usize] {
         keeper.blocks.drain(..cut - usize::from(cut > 1));
         keeper.check();
@@ -327,6 +337,27 @@ fn an_export_is_read_in_any_order_and_says_what_is_missing() {
     let lines: Vec<String> =
         keeper.blocks.iter().map(|block| export::otlp_line(block, &ledger()).expect("entries")).collect();
     expect_test::expect![[r#"{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"testimony-operator"}},{"key":"k8s.cluster.uid","value":{"stringValue":"c-1"}}]},"scopeLogs":[{"logRecords":[{"attributes":[{"key":"audit.schema.version","value":{"stringValue":"1"}},{"key":"audit.sequence.stream_id","value":{"stringValue":"c-1/testimony-system/ledger/00000000000000000000000000000007-0-0"}},{"key":"audit.sequence.number","value":{"intValue":"4"}},{"key":"testimony.prev","value":{"stringValue":"90bcd138a652629881839dc8089242f1bb6dc8e9d55b567d11553789d5b43165"}}],"body":{"stringValue":"{\"heads\":\"2:3:d5688a52d55a02ec4aea5ec1eadfffe1c9e0ee6a4ddbe2377f98326d42dfc975\",\"prev\":\"90bcd138a652629881839dc8089242f1bb6dc8e9d55b567d11553789d5b43165\",\"seq\":\"3\",\"sid\":\"c-1/testimony-system/ledger/00000000000000000000000000000007-0-0\",\"t0\":\"1700000002000000000\",\"typ\":\"ledger-head\",\"v\":\"1\"}"},"eventName":"audit.ledger.head","observedTimeUnixNano":"1700000002000000000","severityNumber":9,"timeUnixNano":"1700000002000000000"},{"attributes":[{"key":"audit.schema.version","value":{"stringValue":"1"}},{"key":"audit.sequence.stream_id","value":{"stringValue":"c-1/testimony-system/ledger/00000000000000000000000000000007-0-0"}}],"body":{"stringValue":"{\"note\":\"Yy0xL3Rlc3RpbW9ueS1zeXN0ZW0vbGVkZ2VyLzAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA3LTAtMAo0CmFxWUNRMUcwa21TWERFRndHWjg1OG1rUi9zdnh5UGZidkY5UERtSEhKMHc9CgrigJQgYy0xL3Rlc3RpbW9ueS1zeXN0ZW0vbGVkZ2VyLzAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA3LTAtMCBnUGd3QnBXcndCZ0JZc2s3N2VJK3p2dEw4WDdmYVk0Y3hjS2d3Ulg5ZzQwd21IRFhheHdrTzE2UTBGd1JOdWNzdmw2ZUN5U0VzdGMvWEx0K0JXT29ZU1hFa3dvPQo=\",\"typ\":\"head\",\"v\":\"1\"}"},"eventName":"audit.checkpoint","observedTimeUnixNano":"1700000002000000000","severityNumber":9,"timeUnixNano":"1700000002000000000"}],"scope":{}}]}]}"#]].assert_eq(&lines[1]);
+    for (block, line) in keeper.blocks.iter().zip(&lines) {
+        let request = export::otlp_request(block, &ledger()).expect("entries");
+        let request = ExportLogsServiceRequest::decode(request.as_slice()).expect("protobuf");
+        let json: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let json = json["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().expect("records").clone();
+        let records = &request.resource_logs[0].scope_logs[0].log_records;
+        assert_eq!(request.resource_logs[0].resource.as_ref().map(|resource| resource.attributes.len()), Some(2));
+        assert_eq!((records.len(), json.len()), (block.entries.lines().count() + 1, records.len()));
+        for (record, json) in records.iter().zip(json) {
+            let (body, attributes) = (format!("{:?}", record.body), format!("{:?}", record.attributes));
+            assert!(body.contains(&format!("{:?}", json["body"]["stringValue"].as_str().expect("text"))), "{body}");
+            assert_eq!(json["eventName"], record.event_name.as_str());
+            assert_eq!(json["timeUnixNano"], record.time_unix_nano.to_string());
+            assert_eq!(json["attributes"].as_array().map(Vec::len), Some(record.attributes.len()));
+            for attribute in json["attributes"].as_array().expect("attributes") {
+                let value = &attribute["value"];
+                let text = value["stringValue"].as_str().or(value["intValue"].as_str()).expect("a value");
+                assert!(attributes.contains(text) && attributes.contains(attribute["key"].as_str().expect("a key")));
+            }
+        }
+    }
     let mut bodies: Vec<Vec<u8>> = Vec::new();
     for block in &keeper.blocks {
         bodies.extend(block.entries.lines().map(|line| line.as_bytes().to_vec()));
