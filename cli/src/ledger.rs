@@ -293,10 +293,30 @@ mod tests {
         let read = blocks(&cluster, "testimony-system").await.expect("blocks");
         assert_eq!(read, sample);
         let roots = crate::roots::read(&cluster, "testimony-system").await.expect("roots");
-        expect_test::expect![""].assert_eq(&text(&Said::of(&read, &roots).expect("whole")));
+        expect_test::expect![[r#"
+            LEDGER                                                             ENTRIES   FROM   LIVE   CLOSED   LOST
+            c-1/testimony-system/ledger/00000000000000000000000000000007-0-0   8         0      0      0        1
+
+            Pods that must have a stream and have shown none:
+              shop/web-2
+
+            Streams without an end:
+              c-1/shop/pod-1/00000000000000000000000000000001-0-0 at 3 records
+
+            Pods that are not covered:
+              shop/bare (HostNetwork)
+
+            Alarms:
+              entry 7: stream c-1/shop/pod-1/00000000000000000000000000000001-0-0 showed two heads of one size
+        "#]]
+        .assert_eq(&text(&Said::of(&read, &roots).expect("whole")));
         let exported = export(&read).expect("entries");
         assert_eq!(exported.lines().count(), 3);
-        expect_test::expect![""].assert_eq(&crate::roots::text(&roots).expect("roots"));
+        expect_test::expect![[r#"
+            # Trust roots of Testimony. Compare the fingerprints by another way than this file.
+            # ledger key c-1/testimony-system/ledger/00000000000000000000000000000007-0-0: SHA-256 5c29b78f10a35a49a6231d08ee840a04bcc3a37a4f9d46df327dec56b8a9b7c9
+            ledger c-1/testimony-system/ledger/00000000000000000000000000000007-0-0+80f83006+AROY9ixtGkV8UbpqS189vS9p/KkyFiGNyJl+QWvRfZPK
+        "#]].assert_eq(&crate::roots::text(&roots).expect("roots"));
     }
 
     #[test]
