@@ -2,15 +2,24 @@
 //! one leads.
 
 pub mod conditions;
+mod events;
+#[cfg(test)]
+mod honest_tests;
 mod injection;
 pub mod lease;
 mod owned;
 #[cfg(test)]
 mod policy_tests;
+mod rollout;
+mod rollouts;
+mod sink_status;
 pub mod status;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 use crate::certs::{Authority, Certificates};
 use crate::metrics::Metrics;
@@ -21,7 +30,7 @@ use crate::settings::{InjectionMode, Settings};
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin, wait_for};
 use crate::watches::Watches;
-use crate::witness::{Exporter, Keeper, KeeperConfig, WitnessDoor};
+use crate::witness::{Asked, Exporter, Keeper, KeeperConfig, WitnessDoor};
 use crate::{admin, api};
 use anyhow::Context;
 use injection::Injection;
@@ -29,9 +38,10 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::Client;
 use lease::Election;
 use owned::Owned;
+use rollouts::Rollouts;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use writer::{Writer, label_leader};
 
@@ -130,14 +140,30 @@ impl Leader {
         let server = server.with_witness(door.clone());
         let handler = move |request| server.clone().handle(request);
         let polls = serve(listener, Some(self.tls.clone()), CONNECTIONS_MAX, handler, shutdown.clone());
-        let writer = Writer {
-            client: self.client.clone(),
-            state: self.state.clone(),
-            excluded: self.settings.excluded(),
-            metrics: self.metrics.clone(),
-            replica: me,
-        };
+        let excluded = self.settings.excluded();
+        let (client, state, metrics) = (self.client.clone(), self.state.clone(), self.metrics.clone());
+        let rolls = self.settings.rollout_enabled;
+        let rollouts =
+            Rollouts::new(client.clone(), state.clone(), excluded.clone(), metrics.clone(), me.clone(), rolls);
+        let restart = rollouts.run(shutdown.clone());
+        let writer = Writer::new(client, state, excluded, metrics, me, rolls);
         let write = writer.run(shutdown.clone());
+        let witness = self.witness(door, inbox, shutdown.clone());
+        let owned = Owned::new(self.client.clone(), self.settings.clone()).run(shutdown.clone());
+        let injection = self.injection(shutdown.clone());
+        let label = async {
+            self.label(true, &mut shutdown).await;
+            shutdown.wait().await;
+            self.unlabel().await;
+        };
+        let (polls, injection, (), (), (), (), ()) =
+            tokio::join!(polls, injection, write, restart, owned, witness, label);
+        injection?;
+        polls.context("policy server")
+    }
+
+    /// Keeps the ledger, and sends it to the sinks.
+    async fn witness(&self, door: WitnessDoor, inbox: mpsc::Receiver<Asked>, shutdown: Shutdown) {
         let config = KeeperConfig {
             namespace: self.settings.namespace.clone(),
             secret: self.settings.witness_secret.clone(),
@@ -148,18 +174,7 @@ impl Leader {
         let keeper = Keeper::new(config, self.client.clone(), shared, certificates, (door, inbox));
         let (store, progress) = keeper.blocks();
         let exporter = Exporter { store, state: self.state.clone(), metrics: self.metrics.clone(), progress };
-        let (witness, export) = (keeper.run(shutdown.clone()), exporter.run(shutdown.clone()));
-        let owned = Owned::new(self.client.clone(), self.settings.clone()).run(shutdown.clone());
-        let injection = self.injection(shutdown.clone());
-        let label = async {
-            self.label(true, &mut shutdown).await;
-            shutdown.wait().await;
-            self.unlabel().await;
-        };
-        let (polls, injection, (), (), (), (), ()) =
-            tokio::join!(polls, injection, write, owned, witness, export, label);
-        injection?;
-        polls.context("policy server")
+        tokio::join!(keeper.run(shutdown.clone()), exporter.run(shutdown));
     }
 
     /// Keeps the admission policies, where there is no webhook.

@@ -75,6 +75,9 @@ enum Failure {
     Others(u64),
 }
 
+/// The authority in force, and the PEM of all that clients must accept.
+pub type Authorities = (watch::Receiver<Option<Arc<Authority>>>, watch::Receiver<Option<Arc<str>>>);
+
 /// Keeps the ledger.
 pub struct Keeper {
     config: KeeperConfig,
@@ -98,7 +101,7 @@ impl Keeper {
         config: KeeperConfig,
         client: Client,
         (state, metrics): (Arc<State>, Metrics),
-        (authority, bundle): (watch::Receiver<Option<Arc<Authority>>>, watch::Receiver<Option<Arc<str>>>),
+        (authority, bundle): Authorities,
         (door, inbox): (WitnessDoor, mpsc::Receiver<Asked>),
     ) -> Self {
         let store = Store::new(client.clone(), &config.namespace);

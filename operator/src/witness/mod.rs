@@ -17,5 +17,5 @@ pub mod store;
 mod tests;
 
 pub use export::Exporter;
-pub use http::WitnessDoor;
+pub use http::{Asked, WitnessDoor};
 pub use keeper::{Keeper, KeeperConfig};
