@@ -54,6 +54,9 @@ fn certified(n: u64) -> Fact {
     Fact::Certified(sid(n), public(1), START_NS / 1_000_000_000 + 93_600, vec![0x30; 400])
 }
 
+/// What is done to blocks, and what reading them says.
+type Damage<'a> = (&'a dyn Fn(&mut Vec<Block>), Result<(), &'a str>);
+
 /// A keeper whose objects are a list.
 struct Keeper {
     book: Book,
@@ -275,7 +278,7 @@ fn a_ledger_that_is_not_whole_is_not_read() {
         Book::load(&blocks, keys()).map(|_| ()).map_err(|error| error.to_string())
     };
     let note = "block 0, entry 0: its note is that of other entries";
-    let table: [(&dyn Fn(&mut Vec<Block>), Result<(), &str>); 8] = [
+    let table: [Damage<'_>; 8] = [
         (&|_| {}, Ok(())),
         (
             &|b| b[0].entries = b[0].entries.replace("web-1", "web-2"),
