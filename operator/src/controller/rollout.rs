@@ -7,8 +7,8 @@ use super::status::needs_restart;
 use crate::api::Rollout;
 use crate::index::{Index, PolicyEntry};
 use crate::inject::ExcludedNamespaces;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ApiResource, Object};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Annotation of a pod template: the policies, with their generations, for which it was restarted.
@@ -133,75 +133,100 @@ pub(super) fn workload_of(owner: &OwnerId, deployments: &BTreeMap<String, String
     }
 }
 
-fn annotation(template: Option<&ObjectMeta>) -> Option<String> {
-    template?.annotations.as_ref()?.get(RESTARTED_FOR).cloned()
+impl Kind {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::Deployment, Self::StatefulSet, Self::DaemonSet];
+
+    /// Where the API server has them.
+    pub(super) fn resource(self) -> ApiResource {
+        resource(&format!("{self:?}"))
+    }
+}
+
+/// A kind of `apps/v1`.
+pub(super) fn resource(kind: &str) -> ApiResource {
+    let plural = format!("{}s", kind.to_ascii_lowercase());
+    ApiResource { group: "apps".into(), version: "v1".into(), api_version: "apps/v1".into(), kind: kind.into(), plural }
+}
+
+/// A workload of any [`Kind`]: the fields that are looked at. The whole types would be a megabyte of the operator's image.
+pub(super) type Rolling = Object<Spec, Status>;
+
+/// What is wanted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Spec {
+    replicas: Option<i32>,
+    paused: bool,
+    template: Template,
+    update_strategy: Strategy,
+}
+
+/// The pods' template.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Template {
+    metadata: TemplateMeta,
+}
+
+/// Metadata of the pods' template.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct TemplateMeta {
+    annotations: BTreeMap<String, String>,
+}
+
+/// How a StatefulSet or a DaemonSet rolls.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Strategy {
+    #[serde(rename = "type")]
+    kind: String,
+    rolling_update: RollingUpdate,
+}
+
+/// Of a StatefulSet: pods below stay as they are.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct RollingUpdate {
+    partition: Option<i32>,
+}
+
+/// What is there; a DaemonSet has words of its own for the same.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Status {
+    observed_generation: Option<i64>,
+    #[serde(alias = "currentNumberScheduled")]
+    replicas: i32,
+    #[serde(alias = "updatedNumberScheduled")]
+    updated_replicas: i32,
+    #[serde(alias = "numberAvailable")]
+    available_replicas: i32,
+    desired_number_scheduled: i32,
 }
 
 impl Workload {
-    fn of(kind: Kind, meta: &ObjectMeta, template: Option<&ObjectMeta>, complete: bool, held: bool) -> Self {
+    /// What one of this kind shows.
+    pub(super) fn of(kind: Kind, object: &Rolling) -> Self {
+        let (spec, meta) = (&object.spec, &object.metadata);
+        let status = object.status.clone().unwrap_or_default();
+        let wanted = match kind {
+            Kind::DaemonSet => status.desired_number_scheduled,
+            Kind::Deployment | Kind::StatefulSet => spec.replicas.unwrap_or(1),
+        };
+        // Pods below the partition stay as they are.
+        let kept = spec.update_strategy.rolling_update.partition.unwrap_or_default().min(wanted);
         Self {
             id: (kind, meta.name.clone().unwrap_or_default()),
             uid: meta.uid.clone().unwrap_or_default(),
-            restarted_for: annotation(template),
-            complete,
-            held,
+            restarted_for: spec.template.metadata.annotations.get(RESTARTED_FOR).cloned(),
+            complete: status.observed_generation >= meta.generation
+                && status.updated_replicas.saturating_add(kept) >= wanted
+                && status.available_replicas >= wanted
+                && status.replicas <= wanted,
+            held: spec.paused || spec.update_strategy.kind == "OnDelete",
         }
-    }
-}
-
-/// All that are wanted are of the latest template and available, and nothing else is left.
-fn complete(
-    meta: &ObjectMeta,
-    observed: Option<i64>,
-    wanted: i32,
-    [updated, available, total]: [Option<i32>; 3],
-) -> bool {
-    observed >= meta.generation
-        && updated.unwrap_or_default() >= wanted
-        && available.unwrap_or_default() >= wanted
-        && total.unwrap_or_default() <= wanted
-}
-
-impl From<&Deployment> for Workload {
-    fn from(object: &Deployment) -> Self {
-        let spec = object.spec.as_ref();
-        let status = object.status.clone().unwrap_or_default();
-        let counts = [status.updated_replicas, status.available_replicas, status.replicas];
-        let wanted = spec.and_then(|s| s.replicas).unwrap_or(1);
-        let template = spec.and_then(|s| s.template.metadata.as_ref());
-        let held = spec.and_then(|s| s.paused).unwrap_or_default();
-        let complete = complete(&object.metadata, status.observed_generation, wanted, counts);
-        Self::of(Kind::Deployment, &object.metadata, template, complete, held)
-    }
-}
-
-impl From<&StatefulSet> for Workload {
-    fn from(object: &StatefulSet) -> Self {
-        let spec = object.spec.as_ref();
-        let status = object.status.clone().unwrap_or_default();
-        let strategy = spec.and_then(|s| s.update_strategy.as_ref());
-        let partition = strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.partition).unwrap_or_default();
-        let wanted = spec.and_then(|s| s.replicas).unwrap_or(1);
-        // Pods below the partition stay as they are.
-        let updated = status.updated_replicas.unwrap_or_default().saturating_add(partition.min(wanted));
-        let counts = [Some(updated), status.available_replicas, Some(status.replicas)];
-        let held = strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete");
-        let complete = complete(&object.metadata, status.observed_generation, wanted, counts);
-        let template = spec.and_then(|s| s.template.metadata.as_ref());
-        Self::of(Kind::StatefulSet, &object.metadata, template, complete, held)
-    }
-}
-
-impl From<&DaemonSet> for Workload {
-    fn from(object: &DaemonSet) -> Self {
-        let spec = object.spec.as_ref();
-        let status = object.status.clone().unwrap_or_default();
-        let wanted = status.desired_number_scheduled;
-        let counts = [status.updated_number_scheduled, status.number_available, Some(status.current_number_scheduled)];
-        let strategy = spec.and_then(|s| s.update_strategy.as_ref()).and_then(|s| s.type_.as_deref());
-        let complete = complete(&object.metadata, status.observed_generation, wanted, counts);
-        let template = spec.and_then(|s| s.template.metadata.as_ref());
-        Self::of(Kind::DaemonSet, &object.metadata, template, complete, strategy == Some("OnDelete"))
     }
 }
 
@@ -314,14 +339,13 @@ mod tests {
     #[test]
     fn a_rollout_is_complete_when_all_pods_are_new_and_available_and_no_old_one_is_left() {
         let deployment = |status: Value| {
-            let object: Deployment = serde_json::from_value(json!({
-                "metadata": {"name": "web", "generation": 5},
+            let object = json!({
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "generation": 5},
                 "spec": {"replicas": 2, "selector": {}, "template":
                          {"metadata": {"annotations": {"testimony.dev/restarted-for": "audit@1.0"}}}},
                 "status": status,
-            }))
-            .expect("deployment");
-            Workload::from(&object)
+            });
+            Workload::of(Kind::Deployment, &serde_json::from_value(object).expect("deployment"))
         };
         let counts = |observed: i64, updated: i32, available: i32, total: i32| {
             deployment(json!({"observedGeneration": observed, "updatedReplicas": updated,
@@ -332,21 +356,21 @@ mod tests {
         for wrong in [counts(4, 2, 2, 2), counts(5, 1, 2, 2), counts(5, 2, 1, 2), counts(5, 2, 2, 3)] {
             assert!(!wrong.complete, "{wrong:?}");
         }
-        let set: StatefulSet = serde_json::from_value(json!({
-            "metadata": {"name": "db", "generation": 1},
+        let set = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db", "generation": 1},
             "spec": {"replicas": 3, "selector": {}, "serviceName": "db", "template": {},
                      "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}},
             "status": {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": 3, "replicas": 3},
-        }))
-        .expect("set");
-        assert!(Workload::from(&set).complete, "a partition holds the others back");
-        let daemons: DaemonSet = serde_json::from_value(json!({
-            "metadata": {"name": "agent", "generation": 1},
+        });
+        let set = Workload::of(Kind::StatefulSet, &serde_json::from_value(set).expect("set"));
+        assert!(set.complete, "a partition holds the others back");
+        let daemons = json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent", "generation": 1},
             "spec": {"selector": {}, "template": {}, "updateStrategy": {"type": "OnDelete"}},
             "status": {"observedGeneration": 1, "desiredNumberScheduled": 1, "currentNumberScheduled": 1,
                        "numberMisscheduled": 0, "numberReady": 0},
-        }))
-        .expect("daemons");
-        assert_eq!((Workload::from(&daemons).complete, Workload::from(&daemons).held), (false, true));
+        });
+        let daemons = Workload::of(Kind::DaemonSet, &serde_json::from_value(daemons).expect("daemons"));
+        assert_eq!((daemons.complete, daemons.held), (false, true));
     }
 }

@@ -1,22 +1,20 @@
 //! Restarts workloads as [`super::rollout`] decides.
 
 use super::events::Events;
-use super::rollout::{Asked, Id, Kind, OwnerId, RESTARTED_FOR, Step, Workload, next, still, wanted, workload_of};
+use super::rollout::{
+    Asked, Id, Kind, OwnerId, RESTARTED_FOR, Rolling, Step, Workload, next, resource, still, wanted, workload_of,
+};
 use super::tell::News;
 use crate::inject::ExcludedNamespaces;
 use crate::metrics::{Metrics, ResultLabels};
 use crate::plain::Plain;
 use crate::serve::Shutdown;
 use crate::state::State;
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::{Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,7 +88,8 @@ impl Rollouts {
     async fn look(&self, namespace: &str, owners: &BTreeMap<OwnerId, String>) -> kube::Result<bool> {
         let mut deployments = BTreeMap::new();
         if owners.keys().any(|(kind, _)| kind == "ReplicaSet") {
-            let sets = Api::<ReplicaSet>::namespaced(self.client.clone(), namespace);
+            let sets: Api<DynamicObject> =
+                Api::namespaced_with(self.client.clone(), namespace, &resource("ReplicaSet"));
             for set in sets.list_metadata(&ListParams::default()).await? {
                 let owner =
                     set.owner_references().iter().find(|o| o.controller == Some(true) && o.kind == "Deployment");
@@ -108,9 +107,11 @@ impl Rollouts {
         if asked.is_empty() {
             return Ok(true);
         }
-        let mut workloads = self.list::<Deployment>(namespace).await?;
-        workloads.extend(self.list::<StatefulSet>(namespace).await?);
-        workloads.extend(self.list::<DaemonSet>(namespace).await?);
+        let mut workloads = Vec::new();
+        for kind in Kind::ALL {
+            let list = self.api(kind, namespace).list(&ListParams::default()).await?;
+            workloads.extend(list.iter().map(|object| Workload::of(kind, object)));
+        }
         match next(&workloads, &asked) {
             Step::Done => Ok(true),
             Step::Wait((kind, name)) => {
@@ -127,31 +128,15 @@ impl Rollouts {
         }
     }
 
-    async fn list<K>(&self, namespace: &str) -> kube::Result<Vec<Workload>>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-        for<'a> Workload: From<&'a K>,
-    {
-        let list = Api::<K>::namespaced(self.client.clone(), namespace).list(&ListParams::default()).await?;
-        Ok(list.iter().map(Workload::from).collect())
+    fn api(&self, kind: Kind, namespace: &str) -> Api<Rolling> {
+        Api::namespaced_with(self.client.clone(), namespace, &kind.resource())
     }
 
     async fn restart(&self, namespace: &str, (kind, name): &Id, uid: &str, key: &str) -> kube::Result<()> {
         let patch = json!({"spec": {"template": {"metadata": {"annotations": {RESTARTED_FOR: key}}}}});
         let (patch, params) =
             (Patch::Merge(patch), PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() });
-        let client = self.client.clone();
-        match kind {
-            Kind::Deployment => {
-                Api::<Deployment>::namespaced(client, namespace).patch_metadata(name, &params, &patch).await?;
-            }
-            Kind::StatefulSet => {
-                Api::<StatefulSet>::namespaced(client, namespace).patch_metadata(name, &params, &patch).await?;
-            }
-            Kind::DaemonSet => {
-                Api::<DaemonSet>::namespaced(client, namespace).patch_metadata(name, &params, &patch).await?;
-            }
-        }
+        self.api(*kind, namespace).patch_metadata(name, &params, &patch).await?;
         self.count("restarted");
         tracing::info!(namespace, ?kind, name, policies = key, "restarted, so that its pods get their sidecars");
         let at = ObjectReference {
