@@ -156,8 +156,8 @@ fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
     }
 }
 
-/// Builds `testimony` once, so that no test waits for a compiler; where it is.
-fn command_line(log: &Log) -> Result<String> {
+/// Builds `testimony` once, so that nobody waits for a compiler later; where it is.
+pub fn command_line(log: &Log) -> Result<String> {
     let build = ["build", "--locked", "-p", "testimony-cli"];
     log.run(&mut cargo(&build))?;
     // Built: this only names it.
