@@ -356,9 +356,12 @@ pub struct VerifyArgs {
     /// With --proof: the key that must have signed, 64 hex digits; `testimony prove` tells it
     #[arg(long, value_name = "HEX", requires = "proof", value_parser = public_key)]
     pub key: Option<PublicKey>,
-    /// Trust roots: certificates (PEM), keys of witnesses (name+id+key), or both
+    /// Trust roots: certificates (PEM), keys of witnesses and ledgers (name+id+key), as `testimony roots` prints them
     #[arg(long, value_name = "FILE")]
     pub roots: Option<PathBuf>,
+    /// The operator's ledger, as `testimony ledger export` prints it; omitted: what of it is in the export
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
     /// Look at a part: ns=NAME, stream=PREFIX, from=TIME, to=TIME, separated by commas; of an export by time, too
     #[arg(long, value_name = "SCOPE", value_parser = crate::verify::scope)]
     pub scope: Option<crate::verify::ScopeArg>,
