@@ -115,13 +115,14 @@ impl Answer {
 fn finding_line(finding: &Value) -> String {
     let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
     // The last part of a stream's name tells it from the others of its pod.
-    let stream = text("stream").rsplit('/').next().unwrap_or_default().to_owned();
+    let stream = finding["stream"].as_str().and_then(|sid| sid.rsplit('/').next());
+    let stream = stream.map(|name| format!(" {name}")).unwrap_or_default();
     let records = match (finding["records"]["start"].as_u64(), finding["records"]["end"].as_u64()) {
         (Some(start), Some(end)) if end == start + 1 => format!(" record {start}"),
         (Some(start), Some(end)) => format!(" records {start} to {}", end.saturating_sub(1)),
         _ => String::new(),
     };
-    format!("{} {stream}{records}: {}", text("verdict"), text("message"))
+    format!("{}{stream}{records}: {}", text("verdict"), text("message"))
 }
 
 /// The export with one record altered: somebody else bought.
@@ -196,6 +197,8 @@ mod tests {
         let answer = Answer { report, code: 1 };
         assert!(answer.proves(&[("a".to_owned(), 7)]) && !answer.proves(&[("a".to_owned(), 8)]));
         assert!(!answer.proves(&[("b".to_owned(), 0)]));
+        let of_all = json!({"verdict": "UNANCHORED", "stream": null, "records": null, "message": "m"});
+        assert_eq!(finding_line(&of_all), "UNANCHORED: m");
         assert_eq!(
             answer.lines(&["TAMPERED"]),
             "UNANCHORED: 1 streams, 9 records, 8 of them under a signed head; exit code 1\n  TAMPERED b-0-0 record 3: m"
