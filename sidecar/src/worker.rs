@@ -10,6 +10,7 @@ use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
+use crate::witness::{Ask, Certifier, certify};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use std::convert::Infallible;
@@ -23,7 +24,7 @@ use testimony_core::policy::{Compiled, Direction, DocumentSink};
 use testimony_core::record::{Gap, GapReason};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, timeout};
 
@@ -73,7 +74,9 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (drain, drain_watch) = watch::channel(Drain::No);
     let (admin_listener, threads) = split(&config, listeners)?;
     let pod = Arc::new(pod(&config));
-    let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch, &origin(&config), predecessor)?;
+    let (asks, asked) = mpsc::channel(threads.len().max(1));
+    let asks = config.operator.is_some().then_some(asks);
+    let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch, &origin(&config), asks, predecessor)?;
 
     let (stop_export, export_watch) = watch::channel(None);
     let (stop, stop_watch) = watch::channel(false);
@@ -91,6 +94,9 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     if let Some(operator) = config.operator.clone() {
         let apply = apply(policy, sinks);
         let caller = Caller::new(operator, start.operator_ca).context("the operator's URL")?;
+        let certifier = Certifier::new(caller.another(), asked);
+        let stopped = stop_watch.clone();
+        tasks.spawn(async move { certifier.run(until(stopped)).await });
         let asker = names.map(|names| Asker::new(names, caller.another()));
         let poller = Poller::new(caller, store, apply, state, queue, metrics);
         let stopped = stop_watch.clone();
@@ -252,18 +258,19 @@ fn start_threads(
     shared: &Shared,
     drain: &watch::Receiver<Drain>,
     origin: &Origin,
+    asks: Option<mpsc::Sender<Ask>>,
     mut predecessor: Option<Gap>,
 ) -> anyhow::Result<JoinSet<()>> {
     let mut running = JoinSet::new();
     for (at, listeners) in threads.into_iter().enumerate() {
         let (pod, shared, drain) = (pod.clone(), shared.clone(), drain.clone());
         let origin = Origin { thread: u32::try_from(at).unwrap_or(u32::MAX), ..origin.clone() };
-        let lost = predecessor.take();
+        let (asks, lost) = (asks.clone(), predecessor.take());
         let (ended, end) = oneshot::channel::<()>();
         std::thread::Builder::new()
             .name(format!("data-{at}"))
             .spawn(move || {
-                if let Err(error) = data_thread(listeners, pod, shared, drain, origin, lost) {
+                if let Err(error) = data_thread(listeners, pod, shared, drain, origin, asks, lost) {
                     tracing::error!(%error, "data thread");
                 }
                 drop(ended);
@@ -283,6 +290,7 @@ fn data_thread(
     shared: Shared,
     drain: watch::Receiver<Drain>,
     origin: Origin,
+    asks: Option<mpsc::Sender<Ask>>,
     lost: Option<Gap>,
 ) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -296,6 +304,10 @@ fn data_thread(
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let listening = Listening { listener, direction, target };
             loops.spawn_local(serve(listening, pod.clone(), recorder.clone(), drain.clone()));
+        }
+        let mut certifying = JoinSet::new();
+        if let Some(asks) = asks {
+            certifying.spawn_local(certify(recorder.clone(), asks));
         }
         tokio::select! {
             () = async { while loops.join_next().await.is_some() {} } => {}

@@ -12,7 +12,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use testimony_core::capture::{InFlight, Outcome, Shell, Unrecorded};
-use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Stream};
+use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Signer as _, Stream};
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::witness::csr::csr;
 use testimony_core::policy::{Compiled, Direction};
 use testimony_core::record::{Gap, GapReason, Record, Redacted, Stamp, Typ};
 use tokio::sync::Notify;
@@ -56,6 +58,8 @@ pub struct Recorder {
     stirred: Rc<Notify>,
     /// The thread that tells what sinks lost.
     tells_losses: bool,
+    /// The stream that this process opened first, and the request for its certificate.
+    first: Rc<(StreamId, Vec<u8>)>,
 }
 
 struct Inner {
@@ -74,10 +78,33 @@ impl Recorder {
         let policy = shared.policy.load_full();
         let key = desk.key().ok_or(NoStream::Key)?;
         let tells_losses = origin.thread == 0;
+        // K1: signed at once, because the key goes with its epoch.
+        let sid = origin.stream(0)?;
+        let request = csr(&sid, &key.public(), |info| key.sign(info));
+        let first = Rc::new((sid, request));
         let stream = Stream::open(origin, key, &policy.document().revision, now(), &mut desk)?;
         let stirred = Rc::new(Notify::new());
         stirred.notify_one();
-        Ok(Self { shared, inner: Rc::new(RefCell::new(Inner { stream, desk, policy })), stirred, tells_losses })
+        Ok(Self { shared, inner: Rc::new(RefCell::new(Inner { stream, desk, policy })), stirred, tells_losses, first })
+    }
+
+    /// The request for the first stream's certificate, in DER.
+    pub fn certificate_request(&self) -> &[u8] {
+        &self.first.1
+    }
+
+    /// Seals the first stream's certificate, DER in base64, into it. `false`: there is no room now, try again.
+    pub fn certified(&self, certificate: &str) -> bool {
+        let now = now();
+        let mut guard = self.inner.borrow_mut();
+        let Inner { stream, desk, .. } = &mut *guard;
+        if stream.is_closed() || **stream.id() != self.first.0 {
+            // It came too late: the ledger has it.
+            return true;
+        }
+        let told = stream.certified(certificate, now, desk);
+        guard.settle(&self.shared, &self.stirred, now);
+        told
     }
 
     /// What all data threads share.
