@@ -44,7 +44,6 @@ pub struct Scanned<D> {
 /// The folder cannot be listed.
 pub fn scan<D: Disk>(mut disk: D, keys: &Keys, boot: Boot, reader: Boot) -> io::Result<Scanned<D>> {
     let mut acks = Acks::default();
-    let mut scan = Scan::new(boot);
     let files = disk.list()?;
     for file in files.iter().filter(|file| shelf::is_log(&file.name)) {
         // A log that cannot be read means that records are sent again.
@@ -52,26 +51,27 @@ pub fn scan<D: Disk>(mut disk: D, keys: &Keys, boot: Boot, reader: Boot) -> io::
             let _ = acks::read(&bytes, &mut acks);
         }
     }
+    let mut scan = Scan::new(boot, acks.sinks.values().copied().max().unwrap_or_default());
     let mut headers = Vec::new();
     let named: Vec<_> = files.iter().filter_map(|file| Some((file, shelf::segment_number(&file.name)?))).collect();
-    let newest = named.iter().map(|(_, number)| *number).max();
     for (file, number) in named {
         match header(&disk, &file.name, boot, number) {
             Ok((header, length, hash)) => headers.push((header, length, hash, file.bytes)),
             Err(error) => {
                 let aside = format!("{}{ASIDE}", file.name);
                 let _ = disk.rename(&file.name, &aside);
-                // The newest may be one whose first write was cut: then nothing of it was durable.
-                if newest == Some(number) {
-                    tracing::warn!(file = aside, %error, "the newest segment has no header and is set aside");
-                } else {
-                    scan.set_aside(&file.name, &error);
-                }
+                // Where its first write was cut, nothing of it was durable; else the next one's header shows what is
+                // missing, and `lose_rest` tells it.
+                tracing::warn!(file = aside, %error, "a segment has no header and is set aside");
+                scan.aside.insert(number, format!("the header: {error}; set aside as {aside}"));
             }
         }
     }
     headers.sort_by_key(|(header, ..)| header.number);
     let mut segments = Vec::new();
+    if let Some((first, ..)) = headers.first() {
+        scan.lose_beginning(first);
+    }
     for at in 0..headers.len() {
         let Some((header, length, hash, bytes)) = headers.get(at) else { continue };
         let next = headers.get(at + 1).map(|(next, ..)| next);
@@ -119,10 +119,14 @@ struct Scan {
     begins: BTreeMap<(StreamId, u64), Place>,
     begins_beyond: u64,
     damage: Vec<Damage>,
+    /// Segments without a header, by number, and why.
+    aside: BTreeMap<u64, String>,
+    /// Some sink has everything before.
+    acked: Place,
 }
 
 impl Scan {
-    fn new(boot: Boot) -> Self {
+    fn new(boot: Boot, acked: Place) -> Self {
         Self {
             boot,
             place: Place::default(),
@@ -130,14 +134,9 @@ impl Scan {
             begins: BTreeMap::new(),
             begins_beyond: 0,
             damage: Vec::new(),
+            aside: BTreeMap::new(),
+            acked,
         }
-    }
-
-    /// What a segment without a header held is told by the next one's header.
-    fn set_aside(&mut self, name: &str, error: &FormatError) {
-        let problem = format!("the header: {error}; set aside as {name}{ASIDE}");
-        let (from, to) = (self.place, self.place);
-        self.damage.push(Damage { file: name.to_owned(), offset: 0, problem, from, to, lost: Vec::new() });
     }
 
     /// Reads one segment, up to where the next one begins.
@@ -241,14 +240,9 @@ impl Scan {
         entries.iter().for_each(|entry| self.take(&segment.header, entry));
         let leaves = shelf::leaves_of(entries.iter(), |stream| sid(&segment.header, stream).cloned());
         let lost = |(sid, range): (StreamId, Range)| Lost { sid, from: range.begin(), to: range.end(), nodes: Some(range) };
-        self.damage.push(Damage {
-            file: segment.name(),
-            offset,
-            problem: problem.to_string(),
-            from,
-            to: self.place,
-            lost: leaves.into_iter().map(lost).collect(),
-        });
+        let lost = leaves.into_iter().map(lost).collect();
+        let (file, problem, to) = (segment.name(), problem.to_string(), self.place);
+        self.damage(Damage { file, offset, problem, from, to, lost });
     }
 
     /// From here on nothing of the segment can be read; the next one's header says what is missing.
@@ -261,7 +255,28 @@ impl Scan {
             }
         }
         let (from, to) = (self.place, next.first);
-        self.damage.push(Damage { file: segment.name(), offset, problem: problem.to_string(), from, to, lost });
+        let aside = self.aside.range(segment.number()..next.number).next_back();
+        let (file, offset, problem) = match aside {
+            Some((number, problem)) => (shelf::segment_name(*number), 0, problem.clone()),
+            None => (segment.name(), offset, problem.to_string()),
+        };
+        self.damage(Damage { file, offset, problem, from, to, lost });
+    }
+
+    /// Nothing before the first segment can be read. Where sinks have it, it was released.
+    fn lose_beginning(&mut self, first: &Header) {
+        if let Some((number, problem)) = self.aside.range(..first.number).next_back() {
+            let (file, problem) = (shelf::segment_name(*number), problem.clone());
+            let (from, to) = (self.acked, first.first);
+            self.damage(Damage { file, offset: 0, problem, from, to, lost: Vec::new() });
+        }
+    }
+
+    /// What some sink has was no loss: the file was on its way out.
+    fn damage(&mut self, damage: Damage) {
+        if damage.to > self.acked && damage.from < damage.to {
+            self.damage.push(damage);
+        }
     }
 
     fn report(self, segments: &[Segment], was_told: bool) -> Report {

@@ -10,7 +10,7 @@ pub use shared::Shared;
 pub use shed::Skipped;
 
 pub(super) use ack_log::is_log;
-pub(super) use segment::number as segment_number;
+pub(super) use segment::{name as segment_name, number as segment_number};
 pub(super) use shared::Spot;
 pub(super) use shed::leaves_of;
 
