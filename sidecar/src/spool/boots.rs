@@ -133,7 +133,10 @@ fn predecessor(boot: Boot, path: PathBuf) -> io::Result<Option<Predecessor>> {
 fn remove_cut_start(path: &Path, name: &str) {
     let is_cut = name.strip_suffix(".partial").is_some_and(|boot| boot.parse::<Boot>().is_ok());
     let is_free = || File::open(path.join(LOCK)).map_or(true, |lock| lock.try_lock().is_ok());
-    if is_cut && is_free() && let Err(error) = fs::remove_dir_all(path) {
+    if is_cut
+        && is_free()
+        && let Err(error) = fs::remove_dir_all(path)
+    {
         tracing::warn!(path = %path.display(), %error, "a folder of a start that was cut cannot be removed");
     }
 }

@@ -122,8 +122,8 @@ impl Default for Limits {
 }
 
 /// A reserved place, for one or more entries. What is left of it when it is dropped is free again.
-pub struct Permit<'a> {
-    shared: &'a Shared,
+pub struct Permit {
+    shared: Arc<Shared>,
     payload_bytes: u64,
     /// In 128ths of a byte.
     on_disk: u64,
@@ -171,7 +171,7 @@ impl Inbox {
     ///
     /// # Errors
     /// There is none; nothing is to be sealed.
-    pub fn reserve(&self, class: Class, payload_bytes_max: usize) -> Result<Permit<'_>, Refusal> {
+    pub fn reserve(&self, class: Class, payload_bytes_max: usize) -> Result<Permit, Refusal> {
         self.reserve_entries(class, payload_bytes_max, 1)
     }
 
@@ -179,7 +179,7 @@ impl Inbox {
     ///
     /// # Errors
     /// As [`Inbox::reserve`].
-    pub fn reserve_entries(&self, class: Class, payload_bytes_max: usize, entries: u64) -> Result<Permit<'_>, Refusal> {
+    pub fn reserve_entries(&self, class: Class, payload_bytes_max: usize, entries: u64) -> Result<Permit, Refusal> {
         let mut state = self.shared.lock();
         if payload_bytes_max > PAYLOAD_BYTES_MAX {
             return Err(Refusal::TooLong);
@@ -204,7 +204,19 @@ impl Inbox {
         }
         state.held_bytes = state.held_bytes.saturating_add(payload_bytes);
         state.held_on_disk = state.held_on_disk.saturating_add(on_disk);
-        Ok(Permit { shared: &self.shared, payload_bytes, on_disk })
+        drop(state);
+        Ok(Permit { shared: self.shared.clone(), payload_bytes, on_disk })
+    }
+
+    /// A place for the first record of a stream: there is always room for that one (S2), within the fixed reserve.
+    pub fn reserve_opening(&self, payload_bytes_max: usize) -> Permit {
+        let payload_bytes = payload_bytes_max.min(PAYLOAD_BYTES_MAX) as u64;
+        let on_disk = on_disk(payload_bytes, 1);
+        let mut state = self.shared.lock();
+        state.held_bytes = state.held_bytes.saturating_add(payload_bytes);
+        state.held_on_disk = state.held_on_disk.saturating_add(on_disk);
+        drop(state);
+        Permit { shared: self.shared.clone(), payload_bytes, on_disk }
     }
 
     /// Tells how far entries are durable.
@@ -240,7 +252,7 @@ fn on_disk(payload_bytes: u64, entries: u64) -> u64 {
     payload_bytes.saturating_mul(UNITS_PER_BYTE + 1).saturating_add(overhead)
 }
 
-impl Permit<'_> {
+impl Permit {
     /// Puts an entry into the reserved place. Never waits.
     ///
     /// # Errors
@@ -295,7 +307,7 @@ impl Permit<'_> {
     }
 }
 
-impl Drop for Permit<'_> {
+impl Drop for Permit {
     fn drop(&mut self) {
         if self.payload_bytes > 0 || self.on_disk > 0 {
             let mut state = self.shared.lock();

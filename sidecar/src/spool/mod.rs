@@ -2,7 +2,7 @@
 //!
 //! Data threads put entries into the [`Inbox`]; one thread ([`Spool`]) writes them in groups, makes them durable and only
 //! then shows them to [`Reader`]s. What it keeps of each segment stands in a [`Shelf`], one for its own folder and one for
-//! that of each earlier process. Rules: D1-D5, S3, SP-1, SP-2, SP-3. `docs/reference/spool.md` describes files and limits.
+//! that of each earlier process. Rules: D1-D5, S3, SP-1, SP-2, SP-3. `docs/spool.md` describes files and limits.
 //!
 //! [`format`], [`Writer`], [`Shelf`] and [`recover`] know neither clock nor thread: time comes in, and the [`disk`] is given.
 

@@ -2,11 +2,13 @@
 
 use super::disk::Files;
 use super::entry::{Block, Entry};
+use super::format::frame::Decoder;
 use super::format::header::Header;
 use super::format::{FormatError, Problem};
 use super::position::Place;
 use super::recover::walk::{Step, Walk};
 use super::shelf::{self, Segment, Shared, Spot};
+use std::io;
 use std::sync::Arc;
 use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::stream::StreamId;
@@ -92,6 +94,7 @@ pub struct Reader<F> {
     shared: Arc<Shared>,
     at: Place,
     here: Option<Here>,
+    decoder: Decoder,
 }
 
 struct Here {
@@ -103,8 +106,11 @@ struct Here {
 
 impl<F: Files> Reader<F> {
     /// A reader that stands at a place.
-    pub fn new(files: F, shared: Arc<Shared>, at: Place) -> Self {
-        Self { files, shared, at, here: None }
+    ///
+    /// # Errors
+    /// No memory for the decompressor.
+    pub fn new(files: F, shared: Arc<Shared>, at: Place) -> io::Result<Self> {
+        Ok(Self { files, shared, at, here: None, decoder: Decoder::new()? })
     }
 
     /// What it reads next.
@@ -155,7 +161,8 @@ impl<F: Files> Reader<F> {
             if frame_end <= self.at {
                 continue;
             }
-            let opened = whole.and_then(|()| clear.open(&key, here.segment.header_hash, here.walk.frame_bytes()));
+            let (hash, frame) = (here.segment.header_hash, here.walk.frame_bytes());
+            let opened = whole.and_then(|()| self.decoder.open(&clear, &key, hash, frame));
             let header = here.segment.header.clone();
             match opened {
                 Ok(block) => {

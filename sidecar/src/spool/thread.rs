@@ -175,7 +175,8 @@ impl Spool {
         let mut threads = vec![spawn("spool", Box::new(move || work.run()))?];
         if !predecessors.is_empty() {
             let (handle, boot) = (handle.clone(), settings.boot);
-            threads.push(spawn("spool-recovery", Box::new(move || handle.recover(predecessors, &keys, boot, &events)))?);
+            threads
+                .push(spawn("spool-recovery", Box::new(move || handle.recover(predecessors, &keys, boot, &events)))?);
         }
         Ok((Self { handle, threads }, receiver))
     }
@@ -250,13 +251,13 @@ impl SpoolHandle {
     pub fn reader(&self, boot: Boot, sink: &str) -> Option<Reader<Folder>> {
         let (folder, shared) = lock(&self.shared.shelves).get(&boot).cloned()?;
         let at = shared.sink_position(sink)?;
-        Some(Reader::new(Folder::new(&folder), shared, at))
+        Reader::new(Folder::new(&folder), shared, at).ok()
     }
 
     /// Reads from a place on: what a backend lost, or what a [`Report`] names.
     pub fn reader_at(&self, boot: Boot, at: Place) -> Option<Reader<Folder>> {
         let (folder, shared) = lock(&self.shared.shelves).get(&boot).cloned()?;
-        Some(Reader::new(Folder::new(&folder), shared, at))
+        Reader::new(Folder::new(&folder), shared, at).ok()
     }
 
     /// How the spool is.
@@ -295,6 +296,8 @@ fn folder_bytes(path: &Path) -> u64 {
 struct Foreign {
     shelf: Shelf<Folder>,
     predecessor: Predecessor,
+    /// Bytes of what is no segment: they count, too (SP-3).
+    other_bytes: u64,
 }
 
 /// What the thread owns.
@@ -355,8 +358,10 @@ impl Work {
         }
         for (mut shelf, predecessor) in control.adopted {
             shelf.set_sinks(&self.sinks, Place::default());
-            self.unread_bytes = self.unread_bytes.saturating_sub(folder_bytes(&predecessor.path));
-            self.foreign.push(Foreign { shelf, predecessor });
+            let bytes = folder_bytes(&predecessor.path);
+            self.unread_bytes = self.unread_bytes.saturating_sub(bytes);
+            let other_bytes = bytes.saturating_sub(shelf.used_bytes());
+            self.foreign.push(Foreign { shelf, predecessor, other_bytes });
         }
         for ((boot, sink), end) in control.acks {
             let Some(shelf) = self.shelf(boot) else { continue };
@@ -413,7 +418,7 @@ impl Work {
     }
 
     fn count_elsewhere(&mut self) {
-        let read: u64 = self.foreign.iter().map(|foreign| foreign.shelf.used_bytes()).sum();
+        let read: u64 = self.foreign.iter().map(|f| f.shelf.used_bytes().saturating_add(f.other_bytes)).sum();
         self.writer.set_elsewhere_bytes(read.saturating_add(self.unread_bytes));
     }
 

@@ -72,6 +72,8 @@ struct State {
     /// Removed or renamed, but the folder was not synced: they may come back.
     unlinked: BTreeMap<String, SimFile>,
     faults: Vec<Fault>,
+    /// This says that it was done, and is not.
+    lie: Option<Fault>,
     capacity: u64,
     dice: Dice,
 }
@@ -88,6 +90,7 @@ impl SimDisk {
             files: BTreeMap::new(),
             unlinked: BTreeMap::new(),
             faults: Vec::new(),
+            lie: None,
             capacity: u64::MAX,
             dice,
         })))
@@ -100,6 +103,11 @@ impl SimDisk {
     /// The next operation of this kind fails.
     pub fn fail_next(&self, fault: Fault) {
         self.state().faults.push(fault);
+    }
+
+    /// A disk that lies: what a test of tests needs.
+    pub fn lie_about(&self, what: Fault) {
+        self.state().lie = Some(what);
     }
 
     /// No fault is due any more.
@@ -145,7 +153,7 @@ impl SimDisk {
                 files.insert(name.clone(), file.crashed(&mut dice));
             }
         }
-        let state = State { files, unlinked: BTreeMap::new(), faults: Vec::new(), capacity: u64::MAX, dice };
+        let state = State { files, unlinked: BTreeMap::new(), faults: Vec::new(), lie: None, capacity: u64::MAX, dice };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -154,7 +162,7 @@ impl SimDisk {
         let state = self.state();
         let files = state.files.clone();
         let dice = state.dice.clone();
-        let state = State { files, unlinked: BTreeMap::new(), faults: Vec::new(), capacity: u64::MAX, dice };
+        let state = State { files, unlinked: BTreeMap::new(), faults: Vec::new(), lie: None, capacity: u64::MAX, dice };
         Self(Arc::new(Mutex::new(state)))
     }
 }
@@ -253,6 +261,9 @@ impl Disk for SimDisk {
     fn sync(&mut self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         let fault = state.fails(Fault::Sync);
+        if state.lie == Some(Fault::Sync) {
+            return fault;
+        }
         let file = state.files.get_mut(name).ok_or_else(missing)?;
         if fault.is_err() {
             file.dropped.push((file.synced, file.bytes.len()));
@@ -266,6 +277,9 @@ impl Disk for SimDisk {
     fn sync_folder(&mut self) -> io::Result<()> {
         let mut state = self.state();
         state.fails(Fault::SyncFolder)?;
+        if state.lie == Some(Fault::SyncFolder) {
+            return Ok(());
+        }
         state.files.values_mut().for_each(|file| file.linked = true);
         state.unlinked.clear();
         Ok(())

@@ -169,26 +169,6 @@ impl Clear {
         if crc32c::crc32c(sealed) == checksum { Ok(()) } else { Err(Problem::Checksum.into()) }
     }
 
-    /// Opens the frame: its payloads, one after the other.
-    ///
-    /// # Errors
-    /// The frame is not whole, or not what was written under this key and header.
-    pub fn open(&self, key: &DataKey, header: Hash, frame: &[u8]) -> Result<Block<u16>, FormatError> {
-        let (sealed, _) = self.sealed(frame)?;
-        let clear = frame.get(..self.clear_bytes).ok_or(FormatError::Short)?;
-        let mut authenticated = Vec::with_capacity(HASH_BYTES + clear.len());
-        authenticated.extend(header.0);
-        authenticated.extend(clear);
-        let mut text = sealed.to_vec();
-        let opened = key.open(self.number, &authenticated, &mut text).ok_or(Problem::Sealed)?;
-        // An empty payload still is a frame of zstd.
-        let payload = zstd::bulk::decompress(opened, self.payload_bytes).map_err(|_| Problem::Compression)?;
-        if payload.len() != self.payload_bytes {
-            return Err(Problem::Compression.into());
-        }
-        Ok(Block { entries: self.entries.clone(), payload })
-    }
-
     /// Ciphertext with its tag, and the checksum after it.
     fn sealed<'a>(&self, frame: &'a [u8]) -> Result<(&'a [u8], u32), FormatError> {
         let whole = frame.get(..self.frame_bytes).ok_or(FormatError::Short)?;
@@ -206,6 +186,51 @@ fn entry(cursor: &mut Cursor<'_>, streams: usize) -> Result<Entry<u16>, FormatEr
         return Err(Problem::Value("the stream").into());
     }
     Ok(Entry { stream, kind, seq, leaf, payload_bytes })
+}
+
+/// Opens frames. Keeps its buffers.
+pub struct Decoder {
+    decompressor: zstd::bulk::Decompressor<'static>,
+    authenticated: Vec<u8>,
+    text: Vec<u8>,
+}
+
+impl Decoder {
+    /// A decoder.
+    ///
+    /// # Errors
+    /// No memory for the decompressor.
+    pub fn new() -> std::io::Result<Self> {
+        let decompressor = zstd::bulk::Decompressor::new()?;
+        Ok(Self { decompressor, authenticated: Vec::new(), text: Vec::new() })
+    }
+
+    /// Opens a frame whose part in clear was read: its entries with their payloads.
+    ///
+    /// # Errors
+    /// The frame is not whole, or not what was written under this key and header.
+    pub fn open(
+        &mut self,
+        clear: &Clear,
+        key: &DataKey,
+        header: Hash,
+        frame: &[u8],
+    ) -> Result<Block<u16>, FormatError> {
+        let (sealed, _) = clear.sealed(frame)?;
+        self.authenticated.clear();
+        self.authenticated.extend(header.0);
+        self.authenticated.extend(frame.get(..clear.clear_bytes).ok_or(FormatError::Short)?);
+        self.text.clear();
+        self.text.extend_from_slice(sealed);
+        let opened = key.open(clear.number, &self.authenticated, &mut self.text).ok_or(Problem::Sealed)?;
+        // An empty payload still is a frame of zstd.
+        let mut payload = Vec::with_capacity(clear.payload_bytes);
+        self.decompressor.decompress_to_buffer(opened, &mut payload).map_err(|_| Problem::Compression)?;
+        if payload.len() != clear.payload_bytes {
+            return Err(Problem::Compression.into());
+        }
+        Ok(Block { entries: clear.entries.clone(), payload })
+    }
 }
 
 /// Most bytes that a frame of this block can have.

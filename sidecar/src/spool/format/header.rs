@@ -50,8 +50,7 @@ impl Header {
     /// More streams or longer keys than there may be.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), FormatError> {
         let start = out.len();
-        let keys_fit =
-            self.pod_key.len() <= WRAPPED_KEY_BYTES_MAX && self.recovery_key.len() <= WRAPPED_KEY_BYTES_MAX;
+        let keys_fit = self.pod_key.len() <= WRAPPED_KEY_BYTES_MAX && self.recovery_key.len() <= WRAPPED_KEY_BYTES_MAX;
         if self.streams.len() > STREAMS_MAX || !keys_fit {
             return Err(Problem::Length.into());
         }
@@ -140,8 +139,7 @@ fn stream(cursor: &mut Cursor<'_>) -> Result<StreamStart, FormatError> {
     let sid = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
     let sid = sid.ok_or(Problem::Value("the stream's name"))?;
     let next_seq = cursor.u64()?;
-    let nodes: Vec<Hash> =
-        (0..range_nodes(0, next_seq)).map(|_| cursor.hash()).collect::<Result<_, _>>()?;
+    let nodes: Vec<Hash> = (0..range_nodes(0, next_seq)).map(|_| cursor.hash()).collect::<Result<_, _>>()?;
     let leaves = Range::from_nodes(0, next_seq, &nodes).map_err(|_| Problem::Value("the frontier"))?;
     Ok(StreamStart { sid, leaves })
 }

@@ -1,4 +1,4 @@
-//! The bytes of a spool's files: pure, explicit, little-endian. `docs/reference/spool.md` shows the layout.
+//! The bytes of a spool's files: pure, explicit, little-endian. `docs/spool.md` shows the layout.
 //!
 //! A parser takes any bytes: it answers what they are, that they end too early, or what is wrong with them. It neither
 //! panics nor allocates more than the limits of [`super`] say.

@@ -239,7 +239,8 @@ impl Scan {
         let from = self.place;
         entries.iter().for_each(|entry| self.take(&segment.header, entry));
         let leaves = shelf::leaves_of(entries.iter(), |stream| sid(&segment.header, stream).cloned());
-        let lost = |(sid, range): (StreamId, Range)| Lost { sid, from: range.begin(), to: range.end(), nodes: Some(range) };
+        let lost =
+            |(sid, range): (StreamId, Range)| Lost { sid, from: range.begin(), to: range.end(), nodes: Some(range) };
         let lost = leaves.into_iter().map(lost).collect();
         let (file, problem, to) = (segment.name(), problem.to_string(), self.place);
         self.damage(Damage { file, offset, problem, from, to, lost });

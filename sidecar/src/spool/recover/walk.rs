@@ -94,10 +94,7 @@ impl Walk {
         }
     }
 
-    fn frame<F: Files + ?Sized>(
-        &mut self,
-        files: &F,
-    ) -> Result<Option<(Clear, Result<(), FormatError>)>, FormatError> {
+    fn frame<F: Files + ?Sized>(&mut self, files: &F) -> Result<Option<(Clear, Result<(), FormatError>)>, FormatError> {
         let (number, streams) = (self.number, self.streams);
         let start = self.fill(files, START_BYTES)?;
         if start.is_empty() {

@@ -36,12 +36,7 @@ impl AckLog {
     }
 
     /// Makes durable where the sinks stand.
-    pub(super) fn write<D: Disk>(
-        &mut self,
-        disk: &mut D,
-        sinks: &[(&str, Place)],
-        recovered: bool,
-    ) -> io::Result<()> {
+    pub(super) fn write<D: Disk>(&mut self, disk: &mut D, sinks: &[(&str, Place)], recovered: bool) -> io::Result<()> {
         let is_news = |(name, place): &&(&str, Place)| self.written.get(*name).copied().unwrap_or_default() < *place;
         let news: Vec<(&str, Place)> = sinks.iter().filter(is_news).copied().collect();
         if news.is_empty() && recovered == self.recovered {

@@ -4,7 +4,7 @@ use super::rig::{Rig, keys, read_all, recover, sinks};
 use crate::spool::disk::Files;
 use crate::spool::keys::Keys;
 use crate::spool::recover::scan;
-use crate::spool::{Fault, FIXED_RESERVE_BYTES, Place, ReadError, Reader, WriterSettings};
+use crate::spool::{FIXED_RESERVE_BYTES, Fault, Place, ReadError, Reader, WriterSettings};
 
 /// Several segments, each with several frames; the first one's entries end at the returned place.
 fn segments() -> (Rig, u64) {
@@ -43,7 +43,7 @@ fn a_frame_whose_content_is_damaged_is_told_with_its_leaves() {
     let end = rig.given.len();
     assert_eq!(scanned.report.streams[&super::rig::sid(0)].leaves, rig.leaves(0, end));
     scanned.shelf.set_sinks(&sinks(), Place::default());
-    let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)));
+    let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory"));
     assert_eq!(lost, [(0, 4)]);
     assert!(found.keys().copied().eq(4..end as u64));
 }
@@ -62,7 +62,7 @@ fn the_rest_of_a_damaged_segment_is_told_by_the_next_ones_header() {
     let [lost] = damage.lost.as_slice() else { panic!("{damage:?}") };
     let leaves = rig.leaves(0, usize::try_from(first_end).expect("small")).end();
     assert_eq!((lost.from, lost.to, &lost.nodes), (0, leaves, &None));
-    let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)));
+    let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory"));
     assert_eq!(lost, [(0, first_end)]);
     assert!(found.keys().copied().eq(first_end..rig.given.len() as u64));
 }
@@ -76,13 +76,10 @@ fn a_segment_without_a_header_is_set_aside() {
     let second_end = rig.writer.shelf().segments.get(&1).expect("a segment").end();
     let [damage] = scanned.report.damage.as_slice() else { panic!("{:?}", scanned.report.damage) };
     assert_eq!((damage.file.as_str(), damage.from, damage.to), (name(1).as_str(), Place(first_end), second_end));
-    assert_eq!(
-        damage.problem,
-        format!("the header: not a file of a spool; set aside as {}.corrupt", name(1))
-    );
+    assert_eq!(damage.problem, format!("the header: not a file of a spool; set aside as {}.corrupt", name(1)));
     let names: Vec<String> = disk.list().expect("listed").into_iter().map(|file| file.name).collect();
     assert!(names.contains(&format!("{}.corrupt", name(1))) && !names.contains(&name(1)));
-    let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)));
+    let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory"));
     assert_eq!(lost, [(first_end, second_end.number())]);
     assert_eq!(found.len() as u64, rig.given.len() as u64 - (second_end.number() - first_end));
 }
@@ -95,7 +92,7 @@ fn d5_without_the_pods_key_the_size_is_known_and_the_content_waits() {
     let mut scanned = scan(disk.clone(), &other, super::rig::BOOT, super::rig::NEXT_BOOT).expect("listed");
     assert_eq!(scanned.report.locked_segments, rig.writer.shelf().segments.len() as u64);
     assert_eq!(scanned.report.streams[&super::rig::sid(0)].leaves, rig.leaves(0, rig.given.len()));
-    let mut reader = Reader::new(disk, scanned.shelf.shared().clone(), Place(0));
+    let mut reader = Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory");
     assert_eq!(reader.next(), Err(ReadError::Locked(0)));
     let wrapped = rig.writer.shelf().segments.get(&0).expect("a segment").header.pod_key.clone();
     scanned.shelf.unlock(0, keys().unwrap(&wrapped).expect("the pod's key"));
@@ -119,7 +116,7 @@ fn sp_3_a_full_spool_refuses_and_goes_on_after_acknowledgements() {
     assert!(matches!(full, Some(Fault::Full { .. })), "{full:?}");
     let durable = rig.writer.durable().end();
     assert!(durable.number() < rig.given.len() as u64);
-    assert_eq!(rig.writer.room().ordinary_bytes, 0);
+    assert!(rig.writer.room().ordinary_bytes < 4096);
     // One sink is not enough; the other is not required, and loses what is in the way.
     rig.writer.shelf_mut().ack("b", Place(0)).expect("known");
     rig.writer.shelf_mut().flush(1).expect("written");

@@ -4,7 +4,7 @@ use super::rig::{Rig, recover};
 use crate::spool::disk::sim::SimDisk;
 use crate::spool::entry::{Block, Entry, Kind};
 use crate::spool::format::acks::{self, Acks, Line};
-use crate::spool::format::frame::{Clear, Encoder};
+use crate::spool::format::frame::{Clear, Decoder, Encoder};
 use crate::spool::format::header::{Header, StreamStart};
 use crate::spool::format::{FormatError, Problem};
 use crate::spool::keys::DataKey;
@@ -51,7 +51,11 @@ fn frame(number: u32, block: &Block<u16>) -> Vec<u8> {
 fn open(bytes: &[u8], number: u32) -> Result<Block<u16>, FormatError> {
     let clear = Clear::parse(bytes, number, 2)?;
     clear.check(bytes)?;
-    clear.open(&key(), HASH, bytes)
+    decode(&clear, &key(), HASH, bytes)
+}
+
+fn decode(clear: &Clear, key: &DataKey, header: Hash, frame: &[u8]) -> Result<Block<u16>, FormatError> {
+    Decoder::new().expect("memory").open(clear, key, header, frame)
 }
 
 #[test]
@@ -88,10 +92,10 @@ fn d4_a_frame_and_every_prefix_and_bit_of_it() {
 fn d4_what_is_in_clear_is_authenticated() {
     let bytes = frame(0, &block());
     let clear = Clear::parse(&bytes, 0, 2).expect("a frame");
-    let other_header = clear.open(&key(), Hash([8; 32]), &bytes);
+    let other_header = decode(&clear, &key(), Hash([8; 32]), &bytes);
     assert_eq!(other_header, Err(Problem::Sealed.into()));
     let other_key = DataKey::new(&[6; 32]).expect("a key");
-    assert_eq!(clear.open(&other_key, HASH, &bytes), Err(Problem::Sealed.into()));
+    assert_eq!(decode(&clear, &other_key, HASH, &bytes), Err(Problem::Sealed.into()));
     // A leaf changed, and the checksum with it: who can write the disk can do that.
     let mut altered = bytes.clone();
     altered[16 + 11] ^= 1;
@@ -99,7 +103,7 @@ fn d4_what_is_in_clear_is_authenticated() {
     let checksum = crc32c::crc32c(&altered[..content]);
     altered[content..content + 4].copy_from_slice(&checksum.to_le_bytes());
     let clear = Clear::parse(&altered, 0, 2).expect("its checksum fits");
-    assert_eq!(clear.open(&key(), HASH, &altered), Err(Problem::Sealed.into()));
+    assert_eq!(decode(&clear, &key(), HASH, &altered), Err(Problem::Sealed.into()));
 }
 
 #[test]
@@ -139,7 +143,11 @@ fn the_layout_is_pinned() {
     let frame = frame(7, &block());
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     expect_test::expect!["54534d595345470001006001000001010101010101010101010101010101030000000000000011000000000000006300 a605ee98ed6a968c656fcbd8494bae184fc48e73862256cafc0ce94c2403fde1"].assert_eq(&format!("{} {}", hex(&bytes[..48]), hex(&Hash::of(&[&bytes]).0)));
-    expect_test::expect!["cd0000000000030007000000200000000100070000000000000000 205"].assert_eq(&format!("{} {}", hex(&frame[..27]), frame.len()));
+    expect_test::expect!["cd0000000000030007000000200000000100070000000000000000 205"].assert_eq(&format!(
+        "{} {}",
+        hex(&frame[..27]),
+        frame.len()
+    ));
 }
 
 /// A segment cut at any byte, or with any byte changed, is read up to there and never further than it was written.

@@ -159,8 +159,12 @@ impl Run {
         scanned.shelf.set_sinks(&sinks(), Place::default());
         for (at, sink) in ["a", "b"].into_iter().enumerate() {
             let position = scanned.shelf.position(sink).expect("a sink").number();
-            assert!(self.flushed[at] <= position && position <= self.told[at].max(self.flushed[at]), "seed {seed}: {sink}");
-            let reader = crate::spool::Reader::new(disk.clone(), scanned.shelf.shared().clone(), Place(position));
+            assert!(
+                self.flushed[at] <= position && position <= self.told[at].max(self.flushed[at]),
+                "seed {seed}: {sink}"
+            );
+            let reader = crate::spool::Reader::new(disk.clone(), scanned.shelf.shared().clone(), Place(position))
+                .expect("memory");
             let (found, lost) = read_all(reader);
             self.check_read(found.iter());
             if sink == "a" {
@@ -168,7 +172,11 @@ impl Run {
                 assert!(found.keys().copied().eq(position..end), "sp_2 {sink}, seed {seed}");
             } else {
                 // Only what was told as skipped is gone.
-                assert!(lost.iter().all(|(_, to)| *to <= self.told[1]), "{sink}: {lost:?} of {}, seed {seed}", self.told[1]);
+                assert!(
+                    lost.iter().all(|(_, to)| *to <= self.told[1]),
+                    "{sink}: {lost:?} of {}, seed {seed}",
+                    self.told[1]
+                );
             }
         }
     }
@@ -183,12 +191,18 @@ impl Run {
         let prefix = &self.rig.given[..end];
         let named: BTreeSet<u32> = report.streams.keys().map(|sid| sid.parts().expect("a name").thread).collect();
         let first = end.checked_sub(1).and_then(|last| prefix.get(last));
-        assert!(first.is_none_or(|given| named.contains(&given.stream)), "seed {seed}: the last entry's stream is told");
+        assert!(
+            first.is_none_or(|given| named.contains(&given.stream)),
+            "seed {seed}: the last entry's stream is told"
+        );
     }
 }
 
-fn run(seed: u64) -> (u64, usize) {
+fn run(seed: u64, lie: Option<Fault>) -> (u64, usize) {
     let mut run = Run::new(seed);
+    if let Some(lie) = lie {
+        run.rig.disk.lie_about(lie);
+    }
     let steps = 20 + run.rig.dice.below(100);
     for _ in 0..steps {
         run.step();
@@ -203,7 +217,7 @@ fn run(seed: u64) -> (u64, usize) {
 fn sp_1_sp_2_sp_3_hold_through_faults_and_crashes() {
     let (mut crashes, mut entries) = (0, 0);
     for seed in 0..seeds() {
-        let (more, given) = run(seed);
+        let (more, given) = run(seed, None);
         crashes += more;
         entries += given;
     }
@@ -211,8 +225,17 @@ fn sp_1_sp_2_sp_3_hold_through_faults_and_crashes() {
     assert!(crashes >= seeds() && entries > 0);
 }
 
+/// The checks of this file can fail.
+#[test]
+fn the_model_notices_a_disk_that_lies() {
+    for lie in [Fault::Sync, Fault::SyncFolder] {
+        let noticed = (0..20).any(|seed| std::panic::catch_unwind(|| run(seed, Some(lie))).is_err());
+        assert!(noticed, "{lie:?}");
+    }
+}
+
 /// After you found a seed that fails, put it here and run this test alone.
 #[test]
 fn one_seed() {
-    run(1);
+    run(1, None);
 }

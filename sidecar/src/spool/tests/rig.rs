@@ -136,7 +136,7 @@ impl Rig {
     }
 
     pub(super) fn reader(&self, at: Place) -> Reader<SimDisk> {
-        Reader::new(self.disk.clone(), self.writer.shelf().shared().clone(), at)
+        Reader::new(self.disk.clone(), self.writer.shelf().shared().clone(), at).expect("memory")
     }
 
     /// Size and root of a stream after this many entries.

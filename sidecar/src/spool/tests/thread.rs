@@ -3,7 +3,8 @@
 use super::rig::{folder, sid};
 use crate::spool::recover::Report;
 use crate::spool::{
-    Boot, Class, Durable, Event, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool, SpoolHandle, StreamNumber,
+    Boot, Class, Durable, Event, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool, SpoolHandle,
+    StreamNumber,
 };
 use std::path::Path;
 use std::time::Duration;

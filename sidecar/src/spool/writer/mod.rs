@@ -180,9 +180,9 @@ impl<D: Disk> Writer<D> {
 
     /// What waits for the disk: entries, and bytes of their payloads.
     pub fn pending(&self) -> (u64, u64) {
-        self.pending.iter().fold((0, 0), |(entries, bytes), block| {
-            (entries + block.len() as u64, bytes + block.payload.len() as u64)
-        })
+        self.pending
+            .iter()
+            .fold((0, 0), |(entries, bytes), block| (entries + block.len() as u64, bytes + block.payload.len() as u64))
     }
 
     /// What may still come, over and above what was handed over.
@@ -297,7 +297,9 @@ impl<D: Disk> Writer<D> {
         for block in self.pending.drain(..appended.min(self.pending.len())) {
             for entry in &block.entries {
                 end = end.next();
-                let Some(stream) = self.streams.get_mut(&entry.stream).filter(|_| entry.kind.is_leaf()) else { continue };
+                let Some(stream) = self.streams.get_mut(&entry.stream).filter(|_| entry.kind.is_leaf()) else {
+                    continue;
+                };
                 debug_assert_eq!(stream.leaves.end(), entry.seq, "CH-1: seq + 1");
                 stream.leaves.push(entry.leaf);
                 if entry.kind == Kind::Close {
@@ -390,7 +392,11 @@ impl<D: Disk> Writer<D> {
             self.shelf.make_room(wanted - limit_bytes);
         }
         let used_bytes = used(self);
-        if used_bytes.saturating_add(bytes) > limit_bytes { Err(Fault::Full { used_bytes, limit_bytes }) } else { Ok(()) }
+        if used_bytes.saturating_add(bytes) > limit_bytes {
+            Err(Fault::Full { used_bytes, limit_bytes })
+        } else {
+            Ok(())
+        }
     }
 
     /// No file is begun that cannot be written; so a full disk does not fill with beginnings.
