@@ -10,6 +10,7 @@ mod boots;
 pub mod disk;
 mod entry;
 pub mod format;
+mod handle;
 mod inbox;
 pub mod keys;
 mod page;
@@ -25,12 +26,13 @@ mod tests;
 
 pub use boots::{Boot, BootError, Boots, Predecessor};
 pub use entry::{Block, Entry, Kind, StreamNumber};
+pub use handle::{Event, Found, SpoolHandle, Stats};
 pub use inbox::{Class, Inbox, Limits, Permit, PushError, Refusal};
 pub use page::{CounterPage, Counters, ThreadCounters, kernel_boot_id};
 pub use position::{Durable, Place, Released, Written};
 pub use reader::{Read, ReadBlock, ReadEntry, ReadError, Reader};
 pub use shelf::{AckError, Shelf, SinkRule, Skipped};
-pub use thread::{Event, Found, Settings, Spool, SpoolHandle, StartError, Stats};
+pub use thread::{Settings, Spool, StartError};
 pub use writer::{Fault, Room, Writer, WriterSettings};
 
 /// A segment is closed, and another made, when it is this long.

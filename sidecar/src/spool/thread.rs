@@ -3,18 +3,19 @@
 
 use super::boots::{Boot, BootError, Boots, Predecessor};
 use super::disk::{Files, Folder};
+use super::handle::{Common, Control, Event, Found, SpoolHandle, Stats, lock};
 use super::inbox::{Inbox, Limits, Refusal};
-use super::keys::{DataKey, KeyError, Keys, RecoveryKey};
+use super::keys::{KeyError, Keys, RecoveryKey};
 use super::page::{self, CounterPage, Counters, kernel_boot_id};
 use super::position::Place;
-use super::reader::Reader;
-use super::recover::{Report, scan};
-use super::shelf::{Shared, Shelf, SinkRule, Skipped};
+use super::recover::scan;
+use super::shelf::{Shelf, SinkRule};
 use super::writer::{Fault, Writer, WriterSettings};
+use super::{Block, SEGMENT_BYTES_MAX, StreamNumber};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -62,70 +63,10 @@ pub enum StartError {
     },
 }
 
-/// What the spool tells.
-#[derive(Debug)]
-pub enum Event {
-    /// What an earlier process left (D3).
-    Found(Box<Found>),
-    /// A sink that is not required never gets this (T5).
-    Skipped(Boot, Skipped),
-}
-
-/// What an earlier process left.
-#[derive(Debug)]
-pub struct Found {
-    /// Streams, begins, damage.
-    pub report: Report,
-    /// By data thread, what its counter page shows; empty where there is none.
-    pub counters: Vec<Counters>,
-    /// Whether they are exact: the node did not restart since (D2).
-    pub counters_exact: bool,
-}
-
-/// How the spool is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Bytes of all segments, those of earlier processes too.
-    pub used_bytes: u64,
-    /// Entries that wait for the disk.
-    pub pending: u64,
-    /// What is wrong with the disk, if anything is.
-    pub fault: Option<String>,
-}
-
 /// A running spool. Dropping it stops it and waits for what waits to be written.
 pub struct Spool {
     handle: SpoolHandle,
     threads: Vec<JoinHandle<()>>,
-}
-
-/// The ways to a running spool; clones share it.
-#[derive(Clone)]
-pub struct SpoolHandle {
-    inbox: Inbox,
-    page: CounterPage,
-    boot: Boot,
-    shared: Arc<Common>,
-}
-
-struct Common {
-    control: Mutex<Control>,
-    shelves: Mutex<BTreeMap<Boot, (PathBuf, Arc<Shared>)>>,
-    stats: Mutex<Stats>,
-}
-
-/// What the thread is to do.
-#[derive(Default)]
-struct Control {
-    sinks: Option<Vec<SinkRule>>,
-    acks: BTreeMap<(Boot, String), Place>,
-    recovered: Vec<Boot>,
-    unlocked: Vec<(Boot, u64, DataKey)>,
-    adopted: Vec<(Shelf<Folder>, Predecessor)>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Spool {
@@ -150,7 +91,7 @@ impl Spool {
         let inbox = Inbox::new(settings.limits);
         inbox.shared().settle(0, 0, writer.room(), None);
         let common = Common {
-            control: Mutex::default(),
+            control: Mutex::<Control>::default(),
             shelves: Mutex::new(BTreeMap::from([(settings.boot, (folder, shared))])),
             stats: Mutex::default(),
         };
@@ -176,7 +117,7 @@ impl Spool {
         if !predecessors.is_empty() {
             let (handle, boot) = (handle.clone(), settings.boot);
             threads
-                .push(spawn("spool-recovery", Box::new(move || handle.recover(predecessors, &keys, boot, &events)))?);
+                .push(spawn("spool-recovery", Box::new(move || recover(&handle, predecessors, &keys, boot, &events)))?);
         }
         Ok((Self { handle, threads }, receiver))
     }
@@ -207,84 +148,32 @@ impl Drop for Spool {
     }
 }
 
-impl SpoolHandle {
-    /// Where entries go in.
-    pub fn inbox(&self) -> &Inbox {
-        &self.inbox
-    }
-
-    /// Where data threads count.
-    pub fn page(&self) -> &CounterPage {
-        &self.page
-    }
-
-    /// This start of the process.
-    pub fn boot(&self) -> Boot {
-        self.boot
-    }
-
-    /// Other sinks are in force. A new one gets what comes from now on, and all that earlier processes left.
-    pub fn set_sinks(&self, sinks: Vec<SinkRule>) {
-        lock(&self.shared.control).sinks = Some(sinks);
-        self.inbox.shared().request();
-    }
-
-    /// A sink has everything before `end` of a process's spool.
-    pub fn ack(&self, boot: Boot, sink: &str, end: Place) {
-        let mut control = lock(&self.shared.control);
-        let known = control.acks.entry((boot, sink.to_owned())).or_default();
-        *known = end.max(*known);
-    }
-
-    /// The `recovered` records about an earlier process, and all that follows from them, are durable (D3).
-    pub fn set_recovered(&self, boot: Boot) {
-        lock(&self.shared.control).recovered.push(boot);
-    }
-
-    /// The operator unwrapped the key of a segment.
-    pub fn unlock(&self, boot: Boot, segment: u64, key: DataKey) {
-        lock(&self.shared.control).unlocked.push((boot, segment, key));
-        self.inbox.shared().request();
-    }
-
-    /// Reads for a sink, from where it stands; `None` while the spool knows neither process nor sink.
-    pub fn reader(&self, boot: Boot, sink: &str) -> Option<Reader<Folder>> {
-        let (folder, shared) = lock(&self.shared.shelves).get(&boot).cloned()?;
-        let at = shared.sink_position(sink)?;
-        Reader::new(Folder::new(&folder), shared, at).ok()
-    }
-
-    /// Reads from a place on: what a backend lost, or what a [`Report`] names.
-    pub fn reader_at(&self, boot: Boot, at: Place) -> Option<Reader<Folder>> {
-        let (folder, shared) = lock(&self.shared.shelves).get(&boot).cloned()?;
-        Reader::new(Folder::new(&folder), shared, at).ok()
-    }
-
-    /// How the spool is.
-    pub fn stats(&self) -> Stats {
-        lock(&self.shared.stats).clone()
-    }
-
-    fn recover(&self, predecessors: Vec<Predecessor>, keys: &Keys, reader: Boot, events: &mpsc::Sender<Event>) {
-        for predecessor in predecessors {
-            let page = Folder::new(&predecessor.path).read_at(page::FILE, 0, page::PAGE_BYTES);
-            let counters = page.ok().and_then(|page| Counters::parse(&page).ok());
-            let (kernel, counters) = counters.unwrap_or_default();
-            match scan(Folder::new(&predecessor.path), keys, predecessor.boot, reader) {
-                Ok(scanned) => {
-                    let shelf = (predecessor.path.clone(), scanned.shelf.shared().clone());
-                    lock(&self.shared.shelves).insert(predecessor.boot, shelf);
-                    lock(&self.shared.control).adopted.push((scanned.shelf, predecessor));
-                    self.inbox.shared().request();
-                    let counters_exact = kernel != 0 && kernel == kernel_boot_id();
-                    let found = Found { report: scanned.report, counters, counters_exact };
-                    if events.blocking_send(Event::Found(Box::new(found))).is_err() {
-                        return;
-                    }
+/// Reads what earlier processes left, one folder after the other.
+fn recover(
+    handle: &SpoolHandle,
+    predecessors: Vec<Predecessor>,
+    keys: &Keys,
+    reader: Boot,
+    events: &mpsc::Sender<Event>,
+) {
+    for predecessor in predecessors {
+        let page = Folder::new(&predecessor.path).read_at(page::FILE, 0, page::PAGE_BYTES);
+        let counters = page.ok().and_then(|page| Counters::parse(&page).ok());
+        let (kernel, counters) = counters.unwrap_or_default();
+        match scan(Folder::new(&predecessor.path), keys, predecessor.boot, reader) {
+            Ok(scanned) => {
+                let shelf = (predecessor.path.clone(), scanned.shelf.shared().clone());
+                lock(&handle.shared.shelves).insert(predecessor.boot, shelf);
+                lock(&handle.shared.control).adopted.push((scanned.shelf, predecessor));
+                handle.inbox.shared().request();
+                let counters_exact = kernel != 0 && kernel == kernel_boot_id();
+                let found = Found { report: scanned.report, counters, counters_exact };
+                if events.blocking_send(Event::Found(Box::new(found))).is_err() {
+                    return;
                 }
-                // It stays for the next process.
-                Err(error) => tracing::error!(path = %predecessor.path.display(), %error, "a spool cannot be read"),
             }
+            // It stays for the next process.
+            Err(error) => tracing::error!(path = %predecessor.path.display(), %error, "a spool cannot be read"),
         }
     }
 }
@@ -389,13 +278,13 @@ impl Work {
     }
 
     /// One group commit. Says why nothing more is to be sealed, if so.
-    fn commit(&mut self, blocks: Vec<super::Block<super::StreamNumber>>) -> Option<Refusal> {
+    fn commit(&mut self, blocks: Vec<Block<StreamNumber>>) -> Option<Refusal> {
         self.count_elsewhere();
         let mut result = self.writer.commit(blocks, (self.now)());
         if let Err(Fault::Full { .. }) = result {
             // Acknowledgements that are not durable yet, and what earlier processes left, may make room.
             self.keep_house();
-            let needed = super::SEGMENT_BYTES_MAX;
+            let needed = SEGMENT_BYTES_MAX;
             self.foreign.iter_mut().for_each(|foreign| {
                 foreign.shelf.make_room(needed);
             });

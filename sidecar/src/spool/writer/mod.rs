@@ -1,16 +1,18 @@
 //! The writer: blocks in, durable segments out. One thread owns it; it waits for nothing but the disk.
 
+mod limits;
 mod open;
 
+pub use limits::{Fault, Room, WriterSettings};
+
+use super::EVIDENCE_RESERVE_PERCENT;
 use super::disk::Disk;
 use super::entry::{Block, Entry, Kind, StreamNumber};
-use super::format::FormatError;
 use super::format::frame::{Encoder, frame_bytes_max};
 use super::format::header::{Header, StreamStart};
-use super::keys::{KeyError, Keys};
+use super::keys::Keys;
 use super::position::{Durable, Place, Written};
 use super::shelf::{Segment, Shelf, SinkRule};
-use super::{EVIDENCE_RESERVE_PERCENT, FIXED_RESERVE_BYTES, LIMIT_BYTES_MIN, SEGMENT_BYTES_MAX};
 use open::Open;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -27,73 +29,6 @@ const FREE_BYTES_MIN: u64 = 64 * 1024;
 
 /// A closed stream stands in new headers for so long: its last head may come after it.
 const CLOSED_STREAM_NANOS: u64 = 60 * 1_000_000_000;
-
-/// What a spool may take.
-#[derive(Clone, Copy, Debug)]
-pub struct WriterSettings {
-    /// Bytes of all files together (SP-3).
-    pub limit_bytes: u64,
-    /// Bytes of a segment, about.
-    pub segment_bytes: u64,
-}
-
-impl WriterSettings {
-    /// With a limit of at least [`LIMIT_BYTES_MIN`]; segments are at most an eighth of it.
-    pub fn new(limit_bytes: u64) -> Self {
-        let limit_bytes = limit_bytes.max(LIMIT_BYTES_MIN);
-        Self { limit_bytes, segment_bytes: SEGMENT_BYTES_MAX.min(limit_bytes / 8) }
-    }
-
-    /// What segments may take.
-    fn segments_bytes_max(&self) -> u64 {
-        self.limit_bytes.saturating_sub(FIXED_RESERVE_BYTES)
-    }
-}
-
-/// Why entries are not durable. They stay with the writer, and the next call tries again.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// The limit is reached, and nothing that is here may go.
-    #[error("the spool is full: {used_bytes} of {limit_bytes} bytes wait for sinks")]
-    Full {
-        /// In use.
-        used_bytes: u64,
-        /// Allowed.
-        limit_bytes: u64,
-    },
-    /// The file system has no room left, whatever the limit says.
-    #[error("the file system of the spool has {free_bytes} bytes left")]
-    DiskFull {
-        /// Left.
-        free_bytes: u64,
-    },
-    /// The disk failed, twice.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was done.
-        what: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// No key for a new segment.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// A block or header is larger than there may be.
-    #[error("a segment cannot be written: {0}")]
-    Format(#[from] FormatError),
-    /// An entry of a stream that was never added.
-    #[error("an entry of a stream that the spool does not know")]
-    UnknownStream,
-}
-
-/// How many more bytes may be handed to the writer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
-    /// For records of level `Metadata`.
-    pub ordinary_bytes: u64,
-    /// For levels from `Request` on, and for evidence records: they may use the reserve (T5).
-    pub evidence_bytes: u64,
-}
 
 struct Stream {
     sid: StreamId,
@@ -117,6 +52,8 @@ pub struct Writer<D> {
     pending: VecDeque<Block<StreamNumber>>,
     /// With the blocks of the open segment that are not synced.
     written: Place,
+    /// When the last call was made, in ns since the epoch.
+    now: u64,
     /// Bytes of the spools of earlier processes: they count (SP-3).
     elsewhere_bytes: u64,
 }
@@ -138,6 +75,7 @@ impl<D: Disk> Writer<D> {
             mapped: Vec::new(),
             pending: VecDeque::new(),
             written: Place::default(),
+            now: 0,
             elsewhere_bytes: 0,
         })
     }
@@ -212,9 +150,10 @@ impl<D: Disk> Writer<D> {
     /// # Errors
     /// As [`Writer::commit`].
     pub fn retry(&mut self, now_unix_nanos: u64) -> Result<Durable, Fault> {
+        self.now = now_unix_nanos;
         let mut failed = None;
         for _ in 0..ATTEMPTS_MAX {
-            match self.write_pending(now_unix_nanos) {
+            match self.write_pending() {
                 Ok(()) => return Ok(self.durable()),
                 Err(fault @ Fault::Full { .. }) => return Err(fault),
                 Err(fault) => {
@@ -238,7 +177,7 @@ impl<D: Disk> Writer<D> {
         finished
     }
 
-    fn write_pending(&mut self, now: u64) -> Result<(), Fault> {
+    fn write_pending(&mut self) -> Result<(), Fault> {
         // Blocks of the front of `pending` that stand in the open segment, un-synced.
         let mut appended = 0;
         while let Some(block) = self.pending.get(appended) {
@@ -254,7 +193,7 @@ impl<D: Disk> Writer<D> {
                 self.finish_segment(appended)?;
                 appended = 0;
             } else {
-                self.start_segment(now)?;
+                self.start_segment()?;
             }
         }
         self.sync_appended(appended)
@@ -303,7 +242,7 @@ impl<D: Disk> Writer<D> {
                 debug_assert_eq!(stream.leaves.end(), entry.seq, "CH-1: seq + 1");
                 stream.leaves.push(entry.leaf);
                 if entry.kind == Kind::Close {
-                    stream.closed_at = Some(open.now);
+                    stream.closed_at = Some(self.now);
                 }
             }
         }
@@ -332,7 +271,8 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Makes a file. Everything before its first entry is durable, so its header says where each stream stands.
-    fn start_segment(&mut self, now: u64) -> Result<(), Fault> {
+    fn start_segment(&mut self) -> Result<(), Fault> {
+        let now = self.now;
         let first = self.shelf.durable().end();
         let needed: BTreeMap<StreamNumber, ()> =
             self.pending.iter().flat_map(|block| &block.entries).map(|entry| (entry.stream, ())).collect();
@@ -376,7 +316,7 @@ impl<D: Disk> Writer<D> {
         self.written = first;
         let name = segment.name();
         let Some(key) = segment.key.clone() else { return Ok(()) };
-        self.open = Some(Open::new(&segment, key, map, now));
+        self.open = Some(Open::new(&segment, key, map));
         self.shelf.open = Some(number);
         self.shelf.segments.insert(number, segment);
         self.shelf.disk.create(&name).map_err(|source| Fault::Io { what: "make a segment", source })?;

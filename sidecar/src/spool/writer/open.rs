@@ -19,14 +19,12 @@ pub(super) struct Open {
     pub(super) bytes: u64,
     /// Its name still has to be synced.
     pub(super) is_new: bool,
-    /// When it was begun.
-    pub(super) now: u64,
     /// Where streams stand in the header.
     streams: BTreeMap<StreamNumber, u16>,
 }
 
 impl Open {
-    pub(super) fn new(segment: &Segment, key: Arc<DataKey>, streams: BTreeMap<StreamNumber, u16>, now: u64) -> Self {
+    pub(super) fn new(segment: &Segment, key: Arc<DataKey>, streams: BTreeMap<StreamNumber, u16>) -> Self {
         Self {
             number: segment.number(),
             name: segment.name(),
@@ -35,7 +33,6 @@ impl Open {
             frames: 0,
             bytes: segment.header_bytes,
             is_new: true,
-            now,
             streams,
         }
     }
