@@ -12,7 +12,7 @@ const RECORDS: u64 = 200_000;
 
 fn main() {
     let folder = std::env::temp_dir().join(format!("testimony-bench-{}", std::process::id()));
-    for group in [1, 16, 256, 4096] {
+    for group in [1, 16, 80, 256, 4096] {
         run(&folder, group);
     }
     std::fs::remove_dir_all(&folder).expect("the folder goes");
