@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use testimony_operator::index::{Index, Indexed};
 use testimony_operator::inject::{Decision, ExcludedNamespaces, Plan, PodTraits, SidecarConfig, decide, patch};
+use testimony_operator::settings::InjectionMode;
 
 /// Where the template of each kind's pods stands.
 const TEMPLATES: [(&str, &str); 8] = [
@@ -139,6 +140,14 @@ fn given(args: &InjectArgs) -> Result<Installation> {
 async fn installed(cluster: &Cluster, args: &InjectArgs) -> Result<Installation> {
     let settings = cluster.settings(&args.operator_namespace).await?;
     let webhook = cluster.webhook().await?;
+    if webhook.is_none() && settings.injection_mode == InjectionMode::AdmissionPolicy {
+        bail!(
+            "the API server injects (injection.mode: AdmissionPolicy), and there is no webhook that names the authority: \
+             give --sidecar-image and --operator-ca; the authority is ca.crt of Secret {} in namespace {}",
+            settings.ca_secret,
+            args.operator_namespace
+        );
+    }
     let bundle = webhook.as_ref().and_then(ca_bundle).context(
         "the webhook has no caBundle yet: wait until the operator runs (`testimony check` says what is in its way)",
     )?;
@@ -168,7 +177,9 @@ pub fn inject(
     let namespace = manifest.namespace(namespace).to_owned();
     let pod = pod_of(manifest, kind, pointer, &namespace)?;
     let selection = match decide(index, &installation.excluded, &namespace, &PodTraits::of(&pod)) {
-        Decision::NotSelected => return Ok(Injected::No(format!("no policy of namespace {namespace} selects it"))),
+        Decision::NotSelected => {
+            return Ok(Injected::No(format!("no policy of namespace {namespace} or of the cluster selects it")));
+        }
         Decision::Already => return Ok(Injected::No("it has one".to_owned())),
         Decision::Skip(reason) | Decision::Deny(reason) => {
             return Ok(Injected::No(format!("{reason}: {}", reason.explain())));
@@ -269,6 +280,34 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn policies_of_the_cluster_are_read_with_every_namespace_that_the_files_name() {
+        use crate::testing::{cluster, list};
+        let floor = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "ClusterAuditPolicy", "metadata": {"name": "floor"},
+                           "spec": {"namespaceSelector": {"matchLabels": {"tier": "prod"}}}});
+        let namespace = |name: &str, tier: &str| json!({"metadata": {"name": name, "labels": {"tier": tier}}});
+        let (cluster, _) = cluster(std::collections::BTreeMap::from([
+            ("/api/v1/namespaces/shop", namespace("shop", "test")),
+            ("/api/v1/namespaces/pay", namespace("pay", "prod")),
+            ("/apis/audit.testimony.dev/v1alpha1/namespaces/shop/auditpolicies", list(&[])),
+            ("/apis/audit.testimony.dev/v1alpha1/namespaces/pay/auditpolicies", list(&[])),
+            ("/apis/audit.testimony.dev/v1alpha1/clusterauditpolicies", list(&[floor])),
+            ("/apis/audit.testimony.dev/v1alpha1/auditsinks", list(&[])),
+            ("/api/v1/namespaces/shop/services", list(&[])),
+        ]));
+        let pod = |namespace: &str| {
+            let text = format!(
+                "{{kind: Pod, metadata: {{name: a, namespace: {namespace}}}, spec: {{containers: [{{name: c}}]}}}}"
+            );
+            manifest::parse("m", &text).expect("yaml").remove(0)
+        };
+        let mut pods = [pod("shop"), pod("pay")];
+        let index = cluster_index(&cluster, &pods, "shop").await.expect("an index");
+        let results = pods.each_mut().map(|pod| inject(pod, &index, &installation(), "shop").expect("an answer"));
+        assert!(matches!(&results[0], Injected::No(why) if why.contains("or of the cluster")), "{results:?}");
+        assert_eq!(results[1], Injected::Yes(Vec::new()));
+    }
+
     #[test]
     fn op_1_injecting_twice_is_injecting_once() {
         let (_, once) =
@@ -285,7 +324,7 @@ mod tests {
             (Injected::Other, json!({"kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": []}}))
         );
         let (result, _) = injected("{kind: Pod, metadata: {name: a}, spec: {containers: [{name: c}]}}");
-        assert_eq!(result, Injected::No("no policy of namespace shop selects it".to_owned()));
+        assert_eq!(result, Injected::No("no policy of namespace shop or of the cluster selects it".to_owned()));
         let host =
             "{kind: Pod, metadata: {name: a, labels: {app: api}}, spec: {hostNetwork: true, containers: [{name: c}]}}";
         assert!(matches!(injected(host).0, Injected::No(why) if why.starts_with("HostNetwork: ")));

@@ -7,10 +7,11 @@ use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
-use testimony_operator::api::{AuditPolicy, AuditSink};
+use testimony_operator::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus, ClusterAuditPolicy};
 
 /// Name of the controller's Lease.
 pub const LEASE: &str = "testimony-controller";
@@ -22,7 +23,7 @@ pub struct Report {
     pub operator: Vec<Part>,
     /// The leading replica.
     pub leader: Option<String>,
-    /// AuditPolicies.
+    /// AuditPolicies, then ClusterAuditPolicies.
     pub policies: Vec<Policy>,
     /// AuditSinks.
     pub sinks: Vec<Sink>,
@@ -45,24 +46,33 @@ pub struct Part {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
-    /// Namespace.
-    pub namespace: String,
+    /// `AuditPolicy` or `ClusterAuditPolicy`.
+    pub kind: &'static str,
+    /// Namespace; a ClusterAuditPolicy has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Name.
     pub name: String,
     /// `True`, `False` or `Unknown`.
     pub ready: String,
-    /// Why not, for people.
+    /// Why not, or what else is to be known, for people.
     pub message: String,
     /// How many pods.
     pub pods: testimony_operator::api::PodCounts,
     /// Why pods have no sidecar.
     pub skipped: Vec<testimony_operator::api::Skipped>,
+    /// Why pods are outside of a ClusterAuditPolicy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<testimony_operator::api::Skipped>,
+    /// AuditSinks that receive the records.
+    pub sinks: Vec<String>,
     /// Revision in force.
     pub revision: Option<String>,
 }
 
 /// One sink.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Sink {
     /// Name.
     pub name: String,
@@ -71,8 +81,21 @@ pub struct Sink {
     /// Marked as default.
     pub default: bool,
     /// `True`, `False` or `Unknown`.
+    pub accepted: String,
+    /// `True`, `False` or `Unknown`.
+    pub reachable: String,
+    /// `True`, `False` or `Unknown`.
     pub delivering: String,
-    /// What the sidecars say.
+    /// Sidecars that deliver, fail, wait for credentials, and those that have sent nothing yet.
+    pub sidecars: testimony_operator::api::SinkCounts,
+    /// Records that today's sidecars have delivered.
+    pub delivered: i64,
+    /// Records that today's sidecars have lost, declared in gap records.
+    pub lost: i64,
+    /// Since when the oldest record waits, where a sidecar cannot deliver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_undelivered: Option<Timestamp>,
+    /// What the sidecars say, with an example pod where one cannot deliver.
     pub message: String,
 }
 
@@ -86,7 +109,7 @@ pub async fn run(args: &StatusArgs, cluster: &ClusterArgs) -> Result<u8> {
     let report = read(&cluster, chosen.as_deref(), &args.operator_namespace).await?;
     match args.output {
         Format::Json => print_json(&report)?,
-        Format::Text => print(&text(&report))?,
+        Format::Text => print(&text(&report, Timestamp::now()))?,
     }
     Ok(0)
 }
@@ -101,18 +124,18 @@ async fn read(cluster: &Cluster, namespace: Option<&str>, operator: &str) -> Res
     };
     let sinks: Api<AuditSink> = Api::all(cluster.client.clone());
     let lease = cluster.get(leases, LEASE).await?;
+    let policies = cluster.list("auditpolicies", policies, ListParams::default()).await?;
+    let wide: Api<ClusterAuditPolicy> = Api::all(cluster.client.clone());
+    let wide = cluster.list("clusterauditpolicies", wide, ListParams::default()).await?;
+    let policies = policies.into_iter().map(|p| policy(p.namespace(), p.name_any(), p.status));
+    let wide = wide.into_iter().map(|p| policy(None, p.name_any(), p.status));
     Ok(Report {
         operator: cluster.list("deployments", deployments, ours).await?.iter().map(part).collect(),
         leader: lease
             .and_then(|lease| lease.spec)
             .and_then(|spec| spec.holder_identity)
             .filter(|name| !name.is_empty()),
-        policies: cluster
-            .list("auditpolicies", policies, ListParams::default())
-            .await?
-            .into_iter()
-            .map(policy)
-            .collect(),
+        policies: policies.chain(wide).collect(),
         sinks: cluster.list("auditsinks", sinks, ListParams::default()).await?.into_iter().map(sink).collect(),
     })
 }
@@ -138,30 +161,60 @@ fn condition(conditions: &[Condition], kind: &str) -> (String, String) {
     )
 }
 
-fn policy(policy: AuditPolicy) -> Policy {
-    let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
-    let status = policy.status.unwrap_or_default();
-    let (ready, message) = condition(&status.conditions, "Ready");
+fn policy(namespace: Option<String>, name: String, status: Option<AuditPolicyStatus>) -> Policy {
+    let status = status.unwrap_or_default();
+    let (ready, mut message) = condition(&status.conditions, "Ready");
+    if ready == "True" {
+        // It holds, but something is to be known: nothing asks for what is off.
+        let remark = status.conditions.iter().find(|c| c.type_ == "Accepted" && c.reason != "Accepted");
+        message = remark.map(|c| c.message.clone()).unwrap_or_default();
+    }
     Policy {
+        kind: if namespace.is_some() { "AuditPolicy" } else { "ClusterAuditPolicy" },
         namespace,
         name,
         ready,
         message,
         pods: status.pods,
         skipped: status.skipped,
+        excluded: status.excluded,
+        sinks: status.sinks,
         revision: status.effective_revision,
     }
 }
 
 fn sink(sink: AuditSink) -> Sink {
     let name = sink.name_any();
-    let status = sink.status.unwrap_or_default();
+    let status: AuditSinkStatus = sink.status.unwrap_or_default();
+    let (accepted, refusal) = condition(&status.conditions, "Accepted");
     let (delivering, message) = condition(&status.conditions, "Delivering");
-    Sink { name, endpoint: sink.spec.endpoint, default: sink.spec.default, delivering, message }
+    Sink {
+        name,
+        endpoint: sink.spec.endpoint,
+        default: sink.spec.default,
+        reachable: condition(&status.conditions, "Reachable").0,
+        message: if accepted == "False" { refusal } else { message },
+        accepted,
+        delivering,
+        sidecars: status.sidecars,
+        delivered: status.delivered,
+        lost: status.lost,
+        oldest_undelivered: status.oldest_undelivered.map(|time| time.0),
+    }
 }
 
-fn text(report: &Report) -> String {
-    let mut out = String::new();
+/// An age as kubectl shows it.
+fn age(since: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(since).as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn text(report: &Report, now: Timestamp) -> String {
     let mut operator = Table::new(&["OPERATOR", "READY", "IMAGE"]);
     for part in &report.operator {
         operator.row([part.name.clone(), format!("{}/{}", part.ready, part.wanted), part.image.clone()]);
@@ -169,43 +222,61 @@ fn text(report: &Report) -> String {
     if operator.is_empty() {
         operator.row(["not found: name its namespace with --operator-namespace", "", ""]);
     }
-    out.push_str(&operator.to_string());
-    out.push_str(&format!("leader: {}\n", report.leader.as_deref().unwrap_or("none")));
-    out.push('\n');
-    let mut policies =
-        Table::new(&["POLICY", "READY", "MATCHED", "INJECTED", "PROGRAMMED", "RESTART", "SKIPPED", "MESSAGE"]);
-    for policy in &report.policies {
-        let counts = [
-            policy.pods.matched,
-            policy.pods.injected,
-            policy.pods.programmed,
-            policy.pods.need_restart,
-            policy.pods.skipped,
-        ];
-        let mut row = vec![format!("{}/{}", policy.namespace, policy.name), policy.ready.clone()];
+    let leader = report.leader.as_deref().unwrap_or("none");
+    format!("{operator}leader: {leader}\n\n{}\n{}", policies(&report.policies), sinks(&report.sinks, now))
+}
+
+fn policies(policies: &[Policy]) -> Table {
+    let mut table =
+        Table::new(&["POLICY", "READY", "SINKS", "MATCHED", "INJECTED", "PROGRAMMED", "RESTART", "SKIPPED", "MESSAGE"]);
+    for policy in policies {
+        let pods = &policy.pods;
+        let counts = [pods.matched, pods.injected, pods.programmed, pods.need_restart, pods.skipped];
+        let name = match &policy.namespace {
+            Some(namespace) => format!("{namespace}/{}", policy.name),
+            None => format!("{} (cluster)", policy.name),
+        };
+        let mut row = vec![name, policy.ready.clone(), policy.sinks.join(",")];
         row.extend(counts.iter().map(i64::to_string));
-        row.push(if policy.ready == "True" { String::new() } else { policy.message.clone() });
-        policies.row(row);
-        for skipped in &policy.skipped {
-            let why = format!("{}: {}, such as {}", skipped.reason, skipped.count, skipped.example);
-            policies.row(["", "", "", "", "", "", "", &why]);
+        row.push(policy.message.clone());
+        table.row(row);
+        let excluded = policy.excluded.iter().map(|excluded| ("excluded, ", excluded));
+        for (how, why) in policy.skipped.iter().map(|skipped| ("", skipped)).chain(excluded) {
+            let why = format!("{how}{}: {}, such as {}", why.reason, why.count, why.example);
+            table.row(["", "", "", "", "", "", "", "", &why]);
         }
     }
-    if policies.is_empty() {
-        policies.row(["none"]);
+    if table.is_empty() {
+        table.row(["none"]);
     }
-    out.push_str(&policies.to_string());
-    out.push('\n');
-    let mut sinks = Table::new(&["SINK", "DEFAULT", "DELIVERING", "ENDPOINT", "MESSAGE"]);
-    for sink in &report.sinks {
+    table
+}
+
+fn sinks(sinks: &[Sink], now: Timestamp) -> Table {
+    let mut table = Table::new(&[
+        "SINK",
+        "DEFAULT",
+        "REACHABLE",
+        "DELIVERING",
+        "OLDEST",
+        "DELIVERED",
+        "LOST",
+        "ENDPOINT",
+        "MESSAGE",
+    ]);
+    for sink in sinks {
         let default = if sink.default { "yes" } else { "" };
-        sinks.row([&sink.name, default, &sink.delivering, &sink.endpoint, &sink.message]);
+        let oldest = sink.oldest_undelivered.map(|since| age(since, now)).unwrap_or_default();
+        let (delivered, lost) = (sink.delivered.to_string(), sink.lost.to_string());
+        let (reachable, delivering) = (sink.reachable.as_str(), sink.delivering.as_str());
+        let row =
+            [&sink.name, default, reachable, delivering, &oldest, &delivered, &lost, &sink.endpoint, &sink.message];
+        table.row(row);
     }
-    if sinks.is_empty() {
-        sinks.row(["none"]);
+    if table.is_empty() {
+        table.row(["none"]);
     }
-    out.push_str(&sinks.to_string());
-    out
+    table
 }
 
 #[cfg(test)]
@@ -220,45 +291,92 @@ mod tests {
         let (cluster, asked) = cluster(std::collections::BTreeMap::from([
             ("/apis/apps/v1/namespaces/ours/deployments", list(&[])),
             ("/apis/audit.testimony.dev/v1alpha1/namespaces/shop/auditpolicies", list(&[])),
+            (
+                "/apis/audit.testimony.dev/v1alpha1/clusterauditpolicies",
+                list(&[json!({"metadata": {"name": "all"}, "spec": {}})]),
+            ),
             ("/apis/audit.testimony.dev/v1alpha1/auditsinks", list(&[sink])),
         ]));
         let report = read(&cluster, Some("shop"), "ours").await.expect("an answer");
         assert_eq!((report.sinks.len(), report.leader.as_deref()), (1, None));
+        assert_eq!((report.policies.len(), report.policies[0].kind), (1, "ClusterAuditPolicy"));
         assert!(read(&cluster, None, "ours").await.is_err());
         let asked = asked.lock().expect("no panic").clone();
         assert!(asked.iter().any(|path| path == "/apis/audit.testimony.dev/v1alpha1/auditpolicies"), "{asked:?}");
     }
 
+    fn ready(status: &str, reason: &str, message: &str) -> serde_json::Value {
+        json!({"type": "Ready", "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    }
+
+    fn found(kind: &str, status: &str, reason: &str, message: &str) -> serde_json::Value {
+        let mut condition = ready(status, reason, message);
+        condition["type"] = json!(kind);
+        condition
+    }
+
+    fn policy_of(namespace: Option<&str>, name: &str, status: serde_json::Value) -> Policy {
+        policy(namespace.map(str::to_owned), name.to_owned(), serde_json::from_value(status).expect("a status"))
+    }
+
+    fn sink_of(name: &str, default: bool, status: serde_json::Value) -> Sink {
+        let object = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink", "metadata": {"name": name},
+                            "spec": {"endpoint": "http://c:4318", "default": default}, "status": status});
+        sink(serde_json::from_value(object).expect("a sink"))
+    }
+
     #[test]
     fn a_report_for_people() {
-        let object: AuditPolicy = serde_json::from_value(json!({
-            "apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "metadata": {"name": "p", "namespace": "shop"}, "spec": {},
-            "status": {
-                "conditions": [{"type": "Ready", "status": "False", "reason": "NeedsRestart", "message": "1 pod needs a restart", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+        let restart = policy_of(
+            Some("shop"),
+            "p",
+            json!({
+                "conditions": [ready("False", "NeedsRestart", "1 pod needs a restart")],
                 "pods": {"matched": 3, "injected": 1, "programmed": 1, "needRestart": 1, "skipped": 1},
+                "sinks": ["default", "other"],
                 "skipped": [{"reason": "HostNetwork", "count": 1, "example": "shop/node-agent"}]
-            }
-        }))
-        .expect("a policy");
-        let object2: AuditSink = serde_json::from_value(json!({
-            "apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink", "metadata": {"name": "default"},
-            "spec": {"endpoint": "http://c:4318", "default": true}
-        }))
-        .expect("a sink");
+            }),
+        );
+        let remark = found("Accepted", "True", "RolloutDisabled", "the policy is valid, but rollouts are off");
+        let wide = policy_of(
+            None,
+            "floor",
+            json!({
+                "conditions": [remark, ready("True", "Programmed", "2 of 2 pods run it")],
+                "pods": {"matched": 2, "injected": 2, "programmed": 2, "needRestart": 0, "skipped": 0},
+                "sinks": ["default"],
+                "excluded": [{"reason": "tests", "count": 4, "example": "ci/a"}]
+            }),
+        );
+        let away = sink_of(
+            "away",
+            false,
+            json!({
+                "conditions": [
+                    found("Reachable", "False", "Unreachable", "no"),
+                    found("Delivering", "False", "Failing", "1 of 2 sidecars cannot deliver: refused (pod shop/b)"),
+                ],
+                "delivered": 7, "lost": 2, "oldestUndelivered": "2026-01-01T00:00:00Z"
+            }),
+        );
         let part = Part { name: "testimony-webhook".into(), ready: 1, wanted: 2, image: "i:1".into() };
-        let report =
-            Report { operator: vec![part], leader: None, policies: vec![policy(object)], sinks: vec![sink(object2)] };
+        let sinks = vec![sink_of("default", true, serde_json::Value::Null), away];
+        let report = Report { operator: vec![part], leader: None, policies: vec![restart, wide], sinks };
+        let now = "2026-01-01T00:05:10Z".parse().expect("a time");
         expect_test::expect![[r#"
             OPERATOR            READY   IMAGE
             testimony-webhook   1/2     i:1
             leader: none
 
-            POLICY   READY   MATCHED   INJECTED   PROGRAMMED   RESTART   SKIPPED   MESSAGE
-            shop/p   False   3         1          1            1         1         1 pod needs a restart
-                                                                                   HostNetwork: 1, such as shop/node-agent
+            POLICY            READY   SINKS           MATCHED   INJECTED   PROGRAMMED   RESTART   SKIPPED   MESSAGE
+            shop/p            False   default,other   3         1          1            1         1         1 pod needs a restart
+                                                                                                            HostNetwork: 1, such as shop/node-agent
+            floor (cluster)   True    default         2         2          2            0         0         the policy is valid, but rollouts are off
+                                                                                                            excluded, tests: 4, such as ci/a
 
-            SINK      DEFAULT   DELIVERING   ENDPOINT        MESSAGE
-            default   yes       Unknown      http://c:4318   the controller has not looked at it yet
-        "#]].assert_eq(&text(&report));
+            SINK      DEFAULT   REACHABLE   DELIVERING   OLDEST   DELIVERED   LOST   ENDPOINT        MESSAGE
+            default   yes       Unknown     Unknown               0           0      http://c:4318   the controller has not looked at it yet
+            away                False       False        5m       7           2      http://c:4318   1 of 2 sidecars cannot deliver: refused (pod shop/b)
+        "#]].assert_eq(&text(&report, now));
     }
 }

@@ -109,6 +109,39 @@ fn inject_adds_what_the_webhook_adds() {
     assert_eq!((code, twice), (0, out), "{err}");
 }
 
+const FLOOR: &str = "
+{apiVersion: audit.testimony.dev/v1alpha1, kind: ClusterAuditPolicy, metadata: {name: floor}, spec: {enforcement: Baseline, namespaceSelector: {matchLabels: {tier: prod}}, rules: [{name: charges, match: {pathPrefixes: [/v1/charges]}, level: Metadata}, {name: rest, level: None}]}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: pay, labels: {tier: prod}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: pay, labels: {testimony.dev/inject: disabled}}, spec: {containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop}, spec: {containers: [{name: c, image: i}]}}
+";
+
+#[test]
+fn inject_and_policy_test_know_policies_of_the_cluster() {
+    let inject = ["inject", "-f", "-", "--sidecar-image", "sidecar:1", "--operator-ca", "ca.pem"];
+    let (code, out, err) = run(&inject, FLOOR);
+    assert_eq!((code, out.matches("name: testimony-sidecar").count()), (0, 1), "{err}");
+    let wanted = "testimony: pod/a: sidecar added\n\
+                  testimony: pod/b: no sidecar: no policy of namespace shop or of the cluster selects it\n";
+    assert_eq!(err, wanted);
+
+    let test = ["policy", "test", "-f", "-", "--request", "charge.http", "--pod-labels", "app=a"];
+    let judged = |namespace: &str| {
+        let (code, out, err) = run(&[&test[..], &["-o", "json", "-n", namespace]].concat(), FLOOR);
+        assert_eq!(code, 0, "{err}");
+        let report: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        (report["policy"].clone(), report["rule"].clone())
+    };
+    assert_eq!(judged("pay"), ("floor".into(), "charges".into()));
+    assert_eq!(judged("shop"), (serde_json::Value::Null, serde_json::Value::Null));
+    let wrong = FLOOR.replace("tier: prod}}, rules", "tier: prod}}, exclusions: [{namespaces: [x]}], rules");
+    let (code, _, err) = run(&test, &wrong);
+    assert!(code != 0 && err.contains("spec.exclusions[0].reason: is missing"), "{err}");
+}
+
 #[test]
 fn tail_shows_a_file() {
     assert_run("tail", &["tail", "-f", "logs.jsonl"]);

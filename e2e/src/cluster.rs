@@ -43,6 +43,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Whether it is the one-node cluster of this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self.kind, Kind::Local)
+    }
+
     /// Describes the cluster; nothing is started.
     pub fn new(paths: &Paths, kind: Kind) -> Self {
         let kubeconfig = match &kind {

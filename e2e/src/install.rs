@@ -100,6 +100,8 @@ pub fn install_chart_with(cluster: &Cluster, sink: &str, more: &[&str], files: &
         values.push(format!("image.{component}.repository={repository}"));
         values.push(format!("image.{component}.tag={tag}"));
     }
+    // The tests of `rollout: Restart` need it, and nothing else uses it.
+    values.push("rollout.enabled=true".to_owned());
     values.extend(more.iter().map(|value| (*value).to_string()));
     let folder = repo().join("charts/testimony");
     let files: Vec<String> = files.iter().map(|file| folder.join(file).display().to_string()).collect();

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 /// Event name of an HTTP exchange.
 pub const HTTP_REQUEST: &str = "audit.http.request";
+/// Event name of a gRPC call.
+pub const RPC_CALL: &str = "audit.rpc.call";
 /// Event name of a stream (WebSocket, CONNECT, server-sent events) when it has opened.
 pub const STREAM_OPEN: &str = "audit.stream.open";
 /// Event name of a stream at its end.

@@ -19,6 +19,8 @@ const CLUSTER_TEST_THREADS: &str = "4";
 const ALONE: &str = "alone::";
 /// Names the file by which the cluster tests find the cluster.
 pub const CLUSTER_FILE_ENV: &str = "TESTIMONY_E2E_CLUSTER";
+/// Names the command line that the cluster tests run; without it they look where cargo puts it.
+pub const CLI_ENV: &str = "TESTIMONY_E2E_CLI";
 
 /// A stage of the test run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,9 +108,7 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
 fn programs_for(stages: &[Stage], cluster: &Cluster) -> Vec<Program> {
     let mut missing = missing_programs(cluster, true);
     if !stages.contains(&Stage::Cluster) {
-        let judges = [
-            "helm", "promtool", "otelcol", "grpc-interop-server", "grpc-interop-client", "h2spec", "fortio",
-        ];
+        let judges = ["helm", "promtool", "otelcol", "grpc-interop-server", "grpc-interop-client", "h2spec", "fortio"];
         missing.retain(|program| judges.contains(&program.name) && stages.contains(&Stage::Unit));
     }
     missing
@@ -140,19 +140,38 @@ fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
         Stage::Cluster => {
             let file = cluster.paths.cache().join("cluster-under-test.json");
             cluster.save(&file)?;
+            let cli = command_line(log)?;
             // Tests that would disturb others come after them, one at a time.
             let together =
-                cluster_tests(cluster, &file, log, &["--skip", ALONE, "--test-threads", CLUSTER_TEST_THREADS]);
-            let alone = cluster_tests(cluster, &file, log, &[ALONE, "--test-threads", "1", "--show-output"]);
+                cluster_tests(cluster, &file, &cli, log, &["--skip", ALONE, "--test-threads", CLUSTER_TEST_THREADS]);
+            let alone = cluster_tests(cluster, &file, &cli, log, &[ALONE, "--test-threads", "1", "--show-output"]);
             figures(&cluster.paths.logs().join(format!("{}.log", stage.slug())));
             together.and(alone)
         }
     }
 }
 
-fn cluster_tests(cluster: &Cluster, file: &Path, log: &Log, options: &[&str]) -> Result<()> {
+/// Builds `testimony` once, so that no test waits for a compiler; where it is.
+fn command_line(log: &Log) -> Result<String> {
+    let build = ["build", "--locked", "-p", "testimony-cli"];
+    log.run(&mut cargo(&build))?;
+    // Built: this only names it.
+    let messages = output(cargo(&build).args(["--quiet", "--message-format", "json"]))?;
+    executable(&messages).context("cargo did not say where it put the command line")
+}
+
+/// The program that cargo's messages name.
+fn executable(messages: &str) -> Option<String> {
+    let mut programs = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(message.get("executable")?.as_str()?.to_owned())
+    });
+    programs.next_back()
+}
+
+fn cluster_tests(cluster: &Cluster, file: &Path, cli: &str, log: &Log, options: &[&str]) -> Result<()> {
     let mut test = cargo(&["test", "--locked", "-p", "testimony-e2e", "--test", "cluster", "--no-fail-fast", "--"]);
-    test.args(options).env(CLUSTER_FILE_ENV, file).env("KUBECONFIG", cluster.kubectl.kubeconfig());
+    test.args(options).env(CLUSTER_FILE_ENV, file).env(CLI_ENV, cli).env("KUBECONFIG", cluster.kubectl.kubeconfig());
     log.run(&mut test)
 }
 
@@ -191,6 +210,15 @@ fn count(log: &str) -> Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cargo_names_the_program() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
+                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/testimony\"}\n\
+                        {\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(executable(messages).as_deref(), Some("/t/debug/testimony"));
+        assert_eq!(executable("error: no"), None);
+    }
 
     #[test]
     fn results_of_all_test_binaries_add_up() {

@@ -184,6 +184,25 @@ fn without_a_webhook_nothing_of_it_is_left() {
 }
 
 #[test]
+fn the_notes_warn_of_a_port_only_where_the_protocol_does_not_fit_it() {
+    let notes = |endpoint: &str, protocol: &str| {
+        let chart = chart().display().to_string();
+        let settings = format!("sink.endpoint={endpoint},sink.protocol={protocol}");
+        let arguments = ["install", "testimony", &chart, "--dry-run=client", "--set", &settings];
+        let output = helm(&arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let (_, notes) = text.split_once("NOTES:").expect("notes");
+        notes.to_owned()
+    };
+    assert!(notes("http://c:4317", "HttpProtobuf").contains("--set sink.protocol=Grpc"));
+    assert!(notes("http://c:4318", "Grpc").contains("looks like OTLP over HTTP"));
+    for (endpoint, protocol) in [("http://c:4317", "Grpc"), ("http://c:4318", "HttpProtobuf"), ("https://c", "Grpc")] {
+        assert!(!notes(endpoint, protocol).contains("looks like"), "{endpoint} {protocol}");
+    }
+}
+
+#[test]
 fn a_wrong_value_is_named() {
     let minimal = "sink.endpoint=http://collector:4318";
     for (settings, wanted) in [
@@ -211,6 +230,7 @@ fn a_wrong_value_is_named() {
         (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
         (&[minimal, "injection.mode=Sidecar"], &["/injection/mode", "'AdmissionPolicy'"]),
         (&[minimal, "strict.enabled=yes"], &["/strict/enabled", "boolean"]),
+        (&[minimal, "rollout.enabled=yes"], &["/rollout/enabled", "boolean"]),
         (&[minimal, "excludedNamespaces={Calico}"], &["/excludedNamespaces/0"]),
         (&[minimal, "serviceMonitor.interval=often"], &["/serviceMonitor/interval"]),
         (&[minimal, "podMonitor.interval=often"], &["/podMonitor/interval"]),

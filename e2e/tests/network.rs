@@ -159,6 +159,27 @@ fn artifact_hub_is_told_what_is_there() {
     assert_eq!(examples.len(), installed.len(), "each definition has an example");
 }
 
+#[test]
+fn replicas_are_spread_over_zones_and_nodes() {
+    for values in ["values-ha.yaml", "ci/minimal-values.yaml"] {
+        let manifest = rendered(&[values, "ci/minimal-values.yaml"], &[]);
+        let deployments = of_kind(&manifest, "Deployment");
+        assert_eq!(deployments.len(), 2);
+        for deployment in deployments {
+            let template = &deployment["spec"]["template"];
+            let spread = template["spec"]["topologySpreadConstraints"].as_array().expect("constraints");
+            let keys: Vec<_> = spread.iter().map(|constraint| constraint["topologyKey"].as_str()).collect();
+            assert_eq!(keys, [Some("topology.kubernetes.io/zone"), Some("kubernetes.io/hostname")]);
+            for constraint in spread {
+                // It must not keep a replica from starting where there is one node only, and it must count its own pods.
+                assert_eq!(constraint["whenUnsatisfiable"], "ScheduleAnyway");
+                assert!(matches(&constraint["labelSelector"], &template["metadata"]["labels"]));
+                assert_eq!(constraint["labelSelector"], deployment["spec"]["selector"]);
+            }
+        }
+    }
+}
+
 /// Every part of the schema that is a value or a folder of values.
 fn described(node: &Value, path: &str) {
     let leaf = node.get("properties").is_none();

@@ -1,6 +1,6 @@
 //! The admin port: `/live`, `/ready`, `/metrics`.
 
-use crate::serve::{Answer, answer, text_answer};
+use crate::serve::{Answer, Shutdown, answer, text_answer};
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use prometheus_client::registry::Registry;
@@ -27,17 +27,26 @@ impl Readiness {
     }
 }
 
+/// What `/ready` answers. Who leaves is not ready, so that nobody new comes.
+pub fn ready(readiness: &Readiness, leaving: bool) -> Answer {
+    let mut missing = readiness.missing();
+    if leaving {
+        missing.push("stopping");
+    }
+    match missing {
+        missing if missing.is_empty() => text_answer(StatusCode::OK, "ok\n"),
+        missing => text_answer(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))),
+    }
+}
+
 /// Answers one request.
-pub fn handle(request: &Request<Incoming>, readiness: &Readiness, registry: &Registry) -> Answer {
+pub fn handle(request: &Request<Incoming>, readiness: &Readiness, registry: &Registry, leaving: bool) -> Answer {
     if request.method() != Method::GET {
         return text_answer(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
     }
     match request.uri().path() {
         "/live" => text_answer(StatusCode::OK, "ok\n"),
-        "/ready" => match readiness.missing() {
-            missing if missing.is_empty() => text_answer(StatusCode::OK, "ok\n"),
-            missing => text_answer(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))),
-        },
+        "/ready" => ready(readiness, leaving),
         "/metrics" => {
             let mut text = String::new();
             match prometheus_client::encoding::text::encode(&mut text, registry) {
@@ -53,6 +62,22 @@ pub fn handle(request: &Request<Incoming>, readiness: &Readiness, registry: &Reg
 pub fn handler(
     readiness: Readiness,
     registry: Arc<Registry>,
+    shutdown: Shutdown,
 ) -> impl Fn(Request<Incoming>) -> std::future::Ready<Answer> + Clone + Send + Sync + 'static {
-    move |request| std::future::ready(handle(&request, &readiness, &registry))
+    move |request| std::future::ready(handle(&request, &readiness, &registry, shutdown.is_leaving()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leaves_is_not_ready() {
+        let (part, is_ready) = watch::channel(false);
+        let readiness = Readiness::default().with("certificate", is_ready);
+        assert_eq!(ready(&readiness, false).status(), StatusCode::SERVICE_UNAVAILABLE);
+        part.send_replace(true);
+        assert_eq!(ready(&readiness, false).status(), StatusCode::OK);
+        assert_eq!(ready(&readiness, true).status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
 }

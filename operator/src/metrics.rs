@@ -37,6 +37,28 @@ pub struct StateLabels {
     pub state: &'static str,
 }
 
+/// A condition that changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TransitionLabels {
+    /// `AuditPolicy`, `ClusterAuditPolicy` or `AuditSink`.
+    pub kind: &'static str,
+    /// Such as `Programmed`.
+    pub condition: &'static str,
+    /// `True`, `False` or `Unknown`: what it is now.
+    pub status: &'static str,
+}
+
+impl TransitionLabels {
+    /// Labels from a closed set, whatever the API server holds.
+    pub fn of(kind: &str, condition: &str, status: &str) -> Self {
+        let conditions = ["Accepted", "ResolvedRefs", "Programmed", "Ready", "Encrypted", "Reachable", "Delivering"];
+        let known = |set: &[&'static str], text: &str| set.iter().find(|s| **s == text).copied().unwrap_or("other");
+        let status = known(&["True", "False", "Unknown"], status);
+        let kind = known(&["AuditPolicy", "ClusterAuditPolicy", "AuditSink"], kind);
+        Self { kind, condition: known(&conditions, condition), status }
+    }
+}
+
 /// A certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CertificateLabels {
@@ -61,8 +83,16 @@ pub struct Metrics {
     pub polls: Family<ResultLabels, Counter>,
     /// Polls that wait now.
     pub polls_open: Gauge,
-    /// Writes of statuses, events and labels.
+    /// Writes of statuses and labels.
     pub writes: Family<ResultLabels, Counter>,
+    /// Events by result.
+    pub events: Family<ResultLabels, Counter>,
+    /// Conditions whose status changed.
+    pub transitions: Family<TransitionLabels, Counter>,
+    /// Workloads that `rollout: Restart` looked at, by what became of it.
+    pub rollouts: Family<ResultLabels, Counter>,
+    /// Time to work out all statuses.
+    pub status_seconds: Histogram,
     /// Distinct pods that a policy selects, by state.
     pub pods: Family<StateLabels, Gauge>,
     /// 1 on the leading replica.
@@ -83,6 +113,10 @@ impl Metrics {
             polls: Family::default(),
             polls_open: Gauge::default(),
             writes: Family::default(),
+            events: Family::default(),
+            transitions: Family::default(),
+            rollouts: Family::default(),
+            status_seconds: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]),
             pods: Family::default(),
             leader: Gauge::default(),
             certificate_not_after: Family::default(),
@@ -101,7 +135,16 @@ impl Metrics {
         registry.register("objects", "Objects in the index", self.objects.clone());
         registry.register("polls", "Long polls of sidecars by result", self.polls.clone());
         registry.register("polls_open", "Long polls that wait now", self.polls_open.clone());
-        registry.register("writes", "Writes to the API server by result", self.writes.clone());
+        registry.register("writes", "Writes of statuses and labels by result", self.writes.clone());
+        registry.register(
+            "events",
+            "Events by result; left_out: told before, or too many at once",
+            self.events.clone(),
+        );
+        registry.register("transitions", "Conditions whose status changed", self.transitions.clone());
+        registry.register("rollouts", "Restarts of workloads by rollout: Restart, by result", self.rollouts.clone());
+        let status = self.status_seconds.clone();
+        registry.register_with_unit("status", "Time to work out all statuses", Unit::Seconds, status);
         registry.register("pods", "Pods that a policy selects, by state", self.pods.clone());
         registry.register("leader", "1 on the leading replica", self.leader.clone());
         let not_after = self.certificate_not_after.clone();

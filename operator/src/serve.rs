@@ -27,28 +27,43 @@ const IDLE_SECONDS_MAX: u64 = 120;
 /// Time for open requests to end after the signal to stop.
 const DRAIN_SECONDS_MAX: u64 = 5;
 
-/// The signal to stop: `true` once, for good.
+/// The signal to stop: `true` once, for good. Where there is a notice before it, clients are sent elsewhere meanwhile.
 #[derive(Clone, Debug)]
-pub struct Shutdown(watch::Receiver<bool>);
+pub struct Shutdown {
+    notice: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
+}
 
 impl Shutdown {
     /// The signal, and its sender. Dropping the sender is the signal too.
     pub fn new() -> (watch::Sender<bool>, Self) {
-        let (sender, receiver) = watch::channel(false);
-        (sender, Self(receiver))
+        let (stop, receiver) = watch::channel(false);
+        (stop, Self { notice: receiver.clone(), stop: receiver })
+    }
+
+    /// The signal, and the senders of the notice and of the signal itself.
+    pub fn with_notice() -> (watch::Sender<bool>, watch::Sender<bool>, Self) {
+        let ((notice, noticed), (stop, stopped)) = (watch::channel(false), watch::channel(false));
+        (notice, stop, Self { notice: noticed, stop: stopped })
     }
 
     /// Returns when it is time to stop.
     pub async fn wait(&mut self) {
         // An error means that the sender is gone, which is the same.
-        let _ = self.0.wait_for(|stop| *stop).await;
+        let _ = self.stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Whether this replica is on its way out: it still answers, but wants no more to do.
+    pub fn is_leaving(&self) -> bool {
+        *self.notice.borrow() || *self.stop.borrow()
     }
 }
 
 /// What a handler answers.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Serves until the signal to stop, then lets open requests end.
+/// Serves until the signal to stop, then lets open requests end. From the notice on, each answer closes its connection, so
+/// that clients that keep connections open have none left here when the server stops.
 ///
 /// At most `connections_max` connections at a time; more wait in the listener's backlog.
 pub async fn serve<H, F>(
@@ -113,9 +128,16 @@ where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer>,
 {
+    let leaving = shutdown.clone();
     let service = service_fn(|request| {
-        let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let (answer, leaving) = (handler(request), &leaving);
+        async move {
+            let mut answer = answer.await;
+            if leaving.is_leaving() {
+                answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(IDLE_SECONDS_MAX));
@@ -161,4 +183,51 @@ pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<By
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    /// The head and the body `ok` of one answer.
+    async fn ask(client: &mut TcpStream) -> String {
+        client.write_all(REQUEST).await.expect("written");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok") {
+            answer.push(client.read_u8().await.expect("an answer"));
+        }
+        String::from_utf8(answer).expect("UTF-8").to_lowercase()
+    }
+
+    async fn is_closed(client: &mut TcpStream) -> bool {
+        matches!(tokio::time::timeout(Duration::from_secs(10), client.read(&mut [0])).await, Ok(Ok(0)))
+    }
+
+    #[tokio::test]
+    async fn who_leaves_answers_everyone_and_keeps_no_connection() {
+        let (notice, stop, shutdown) = Shutdown::with_notice();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+        let address = listener.local_addr().expect("address");
+        let handler = |_| std::future::ready(text_answer(StatusCode::OK, "ok"));
+        let server = tokio::spawn(serve(listener, None, 8, handler, shutdown.clone()));
+        let connect = || async { TcpStream::connect(address).await.expect("connected") };
+        let (mut busy, mut idle) = (connect().await, connect().await);
+        for client in [&mut busy, &mut idle] {
+            assert!(!ask(client).await.contains("connection: close"), "connections are kept");
+        }
+        notice.send_replace(true);
+        assert!(shutdown.is_leaving());
+        // What was connected before, and what still comes because others know it too late.
+        let mut late = connect().await;
+        for client in [&mut busy, &mut late] {
+            assert!(ask(client).await.contains("connection: close"), "sent elsewhere");
+            assert!(is_closed(client).await);
+        }
+        stop.send_replace(true);
+        assert!(is_closed(&mut idle).await);
+        server.await.expect("server").expect("ended well");
+    }
 }

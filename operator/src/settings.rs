@@ -132,6 +132,9 @@ pub struct Settings {
     /// Life of the certificate authority, in days.
     #[arg(long, env = "TESTIMONY_CA_VALIDITY_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub ca_validity_days: u32,
+    /// Restart workloads whose pods need it, where a policy says `rollout: Restart`.
+    #[arg(long, env = "TESTIMONY_ROLLOUT_ENABLED", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub rollout_enabled: bool,
     /// ClusterRole that owns the Secret and the Lease, so that they go with it; without it they stay.
     #[arg(long, env = "TESTIMONY_OWNER_CLUSTER_ROLE")]
     pub owner_cluster_role: Option<String>,

@@ -4,7 +4,7 @@ use crate::index::{Index, Touched};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
-use testimony_core::policy::{Refused, SinkState};
+use testimony_core::policy::{Refused, SinkCondition, SinkState};
 use tokio::sync::{Notify, watch};
 
 /// Most acknowledgements that are kept; each belongs to a pod of the index.
@@ -103,8 +103,10 @@ impl State {
             return;
         }
         ack.bundle = known.and_then(|k| k.bundle.clone());
-        let news =
-            known.is_none_or(|k| (&k.revision, &k.refused, &k.sinks) != (&ack.revision, &ack.refused, &ack.sinks));
+        let news = known.is_none_or(|known| {
+            let same = (&known.revision, &known.refused) == (&ack.revision, &ack.refused);
+            !same || sink_states(known).ne(sink_states(&ack))
+        });
         acks.insert(uid.to_owned(), ack);
         drop(acks);
         if news {
@@ -136,4 +138,9 @@ impl State {
     fn waiting(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What statuses show at once. Ages and counts change with each poll, and wait for the next look.
+fn sink_states(ack: &Ack) -> impl Iterator<Item = (&str, SinkCondition, Option<&str>)> {
+    ack.sinks.iter().map(|s| (s.name.as_str(), s.state, s.error.as_deref()))
 }

@@ -17,6 +17,7 @@ const STOP_SECONDS_MAX: u64 = 10;
 /// Awaits tasks and signals.
 pub struct Supervisor {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    notice: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     shutdown: Shutdown,
     terminate: Signal,
@@ -26,15 +27,15 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// A supervisor without tasks; from now on signals wait for [`Supervisor::run`]. After a signal, tasks go on for
-    /// `linger`: clients learn late that this replica goes.
+    /// `linger`, while they are told that this replica goes: clients learn it late.
     ///
     /// # Errors
     /// Signals cannot be caught.
     pub fn new(linger: Duration) -> anyhow::Result<Self> {
-        let (stop, shutdown) = Shutdown::new();
+        let (notice, stop, shutdown) = Shutdown::with_notice();
         let terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        Ok(Self { tasks: JoinSet::new(), stop, shutdown, terminate, interrupt, linger })
+        Ok(Self { tasks: JoinSet::new(), notice, stop, shutdown, terminate, interrupt, linger })
     }
 
     /// The signal for tasks.
@@ -59,6 +60,7 @@ impl Supervisor {
             () = signalled(&mut self.terminate, &mut self.interrupt) => Ok(()),
             ended = self.tasks.join_next() => Err(early(ended)),
         };
+        self.notice.send_replace(true);
         let outcome = match outcome {
             Ok(()) => tokio::select! {
                 () = tokio::time::sleep(self.linger) => Ok(()),
@@ -115,7 +117,7 @@ pub fn serve_admin(
     registry: Registry,
     shutdown: Shutdown,
 ) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
-    let handler = admin::handler(readiness, Arc::new(registry));
+    let handler = admin::handler(readiness, Arc::new(registry), shutdown.clone());
     async move { serve(listener, None, admin::CONNECTIONS_MAX, handler, shutdown).await.context("admin server") }
 }
 

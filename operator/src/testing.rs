@@ -69,8 +69,20 @@ impl FakeApi {
         match *method {
             Method::GET => match inner.objects.get(path) {
                 Some(object) => (StatusCode::OK, object.clone()),
+                None if is_list(path) => (StatusCode::OK, inner.list(path)),
                 None => status(StatusCode::NOT_FOUND, "NotFound"),
             },
+            // A merge patch, of the object or of its status.
+            Method::PATCH => {
+                let path = path.trim_end_matches("/status");
+                match inner.objects.get(path).cloned() {
+                    Some(mut known) => {
+                        json_patch::merge(&mut known, &object);
+                        (StatusCode::OK, inner.store(path.to_owned(), known))
+                    }
+                    None => status(StatusCode::NOT_FOUND, "NotFound"),
+                }
+            }
             Method::POST => {
                 let path = format!("{path}/{name}");
                 if inner.objects.contains_key(&path) {
@@ -94,7 +106,19 @@ impl FakeApi {
     }
 }
 
+/// Whether a path names the objects of a group in a namespace.
+fn is_list(path: &str) -> bool {
+    path.starts_with("/apis/") && path.split('/').count() == 7
+}
+
 impl Inner {
+    fn list(&self, path: &str) -> Value {
+        let folder = format!("{path}/");
+        let items: Vec<&Value> =
+            self.objects.iter().filter(|(path, _)| path.starts_with(&folder)).map(|(_, object)| object).collect();
+        json!({"metadata": {}, "items": items})
+    }
+
     fn store(&mut self, path: String, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());

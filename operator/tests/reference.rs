@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use testimony_operator::api;
 use testimony_operator::compile::{accept_cluster_policy, accept_policy};
-use testimony_operator::metrics::{CertificateLabels, InjectionLabels, KindLabels, Metrics, ResultLabels, StateLabels};
+use testimony_operator::metrics::{
+    CertificateLabels, InjectionLabels, KindLabels, Metrics, ResultLabels, StateLabels, TransitionLabels,
+};
 
 #[test]
 fn the_page_of_the_resources_is_the_codes() {
@@ -60,17 +62,23 @@ fn the_page_of_the_metrics_is_the_codes() {
         polls,
         polls_open: _,
         writes,
+        events,
+        transitions,
+        rollouts,
+        status_seconds,
         pods,
         leader: _,
         certificate_not_after,
     } = metrics;
     injections.get_or_create(&InjectionLabels { result: "injected", reason: "none" }).inc();
     admission_seconds.observe(0.0);
+    status_seconds.observe(0.0);
+    transitions.get_or_create(&TransitionLabels::of("AuditPolicy", "Programmed", "True")).inc();
     for family in [undecodable, watch_errors] {
         family.get_or_create(&KindLabels { kind: "Pod" }).inc();
     }
     objects.get_or_create(&KindLabels { kind: "Pod" }).inc();
-    for family in [polls, writes] {
+    for family in [polls, writes, events, rollouts] {
         family.get_or_create(&ResultLabels { result: "ok" }).inc();
     }
     pods.get_or_create(&StateLabels { state: "matched" }).inc();
@@ -82,7 +90,7 @@ fn the_page_of_the_metrics_is_the_codes() {
          path `/metrics`, in the OpenMetrics format.\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n",
     );
     let found = families(&scraped);
-    assert_eq!(found.len(), 11, "{scraped}");
+    assert_eq!(found.len(), 15, "{scraped}");
     for (name, family) in found {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         page.push_str(&format!("| `{name}` | {} | {} | {} |\n", family.kind, labels.join(", "), family.help));

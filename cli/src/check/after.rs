@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
-use testimony_operator::api::{self, AuditPolicy, AuditSink};
+use testimony_operator::api::{self, AuditPolicy, AuditPolicyStatus, AuditSink, ClusterAuditPolicy};
 use x509_parser::pem::Pem;
 
 /// A certificate that ends sooner is told, in days.
@@ -39,6 +39,8 @@ pub struct After {
     pub crds: Seen<Vec<CustomResourceDefinition>>,
     /// AuditPolicies of all namespaces.
     pub policies: Seen<Vec<AuditPolicy>>,
+    /// ClusterAuditPolicies.
+    pub cluster_policies: Seen<Vec<ClusterAuditPolicy>>,
     /// AuditSinks.
     pub sinks: Seen<Vec<AuditSink>>,
     /// Now.
@@ -64,7 +66,7 @@ pub fn after(seen: &After) -> Vec<Finding> {
     findings.push(leader(&seen.lease, seen.now));
     findings.push(definitions(&seen.crds));
     findings.extend(sinks(seen));
-    findings.extend(policies(&seen.policies));
+    findings.extend(policies(seen));
     findings
 }
 
@@ -277,8 +279,22 @@ fn sinks(seen: &After) -> Vec<Finding> {
     findings
 }
 
-fn policies(policies: &Seen<Vec<AuditPolicy>>) -> Vec<Finding> {
-    let policies = match policies {
+/// How findings name the policies of both kinds, and their statuses.
+type Named<'a> = (String, Option<&'a AuditPolicyStatus>);
+
+fn named(seen: &After) -> Result<Vec<Named<'_>>, &String> {
+    let (own, cluster) = (seen.policies.as_ref()?, seen.cluster_policies.as_ref()?);
+    let own = own.iter().map(|policy| {
+        let name = format!("AuditPolicy {}/{}", policy.namespace().unwrap_or_default(), policy.name_any());
+        (name, policy.status.as_ref())
+    });
+    let cluster =
+        cluster.iter().map(|policy| (format!("ClusterAuditPolicy {}", policy.name_any()), policy.status.as_ref()));
+    Ok(own.chain(cluster).collect())
+}
+
+fn policies(seen: &After) -> Vec<Finding> {
+    let policies = match named(seen) {
         Ok(policies) => policies,
         Err(error) => return vec![Finding::unseen("policy-accepted", error)],
     };
@@ -287,43 +303,18 @@ fn policies(policies: &Seen<Vec<AuditPolicy>>) -> Vec<Finding> {
         findings.push(Finding::new(
             "policy-exists",
             Severity::Info,
-            "there is no AuditPolicy: nothing is recorded",
+            "there is no AuditPolicy and no ClusterAuditPolicy: nothing is recorded",
             "apply one: docs/first-policy.md",
         ));
     }
     let mut skipped: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for policy in policies {
-        let name = format!("AuditPolicy {}/{}", policy.namespace().unwrap_or_default(), policy.name_any());
-        let Some(status) = &policy.status else {
-            let fix = "see the controller's log";
-            findings.push(Finding::new(
-                "policy-seen",
-                Severity::Warning,
-                format!("{name}: no controller has looked at it"),
-                fix,
-            ));
+    for (name, status) in policies {
+        let Some(status) = status else {
+            let what = format!("{name}: no controller has looked at it");
+            findings.push(Finding::new("policy-seen", Severity::Warning, what, "see the controller's log"));
             continue;
         };
-        for (id, kind, severity) in
-            [("policy-accepted", "Accepted", Severity::Error), ("policy-sinks", "ResolvedRefs", Severity::Warning)]
-        {
-            if let Some(no) = condition(&status.conditions, kind).filter(|condition| condition.status == "False") {
-                findings.push(Finding::new(
-                    id,
-                    severity,
-                    format!("{name}: {}", no.message),
-                    "correct it and apply it again",
-                ));
-            }
-        }
-        if status.pods.need_restart > 0 {
-            let what = format!(
-                "{name}: {} pods were created too early, and are not recorded as it says",
-                status.pods.need_restart
-            );
-            let fix = "restart their workloads: kubectl rollout restart; testimony explain pod/NAME says which";
-            findings.push(Finding::new("pods-need-restart", Severity::Warning, what, fix));
-        }
+        findings.extend(troubles(&name, status));
         for reason in status.skipped.iter().filter(|skipped| skipped.reason != "NeedsRestart") {
             skipped.entry(&reason.reason).or_default().push(format!("{} such as {}", reason.count, reason.example));
         }
@@ -334,6 +325,28 @@ fn policies(policies: &Seen<Vec<AuditPolicy>>) -> Vec<Finding> {
     }
     if findings.is_empty() {
         findings.push(Finding::ok("policy-accepted", "all policies are in force"));
+    }
+    findings
+}
+
+/// What a policy's status says is wrong.
+fn troubles(name: &str, status: &AuditPolicyStatus) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (id, kind, severity) in
+        [("policy-accepted", "Accepted", Severity::Error), ("policy-sinks", "ResolvedRefs", Severity::Warning)]
+    {
+        if let Some(no) = condition(&status.conditions, kind).filter(|condition| condition.status == "False") {
+            let what = format!("{name}: {}", no.message);
+            findings.push(Finding::new(id, severity, what, "correct it and apply it again"));
+        }
+    }
+    if status.pods.need_restart > 0 {
+        let what = format!(
+            "{name}: {} pods were created too early, and are not recorded as it says",
+            status.pods.need_restart
+        );
+        let fix = "restart their workloads: kubectl rollout restart; testimony explain pod/NAME says which";
+        findings.push(Finding::new("pods-need-restart", Severity::Warning, what, fix));
     }
     findings
 }
@@ -360,6 +373,7 @@ mod tests {
             ))),
             crds: Ok(object(json!(crds))),
             policies: Ok(object(json!([policy(json!({"conditions": []}))]))),
+            cluster_policies: Ok(Vec::new()),
             sinks: Ok(object(json!([sink(json!({"conditions": []}))]))),
             now: "2026-01-01T00:00:05Z".parse().expect("a time"),
         }
@@ -426,6 +440,23 @@ mod tests {
         }
         let none = After { slices: Ok(Vec::new()), ..seen() };
         assert_eq!(worst(&none), [("webhook-endpoints", Severity::Error), ("policy-endpoints", Severity::Error)]);
+    }
+
+    #[test]
+    fn policies_of_the_cluster_are_policies_too() {
+        let floor = |status: Value| {
+            let policy = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "ClusterAuditPolicy",
+                                "metadata": {"name": "floor"}, "spec": {}, "status": status});
+            let cluster_policies = Ok(object(json!([policy])));
+            After { policies: Ok(Vec::new()), cluster_policies, ..seen() }
+        };
+        assert_eq!(worst(&floor(json!({"conditions": []}))), []);
+        assert_eq!(worst(&floor(no("Accepted"))), [("policy-accepted", Severity::Error)]);
+        let found = after(&floor(no("Accepted")));
+        assert!(found.iter().any(|f| f.what == "ClusterAuditPolicy floor: why"), "{found:#?}");
+        assert_eq!(worst(&floor(Value::Null)), [("policy-seen", Severity::Warning)]);
+        let hidden = After { cluster_policies: Err("forbidden".to_owned()), ..seen() };
+        assert_eq!(worst(&hidden), [("policy-accepted", Severity::Warning)]);
     }
 
     #[test]

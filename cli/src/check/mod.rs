@@ -203,9 +203,17 @@ mod tests {
         objects.insert("/apis/discovery.k8s.io/v1/namespaces/ours/endpointslices", empty());
         objects.insert("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", empty());
         objects.insert("/apis/audit.testimony.dev/v1alpha1/auditpolicies", empty());
+        let floor = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "ClusterAuditPolicy",
+                           "metadata": {"name": "floor"}, "spec": {}});
+        objects.insert("/apis/audit.testimony.dev/v1alpha1/clusterauditpolicies", list(&[floor]));
         objects.insert("/apis/audit.testimony.dev/v1alpha1/auditsinks", empty());
         let (installed, _) = cluster(objects);
         let findings = look(&args(), &installed).await;
+        let (severity, what) = found(&findings, "policy-seen");
+        assert_eq!(
+            (severity, what.as_str()),
+            (Severity::Warning, "ClusterAuditPolicy floor: no controller has looked at it")
+        );
         let errors = ["operator-ready", "webhook-certificate", "webhook-endpoints", "policy-endpoints", "leader"];
         assert!(errors.iter().all(|id| found(&findings, id).0 == Severity::Error), "{findings:#?}");
         assert_eq!(found(&findings, "crd-version").0, Severity::Warning);

@@ -102,6 +102,7 @@ pub async fn after(cluster: &Cluster, operator_namespace: &str) -> After {
         lease: lease.map_err(|error| format!("{error:#}")),
         crds,
         policies: all(cluster, "auditpolicies").await,
+        cluster_policies: all(cluster, "clusterauditpolicies").await,
         sinks: all(cluster, "auditsinks").await,
         now: Timestamp::now(),
     }

@@ -4,7 +4,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use report::{Pods, PolicyView, Report, RuleView, Sidecar, SinkView, Subject, report};
+pub use report::{LeftAlone, Pods, PolicyView, Report, RuleView, Sidecar, SinkView, Subject, report};
 
 use crate::args::{ClusterArgs, ExplainArgs, Format};
 use crate::cluster::{Cluster, SidecarStream};
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use std::fmt::Debug;
 use testimony_operator::index::Index;
 use testimony_operator::inject::{ExcludedNamespaces, PodTraits};
+use testimony_operator::settings::InjectionMode;
 
 /// Runs the command.
 ///
@@ -55,7 +56,8 @@ async fn explain(cluster: &Cluster, (kind, name): (&'static str, String)) -> Res
     } else {
         explain_workload(cluster, &index, &excluded, kind, &name).await?
     };
-    if webhook.is_none() {
+    let by_api_server = settings.is_some_and(|settings| settings.injection_mode == InjectionMode::AdmissionPolicy);
+    if webhook.is_none() && !by_api_server {
         let missing = "Testimony's webhook is not installed, or you may not see it: no new pod gets a sidecar";
         report.warnings.push(missing.to_owned());
     }

@@ -6,6 +6,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 use std::fmt::Write;
 use testimony_core::contract::annotation;
+use testimony_operator::compile::Reach;
 use testimony_operator::index::{Index, PolicyEntry};
 use testimony_operator::inject::{Decision, ExcludedNamespaces, PodTraits, decide, workload};
 
@@ -25,6 +26,8 @@ pub struct Report {
     pub fix: Option<String>,
     /// Policies that select it.
     pub policies: Vec<PolicyView>,
+    /// Policies of the cluster that would select it, and leave it alone.
+    pub left_alone: Vec<LeftAlone>,
     /// Sinks of these policies.
     pub sinks: Vec<SinkView>,
     /// Revision of the document that these policies make.
@@ -39,11 +42,20 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
+/// A ClusterAuditPolicy whose exclusions, or the namespace's own label, keep it from the pod.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct LeftAlone {
+    /// The policy.
+    pub policy: String,
+    /// The reason that it gives, or `NamespaceOptedOut`.
+    pub reason: String,
+}
+
 /// One policy.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyView {
-    /// `namespace/name`.
+    /// `namespace/name`, or the name of a ClusterAuditPolicy.
     pub name: String,
     /// It records nothing now.
     pub suspended: bool,
@@ -132,6 +144,11 @@ pub fn report(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod
     let mut views: Vec<PolicyView> = selecting.iter().map(|policy| view(policy)).collect();
     views.extend(invalid.filter(|policy| policy.good.is_none()).map(view));
     let document = (!selecting.is_empty()).then(|| index.join(&selecting));
+    let left_alone = index.reaching(namespace, &traits.labels).filter_map(|(policy, reach)| match reach {
+        Reach::Excluded(reason) => Some(LeftAlone { policy: policy.key(), reason: reason.to_owned() }),
+        Reach::Outside | Reach::Selected => None,
+    });
+    let left_alone = left_alone.collect();
     let mut sinks = Vec::new();
     for policy in &selecting {
         let (found, missing) = index.sinks_of(policy);
@@ -155,6 +172,7 @@ pub fn report(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod
         why,
         fix,
         policies: views,
+        left_alone,
         sinks,
         revision: document.map(|document| document.document.revision.clone()),
         revision_at_creation: pod.annotations().get(annotation::REVISION).cloned(),
@@ -177,7 +195,7 @@ fn verdict(
         Decision::Already if selecting.is_empty() => say(
             "NotSelected",
             "the pod has a sidecar, but no policy selects it any more: nothing is recorded",
-            Some("apply an AuditPolicy whose podSelector matches it, or restart it to remove the sidecar".to_owned()),
+            Some("apply a policy that selects it, or restart it to remove the sidecar".to_owned()),
         ),
         Decision::Already => say("Recorded", "the pod has its sidecar", None),
         Decision::NotSelected if excluded.contains(namespace) => say(
@@ -187,8 +205,8 @@ fn verdict(
         ),
         Decision::NotSelected => say(
             "NotSelected",
-            &format!("no policy in force in namespace {namespace} selects these labels"),
-            Some("apply an AuditPolicy whose podSelector matches it".to_owned()),
+            &format!("no policy in force, of namespace {namespace} or of the cluster, selects these labels"),
+            Some("apply an AuditPolicy whose podSelector matches it, or a ClusterAuditPolicy".to_owned()),
         ),
         Decision::Skip(reason) => say(reason.as_str(), reason.explain(), None),
         Decision::Deny(reason) => say(
@@ -320,6 +338,9 @@ pub(super) fn text(report: &Report) -> Result<String, std::fmt::Error> {
             rules.row([format!("  {}", rule.name), rule.level.clone(), rule.matches.clone()]);
         }
         write!(out, "{rules}")?;
+    }
+    for LeftAlone { policy, reason } in &report.left_alone {
+        writeln!(out, "left alone by {policy}: {reason}")?;
     }
     for sink in &report.sinks {
         writeln!(out, "sink       {} {}", sink.name, sink.endpoint.as_deref().unwrap_or("(missing)"))?;

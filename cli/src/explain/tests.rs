@@ -72,6 +72,62 @@ fn an_old_revision_in_the_sidecar_is_a_warning() {
     assert!(report.warnings.iter().any(|w| w.contains("runs revision older")), "{:?}", report.warnings);
 }
 
+const CLUSTER_POLICIES: &str = "
+{apiVersion: audit.testimony.dev/v1alpha1, kind: ClusterAuditPolicy, metadata: {name: floor}, spec: {enforcement: Baseline, namespaceSelector: {matchLabels: {tier: prod}}}}
+---
+{apiVersion: audit.testimony.dev/v1alpha1, kind: ClusterAuditPolicy, metadata: {name: usual}, spec: {exclusions: [{podSelector: {matchLabels: {app: batch}}, reason: 'too loud'}]}}
+";
+
+/// A cluster with a pod of these labels and no policy but those of the cluster; `namespace` are the namespace's labels.
+fn with_cluster_policies(labels: Value, namespace: Value) -> crate::cluster::Cluster {
+    let all = manifest::parse("p", CLUSTER_POLICIES).expect("yaml");
+    let policies: Vec<Value> = all.into_iter().map(|manifest| manifest.object).collect();
+    let (cluster, _) = cluster(std::collections::BTreeMap::from([
+        ("/api/v1/namespaces/shop", json!({"metadata": {"name": "shop", "uid": "u", "labels": namespace}})),
+        ("/apis/audit.testimony.dev/v1alpha1/namespaces/shop/auditpolicies", list(&[])),
+        ("/apis/audit.testimony.dev/v1alpha1/clusterauditpolicies", list(&policies)),
+        ("/apis/audit.testimony.dev/v1alpha1/auditsinks", list(&[])),
+        ("/api/v1/namespaces/shop/services", list(&[])),
+        ("/api/v1/namespaces/shop/pods/x", pod(labels)),
+        ("/apis/apps/v1/namespaces/testimony-system/deployments", list(&[operator()])),
+    ]));
+    cluster
+}
+
+/// The controller of an installation without a webhook.
+fn operator() -> Value {
+    let arguments = ["controller", "--sidecar-image=s:1", "--injection-mode=AdmissionPolicy"];
+    let container = json!({"name": "operator", "args": arguments});
+    json!({"metadata": {"name": "testimony-controller"}, "spec": {"selector": {}, "template": {"spec": {"containers": [container]}}}})
+}
+
+#[tokio::test]
+async fn policies_of_the_cluster_select_and_leave_alone() {
+    let told = async |labels: Value, namespace: Value| {
+        let cluster = with_cluster_policies(labels, namespace);
+        explain(&cluster, ("Pod", "x".to_owned())).await.expect("an answer")
+    };
+    let names = |report: &Report| report.policies.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+    let usual = told(json!({"app": "api"}), json!({})).await;
+    assert_eq!((usual.state.as_str(), names(&usual)), ("NeedsRestart", vec!["usual".to_owned()]));
+    // The API server injects, so no webhook is missed.
+    assert!(usual.warnings.iter().all(|warning| !warning.contains("webhook")), "{:?}", usual.warnings);
+
+    let excluded = told(json!({"app": "batch"}), json!({})).await;
+    assert_eq!((excluded.state.as_str(), names(&excluded)), ("NotSelected", Vec::new()));
+    let wanted = LeftAlone { policy: "usual".to_owned(), reason: "too loud".to_owned() };
+    assert_eq!(excluded.left_alone, [wanted]);
+    assert!(text(&excluded).expect("text").contains("left alone by usual: too loud\n"));
+
+    // A floor also where everything opts out.
+    let both = json!({"tier": "prod", "testimony.dev/cluster-defaults": "disabled"});
+    let floor = told(json!({"testimony.dev/inject": "disabled"}), both).await;
+    assert_eq!((floor.state.as_str(), names(&floor)), ("NeedsRestart", vec!["floor".to_owned()]));
+    assert_eq!(floor.left_alone[0].reason, "NamespaceOptedOut");
+    let out = told(json!({"testimony.dev/inject": "disabled"}), json!({})).await;
+    assert_eq!((out.state.as_str(), names(&out)), ("OptedOut", vec!["usual".to_owned()]));
+}
+
 #[test]
 fn objects_are_read() {
     assert_eq!(object("deploy/x").ok(), Some(("Deployment", "x".to_owned())));

@@ -1,7 +1,8 @@
 //! Streams of HTTP/2 as the proxy drives them.
 
-use super::tests::{conn, shell};
+use super::tests::{conn, shell, shell_with};
 use super::*;
+use crate::policy::{DocumentRule, Level, RuleMatch};
 use expect_test::expect;
 
 fn field<'a>(name: &'a str, value: &'a str) -> Header<'a> {
@@ -157,4 +158,49 @@ fn what_a_request_lacks_is_added_and_what_it_has_is_kept() {
     let head = StreamRequest { fields: &has, ..GRPC };
     let (_, edit) = StreamCapture::begin(shell(), conn(Direction::Inbound), 0, &head);
     assert_eq!(edit, FieldEdit::default());
+}
+
+// === Conditions ===
+
+/// A policy that keeps what its expression says of, and nothing else.
+fn judged(when: &str, head: &StreamRequest<'_>) -> (Vec<String>, Vec<&'static str>) {
+    let rule = |name: &str, level, when: Option<&str>| DocumentRule {
+        name: name.into(),
+        matches: RuleMatch { when: when.map(Into::into), ..RuleMatch::default() },
+        level,
+    };
+    let rules = vec![rule("wanted", Level::Metadata, Some(when)), rule("rest", Level::None, None)];
+    let shell = shell_with(rules);
+    let (mut capture, _) = StreamCapture::begin(shell.clone(), conn(Direction::Inbound), 0, head);
+    capture.response_head(200, &[], true);
+    capture.end(StreamEnd::Complete);
+    let mut state = shell.state.borrow_mut();
+    (std::mem::take(&mut state.bodies), std::mem::take(&mut state.undecided))
+}
+
+#[test]
+fn an_expression_judges_a_stream_by_its_head() {
+    let tenant = &[field("x-tenant", "acme")];
+    let get = StreamRequest { method: "GET", path: "/v1/cart?page=2", fields: tenant, ..GRPC };
+    for (when, recorded) in [
+        ("request.path == '/v1/cart'", true),
+        ("request.path.startsWith('/v2/')", false),
+        ("request.headers['x-tenant'] == 'acme'", true),
+        ("request.headers['x-tenant'] == 'other'", false),
+        ("request.method == 'GET' && request.host == 'shop'", true),
+    ] {
+        let (bodies, undecided) = judged(when, &get);
+        assert_eq!((bodies.len(), undecided), (usize::from(recorded), Vec::new()), "{when}");
+        assert!(bodies.iter().all(|body| body.contains(r#""rule":"wanted""#)), "{when}: {bodies:?}");
+    }
+    // A call of gRPC is judged as the request that it is.
+    let (bodies, _) = judged("request.path == '/shop.v1.Cart/Add' && request.headers['te'] == 'trailers'", &GRPC);
+    assert!(bodies.concat().contains(r#""rpc_method":"Add""#), "{bodies:?}");
+}
+
+#[test]
+fn an_expression_that_a_stream_leaves_undecided_is_counted_and_the_stream_recorded() {
+    let (bodies, undecided) = judged("request.headers['x-tenant'] == 'acme'", &GRPC);
+    assert_eq!(undecided, ["no_header"]);
+    assert!(bodies.concat().contains(r#""rule":"wanted""#), "{bodies:?}");
 }

@@ -74,11 +74,15 @@ pub(super) fn shell() -> TestShell {
         matches: RuleMatch { path_prefixes: vec!["/healthz".into()], ..RuleMatch::default() },
         level: Level::None,
     };
+    shell_with(vec![probes])
+}
+
+pub(super) fn shell_with(rules: Vec<DocumentRule>) -> TestShell {
     let policy = DocumentPolicy {
         name: "shop/all".into(),
         directions: vec![Direction::Inbound, Direction::Outbound],
         exclude_ports: Vec::new(),
-        rules: vec![probes],
+        rules,
     };
     let document = PolicyDocument {
         version: DOCUMENT_VERSION,

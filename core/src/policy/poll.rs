@@ -6,6 +6,12 @@
 use super::PolicyDocument;
 use serde::{Deserialize, Serialize};
 
+/// How the error of a sink begins whose credentials are not there: the operator lists the namespaces that lack the Secret.
+pub const CREDENTIALS_MISSING: &str = "credentials are missing";
+
+/// How the error of a sink begins whose client certificate is not there; as [`CREDENTIALS_MISSING`].
+pub const CERTIFICATE_MISSING: &str = "the client certificate is missing";
+
 /// Longest wait that a sidecar asks for, in seconds.
 pub const POLL_WAIT_S_MAX: u16 = 50;
 

@@ -17,8 +17,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const SHOP: &str = "shop";
 const POSTGRES_PORT: &str = "5432";
 const DEMO_STEPS: usize = 4;
-/// Exchanges of one purchase: frontend in and out, orders in and out, payments in.
-const PURCHASE_EXCHANGES: usize = 5;
+/// Exchanges of one purchase: frontend in and out, orders in, out to stock (gRPC) and to payments, and in at both.
+const PURCHASE_EXCHANGES: usize = 7;
 const RECORDS_SECONDS_MAX: u64 = 60;
 const PROGRAMMED_SECONDS_MAX: u64 = 60;
 const NAMESPACE_GONE_SECONDS_MAX: u64 = 120;

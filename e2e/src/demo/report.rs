@@ -1,6 +1,6 @@
 //! The demo's evidence as text: one purchase as a table and as a tree, and the opaque connections. Pure functions.
 
-use crate::records::{AuditRecord, HTTP_REQUEST, TCP_CLOSE};
+use crate::records::{AuditRecord, HTTP_REQUEST, RPC_CALL, TCP_CLOSE};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const NANOS_PER_MILLI: u64 = 1_000_000;
@@ -21,11 +21,11 @@ pub fn trace_of(records: &[AuditRecord], actor: &str, service: &str, path: &str)
     records.iter().filter(entry).max_by_key(|record| record.start_ns).map(|record| record.trace_id.clone())
 }
 
-/// The HTTP exchanges of one trace in the order of the call: by time, and where a client's and a server's record began
+/// The HTTP exchanges and gRPC calls of one trace in the order of the call: by time, and where a client's and a server's record began
 /// together, the client's first.
 pub fn exchanges<'a>(records: &'a [AuditRecord], trace_id: &str) -> Vec<&'a AuditRecord> {
-    let mut found: Vec<_> =
-        records.iter().filter(|record| record.event == HTTP_REQUEST && record.trace_id == trace_id).collect();
+    let is_exchange = |record: &&AuditRecord| [HTTP_REQUEST, RPC_CALL].contains(&record.event.as_str());
+    let mut found: Vec<_> = records.iter().filter(is_exchange).filter(|record| record.trace_id == trace_id).collect();
     found.sort_by_key(|record| record.start_ns);
     found
 }
@@ -54,13 +54,23 @@ pub fn table(exchanges: &[&AuditRecord]) -> String {
             record.pod().to_string(),
             record.attribute("http.request.method").to_string(),
             record.attribute("url.path").to_string(),
-            record.attribute("http.response.status_code").to_string(),
+            status(record),
             duration(record.duration_ns()),
             actor(record),
             record.trace_id.chars().take(SHORT_TRACE_CHARS).collect(),
         ]
     });
     columns(&head, rows.collect())
+}
+
+/// What the server answered; a gRPC call has its own status in the trailers.
+fn status(record: &AuditRecord) -> String {
+    let http = record.status().map_or("no answer".to_string(), |status| status.to_string());
+    match (record.event.as_str(), record.attribute("rpc.grpc.status_code")) {
+        (RPC_CALL, "") => format!("{http}, gRPC none"),
+        (RPC_CALL, code) => format!("{http}, gRPC {code}"),
+        _ => http,
+    }
 }
 
 /// The actor with how far it is proved.
@@ -137,7 +147,7 @@ fn draw(
         record.service(),
         record.attribute("http.request.method"),
         record.attribute("url.path"),
-        record.status().map_or("no answer".into(), |status| status.to_string()),
+        status(record),
         duration(record.duration_ns()),
         actor(record),
         match record.attribute("testimony.trace.trust") {
@@ -186,29 +196,35 @@ mod tests {
     use crate::records::{parse, tests::line};
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    const RESERVE: &str = "/shop.Stock/Reserve";
 
     fn http(service: &str, direction: &str, start_ms: u64, duration_ms: u64, path: &str, link: (&str, &str)) -> String {
         let (upstream, peer) = link;
+        let is_rpc = path == RESERVE;
         let duration = (duration_ms * NANOS_PER_MILLI).to_string();
         let attrs = [
             ("testimony.direction", direction),
             ("http.request.method", "POST"),
             ("url.path", path),
-            ("http.response.status_code", "201"),
+            ("http.response.status_code", if is_rpc { "200" } else { "201" }),
+            ("rpc.grpc.status_code", if is_rpc { "0" } else { "" }),
             ("audit.actor.id", "alice"),
             ("testimony.assurance", "unverified"),
             ("testimony.duration_ns", &duration),
             ("testimony.upstream_local", upstream),
             ("testimony.conn.seq", "0"),
-            ("testimony.trace.trust", if path == "/charge" && direction == "outbound" { "inferred" } else { "client" }),
+            ("testimony.trace.trust", if path != "/orders" && direction == "outbound" { "inferred" } else { "client" }),
         ];
-        line(service, TRACE, start_ms * NANOS_PER_MILLI, HTTP_REQUEST, &attrs, &[("peer", peer)])
+        let event = if is_rpc { RPC_CALL } else { HTTP_REQUEST };
+        line(service, TRACE, start_ms * NANOS_PER_MILLI, event, &attrs, &[("peer", peer)])
     }
 
     fn purchase() -> Vec<AuditRecord> {
         let text = [
-            http("payments", "inbound", 106, 1, "/charge", ("10.0.0.4:9", "10.0.0.3:4")),
-            http("orders", "outbound", 105, 3, "/charge", ("10.0.0.3:4", "10.0.0.4:8080")),
+            http("payments", "inbound", 107, 1, "/charge", ("10.0.0.4:9", "10.0.0.3:4")),
+            http("orders", "outbound", 106, 2, "/charge", ("10.0.0.3:4", "10.0.0.4:8080")),
+            http("stock", "inbound", 105, 1, RESERVE, ("10.0.0.5:9", "10.0.0.3:6")),
+            http("orders", "outbound", 104, 2, RESERVE, ("10.0.0.3:6", "10.96.0.8:8080")),
             http("orders", "inbound", 103, 6, "/orders", ("10.0.0.3:8", "10.0.0.2:7")),
             http("frontend", "outbound", 102, 8, "/orders", ("10.0.0.2:7", "10.96.0.9:8080")),
             http("frontend", "inbound", 100, 12, "/buy", ("10.0.0.2:1", "10.0.0.1:5")),
@@ -226,7 +242,9 @@ mod tests {
 <- frontend  POST /buy -> 201  12.00 ms  alice (unverified)
 └─ -> frontend  POST /orders -> 201  8.00 ms  alice (unverified)
    └─ <- orders  POST /orders -> 201  6.00 ms  alice (unverified)
-      └─ -> orders  POST /charge -> 201  3.00 ms  alice (unverified)  [trace inferred]
+      ├─ -> orders  POST /shop.Stock/Reserve -> 200, gRPC 0  2.00 ms  alice (unverified)  [trace inferred]
+      │  └─ <- stock  POST /shop.Stock/Reserve -> 200, gRPC 0  1.00 ms  alice (unverified)
+      └─ -> orders  POST /charge -> 201  2.00 ms  alice (unverified)  [trace inferred]
          └─ <- payments  POST /charge -> 201  1.00 ms  alice (unverified)
 ";
         assert_eq!(tree(&exchanges(&records, TRACE)), expected);
@@ -237,7 +255,7 @@ mod tests {
         let records = purchase();
         let text = table(&exchanges(&records, TRACE));
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 6);
+        assert_eq!(lines.len(), 8);
         let column = lines.first().and_then(|head| head.find("METHOD"));
         assert!(column.is_some());
         for line in lines.iter().skip(1) {
@@ -247,7 +265,7 @@ mod tests {
             lines.get(1).is_some_and(|line| line.starts_with("00:00:00.100  inbound    frontend  frontend-1")),
             "{text}"
         );
-        assert!(lines.get(5).is_some_and(|line| line.contains("payments-1")), "{text}");
+        assert!(lines.get(7).is_some_and(|line| line.contains("payments-1")), "{text}");
     }
 
     #[test]

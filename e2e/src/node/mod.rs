@@ -125,15 +125,39 @@ impl Node {
         log.set_note("certificates");
         pki::write(&dir, log)?;
         config::write(&dir)?;
-        let start = |name: &str| process::start(&self.paths, name, log);
+        self.start_programs(log, || {
+            log.set_note("pause image");
+            for image in [catalog::pause(&self.paths, log)?, catalog::coredns(&self.paths, log)?] {
+                self.import(&image, log)?;
+            }
+            Ok(())
+        })?;
+        let kubectl = self.kubectl();
+        log.set_note("waiting for CoreDNS");
+        kubectl.apply(include_str!("../../assets/coredns.yaml"))?;
+        kubectl.rollout("kube-system", "deployment/coredns")?;
+        std::fs::write(dir.join("stamp"), self.stamp())?;
+        log.set_note(format!("Kubernetes {}", crate::programs::KUBERNETES_VERSION));
+        Ok(())
+    }
 
+    /// Cuts the node's power and gives it back: every process is killed at once, what they wrote stays, and the programs
+    /// start again.
+    pub fn power_cycle(&self, log: &Log) -> Result<()> {
+        clean::cut_power(&self.paths, log)?;
+        self.start_programs(log, || Ok(()))
+    }
+
+    /// Starts the node's programs in their order; `images` runs before the first that needs one.
+    fn start_programs(&self, log: &Log, images: impl FnOnce() -> Result<()>) -> Result<()> {
+        let start = |name: &str| process::start(&self.paths, name, log);
         start("etcd")?;
         start("kube-apiserver")?;
         log.set_note("waiting for the API server");
         let kubectl = self.kubectl();
         // The controller manager and the scheduler exit when their RBAC roles are missing: they start after `/readyz`.
         self.wait("the API server's /readyz", API_READY_SECONDS_MAX, || {
-            process::all_alive(&self.dir())?;
+            process::all_alive(&self.dir(), &["etcd", "kube-apiserver"])?;
             kubectl.run(&["get", "--raw", "/readyz"]).map(|answer| answer == "ok")
         })?;
         start("kube-controller-manager")?;
@@ -144,27 +168,18 @@ impl Node {
             Ok(self.ctr().arg("version").output()?.status.success())
         })
         .with_context(|| format!("no answer on {}", socket.display()))?;
-        log.set_note("pause image");
-        for image in [catalog::pause(&self.paths, log)?, catalog::coredns(&self.paths, log)?] {
-            self.import(&image, log)?;
-        }
+        images()?;
         start("kubelet")?;
         start("kube-proxy")?;
         log.set_note("waiting for the node");
         let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
         self.wait("the node's condition Ready", NODE_READY_SECONDS_MAX, || {
-            process::all_alive(&self.dir())?;
+            process::all_alive(&self.dir(), config::PROGRAMS)?;
             kubectl.run(&["get", "node", NODE_NAME, "-o", ready]).map(|status| status == "True")
         })?;
         self.wait("the ServiceAccount default", NODE_READY_SECONDS_MAX, || {
             kubectl.run(&["get", "serviceaccount", "default"]).map(|_| true)
-        })?;
-        log.set_note("waiting for CoreDNS");
-        kubectl.apply(include_str!("../../assets/coredns.yaml"))?;
-        kubectl.rollout("kube-system", "deployment/coredns")?;
-        std::fs::write(dir.join("stamp"), self.stamp())?;
-        log.set_note(format!("Kubernetes {}", crate::programs::KUBERNETES_VERSION));
-        Ok(())
+        })
     }
 
     fn wait(&self, what: &str, seconds: u64, ready: impl FnMut() -> Result<bool>) -> Result<()> {

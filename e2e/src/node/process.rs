@@ -100,12 +100,12 @@ pub fn running_programs(dir: &Path) -> Vec<String> {
     owned(dir).into_iter().filter(|process| process.leader).map(|process| process.program).collect()
 }
 
-/// Fails with the log of a program that was started and has ended.
-pub fn all_alive(dir: &Path) -> Result<()> {
+/// Fails with the log of one of these programs that has ended.
+pub fn all_alive(dir: &Path, programs: &[&str]) -> Result<()> {
     let running = running_programs(dir);
-    for name in config::PROGRAMS {
-        let log = dir.join("log").join(format!("{name}.log"));
-        if log.is_file() && !running.contains(&(*name).to_string()) {
+    for name in programs {
+        if !running.contains(&(*name).to_string()) {
+            let log = dir.join("log").join(format!("{name}.log"));
             bail!("{name} has ended; the last lines of {}:\n{}", log.display(), tail(&log, LOG_TAIL_LINES));
         }
     }

@@ -7,28 +7,22 @@ use crate::objects::{audited, policy, revision, text};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
-use testimony_e2e::paths::repo;
+use testimony_e2e::stages::CLI_ENV;
 use testimony_e2e::steps::output_with_input;
 
-/// The program, built once.
+/// The program, which `cargo xtask test` has built.
 fn testimony() -> Command {
-    static PROGRAM: OnceLock<String> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let options = ["build", "--locked", "-p", "testimony-cli", "--message-format", "json"];
-        let built = Command::new(cargo).current_dir(repo()).args(options).output().expect("cargo starts");
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        let messages = String::from_utf8(built.stdout).expect("UTF-8");
-        let mut programs = messages.lines().filter_map(|line| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            Some(message.get("executable")?.as_str()?.to_string())
-        });
-        programs.next_back().expect("cargo names the program")
-    });
+    // Without it, where cargo puts it: beside the folder of this test's own program.
+    let built = || {
+        let own = std::env::current_exe().expect("this program has a path");
+        own.parent().and_then(Path::parent).expect("a folder").join("testimony")
+    };
+    let program = std::env::var_os(CLI_ENV).map_or_else(built, PathBuf::from);
+    assert!(program.is_file(), "{} is missing: cargo build -p testimony-cli", program.display());
     let mut command = Command::new(program);
     command.arg("--kubeconfig").arg(cluster().kubectl.kubeconfig());
     command

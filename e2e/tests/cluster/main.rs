@@ -14,6 +14,7 @@ mod policy;
 mod probes;
 mod shape;
 mod sinks;
+mod status;
 mod streams;
 mod strict;
 mod workloads;

@@ -11,14 +11,15 @@ use testimony_e2e::records::{GAP, HTTP_REQUEST, parse};
 const RETRY_SECONDS_MAX: u64 = 60;
 
 /// A server whose records go to `sink`, and a client.
-fn sending_to(space: &Space, sink: &Sink) -> Result<()> {
+pub fn sending_to(space: &Space, sink: &Sink) -> Result<()> {
     space.policy("audit", &format!("{{{SELECT_SERVER}, sinks: [{}]}}", sink.name))?;
     space.httpbin("server")?;
     space.toolbox("client", "{app: client}")?;
     in_force(space, "audit", 1).map(|_| ())
 }
 
-fn get(space: &Space, path: &str) -> Result<()> {
+/// A request from the client to the server, which must succeed.
+pub fn get(space: &Space, path: &str) -> Result<()> {
     let status = format!("curl -sS -o /dev/null -w '%{{http_code}}' --max-time 20 'http://server:8080{path}'");
     assert_eq!(space.sh("client", &status)?, "200", "{path}");
     Ok(())

@@ -103,7 +103,7 @@ fn a_pod_of_a_normal_namespace_starts_with_a_warning() -> Result<()> {
         (json!({"securityContext": {"runAsUser": 62819, "runAsGroup": 62820}}), true),
     ] {
         let pod = dry_run(&space, &json!({"spec": spec}))?;
-        ensure!(!init_containers(&pod).is_empty() == injected, "{pod:#}");
+        ensure!(init_containers(&pod).is_empty() != injected, "{pod:#}");
     }
     Ok(())
 }
@@ -155,8 +155,9 @@ fn a_running_pod_of_a_strict_namespace_records_and_stays_what_it_is() -> Result<
 fn a_forged_sidecar_is_replaced_by_the_true_one() -> Result<()> {
     let space = strict_space("forged")?;
     let honest = dry_run(&space, &json!({}))?;
+    let about = &honest["metadata"];
     let mut forged = json!({
-        "metadata": {"annotations": honest["metadata"]["annotations"], "labels": honest["metadata"]["labels"]},
+        "metadata": {"name": about["name"], "annotations": about["annotations"], "labels": about["labels"]},
         "spec": {"initContainers": honest["spec"]["initContainers"], "volumes": honest["spec"]["volumes"]},
     });
     forged["spec"]["initContainers"][1]["env"] = json!([{"name": "TESTIMONY_POLICY", "value": "{}"}]);

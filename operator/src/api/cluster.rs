@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
     derive = "PartialEq",
     doc = "What to record for the pods that it selects in many namespaces. Policies add up: adding one never audits less.",
     printcolumn(name = "Enforcement", type_ = "string", json_path = ".spec.enforcement"),
-    printcolumn(name = "Sinks", type_ = "string", json_path = ".spec.sinks"),
+    printcolumn(name = "Sinks", type_ = "string", json_path = ".status.sinks"),
     printcolumn(name = "Matched", type_ = "integer", json_path = ".status.pods.matched"),
     printcolumn(name = "Programmed", type_ = "integer", json_path = ".status.pods.programmed"),
     printcolumn(name = "Restart", type_ = "integer", json_path = ".status.pods.needRestart"),

@@ -24,7 +24,7 @@ use testimony_core::policy;
     category = "audit",
     derive = "PartialEq",
     doc = "What to record for the pods that it selects. Policies add up: adding one never audits less.",
-    printcolumn(name = "Sinks", type_ = "string", json_path = ".spec.sinks"),
+    printcolumn(name = "Sinks", type_ = "string", json_path = ".status.sinks"),
     printcolumn(name = "Matched", type_ = "integer", json_path = ".status.pods.matched"),
     printcolumn(name = "Programmed", type_ = "integer", json_path = ".status.pods.programmed"),
     printcolumn(name = "Restart", type_ = "integer", json_path = ".status.pods.needRestart"),
@@ -73,6 +73,21 @@ pub struct AuditPolicySpec {
     /// Stops recording by this policy; injection goes on, so that resuming needs no restart.
     #[serde(default)]
     pub suspend: bool,
+    /// What happens to pods that need a restart.
+    #[serde(default)]
+    pub rollout: Rollout,
+}
+
+/// What happens to selected pods that only a restart brings into line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Rollout {
+    /// They are counted.
+    #[default]
+    Manual,
+    /// The operator restarts their Deployment, StatefulSet or DaemonSet as `kubectl rollout restart` does: one workload of a
+    /// namespace at a time, none while another is not fully available, and each once for each edit of the policy; none while the
+    /// policy is suspended. Needs the chart's value `rollout.enabled`. Pods of Jobs and bare pods are only counted.
+    Restart,
 }
 
 /// A label selector.

@@ -33,18 +33,21 @@ const SECRET_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*
     printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.endpoint"),
     printcolumn(name = "Protocol", type_ = "string", json_path = ".spec.protocol", priority = 1),
     printcolumn(name = "Default", type_ = "boolean", json_path = ".spec.default"),
+    printcolumn(name = "Reachable", type_ = "string", json_path = ".status.conditions[?(@.type=='Reachable')].status"),
     printcolumn(
         name = "Delivering",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Delivering')].status"
     ),
+    printcolumn(name = "Oldest", type_ = "date", json_path = ".status.oldestUndelivered"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Delivering')].message",
         priority = 1
-    )
+    ),
+    printcolumn(name = "Delivered", type_ = "integer", json_path = ".status.delivered", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [

@@ -1,6 +1,6 @@
 //! What the controller says about policies and sinks.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,12 @@ pub struct AuditPolicyStatus {
     /// How many pods.
     #[serde(default)]
     pub pods: PodCounts,
+    /// Names of the AuditSinks that receive the records, also where `spec.sinks` leaves it to the default one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<String>,
+    /// The spec in force while the latest one is not accepted, so that it outlives a restart of the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_good: Option<LastGood>,
     /// Why matched pods have no sidecar, most frequent first.
     #[serde(default)]
     #[schemars(length(max = 8))]
@@ -34,6 +40,17 @@ pub struct AuditPolicyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub excluded: Vec<Skipped>,
+}
+
+/// A spec that was accepted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastGood {
+    /// Its generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// The spec, as JSON.
+    pub spec: String,
 }
 
 /// Counts of pods; pods that are finished or on their way out do not count.
@@ -71,14 +88,37 @@ pub struct AuditSinkStatus {
     /// Generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Accepted`: the latest spec is valid. `Encrypted`: records travel over TLS. `Delivering`: the last export of every
-    /// sidecar succeeded; unknown while none has exported.
+    /// `Accepted`: the latest spec is valid. `ResolvedRefs`: no sidecar misses the Secret with the credentials. `Encrypted`:
+    /// records travel over TLS. `Reachable`: the endpoint answers every sidecar; unknown while none sends to it.
+    /// `Delivering`: the last export of every sidecar succeeded; unknown while none has exported.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// How many sidecars say what about this sink.
     #[serde(default)]
     pub sidecars: SinkCounts,
+    /// Records that today's sidecars have delivered since they started; brought up to date twice a minute.
+    #[serde(default)]
+    pub delivered: i64,
+    /// Records that today's sidecars have lost since they started; each loss is declared in a gap record.
+    #[serde(default)]
+    pub lost: i64,
+    /// Since when the oldest record waits, where a sidecar cannot deliver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_undelivered: Option<Time>,
+    /// What a sidecar that cannot deliver says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<SinkError>,
+}
+
+/// What a sidecar that cannot deliver says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkError {
+    /// Its pod, `namespace/name`.
+    pub pod: String,
+    /// The error of its last export.
+    pub message: String,
 }
 
 /// How many sidecars say what about a sink.

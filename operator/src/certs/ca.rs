@@ -15,10 +15,14 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 const CERTIFICATE: &str = "ca.crt";
 /// Key of the Secret: its private key.
 const KEY: &str = "ca.key";
-/// Key of the Secret: the authority before, which clients may still be the only one to know.
+/// Key of the Secret: the authorities before, newest first: clients may not know a newer one yet.
 const PREVIOUS: &str = "previous.crt";
-/// Key of the Secret: this authority's certificate, signed by the one before.
+/// Key of the Secret: this authority's certificate, signed by the one before; then that one's, and so on.
 const CROSS: &str = "cross.crt";
+
+/// Authorities before the one in force that clients accept, and by which they are led to it. A client that missed more
+/// rotations than this has to learn the authority anew. At most 6: verifiers look at no longer chains.
+pub const FORMER_MAX: usize = 4;
 
 /// Clocks may differ by this much, in seconds.
 const SKEW_SECONDS_MAX: u64 = 300;
@@ -42,8 +46,10 @@ pub enum CertError {
 pub struct Authority {
     certificate: String,
     key: String,
-    previous: Option<String>,
-    cross: Option<String>,
+    /// Newest first.
+    previous: Vec<String>,
+    /// Newest first.
+    cross: Vec<String>,
     /// Start of validity.
     pub not_before: OffsetDateTime,
     /// End of validity.
@@ -59,7 +65,7 @@ impl std::fmt::Debug for Authority {
 /// A server's certificate with its key.
 #[derive(Debug)]
 pub struct Leaf {
-    /// Its certificate, and the cross-signed authority for clients that know only the one before.
+    /// Its certificate, and the cross-signed authorities for clients that know only one before.
     pub chain: Vec<CertificateDer<'static>>,
     /// Its key.
     pub key: PrivateKeyDer<'static>,
@@ -79,10 +85,11 @@ impl Authority {
         let params = authority_params(&key, now, validity);
         let certificate = params.self_signed(&key)?.pem();
         let (not_before, not_after) = (params.not_before, params.not_after);
-        Ok(Self { certificate, key: key.serialize_pem(), previous: None, cross: None, not_before, not_after })
+        Ok(Self { certificate, key: key.serialize_pem(), previous: vec![], cross: vec![], not_before, not_after })
     }
 
-    /// The next authority. Clients that know only this one accept it by a cross signature, for as long as this one is valid.
+    /// The next authority. Clients that know only this one, or one of [`FORMER_MAX`] in all, accept it by cross signatures, for
+    /// as long as the one that they know is valid.
     ///
     /// # Errors
     /// Key generation failed, or this authority is unreadable.
@@ -94,7 +101,7 @@ impl Authority {
         params.not_after = params.not_after.min(self.not_after);
         params.use_authority_key_identifier_extension = true;
         let cross = params.signed_by(&key, &self.issuer()?)?.pem();
-        let (previous, cross) = (Some(self.certificate.clone()), Some(cross));
+        let (previous, cross) = (newest(&self.certificate, &self.previous), newest(&cross, &self.cross));
         Ok(Self { certificate, key: key.serialize_pem(), previous, cross, not_before, not_after })
     }
 
@@ -110,13 +117,8 @@ impl Authority {
 
     /// PEM of all authorities whose certificates clients must accept now.
     pub fn bundle(&self, now: OffsetDateTime) -> String {
-        let mut bundle = self.certificate.clone();
-        if let Some(previous) = &self.previous
-            && validity(PREVIOUS, previous).is_ok_and(|(_, not_after)| now < not_after)
-        {
-            bundle.push_str(previous);
-        }
-        bundle
+        let previous = self.previous.iter().filter(|pem| is_valid(PREVIOUS, pem, now));
+        std::iter::once(&self.certificate).chain(previous).map(String::as_str).collect()
     }
 
     /// A server's certificate for these names.
@@ -134,9 +136,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer()?)?;
         let mut chain = vec![certificate.der().clone()];
-        if let Some(cross) = &self.cross
-            && validity(CROSS, cross).is_ok_and(|(_, not_after)| now < not_after)
-        {
+        for cross in self.cross.iter().filter(|pem| is_valid(CROSS, pem, now)) {
             chain.push(der(CROSS, cross)?);
         }
         Ok(Leaf {
@@ -156,23 +156,25 @@ impl Authority {
             Some(bytes) => String::from_utf8(bytes.0.clone()).map_err(|e| CertError::Unreadable(key, e.to_string())),
             None => Err(CertError::Missing(key)),
         };
-        let optional = |key: &'static str| if data.contains_key(key) { text(key).map(Some) } else { Ok(None) };
+        let several = |key: &'static str| match data.contains_key(key) {
+            true => text(key).map(|text| blocks(&text)),
+            false => Ok(vec![]),
+        };
         let certificate = text(CERTIFICATE)?;
         let (not_before, not_after) = validity(CERTIFICATE, &certificate)?;
         let key = text(KEY)?;
         KeyPair::from_pem(&key).map_err(|e| CertError::Unreadable(KEY, e.to_string()))?;
-        let (previous, cross) = (optional(PREVIOUS)?, optional(CROSS)?);
+        let (previous, cross) = (several(PREVIOUS)?, several(CROSS)?);
         Ok(Self { certificate, key, previous, cross, not_before, not_after })
     }
 
     /// For a Secret's data.
     pub fn to_secret(&self) -> BTreeMap<String, ByteString> {
-        let optional = [(PREVIOUS, &self.previous), (CROSS, &self.cross)];
-        let optional = optional.into_iter().filter_map(|(key, text)| Some((key, text.as_ref()?)));
-        [(CERTIFICATE, &self.certificate), (KEY, &self.key)]
+        let former = [(PREVIOUS, self.previous.concat()), (CROSS, self.cross.concat())];
+        [(CERTIFICATE, self.certificate.clone()), (KEY, self.key.clone())]
             .into_iter()
-            .chain(optional)
-            .map(|(key, text)| (key.to_owned(), ByteString(text.clone().into_bytes())))
+            .chain(former.into_iter().filter(|(_, text)| !text.is_empty()))
+            .map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())))
             .collect()
     }
 
@@ -194,8 +196,8 @@ fn authority_params(key: &KeyPair, now: OffsetDateTime, validity: Duration) -> C
         let _ = write!(name, "{byte:02x}");
     }
     params.distinguished_name.push(DnType::CommonName, name);
-    // A cross-signed authority stands below the one before it, so a path length of zero would forbid it.
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    // Cross-signed authorities stand below the one before them.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(FORMER_MAX as u8));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
 }
@@ -206,6 +208,22 @@ fn whole_seconds(at: OffsetDateTime) -> OffsetDateTime {
 
 fn skew(validity: Duration) -> Duration {
     Duration::from_secs(SKEW_SECONDS_MAX).min(validity / 10)
+}
+
+/// The newest, then as many of the others as are kept.
+fn newest(first: &str, others: &[String]) -> Vec<String> {
+    std::iter::once(first.to_owned()).chain(others.iter().cloned()).take(FORMER_MAX).collect()
+}
+
+/// The PEM blocks of a text, with their line ends.
+fn blocks(text: &str) -> Vec<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let blocks = text.split_inclusive(END).filter(|block| block.ends_with(END));
+    blocks.map(|block| format!("{}\n", block.trim())).take(FORMER_MAX).collect()
+}
+
+fn is_valid(name: &'static str, pem: &str, now: OffsetDateTime) -> bool {
+    validity(name, pem).is_ok_and(|(_, not_after)| now < not_after)
 }
 
 fn der(name: &'static str, pem: &str) -> Result<CertificateDer<'static>, CertError> {

@@ -1,32 +1,39 @@
 //! Certificates of the operator's servers: an authority of its own in a Secret, a leaf in each replica's memory.
 //!
-//! Any replica may make or rotate the authority; the API server's resource version decides who was first. The leaf is
-//! renewed at two thirds of its life and swapped without a restart.
+//! Any replica may make or rotate the authority; the API server's resource version decides who was first. It is rotated at
+//! two thirds of its life, or when the annotation [`ROTATE`] of the Secret says so. The leaf is renewed at two thirds of its
+//! life, or with the authority, and swapped without a restart. Replicas watch the Secret, so that all change at once.
 
 mod ca;
 mod ca_bundle;
+mod rotation;
 #[cfg(test)]
 mod tests;
 
 pub use ca::{Authority, CertError, Leaf};
 pub use ca_bundle::{CaBundleConfig, keep_ca_bundle};
+pub use rotation::ROTATE;
 
 use crate::metrics::{CertificateLabels, Metrics};
 use crate::serve::Shutdown;
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use rotation::Rotation;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use std::pin::pin;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-/// Time between two looks at the Secret, in seconds: another replica may have rotated the authority.
+/// Time between two looks at the Secret, in seconds, should the watch have missed that another replica rotated the authority.
 const SECRET_CHECK_SECONDS_MAX: u64 = 30;
 
 /// Time before a failed step is tried again, in seconds.
@@ -120,6 +127,7 @@ impl Certificates {
     /// Keeps the authority and the leaf until the signal to stop. Errors are logged and tried again.
     pub async fn run(self, mut shutdown: Shutdown) {
         let mut held: Option<(Authority, OffsetDateTime)> = None;
+        let mut changes = pin!(self.changes());
         loop {
             let wait = match self.step(&mut held).await {
                 Ok(wait) => wait,
@@ -130,15 +138,24 @@ impl Certificates {
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                Some(()) = changes.next() => {}
                 () = shutdown.wait() => return,
             }
         }
     }
 
+    /// Changes of the Secret. Errors are tried again, and told by the looks between.
+    fn changes(&self) -> impl Stream<Item = ()> + use<> {
+        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.config.secret));
+        watcher(self.api.clone(), only).default_backoff().filter_map(|event| async move {
+            matches!(event, Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_))).then_some(())
+        })
+    }
+
     /// Looks at the Secret, renews what is due, and returns the time until the next look.
     async fn step(&self, held: &mut Option<(Authority, OffsetDateTime)>) -> Result<Duration, Failure> {
         let now = OffsetDateTime::now_utc();
-        let authority = self.authority(held.as_ref().map(|(authority, _)| authority), now).await?;
+        let (authority, look_again) = self.authority(held.as_ref().map(|(authority, _)| authority), now).await?;
         let renew_at = match held {
             Some((known, renew_at)) if *known == authority && now < *renew_at => *renew_at,
             _ => self.renew(&authority, now)?,
@@ -153,6 +170,7 @@ impl Certificates {
         self.ready.send_replace(true);
         *held = Some((authority, renew_at));
         let wait = Duration::try_from(next - OffsetDateTime::now_utc()).unwrap_or_default();
+        let wait = look_again.map_or(wait, |again| wait.min(again));
         Ok(wait.clamp(Duration::from_millis(100), Duration::from_secs(SECRET_CHECK_SECONDS_MAX)))
     }
 
@@ -168,8 +186,13 @@ impl Certificates {
         Ok(leaf.renew_at)
     }
 
-    /// The authority in force: made when absent, rotated when due. Who loses the race takes the winner's.
-    async fn authority(&self, held: Option<&Authority>, now: OffsetDateTime) -> Result<Authority, Failure> {
+    /// The authority in force, and when to look again at the latest: made when absent, rotated when due or asked for. Who loses
+    /// the race takes the winner's.
+    async fn authority(
+        &self,
+        held: Option<&Authority>,
+        now: OffsetDateTime,
+    ) -> Result<(Authority, Option<Duration>), Failure> {
         let Some(secret) = self.api.get_opt(&self.config.secret).await? else {
             // Deleted while we hold it: clients know this one, so it goes back.
             let authority = match held {
@@ -179,17 +202,24 @@ impl Certificates {
             tracing::info!(secret = self.config.secret, "authority created");
             let created =
                 self.api.create(&PostParams::default(), &self.secret(&authority, ObjectMeta::default())).await;
-            return self.won(created, authority).await;
+            return Ok((self.won(created, authority).await?, None));
         };
         let authority = Authority::from_secret(&secret.data.clone().unwrap_or_default())?;
-        if !authority.is_due(now) {
-            return Ok(authority);
+        let why = rotation::decide(&authority, secret.metadata.annotations.as_ref(), now);
+        match &why {
+            Rotation::Keep => return Ok((authority, None)),
+            Rotation::Wait(left) => return Ok((authority, Some(*left))),
+            Rotation::Due | Rotation::Asked(_) => {}
         }
         let next = authority.rotate(now, self.config.authority_validity)?;
-        tracing::info!(not_after = %next.not_after, "authority rotated");
-        let object = self.secret(&next, secret.metadata);
-        let replaced = self.api.replace(&self.config.secret, &PostParams::default(), &object).await;
-        self.won(replaced, next).await
+        let mut metadata = secret.metadata;
+        metadata.annotations = rotation::done(metadata.annotations.take(), &why, now);
+        let replaced =
+            self.api.replace(&self.config.secret, &PostParams::default(), &self.secret(&next, metadata)).await;
+        if replaced.is_ok() {
+            tracing::info!(not_after = %next.not_after, ?why, "authority rotated");
+        }
+        Ok((self.won(replaced, next).await?, None))
     }
 
     async fn won(&self, written: kube::Result<Secret>, ours: Authority) -> Result<Authority, Failure> {

@@ -1,3 +1,4 @@
+use super::ca::FORMER_MAX;
 use super::*;
 use crate::testing::FakeApi;
 use rustls::RootCertStore;
@@ -58,6 +59,27 @@ fn after_a_rotation_clients_that_know_either_authority_accept_the_leaf() {
     assert_eq!(new.bundle(rotation).matches("BEGIN CERTIFICATE").count(), 2);
     assert_eq!(new.bundle(end).matches("BEGIN CERTIFICATE").count(), 1, "the old one has run out");
     assert!(accepts(&new.bundle(end), &new, end, name));
+}
+
+#[test]
+fn a_client_may_miss_some_rotations_in_a_row_and_so_may_a_replica() {
+    let name = "testimony-policy.testimony-system.svc";
+    let now = start();
+    let mut authorities = vec![Authority::create(now, YEAR).expect("authority")];
+    for _ in 0..=FORMER_MAX {
+        let next = authorities.last().expect("one").rotate(now, YEAR).expect("rotated");
+        // As it is read back from the Secret.
+        authorities.push(Authority::from_secret(&next.to_secret()).expect("read"));
+    }
+    let first = authorities.first().expect("one");
+    for (missed, later) in authorities.iter().enumerate() {
+        let within = missed <= FORMER_MAX;
+        assert_eq!(accepts(&first.bundle(now), later, now, name), within, "a client that missed {missed}");
+        assert_eq!(accepts(&later.bundle(now), first, now, name), within, "a replica that missed {missed}");
+    }
+    let last = authorities.last().expect("one");
+    assert_eq!(last.bundle(now).matches("BEGIN CERTIFICATE").count(), FORMER_MAX + 1);
+    assert_eq!(last.issue(&names(), now, DAY).expect("leaf").chain.len(), FORMER_MAX + 1);
 }
 
 #[test]
@@ -151,6 +173,40 @@ async fn an_authority_that_is_due_is_rotated_once_and_clients_keep_both() {
     assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 2);
     let name = "testimony-policy.testimony-system.svc";
     assert!(accepts(&old.bundle(OffsetDateTime::now_utc()), &rotated, OffsetDateTime::now_utc(), name));
+}
+
+#[tokio::test]
+async fn an_authority_is_rotated_once_for_each_value_of_the_annotation() {
+    let api = FakeApi::default();
+    let (one, two) = (keeper(&api, YEAR), keeper(&api, YEAR));
+    let (mut first, mut second) = (None, None);
+    one.step(&mut first).await.expect("step");
+    let mut known = vec![in_secret(&api)];
+    let annotate = |value: &str| {
+        let mut secret = api.get(SECRET).expect("a Secret");
+        secret["metadata"]["annotations"][ROTATE] = json!(value);
+        api.put(SECRET, secret);
+    };
+    annotate("once");
+    for _ in 0..2 {
+        one.step(&mut first).await.expect("step");
+        two.step(&mut second).await.expect("step");
+    }
+    known.push(in_secret(&api));
+    assert!(known.first() != known.last(), "it was rotated");
+    assert_eq!(one.bundle().borrow().as_ref().map(|bundle| bundle.matches("BEGIN CERTIFICATE").count()), Some(2));
+
+    annotate("twice");
+    let wait = two.step(&mut second).await.expect("step");
+    assert!(known.last() == Some(&in_secret(&api)), "not so soon after the last one");
+    assert!(wait <= Duration::from_secs(rotation::INTERVAL_SECONDS_MIN), "{wait:?}");
+    let mut secret = api.get(SECRET).expect("a Secret");
+    secret["metadata"]["annotations"][rotation::ROTATED_AT] = json!("0");
+    api.put(SECRET, secret);
+    two.step(&mut second).await.expect("step");
+    one.step(&mut first).await.expect("step");
+    assert!(known.last() != Some(&in_secret(&api)), "later it is done");
+    assert_eq!(*one.bundle().borrow(), *two.bundle().borrow());
 }
 
 #[tokio::test]

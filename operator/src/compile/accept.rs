@@ -1,7 +1,7 @@
 //! Parsing one policy into what documents are made of.
 
 use super::Scope;
-use crate::api::{AuditPolicySpec, Correlation, PodSelector, Rule};
+use crate::api::{AuditPolicySpec, Correlation, PodSelector, Rollout, Rule};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::Selector;
 use std::collections::BTreeSet;
@@ -74,6 +74,8 @@ pub struct AcceptedPolicy {
     pub redact: policy::Redact,
     /// Injects, but records nothing.
     pub suspend: bool,
+    /// What happens to pods that need a restart.
+    pub rollout: Rollout,
 }
 
 /// Parses a policy's spec.
@@ -122,6 +124,7 @@ pub fn accept_policy(spec: &AuditPolicySpec) -> Result<AcceptedPolicy, Invalid> 
             query: spec.redact.query.clone(),
         },
         suspend: spec.suspend,
+        rollout: spec.rollout,
     })
 }
 

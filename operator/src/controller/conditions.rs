@@ -67,11 +67,3 @@ pub fn conditions(
         })
         .collect()
 }
-
-/// Conditions whose status is not what it was. A first `True` or `Unknown` is no news.
-pub fn transitions<'a>(before: &'a [Condition], after: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
-    after.iter().filter(|new| match before.iter().find(|old| old.type_ == new.type_) {
-        Some(old) => old.status != new.status && new.status != "Unknown",
-        None => new.status == "False",
-    })
-}

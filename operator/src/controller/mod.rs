@@ -2,15 +2,24 @@
 //! one leads.
 
 pub mod conditions;
+mod events;
+#[cfg(test)]
+mod honest_tests;
 mod injection;
 pub mod lease;
 mod owned;
 #[cfg(test)]
 mod policy_tests;
+mod rollout;
+mod rollouts;
+mod sink_status;
 pub mod status;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 use crate::certs::Certificates;
 use crate::metrics::Metrics;
@@ -28,6 +37,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::Client;
 use lease::Election;
 use owned::Owned;
+use rollouts::Rollouts;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -125,13 +135,13 @@ impl Leader {
         );
         let handler = move |request| server.clone().handle(request);
         let polls = serve(listener, Some(self.tls.clone()), CONNECTIONS_MAX, handler, shutdown.clone());
-        let writer = Writer {
-            client: self.client.clone(),
-            state: self.state.clone(),
-            excluded: self.settings.excluded(),
-            metrics: self.metrics.clone(),
-            replica: me,
-        };
+        let excluded = self.settings.excluded();
+        let (client, state, metrics) = (self.client.clone(), self.state.clone(), self.metrics.clone());
+        let rolls = self.settings.rollout_enabled;
+        let rollouts =
+            Rollouts::new(client.clone(), state.clone(), excluded.clone(), metrics.clone(), me.clone(), rolls);
+        let restart = rollouts.run(shutdown.clone());
+        let writer = Writer::new(client, state, excluded, metrics, me, rolls);
         let write = writer.run(shutdown.clone());
         let owned = Owned::new(self.client.clone(), self.settings.clone()).run(shutdown.clone());
         let injection = self.injection(shutdown.clone());
@@ -140,7 +150,7 @@ impl Leader {
             shutdown.wait().await;
             self.unlabel().await;
         };
-        let (polls, injection, (), (), ()) = tokio::join!(polls, injection, write, owned, label);
+        let (polls, injection, (), (), (), ()) = tokio::join!(polls, injection, write, restart, owned, label);
         injection?;
         polls.context("policy server")
     }

@@ -56,7 +56,15 @@ fn look(index: &Index) -> Report {
         })
         .collect();
     let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), further: Vec::new() };
-    report(View { index, acks: &acks, excluded: &excluded, instant: now, now: Timestamp::UNIX_EPOCH })
+    report(View {
+        index,
+        acks: &acks,
+        excluded: &excluded,
+        instant: now,
+        now: Timestamp::UNIX_EPOCH,
+        settling: None,
+        rollouts: true,
+    })
 }
 
 fn status<'a>(report: &'a Report, namespace: &str) -> &'a AuditPolicyStatus {

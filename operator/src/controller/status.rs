@@ -1,16 +1,16 @@
 //! What policies, sinks and pods are told. Pure: from the index and the acknowledgements to statuses.
 
 use super::conditions::{Finding, conditions};
-use crate::api::{AuditPolicyStatus, AuditSinkStatus, PodCounts, SKIPPED_MAX, SinkCounts, Skipped};
+use super::sink_status::Reports;
+use crate::api::{AuditPolicyStatus, AuditSinkStatus, PodCounts, Rollout, SKIPPED_MAX, Skipped};
 use crate::compile::{Compiled, Reach};
-use crate::index::{Index, PodFacts, PolicyEntry, SinkEntry};
-use crate::inject::{Decision, ExcludedNamespaces, decide, sink_volumes};
+use crate::index::{Index, PodFacts, PolicyEntry};
+use crate::inject::{ExcludedNamespaces, Outlook, outlook, sink_volumes};
 use crate::state::Ack;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use testimony_core::policy::SinkCondition;
 
 /// A sidecar that has said nothing for this long is not counted as programmed: three of its longest waits.
 const ACK_SECONDS_MAX: u64 = 150;
@@ -20,6 +20,10 @@ pub const NEEDS_RESTART: &str = "NeedsRestart";
 
 /// Reason of pods in namespaces that are never touched.
 const EXCLUDED_NAMESPACE: &str = "ExcludedNamespace";
+
+/// Says what a policy asks for and the chart does not allow.
+const ROLLOUT_OFF: &str = "spec.rollout: Restart has no effect, because the chart's value rollout.enabled is false: set it, or \
+     restart the workloads yourself";
 
 /// What is looked at.
 #[derive(Clone, Copy)]
@@ -34,6 +38,10 @@ pub struct View<'a> {
     pub instant: Instant,
     /// Now, for transitions.
     pub now: Timestamp,
+    /// Since when this replica leads, while sidecars that are older may still be on their way to it.
+    pub settling: Option<Timestamp>,
+    /// Whether `rollout: Restart` is switched on.
+    pub rollouts: bool,
 }
 
 /// A selected pod without a sidecar.
@@ -62,6 +70,8 @@ pub struct Report {
     pub uncovered: Vec<Uncovered>,
     /// Distinct selected pods.
     pub totals: PodCounts,
+    /// Sidecars that are older than this leader and have not reported to it yet, while it settles.
+    pub unheard: i64,
 }
 
 /// How one selected pod stands.
@@ -70,10 +80,12 @@ struct Standing<'a> {
     /// What it must run.
     compiled: Arc<Compiled>,
     programmed: bool,
+    /// It is older than this leader and has not reported to it yet.
+    unheard: bool,
     refused: Option<String>,
     /// Why it has no sidecar.
     uncovered: Option<(&'static str, &'static str)>,
-    /// A Secret that its document needs is not mounted.
+    /// A volume that its document's sinks need is not there.
     mount_missing: bool,
 }
 
@@ -134,6 +146,7 @@ pub fn report(view: View<'_>) -> Report {
         }
         let standing = standing(view, pod, &selecting);
         count(&mut report.totals, &standing);
+        report.unheard += i64::from(standing.unheard);
         report.uncovered.extend(uncovered(&standing));
         standings.push(standing);
     }
@@ -146,8 +159,13 @@ pub fn report(view: View<'_>) -> Report {
         let status = policy_status(view, policy, &pods, own.excluded, too_large);
         report.policies.insert(key.clone(), status);
     }
+    let mut unheard = HashMap::<String, i64>::new();
+    for sink in standings.iter().filter(|s| s.unheard).flat_map(|s| &s.compiled.document.sinks) {
+        *unheard.entry(sink.name.clone()).or_default() += 1;
+    }
+    let reports = Reports::of(view, unheard);
     for (name, sink) in &view.index.sinks {
-        report.sinks.insert(name.clone(), sink_status(view, sink));
+        report.sinks.insert(name.clone(), reports.status(view, sink));
     }
     report
 }
@@ -159,11 +177,11 @@ fn uncovered(standing: &Standing<'_>) -> Option<Uncovered> {
 }
 
 fn standing<'a>(view: View<'a>, pod: &'a PodFacts, policies: &[&PolicyEntry]) -> Standing<'a> {
-    let uncovered = match decide(view.index, view.excluded, &pod.namespace, &pod.traits) {
-        Decision::Already => None,
-        Decision::Skip(reason) | Decision::Deny(reason) => Some((reason.as_str(), reason.explain())),
-        Decision::Inject(_) => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
-        Decision::NotSelected => Some((
+    let uncovered = match outlook(view.index, view.excluded, &pod.namespace, &pod.traits, policies) {
+        Outlook::Already => None,
+        Outlook::Skip(reason) | Outlook::Deny(reason) => Some((reason.as_str(), reason.explain())),
+        Outlook::Inject => Some((NEEDS_RESTART, "the pod was created without a sidecar; recreate it to audit it")),
+        Outlook::NotSelected => Some((
             EXCLUDED_NAMESPACE,
             "pods of kube-system, kube-node-lease, the operator's namespace and those of excludedNamespaces are left alone",
         )),
@@ -172,18 +190,39 @@ fn standing<'a>(view: View<'a>, pod: &'a PodFacts, policies: &[&PolicyEntry]) ->
     let document = &compiled.document;
     let ack = view.acks.get(&pod.uid).filter(|ack| is_fresh(ack, view.instant));
     let refused = ack.and_then(|a| a.refused.as_ref()).filter(|r| r.revision == document.revision);
+    let before_us = |since: Timestamp| pod.created.is_none_or(|created| created < since);
     Standing {
+        unheard: uncovered.is_none() && view.settling.is_some_and(before_us) && !view.acks.contains_key(&pod.uid),
         programmed: ack.is_some_and(|a| a.revision.as_ref() == Some(&document.revision)),
         refused: refused.map(|r| r.message.clone()),
-        mount_missing: pod.traits.injected
-            && sink_volumes(document).iter().any(|volume| !pod.traits.sink_volumes.contains(volume)),
+        mount_missing: lacks_volume(&compiled, pod),
         compiled,
         uncovered,
         pod,
     }
 }
 
-fn is_fresh(ack: &Ack, now: Instant) -> bool {
+fn lacks_volume(compiled: &Compiled, pod: &PodFacts) -> bool {
+    let has = |volume| pod.traits.sink_volumes.contains(volume);
+    pod.traits.injected && !sink_volumes(&compiled.document).iter().all(has)
+}
+
+/// Whether a restart would bring a pod that `selecting` select into line: it has no sidecar and could have one, or its
+/// sidecar lacks a volume of a sink.
+pub(super) fn needs_restart(
+    index: &Index,
+    excluded: &ExcludedNamespaces,
+    pod: &PodFacts,
+    selecting: &[&PolicyEntry],
+) -> bool {
+    match outlook(index, excluded, &pod.namespace, &pod.traits, selecting) {
+        Outlook::Inject => true,
+        Outlook::Already => lacks_volume(&index.join(selecting), pod),
+        Outlook::NotSelected | Outlook::Skip(_) | Outlook::Deny(_) => false,
+    }
+}
+
+pub(super) fn is_fresh(ack: &Ack, now: Instant) -> bool {
     now.saturating_duration_since(ack.at) <= Duration::from_secs(ACK_SECONDS_MAX)
 }
 
@@ -221,28 +260,45 @@ fn policy_status(
     let effective = most.map(|(revision, _)| (*revision).to_owned());
     let alone = || policy.good.as_ref().map(|_| view.index.join(&[policy]).document.revision.clone());
     let effective = effective.or_else(alone);
-    let findings = findings(view, policy, own, &pods, effective.as_deref(), too_large);
+    let unheard = i64::try_from(own.iter().filter(|s| s.unheard).count()).unwrap_or(i64::MAX);
+    if unheard > 0 && policy.status.effective_revision == effective {
+        // What was counted last stays until those who were counted can have reported again; `Programmed` is unknown so long.
+        pods.programmed = pods.programmed.max(policy.status.pods.programmed.min(pods.injected));
+    }
+    let counts = Counts { pods: &pods, unheard };
+    let findings = findings(view, policy, own, counts, effective.as_deref(), too_large);
     AuditPolicyStatus {
         observed_generation: policy.generation,
         conditions: conditions(&policy.status.conditions, findings, policy.generation, view.now),
         effective_revision: effective,
         pods,
+        sinks: view.index.sinks_of(policy).0.into_iter().collect(),
+        last_good: policy.good_spec.clone().filter(|_| policy.invalid.is_some()),
         skipped: reasons.list(),
         excluded: excluded.list(),
     }
+}
+
+/// Pods of one policy.
+#[derive(Clone, Copy)]
+struct Counts<'a> {
+    pods: &'a PodCounts,
+    unheard: i64,
 }
 
 fn findings(
     view: View<'_>,
     policy: &PolicyEntry,
     own: &[&Standing<'_>],
-    pods: &PodCounts,
+    counts: Counts<'_>,
     revision: Option<&str>,
     too_large: bool,
 ) -> Vec<Finding> {
-    let accepted = accepted(policy, too_large);
+    let pods = counts.pods;
+    let off = !view.rollouts && policy.good.as_ref().is_some_and(|good| good.rollout == Rollout::Restart);
+    let accepted = accepted(policy, too_large, off);
     let resolved = resolved(view.index, policy);
-    let programmed = programmed(policy, own, pods);
+    let programmed = programmed(policy, own, counts);
     let summary = format!(
         "{} of {} pods run revision {}; {} need a restart, {} are skipped",
         pods.programmed,
@@ -253,14 +309,17 @@ fn findings(
     );
     let broken = [&accepted, &resolved, &programmed].into_iter().find(|f| f.holds != Some(true));
     let ready = match broken {
-        Some(first) => Finding::no("Ready", &first.reason, first.message.clone()),
+        Some(first) => Finding { kind: "Ready", ..first.clone() },
+        None if pods.need_restart > 0 && off => {
+            Finding::no("Ready", NEEDS_RESTART, format!("{summary}; {ROLLOUT_OFF}"))
+        }
         None if pods.need_restart > 0 => Finding::no("Ready", NEEDS_RESTART, summary),
         None => Finding::yes("Ready", &programmed.reason, summary),
     };
     vec![accepted, resolved, programmed, ready]
 }
 
-fn accepted(policy: &PolicyEntry, too_large: bool) -> Finding {
+fn accepted(policy: &PolicyEntry, too_large: bool, rollout_off: bool) -> Finding {
     let stays = if policy.good.is_some() { "; the last good revision stays in force" } else { "" };
     match &policy.invalid {
         Some(invalid) => Finding::no("Accepted", invalid.reason, format!("{invalid}{stays}")),
@@ -270,6 +329,9 @@ fn accepted(policy: &PolicyEntry, too_large: bool) -> Finding {
             "spec: with the other policies of its pods it makes a document of more than 64 KiB, or patterns of more than 4 MiB; use fewer or shorter rules; \
              the last good revision stays in force",
         ),
+        None if rollout_off => {
+            Finding::yes("Accepted", "RolloutDisabled", format!("the policy is valid, but {ROLLOUT_OFF}"))
+        }
         None => Finding::yes("Accepted", "Accepted", "the policy is valid"),
     }
 }
@@ -291,13 +353,21 @@ fn resolved(index: &Index, policy: &PolicyEntry) -> Finding {
     Finding::yes("ResolvedRefs", "ResolvedRefs", "all sinks exist")
 }
 
-fn programmed(policy: &PolicyEntry, own: &[&Standing<'_>], pods: &PodCounts) -> Finding {
+fn programmed(policy: &PolicyEntry, own: &[&Standing<'_>], counts: Counts<'_>) -> Finding {
     const KIND: &str = "Programmed";
+    let Counts { pods, unheard } = counts;
     let Some(good) = &policy.good else {
         return Finding::no(KIND, "NotAccepted", "the policy was never valid, so no pod runs it");
     };
     if let Some(refused) = own.iter().find_map(|s| s.refused.as_ref()) {
         return Finding::no(KIND, "Refused", format!("a sidecar refuses the document: {refused}"));
+    }
+    if unheard > 0 {
+        let text = format!(
+            "{unheard} of {} sidecars have not reported since the controller started; counts are those of before",
+            pods.injected
+        );
+        return Finding::unknown(KIND, "Reconciling", text);
     }
     let counts = format!("{} of {} sidecars acknowledged their revision", pods.programmed, pods.injected);
     match (pods.matched, pods.injected) {
@@ -307,80 +377,4 @@ fn programmed(policy: &PolicyEntry, own: &[&Standing<'_>], pods: &PodCounts) -> 
         _ if good.suspend => Finding::yes(KIND, "Suspended", "the policy is suspended and records nothing"),
         _ => Finding::yes(KIND, "Programmed", counts),
     }
-}
-
-fn sink_status(view: View<'_>, sink: &SinkEntry) -> AuditSinkStatus {
-    let mut sidecars = SinkCounts::default();
-    let mut error: Option<(&str, &str)> = None;
-    for (uid, ack) in view.acks.iter().filter(|(_, ack)| is_fresh(ack, view.instant)) {
-        let Some(state) = ack.sinks.iter().find(|s| s.name == sink.name) else { continue };
-        match state.state {
-            SinkCondition::Delivering => sidecars.delivering += 1,
-            SinkCondition::Failing => sidecars.failing += 1,
-            SinkCondition::Parked => sidecars.parked += 1,
-            SinkCondition::Unknown => sidecars.unknown += 1,
-        }
-        if matches!(state.state, SinkCondition::Failing | SinkCondition::Parked)
-            && error.is_none_or(|(known, _)| uid.as_str() < known)
-        {
-            error = Some((uid, state.error.as_deref().unwrap_or("no error was given")));
-        }
-    }
-    let error = error.map(|(_, text)| text);
-    let findings = vec![sink_accepted(view.index, sink), encrypted(sink), delivering(&sidecars, error)];
-    AuditSinkStatus {
-        observed_generation: sink.generation,
-        conditions: conditions(&sink.status.conditions, findings, sink.generation, view.now),
-        sidecars,
-    }
-}
-
-fn sink_accepted(index: &Index, sink: &SinkEntry) -> Finding {
-    let stays = if sink.good.is_some() { "; the last good revision stays in force" } else { "" };
-    if let Some(invalid) = &sink.invalid {
-        return Finding::no("Accepted", invalid.reason, format!("{invalid}{stays}"));
-    }
-    match index.default_sink() {
-        Some(default) if sink.default && default != sink.name => Finding::yes(
-            "Accepted",
-            "Conflicted",
-            format!("spec.default: the older AuditSink {default} is the default; remove the mark from one of them"),
-        ),
-        _ => Finding::yes("Accepted", "Accepted", "the sink is valid"),
-    }
-}
-
-fn encrypted(sink: &SinkEntry) -> Finding {
-    match &sink.good {
-        Some(good) if good.endpoint.starts_with("https://") => {
-            Finding::yes("Encrypted", "Tls", "records travel over TLS")
-        }
-        Some(_) => Finding::no("Encrypted", "PlainHttp", "spec.endpoint: records travel in plain text; use https"),
-        None => Finding::unknown("Encrypted", "NotAccepted", "the sink was never valid"),
-    }
-}
-
-fn delivering(sidecars: &SinkCounts, error: Option<&str>) -> Finding {
-    const KIND: &str = "Delivering";
-    let total = sidecars.delivering + sidecars.failing + sidecars.parked + sidecars.unknown;
-    let error = error.unwrap_or_default();
-    if sidecars.parked > 0 {
-        return Finding::no(
-            KIND,
-            "Parked",
-            format!("{} of {total} sidecars wait for credentials: {error}", sidecars.parked),
-        );
-    }
-    if sidecars.failing > 0 {
-        return Finding::no(
-            KIND,
-            "Failing",
-            format!("{} of {total} sidecars cannot deliver: {error}", sidecars.failing),
-        );
-    }
-    if sidecars.delivering > 0 {
-        let text = format!("{} of {total} sidecars deliver, the others have sent nothing yet", sidecars.delivering);
-        return Finding::yes(KIND, "Delivering", text);
-    }
-    Finding::unknown(KIND, "NoReports", "no sidecar has sent a record to this sink yet")
 }

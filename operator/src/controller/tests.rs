@@ -1,6 +1,7 @@
-use super::conditions::{Finding, conditions, transitions};
+use super::conditions::{Finding, conditions};
 use super::lease::{Election, LeaseLost, Observer, Step};
 use super::status::{Report, View, report};
+use super::tell::changed;
 use crate::api::{AuditPolicy, AuditSink};
 use crate::index::{Index, Indexed};
 use crate::inject::ExcludedNamespaces;
@@ -17,28 +18,28 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use testimony_core::policy::{Refused, SinkCondition, SinkState};
 
-fn put<K: Indexed + serde::de::DeserializeOwned>(index: &mut Index, object: Value) {
+pub(super) fn put<K: Indexed + serde::de::DeserializeOwned>(index: &mut Index, object: Value) {
     K::apply(index, serde_json::from_value(object).expect("object"));
 }
 
-fn cluster() -> Index {
+pub(super) fn cluster() -> Index {
     let mut index = Index::new("cluster.local");
     put::<AuditSink>(&mut index, sink("main", json!({"endpoint": "http://collector.example:4318", "default": true})));
     put::<AuditPolicy>(&mut index, policy("all", json!({})));
     index
 }
 
-fn sink(name: &str, spec: Value) -> Value {
+pub(super) fn sink(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink", "spec": spec,
            "metadata": {"name": name, "uid": name, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}})
 }
 
-fn policy(name: &str, spec: Value) -> Value {
+pub(super) fn policy(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": spec,
            "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": 3}})
 }
 
-fn pod(name: &str, injected: bool) -> Value {
+pub(super) fn pod(name: &str, injected: bool) -> Value {
     let mut pod = json!({"metadata": {"name": name, "namespace": "shop", "uid": name},
                          "spec": {"containers": [{"name": "app"}]}, "status": {"phase": "Running"}});
     if injected {
@@ -48,7 +49,7 @@ fn pod(name: &str, injected: bool) -> Value {
     pod
 }
 
-fn ack(index: &Index, at: Instant) -> Ack {
+pub(super) fn ack(index: &Index, at: Instant) -> Ack {
     let revision = Some(index.document("shop", &Default::default()).document.revision.clone());
     Ack { revision, refused: None, sinks: Vec::new(), at, bundle: None }
 }
@@ -56,7 +57,15 @@ fn ack(index: &Index, at: Instant) -> Ack {
 fn look(index: &Index, acks: &[(&str, Ack)], now: Instant) -> Report {
     let acks: HashMap<String, Ack> = acks.iter().map(|(uid, ack)| ((*uid).to_owned(), ack.clone())).collect();
     let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
-    let view = View { index, acks: &acks, excluded: &excluded, instant: now, now: Timestamp::UNIX_EPOCH };
+    let view = View {
+        index,
+        acks: &acks,
+        excluded: &excluded,
+        instant: now,
+        now: Timestamp::UNIX_EPOCH,
+        settling: None,
+        rollouts: false,
+    };
     report(view)
 }
 
@@ -255,6 +264,8 @@ fn a_pod_that_lacks_the_mount_of_a_new_sinks_secret_needs_a_restart() {
 fn a_sink_says_what_its_sidecars_say() {
     let mut index = cluster();
     put::<AuditSink>(&mut index, sink("tls", json!({"endpoint": "https://c.example", "default": true})));
+    put::<Pod>(&mut index, pod("a", true));
+    put::<Pod>(&mut index, pod("b", true));
     let now = Instant::now();
     let state = |state, error: Option<&str>| SinkState {
         name: "main".to_owned(),
@@ -275,33 +286,43 @@ fn a_sink_says_what_its_sidecars_say() {
     };
     expect![[r#"
         Accepted=True Accepted: the sink is valid
+        ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
+        Reachable=Unknown NotUsed: no sidecar sends to this sink
         Delivering=Unknown NoReports: no sidecar has sent a record to this sink yet
     "#]]
     .assert_eq(&lines(&[], "main"));
     expect![[r#"
         Accepted=True Accepted: the sink is valid
+        ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
+        Reachable=True Reachable: it answers 1 of 1 sidecars
         Delivering=True Delivering: 1 of 1 sidecars deliver, the others have sent nothing yet
     "#]]
     .assert_eq(&lines(&[("a", with(vec![state(SinkCondition::Delivering, None)]))], "main"));
     let failing = with(vec![state(SinkCondition::Failing, Some("connection refused"))]);
     expect![[r#"
         Accepted=True Accepted: the sink is valid
+        ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
-        Delivering=False Failing: 1 of 2 sidecars cannot deliver: connection refused
+        Reachable=False Unreachable: 1 of 2 sidecars cannot deliver: connection refused (pod shop/b)
+        Delivering=False Failing: 1 of 2 sidecars cannot deliver: connection refused (pod shop/b)
     "#]]
     .assert_eq(&lines(&[("a", with(vec![state(SinkCondition::Delivering, None)])), ("b", failing)], "main"));
     let parked = with(vec![state(SinkCondition::Parked, Some("401"))]);
     expect![[r#"
         Accepted=True Accepted: the sink is valid
+        ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
-        Delivering=False Parked: 1 of 1 sidecars wait for credentials: 401
+        Reachable=Unknown Parked: all that send wait for credentials: 401 (pod shop/a)
+        Delivering=False Parked: 1 of 1 sidecars wait for credentials: 401 (pod shop/a)
     "#]]
     .assert_eq(&lines(&[("a", parked)], "main"));
     expect![[r#"
         Accepted=True Conflicted: spec.default: the older AuditSink main is the default; remove the mark from one of them
+        ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Encrypted=True Tls: records travel over TLS
+        Reachable=Unknown NotUsed: no sidecar sends to this sink
         Delivering=Unknown NoReports: no sidecar has sent a record to this sink yet
     "#]].assert_eq(&lines(&[], "tls"));
 }
@@ -313,10 +334,10 @@ fn a_condition_keeps_its_time_while_its_status_stays() {
     let first = conditions(&[], vec![Finding::no("Ready", "Pending", "0 of 1")], Some(1), early);
     let same = conditions(&first, vec![Finding::no("Ready", "Pending", "1 of 2")], Some(1), late);
     assert_eq!(same[0].last_transition_time.0, early);
-    assert_eq!(transitions(&first, &same).count(), 0);
+    assert_eq!(changed(&first, &same).count(), 0);
     let other = conditions(&same, vec![Finding::yes("Ready", "Programmed", "2 of 2")], Some(1), late);
     assert_eq!(other[0].last_transition_time.0, late);
-    assert_eq!(transitions(&same, &other).count(), 1);
+    assert_eq!(changed(&same, &other).count(), 1);
 }
 
 #[test]
@@ -330,7 +351,15 @@ fn computing_a_status_from_its_own_result_changes_nothing() {
     let acks: HashMap<String, Ack> = [("a".to_owned(), ack(&index, now))].into();
     let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
     let later = Timestamp::from_second(1000).expect("time");
-    let second = report(View { index: &index, acks: &acks, excluded: &excluded, instant: now, now: later });
+    let second = report(View {
+        index: &index,
+        acks: &acks,
+        excluded: &excluded,
+        instant: now,
+        now: later,
+        settling: None,
+        rollouts: false,
+    });
     assert_eq!(first.policies[&key], second.policies[&key], "the writer must come to rest");
 }
 

@@ -1,23 +1,25 @@
 //! Writes statuses and Events, and keeps the leader's label.
 
-use super::conditions::transitions;
-use super::status::{Report, Uncovered, View, report};
+use super::events::{Events, reference};
+use super::sink_status::is_news;
+use super::status::{Report, View, report};
+use super::tell::{News, changed, of_conditions, of_injection};
 use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus, ClusterAuditPolicy};
 use crate::index::{Index, Key, PolicyEntry, SinkEntry};
 use crate::inject::ExcludedNamespaces;
-use crate::metrics::{Metrics, ResultLabels, StateLabels};
+use crate::metrics::{Metrics, ResultLabels, StateLabels, TransitionLabels};
 use crate::plain::Plain;
 use crate::serve::Shutdown;
 use crate::state::State;
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Client, Resource};
 use serde_json::{Value, json};
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use testimony_core::contract::label;
 use tracing::Instrument;
@@ -28,21 +30,34 @@ const MANAGER: &str = "testimony-operator";
 /// Changes within this time are written together, in milliseconds.
 const DEBOUNCE_MS: u64 = 250;
 
+/// Longest such time, in milliseconds: in a large cluster, where a look takes long, less often is often enough.
+const DEBOUNCE_MS_MAX: u64 = 2000;
+
+/// The time between two looks is this many times as long as the look took, within the bounds.
+const DEBOUNCE_FACTOR: u32 = 5;
+
+/// Statuses that are written at a time.
+const WRITES_AT_ONCE: usize = 8;
+
+/// A new leader holds back what it does not know for this long, in seconds: most sidecars have reported again by then.
+const HOLD_SECONDS: u64 = 3;
+
+/// Sidecars that are older than the leader have reported again within this time, or are counted as silent, in seconds: their
+/// longest pause between two tries, and time for all to be answered.
+const SETTLE_SECONDS: u64 = 60;
+
+/// Counts of a sink's records are written after this time, in seconds, where nothing else changed.
+const COUNTS_SECONDS: u64 = 30;
+
 /// Statuses are looked at anew after this time without changes, in seconds: acknowledgements grow old.
 const REFRESH_SECONDS: u64 = 30;
-
-/// Most Events of one pass; the rest follows in the next.
-const EVENTS_PER_PASS_MAX: usize = 50;
-
-/// Longest note of an Event, in characters.
-const NOTE_CHARS_MAX: usize = 1000;
 
 /// A status to write.
 struct Change {
     at: ObjectReference,
     resource: ApiResource,
     status: Status,
-    news: Vec<Condition>,
+    told: Told,
 }
 
 /// Whose status.
@@ -51,9 +66,23 @@ enum Status {
     Sink(AuditSinkStatus),
 }
 
+/// What a change tells beside the status.
+struct Told {
+    changed: Vec<Condition>,
+    news: Vec<News>,
+}
+
+impl Told {
+    fn of(before: &[Condition], after: &[Condition], also: Option<News>) -> Self {
+        let news = of_conditions(before, after).into_iter().chain(also).collect();
+        Self { changed: changed(before, after).cloned().collect(), news }
+    }
+}
+
 impl Change {
     fn policy(key: &Key, entry: &PolicyEntry, status: &AuditPolicyStatus) -> Self {
-        let news = news(&entry.status.conditions, &status.conditions);
+        let also = of_injection(&entry.status, &status.pods);
+        let told = Told::of(&entry.status.conditions, &status.conditions, also);
         let (namespace, name) = key;
         let (at, resource) = match entry.is_cluster() {
             true => {
@@ -63,13 +92,13 @@ impl Change {
                 (reference::<AuditPolicy>(Some(namespace), name, &entry.uid), ApiResource::erase::<AuditPolicy>(&()))
             }
         };
-        Self { at, resource, status: Status::Policy(key.clone(), status.clone()), news }
+        Self { at, resource, status: Status::Policy(key.clone(), status.clone()), told }
     }
 
     fn sink(name: &str, entry: &SinkEntry, status: &AuditSinkStatus) -> Self {
-        let news = news(&entry.status.conditions, &status.conditions);
+        let told = Told::of(&entry.status.conditions, &status.conditions, None);
         let (at, resource) = (reference::<AuditSink>(None, name, &entry.uid), ApiResource::erase::<AuditSink>(&()));
-        Self { at, resource, status: Status::Sink(status.clone()), news }
+        Self { at, resource, status: Status::Sink(status.clone()), told }
     }
 
     fn status(&self) -> Value {
@@ -107,29 +136,76 @@ pub struct Writer {
     pub excluded: ExcludedNamespaces,
     /// Counters.
     pub metrics: Metrics,
-    /// Name of this replica, for Events.
-    pub replica: String,
+    /// Whether `rollout: Restart` is switched on.
+    pub rollouts: bool,
+    /// Since when it leads.
+    since: Since,
+    events: Events,
+    /// When each sink's status was written last, by uid.
+    sinks_written: Mutex<HashMap<String, Instant>>,
+}
+
+/// A moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    instant: tokio::time::Instant,
+    time: Timestamp,
+}
+
+impl Since {
+    /// This moment.
+    fn now() -> Self {
+        Self { instant: tokio::time::Instant::now(), time: Timestamp::now() }
+    }
+
+    fn seconds(&self) -> u64 {
+        self.instant.elapsed().as_secs()
+    }
 }
 
 impl Writer {
+    /// A writer of the replica that leads from now on.
+    pub fn new(
+        client: Client,
+        state: Arc<State>,
+        excluded: ExcludedNamespaces,
+        metrics: Metrics,
+        replica: String,
+        rollouts: bool,
+    ) -> Self {
+        let events = Events::new(client.clone(), metrics.clone(), replica);
+        Self {
+            client,
+            state,
+            excluded,
+            metrics,
+            rollouts,
+            since: Since::now(),
+            events,
+            sinks_written: Mutex::default(),
+        }
+    }
+
     /// Writes until the signal to stop. Errors are logged and tried again with the next pass.
     pub async fn run(self, mut shutdown: Shutdown) {
-        let reporter = Reporter { controller: "testimony-operator".to_owned(), instance: Some(self.replica.clone()) };
-        let recorder = Recorder::new(self.client.clone(), reporter);
-        let mut told = HashSet::new();
         loop {
+            let begun = Instant::now();
             let report = self.report();
+            let pause = begun.elapsed() * DEBOUNCE_FACTOR;
+            self.metrics.status_seconds.observe(begun.elapsed().as_secs_f64());
             self.gauges(&report);
-            let failed = self.write(&recorder, &report).await;
-            let more = self.tell(&recorder, &report.uncovered, &mut told).await;
-            let wait = Duration::from_secs(if failed || more { 2 } else { REFRESH_SECONDS });
+            let failed = self.write(&report).await;
+            let more = self.events.uncovered(&report.uncovered).await;
+            let soon = failed || more || report.unheard > 0;
+            let wait = Duration::from_secs(if soon { 2 } else { REFRESH_SECONDS });
             tokio::select! {
                 () = self.state.changed.notified() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.wait() => return,
             }
+            let pause = pause.clamp(Duration::from_millis(DEBOUNCE_MS), Duration::from_millis(DEBOUNCE_MS_MAX));
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(DEBOUNCE_MS)) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = shutdown.wait() => return,
             }
         }
@@ -139,7 +215,9 @@ impl Writer {
         let index = self.state.index();
         let acks = self.state.acks();
         let (instant, now) = (Instant::now(), Timestamp::now());
-        report(View { index: &index, acks: &acks, excluded: &self.excluded, instant, now })
+        let settling = (self.since.seconds() < SETTLE_SECONDS).then_some(self.since.time);
+        let rollouts = self.rollouts;
+        report(View { index: &index, acks: &acks, excluded: &self.excluded, instant, now, settling, rollouts })
     }
 
     fn gauges(&self, report: &Report) {
@@ -152,43 +230,66 @@ impl Writer {
             ("skipped", totals.skipped),
         ];
         for (state, count) in counts {
-            self.metrics.pods.get_or_create(&StateLabels { state }).set(count);
+            // A new leader does not know it yet; what it does not know it does not show as zero.
+            if state != "programmed" || report.unheard == 0 {
+                self.metrics.pods.get_or_create(&StateLabels { state }).set(count);
+            }
         }
     }
 
     /// Writes the statuses that differ from what the API server holds; `true`: something failed.
-    async fn write(&self, recorder: &Recorder, report: &Report) -> bool {
-        let mut failed = false;
-        for change in self.changes(report) {
-            let at = &change.at;
-            let span = tracing::info_span!("status", kind = at.kind, namespace = at.namespace, name = at.name);
-            let result = self.write_one(&change).instrument(span).await;
-            self.counted(&result);
-            match result {
-                Ok(()) => {
-                    for condition in &change.news {
-                        self.tell_condition(recorder, at, condition).await;
-                    }
-                    // Not only by the watch: it does not bring the status of an undecodable object.
-                    self.state.remember(|index| change.remember(index));
-                }
-                Err(error) => {
-                    failed = true;
-                    tracing::warn!(error = %Plain(&error), kind = at.kind, namespace = at.namespace, name = at.name, "status not written");
-                }
-            }
+    async fn write(&self, report: &Report) -> bool {
+        let changes = futures::stream::iter(self.changes(report));
+        let writes = changes.map(|change| self.write_change(change)).buffer_unordered(WRITES_AT_ONCE);
+        writes.fold(false, |failed, written| async move { failed || !written }).await
+    }
+
+    /// Whether it was written.
+    async fn write_change(&self, change: Change) -> bool {
+        let at = change.at.clone();
+        let span = tracing::info_span!("status", kind = at.kind, namespace = at.namespace, name = at.name);
+        let result = self.write_one(&change).instrument(span).await;
+        self.counted(&result);
+        if let Err(error) = result {
+            tracing::warn!(error = %Plain(&error), kind = at.kind, namespace = at.namespace, name = at.name, "status not written");
+            return false;
         }
-        failed
+        for condition in &change.told.changed {
+            let kind = at.kind.as_deref().unwrap_or_default();
+            let labels = TransitionLabels::of(kind, &condition.type_, &condition.status);
+            self.metrics.transitions.get_or_create(&labels).inc();
+        }
+        for news in &change.told.news {
+            self.events.publish(news, &at).await;
+        }
+        if let (Status::Sink(_), Some(uid)) = (&change.status, &at.uid) {
+            let mut written = self.sinks_written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.insert(uid.clone(), Instant::now());
+        }
+        // Not only by the watch: it does not bring the status of an undecodable object.
+        self.state.remember(|index| change.remember(index));
+        true
     }
 
     fn changes(&self, report: &Report) -> Vec<Change> {
         let index = self.state.index();
+        let hold = self.since.seconds() < HOLD_SECONDS;
         let policies = report.policies.iter().filter_map(|(key, status)| {
             let entry = index.policies.get(key).filter(|entry| entry.status != *status)?;
+            if hold && is_reconciling(&status.conditions) {
+                return None;
+            }
             Some(Change::policy(key, entry, status))
         });
+        let mut written = self.sinks_written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.retain(|uid, _| index.sinks.values().any(|sink| sink.uid == *uid));
         let sinks = report.sinks.iter().filter_map(|(name, status)| {
             let entry = index.sinks.get(name).filter(|entry| entry.status != *status)?;
+            let recent = written.get(&entry.uid).is_some_and(|at| at.elapsed() < Duration::from_secs(COUNTS_SECONDS));
+            let partial = report.unheard > 0 || hold && is_reconciling(&status.conditions);
+            if partial && hold || (recent || partial) && !is_news(&entry.status, status) {
+                return None;
+            }
             Some(Change::sink(name, entry, status))
         });
         policies.chain(sinks).collect()
@@ -212,53 +313,6 @@ impl Writer {
         api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await.map(drop)
     }
 
-    async fn tell_condition(&self, recorder: &Recorder, at: &ObjectReference, condition: &Condition) {
-        let type_ = if condition.status == "False" { EventType::Warning } else { EventType::Normal };
-        let event = Event {
-            type_,
-            reason: condition.reason.clone(),
-            note: Some(note(&format!("{}={}: {}", condition.type_, condition.status, condition.message))),
-            action: condition.type_.clone(),
-            secondary: None,
-        };
-        self.publish(recorder, &event, at).await;
-    }
-
-    /// An Event on each pod that has no sidecar, once for each reason; `true`: some are left for the next pass.
-    async fn tell(
-        &self,
-        recorder: &Recorder,
-        uncovered: &[Uncovered],
-        told: &mut HashSet<(String, &'static str)>,
-    ) -> bool {
-        let current: HashSet<(&str, &'static str)> = uncovered.iter().map(|u| (u.uid.as_str(), u.reason)).collect();
-        told.retain(|(uid, reason)| current.contains(&(uid.as_str(), *reason)));
-        let mut news: Vec<&Uncovered> =
-            uncovered.iter().filter(|u| !told.contains(&(u.uid.clone(), u.reason))).collect();
-        let more = news.len() > EVENTS_PER_PASS_MAX;
-        news.truncate(EVENTS_PER_PASS_MAX);
-        for pod in news {
-            let event = Event {
-                type_: EventType::Warning,
-                reason: pod.reason.to_owned(),
-                note: Some(note(&format!("not audited: {}", pod.message))),
-                action: "InjectionSkipped".to_owned(),
-                secondary: None,
-            };
-            self.publish(recorder, &event, &reference::<Pod>(Some(&pod.namespace), &pod.name, &pod.uid)).await;
-            told.insert((pod.uid.clone(), pod.reason));
-        }
-        more
-    }
-
-    async fn publish(&self, recorder: &Recorder, event: &Event, at: &ObjectReference) {
-        let result = recorder.publish(event, at).await;
-        self.counted(&result);
-        if let Err(error) = result {
-            tracing::warn!(error = %Plain(&error), namespace = at.namespace, name = at.name, "event not written");
-        }
-    }
-
     fn counted<T>(&self, result: &kube::Result<T>) {
         let result = if result.is_ok() { "ok" } else { "error" };
         self.metrics.writes.get_or_create(&ResultLabels { result }).inc();
@@ -280,27 +334,7 @@ pub async fn label_leader(client: Client, namespace: &str, pod: &str, leads: boo
     }
 }
 
-/// Transitions that deserve an Event. `Ready=False` repeats another condition, and `Programmed` changes with each rollout.
-fn news(before: &[Condition], after: &[Condition]) -> Vec<Condition> {
-    let told = |c: &&Condition| match c.type_.as_str() {
-        "Ready" => c.status == "True",
-        "Programmed" => matches!(c.reason.as_str(), "Refused" | "NoSidecars"),
-        _ => true,
-    };
-    transitions(before, after).filter(told).cloned().collect()
-}
-
-fn reference<K: Resource<DynamicType = ()>>(namespace: Option<&str>, name: &str, uid: &str) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(K::api_version(&()).into_owned()),
-        kind: Some(K::kind(&()).into_owned()),
-        namespace: namespace.map(str::to_owned),
-        name: Some(name.to_owned()),
-        uid: Some(uid.to_owned()),
-        ..ObjectReference::default()
-    }
-}
-
-fn note(text: &str) -> String {
-    text.chars().take(NOTE_CHARS_MAX).collect()
+/// Whether it says that not all sidecars have reported to a new leader.
+fn is_reconciling(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|c| c.status == "Unknown" && c.reason == "Reconciling")
 }

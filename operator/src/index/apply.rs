@@ -1,13 +1,17 @@
 //! Watch events into the index.
 
 use super::bearers::{self, Owner};
-use super::{Index, Key, NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
-use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, ClusterAuditPolicy};
+use super::{Index, Key, NamespaceFacts, PodFacts, PodOwner, PolicyEntry, ServiceFacts, SinkEntry};
+use crate::api::{
+    AuditPolicy, AuditPolicySpec, AuditPolicyStatus, AuditSink, ClusterAuditPolicy, ClusterAuditPolicySpec, LastGood,
+};
 use crate::compile::{AcceptedPolicy, Invalid, accept_cluster_policy, accept_policy, accept_sink};
 use crate::inject::PodTraits;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use testimony_core::contract::label;
 use testimony_core::names::Bearer;
 
@@ -95,7 +99,7 @@ impl Indexed for AuditPolicy {
     const KIND: &'static str = "AuditPolicy";
 
     fn apply(index: &mut Index, object: Self) -> Touched {
-        put_policy(index, &object.metadata, accept_policy(&object.spec), object.status)
+        put_policy::<AuditPolicySpec>(index, &object.metadata, &object.spec, object.status)
     }
 
     fn delete(index: &mut Index, key: &Key) -> Touched {
@@ -119,7 +123,7 @@ impl Indexed for ClusterAuditPolicy {
     const KIND: &'static str = "ClusterAuditPolicy";
 
     fn apply(index: &mut Index, object: Self) -> Touched {
-        put_policy(index, &object.metadata, accept_cluster_policy(&object.spec), object.status)
+        put_policy::<ClusterAuditPolicySpec>(index, &object.metadata, &object.spec, object.status)
     }
 
     fn delete(index: &mut Index, key: &Key) -> Touched {
@@ -139,19 +143,44 @@ impl Indexed for ClusterAuditPolicy {
     }
 }
 
-fn put_policy(
+/// The spec of a kind of policy.
+trait PolicySpec: Serialize + DeserializeOwned {
+    /// Parses it.
+    fn accept(&self) -> Result<AcceptedPolicy, Invalid>;
+}
+
+impl PolicySpec for AuditPolicySpec {
+    fn accept(&self) -> Result<AcceptedPolicy, Invalid> {
+        accept_policy(self)
+    }
+}
+
+impl PolicySpec for ClusterAuditPolicySpec {
+    fn accept(&self) -> Result<AcceptedPolicy, Invalid> {
+        accept_cluster_policy(self)
+    }
+}
+
+fn put_policy<S: PolicySpec>(
     index: &mut Index,
     meta: &ObjectMeta,
-    spec: Result<AcceptedPolicy, Invalid>,
+    spec: &S,
     status: Option<AuditPolicyStatus>,
 ) -> Touched {
     let serial = index.next_serial();
     let entry = index.policies.entry(key_of(meta)).or_default();
     let old = entry.serial;
     let renewed = describe_policy(entry, meta);
-    let changed = entry.update(spec, serial);
+    let changed = entry.update(spec.accept(), serial);
     entry.status = status.unwrap_or_default();
-    let documents = renewed || changed;
+    let recalled = if entry.invalid.is_none() {
+        let spec = serde_json::to_string(spec).unwrap_or_default();
+        entry.good_spec = Some(LastGood { generation: meta.generation, spec });
+        false
+    } else {
+        entry.recall(|spec| serde_json::from_str::<S>(spec).ok()?.accept().ok(), serial)
+    };
+    let documents = renewed || changed || recalled;
     if documents {
         index.documents.forget(old);
     }
@@ -311,6 +340,12 @@ impl Indexed for Pod {
             namespace: key.0.clone(),
             name: key.1.clone(),
             node: object.spec.as_ref().and_then(|s| s.node_name.clone()),
+            created: object.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            owner: object
+                .owner_references()
+                .iter()
+                .find(|o| o.controller == Some(true))
+                .map(|o| PodOwner { kind: o.kind.clone(), name: o.name.clone() }),
             finished: matches!(phase, Some("Succeeded" | "Failed")) || object.metadata.deletion_timestamp.is_some(),
             traits: PodTraits::of(&object),
         };

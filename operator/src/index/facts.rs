@@ -1,6 +1,6 @@
 //! The facts of each object that decisions need.
 
-use crate::api::{AuditPolicyStatus, AuditSinkStatus};
+use crate::api::{AuditPolicyStatus, AuditSinkStatus, LastGood};
 use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput, policy_name};
 use crate::inject::PodTraits;
 use k8s_openapi::jiff::Timestamp;
@@ -40,6 +40,8 @@ pub struct PolicyEntry {
     pub serial: u64,
     /// What was in force before.
     pub previous: Option<Arc<AcceptedPolicy>>,
+    /// The spec of what is in force, for the status while the latest one is not accepted.
+    pub good_spec: Option<LastGood>,
     /// Why the latest spec is not in force.
     pub invalid: Option<Invalid>,
     /// The status that the API server holds.
@@ -66,6 +68,20 @@ impl PolicyEntry {
             accepted: self.good.as_deref()?,
             previous: self.previous.as_deref(),
         })
+    }
+
+    /// Takes over what was in force before this process started, where the status tells it and the latest spec is not
+    /// accepted; `parse` knows the spec of this kind. Whether anything was taken over.
+    pub fn recall(&mut self, parse: impl FnOnce(&str) -> Option<AcceptedPolicy>, serial: u64) -> bool {
+        if self.good.is_some() || self.invalid.is_none() {
+            return false;
+        }
+        let Some(last) = self.status.last_good.clone() else { return false };
+        let Some(accepted) = parse(&last.spec) else { return false };
+        self.good = Some(Arc::new(accepted));
+        self.serial = serial;
+        self.good_spec = Some(last);
+        true
     }
 
     /// Puts a spec in force under a new `serial`, or says why not; then the last good one stays. Whether what is in force
@@ -138,6 +154,15 @@ pub struct ServiceFacts {
     pub selector: BTreeMap<String, String>,
 }
 
+/// The controller of a pod, such as a ReplicaSet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodOwner {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// A pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodFacts {
@@ -149,6 +174,10 @@ pub struct PodFacts {
     pub name: String,
     /// Node, once it is scheduled.
     pub node: Option<String>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// The object that made it and keeps it.
+    pub owner: Option<PodOwner>,
     /// Succeeded, failed or being deleted: it counts no more.
     pub finished: bool,
     /// What decisions look at.

@@ -15,7 +15,7 @@ mod tests;
 
 pub use apply::{Indexed, Touched, key_of};
 pub use bearers::Bearers;
-pub use facts::{NamespaceFacts, PodFacts, PolicyEntry, ServiceFacts, SinkEntry};
+pub use facts::{NamespaceFacts, PodFacts, PodOwner, PolicyEntry, ServiceFacts, SinkEntry};
 
 use crate::compile::{Compiled, PolicyInput, Reach, SinkInput, compile, default_sink};
 use crate::inject::Enforcement;

@@ -63,13 +63,43 @@ pub enum Decision {
     Inject(Box<Selection>),
 }
 
+/// A decision without what the sidecar would run: cheap enough for each pod of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// No policy in force selects it.
+    NotSelected,
+    /// It has its sidecar.
+    Already,
+    /// It is selected and gets none.
+    Skip(Reason),
+    /// Its namespace is strict, and it cannot be audited.
+    Deny(Reason),
+    /// It gets one.
+    Inject,
+}
+
 /// Decides on the index as it is: how a pod that exists stands.
 pub fn decide(index: &Index, excluded: &ExcludedNamespaces, namespace: &str, pod: &PodTraits) -> Decision {
-    let enforcement = match pod.injected {
+    admit(index, excluded, existing(index, namespace, pod), namespace, pod)
+}
+
+/// Says what [`decide`] decides of a pod that `selecting` select.
+pub fn outlook(
+    index: &Index,
+    excluded: &ExcludedNamespaces,
+    namespace: &str,
+    pod: &PodTraits,
+    selecting: &[&PolicyEntry],
+) -> Outlook {
+    judge(index, excluded, existing(index, namespace, pod), namespace, pod, selecting)
+}
+
+/// A sidecar that is there is not put in question afterwards.
+fn existing(index: &Index, namespace: &str, pod: &PodTraits) -> Enforcement {
+    match pod.injected {
         true => Enforcement::Default,
         false => index.enforcement(namespace),
-    };
-    admit(index, excluded, enforcement, namespace, pod)
+    }
 }
 
 /// Decides at admission. There `enforcement` is what the API server says: it knows a namespace's label before the index.
@@ -80,27 +110,13 @@ pub fn admit(
     namespace: &str,
     pod: &PodTraits,
 ) -> Decision {
-    let strict = enforcement == Enforcement::Strict;
-    if excluded.contains(namespace) {
-        return Decision::NotSelected;
-    }
-    if pod.injected && !strict {
-        return Decision::Already;
-    }
     let selecting: Vec<&PolicyEntry> = index.selecting(namespace, &pod.labels).collect();
-    if !strict && selecting.is_empty() {
-        return Decision::NotSelected;
-    }
-    let baseline = selecting.iter().any(|p| p.good.as_ref().is_some_and(|good| good.is_baseline()));
-    match obstacle(index, namespace, pod, baseline && !strict) {
-        // What the API server shows of a static pod runs already: refusing it would only hide the pod.
-        Some(Reason::MirrorPod) => return Decision::Skip(Reason::MirrorPod),
-        Some(reason) if strict => return Decision::Deny(reason),
-        Some(reason) => return Decision::Skip(reason),
-        None => {}
-    }
-    if strict && let Some(reason) = evasion(pod) {
-        return Decision::Deny(reason);
+    match judge(index, excluded, enforcement, namespace, pod, &selecting) {
+        Outlook::NotSelected => return Decision::NotSelected,
+        Outlook::Already => return Decision::Already,
+        Outlook::Skip(reason) => return Decision::Skip(reason),
+        Outlook::Deny(reason) => return Decision::Deny(reason),
+        Outlook::Inject => {}
     }
     let document = index.join(&selecting).document.clone();
     let secrets = document
@@ -109,6 +125,38 @@ pub fn admit(
         .filter_map(|s| Some((s.name.clone(), index.sinks.get(&s.name)?.credentials_secret.clone()?)))
         .collect();
     Decision::Inject(Box::new(Selection { document, secrets, warnings: warnings(pod) }))
+}
+
+fn judge(
+    index: &Index,
+    excluded: &ExcludedNamespaces,
+    enforcement: Enforcement,
+    namespace: &str,
+    pod: &PodTraits,
+    selecting: &[&PolicyEntry],
+) -> Outlook {
+    let strict = enforcement == Enforcement::Strict;
+    if excluded.contains(namespace) {
+        return Outlook::NotSelected;
+    }
+    if pod.injected && !strict {
+        return Outlook::Already;
+    }
+    if !strict && selecting.is_empty() {
+        return Outlook::NotSelected;
+    }
+    let baseline = selecting.iter().any(|p| p.good.as_ref().is_some_and(|good| good.is_baseline()));
+    match obstacle(index, namespace, pod, baseline && !strict) {
+        // What the API server shows of a static pod runs already: refusing it would only hide the pod.
+        Some(Reason::MirrorPod) => return Outlook::Skip(Reason::MirrorPod),
+        Some(reason) if strict => return Outlook::Deny(reason),
+        Some(reason) => return Outlook::Skip(reason),
+        None => {}
+    }
+    match evasion(pod).filter(|_| strict) {
+        Some(reason) => Outlook::Deny(reason),
+        None => Outlook::Inject,
+    }
 }
 
 /// What is in the way; of a `baseline` no label opts out.

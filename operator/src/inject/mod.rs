@@ -18,7 +18,9 @@ mod traits;
 mod undo;
 
 pub use build::{PROBE_FAILURES_MAX, Plan, Resources, SidecarConfig, sink_volumes, workload};
-pub use decide::{Decision, Enforcement, ExcludedNamespaces, NAMESPACES_NEVER, Selection, admit, decide};
+pub use decide::{
+    Decision, Enforcement, ExcludedNamespaces, NAMESPACES_NEVER, Outlook, Selection, admit, decide, outlook,
+};
 pub use patch::{PatchError, patch};
 pub use probes::{ChangedProbe, InjectionStatus};
 pub use reason::Reason;

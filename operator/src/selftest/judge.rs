@@ -1,8 +1,10 @@
 //! What the answers of the API server, the sidecar and the sink mean (pure).
 
+use crate::api::AuditSink;
+use crate::index::{Index, Indexed};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, TypeMeta};
 use std::collections::BTreeMap;
 use testimony_core::contract::pod as names;
 
@@ -50,7 +52,7 @@ pub fn programmed(programmed: i64, conditions: &[Condition]) -> Probe<()> {
     }
 }
 
-/// Whether the webhook added the sidecar.
+/// Whether the pod came with the sidecar.
 pub fn injected(pod: &Pod) -> bool {
     let containers = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
     containers.iter().any(|container| container.name == names::SIDECAR_CONTAINER)
@@ -111,17 +113,20 @@ pub struct DefaultSink {
     pub credentials: Option<String>,
 }
 
-/// The sink that is marked default: of several the oldest, as the operator takes it.
+/// The sink that policies without `sinks` use: what the operator itself would say of these. One of another shape hides no
+/// other.
 pub fn default_sink(sinks: &[DynamicObject]) -> Option<DefaultSink> {
-    let field = |sink: &DynamicObject, name: &str| sink.data.pointer(&format!("/spec/{name}")).cloned();
-    let marked = sinks.iter().filter(|sink| field(sink, "default").is_some_and(|default| default == true));
-    let oldest = marked.min_by_key(|sink| (sink.metadata.creation_timestamp.clone(), sink.metadata.name.clone()))?;
-    let text = |name: &str| field(oldest, name).and_then(|value| value.as_str().map(str::to_owned));
-    Some(DefaultSink {
-        name: oldest.metadata.name.clone()?,
-        endpoint: text("endpoint").unwrap_or_default(),
-        credentials: text("credentialsSecretName"),
-    })
+    let mut index = Index::default();
+    for sink in sinks {
+        let types = Some(TypeMeta::resource::<AuditSink>());
+        if let Ok(sink) = (DynamicObject { types, ..sink.clone() }).try_parse::<AuditSink>() {
+            AuditSink::apply(&mut index, sink);
+        }
+    }
+    let name = index.default_sink()?.to_owned();
+    let sink = index.sinks.get(&name)?;
+    let endpoint = sink.good.as_ref()?.endpoint.clone();
+    Some(DefaultSink { name, endpoint, credentials: sink.credentials_secret.clone() })
 }
 
 /// Message of the condition `Delivering` of a sink.

@@ -13,7 +13,7 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
-use crate::settings::PullPolicy;
+use crate::settings::{InjectionMode, PullPolicy};
 use clap::{Args, Subcommand};
 use std::net::IpAddr;
 
@@ -56,6 +56,9 @@ pub struct RunArgs {
     /// Secret, in the namespace of the audited pod, with which its images are pulled; may be given several times.
     #[arg(long)]
     pub image_pull_secret: Vec<String>,
+    /// How pods get their sidecar, for the hints.
+    #[arg(long, default_value = "Webhook")]
+    pub injection_mode: InjectionMode,
     /// ClusterRole that owns the test's AuditSink, so that it goes with it; without it only the test itself deletes it.
     #[arg(long)]
     pub owner_cluster_role: Option<String>,

@@ -9,6 +9,7 @@ use super::{OWN_NAMESPACE, RECEIVER_PORT, RunArgs, SERVER_PORT};
 use crate::api::{AuditPolicy, AuditSink};
 use crate::plain::Plain;
 use crate::serve::{Shutdown, serve};
+use crate::settings::InjectionMode;
 use crate::supervise::bind;
 use anyhow::{Context, bail};
 use hyper::StatusCode;
@@ -184,12 +185,10 @@ impl Test {
     }
 
     async fn pod_injected(&self) -> Result<(), Failure> {
-        let step = "the webhook adds the sidecar to a new pod";
-        let hint =
-            format!("{}; the API server must reach port {} of these pods", self.look_at("webhook"), port::WEBHOOK);
+        let (step, hint) = self.who_injects();
         let pod = objects::pod(&self.args);
         self.wait(step, hint, OPERATOR_SECONDS_MAX, async || {
-            // The webhook may learn of the policy after the controller: then the pod is made again.
+            // Who injects may learn of the policy after the controller: then the pod is made again.
             let made = match self.pods.get_opt(NAME).await {
                 Ok(Some(made)) => Ok(made),
                 Ok(None) => self.pods.patch(NAME, &PatchParams::apply(MANAGER), &Patch::Apply(&pod)).await,
@@ -208,6 +207,23 @@ impl Test {
             }
         })
         .await
+    }
+
+    /// Who adds the sidecar, and where to look when it does not come.
+    fn who_injects(&self) -> (&'static str, String) {
+        match self.args.injection_mode {
+            InjectionMode::Webhook => (
+                "the webhook adds the sidecar to a new pod",
+                format!("{}; the API server must reach port {} of these pods", self.look_at("webhook"), port::WEBHOOK),
+            ),
+            InjectionMode::AdmissionPolicy => (
+                "the API server adds the sidecar to a new pod",
+                format!(
+                    "kubectl get mutatingadmissionpolicies,mutatingadmissionpolicybindings (the controller makes them): {}",
+                    self.look_at("controller")
+                ),
+            ),
+        }
     }
 
     /// Why the policy's status says that the pod has no sidecar.

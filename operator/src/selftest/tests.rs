@@ -139,6 +139,7 @@ fn args() -> RunArgs {
         image: "registry/operator:1".to_owned(),
         image_pull_policy: None,
         image_pull_secret: Vec::new(),
+        injection_mode: InjectionMode::Webhook,
         owner_cluster_role: None,
     }
 }
@@ -162,8 +163,12 @@ fn export() -> Vec<u8> {
 }
 
 async fn failure(trouble: Trouble, wanted: Expect) {
+    failure_with(args(), trouble, wanted).await;
+}
+
+async fn failure_with(args: RunArgs, trouble: Trouble, wanted: Expect) {
     let test = Test::new(
-        args(),
+        args,
         cluster(trouble, "127.0.0.1"),
         Receiver::new(PATH),
         PATH.to_owned(),
@@ -195,6 +200,11 @@ async fn every_failure_says_what_to_look_at() {
         FAILED  the webhook adds the sidecar to a new pod
                 not within 30 s: every pod that was made came without the sidecar
                 next: kubectl --namespace testimony-system get pods --selector app.kubernetes.io/component=webhook; kubectl --namespace testimony-system logs deployment/testimony-webhook; the API server must reach port 10250 of these pods"#]]).await;
+    let without_webhook = RunArgs { injection_mode: InjectionMode::AdmissionPolicy, ..args() };
+    failure_with(without_webhook, Trouble::NoWebhook, expect![[r#"
+        FAILED  the API server adds the sidecar to a new pod
+                not within 30 s: every pod that was made came without the sidecar
+                next: kubectl get mutatingadmissionpolicies,mutatingadmissionpolicybindings (the controller makes them): kubectl --namespace testimony-system get pods --selector app.kubernetes.io/component=controller; kubectl --namespace testimony-system logs deployment/testimony-controller"#]]).await;
     failure(Trouble::ImagePull, expect![[r#"
         FAILED  the pod starts with its sidecar
                 not within 90 s: container testimony-init: ImagePullBackOff: Back-off pulling image "registry/sidecar:1"
@@ -344,8 +354,14 @@ fn the_default_sink_is_the_oldest_that_is_marked() {
     };
     let (old, new) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
     assert_eq!(default_sink(&[sink("a", false, old)]), None);
-    let found = default_sink(&[sink("a", false, old), sink("b", true, new), sink("c", true, old)]).expect("one");
+    // What the operator does not accept is nobody's default.
+    let (mut refused, mut other) = (sink("d", true, old), sink("e", true, old));
+    refused.data["spec"]["endpoint"] = json!("http://c?key=1");
+    other.data["spec"] = json!("of another shape");
+    let sinks = [sink("a", false, old), refused, sink("b", true, new), sink("c", true, old), other];
+    let found = default_sink(&sinks).expect("one");
     assert_eq!((found.name.as_str(), found.credentials.as_deref()), ("c", Some("s")));
+    assert!(found.endpoint.starts_with("http://c"), "{}", found.endpoint);
     let told: DynamicObject = serde_json::from_value(json!({"metadata": {}, "status": {"conditions": [
         condition("Delivering", "False", "401"), condition("Accepted", "True", "")]}}))
     .expect("a sink");

@@ -8,6 +8,7 @@ use crate::client::{Secret, is_sink_header};
 use crate::config::SinkHeader;
 use hyper::header::{HeaderMap, HeaderName};
 use std::path::Path;
+use testimony_core::policy::CREDENTIALS_MISSING;
 
 /// Most header files of one sink.
 const HEADERS_MAX: usize = 32;
@@ -18,9 +19,9 @@ const HEADER_BYTES_MAX: u64 = 16 * 1024;
 /// Why a sink has no usable credentials. Holds no value.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeadersError {
-    #[error("credentials are missing: {dir} cannot be read ({source}); {help}")]
+    #[error("{CREDENTIALS_MISSING}: {dir} cannot be read ({source}); {help}")]
     Missing { dir: String, source: std::io::Error, help: String },
-    #[error("credentials are missing: {dir} holds no file; {help}")]
+    #[error("{CREDENTIALS_MISSING}: {dir} holds no file; {help}")]
     Empty { dir: String, help: String },
     #[error("{dir} holds more than {HEADERS_MAX} files")]
     TooMany { dir: String },

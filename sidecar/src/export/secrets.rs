@@ -6,7 +6,7 @@ use crate::client::{Identity, IdentityError, Secret};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use testimony_core::contract::path::SINK_TOKEN_FILE;
-use testimony_core::policy::DocumentSink;
+use testimony_core::policy::{CERTIFICATE_MISSING, DocumentSink};
 
 /// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -27,7 +27,7 @@ pub(super) struct Origin<'a> {
 /// Why there is no usable certificate or token. Holds nothing of either.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SecretError {
-    #[error("the client certificate is missing: {file} is not there; {help}")]
+    #[error("{CERTIFICATE_MISSING}: {file} is not there; {help}")]
     NoCertificate { file: String, help: String },
     #[error("the ServiceAccount token is missing: {file} is not there; {help}")]
     NoToken { file: String, help: String },

@@ -1,8 +1,10 @@
 //! The chart: an upgrade that no record notices, an uninstall that leaves running pods working and nothing behind.
 
+use super::strict::Restored;
 use super::{Scaled, alone};
 use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, init_containers, marker};
 use crate::objects::{audited, in_force, text};
+use crate::strict::{dry_run, strict_space};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,7 +110,7 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
         gone.with_context(|| format!("there is {left:#?}"))
     })?;
     let definitions = cluster().kubectl.run(&["get", "crd", "-o", "name"])?;
-    for name in ["auditpolicies", "auditsinks"] {
+    for name in ["auditpolicies", "auditsinks", "clusterauditpolicies"] {
         assert!(definitions.contains(&format!("{name}.audit.testimony.dev")), "{definitions}");
     }
     let kept = crate::objects::policy(&space, "audit")?;
@@ -119,6 +121,35 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
     new_pods_are_audited(&space)?;
     while_requests_flow(&space, || Ok(()))?;
     Ok(())
+}
+
+#[test]
+fn an_upgrade_takes_the_meaning_of_strict_away_and_gives_it_back() -> Result<()> {
+    let _alone = alone();
+    let space = strict_space("toggle")?;
+    let strict = || {
+        let kinds = "mutatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings";
+        let list = cluster().kubectl.run(&["get", kinds, "-o", "name"])?;
+        Ok::<_, anyhow::Error>(list.lines().filter(|name| name.ends_with("/testimony-strict")).count())
+    };
+    let host_network = serde_json::json!({"spec": {"hostNetwork": true}});
+    ensure!(strict()? == 3 && dry_run(&space, &host_network).is_err());
+    let _restored = Restored;
+    install_chart(cluster(), BACKEND_ENDPOINT, &["strict.enabled=false"])?;
+    ensure!(strict()? == 0, "the webhook and the policy of strict namespaces are gone");
+    eventually("the label to mean nothing", OPERATOR_SECONDS_MAX, || {
+        let pod = dry_run(&space, &host_network).and_then(|_| dry_run(&space, &serde_json::json!({})));
+        Ok(pod.is_ok_and(|pod| init_containers(&pod).is_empty()))
+    })?;
+    // By a rollback: what the operator owns in the objects must not be in its way.
+    let rollback = ["rollback", "testimony", "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
+    cluster().helm.run(&rollback)?;
+    ensure!(strict()? == 3);
+    eventually("the label to have its meaning again", OPERATOR_SECONDS_MAX, || {
+        let refused = dry_run(&space, &host_network).is_err();
+        let pod = dry_run(&space, &serde_json::json!({}));
+        Ok(refused && pod.is_ok_and(|pod| init_containers(&pod) == ["testimony-init", "testimony-sidecar"]))
+    })
 }
 
 /// Replicas of a Deployment of the operator that are ready.
@@ -165,7 +196,7 @@ fn an_upgrade_to_high_availability_and_its_rollback_go_unnoticed() -> Result<()>
 }
 
 /// Whether `helm test` succeeded, and what it printed: Helm writes the logs of hooks to standard error.
-fn helm_test() -> Result<(bool, String)> {
+pub fn helm_test() -> Result<(bool, String)> {
     let test = ["test", "testimony", "--namespace", OPERATOR_NAMESPACE, "--timeout", "300s"];
     let done = cluster().helm.command().args(test).output()?;
     let printed = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());

@@ -3,8 +3,18 @@
 
 mod chart;
 mod figures;
+mod honest;
+mod measures;
 mod operator;
+mod polling;
+mod replicas;
+mod rollout;
+mod rotation;
+mod scale;
+mod simulated;
+mod stream;
 mod strict;
+mod whole_cluster;
 
 use crate::harness::{cluster, eventually};
 use anyhow::{Context, Result, ensure};

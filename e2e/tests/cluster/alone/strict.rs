@@ -1,9 +1,10 @@
 //! The webhook is away: pods of strict namespaces wait, others start; and the API server injects in its stead.
 
+use super::chart::helm_test;
 use super::{Scaled, alone};
 use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, init_containers, marker, single};
-use crate::objects::{SELECT_SERVER, in_force};
-use crate::strict::{dry_run, strict_space};
+use crate::objects::{ClusterPolicy, SELECT_SERVER, condition, in_force};
+use crate::strict::{dry_run, label, strict_space};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use testimony_e2e::install::{BACKEND_ENDPOINT, install_chart};
@@ -99,13 +100,68 @@ fn injected(space: &Space) -> Result<Vec<Value>> {
     Ok(pods)
 }
 
+/// A namespace label that no other test has.
+const TEAM: &str = "testimony.example/nohook";
+
+/// Two namespaces, the second one opted out of the cluster's defaults, and policies of the cluster that select in both.
+struct Wide {
+    spaces: [Space; 2],
+    _policies: [ClusterPolicy; 2],
+}
+
+impl Wide {
+    fn new() -> Result<Self> {
+        let team = marker();
+        let spaces = [Space::new("nohookwide")?, Space::new("nohookout")?];
+        for space in &spaces {
+            label(space, &format!("{TEAM}={team}"))?;
+        }
+        label(&spaces[1], "testimony.dev/cluster-defaults=disabled")?;
+        let usual = json!({
+            "namespaceSelector": {"matchExpressions": [{"key": TEAM, "operator": "In", "values": [team]}]},
+            "podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["floor"]}]},
+            "exclusions": [{"namespaces": [spaces[0].name], "podSelector": {"matchLabels": {"app": "batch"}}, "reason": "loud"}],
+        });
+        let floor = json!({"namespaceSelector": {"matchLabels": {TEAM: team}}, "enforcement": "Baseline",
+                           "podSelector": {"matchLabels": {"app": "floor"}}});
+        let policies = [
+            ClusterPolicy::new(&format!("usual-{team}"), &usual)?,
+            ClusterPolicy::new(&format!("floor-{team}"), &floor)?,
+        ];
+        for policy in &policies {
+            policy.when("to be accepted", |policy| condition(policy, "Accepted").starts_with("True"))?;
+        }
+        Ok(Self { spaces, _policies: policies })
+    }
+
+    /// Each pod as it comes, or an error where it has a sidecar and should not, or lacks one.
+    fn pods(&self) -> Result<Vec<Value>> {
+        let out = "testimony.dev/inject";
+        let cases = [
+            (0, json!({"app": "any"}), true),
+            (0, json!({"app": "batch"}), false),
+            (0, json!({"app": "any", out: "disabled"}), false),
+            (0, json!({"app": "floor", out: "disabled"}), true),
+            (1, json!({"app": "any"}), false),
+            (1, json!({"app": "floor", out: "disabled"}), true),
+        ];
+        let pods = cases.iter().enumerate().map(|(i, (space, labels, wanted))| {
+            let pod =
+                dry_run(&self.spaces[*space], &json!({"metadata": {"name": format!("wide-{i}"), "labels": labels}}))?;
+            ensure!(init_containers(&pod).is_empty() != *wanted, "{labels} in namespace {space}: {pod:#}");
+            Ok(comparable(pod))
+        });
+        pods.collect()
+    }
+}
+
 fn policies() -> Result<String> {
     let kinds = "mutatingadmissionpolicies,mutatingadmissionpolicybindings";
     cluster().kubectl.run(&["get", kinds, "-o", "name"])
 }
 
 /// The chart as it was, whatever happened.
-struct Restored;
+pub struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
@@ -122,20 +178,27 @@ fn the_api_server_injects_what_the_webhook_injects() -> Result<()> {
     space.policy("audit", &format!("{{{SELECT_SERVER}}}"))?;
     space.policy("fixtures", "{podSelector: {matchExpressions: [{key: app, operator: NotIn, values: [client]}]}}")?;
     let strict = strict_space("nohookstrict")?;
-    let by_webhook = (injected(&space)?, injected(&strict)?);
+    let wide = Wide::new()?;
+    let everything = || Ok::<_, anyhow::Error>([injected(&space)?, injected(&strict)?, wide.pods()?].concat());
+    let mut by_webhook = Vec::new();
+    // The webhook may see the label of a namespace after the controller has accepted the policy.
+    eventually("the webhook to inject", OPERATOR_SECONDS_MAX, || {
+        Ok(everything().map(|pods| by_webhook = pods).is_ok())
+    })?;
 
     let restored = Restored;
     install_chart(cluster(), BACKEND_ENDPOINT, &["injection.mode=AdmissionPolicy"])?;
     ensure!(
         cluster().kubectl.run(&["get", "mutatingwebhookconfigurations", "-o", "name"])?.find("testimony").is_none()
     );
-    eventually("the API server to inject", OPERATOR_SECONDS_MAX, || {
-        Ok([&space, &strict].iter().all(|space| injected(space).is_ok()))
-    })?;
-    let by_policy = (injected(&space)?, injected(&strict)?);
-    for (webhook, policy) in by_webhook.0.iter().chain(&by_webhook.1).zip(by_policy.0.iter().chain(&by_policy.1)) {
+    eventually("the API server to inject", OPERATOR_SECONDS_MAX, || Ok(everything().is_ok()))?;
+    let by_policy = everything()?;
+    ensure!(by_webhook.len() == by_policy.len());
+    for (webhook, policy) in by_webhook.iter().zip(&by_policy) {
         pretty(webhook, policy)?;
     }
+    let (passed, printed) = helm_test()?;
+    ensure!(passed && printed.contains("ok      the API server adds the sidecar to a new pod"), "{printed}");
     let opted_out = dry_run(&space, &json!({"metadata": {"labels": {"app": "client"}}}))?;
     ensure!(init_containers(&opted_out).is_empty(), "the selector does not select it: {opted_out:#}");
 
@@ -152,8 +215,7 @@ fn the_api_server_injects_what_the_webhook_injects() -> Result<()> {
 
     // Injection needs no operator: it is the API server's own.
     let controller = Scaled::to("controller", 0)?;
-    injected(&space)?;
-    injected(&strict)?;
+    everything()?;
     drop(controller);
 
     drop(restored);

@@ -8,6 +8,7 @@
 mod bootstrap;
 mod cel;
 mod probes;
+mod selects;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 use testimony_core::contract::{annotation, env, label, pod, port};
 
 /// Names of the policies and of their bindings; they never change.
-pub const NAMES: [&str; 2] = ["testimony-inject", "testimony-inject-strict"];
+pub const NAMES: [&str; 3] = ["testimony-inject", "testimony-inject-cluster", "testimony-inject-strict"];
 
 /// Injection id of every pod that was injected without a webhook.
 pub const INJECTION_ID: &str = "admission-policy";
@@ -43,16 +44,48 @@ pub struct Surroundings<'a> {
     pub sink_services: Vec<(String, BTreeMap<String, String>)>,
 }
 
+/// Whom a policy injects; each has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    /// Pods that an AuditPolicy of their namespace selects.
+    Selected,
+    /// Pods that a ClusterAuditPolicy selects.
+    ClusterSelected,
+    /// Every pod of a strict namespace.
+    Strict,
+}
+
+impl Whom {
+    /// Of the policy and its binding.
+    const fn name(self) -> &'static str {
+        let [selected, cluster, strict] = NAMES;
+        match self {
+            Self::Selected => selected,
+            Self::ClusterSelected => cluster,
+            Self::Strict => strict,
+        }
+    }
+
+    /// The kind of the policies that select: each is tried as the parameter.
+    const fn param_kind(self) -> Option<&'static str> {
+        match self {
+            Self::Selected => Some("AuditPolicy"),
+            Self::ClusterSelected => Some("ClusterAuditPolicy"),
+            Self::Strict => None,
+        }
+    }
+
+    fn is_strict(self) -> bool {
+        self == Self::Strict
+    }
+}
+
 /// Policies and bindings, in the order in which they are to be applied. The plan's namespace is not looked at.
 pub fn objects(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Vec<Value> {
-    let [default, strict] = NAMES;
     let made = made(plan, surroundings.mounts);
-    let mut objects = vec![policy(default, &made, surroundings, false), binding(default, surroundings, false)];
-    if surroundings.strict {
-        objects.push(policy(strict, &made, surroundings, true));
-        objects.push(binding(strict, surroundings, true));
-    }
-    objects
+    let all = [Whom::Selected, Whom::ClusterSelected, Whom::Strict];
+    let wanted = all.into_iter().filter(|whom| surroundings.strict || !whom.is_strict());
+    wanted.flat_map(|whom| [policy(whom, &made, surroundings), binding(whom, surroundings)]).collect()
 }
 
 const API_VERSION: &str = "admissionregistration.k8s.io/v1";
@@ -63,10 +96,18 @@ fn metadata(name: &str) -> Value {
     json!({"name": name, "labels": labels})
 }
 
-fn policy(name: &str, made: &Made, surroundings: &Surroundings<'_>, strict: bool) -> Value {
-    let mut conditions = obstacles(surroundings);
+fn policy(whom: Whom, made: &Made, surroundings: &Surroundings<'_>) -> Value {
+    let strict = whom.is_strict();
+    let mut conditions = obstacles(whom, surroundings);
+    let mut variables = variables(made);
+    let mut patch = patch(made, strict);
     if !strict {
-        conditions.push(("selected", selected()));
+        conditions.push(("selected", selects::pod()));
+    }
+    if whom == Whom::ClusterSelected {
+        // Variables and mutations see the namespace's labels; conditions do not.
+        variables.push(("reached", selects::namespace()));
+        patch = format!("!variables.reached ? [] :\n{patch}");
     }
     let named = |(name, expression): (&str, String)| json!({"name": name, "expression": expression});
     let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"],
@@ -76,17 +117,19 @@ fn policy(name: &str, made: &Made, surroundings: &Surroundings<'_>, strict: bool
         "reinvocationPolicy": "IfNeeded",
         "matchConstraints": {"resourceRules": [rule]},
         "matchConditions": conditions.into_iter().map(named).collect::<Vec<_>>(),
-        "variables": variables(made).into_iter().map(named).collect::<Vec<_>>(),
-        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch(made, strict)}}],
+        "variables": variables.into_iter().map(named).collect::<Vec<_>>(),
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}],
     });
-    if !strict {
-        spec["paramKind"] = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy"});
+    if let Some(kind) = whom.param_kind() {
+        spec["paramKind"] = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": kind});
     }
-    json!({"apiVersion": API_VERSION, "kind": "MutatingAdmissionPolicy", "metadata": metadata(name), "spec": spec})
+    let metadata = metadata(whom.name());
+    json!({"apiVersion": API_VERSION, "kind": "MutatingAdmissionPolicy", "metadata": metadata, "spec": spec})
 }
 
-/// Without a namespace in `paramRef`, the policies of the pod's own namespace are the parameters: each is tried.
-fn binding(name: &str, surroundings: &Surroundings<'_>, strict: bool) -> Value {
+/// Without a namespace in `paramRef`, the AuditPolicies of the pod's own namespace are the parameters, and all
+/// ClusterAuditPolicies.
+fn binding(whom: Whom, surroundings: &Surroundings<'_>) -> Value {
     let excluded = surroundings.excluded;
     let never =
         NAMESPACES_NEVER.into_iter().chain([excluded.own.as_str()]).chain(excluded.further.iter().map(String::as_str));
@@ -97,12 +140,13 @@ fn binding(name: &str, surroundings: &Surroundings<'_>, strict: bool) -> Value {
         not_in("pod-security.kubernetes.io/enforce", POD_SECURITY_STRICT.to_vec()),
     ];
     if surroundings.strict {
-        let operator = if strict { "In" } else { "NotIn" };
+        let operator = if whom.is_strict() { "In" } else { "NotIn" };
         expressions.push(json!({"key": label::ENFORCEMENT, "operator": operator, "values": [label::STRICT]}));
     }
+    let name = whom.name();
     let mut spec =
         json!({"policyName": name, "matchResources": {"namespaceSelector": {"matchExpressions": expressions}}});
-    if !strict {
+    if whom.param_kind().is_some() {
         spec["paramRef"] = json!({"selector": {}, "parameterNotFoundAction": "Allow"});
     }
     json!({"apiVersion": API_VERSION, "kind": "MutatingAdmissionPolicyBinding", "metadata": metadata(name), "spec": spec})
@@ -124,7 +168,7 @@ fn injected() -> String {
 }
 
 /// Each holds for a pod that can be audited: the counterpart of `obstacle` in [`super::decide()`].
-fn obstacles(surroundings: &Surroundings<'_>) -> Vec<(&'static str, String)> {
+fn obstacles(whom: Whom, surroundings: &Surroundings<'_>) -> Vec<(&'static str, String)> {
     let (ours, proxies) = (list(OURS), list(OTHER_PROXIES));
     let ports = [port::INBOUND, port::OUTBOUND, port::ADMIN].map(|p| p.to_string()).join(", ");
     let volumes = list([pod::TOKEN_VOLUME, pod::STATE_VOLUME]);
@@ -132,6 +176,9 @@ fn obstacles(surroundings: &Surroundings<'_>) -> Vec<(&'static str, String)> {
         let prefixes = SINK_VOLUME_PREFIXES.map(|prefix| format!(" || {name}.startsWith({})", quoted(prefix)));
         format!("({name} in {volumes}{})", prefixes.concat())
     };
+    let stays = format!("{LABELS}[?{}].orValue('') != 'disabled'", quoted(label::INJECT));
+    // Of a floor no label opts out.
+    let stays = if whom == Whom::ClusterSelected { format!("{stays} || {}", selects::is_baseline()) } else { stays };
     let mut conditions = vec![
         ("no-mirror-pod", format!("!('kubernetes.io/config.mirror' in {ANNOTATIONS})")),
         ("no-host-network", "!object.spec.?hostNetwork.orValue(false)".to_owned()),
@@ -141,7 +188,7 @@ fn obstacles(surroundings: &Surroundings<'_>) -> Vec<(&'static str, String)> {
              object.spec.?nodeSelector.orValue({})[?'kubernetes.io/os'].orValue('') != 'windows'"
                 .to_owned(),
         ),
-        ("not-opted-out", format!("{LABELS}[?{}].orValue('') != 'disabled'", quoted(label::INJECT))),
+        ("not-opted-out", stays),
         ("no-other-proxy", format!("!{CONTAINERS}.exists(c, c.name in {proxies})")),
         (
             "ports-are-free",
@@ -169,20 +216,6 @@ fn obstacles(surroundings: &Surroundings<'_>) -> Vec<(&'static str, String)> {
         conditions.push(("no-sink", sinks.join(" && ")));
     }
     conditions
-}
-
-/// Whether the AuditPolicy that is the parameter selects the pod.
-fn selected() -> String {
-    let labels = format!(
-        "params.spec.?podSelector.?matchLabels.orValue({{}}).all(k, {LABELS}[?k] == optional.of(params.spec.podSelector.matchLabels[k]))"
-    );
-    let expressions = format!(
-        "params.spec.?podSelector.?matchExpressions.orValue([]).all(e,\n\
-         e.operator == 'In' ? e.key in {LABELS} && {LABELS}[e.key] in e.?values.orValue([]) :\n\
-         e.operator == 'NotIn' ? !(e.key in {LABELS} && {LABELS}[e.key] in e.?values.orValue([])) :\n\
-         e.operator == 'Exists' ? e.key in {LABELS} : !(e.key in {LABELS}))"
-    );
-    format!("{labels} &&\n{expressions}")
 }
 
 // === Variables ===

@@ -1,6 +1,10 @@
 use super::*;
-use crate::inject::tests::{cluster, config, excluded};
+use crate::api::ClusterAuditPolicy;
+use crate::index::Index;
+use crate::inject::tests::{cluster, config, excluded, put, yaml};
+use crate::inject::{Decision, PodTraits, decide};
 use expect_test::expect_file;
+use k8s_openapi::api::core::v1::Namespace;
 use std::collections::BTreeMap;
 
 fn rendered(strict: bool) -> Vec<Value> {
@@ -28,25 +32,76 @@ fn the_policies() {
 }
 
 #[test]
-fn without_strict_namespaces_there_is_one_policy_and_every_other_namespace_is_its() {
+fn without_strict_namespaces_there_is_no_policy_of_them_and_every_namespace_is_the_others() {
     let objects = rendered(false);
     let names: Vec<_> =
         objects.iter().map(|o| (&o["kind"], &o["metadata"]["name"])).map(|(k, n)| format!("{k} {n}")).collect();
-    let wanted =
-        [r#""MutatingAdmissionPolicy" "testimony-inject""#, r#""MutatingAdmissionPolicyBinding" "testimony-inject""#];
+    let wanted = [
+        r#""MutatingAdmissionPolicy" "testimony-inject""#,
+        r#""MutatingAdmissionPolicyBinding" "testimony-inject""#,
+        r#""MutatingAdmissionPolicy" "testimony-inject-cluster""#,
+        r#""MutatingAdmissionPolicyBinding" "testimony-inject-cluster""#,
+    ];
     assert_eq!(names, wanted);
-    assert!(!objects[1].to_string().contains("testimony.dev/enforcement"));
+    for binding in [1, 3] {
+        assert!(!objects[binding].to_string().contains("testimony.dev/enforcement"));
+    }
 }
 
 #[test]
-fn strict_fails_closed_and_the_other_never_does() {
+fn strict_fails_closed_and_the_others_never_do() {
     let objects = rendered(true);
     let spec = |i: usize| &objects[i]["spec"];
-    assert_eq!((&spec(0)["failurePolicy"], &spec(2)["failurePolicy"]), (&json!("Ignore"), &json!("Fail")));
-    // A policy of the pod's own namespace selects; strict needs none.
-    assert_eq!((&spec(0)["paramKind"]["kind"], &spec(2)["paramKind"]), (&json!("AuditPolicy"), &Value::Null));
-    for i in [1, 3] {
+    let of = |field: &str| [0, 2, 4].map(|i| spec(i).pointer(field).cloned().unwrap_or_default());
+    assert_eq!(of("/failurePolicy"), ["Ignore", "Ignore", "Fail"]);
+    // A policy of the pod's own namespace or of the cluster selects; strict needs none.
+    assert_eq!(of("/paramKind/kind"), [json!("AuditPolicy"), json!("ClusterAuditPolicy"), Value::Null]);
+    for i in [1, 3, 5] {
         let never = &spec(i)["matchResources"]["namespaceSelector"]["matchExpressions"][0];
         assert_eq!(never["values"], json!(["kube-system", "kube-node-lease", "testimony-system", "cni"]));
+        assert_eq!(spec(i).get("paramRef").is_some(), i != 5);
     }
+}
+
+#[test]
+fn all_policies_make_the_same_pod() {
+    let objects = rendered(true);
+    let patches = [0, 2].map(|i| objects[i]["spec"]["mutations"][0]["jsonPatch"]["expression"].as_str().expect("CEL"));
+    assert_eq!(patches[1].strip_prefix("!variables.reached ? [] :\n"), Some(patches[0]));
+    let sidecar = |i: usize| {
+        let variables = objects[i]["spec"]["variables"].as_array().expect("variables");
+        variables.iter().filter(|variable| variable["name"] != "reached").cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(sidecar(0), sidecar(2));
+    assert_eq!(sidecar(0), sidecar(4));
+}
+
+#[test]
+fn the_chart_lets_the_controller_keep_each_of_them() {
+    let rights = include_str!("../../../../charts/testimony/templates/injection.yaml");
+    assert!(rights.contains(&format!("resourceNames: [{}]", NAMES.join(", "))));
+}
+
+/// The table that the expressions of `testimony-inject-cluster` were tried on, by the webhook's decision.
+#[test]
+fn the_webhook_decides_as_the_table_of_cluster_policies_says() {
+    let lines = include_str!("../../../tests/fixtures/cluster-policies.cases").lines();
+    let mut tried = 0;
+    for line in lines.filter(|line| !line.starts_with('#')) {
+        let parts: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [wanted, spec, namespace, labels] = parts[..] else { panic!("{line}") };
+        let mut index = Index::new("cluster.local");
+        put::<Namespace>(&mut index, json!({"metadata": {"name": "shop", "labels": yaml(namespace)}}));
+        put::<ClusterAuditPolicy>(
+            &mut index,
+            json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "ClusterAuditPolicy",
+                   "metadata": {"name": "p", "uid": "p"}, "spec": yaml(spec)}),
+        );
+        let pod = json!({"metadata": {"name": "p", "labels": yaml(labels)}, "spec": {"containers": [{"name": "app"}]}});
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let decision = decide(&index, &excluded(), "shop", &PodTraits::of(&pod));
+        assert_eq!(matches!(decision, Decision::Inject(_)), wanted == "yes", "{line}: {decision:?}");
+        tried += 1;
+    }
+    assert!(tried > 20, "the table is no longer read");
 }

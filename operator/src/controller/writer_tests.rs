@@ -1,0 +1,123 @@
+//! What the writer writes, and when, against a small API server on a paused clock.
+
+use super::tests::{ack, cluster, pod, policy, put, sink};
+use super::writer::Writer;
+use crate::api::{AuditPolicy, AuditPolicyStatus, ClusterAuditPolicy};
+use crate::index::Index;
+use crate::inject::ExcludedNamespaces;
+use crate::metrics::Metrics;
+use crate::serve::Shutdown;
+use crate::state::State;
+use crate::testing::FakeApi;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const POLICY: &str = "/apis/audit.testimony.dev/v1alpha1/namespaces/shop/auditpolicies/all";
+const WIDE: &str = "/apis/audit.testimony.dev/v1alpha1/clusterauditpolicies/floor";
+const SINK: &str = "/apis/audit.testimony.dev/v1alpha1/auditsinks/main";
+
+fn wide() -> Value {
+    json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "ClusterAuditPolicy", "spec": {},
+           "metadata": {"name": "floor", "uid": "floor", "generation": 3}})
+}
+
+/// A cluster with a policy of each kind and a pod that is older than any leader.
+fn shop() -> (FakeApi, Index) {
+    let api = FakeApi::default();
+    api.put(POLICY, policy("all", json!({})));
+    api.put(WIDE, wide());
+    api.put(SINK, sink("main", json!({"endpoint": "http://collector.example:4318", "default": true})));
+    let mut index = cluster();
+    put::<ClusterAuditPolicy>(&mut index, wide());
+    let mut old = pod("a", true);
+    old["metadata"]["creationTimestamp"] = json!("1970-01-01T00:00:10Z");
+    put::<Pod>(&mut index, old);
+    (api, index)
+}
+
+fn state(index: Index) -> Arc<State> {
+    let state = State::new("cluster.local");
+    state.remember(|empty| *empty = index);
+    Arc::new(state)
+}
+
+/// A controller that leads for a while of the paused clock.
+async fn lead(api: &FakeApi, state: &Arc<State>, seconds: u64) {
+    let (_stop, shutdown) = Shutdown::new();
+    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
+    let (client, metrics) = (api.client(), Metrics::new().0);
+    let writer = Writer::new(client, state.clone(), excluded, metrics, "me".to_owned(), true);
+    let _ = tokio::time::timeout(Duration::from_secs(seconds), writer.run(shutdown)).await;
+}
+
+fn status(api: &FakeApi, path: &str) -> AuditPolicyStatus {
+    let object = api.get(path).expect("the policy");
+    serde_json::from_value(object["status"].clone()).unwrap_or_default()
+}
+
+/// Status and reason of `Programmed`, and how many pods are programmed.
+fn programmed(api: &FakeApi, path: &str) -> (String, i64) {
+    let status = status(api, path);
+    let found = status.conditions.iter().find(|c| c.type_ == "Programmed");
+    (found.map(|c| format!("{} {}", c.status, c.reason)).unwrap_or_default(), status.pods.programmed)
+}
+
+fn acknowledge(state: &State) {
+    let said = ack(&state.index(), Instant::now());
+    state.acknowledge("a", said);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_holds_back_then_says_unknown_then_what_is_so() {
+    let (api, index) = shop();
+    let before = state(index);
+    acknowledge(&before);
+    lead(&api, &before, 2).await;
+    for path in [POLICY, WIDE] {
+        assert_eq!(programmed(&api, path), ("True Programmed".to_owned(), 1), "{path}");
+    }
+
+    // Another controller knows what the API server holds, and has heard nobody.
+    let (_, mut index) = shop();
+    let told = [POLICY, WIDE].map(|path| api.get(path).expect("the policy"));
+    let [namespaced, wide] = told;
+    put::<AuditPolicy>(&mut index, namespaced);
+    put::<ClusterAuditPolicy>(&mut index, wide);
+    let after = state(index);
+    lead(&api, &after, 2).await;
+    for path in [POLICY, WIDE] {
+        assert_eq!(programmed(&api, path), ("True Programmed".to_owned(), 1), "{path}: most have told by then");
+    }
+    lead(&api, &after, 7).await;
+    for path in [POLICY, WIDE] {
+        assert_eq!(programmed(&api, path), ("Unknown Reconciling".to_owned(), 1), "{path}");
+    }
+    acknowledge(&after);
+    lead(&api, &after, 2).await;
+    for path in [POLICY, WIDE] {
+        assert_eq!(programmed(&api, path), ("True Programmed".to_owned(), 1), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_that_never_tells_a_new_leader_counts_as_silent_in_the_end() {
+    let (api, index) = shop();
+    let state = state(index);
+    lead(&api, &state, 100).await;
+    assert_eq!(programmed(&api, WIDE), ("False Pending".to_owned(), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_new_is_not_written_again() {
+    let (api, index) = shop();
+    let state = state(index);
+    acknowledge(&state);
+    lead(&api, &state, 5).await;
+    assert_eq!(programmed(&api, POLICY), ("True Programmed".to_owned(), 1));
+    let version = |path: &str| api.get(path).expect("an object")["metadata"]["resourceVersion"].clone();
+    let before = [POLICY, WIDE, SINK].map(version);
+    lead(&api, &state, 90).await;
+    assert_eq!([POLICY, WIDE, SINK].map(version), before);
+}
