@@ -223,13 +223,21 @@ impl<D: Disk> Shelf<D> {
 
     /// Every sink has it, durably.
     fn may_go(&self, segment: &Segment) -> bool {
-        Some(segment.number()) != self.open && self.sinks.values().all(|sink| sink.durable >= segment.end())
+        !self.is_kept(segment) && self.sinks.values().all(|sink| sink.durable >= segment.end())
     }
 
     /// Every required sink has it; sinks that are not required cannot keep it (T5).
     fn may_be_shed(&self, segment: &Segment) -> bool {
         let mut required = self.sinks.values().filter(|sink| sink.required);
-        Some(segment.number()) != self.open && required.all(|sink| sink.durable >= segment.end())
+        !self.is_kept(segment) && required.all(|sink| sink.durable >= segment.end())
+    }
+
+    /// The segment that is being written stays, and the newest with entries: it alone says how far the streams went. When
+    /// that was told (D3), it may go.
+    fn is_kept(&self, segment: &Segment) -> bool {
+        let newest = || self.segments.values().rev().find(|segment| segment.end() > segment.first());
+        Some(segment.number()) == self.open
+            || (!self.recovered && newest().is_some_and(|newest| newest.number() == segment.number()))
     }
 
     /// Removes segments until this many bytes are free of them: the oldest that all sinks have, then the oldest that only

@@ -66,8 +66,8 @@ impl Rig {
     pub(super) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let disk = SimDisk::new(seed);
-        let segment_bytes = 2048 + dice.below(16 * 1024);
-        let limit_bytes = FIXED_RESERVE_BYTES + 64 * 1024 + dice.below(256 * 1024);
+        let segment_bytes = 1024 + dice.below(8 * 1024);
+        let limit_bytes = FIXED_RESERVE_BYTES + 24 * 1024 + dice.below(96 * 1024);
         let settings = WriterSettings { limit_bytes, segment_bytes };
         let mut writer = Writer::new(settings, keys(), Shelf::new(disk.clone(), BOOT)).expect("a writer");
         writer.set_sinks(&sinks());
