@@ -65,7 +65,7 @@ fn run(folder: &Path, group: u64) {
     let cpu = self::cpu();
     let mut reader = handle.reader(boot, "a").expect("a reader");
     let mut read = 0;
-    while let Read::Block(block) = reader.next().expect("readable") {
+    while let Read::Block(block) = reader.read().expect("readable") {
         read += block.iter().count() as u64;
     }
     assert_eq!(read, records);

@@ -128,7 +128,7 @@ impl<F: Files> Reader<F> {
     ///
     /// # Errors
     /// Nothing can be read now.
-    pub fn next(&mut self) -> Result<Read, ReadError> {
+    pub fn read(&mut self) -> Result<Read, ReadError> {
         loop {
             let segment = match self.shared.find(self.at) {
                 Spot::End => return Ok(Read::End),

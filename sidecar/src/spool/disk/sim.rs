@@ -19,7 +19,7 @@ impl Dice {
     }
 
     /// The next number (SplitMix64).
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,7 +29,7 @@ impl Dice {
 
     /// A number below `limit`; 0 for 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        if limit == 0 { 0 } else { self.next() % limit }
+        if limit == 0 { 0 } else { self.roll() % limit }
     }
 
     /// True once in `count`.
@@ -179,7 +179,7 @@ impl SimFile {
             let end = bytes.len().min((at / SECTOR_BYTES + 1) * SECTOR_BYTES);
             match dice.below(4) {
                 0 => bytes[at..end].fill(0),
-                1 => bytes[at..end].iter_mut().for_each(|byte| *byte = dice.next().to_le_bytes()[0]),
+                1 => bytes[at..end].iter_mut().for_each(|byte| *byte = dice.roll().to_le_bytes()[0]),
                 _ => {}
             }
             at = end;

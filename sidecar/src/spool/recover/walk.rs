@@ -33,6 +33,9 @@ pub(in crate::spool) struct Walk {
     over: bool,
 }
 
+/// A frame, and whether what is not in clear is whole; `None` at the end of the file.
+type Frame = Option<(Clear, Result<(), FormatError>)>;
+
 /// What stands next.
 pub(in crate::spool) enum Step {
     /// A frame whose part in clear is whole, and whether the rest is.
@@ -94,7 +97,7 @@ impl Walk {
         }
     }
 
-    fn frame<F: Files + ?Sized>(&mut self, files: &F) -> Result<Option<(Clear, Result<(), FormatError>)>, FormatError> {
+    fn frame<F: Files + ?Sized>(&mut self, files: &F) -> Result<Frame, FormatError> {
         let (number, streams) = (self.number, self.streams);
         let start = self.fill(files, START_BYTES)?;
         if start.is_empty() {

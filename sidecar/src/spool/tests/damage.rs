@@ -93,10 +93,10 @@ fn d5_without_the_pods_key_the_size_is_known_and_the_content_waits() {
     assert_eq!(scanned.report.locked_segments, rig.writer.shelf().segments.len() as u64);
     assert_eq!(scanned.report.streams[&super::rig::sid(0)].leaves, rig.leaves(0, rig.given.len()));
     let mut reader = Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory");
-    assert_eq!(reader.next(), Err(ReadError::Locked(0)));
+    assert_eq!(reader.read(), Err(ReadError::Locked(0)));
     let wrapped = rig.writer.shelf().segments.get(&0).expect("a segment").header.pod_key.clone();
     scanned.shelf.unlock(0, keys().unwrap(&wrapped).expect("the pod's key"));
-    assert!(reader.next().is_ok());
+    assert!(reader.read().is_ok());
 }
 
 #[test]

@@ -156,7 +156,7 @@ pub(super) fn recover(disk: &SimDisk) -> Scanned<SimDisk> {
 pub(super) fn read_all(mut reader: Reader<SimDisk>) -> (BTreeMap<u64, Given>, Vec<(u64, u64)>) {
     let (mut found, mut lost) = (BTreeMap::new(), Vec::new());
     loop {
-        match reader.next().expect("readable") {
+        match reader.read().expect("readable") {
             Read::End => return (found, lost),
             Read::Lost { from, to, .. } => lost.push((from.number(), to.number())),
             Read::Block(block) => {

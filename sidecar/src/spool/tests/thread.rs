@@ -48,7 +48,7 @@ async fn drained(spool: &SpoolHandle, boot: Boot, count: usize) -> Vec<String> {
     let mut found = Vec::new();
     while found.len() < count {
         let Some(mut reader) = spool.reader_at(boot, Place(found.len() as u64)) else { panic!("no such spool") };
-        while let Read::Block(block) = reader.next().expect("readable") {
+        while let Read::Block(block) = reader.read().expect("readable") {
             found.extend(block.iter().map(|read| String::from_utf8_lossy(read.payload).into_owned()));
         }
         if found.len() < count {
@@ -108,7 +108,7 @@ async fn d3_the_next_process_delivers_what_was_left() {
         tokio::task::yield_now().await;
     };
     assert_eq!(reader.position(), Place(4));
-    let Ok(Read::Block(block)) = reader.next() else { panic!("entries were left") };
+    let Ok(Read::Block(block)) = reader.read() else { panic!("entries were left") };
     let first = block.iter().next().expect("an entry");
     assert_eq!((first.place, first.payload), (Place(4), &b"record 4"[..]));
     handle.ack(before, "a", block.end());
