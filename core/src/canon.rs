@@ -14,24 +14,33 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 /// R1: printable ASCII but `%` stands for itself; `%`, a first or last space and every other byte become `%XX`; an empty
 /// value is `%`. Appends to `out`.
 pub fn escape(value: &[u8], out: &mut Vec<u8>) {
-    escape_with(value, out, |byte, out| out.push(byte));
+    escape_with(value, out, |run, out| out.extend_from_slice(run));
 }
 
-fn escape_with(value: &[u8], out: &mut Vec<u8>, mut plain: impl FnMut(u8, &mut Vec<u8>)) {
+fn escape_with(value: &[u8], out: &mut Vec<u8>, mut plain: impl FnMut(&[u8], &mut Vec<u8>)) {
     if value.is_empty() {
         out.push(b'%');
         return;
     }
     let last = value.len() - 1;
-    for (at, &byte) in value.iter().enumerate() {
-        let edge_space = byte == b' ' && (at == 0 || at == last);
-        if (0x20..=0x7e).contains(&byte) && byte != b'%' && !edge_space {
-            plain(byte, out);
-        } else {
+    let mut at = 0;
+    while let Some(rest) = value.get(at..).filter(|rest| !rest.is_empty()) {
+        // Runs of what stands for itself are copied at once: nearly all there is.
+        let run = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
+        let run = if run > 0 && at == 0 && rest.first() == Some(&b' ') { 0 } else { run };
+        let run = if run > 0 && at + run > last && value.last() == Some(&b' ') { run - 1 } else { run };
+        plain(rest.get(..run).unwrap_or_default(), out);
+        at += run;
+        if let Some(byte) = value.get(at) {
             out.push(b'%');
-            push_hex(byte, out);
+            push_hex(*byte, out);
+            at += 1;
         }
     }
+}
+
+const fn is_plain(byte: u8) -> bool {
+    byte >= 0x20 && byte <= 0x7e && byte != b'%'
 }
 
 fn push_hex(byte: u8, out: &mut Vec<u8>) {
@@ -143,11 +152,15 @@ impl<'a> BodyWriter<'a> {
     }
 }
 
-fn push_json(byte: u8, out: &mut Vec<u8>) {
-    if byte == b'"' || byte == b'\\' {
+fn push_json(mut run: &[u8], out: &mut Vec<u8>) {
+    while let Some(at) = run.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+        let (before, rest) = run.split_at(at);
+        out.extend_from_slice(before);
         out.push(b'\\');
+        out.extend(rest.first());
+        run = rest.get(1..).unwrap_or_default();
     }
-    out.push(byte);
+    out.extend_from_slice(run);
 }
 
 /// A body that is not a canonical record.

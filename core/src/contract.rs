@@ -100,6 +100,8 @@ pub mod env {
     pub const POLICY: &str = "TESTIMONY_POLICY";
     /// Uid of the namespace `kube-system`, by convention the cluster's id.
     pub const CLUSTER_UID: &str = "TESTIMONY_CLUSTER_UID";
+    /// Image of the sidecar.
+    pub const IMAGE: &str = "TESTIMONY_IMAGE";
     /// `metadata.namespace`.
     pub const POD_NAMESPACE: &str = "TESTIMONY_POD_NAMESPACE";
     /// `metadata.name`.

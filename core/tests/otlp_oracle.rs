@@ -1,13 +1,18 @@
 //! The hand-written encoders against prost and serde_jcs.
 
+mod evidence_support;
+
+use evidence_support::{TestHost, TestKey, at, open, origin};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use proptest::prelude::*;
 use prost::Message as _;
 use testimony_core::canon::parse_body;
+use testimony_core::evidence::merkle::leaf;
+use testimony_core::evidence::seal::{Fate, Stream};
 use testimony_core::otlp::{export_request, resource, split_records};
 use testimony_core::policy::Redact;
-use testimony_core::record::{Encoded, Encoder, EventName, Field, Record, Side};
+use testimony_core::record::{EventName, Field, Record, Redacted, Side, Stamp, body_of};
 use testimony_core::redact::{Redactor, redact};
 
 fn text(value: Option<&opentelemetry_proto::tonic::common::v1::AnyValue>) -> String {
@@ -23,6 +28,25 @@ fn decode(batch: &[u8]) -> ExportLogsServiceRequest {
     let request = ExportLogsServiceRequest::decode(envelope.as_slice()).expect("valid protobuf");
     assert_eq!(request.encode_to_vec(), envelope, "the same bytes as prost writes");
     request
+}
+
+fn stream_name(boot: u128) -> String {
+    let origin = origin(boot);
+    format!("{}/{}/{}/{boot:032x}-0-0", origin.cluster_uid, origin.namespace, origin.pod_uid)
+}
+
+/// A stream whose `open` is out of the way.
+fn opened() -> (Stream<TestKey>, TestHost) {
+    let mut host = TestHost::default();
+    let stream = open(origin(1), &mut host, at(0));
+    (host.batch, host.lines) = (Vec::new(), Vec::new());
+    (stream, host)
+}
+
+fn sealed(record: &Redacted<Record>, now: Stamp) -> TestHost {
+    let (mut stream, mut host) = opened();
+    assert_eq!(stream.seal(record, now, &mut host), Fate::Sealed);
+    host
 }
 
 #[test]
@@ -41,17 +65,14 @@ fn a_record_stands_in_otlp_as_the_table_says() {
     for at in 0..11 {
         record.push_header(Side::Response, "Vary", at.to_string().as_bytes());
     }
-    let mut batch = Vec::new();
-    let mut encoder = Encoder::default();
-    let redacted = redact(record, &Redactor::new(&Redact::default()));
-    assert_eq!(encoder.append(&redacted, 42, &mut batch), Encoded::Appended);
-    let request = decode(&batch);
+    let host = sealed(&redact(record, &Redactor::new(&Redact::default())), at(42));
+    let request = decode(&host.batch);
     let [resource_logs] = request.resource_logs.as_slice() else { panic!("one resource") };
     let attributes = &resource_logs.resource.as_ref().expect("resource").attributes;
     assert_eq!(attributes.len(), 1, "empty attributes are left out");
     let [scope] = resource_logs.scope_logs.as_slice() else { panic!("one scope") };
     let [log] = scope.log_records.as_slice() else { panic!("one record") };
-    assert_eq!((log.time_unix_nano, log.observed_time_unix_nano), (1_700_000_000_000_000_001, 42));
+    assert_eq!((log.time_unix_nano, log.observed_time_unix_nano), (1_700_000_000_000_000_001, at(42).wall_ns));
     assert_eq!(log.event_name, "audit.http.request");
     assert_eq!(log.trace_id, 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes());
     assert_eq!(log.span_id, 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes());
@@ -61,8 +82,17 @@ fn a_record_stands_in_otlp_as_the_table_says() {
     assert_eq!(attribute("server.port"), "8080");
     assert_eq!(attribute("http.response.status_code"), "200");
     assert_eq!(attribute("url.path"), "/caf%C3%A9");
+    // The audit draft counts from 1.
+    assert_eq!(attribute("audit.sequence.number"), "2");
+    assert_eq!(attribute("audit.sequence.stream_id"), stream_name(1));
     let body = text(log.body.as_ref());
     let map = parse_body(body.as_bytes()).expect("canonical");
+    let line = &host.lines[0];
+    assert_eq!(log.encode_to_vec(), line.log);
+    assert_eq!(line.leaf.as_ref(), Some(&leaf(body.as_bytes()).to_hex()), "L1");
+    assert_eq!(map["seq"], b"1");
+    assert_eq!(map["sid"], stream_name(1).as_bytes());
+    assert_eq!(attribute("testimony.prev").as_bytes(), map["prev"]);
     assert_eq!(map["hq00"], b"accept:*/*");
     assert_eq!(map["hs10"], b"vary:10");
     let plain: std::collections::BTreeMap<String, String> = serde_json::from_str(&body).expect("JSON");
@@ -79,12 +109,15 @@ fn r3_a_body_over_the_limit_loses_headers_first_and_says_so() {
             record.push_header(side, "accept", &[0xff; 1024]);
         }
     }
-    let mut encoder = Encoder::default();
     let redacted = redact(record, &Redactor::default());
-    assert_eq!(encoder.append(&redacted, 0, &mut Vec::new()), Encoded::Appended);
-    let map = parse_body(encoder.body()).expect("canonical and within the limit");
+    let host = sealed(&redacted, at(0));
+    let map = parse_body(host.lines[0].body.as_bytes()).expect("canonical and within the limit");
     assert_eq!(map["trunc"], b"headers,");
     assert!(!map.contains_key("hq00"));
+    let log = &decode(&host.batch).resource_logs[0].scope_logs[0].log_records[0];
+    let told = log.attributes.iter().find(|pair| pair.key == "testimony.truncated").expect("told outside the body too");
+    assert_eq!(text(told.value.as_ref()), "headers,");
+    assert!(body_of(&redacted).is_some_and(|body| parse_body(&body).is_ok_and(|map| !map.contains_key("sid"))));
 }
 
 proptest! {
@@ -94,16 +127,20 @@ proptest! {
         present in proptest::collection::vec(any::<bool>(), Field::COUNT),
         records in 1..4_usize,
     ) {
-        let mut batch = Vec::new();
-        let mut encoder = Encoder::default();
+        let (mut stream, mut host) = opened();
         for _ in 0..records {
             let mut record = Record::new(EventName::TcpClose);
             for ((field, value), _) in Field::ALL.iter().zip(&values).zip(&present).filter(|(_, present)| **present) {
                 record.set(*field, value);
             }
-            encoder.append(&redact(record, &Redactor::default()), 7, &mut batch);
-            prop_assert!(parse_body(encoder.body()).is_ok());
+            record.set(Field::Typ, b"exchange");
+            prop_assert_eq!(stream.seal(&redact(record, &Redactor::default()), at(7), &mut host), Fate::Sealed);
+            let body = &host.lines.last().expect("a record").body;
+            prop_assert!(parse_body(body.as_bytes()).is_ok());
+            let plain: std::collections::BTreeMap<String, String> = serde_json::from_str(body).expect("JSON");
+            prop_assert_eq!(&serde_jcs::to_string(&plain).expect("a map of strings"), body);
         }
+        let batch = host.batch;
         let request = decode(&batch);
         prop_assert_eq!(request.resource_logs[0].scope_logs[0].log_records.len(), records);
         let parts = split_records(&batch);

@@ -83,6 +83,11 @@ impl AuditRecord {
     pub fn is_stage(&self) -> bool {
         self.attribute("testimony.record.type") == "stage"
     }
+    /// Whether it is about a stream of records, and not about traffic: `open`, `checkpoint`, a signed head, ...
+    pub fn is_about_stream(&self) -> bool {
+        let typ = self.attribute("testimony.record.type");
+        !matches!(typ, "" | "exchange" | "stage" | "burst" | "gap" | "hole")
+    }
     /// `http.response.status_code`; none before an answer.
     pub fn status(&self) -> Option<u16> {
         self.attribute("http.response.status_code").parse().ok()
@@ -102,8 +107,15 @@ impl AuditRecord {
     }
 }
 
-/// Reads the file's lines. A last line without its end is still being written and is left out.
+/// Reads the file's lines: what tells of traffic. A last line without its end is still being written and is left out.
 pub fn parse(text: &str) -> Result<Vec<AuditRecord>> {
+    let mut records = parse_all(text)?;
+    records.retain(|record| !record.is_about_stream());
+    Ok(records)
+}
+
+/// As [`parse`], with the records about the streams themselves.
+pub fn parse_all(text: &str) -> Result<Vec<AuditRecord>> {
     let mut records = Vec::new();
     for (number, line) in text.split_inclusive('\n').enumerate() {
         if !line.ends_with('\n') || line.trim().is_empty() {

@@ -1,13 +1,14 @@
 //! Every metric of the sidecar. Names and label values come from closed sets, but for a sink's name and a revision; the
 //! data threads touch plain atomics only.
 
-use crate::export::GapReason;
+use crate::export::LossReason;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 use testimony_core::policy::Direction;
+use testimony_core::record::Typ;
 
 /// Content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,12 +39,14 @@ definitions! {
     RECORDS: "counter", "testimony_records_total", [], "Records that were made";
     STAGES: "counter", "testimony_stage_records_total", [], "Records among them that show an exchange which is still open";
     NOT_RECORDED: "counter", "testimony_not_recorded_total", ["reason"], "Exchanges of which policy wants no record (reason level_none)";
+    SEALED: "counter", "testimony_sealed_records_total", ["type"], "Records that were sealed into a stream, those about the stream itself too";
+    HEADS: "counter", "testimony_heads_total", [], "Signed heads of streams that were sent with the records";
     CONNECTIONS: "counter", "testimony_connections_total", ["direction", "protocol"], "Connections, by what they turned out to carry";
     CONNECTIONS_OPEN: "gauge", "testimony_connections_open", [], "Accepted connections that are open now";
     REFUSED: "counter", "testimony_refused_total", ["reason"], "Exchanges and connections that were refused";
     EXPORT_RECORDS: "counter", "testimony_export_records_total", ["sink"], "Records that a sink acknowledged";
     EXPORT_REQUESTS: "counter", "testimony_export_requests_total", ["sink", "result"], "Export requests, by what became of them: success, partial, retry, parked or refused";
-    EXPORT_LOST: "counter", "testimony_export_lost_records_total", ["sink", "reason"], "Records that a sink will never have; each is declared in a gap";
+    EXPORT_LOST: "counter", "testimony_export_lost_records_total", ["sink", "reason"], "Records that a sink will never have; each is declared in a gap or a hole";
     EXPORT_UNDELIVERED: "counter", "testimony_export_undelivered_records_total", ["sink"], "Records that still waited when the sidecar or the sink went";
     EXPORT_QUEUE_BYTES: "gauge", "testimony_export_queue_bytes", ["sink"], "Encoded bytes that wait for a sink";
     EXPORT_OLDEST: "gauge", "testimony_export_oldest_seconds", ["sink"], "Age of the oldest record that a sink has not acknowledged";
@@ -120,6 +123,9 @@ pub struct Metrics {
     /// Those of exchanges that are still open.
     pub stages: Counter,
     not_recorded: Counter,
+    sealed: [Counter; Typ::ALL.len()],
+    /// Signed heads that were sent.
+    pub heads: Counter,
     connections: [[Counter; 4]; 2],
     /// Accepted connections that are open.
     pub connections_open: Gauge,
@@ -149,7 +155,7 @@ pub struct SinkMetrics {
     pub queue_bytes: Gauge,
     /// Age of the oldest record, in seconds.
     pub oldest_seconds: Gauge,
-    lost: [Counter; GapReason::ALL.len()],
+    lost: [Counter; LossReason::ALL.len()],
     requests: [Counter; 5],
 }
 
@@ -159,6 +165,7 @@ impl Default for Metrics {
         let exchanges: Family<Labels<2>, Counter> = register(&mut registry, EXCHANGES);
         let connections: Family<Labels<2>, Counter> = register(&mut registry, CONNECTIONS);
         let not_recorded: Family<Labels<1>, Counter> = register(&mut registry, NOT_RECORDED);
+        let sealed: Family<Labels<1>, Counter> = register(&mut registry, SEALED);
         let both = ["inbound", "outbound"];
         Self {
             exchanges: both.map(|direction| {
@@ -171,6 +178,8 @@ impl Default for Metrics {
                 })
             }),
             not_recorded: not_recorded.get_or_create_owned(&[("reason", "level_none")]),
+            sealed: Typ::ALL.map(|typ| sealed.get_or_create_owned(&[("type", typ.as_str())])),
+            heads: register(&mut registry, HEADS),
             records: register(&mut registry, RECORDS),
             stages: register(&mut registry, STAGES),
             connections_open: register(&mut registry, CONNECTIONS_OPEN),
@@ -220,6 +229,13 @@ impl Metrics {
         self.not_recorded.inc();
     }
 
+    /// A record of this kind was sealed.
+    pub fn sealed(&self, typ: Typ) {
+        if let Some(counter) = self.sealed.get(usize::from(typ.code()).wrapping_sub(1)) {
+            counter.inc();
+        }
+    }
+
     /// An expression of a policy was neither true nor false; `reason` is a word of a closed set.
     pub fn undecided(&self, reason: &'static str) {
         self.policy_undecided.get_or_create(&[("reason", reason)]).inc();
@@ -257,7 +273,7 @@ impl Metrics {
             undelivered: self.export_undelivered.get_or_create_owned(&vec![sink()]),
             queue_bytes: self.export_queue_bytes.get_or_create_owned(&vec![sink()]),
             oldest_seconds: self.export_oldest.get_or_create_owned(&vec![sink()]),
-            lost: GapReason::ALL.map(|reason| self.export_lost.get_or_create_owned(&with("reason", reason.as_str()))),
+            lost: LossReason::ALL.map(|reason| self.export_lost.get_or_create_owned(&with("reason", reason.as_str()))),
             requests: ["success", "partial", "retry", "parked", "refused"]
                 .map(|result| self.export_requests.get_or_create_owned(&with("result", result))),
         }
@@ -281,8 +297,8 @@ impl Metrics {
 
 impl SinkMetrics {
     /// Records were lost.
-    pub fn lost(&self, reason: GapReason, count: u64) {
-        let known = GapReason::ALL.iter().zip(&self.lost).find(|(known, _)| **known == reason);
+    pub fn lost(&self, reason: LossReason, count: u64) {
+        let known = LossReason::ALL.iter().zip(&self.lost).find(|(known, _)| **known == reason);
         if let Some((_, counter)) = known {
             counter.inc_by(count);
         }

@@ -1,7 +1,8 @@
 //! `/tail`: a live copy of the records as they are made, for a person who looks.
 //!
 //! Data threads publish; each subscriber has a bounded queue of its own. A full queue drops lines and says how many: the
-//! data path never waits, and without subscribers it only reads one pointer. Gaps are not shown: they belong to a sink.
+//! data path never waits, and without subscribers it only reads one pointer. What a stream seals about itself is not shown, but for
+//! gaps and bursts.
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;

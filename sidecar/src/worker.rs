@@ -2,8 +2,8 @@
 
 use crate::admin::{Admin, ConfigView, Ready, State};
 use crate::config::{Config, PolicySource, Target};
-use crate::data::{FLUSH_AFTER, Recorder, Shared, now};
-use crate::export::{Exporter, Gap, GapEncoder, GapReason, Queue, Settings, SinkFolders};
+use crate::data::{Random, Recorder, Shared};
+use crate::export::{Exporter, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
 use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
@@ -12,15 +12,15 @@ use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::contract::path;
+use testimony_core::evidence::seal::Origin;
 use testimony_core::otlp;
 use testimony_core::policy::{Compiled, Direction, DocumentSink};
-use testimony_core::record::{Encoder, gap_record};
+use testimony_core::record::{Gap, GapReason};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -33,6 +33,9 @@ const EXPORT_DRAIN: Duration = Duration::from_secs(5);
 /// Longest wait for the operator's first answer, where the document at admission is a stand-in. An operator that is away must
 /// not keep a pod from starting.
 const POLICY_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Longest part of a stream's name: that of a namespace.
+const NAME_PART_MAX: usize = 63;
 
 /// How long data threads may take to record what was cut off.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
@@ -53,8 +56,8 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (sinks, sinks_watch) = watch::channel(sinks_of(&compiled));
     let state = PolicyState::new(&compiled.document().revision, start.source, metrics.clone());
     let policy = Arc::new(ArcSwap::from_pointee(compiled));
-    let (queue, exporter) = exporter(&config, &policy, sinks_watch, metrics.clone());
-    declare_predecessor(&queue, &metrics, previous);
+    let (queue, exporter) = exporter(&config, sinks_watch, metrics.clone());
+    let predecessor = predecessor(&metrics, previous);
 
     // Without an operator nobody names addresses.
     let names = config.operator.is_some().then(Names::default);
@@ -70,7 +73,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (drain, drain_watch) = watch::channel(Drain::No);
     let (admin_listener, threads) = split(&config, listeners)?;
     let pod = Arc::new(pod(&config));
-    let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch)?;
+    let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch, &origin(&config), predecessor)?;
 
     let (stop_export, export_watch) = watch::channel(None);
     let (stop, stop_watch) = watch::channel(false);
@@ -170,12 +173,7 @@ fn apply(policy: Arc<ArcSwap<Compiled>>, sinks: watch::Sender<Arc<[DocumentSink]
     })
 }
 
-fn exporter(
-    config: &Config,
-    policy: &Arc<ArcSwap<Compiled>>,
-    sinks: watch::Receiver<Arc<[DocumentSink]>>,
-    metrics: Arc<Metrics>,
-) -> (Queue, Exporter) {
+fn exporter(config: &Config, sinks: watch::Receiver<Arc<[DocumentSink]>>, metrics: Arc<Metrics>) -> (Queue, Exporter) {
     let settings = Settings {
         resource: otlp::resource(config.workload.resource_attributes()).into(),
         folders: SinkFolders {
@@ -185,31 +183,47 @@ fn exporter(
         },
         namespace: config.workload.namespace.clone(),
         sink_headers: config.sink_headers.clone(),
-        gap_record: gap_encoder(policy.clone()),
         metrics,
     };
     crate::export::new(settings, sinks)
 }
 
-fn gap_encoder(policy: Arc<ArcSwap<Compiled>>) -> GapEncoder {
-    let scratch = Mutex::new((Encoder::default(), crate::data::Random::default()));
-    Arc::new(move |gap: &Gap| {
-        let (encoder, random) = &mut *scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let now = now();
-        let record = gap_record(gap, &policy.load().document().revision, now, random.next_u128());
-        let mut encoded = Vec::new();
-        encoder.append(&record, now.wall_ns, &mut encoded);
-        Bytes::from(encoded)
-    })
-}
-
 /// A worker that died took records in memory and open connections with it; how many, nobody knows.
-fn declare_predecessor(queue: &Queue, metrics: &Metrics, previous: Option<PreviousWorker>) {
-    let Some(previous) = previous else { return };
+fn predecessor(metrics: &Metrics, previous: Option<PreviousWorker>) -> Option<Gap> {
+    let previous = previous?;
     metrics.worker_restarts.inc_by(previous.restarts);
     let ended = previous.ended_at_unix_nanos;
     tracing::error!(end = %previous.end, restarts = previous.restarts, "the worker before this one died");
-    queue.declare_loss(GapReason::WorkerDied, 0, false, ended, ended);
+    Some(Gap { count: 0, exact: false, from_ns: ended, to_ns: ended, reason: GapReason::WorkerDied })
+}
+
+/// Whose streams they are (S1, S2); each data thread adds its number.
+fn origin(config: &Config) -> Origin {
+    let workload = &config.workload;
+    if workload.cluster_uid.is_none() {
+        tracing::warn!("the cluster's uid is not known; streams are named `unknown/...`");
+    }
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    Origin {
+        cluster_uid: name_part(workload.cluster_uid.as_deref()),
+        namespace: name_part(workload.namespace.as_deref()),
+        pod_uid: name_part(workload.pod_uid.as_deref()),
+        boot: Random::default().next_u128(),
+        thread: 0,
+        pod: text(&workload.pod_name),
+        node: text(&workload.node),
+        image: text(&config.image),
+        service_account: text(&workload.service_account),
+        found: Vec::new(),
+        witness: false,
+    }
+}
+
+/// A part of a stream's name: what cannot stand there becomes a hyphen, what is not known `unknown`.
+fn name_part(value: Option<&str>) -> String {
+    let kept = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-') { c } else { '-' };
+    let part: String = value.unwrap_or("unknown").to_ascii_lowercase().chars().map(kept).take(NAME_PART_MAX).collect();
+    if part.is_empty() { "unknown".to_owned() } else { part }
 }
 
 /// The sockets of one data thread.
@@ -237,15 +251,19 @@ fn start_threads(
     pod: &Arc<Pod>,
     shared: &Shared,
     drain: &watch::Receiver<Drain>,
+    origin: &Origin,
+    mut predecessor: Option<Gap>,
 ) -> anyhow::Result<JoinSet<()>> {
     let mut running = JoinSet::new();
     for (at, listeners) in threads.into_iter().enumerate() {
         let (pod, shared, drain) = (pod.clone(), shared.clone(), drain.clone());
+        let origin = Origin { thread: u32::try_from(at).unwrap_or(u32::MAX), ..origin.clone() };
+        let lost = predecessor.take();
         let (ended, end) = oneshot::channel::<()>();
         std::thread::Builder::new()
             .name(format!("data-{at}"))
             .spawn(move || {
-                if let Err(error) = data_thread(listeners, pod, shared, drain) {
+                if let Err(error) = data_thread(listeners, pod, shared, drain, origin, lost) {
                     tracing::error!(%error, "data thread");
                 }
                 drop(ended);
@@ -258,34 +276,32 @@ fn start_threads(
     Ok(running)
 }
 
-/// One data thread: a runtime of its own, its listeners, its recorder.
+/// One data thread: a runtime of its own, its listeners, its recorder with its stream.
 fn data_thread(
     listeners: ThreadListeners,
     pod: Arc<Pod>,
     shared: Shared,
     drain: watch::Receiver<Drain>,
-) -> std::io::Result<()> {
+    origin: Origin,
+    lost: Option<Gap>,
+) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let recorder = Recorder::new(shared);
+        let recorder = Recorder::new(shared, origin).context("open the stream")?;
+        if let Some(gap) = lost {
+            recorder.lose(gap);
+        }
         let mut loops = JoinSet::new();
         for (listener, direction, target) in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let listening = Listening { listener, direction, target };
             loops.spawn_local(serve(listening, pod.clone(), recorder.clone(), drain.clone()));
         }
-        let flush = async {
-            loop {
-                recorder.filled().await;
-                tokio::time::sleep(FLUSH_AFTER).await;
-                recorder.flush();
-            }
-        };
         tokio::select! {
             () = async { while loops.join_next().await.is_some() {} } => {}
-            () = flush => {}
+            () = recorder.keep() => {}
         }
-        recorder.flush();
+        recorder.close();
         Ok(())
     })
 }

@@ -140,7 +140,7 @@ async fn records_arrive_in_a_collector_by_every_protocol_and_compression_with_mu
             };
             let folders = SinkFolders { certificates: certificates.clone(), ..SinkFolders::default() };
             let rig = Rig::with(Options { folders, ..Options::new(vec![secured]) }, &[batch(sent, 3)]);
-            rig.queue.push(batch(sent + 3, 3));
+            rig.push(batch(sent + 3, 3));
             sent += 6;
             eventually("delivered", || {
                 let state = rig.state();
@@ -217,7 +217,7 @@ async fn a_collector_without_tls_takes_each_record_from_two_sinks_at_once_while_
         named("http", collector.http, SinkProtocol::HttpProtobuf, Compression::Zstd),
     ]);
     for number in 0..BATCHES {
-        rig.queue.push(batch(number, 1));
+        rig.push(batch(number, 1));
     }
     let state = |name: &str| rig.queue.sink_states().into_iter().find(|state| state.name == name).expect("a sink");
     for name in ["grpc", "http"] {

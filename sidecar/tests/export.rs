@@ -6,8 +6,9 @@ use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use testimony_core::evidence::seal::Class;
 use testimony_core::policy::SinkCondition;
-use testimony_sidecar::export::{self, Batch, GapReason, Undelivered};
+use testimony_sidecar::export::{self, Batch, LossReason, Undelivered};
 use tokio::time::Instant;
 
 mod control_support;
@@ -23,7 +24,7 @@ fn response(rejected: i64) -> Vec<u8> {
 async fn a_batch_arrives_once_in_otlp_over_http_with_gzip() {
     let server = Server::start(None, |_, _| Reply::status(200)).await;
     let rig = Rig::start(vec![sink(&server.url("http"))]);
-    rig.queue.push(batch(0, 3));
+    rig.push(batch(0, 3));
     let received = server.until(|all| !all.is_empty()).await;
     let first = &received[0];
     assert_eq!(first.path, "/v1/logs");
@@ -34,7 +35,7 @@ async fn a_batch_arrives_once_in_otlp_over_http_with_gzip() {
     assert_eq!(first.request().resource_logs.len(), 1);
     assert_eq!(first.records(), names(0..3));
     eventually("delivered", || rig.state().delivered == 3).await;
-    rig.queue.push(batch(3, 1));
+    rig.push(batch(3, 1));
     let received = server.until(|all| all.len() == 2).await;
     assert_eq!(received[1].connection, 1, "the connection is kept");
     eventually("delivering", || rig.state().delivered == 4 && rig.state().state == SinkCondition::Delivering).await;
@@ -68,7 +69,7 @@ async fn ex_1_nothing_is_released_or_doubled_by_a_sink_that_fails_first() {
     let server = Server::start(None, move |number, _| failures(number)).await;
     let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 2)]);
     for number in 1..10 {
-        rig.queue.push(batch(number * 2, 2));
+        rig.push(batch(number * 2, 2));
     }
     eventually("delivered", || rig.state().delivered == 20).await;
     assert_eq!(taken(&server.received(), |number| number > 3), names(0..20));
@@ -83,7 +84,7 @@ async fn a_sink_is_given_the_time_that_it_asks_for() {
     let later = || Reply::Answer { status: 503, headers: vec![("retry-after", "1".to_owned())], body: Vec::new() };
     let server = Server::start(None, move |number, _| if number == 0 { later() } else { Reply::status(200) }).await;
     let rig = Rig::start(vec![sink(&server.url("http"))]);
-    rig.queue.push(batch(0, 1));
+    rig.push(batch(0, 1));
     server.until(|all| all.len() == 1).await;
     let asked = Instant::now();
     server.until(|all| all.len() == 2).await;
@@ -95,7 +96,7 @@ async fn a_sink_is_given_the_time_that_it_asks_for() {
 async fn a_reset_connection_is_replaced() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let rig = Rig::start(vec![sink(&format!("http://{}", listener.local_addr().expect("an address")))]);
-    rig.queue.push(batch(0, 1));
+    rig.push(batch(0, 1));
     let (stream, _) = listener.accept().await.expect("a connection");
     // Closed with bytes unread: the kernel sends a reset.
     stream.readable().await.expect("a request");
@@ -112,7 +113,7 @@ async fn a_sink_that_is_down_is_told_and_gets_everything_once_it_is_up() {
     let addr = listener.local_addr().expect("an address");
     drop(listener);
     let rig = Rig::start(vec![sink(&format!("http://{addr}"))]);
-    rig.queue.push(batch(0, 4));
+    rig.push(batch(0, 4));
     eventually("failing", || rig.state().state == SinkCondition::Failing).await;
     let error = rig.state().error.expect("an error");
     assert!(error.contains("cannot connect to") && error.contains("refused"), "{error}");
@@ -130,14 +131,14 @@ async fn a_hanging_request_ends_at_the_deadline_and_is_sent_again() {
     let mut hurried = sink(&server.url("http"));
     hurried.timeout_ms = 300;
     let rig = Rig::start(vec![hurried]);
-    rig.queue.push(batch(0, 1));
+    rig.push(batch(0, 1));
     let received = server.until(|all| all.len() == 2).await;
     assert_eq!(received[1].records(), names(0..1));
     assert_eq!(received[1].connection, 2, "a hanging connection is not used again");
 }
 
 #[tokio::test]
-async fn ev_1_a_full_queue_becomes_a_gap_with_the_exact_count() {
+async fn s3_a_full_queue_gives_no_place_until_something_was_taken() {
     let open = Arc::new(AtomicBool::new(false));
     let gate = open.clone();
     let server = Server::start(
@@ -150,33 +151,21 @@ async fn ev_1_a_full_queue_becomes_a_gap_with_the_exact_count() {
     let mut small = sink(&server.url("http"));
     small.queue_bytes_max = u32::try_from(batch(10, 10).log_records.len() * 3).expect("small");
     let rig = Rig::start(vec![small]);
-    for number in 1..=9 {
-        rig.queue.push(batch(number * 10, 10));
-    }
-    assert_eq!(rig.state().lost, 60);
+    let placed: Vec<bool> = (1..=9).map(|number| rig.push(batch(number * 10, 10))).collect();
+    assert_eq!(placed, [true, true, true, false, false, false, false, false, false]);
+    assert!(rig.queue.ticket(1, Class::Traffic).is_none() && rig.queue.ticket(1, Class::Evidence).is_some());
+    rig.queue.count_unsealed(LossReason::QueueFull);
+    assert_eq!((rig.state().lost, rig.losses()), (1, Vec::new()), "what was not sealed is a gap and no hole");
     open.store(true, Ordering::SeqCst);
     eventually("delivered", || rig.state().delivered == 30).await;
-    // The gap leaves before what is pushed after it.
-    rig.queue.push(batch(100, 1));
+    assert!(rig.push(batch(100, 1)));
     eventually("all", || rig.state().delivered == 31).await;
-    let taken: Vec<String> = server
-        .until(|all| all.iter().any(|one| one.records().contains(&"r100".to_owned())))
-        .await
-        .iter()
-        .filter(|one| !one.records().is_empty())
-        .flat_map(Received::records)
-        .collect();
-    let gaps: Vec<&String> = taken.iter().filter(|text| text.starts_with("gap")).collect();
-    assert_eq!(gaps, ["gap queue_full 60 40-99"]);
-    let place = |text: &str| taken.iter().position(|one| one == text).expect(text);
-    assert!(place("gap queue_full 60 40-99") < place("r100"));
-    assert!(
-        rig.metrics.text().contains("testimony_export_lost_records_total{sink=\"main\",reason=\"queue_full\"} 60\n")
-    );
+    let lost = "testimony_export_lost_records_total{sink=\"main\",reason=\"queue_full\"} 1\n";
+    assert!(rig.metrics.text().contains(lost));
 }
 
 #[tokio::test]
-async fn what_a_sink_refuses_for_good_is_lost_alone_and_told_as_a_gap() {
+async fn g2_what_a_sink_refuses_for_good_is_lost_alone_and_told_as_a_hole() {
     let server = Server::start(None, |_, one| {
         if one.records().iter().any(|text| text == "r5" || text == "r6") {
             Reply::status(400)
@@ -186,18 +175,17 @@ async fn what_a_sink_refuses_for_good_is_lost_alone_and_told_as_a_gap() {
     })
     .await;
     let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 8), batch(8, 8)]);
-    let received =
-        server.until(|all| all.iter().any(|one| one.records().iter().any(|text| text.starts_with("gap")))).await;
-    let accepted: Vec<String> = received
+    eventually("delivered", || rig.state().delivered == 14 && rig.state().lost == 2).await;
+    let accepted: Vec<String> = server
+        .received()
         .iter()
         .map(Received::records)
         .filter(|texts| !texts.iter().any(|text| text == "r5" || text == "r6"))
         .flatten()
         .collect();
-    let mut expected: Vec<String> = names(0..16).into_iter().filter(|text| text != "r5" && text != "r6").collect();
-    expected.push("gap rejected 2 0-7".to_owned());
+    let expected: Vec<String> = names(0..16).into_iter().filter(|text| text != "r5" && text != "r6").collect();
     assert_eq!(accepted, expected);
-    eventually("delivered", || rig.state().delivered == 14 && rig.state().lost == 2).await;
+    assert_eq!(rig.losses(), [("main".to_owned(), 5, 7, "rejected")]);
 }
 
 #[tokio::test]
@@ -218,7 +206,7 @@ async fn a_batch_over_a_mebibyte_leaves_in_requests_that_are_smaller() {
     large.queue_bytes_max = 16 << 20;
     let long = record(&"x".repeat(300_000));
     let log_records = Bytes::from(long.repeat(9));
-    let whole = Batch { log_records, records: 9, first_unix_nanos: 0, last_unix_nanos: 0 };
+    let whole = Batch { log_records, records: 9, first_unix_nanos: 0, last_unix_nanos: 0, seals: None };
     let rig = Rig::with(Options::new(vec![large]), &[whole]);
     eventually("delivered", || rig.state().delivered == 9).await;
     let received = server.received();
@@ -228,31 +216,29 @@ async fn a_batch_over_a_mebibyte_leaves_in_requests_that_are_smaller() {
 }
 
 #[tokio::test]
-async fn a_partial_success_is_counted_and_told_as_a_gap() {
-    let server = Server::start(None, |number, _| Reply::body(200, response(if number == 0 { 3 } else { 0 }))).await;
+async fn what_a_sink_takes_in_part_is_sent_again_until_it_says_which() {
+    // It never takes r3, and says so as a partial success.
+    let server = Server::start(None, |_, one| {
+        let refused = one.records().iter().filter(|text| *text == "r3").count();
+        Reply::body(200, response(i64::try_from(refused).expect("few")))
+    })
+    .await;
     let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 10)]);
-    let received = server.until(|all| all.len() == 2).await;
-    assert_eq!(received[1].records(), ["gap rejected 3 0-9"]);
-    eventually("counted", || rig.state().delivered == 7 && rig.state().lost == 3).await;
+    eventually("all is settled", || rig.state().delivered == 9 && rig.state().lost == 1).await;
+    assert_eq!(rig.losses(), [("main".to_owned(), 3, 4, "rejected")]);
+    let text = rig.metrics.text();
+    assert!(text.contains("testimony_export_requests_total{sink=\"main\",result=\"partial\"} "), "{text}");
 }
 
 #[tokio::test]
-async fn a_sink_that_refuses_gaps_still_gets_its_records() {
-    let server = Server::start(None, |_, one| {
-        Reply::status(if one.records().iter().any(|text| text.starts_with("gap")) { 400 } else { 200 })
-    })
-    .await;
-    let rig = Rig::start(vec![sink(&server.url("http"))]);
-    rig.queue.declare_loss(GapReason::WorkerDied, 5, false, 1, 2);
-    for number in 0..5 {
-        rig.queue.push(batch(number, 1));
-        eventually("delivered", || rig.state().delivered == u64::from(number) + 1).await;
-    }
-    assert_eq!(rig.state().lost, 5, "a refused gap is no new loss");
-    assert!(server.received().iter().any(|one| one.records().contains(&"gap worker_died ~5 1-2".to_owned())));
-    let left = rig.stop(Duration::from_secs(1)).await;
-    assert_eq!(left, Undelivered { records: 0, undeclared: 5 });
-    // At the start, with the first record, and once after each success.
-    let gaps = server.received().iter().filter(|one| one.records().iter().any(|text| text.starts_with("gap"))).count();
-    assert!(gaps <= 8, "{gaps} tries: a refused gap must not be repeated without end");
+async fn a_sink_that_refuses_everything_is_not_told_of_it_without_end() {
+    let server = Server::start(None, |_, _| Reply::status(400)).await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 2)]);
+    eventually("lost", || rig.state().lost == 2).await;
+    assert_eq!(rig.losses(), [("main".to_owned(), 0, 2, "rejected")]);
+    // The record that tells of it is refused, too.
+    rig.push(batch(2, 1));
+    eventually("lost", || rig.state().lost == 3).await;
+    assert_eq!(rig.losses(), []);
+    assert_eq!(rig.stop(Duration::from_secs(1)).await, Undelivered { records: 0, undeclared: 1 });
 }

@@ -1,17 +1,14 @@
 //! Export over a sidecar's life: credentials, authorities, sinks that come and go, drains, and its own defects.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use testimony_core::policy::{DocumentSink, SinkCondition};
-use testimony_core::record;
 use testimony_sidecar::client::Secret;
 use testimony_sidecar::config::SinkHeader;
-use testimony_sidecar::export::{GapEncoder, GapReason, SinkFolders, Undelivered};
+use testimony_sidecar::export::{SinkFolders, Undelivered};
 
 mod control_support;
-use control_support::rig::{Options, Rig, gap_record, taken};
+use control_support::rig::{Options, Rig, taken};
 use control_support::{Ca, DEADLINE, Reply, Server, batch, eventually, folder, names, sink};
 
 #[tokio::test]
@@ -81,7 +78,7 @@ async fn a_private_authority_is_trusted_by_its_bundle_only() {
     secured.server_name = Some("sink.test".to_owned());
     secured.ca_bundle = Some(other.pem.clone());
     let rig = Rig::start(vec![secured.clone()]);
-    rig.queue.push(batch(0, 1));
+    rig.push(batch(0, 1));
     eventually("TLS fails", || rig.state().error.is_some_and(|error| error.contains("TLS"))).await;
     assert_eq!(rig.state().state, SinkCondition::Failing);
     secured.ca_bundle = Some(format!("{}{}", other.pem, ca.pem));
@@ -101,17 +98,17 @@ async fn sinks_come_and_go_with_the_policy_and_each_has_its_own_queue() {
     let one = sink(&first.url("http"));
     let other = DocumentSink { name: "other".to_owned(), ..sink(&second.url("http")) };
     let rig = Rig::start(vec![one.clone()]);
-    rig.queue.push(batch(0, 1));
+    rig.push(batch(0, 1));
     first.until(|all| all.len() == 1).await;
     rig.policy.send_replace(vec![one, other.clone()].into());
     eventually("two sinks", || rig.queue.sink_states().len() == 2).await;
-    rig.queue.push(batch(1, 1));
+    rig.push(batch(1, 1));
     first.until(|all| all.len() == 2).await;
     let received = second.until(|all| all.len() == 1).await;
     assert_eq!(received[0].records(), names(1..2));
     rig.policy.send_replace(vec![other].into());
     eventually("one sink", || rig.queue.sink_states().len() == 1).await;
-    rig.queue.push(batch(2, 1));
+    rig.push(batch(2, 1));
     second.until(|all| all.len() == 2).await;
     assert_eq!(first.received().len(), 2, "a removed sink gets nothing new");
     eventually("gauges go", || !rig.metrics.text().contains("testimony_export_queue_bytes{sink=\"main\"}")).await;
@@ -127,54 +124,8 @@ async fn a_drain_sends_what_waits_and_counts_what_it_cannot() {
     let hanging = Server::start(None, |_, _| Reply::Hang).await;
     let rig = Rig::with(Options::new(vec![sink(&hanging.url("http"))]), &[batch(0, 5)]);
     hanging.until(|all| all.len() == 1).await;
-    rig.queue.push(batch(5, 2));
+    rig.push(batch(5, 2));
     let metrics = rig.metrics.clone();
     assert_eq!(rig.stop(Duration::from_millis(50)).await, Undelivered { records: 7, undeclared: 0 });
     assert!(metrics.text().contains("testimony_export_undelivered_records_total{sink=\"main\"} 7\n"));
-}
-
-#[tokio::test]
-async fn an_export_task_that_breaks_off_is_started_anew_and_what_it_held_is_a_gap() {
-    let server = Server::start(None, |_, _| Reply::status(200)).await;
-    let broken = AtomicBool::new(true);
-    let gap_record: GapEncoder = Arc::new(move |gap| {
-        assert!(!broken.swap(false, Ordering::SeqCst), "broken on purpose");
-        gap_record(gap)
-    });
-    let rig = Rig::with(Options { gap_record, ..Options::new(vec![sink(&server.url("http"))]) }, &[]);
-    rig.queue.declare_loss(GapReason::WorkerDied, 1, true, 1, 1);
-    rig.queue.push(batch(0, 3));
-    rig.queue.push(batch(3, 3));
-    eventually("the rest is delivered", || rig.state().delivered + rig.state().lost == 7).await;
-    let received =
-        server.until(|all| all.iter().any(|one| one.records().iter().any(|text| text.starts_with("gap")))).await;
-    let lost: u64 = rig.state().lost;
-    let told: Vec<String> =
-        taken(&received, |_| true).into_iter().filter(|text| text.starts_with("gap worker_died")).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    // The gap that was being sent is gone with the task; what the task held of records is told.
-    assert!(told[0].starts_with(&format!("gap worker_died ~{}", lost - 1)), "{told:?}");
-}
-
-#[tokio::test]
-async fn a_gap_is_a_record_of_its_own_kind() {
-    let server = Server::start(None, |_, _| Reply::status(200)).await;
-    let gap_record: GapEncoder = Arc::new(|gap| {
-        let mut bytes = Vec::new();
-        let record = record::gap_record(gap, "0011", record::Stamp::default(), 0);
-        assert_eq!(record::Encoder::default().append(&record, 0, &mut bytes), record::Encoded::Appended);
-        bytes.into()
-    });
-    let rig = Rig::with(Options { gap_record, ..Options::new(vec![sink(&server.url("http"))]) }, &[]);
-    rig.queue.declare_loss(GapReason::QueueFull, 12, true, 1_000, 2_000);
-    let received = server.until(|all| !all.is_empty()).await;
-    let request = received[0].request();
-    let record = &request.resource_logs[0].scope_logs[0].log_records[0];
-    assert_eq!(record.event_name, "audit.gap");
-    let body: serde_json::Value = serde_json::from_str(&received[0].records()[0]).expect("JSON");
-    assert_eq!(
-        (body["typ"].as_str(), body["count"].as_str(), body["exact"].as_str()),
-        (Some("gap"), Some("12"), Some("1"))
-    );
-    assert_eq!(body["policy_revision"].as_str(), Some("0011"));
 }

@@ -36,7 +36,6 @@ fn start(operator_url: String, ca_pem: String, sink: &str) -> Rig {
         folders: Default::default(),
         namespace: None,
         sink_headers: Default::default(),
-        gap_record: Arc::new(|_| Default::default()),
         metrics: metrics.clone(),
     };
     let (queue, exporter) = export::new(settings, policy);
@@ -211,7 +210,7 @@ async fn a_sink_that_changes_its_state_is_told_before_the_wait_is_over() {
     let rig = start(server.url("https"), ca.pem.clone(), &sink.url("http"));
     server.until(|all| all.len() == 1).await;
     let one: Batch = batch(0, 1);
-    rig.queue.push(one);
+    rig.queue.push(one, None);
     let received = tokio::time::timeout(DEADLINE, server.until(|all| all.len() == 2)).await.expect("in time");
     let told = poll_request(&received[1]);
     assert_eq!(serde_json::to_value(told.sinks[0].state).expect("JSON"), "Parked");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use testimony_core::capture::{self, ConnFacts, HttpCapture, InFlight, Shell};
 use testimony_core::http1::{ConnSeq, End, HeadEdit, Limits, Next, Observer, RequestHead, ResponseHead, Session};
 use testimony_core::policy::{Compiled, Direction, Level, PolicyDocument};
-use testimony_core::record::{Encoder, Record, Redacted, Stamp};
+use testimony_core::record::{Record, Redacted, Stamp, body_of};
 
 /// Time of the placeholder clock: 2023-11-14T22:13:20Z.
 const WALL_NS: u64 = 1_700_000_000_000_000_000;
@@ -146,7 +146,6 @@ fn added(sent: &[u8], forwarded: &[u8]) -> Vec<String> {
 
 #[derive(Default)]
 struct Seen {
-    encoder: Encoder,
     in_flight: InFlight,
     records: Vec<(&'static str, Vec<u8>)>,
     refused: Option<&'static str>,
@@ -182,11 +181,12 @@ impl Shell for Dry {
     fn emit(&mut self, record: Redacted<Record>) {
         let mut guard = self.seen.borrow_mut();
         let seen = &mut *guard;
-        seen.encoder.append(&record, WALL_NS, &mut Vec::new());
-        seen.records.push((record.get().event().as_str(), seen.encoder.body().to_vec()));
+        seen.records.push((record.get().event().as_str(), body_of(&record).unwrap_or_default()));
     }
 
-    fn count(&mut self, _: Direction, _: capture::Outcome, _: bool) {}
+    fn begin(&mut self) {}
+
+    fn count(&mut self, _: Direction, _: capture::Outcome, _: Option<capture::Unrecorded<'_>>) {}
 
     fn count_refused(&mut self, reason: &'static str) {
         self.seen.borrow_mut().refused = Some(reason);

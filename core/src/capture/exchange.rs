@@ -8,7 +8,7 @@ use super::request::{Added, Scan, edit_trace, fill_actor, fill_request, fill_tra
 use super::stage::{Kind, Stages, show};
 use super::target::Target;
 use super::tracing::trace;
-use super::{ConnFacts, Outcome, Shell};
+use super::{ConnFacts, Outcome, Shell, Unrecorded};
 use crate::policy::{ClientAddress, Compiled, Correlation, Direction, Level, WhenAbsent};
 use crate::record::{EventName, Field, Record, Side, Stamp, uuid_v7};
 use crate::redact::redact;
@@ -61,6 +61,8 @@ pub(super) struct Exchange {
     record: Option<Record>,
     /// A policy looks at it: it is counted.
     judged: bool,
+    /// The rule that wants no record of it.
+    none_by: Option<Box<str>>,
     ticket: Option<Ticket>,
     /// Status of the final response; 0 until it came.
     pub status: u16,
@@ -94,6 +96,7 @@ impl Exchange {
         }
         let mut exchange = Self::new(seq, start, policy.clone(), verdict.is_some());
         let Some(verdict) = verdict else { return exchange };
+        shell.begin();
         let probe = conn.from_node && scan.user_agent.is_some_and(|agent| agent.starts_with(b"kube-probe/"));
         let random = [shell.random(), shell.random()];
         let context = shell.in_flight(|table| trace(scan.traceparent, conn.direction, rules, table, random));
@@ -126,6 +129,8 @@ impl Exchange {
             }
             exchange.record = Some(record);
             exchange.stages = Stages::of_exchange(start);
+        } else {
+            exchange.none_by = Some(verdict.rule.into());
         }
         exchange
     }
@@ -137,6 +142,7 @@ impl Exchange {
             policy,
             record: None,
             judged,
+            none_by: None,
             ticket: None,
             status: 0,
             req_bytes: 0,
@@ -219,7 +225,9 @@ impl Exchange {
             shell.count_refused(reason);
         }
         if self.judged {
-            shell.count(conn.direction, end.outcome, self.record.is_some());
+            let revision = &self.policy.document().revision;
+            let none = self.none_by.as_deref().map(|rule| Unrecorded { revision, rule });
+            shell.count(conn.direction, end.outcome, none);
         }
         let Some(mut record) = self.record.take() else { return };
         record.set(Field::Outcome, end.outcome.as_str().as_bytes());

@@ -68,13 +68,24 @@ pub trait Shell {
     fn in_flight<R>(&mut self, f: impl FnOnce(&mut InFlight) -> R) -> R;
     /// Takes a finished record. Never blocks.
     fn emit(&mut self, record: Redacted<Record>);
-    /// Counts an exchange at its end, recorded or not.
-    fn count(&mut self, direction: Direction, outcome: Outcome, recorded: bool);
+    /// Counts an exchange that begins and that policy looks at.
+    fn begin(&mut self);
+    /// Counts it at its end. `none`: policy wants no record of it.
+    fn count(&mut self, direction: Direction, outcome: Outcome, none: Option<Unrecorded<'_>>);
     /// Counts a message that the proxy refused, by name: [`crate::http1::Refusal::as_str`], or one of HTTP/2.
     fn count_refused(&mut self, reason: &'static str);
     /// Counts an exchange for which an expression of a policy was neither true nor false, by
     /// [`crate::policy::Undecided::as_str`].
     fn count_undecided(&mut self, reason: &'static str);
+}
+
+/// Which rule of which policy revision wants no record of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unrecorded<'a> {
+    /// Revision of the policy document.
+    pub revision: &'a str,
+    /// Name of the rule; `unselected` where no policy looks at the exchange any more.
+    pub rule: &'a str,
 }
 
 /// What is known of an accepted connection.

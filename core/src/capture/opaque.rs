@@ -1,7 +1,7 @@
 //! Capture of a connection that is neither HTTP/1 nor carried an exchange of HTTP/2: one record at its end, and stages while it is open.
 
 use super::stage::{Kind, Stages, show};
-use super::{ConnFacts, Outcome, Shell};
+use super::{ConnFacts, Outcome, Shell, Unrecorded};
 use crate::policy::{Compiled, Facts, Level, Verdict};
 use crate::record::{EventName, Field, Record, Stamp};
 use crate::redact::redact;
@@ -42,6 +42,8 @@ pub struct OpaqueCapture<S: Shell> {
     stages: Stages,
     /// The policy under which the connection was shown: it is recorded at its end, whatever the policy is then.
     shown_under: Option<Arc<Compiled>>,
+    /// It was counted when it began.
+    begun: bool,
     ended: bool,
 }
 
@@ -50,7 +52,7 @@ impl<S: Shell> OpaqueCapture<S> {
     pub fn new(shell: S, conn: ConnFacts, start: Stamp, proto: &'static str) -> Self {
         let stages = if conn.upstream_local.is_some() { Stages::of_connection(start) } else { Stages::never() };
         let (tls, bytes) = (None, (0, 0));
-        Self { shell, conn, seq: 0, start, proto, tls, bytes, stages, shown_under: None, ended: false }
+        Self { shell, conn, seq: 0, start, proto, tls, bytes, stages, shown_under: None, begun: false, ended: false }
     }
 
     /// Its number, where the connection is not the only exchange.
@@ -72,6 +74,17 @@ impl<S: Shell> OpaqueCapture<S> {
     pub fn resuming(mut self, paused: Paused) -> Self {
         self.stages = paused.stages;
         self.shown_under = paused.shown_under;
+        self
+    }
+
+    /// It is known to be an exchange of its own: it is counted from now on, if policy looks at it.
+    #[must_use]
+    pub fn begun(mut self) -> Self {
+        let policy = self.shell.policy();
+        if self.verdict(&policy).is_some() {
+            self.shell.begin();
+            self.begun = true;
+        }
         self
     }
 
@@ -142,12 +155,26 @@ impl<S: Shell> OpaqueCapture<S> {
         let in_force = self.shell.policy();
         let recorded = self.verdict(&in_force).is_some_and(|verdict| verdict.level > Level::None);
         let policy = shown_under.filter(|_| !recorded).unwrap_or(in_force);
-        let Some(verdict) = self.verdict(&policy) else { return };
-        let (event, outcome, cause) = self.judge_end(end);
-        self.shell.count(self.conn.direction, outcome, verdict.level > Level::None);
-        if verdict.level == Level::None {
+        let verdict = self.verdict(&policy);
+        let begun = std::mem::replace(&mut self.begun, true);
+        if verdict.is_none() && !begun {
             return;
         }
+        if !begun {
+            self.shell.begin();
+        }
+        let (event, outcome, cause) = self.judge_end(end);
+        let revision = &policy.document().revision;
+        let none = |rule| Some(Unrecorded { revision, rule });
+        let verdict = match verdict {
+            Some(verdict) if verdict.level > Level::None => verdict,
+            other => {
+                // No policy looks at it any more, though one did when it began.
+                let rule = other.map_or("unselected", |verdict| verdict.rule);
+                return self.shell.count(self.conn.direction, outcome, none(rule));
+            }
+        };
+        self.shell.count(self.conn.direction, outcome, None);
         let mut record = self.build(event, &verdict);
         record.set(Field::PolicyRevision, policy.document().revision.as_bytes());
         record.set(Field::Outcome, outcome.as_str().as_bytes());

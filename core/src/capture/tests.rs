@@ -5,7 +5,7 @@ mod stages;
 use super::*;
 use crate::http1::{Limits, Session};
 use crate::policy::{Correlation, DOCUMENT_VERSION, DocumentPolicy, DocumentRule, Level, PolicyDocument, RuleMatch};
-use crate::record::Encoder;
+use crate::record::body_of;
 use expect_test::{Expect, expect};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,6 +17,8 @@ pub(super) struct State {
     pub in_flight: InFlight,
     pub bodies: Vec<String>,
     pub counted: Vec<(Outcome, bool)>,
+    /// How many exchanges began.
+    pub begun: usize,
     pub refused: Vec<&'static str>,
     pub undecided: Vec<&'static str>,
     /// Seconds that have passed.
@@ -50,13 +52,16 @@ impl Shell for TestShell {
     }
 
     fn emit(&mut self, record: Redacted<Record>) {
-        let mut encoder = Encoder::default();
-        encoder.append(&record, 0, &mut Vec::new());
-        self.state.borrow_mut().bodies.push(String::from_utf8_lossy(encoder.body()).replace("\",\"", "\",\n\""));
+        let body = body_of(&record).expect("a body");
+        self.state.borrow_mut().bodies.push(String::from_utf8_lossy(&body).replace("\",\"", "\",\n\""));
     }
 
-    fn count(&mut self, _: Direction, outcome: Outcome, recorded: bool) {
-        self.state.borrow_mut().counted.push((outcome, recorded));
+    fn begin(&mut self) {
+        self.state.borrow_mut().begun += 1;
+    }
+
+    fn count(&mut self, _: Direction, outcome: Outcome, none: Option<Unrecorded<'_>>) {
+        self.state.borrow_mut().counted.push((outcome, none.is_none()));
     }
 
     fn count_refused(&mut self, reason: &'static str) {

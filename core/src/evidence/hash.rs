@@ -1,5 +1,6 @@
 //! SHA-256 hashes, as a type of their own.
 
+use crate::record::hex_digit;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::fmt;
 use std::str::FromStr;
@@ -28,6 +29,17 @@ impl Hash {
             *slot = *byte;
         }
         Self(hash)
+    }
+
+    /// The hash in lower-case hex, as bytes.
+    pub fn hex(self) -> [u8; 2 * HASH_BYTES] {
+        let mut hex = [0; 2 * HASH_BYTES];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
+            for (slot, nibble) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
+                *slot = hex_digit(nibble);
+            }
+        }
+        hex
     }
 
     /// The hash in lower-case hex.
@@ -88,6 +100,7 @@ mod tests {
         let empty = Hash::of(&[]);
         assert_eq!(empty.to_hex(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(empty.to_hex().parse(), Ok(empty));
+        assert_eq!(empty.hex(), *empty.to_hex().as_bytes());
         for text in ["", "e3", &empty.to_hex().to_uppercase(), &format!("{}0", &empty.to_hex()[1..].replace('e', "g"))]
         {
             assert_eq!(text.parse::<Hash>(), Err(NotAHash), "{text}");

@@ -9,131 +9,200 @@ use crate::otlp::proto;
 pub struct Encoder {
     body: Vec<u8>,
     log: Vec<u8>,
-    attribute: Vec<u8>,
-    value: Vec<u8>,
     pair: Vec<u8>,
+    /// Value of the field `trunc`; empty: there is none.
+    trunc: Vec<u8>,
 }
 
-/// Where an encoded record went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoded {
-    /// Appended.
-    Appended,
-    /// The body would be over [`BODY_BYTES_MAX`] even without headers: nothing was appended, count it into a gap.
-    TooLong,
+/// Where a record stands in its stream (L1).
+pub struct Place<'a> {
+    sid: &'a str,
+    prev: Option<&'a [u8]>,
+    seq: u64,
+    digits: [u8; 20],
+}
+
+impl<'a> Place<'a> {
+    /// Place `seq` of the stream `sid`; `prev` is the hash before it, in hex.
+    pub fn new(sid: &'a str, seq: u64, prev: Option<&'a [u8]>) -> Self {
+        Self { sid, prev, seq, digits: [0; 20] }
+    }
+}
+
+/// A record with its place, if it has one: what there is to write.
+struct Source<'a> {
+    record: &'a Record,
+    sid: Option<&'a [u8]>,
+    seq: Option<&'a [u8]>,
+    prev: Option<&'a [u8]>,
+    bits: u128,
+}
+
+impl<'a> Source<'a> {
+    fn new(record: &'a Record, place: Option<&'a mut Place<'_>>) -> Self {
+        let Some(place) = place else {
+            return Self { record, sid: None, seq: None, prev: None, bits: record.present };
+        };
+        let mut bits = record.present | Field::Sid.bit() | Field::Seq.bit();
+        if place.prev.is_some() {
+            bits |= Field::Prev.bit();
+        }
+        let Place { sid, prev, seq, digits } = place;
+        Self { record, sid: Some(sid.as_bytes()), seq: Some(decimal(*seq, digits)), prev: *prev, bits }
+    }
+
+    /// What there is to write, in order.
+    fn fields(&self) -> impl Iterator<Item = (Field, &'a [u8])> {
+        Field::of_bits(self.bits).filter_map(|field| {
+            let value = match field {
+                Field::Sid => self.sid,
+                Field::Seq => self.seq,
+                Field::Prev => self.prev,
+                _ => self.record.get(field),
+            };
+            Some((field, value?))
+        })
+    }
+}
+
+/// The canonical body that a record would have outside a stream: to look at, for it proves nothing. `None` when it is over
+/// [`BODY_BYTES_MAX`].
+pub fn body_of(record: &Redacted<Record>) -> Option<Vec<u8>> {
+    let mut encoder = Encoder::default();
+    encoder.encode(record, None, 0).then_some(encoder.body)
 }
 
 impl Encoder {
-    /// Appends the record to `batch` as a `log_records` field of a ScopeLogs (tag, length, LogRecord), so that batches can
-    /// be joined by concatenation. `observed_ns` is the time of sealing.
-    pub fn append(&mut self, record: &Redacted<Record>, observed_ns: u64, batch: &mut Vec<u8>) -> Encoded {
-        let record = record.get();
-        self.write_body(record, true);
+    /// Makes body and LogRecord of a record at this place of its stream. `observed_ns` is the time of sealing. False: the
+    /// body would be over [`BODY_BYTES_MAX`] even without headers.
+    pub(crate) fn encode(
+        &mut self,
+        record: &Redacted<Record>,
+        place: Option<&mut Place<'_>>,
+        observed_ns: u64,
+    ) -> bool {
+        let source = Source::new(record.get(), place);
+        self.write_body(&source, true);
         if self.body.len() > BODY_BYTES_MAX {
             // R3: headers are cut before anything that identifies the exchange.
-            self.write_body(record, false);
+            self.write_body(&source, false);
         }
         if self.body.len() > BODY_BYTES_MAX {
-            return Encoded::TooLong;
+            return false;
         }
-        self.write_log(record, observed_ns);
-        proto::bytes(batch, 2, &self.log);
-        Encoded::Appended
+        self.write_log(&source, observed_ns);
+        true
     }
 
-    /// The canonical body of the last record that was appended.
-    pub fn body(&self) -> &[u8] {
+    /// The canonical body of the last record.
+    pub(crate) fn body(&self) -> &[u8] {
         &self.body
     }
 
-    fn write_body(&mut self, record: &Record, with_headers: bool) {
+    /// The OTLP LogRecord of the last record.
+    pub(crate) fn log_record(&self) -> &[u8] {
+        &self.log
+    }
+
+    fn write_body(&mut self, source: &Source<'_>, with_headers: bool) {
         self.body.clear();
+        let record = source.record;
+        self.trunc.clear();
+        self.trunc.extend_from_slice(if with_headers { b"" } else { b"headers," });
+        self.trunc.extend_from_slice(&record.truncated);
+        self.trunc.truncate(Field::Trunc.bytes_max());
+        let trunc = Some(self.trunc.as_slice()).filter(|trunc| !trunc.is_empty());
         let mut writer = BodyWriter::new(&mut self.body);
-        for &field in Field::ALL {
-            if field == Field::Id && with_headers {
+        let mut headers_due = with_headers;
+        let mut trunc_due = trunc;
+        for (field, value) in source.fields() {
+            if headers_due && field >= Field::Id {
                 write_headers(&mut writer, record, &mut self.pair);
+                headers_due = false;
             }
-            if field == Field::Trunc {
-                if !with_headers || !record.truncated.is_empty() {
-                    self.pair.clear();
-                    self.pair.extend_from_slice(if with_headers { b"" } else { b"headers," });
-                    self.pair.extend_from_slice(&record.truncated);
-                    let kept = self.pair.get(..Field::Trunc.bytes_max()).unwrap_or(&self.pair);
-                    writer.member(Field::Trunc.key(), kept);
-                }
-            } else if let Some(value) = record.get(field) {
+            if field > Field::Trunc
+                && let Some(trunc) = trunc_due.take()
+            {
+                writer.member(Field::Trunc.key(), trunc);
+            }
+            if field != Field::Trunc {
                 writer.member(field.key(), value);
             }
+        }
+        if headers_due {
+            write_headers(&mut writer, record, &mut self.pair);
+        }
+        if let Some(trunc) = trunc_due {
+            writer.member(Field::Trunc.key(), trunc);
         }
         writer.finish();
     }
 
     /// LogRecord of opentelemetry/proto/logs/v1/logs.proto, fields in order of their numbers.
-    fn write_log(&mut self, record: &Record, observed_ns: u64) {
+    fn write_log(&mut self, source: &Source<'_>, observed_ns: u64) {
         self.log.clear();
-        proto::fixed64(&mut self.log, 1, record.get(Field::T0).and_then(parse_decimal).unwrap_or(0));
-        self.value.clear();
-        proto::bytes(&mut self.value, 1, &self.body);
-        proto::bytes(&mut self.log, 5, &self.value);
+        let record = source.record;
+        let log = &mut self.log;
+        proto::fixed64(log, 1, record.get(Field::T0).and_then(parse_decimal).unwrap_or(0));
+        proto::key_and_len(log, 5, proto::bytes_len(1, self.body.len()));
+        proto::bytes(log, 1, &self.body);
         let outbound = record.get(Field::Dir) == Some(b"outbound");
-        for &field in Field::ALL {
-            let Some(value) = record.get(field) else { continue };
+        for (field, value) in source.fields() {
             match field.projection() {
-                Projection::Text(name, _) => self.text(name, value),
-                Projection::Int(name, _) => self.int(name, value),
-                Projection::PeerAddress(_) => self.address(!outbound, value),
-                Projection::LocalAddress(_) => self.address(outbound, value),
-                Projection::Own(_) => {}
+                Projection::Text(name, _) if field != Field::Trunc => text(log, name, value, &mut self.pair),
+                Projection::Int(name, _) => int(log, name, value, 0),
+                Projection::Number(name, _) => int(log, name, value, 1),
+                Projection::PeerAddress(_) => address(log, !outbound, value, &mut self.pair),
+                Projection::LocalAddress(_) => address(log, outbound, value, &mut self.pair),
+                Projection::Own(_) | Projection::Body | Projection::Text(..) => {}
             }
         }
-        if !record.truncated.is_empty() {
-            let kept = record.truncated.get(..Field::Trunc.bytes_max()).unwrap_or(&record.truncated);
-            if let Projection::Text(name, _) = Field::Trunc.projection() {
-                self.text(name, kept);
-            }
+        if let Projection::Text(name, _) = Field::Trunc.projection()
+            && !self.trunc.is_empty()
+        {
+            text(log, name, &self.trunc, &mut self.pair);
         }
         let mut id = [0; 16];
         if let Some(trace) = record.get(Field::TraceId).and_then(|hex| unhex(hex, &mut id)) {
-            proto::bytes(&mut self.log, 9, trace);
+            proto::bytes(log, 9, trace);
         }
         if let Some(span) = record.get(Field::SpanId).and_then(|hex| unhex(hex, &mut id)) {
-            proto::bytes(&mut self.log, 10, span);
+            proto::bytes(log, 10, span);
         }
-        proto::fixed64(&mut self.log, 11, observed_ns);
-        proto::bytes(&mut self.log, 12, record.event().as_str().as_bytes());
+        proto::fixed64(log, 11, observed_ns);
+        proto::bytes(log, 12, record.event().as_str().as_bytes());
     }
+}
 
-    /// A string attribute, escaped like the body (R1): proto3 strings must be UTF-8, and wire bytes need not be.
-    fn text(&mut self, name: &str, value: &[u8]) {
-        self.pair.clear();
-        escape(value, &mut self.pair);
-        self.value.clear();
-        proto::bytes(&mut self.value, 1, &self.pair);
-        self.push_attribute(name);
-    }
+/// A string attribute, escaped like the body (R1): proto3 strings must be UTF-8, and wire bytes need not be.
+fn text(log: &mut Vec<u8>, name: &str, value: &[u8], escaped: &mut Vec<u8>) {
+    escaped.clear();
+    escape(value, escaped);
+    attribute(log, name, proto::bytes_len(1, escaped.len()));
+    proto::bytes(log, 1, escaped);
+}
 
-    fn int(&mut self, name: &str, value: &[u8]) {
-        let Some(number) = parse_decimal(value) else { return };
-        self.value.clear();
-        proto::varint_field(&mut self.value, 3, number.min(i64::MAX as u64));
-        self.push_attribute(name);
-    }
+fn int(log: &mut Vec<u8>, name: &str, value: &[u8], more: u64) {
+    let Some(number) = parse_decimal(value) else { return };
+    let number = number.saturating_add(more).min(i64::MAX as u64);
+    attribute(log, name, 1 + proto::varint_len(number));
+    proto::varint_field(log, 3, number);
+}
 
-    /// `address:port`, the address without brackets.
-    fn address(&mut self, of_client: bool, value: &[u8]) {
-        let Some(colon) = value.iter().rposition(|&b| b == b':') else { return };
-        let (host, port) = value.split_at(colon);
-        let host = host.strip_prefix(b"[").and_then(|h| h.strip_suffix(b"]")).unwrap_or(host);
-        self.text(if of_client { "client.address" } else { "server.address" }, host);
-        self.int(if of_client { "client.port" } else { "server.port" }, port.get(1..).unwrap_or_default());
-    }
+/// `address:port`, the address without brackets.
+fn address(log: &mut Vec<u8>, of_client: bool, value: &[u8], escaped: &mut Vec<u8>) {
+    let Some(colon) = value.iter().rposition(|&b| b == b':') else { return };
+    let (host, port) = value.split_at(colon);
+    let host = host.strip_prefix(b"[").and_then(|h| h.strip_suffix(b"]")).unwrap_or(host);
+    text(log, if of_client { "client.address" } else { "server.address" }, host, escaped);
+    int(log, if of_client { "client.port" } else { "server.port" }, port.get(1..).unwrap_or_default(), 0);
+}
 
-    fn push_attribute(&mut self, name: &str) {
-        self.attribute.clear();
-        proto::bytes(&mut self.attribute, 1, name.as_bytes());
-        proto::bytes(&mut self.attribute, 2, &self.value);
-        proto::bytes(&mut self.log, 6, &self.attribute);
-    }
+/// Begins an attribute whose AnyValue has this length, and follows.
+fn attribute(log: &mut Vec<u8>, name: &str, value_len: usize) {
+    proto::key_and_len(log, 6, proto::bytes_len(1, name.len()) + proto::bytes_len(2, value_len));
+    proto::bytes(log, 1, name.as_bytes());
+    proto::key_and_len(log, 2, value_len);
 }
 
 fn write_headers(writer: &mut BodyWriter<'_>, record: &Record, scratch: &mut Vec<u8>) {

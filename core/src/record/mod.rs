@@ -4,12 +4,14 @@
 //! into a [`Redacted`] record, and only that can be encoded.
 
 mod encode;
+mod event;
 mod field;
 mod gap;
 
-pub use encode::{Encoded, Encoder};
+pub use encode::{Encoder, Place, body_of};
+pub use event::{EventName, Typ};
 pub use field::{Field, Projection, Stability, reference_markdown};
-pub use gap::{Gap, GapReason, gap_record};
+pub use gap::{Gap, GapReason};
 
 use std::fmt;
 
@@ -21,68 +23,6 @@ pub const HEADERS_MAX: usize = 32;
 
 /// Most bytes of one kept header value; more are cut.
 pub const HEADER_VALUE_BYTES_MAX: usize = 1024;
-
-/// What kind of event a record is: `event_name` in OTLP, from a closed set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventName {
-    /// One HTTP request with its response.
-    HttpRequest,
-    /// One call of gRPC.
-    RpcCall,
-    /// A stream (WebSocket, CONNECT, server-sent events) or a slow HTTP exchange, early in its life.
-    StreamOpen,
-    /// The same, still open later.
-    StreamProgress,
-    /// A stream, at its end.
-    StreamClose,
-    /// An opaque connection, early in its life.
-    TcpOpen,
-    /// An opaque connection, still open later.
-    TcpProgress,
-    /// An opaque connection, at its end.
-    TcpClose,
-    /// A TLS connection whose handshake failed, at its end.
-    TlsFailed,
-    /// Records that were lost.
-    Gap,
-}
-
-impl EventName {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::HttpRequest,
-        Self::RpcCall,
-        Self::StreamOpen,
-        Self::StreamProgress,
-        Self::StreamClose,
-        Self::TcpOpen,
-        Self::TcpProgress,
-        Self::TcpClose,
-        Self::TlsFailed,
-        Self::Gap,
-    ];
-
-    /// As it stands in OTLP.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::HttpRequest => "audit.http.request",
-            Self::RpcCall => "audit.rpc.call",
-            Self::StreamOpen => "audit.stream.open",
-            Self::StreamProgress => "audit.stream.progress",
-            Self::StreamClose => "audit.stream.close",
-            Self::TcpOpen => "audit.tcp.open",
-            Self::TcpProgress => "audit.tcp.progress",
-            Self::TcpClose => "audit.tcp.close",
-            Self::TlsFailed => "audit.tls.failed",
-            Self::Gap => "audit.gap",
-        }
-    }
-
-    /// Whether it shows an exchange that is still open.
-    pub const fn is_stage(self) -> bool {
-        matches!(self, Self::StreamOpen | Self::StreamProgress | Self::TcpOpen | Self::TcpProgress)
-    }
-}
 
 /// Wall and monotonic time, taken together. The core never reads a clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,7 +59,9 @@ pub enum Side {
 #[derive(Clone)]
 pub struct Record {
     event: EventName,
-    values: [Option<Span>; Field::COUNT],
+    /// Which fields are there: a bit for each.
+    present: u128,
+    values: [Span; Field::COUNT],
     headers: [Vec<HeaderSpan>; 2],
     buffer: Vec<u8>,
     truncated: Vec<u8>,
@@ -138,7 +80,8 @@ impl Record {
     pub fn new(event: EventName) -> Self {
         Self {
             event,
-            values: [None; Field::COUNT],
+            present: 0,
+            values: [Span::default(); Field::COUNT],
             headers: [Vec::new(), Vec::new()],
             buffer: Vec::with_capacity(1024),
             truncated: Vec::new(),
@@ -161,9 +104,9 @@ impl Record {
         if kept.len() < value.len() {
             self.note_cut(field.key(), value.len());
         }
-        let span = self.push(kept);
-        if let Some(slot) = self.values.get_mut(field.index()) {
+        if let (Some(span), Some(slot)) = (self.push(kept), self.values.get_mut(field.index())) {
             *slot = span;
+            self.present |= field.bit();
         }
     }
 
@@ -175,14 +118,20 @@ impl Record {
 
     /// Takes a field away.
     pub fn clear(&mut self, field: Field) {
-        if let Some(slot) = self.values.get_mut(field.index()) {
-            *slot = None;
-        }
+        self.present &= !field.bit();
     }
 
     /// A field's raw value.
     pub fn get(&self, field: Field) -> Option<&[u8]> {
-        self.values.get(field.index()).copied().flatten().and_then(|span| self.slice(span))
+        if self.present & field.bit() == 0 {
+            return None;
+        }
+        self.values.get(field.index()).and_then(|span| self.slice(*span))
+    }
+
+    /// Its kind of record, by the field `typ`.
+    pub fn typ(&self) -> Option<Typ> {
+        self.get(Field::Typ).and_then(Typ::parse)
     }
 
     /// Keeps a header field. The name is lowered; at most [`HEADERS_MAX`] are kept of each head.

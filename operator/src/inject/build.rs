@@ -239,6 +239,7 @@ fn environment(object: &Pod, plan: &Plan<'_>) -> Vec<Value> {
     vec![
         literal(env::POLICY, &document),
         literal(env::CLUSTER_UID, plan.cluster_uid),
+        literal(env::IMAGE, &plan.config.image),
         field(env::POD_NAMESPACE, "metadata.namespace"),
         field(env::POD_NAME, "metadata.name"),
         field(env::POD_UID, "metadata.uid"),

@@ -21,8 +21,10 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
+use testimony_core::evidence::note::{PublicKey, SIGNATURE_BYTES};
+use testimony_core::evidence::seal::{Head, Host, Origin, Sealed, Signer, Stream, Wanted};
 use testimony_core::otlp::{export_request, resource};
-use testimony_core::record::{Encoder, EventName, Field, Record};
+use testimony_core::record::{EventName, Field, Record, Stamp};
 use testimony_core::redact::{Redactor, redact};
 use tokio::net::TcpListener;
 
@@ -146,9 +148,52 @@ fn args() -> RunArgs {
 
 const PATH: &str = "/testimony-selftest/m1";
 
+/// A data thread without randomness, keys or limits.
+#[derive(Default)]
+struct Thread(Vec<u8>);
+
+struct NoKey;
+
+impl Signer for NoKey {
+    fn public(&self) -> PublicKey {
+        PublicKey([0; 32])
+    }
+
+    fn sign(&self, _: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        [0; SIGNATURE_BYTES]
+    }
+}
+
+impl Host for Thread {
+    type Key = NoKey;
+
+    fn random(&mut self) -> u128 {
+        0
+    }
+
+    fn key(&mut self) -> Option<NoKey> {
+        Some(NoKey)
+    }
+
+    fn reserve(&mut self, _: Wanted) -> bool {
+        true
+    }
+
+    fn write(&mut self, sealed: Sealed<'_>) {
+        sealed.append_to(&mut self.0);
+    }
+
+    fn head(&mut self, head: Head<'_>) {
+        head.append_to(&mut self.0);
+    }
+}
+
 /// An export with the record of [`PATH`], as a sidecar sends it.
 fn export() -> Vec<u8> {
-    let mut batch = Vec::new();
+    let mut thread = Thread::default();
+    let part = || "x".to_owned();
+    let origin = Origin { cluster_uid: part(), namespace: part(), pod_uid: part(), ..Origin::default() };
+    let mut stream = Stream::open(origin, NoKey, "r1", Stamp::default(), &mut thread).expect("a stream's name");
     for path in ["/other", PATH] {
         let mut record = Record::new(EventName::HttpRequest);
         for (field, text) in
@@ -157,8 +202,9 @@ fn export() -> Vec<u8> {
             record.set(field, text.as_bytes());
         }
         let redacted = redact(record, &Redactor::default());
-        Encoder::default().append(&redacted, 1, &mut batch);
+        stream.seal(&redacted, Stamp::default(), &mut thread);
     }
+    let batch = thread.0;
     export_request(&resource([("k8s.pod.name", "{\"not\": a record")]), &[&batch])
 }
 

@@ -41,11 +41,13 @@ pub fn from_env(vars: &dyn Vars) -> Result<Config, ConfigError> {
     let host_ips = reader.addresses(env::HOST_IPS);
     let policy = reader.policy();
     let operator = reader.operator();
+    let image = reader.optional(env::IMAGE);
     let log = reader.optional(env::LOG).unwrap_or_else(|| "info".to_owned());
     log_filter(env::LOG, &log, &mut reader.problems);
     match policy {
         Some(policy) if reader.problems.is_empty() => Ok(Config {
             workload,
+            image,
             listen: pod_listen(),
             pod_ips,
             host_ips,

@@ -158,6 +158,7 @@ pub fn from_yaml(text: &str, vars: &dyn Vars) -> Result<Config, ConfigError> {
     match listen {
         Some(listen) if problems.is_empty() => Ok(Config {
             workload,
+            image: None,
             listen,
             pod_ips: Vec::new(),
             host_ips: Vec::new(),

@@ -32,6 +32,8 @@ pub const DATA_THREADS_MAX: usize = 64;
 pub struct Config {
     /// Who is audited: the resource of every record.
     pub workload: Workload,
+    /// The sidecar's own image; absent outside Kubernetes.
+    pub image: Option<String>,
     /// Where the sidecar listens.
     pub listen: Listen,
     /// The pod's addresses; the first is where `/probe/tcp/<port>` dials. Empty outside Kubernetes.

@@ -1,10 +1,13 @@
-//! What a data thread keeps: the policy in force, time, randomness, and the batch of records it is filling.
+//! What a data thread keeps: the policy in force, time, randomness, keys, its stream, and the batch that it is filling.
 
+mod desk;
+mod key;
 mod random;
 mod recorder;
 
+pub use key::EpochKey;
 pub use random::Random;
-pub use recorder::{FLUSH_AFTER, Recorder, Shared};
+pub use recorder::{FLUSH_AFTER, NoStream, Recorder, Shared};
 
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

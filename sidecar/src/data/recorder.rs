@@ -1,26 +1,23 @@
-//! The recorder of one data thread: takes redacted records, encodes them into a batch, hands whole batches over.
+//! The recorder of one data thread: takes redacted records, seals them into its stream, hands whole batches over.
 
-use super::{Random, now};
-use crate::export::{Batch, GapReason, Queue};
+use super::desk::Desk;
+use super::{EpochKey, now};
+use crate::export::{LossReason, Queue};
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
 use crate::tail::Tail;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use testimony_core::capture::{InFlight, Outcome, Shell};
+use testimony_core::capture::{InFlight, Outcome, Shell, Unrecorded};
+use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Stream};
 use testimony_core::policy::{Compiled, Direction};
-use testimony_core::record::{Encoded, Encoder, Field, Record, Redacted, Stamp};
+use testimony_core::record::{Gap, GapReason, Record, Redacted, Stamp, Typ};
 use tokio::sync::Notify;
 
-/// A batch leaves the data thread with this many records,
-const BATCH_RECORDS_MAX: u32 = 64;
-/// or this many bytes,
-const BATCH_BYTES_MAX: usize = 128 * 1024;
-/// or when its first record is this old.
+/// A batch leaves the data thread when its first record is this old, full or not.
 pub const FLUSH_AFTER: Duration = Duration::from_millis(100);
 
 /// What all data threads of a worker share.
@@ -40,28 +37,47 @@ pub struct Shared {
     pub tail: Tail,
 }
 
+/// Why a data thread cannot have a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum NoStream {
+    /// Something of its origin cannot stand in a name.
+    #[error(transparent)]
+    Name(#[from] testimony_core::evidence::stream::NotAStream),
+    /// The system gave no randomness.
+    #[error("no randomness for a key")]
+    Key,
+}
+
 /// Handle of one data thread's recorder; clones share it.
 #[derive(Clone)]
 pub struct Recorder {
     shared: Shared,
     inner: Rc<RefCell<Inner>>,
-    filled: Rc<Notify>,
+    stirred: Rc<Notify>,
+    /// The thread that tells what sinks lost.
+    tells_losses: bool,
 }
 
-#[derive(Default)]
 struct Inner {
-    random: Random,
-    encoder: Encoder,
-    batch: Vec<u8>,
-    records: u32,
-    first_ns: u64,
-    last_ns: u64,
+    stream: Stream<EpochKey>,
+    desk: Desk,
+    policy: Arc<Compiled>,
 }
 
 impl Recorder {
-    /// A recorder with an empty batch.
-    pub fn new(shared: Shared) -> Self {
-        Self { shared, inner: Rc::default(), filled: Rc::default() }
+    /// A recorder with a stream of its own, opened now.
+    ///
+    /// # Errors
+    /// See [`NoStream`].
+    pub fn new(shared: Shared, origin: Origin) -> Result<Self, NoStream> {
+        let mut desk = Desk::new(shared.queue.clone(), shared.metrics.clone(), shared.tail.clone());
+        let policy = shared.policy.load_full();
+        let key = desk.key().ok_or(NoStream::Key)?;
+        let tells_losses = origin.thread == 0;
+        let stream = Stream::open(origin, key, &policy.document().revision, now(), &mut desk)?;
+        let stirred = Rc::new(Notify::new());
+        stirred.notify_one();
+        Ok(Self { shared, inner: Rc::new(RefCell::new(Inner { stream, desk, policy })), stirred, tells_losses })
     }
 
     /// What all data threads share.
@@ -69,27 +85,99 @@ impl Recorder {
         &self.shared
     }
 
-    /// Waits until the batch has its first record.
-    pub async fn filled(&self) {
-        self.filled.notified().await;
+    /// Declares exchanges that an earlier process saw.
+    pub fn lose(&self, gap: Gap) {
+        self.inner.borrow_mut().stream.lose(gap, None);
+        self.stirred.notify_one();
+    }
+
+    /// Keeps the stream's schedule, hands over batches that have waited, and tells what sinks lost. Never ends.
+    pub async fn keep(&self) {
+        let losses = self.shared.queue.losses_told();
+        loop {
+            let due_ns = self.inner.borrow().stream.due_ns();
+            let wait = Duration::from_nanos(due_ns.saturating_sub(now().mono_ns));
+            tokio::select! {
+                () = self.stirred.notified() => {
+                    tokio::time::sleep(FLUSH_AFTER).await;
+                    self.tick();
+                    self.flush();
+                }
+                () = tokio::time::sleep(wait) => self.tick(),
+                () = losses.notified(), if self.tells_losses => self.tell_losses(),
+            }
+        }
+    }
+
+    /// Does what the stream has to do now.
+    pub fn tick(&self) {
+        let now = now();
+        let mut guard = self.inner.borrow_mut();
+        let Inner { stream, desk, .. } = &mut *guard;
+        stream.tick(now, desk);
+        guard.settle(&self.shared, &self.stirred, now);
+    }
+
+    /// Seals holes for what sinks will never have.
+    pub fn tell_losses(&self) {
+        let now = now();
+        let mut guard = self.inner.borrow_mut();
+        let Inner { stream, desk, .. } = &mut *guard;
+        for (sink, loss) in self.shared.queue.take_losses() {
+            let nodes: Vec<_> = loss.range.nodes().collect();
+            let facts = HoleFacts {
+                stream: &loss.stream,
+                from: loss.range.begin(),
+                to: loss.range.end(),
+                sink: Some(&sink),
+                reason: loss.reason.as_str(),
+                nodes: &nodes,
+            };
+            if !stream.hole(&facts, now, desk) {
+                self.shared.queue.return_loss(&sink, loss);
+            }
+        }
+        guard.settle(&self.shared, &self.stirred, now);
     }
 
     /// Hands the batch over, if it holds anything.
     pub fn flush(&self) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.records == 0 {
-            return;
+        self.inner.borrow_mut().desk.flush();
+    }
+
+    /// The data thread ends: the stream closes, and its last batch goes.
+    pub fn close(&self) {
+        if self.tells_losses {
+            self.tell_losses();
         }
-        let batch = Batch {
-            log_records: Bytes::copy_from_slice(&inner.batch),
-            records: inner.records,
-            first_unix_nanos: inner.first_ns,
-            last_unix_nanos: inner.last_ns,
-        };
-        inner.batch.clear();
-        inner.records = 0;
-        drop(inner);
-        self.shared.queue.push(batch);
+        let now = now();
+        let mut guard = self.inner.borrow_mut();
+        let Inner { stream, desk, .. } = &mut *guard;
+        if !stream.close(now, desk) {
+            tracing::error!(stream = %stream.id(), "no room to close the stream in order");
+        }
+        guard.settle(&self.shared, &self.stirred, now);
+        guard.desk.flush();
+    }
+}
+
+impl Inner {
+    /// After each step: a policy that changed is told, heads are signed, a full batch goes.
+    fn settle(&mut self, shared: &Shared, stirred: &Notify, now: Stamp) {
+        let in_force = shared.policy.load();
+        if !Arc::ptr_eq(&in_force, &self.policy)
+            && self.stream.policy(&in_force.document().revision, now, &mut self.desk)
+        {
+            self.policy = Arc::clone(&in_force);
+        }
+        if self.stream.awaits_durable() {
+            // What waits in memory is as durable as it gets.
+            self.stream.durable(self.stream.position(), now, &mut self.desk);
+        }
+        self.desk.flush_full();
+        if self.desk.has_begun() {
+            stirred.notify_one();
+        }
     }
 }
 
@@ -99,7 +187,7 @@ impl Shell for Recorder {
     }
 
     fn random(&mut self) -> u128 {
-        self.inner.borrow_mut().random.next_u128()
+        self.inner.borrow_mut().desk.random.next_u128()
     }
 
     fn policy(&self) -> Arc<Compiled> {
@@ -111,42 +199,43 @@ impl Shell for Recorder {
     }
 
     fn emit(&mut self, record: Redacted<Record>) {
-        let start = record.get().get(Field::T0).and_then(|t| std::str::from_utf8(t).ok()?.parse().ok()).unwrap_or(0);
-        let observed = now().wall_ns;
+        let now = now();
         let mut guard = self.inner.borrow_mut();
-        let inner = &mut *guard;
-        if inner.encoder.append(&record, observed, &mut inner.batch) == Encoded::TooLong {
-            self.shared.queue.declare_loss(GapReason::RecordTooLong, 1, true, start, observed);
-            return;
+        let Inner { stream, desk, .. } = &mut *guard;
+        match stream.seal(&record, now, desk) {
+            Fate::Sealed => {
+                self.shared.metrics.records.inc();
+                if record.get().event().is_stage() {
+                    self.shared.metrics.stages.inc();
+                }
+            }
+            Fate::Folded => self.stirred.notify_one(),
+            Fate::Lost(reason) => {
+                self.stirred.notify_one();
+                if record.get().typ() == Some(Typ::Exchange) {
+                    self.shared.queue.count_unsealed(match reason {
+                        GapReason::RecordTooLong => LossReason::RecordTooLong,
+                        _ => LossReason::QueueFull,
+                    });
+                }
+            }
         }
-        self.shared.metrics.records.inc();
-        self.shared.tail.publish(record.get().event().as_str(), inner.encoder.body());
-        if record.get().event().is_stage() {
-            self.shared.metrics.stages.inc();
-        }
-        if inner.records == 0 {
-            inner.first_ns = start;
-            inner.last_ns = start;
-            self.filled.notify_one();
-        }
-        inner.first_ns = inner.first_ns.min(start);
-        inner.last_ns = inner.last_ns.max(start);
-        inner.records += 1;
-        let full = inner.records >= BATCH_RECORDS_MAX || inner.batch.len() >= BATCH_BYTES_MAX;
-        drop(guard);
-        if full {
-            self.flush();
-        }
+        guard.settle(&self.shared, &self.stirred, now);
     }
 
-    fn count(&mut self, direction: Direction, outcome: Outcome, recorded: bool) {
+    fn begin(&mut self) {
+        self.inner.borrow_mut().stream.begin();
+    }
+
+    fn count(&mut self, direction: Direction, outcome: Outcome, none: Option<Unrecorded<'_>>) {
         let outcome = match outcome {
             Outcome::Success => metrics::Outcome::Success,
             Outcome::Failure => metrics::Outcome::Failure,
             Outcome::Unknown => metrics::Outcome::Unknown,
         };
         self.shared.metrics.exchange(direction, outcome);
-        if !recorded {
+        if let Some(Unrecorded { revision, rule }) = none {
+            self.inner.borrow_mut().stream.none(revision, rule);
             self.shared.metrics.not_recorded();
         }
     }

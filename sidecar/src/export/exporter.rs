@@ -1,8 +1,8 @@
 //! Starts and ends the sinks' tasks as policy asks for.
 
-use super::queue::{Queue, SinkQueue};
+use super::queue::Queue;
 use super::sink::{Control, SinkTask};
-use super::{GapEncoder, GapReason};
+use super::sink_queue::SinkQueue;
 use crate::config::SinkHeader;
 use crate::metrics::Metrics;
 use bytes::Bytes;
@@ -28,8 +28,6 @@ pub struct Settings {
     pub namespace: Option<String>,
     /// Headers from the configuration, by sink.
     pub sink_headers: BTreeMap<String, Vec<SinkHeader>>,
-    /// Makes the record of a gap.
-    pub gap_record: GapEncoder,
     /// Where to count.
     pub metrics: Arc<Metrics>,
 }
@@ -61,7 +59,7 @@ pub struct Exporter {
 pub struct Undelivered {
     /// Records that no answer acknowledged; the sink may have some of them.
     pub records: u64,
-    /// Records lost before, whose gap was not delivered either.
+    /// Records lost before, of which no hole tells.
     pub undeclared: u64,
 }
 
@@ -184,7 +182,7 @@ impl Exporter {
             }
             None => {
                 tracing::error!(sink = %queue.name, "the export task broke off and is started anew");
-                queue.abandon_sending(GapReason::WorkerDied);
+                queue.abandon_sending();
                 if current {
                     let name = queue.name.to_string();
                     self.start(&name);

@@ -3,29 +3,33 @@
 //! ```text
 //! data thread --push--> Queue (all sinks) --> SinkQueue --> sink task: join, compress, POST, judge the answer
 //! ```
-//! [`Queue::push`] never blocks and never fails: what a full queue cannot take is counted, and declared by a gap record
-//! that leaves in front of the sink's next records. Nothing is released before a sink said that it has it. A sink's
-//! answers decide: success releases; 429, 5xx and broken connections are retried for ever; wrong credentials or a wrong
-//! path park the queue; a refused request is split until single records remain, and those are counted as lost.
+//! A data thread reserves a place ([`Queue::ticket`]) before it seals: while no sink has room, records become a gap.
+//! [`Queue::push`] never blocks and never fails. Nothing is released before a sink said that it has it. A sink's answers
+//! decide: success releases; 429, 5xx and broken connections are retried for ever; wrong credentials or a wrong path park
+//! the queue; a request that is refused, or accepted in part, is split until single records remain. What one sink never
+//! gets is a [`Loss`], and the data thread tells it as a hole.
 
 mod answer;
 mod exporter;
 mod grpc;
 mod headers;
 mod queue;
+mod seals;
 mod secrets;
 mod sink;
+mod sink_queue;
 #[cfg(test)]
 mod testing;
+mod ticket;
 mod transport;
 mod wire;
 
 pub use exporter::{Exporter, Settings, SinkFolders, Undelivered, new};
 pub use queue::Queue;
-pub use testimony_core::record::{Gap, GapReason};
+pub use seals::{LOSSES_MAX, Loss, LossReason, Mark, Seals};
+pub use ticket::Ticket;
 
 use bytes::Bytes;
-use std::sync::Arc;
 
 /// Largest OTLP request, in bytes of encoded records before compression. A single larger record goes alone.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -39,9 +43,8 @@ pub struct Batch {
     pub records: u32,
     /// When the first of their exchanges began, in nanoseconds since the epoch.
     pub first_unix_nanos: u64,
-    /// When the last of them was sealed, in nanoseconds since the epoch.
+    /// When the last of them began, in nanoseconds since the epoch.
     pub last_unix_nanos: u64,
+    /// Their places in their stream; `None`: they have none, and their loss can only be counted.
+    pub seals: Option<Seals>,
 }
-
-/// Encodes a gap as a record: the bytes of one LogRecord with tag and length, as in [`Batch::log_records`].
-pub type GapEncoder = Arc<dyn Fn(&Gap) -> Bytes + Send + Sync>;

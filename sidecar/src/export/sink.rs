@@ -2,10 +2,10 @@
 
 use super::answer::Verdict;
 use super::exporter::{Settings, Undelivered};
-use super::queue::{SinkQueue, Taken};
+use super::seals::LossReason;
+use super::sink_queue::{SinkQueue, Taken};
 use super::transport::{Body, Transport};
-use super::wire::{Part, PartialSuccess, Piece};
-use super::{Gap, GapReason};
+use super::wire::{PartialSuccess, Piece};
 use crate::client::{Backoff, Jitter};
 use crate::metrics::ExportResult;
 use std::sync::Arc;
@@ -107,13 +107,8 @@ impl SinkTask {
 
     /// Sends everything that was taken, split as far as the sink asks for. Some: the time was over before.
     async fn deliver(&mut self, taken: Taken) -> Option<Undelivered> {
-        let gaps = taken.gaps.into_iter().map(|gap| {
-            let record = (self.settings.gap_record)(&gap);
-            Part::Gap(gap, record)
-        });
-        let parts = gaps.chain(taken.batches.into_iter().map(Part::Records)).collect();
         // Halves go back on top, the first last: the order of the records stays.
-        let mut pieces = vec![Piece(parts)];
+        let mut pieces = vec![Piece(taken.batches)];
         while let Some(piece) = pieces.pop() {
             let piece = if piece.bytes() > super::REQUEST_BYTES_MAX {
                 match piece.halves() {
@@ -127,17 +122,22 @@ impl SinkTask {
                 piece
             };
             match self.send(&piece).await {
-                Sent::Taken(partial) => self.taken(piece, partial),
+                Sent::Taken(partial) if partial.rejected == 0 => self.taken(&piece, partial),
+                // Which ones, it does not say: they are sent again, fewer at a time. A sink tells them apart by their places.
+                Sent::Taken(partial) => {
+                    let why = self.partly_taken(&piece, partial);
+                    match piece.halves() {
+                        Ok((first, second)) => pieces.extend([second, first]),
+                        Err(single) => self.refused(single, &why),
+                    }
+                }
                 Sent::Refused(why) => match piece.halves() {
                     Ok((first, second)) => pieces.extend([second, first]),
                     Err(single) => self.refused(single, &why),
                 },
                 Sent::Over => {
                     pieces.push(piece);
-                    return Some(Undelivered {
-                        records: pieces.iter().map(Piece::records).sum(),
-                        undeclared: pieces.iter().flat_map(|piece| &piece.0).map(undeclared).sum(),
-                    });
+                    return Some(Undelivered { records: pieces.iter().map(Piece::records).sum(), undeclared: 0 });
                 }
             }
         }
@@ -192,7 +192,7 @@ impl SinkTask {
         let body = match body {
             Some(made) => made,
             none => {
-                let runs: Vec<&[u8]> = piece.0.iter().map(|part| &part.bytes()[..]).collect();
+                let runs: Vec<&[u8]> = piece.0.iter().map(|batch| &batch.log_records[..]).collect();
                 match Body::new(&self.sink, &export_request(&self.settings.resource, &runs)) {
                     Ok(made) => none.insert(made),
                     Err(error) => {
@@ -224,27 +224,23 @@ impl SinkTask {
         }
     }
 
-    fn taken(&mut self, piece: Piece, partial: PartialSuccess) {
+    fn taken(&mut self, piece: &Piece, answer: PartialSuccess) {
+        let records = piece.records();
+        self.queue.release(piece.bytes(), records, records);
+        self.queue.metrics.request(ExportResult::Success);
+        // A message without a rejection is a warning.
+        let warning = Some(answer.message).filter(|message| !message.is_empty());
+        self.tell(SinkCondition::Delivering, warning);
+    }
+
+    fn partly_taken(&mut self, piece: &Piece, partial: PartialSuccess) -> String {
         let records = piece.records();
         let rejected = partial.rejected.min(records);
-        self.queue.release(piece.queue_bytes(), records, records - rejected);
-        if partial.rejected == 0 {
-            self.queue.metrics.request(ExportResult::Success);
-            // A message without a rejection is a warning.
-            let warning = Some(partial.message).filter(|message| !message.is_empty());
-            self.tell(SinkCondition::Delivering, warning);
-            return;
-        }
         self.queue.metrics.request(ExportResult::Partial);
         let why = format!("{rejected} of {records} records rejected: {}", partial.message);
         tracing::warn!(sink = %self.queue.name, rejected, records, message = partial.message, "records rejected by the sink");
-        self.tell(SinkCondition::Delivering, Some(why));
-        if rejected > 0 {
-            self.lose(&piece, rejected);
-        } else {
-            // Nothing but gaps was in it.
-            self.queue.hold_gaps(gaps(piece));
-        }
+        self.tell(SinkCondition::Delivering, Some(why.clone()));
+        why
     }
 
     /// The sink will never take this single record.
@@ -252,23 +248,10 @@ impl SinkTask {
         let records = piece.records();
         tracing::warn!(sink = %self.queue.name, records, error = why, "a record is refused by the sink");
         self.tell(SinkCondition::Failing, Some(why.to_owned()));
-        self.queue.release(piece.queue_bytes(), records, 0);
-        if records > 0 {
-            self.lose(&piece, records);
+        self.queue.release(piece.bytes(), records, 0);
+        for batch in &piece.0 {
+            self.queue.lose(u64::from(batch.records), batch.seals.as_ref(), LossReason::Rejected);
         }
-        self.queue.hold_gaps(gaps(piece));
-    }
-
-    fn lose(&self, piece: &Piece, count: u64) {
-        let batches =
-            || piece.0.iter().filter_map(|part| if let Part::Records(batch) = part { Some(batch) } else { None });
-        self.queue.lose(Gap {
-            count,
-            exact: true,
-            from_ns: batches().map(|batch| batch.first_unix_nanos).min().unwrap_or(0),
-            to_ns: batches().map(|batch| batch.last_unix_nanos).max().unwrap_or(0),
-            reason: GapReason::Rejected,
-        });
     }
 
     /// Tells a condition; a line in the log only when it is another.
@@ -301,12 +284,4 @@ async fn drained(control: &watch::Receiver<Control>) {
             None => {}
         }
     }
-}
-
-fn gaps(piece: Piece) -> Vec<Gap> {
-    piece.0.into_iter().filter_map(|part| if let Part::Gap(gap, _) = part { Some(gap) } else { None }).collect()
-}
-
-fn undeclared(part: &Part) -> u64 {
-    if let Part::Gap(gap, _) = part { gap.count } else { 0 }
 }

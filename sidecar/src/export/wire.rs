@@ -1,24 +1,15 @@
 //! The bytes of OTLP that export needs: parts of requests that can be split between records, and the answer's partial
 //! success.
 
-use super::{Batch, Gap};
+use super::Batch;
 use bytes::Bytes;
 use testimony_core::otlp::split_records;
 
 const LENGTH_DELIMITED: u64 = 2;
 
-/// A part of a request: records that belong together when it is split.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// Records.
-    Records(Batch),
-    /// A gap, as a record.
-    Gap(Gap, Bytes),
-}
-
-/// Parts that are sent together.
+/// Batches that are sent together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Piece(pub(super) Vec<Part>);
+pub(super) struct Piece(pub(super) Vec<Batch>);
 
 /// What a sink says of a request that it took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,39 +25,15 @@ pub(super) struct PartialSuccess {
 #[error("not an ExportLogsServiceResponse")]
 pub(super) struct NotAResponse;
 
-// === impl Part ===
-
-impl Part {
-    pub(super) fn bytes(&self) -> &Bytes {
-        match self {
-            Self::Records(batch) => &batch.log_records,
-            Self::Gap(_, bytes) => bytes,
-        }
-    }
-
-    /// Audit records in it; a gap record is none.
-    pub(super) fn records(&self) -> u64 {
-        match self {
-            Self::Records(batch) => u64::from(batch.records),
-            Self::Gap(..) => 0,
-        }
-    }
-}
-
 // === impl Piece ===
 
 impl Piece {
     pub(super) fn bytes(&self) -> usize {
-        self.0.iter().map(|part| part.bytes().len()).sum()
-    }
-
-    /// Bytes that count against the queue's limit: gap records do not.
-    pub(super) fn queue_bytes(&self) -> usize {
-        self.0.iter().filter(|part| matches!(part, Part::Records(_))).map(|part| part.bytes().len()).sum()
+        self.0.iter().map(|batch| batch.log_records.len()).sum()
     }
 
     pub(super) fn records(&self) -> u64 {
-        self.0.iter().map(Part::records).sum()
+        self.0.iter().map(|batch| u64::from(batch.records)).sum()
     }
 
     /// Whether it is a single record, which cannot be split.
@@ -80,18 +47,26 @@ impl Piece {
             let rest = self.0.split_off(self.0.len() / 2);
             return Ok((self, Self(rest)));
         }
-        let Some(Part::Records(batch)) = self.0.first() else { return Err(self) };
+        let Some(batch) = self.0.first() else { return Err(self) };
         let half = batch.records / 2;
+        let count = usize::try_from(half).unwrap_or(usize::MAX);
         let records = split_records(&batch.log_records);
-        let first = records.get(..usize::try_from(half).unwrap_or(usize::MAX));
-        let cut = first.map(|records| records.iter().map(|record| record.len()).sum::<usize>());
+        let cut = records.get(..count).map(|records| records.iter().map(|record| record.len()).sum::<usize>());
         let Some(cut) = cut.filter(|cut| half > 0 && *cut < batch.log_records.len()) else { return Err(self) };
-        let part = |bytes: Bytes, records: u32| {
-            Self(vec![Part::Records(Batch { log_records: bytes, records, ..batch.clone() })])
+        let (first, second) = match &batch.seals {
+            Some(seals) => {
+                let (first, second) = seals.split(count);
+                (Some(first), Some(second))
+            }
+            None => (None, None),
         };
-        let first = part(batch.log_records.slice(..cut), half);
-        let second = part(batch.log_records.slice(cut..), batch.records - half);
-        Ok((first, second))
+        let part = |bytes: Bytes, records: u32, seals| {
+            Self(vec![Batch { log_records: bytes, records, seals, ..batch.clone() }])
+        };
+        Ok((
+            part(batch.log_records.slice(..cut), half, first),
+            part(batch.log_records.slice(cut..), batch.records - half, second),
+        ))
     }
 }
 
@@ -163,7 +138,6 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::GapReason;
     use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
     use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
     use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs};
@@ -185,12 +159,8 @@ mod tests {
 
     fn piece(texts: &[String]) -> Piece {
         let records = u32::try_from(texts.len()).expect("few");
-        Piece(vec![Part::Records(Batch {
-            log_records: encode(texts),
-            records,
-            first_unix_nanos: 1,
-            last_unix_nanos: 2,
-        })])
+        let (log_records, first_unix_nanos, last_unix_nanos) = (encode(texts), 1, 2);
+        Piece(vec![Batch { log_records, records, first_unix_nanos, last_unix_nanos, seals: None }])
     }
 
     /// All records, by splitting until nothing can be split.
@@ -212,16 +182,16 @@ mod tests {
             let singles = singles(whole.clone());
             prop_assert_eq!(singles.len(), texts.len());
             prop_assert!(singles.iter().all(|single| single.records() == 1));
-            let joined: Vec<u8> = singles.iter().flat_map(|single| single.0.iter()).flat_map(|part| part.bytes().to_vec()).collect();
+            let joined: Vec<u8> = singles.iter().flat_map(|single| single.0.iter()).flat_map(|batch| batch.log_records.to_vec()).collect();
             prop_assert_eq!(&joined[..], &encode(&texts)[..]);
-            prop_assert_eq!(whole.queue_bytes(), joined.len());
+            prop_assert_eq!(whole.bytes(), joined.len());
         }
 
         #[test]
         fn any_bytes_are_split_or_not_but_never_lost(bytes in prop::collection::vec(any::<u8>(), 0..100), records in 0_u32..9) {
-            let batch = Batch { log_records: bytes.clone().into(), records, first_unix_nanos: 0, last_unix_nanos: 0 };
-            let singles = singles(Piece(vec![Part::Records(batch)]));
-            let joined: Vec<u8> = singles.iter().flat_map(|single| single.0.iter()).flat_map(|part| part.bytes().to_vec()).collect();
+            let batch = Batch { log_records: bytes.clone().into(), records, first_unix_nanos: 0, last_unix_nanos: 0, seals: None };
+            let singles = singles(Piece(vec![batch]));
+            let joined: Vec<u8> = singles.iter().flat_map(|single| single.0.iter()).flat_map(|batch| batch.log_records.to_vec()).collect();
             prop_assert_eq!(joined, bytes);
             prop_assert_eq!(singles.iter().map(Piece::records).sum::<u64>(), u64::from(records));
         }
@@ -250,17 +220,5 @@ mod tests {
         let negative = ExportLogsPartialSuccess { rejected_log_records: -1, error_message: String::new() };
         let bytes = ExportLogsServiceResponse { partial_success: Some(negative) }.encode_to_vec();
         assert_eq!(partial_success(&bytes), Ok(PartialSuccess::default()));
-    }
-
-    #[test]
-    fn a_gap_is_never_split_and_counts_neither_as_record_nor_against_the_queue() {
-        let gap = Gap { count: 9, exact: true, from_ns: 0, to_ns: 0, reason: GapReason::QueueFull };
-        let gap = Part::Gap(gap, encode(&["gap".to_owned()]));
-        let single = Piece(vec![gap.clone()]);
-        assert_eq!((single.records(), single.queue_bytes()), (0, 0));
-        assert_eq!(single.clone().halves(), Err(single));
-        let mut both = piece(&["a".to_owned(), "b".to_owned()]);
-        both.0.insert(0, gap);
-        assert_eq!(singles(both).len(), 3);
     }
 }

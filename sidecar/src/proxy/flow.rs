@@ -273,7 +273,8 @@ impl Flow {
             _ => (Protocol::Opaque, "tcp"),
         };
         metrics.connection(direction, protocol);
-        let capture = OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto).resuming(detect.shown);
+        let capture =
+            OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto).resuming(detect.shown).begun();
         let capture = if detected == Detected::Tls { capture.watching_tls() } else { capture };
         let mut opaque = Box::new(Opaque { capture });
         opaque.capture.from_client(&detect.held);

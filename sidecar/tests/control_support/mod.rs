@@ -22,11 +22,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
+use testimony_core::evidence::merkle::leaf;
+use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{Compression, Correlation, DOCUMENT_VERSION, DocumentSink, PolicyDocument, SinkProtocol};
-use testimony_sidecar::export::Batch;
+use testimony_sidecar::export::{Batch, Mark, Seals};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -336,7 +338,7 @@ pub fn record(body: &str) -> Bytes {
     out.into()
 }
 
-/// Records `r<from>` .. `r<from + count - 1>`; a record's time is its number.
+/// Records `r<from>` .. `r<from + count - 1>`; a record's time and its place in the stream are its number.
 pub fn batch(from: u32, count: u32) -> Batch {
     let bytes: Vec<u8> = (from..from + count).flat_map(|number| record(&format!("r{number}"))).collect();
     Batch {
@@ -344,7 +346,19 @@ pub fn batch(from: u32, count: u32) -> Batch {
         records: count,
         first_unix_nanos: u64::from(from),
         last_unix_nanos: u64::from(from + count - 1),
+        seals: Some(Seals::new(stream(), (from..from + count).map(mark).collect())),
     }
+}
+
+fn mark(number: u32) -> Mark {
+    Some((u64::from(number), leaf(&number.to_be_bytes())))
+}
+
+/// The one stream of these tests.
+fn stream() -> Arc<StreamId> {
+    static STREAM: LazyLock<Arc<StreamId>> =
+        LazyLock::new(|| Arc::new(format!("c/shop/p/{:032x}-0-0", 1).parse().expect("a name")));
+    STREAM.clone()
 }
 
 pub fn names(range: std::ops::Range<u32>) -> Vec<String> {

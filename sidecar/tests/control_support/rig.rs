@@ -1,15 +1,15 @@
 //! An exporter with its queue, for the tests of export.
 
-use super::{DEADLINE, Received, record};
-use bytes::Bytes;
+use super::{DEADLINE, Received};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use testimony_core::evidence::seal::Class;
 use testimony_core::policy::{DocumentSink, SinkState};
 use testimony_sidecar::config::SinkHeader;
-use testimony_sidecar::export::{self, Batch, Gap, GapEncoder, Queue, Settings, SinkFolders, Undelivered};
+use testimony_sidecar::export::{self, Batch, Queue, Settings, SinkFolders, Undelivered};
 use testimony_sidecar::metrics::Metrics;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,18 +27,12 @@ pub struct Options {
     pub sinks: Vec<DocumentSink>,
     pub folders: SinkFolders,
     pub sink_headers: BTreeMap<String, Vec<SinkHeader>>,
-    pub gap_record: GapEncoder,
 }
 
 impl Options {
     pub fn new(sinks: Vec<DocumentSink>) -> Self {
-        Self { sinks, folders: SinkFolders::default(), sink_headers: BTreeMap::new(), gap_record: Arc::new(gap_record) }
+        Self { sinks, folders: SinkFolders::default(), sink_headers: BTreeMap::new() }
     }
-}
-
-pub fn gap_record(gap: &Gap) -> Bytes {
-    let exact = if gap.exact { "" } else { "~" };
-    record(&format!("gap {} {exact}{} {}-{}", gap.reason.as_str(), gap.count, gap.from_ns, gap.to_ns))
 }
 
 impl Rig {
@@ -56,14 +50,31 @@ impl Rig {
             folders: options.folders,
             namespace: Some("shop".to_owned()),
             sink_headers: options.sink_headers,
-            gap_record: options.gap_record,
             metrics: metrics.clone(),
         };
         let (queue, exporter) = export::new(settings, watched);
-        before.iter().cloned().for_each(|batch| queue.push(batch));
+        before.iter().cloned().for_each(|batch| queue.push(batch, None));
         let mut task = JoinSet::new();
         task.spawn(exporter.run(ended));
         Self { queue, policy, shutdown, task, metrics }
+    }
+
+    /// Pushes a batch as a data thread does: into the places that it reserved. Returns whether any sink had room.
+    pub fn push(&self, batch: Batch) -> bool {
+        let ticket = self.queue.ticket(batch.log_records.len(), Class::Traffic);
+        let room = ticket.is_some();
+        if let Some(ticket) = ticket {
+            self.queue.push(batch, Some(ticket));
+        }
+        room
+    }
+
+    /// What is to be told of the sinks: name, first place, the place after the last, reason.
+    pub fn losses(&self) -> Vec<(String, u64, u64, &'static str)> {
+        let told = |(sink, loss): (Arc<str>, export::Loss)| {
+            (sink.to_string(), loss.range.begin(), loss.range.end(), loss.reason.as_str())
+        };
+        self.queue.take_losses().into_iter().map(told).collect()
     }
 
     pub fn state(&self) -> SinkState {

@@ -64,10 +64,11 @@ impl Sidecar {
     }
 }
 
-/// An OTLP receiver that answers 200 with an empty body, as VictoriaLogs does.
+/// An OTLP receiver of records of traffic that answers 200 with an empty body, as VictoriaLogs does.
 pub struct Sink {
     pub address: SocketAddr,
     records: Arc<(Mutex<Vec<Record>>, Condvar)>,
+    evidence: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Sink {
@@ -75,14 +76,20 @@ impl Sink {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");
         let records: Arc<(Mutex<Vec<Record>>, Condvar)> = Arc::default();
-        let taken = records.clone();
+        let evidence: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let (taken, sealed) = (records.clone(), evidence.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let taken = taken.clone();
-                thread::spawn(move || while take(&stream, &taken).is_some() {});
+                let (taken, sealed) = (taken.clone(), sealed.clone());
+                thread::spawn(move || while take(&stream, &taken, &sealed).is_some() {});
             }
         });
-        Self { address, records }
+        Self { address, records, evidence }
+    }
+
+    /// Every body that came, those about the stream itself too.
+    pub fn bodies(&self) -> Vec<Vec<u8>> {
+        self.evidence.lock().expect("lock").clone()
     }
 
     /// Waits for at least `count` records of what is over, then a moment longer so that a surplus shows. Stages are left
@@ -110,7 +117,7 @@ impl Sink {
     }
 }
 
-fn take(mut stream: &TcpStream, records: &(Mutex<Vec<Record>>, Condvar)) -> Option<()> {
+fn take(mut stream: &TcpStream, records: &(Mutex<Vec<Record>>, Condvar), evidence: &Mutex<Vec<Vec<u8>>>) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
@@ -133,6 +140,10 @@ fn take(mut stream: &TcpStream, records: &(Mutex<Vec<Record>>, Condvar)) -> Opti
     for log in logs {
         let Some(Value::StringValue(body)) = log.body.and_then(|b| b.value) else { panic!("a body that is no string") };
         let map = parse_body(body.as_bytes()).expect("canonical");
+        evidence.lock().expect("lock").push(body.into_bytes());
+        if !matches!(&map["typ"][..], b"exchange" | b"stage" | b"burst" | b"gap") {
+            continue;
+        }
         let fields = map.into_iter().map(|(k, v)| (k, String::from_utf8_lossy(&v).into_owned()));
         guard.push(fields.chain([("(event)".to_owned(), log.event_name)]).collect());
     }

@@ -1,0 +1,208 @@
+//! What a stream asks of its data thread, and what it gives to it.
+
+use crate::evidence::hash::Hash;
+use crate::evidence::note::{PublicKey, SIGNATURE_BYTES, SignedNote};
+use crate::evidence::stream::StreamId;
+use crate::otlp::proto;
+use crate::record::{EventName, GapReason, Typ};
+use std::sync::Arc;
+
+/// An Ed25519 key of one epoch (K2). Whoever makes it erases the secret when it is dropped.
+pub trait Signer {
+    /// The public key.
+    fn public(&self) -> PublicKey;
+    /// Signs a message.
+    fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES];
+}
+
+/// For what a place is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// An exchange or a stage of one.
+    Traffic,
+    /// A record about the stream itself: places are kept for them (T5).
+    Evidence,
+}
+
+/// A place that is wanted in the writer's queue (S3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// For what.
+    pub class: Class,
+    /// Bytes of the canonical body.
+    pub body_bytes: usize,
+    /// Bytes of the OTLP LogRecord, which holds the body.
+    pub log_bytes: usize,
+}
+
+/// What a stream needs from its data thread: places, randomness, keys, and where to leave what it made.
+pub trait Host {
+    /// Its keys.
+    type Key: Signer;
+    /// 128 random bits.
+    fn random(&mut self) -> u128;
+    /// A new key; `None` when none could be made: the rollover is tried again later.
+    fn key(&mut self) -> Option<Self::Key>;
+    /// Reserves a place. False: there is none, and the record is not sealed (S3).
+    fn reserve(&mut self, wanted: Wanted) -> bool;
+    /// Takes what was sealed into the place that was reserved last. The first record of a stream comes without a
+    /// reservation: there is always room for that one.
+    fn write(&mut self, sealed: Sealed<'_>);
+    /// Takes a signed head.
+    fn head(&mut self, head: Head<'_>);
+}
+
+/// How far the streams of one thread went: all before is older. Ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Number of the stream: counts rotations (S1).
+    pub rotation: u64,
+    /// Size of that stream.
+    pub size: u64,
+}
+
+/// A record that is in the tree for ever: the only thing that has bytes to write and to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed<'a> {
+    pub(super) stream: &'a Arc<StreamId>,
+    pub(super) rotation: u64,
+    pub(super) seq: u64,
+    pub(super) typ: Typ,
+    pub(super) event: EventName,
+    pub(super) leaf: Hash,
+    pub(super) body: &'a [u8],
+    pub(super) log: &'a [u8],
+    pub(super) start_ns: u64,
+}
+
+impl<'a> Sealed<'a> {
+    /// Its stream.
+    pub fn stream(&self) -> &'a Arc<StreamId> {
+        self.stream
+    }
+
+    /// Its place in the stream.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The position that includes it.
+    pub fn position(&self) -> Position {
+        Position { rotation: self.rotation, size: self.seq.saturating_add(1) }
+    }
+
+    /// Its kind.
+    pub fn typ(&self) -> Typ {
+        self.typ
+    }
+
+    /// Its kind, in OTLP.
+    pub fn event(&self) -> EventName {
+        self.event
+    }
+
+    /// Its leaf hash (L1).
+    pub fn leaf(&self) -> Hash {
+        self.leaf
+    }
+
+    /// Its canonical body.
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// The OTLP LogRecord.
+    pub fn log_record(&self) -> &'a [u8] {
+        self.log
+    }
+
+    /// Its `t0`, in nanoseconds since the epoch.
+    pub fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
+    /// Appends the LogRecord as a `log_records` field of a ScopeLogs, so that batches can be joined by concatenation.
+    pub fn append_to(&self, batch: &mut Vec<u8>) {
+        proto::bytes(batch, 2, self.log);
+    }
+}
+
+/// Where a head goes (H2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadUse {
+    /// To the witness alone.
+    Witness,
+    /// To the witness, and out with the records.
+    Export,
+}
+
+/// A signed head (H1, H3).
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    pub(super) stream: &'a Arc<StreamId>,
+    pub(super) position: Position,
+    pub(super) purpose: HeadUse,
+    pub(super) note: &'a SignedNote,
+    pub(super) next_key: Option<PublicKey>,
+    pub(super) made_ns: u64,
+    pub(super) body: &'a [u8],
+    pub(super) log: &'a [u8],
+}
+
+impl<'a> Head<'a> {
+    /// Its stream.
+    pub fn stream(&self) -> &'a Arc<StreamId> {
+        self.stream
+    }
+
+    /// What it covers.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Where it goes.
+    pub fn purpose(&self) -> HeadUse {
+        self.purpose
+    }
+
+    /// The note.
+    pub fn note(&self) -> &'a SignedNote {
+        self.note
+    }
+
+    /// When it was signed, in nanoseconds since the epoch: its `t0`.
+    pub fn made_ns(&self) -> u64 {
+        self.made_ns
+    }
+
+    /// The key of the next epoch, when this is the last head under the old one.
+    pub fn next_key(&self) -> Option<PublicKey> {
+        self.next_key
+    }
+
+    /// Its canonical body.
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// The OTLP LogRecord.
+    pub fn log_record(&self) -> &'a [u8] {
+        self.log
+    }
+
+    /// As [`Sealed::append_to`].
+    pub fn append_to(&self, batch: &mut Vec<u8>) {
+        proto::bytes(batch, 2, self.log);
+    }
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is sealed.
+    Sealed,
+    /// It is one of many of its like, and counted in a burst.
+    Folded,
+    /// It is counted in the next gap, if it is an exchange; a lost stage is followed by its exchange.
+    Lost(GapReason),
+}

@@ -1,0 +1,102 @@
+//! A host for streams in tests: keys from fixed seeds, counted randomness, everything kept in order.
+#![allow(dead_code, reason = "not every test looks at everything")]
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use testimony_core::evidence::note::{PublicKey, SIGNATURE_BYTES};
+use testimony_core::evidence::seal::{Head, Host, Origin, Sealed, Signer, Stream, Wanted};
+use testimony_core::record::Stamp;
+
+pub struct TestKey(Ed25519KeyPair);
+
+impl TestKey {
+    pub fn new(seed: u8) -> Self {
+        Self(Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed"))
+    }
+}
+
+impl Signer for TestKey {
+    fn public(&self) -> PublicKey {
+        PublicKey(self.0.public_key().as_ref().try_into().expect("32 bytes"))
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        self.0.sign(message).as_ref().try_into().expect("64 bytes")
+    }
+}
+
+/// What left a stream: a record with its leaf, or a head without.
+pub struct Line {
+    pub body: String,
+    pub leaf: Option<String>,
+    pub log: Vec<u8>,
+}
+
+#[derive(Default)]
+pub struct TestHost {
+    pub random: u128,
+    pub keys: u8,
+    pub full: bool,
+    pub lines: Vec<Line>,
+    /// As a data thread batches them.
+    pub batch: Vec<u8>,
+}
+
+impl Host for TestHost {
+    type Key = TestKey;
+
+    fn random(&mut self) -> u128 {
+        self.random += 1;
+        self.random
+    }
+
+    fn key(&mut self) -> Option<TestKey> {
+        self.keys += 1;
+        Some(TestKey::new(self.keys))
+    }
+
+    fn reserve(&mut self, _: Wanted) -> bool {
+        !self.full
+    }
+
+    fn write(&mut self, sealed: Sealed<'_>) {
+        sealed.append_to(&mut self.batch);
+        let leaf = Some(sealed.leaf().to_hex());
+        self.lines.push(Line { body: text(sealed.body()), leaf, log: sealed.log_record().to_vec() });
+    }
+
+    fn head(&mut self, head: Head<'_>) {
+        head.append_to(&mut self.batch);
+        self.lines.push(Line { body: text(head.body()), leaf: None, log: head.log_record().to_vec() });
+    }
+}
+
+fn text(body: &[u8]) -> String {
+    String::from_utf8(body.to_vec()).expect("ASCII")
+}
+
+/// 2023-11-14, and so many milliseconds.
+pub fn at(millis: u64) -> Stamp {
+    let passed = millis * 1_000_000;
+    Stamp { wall_ns: 1_700_000_000_000_000_000 + passed, mono_ns: 1_000_000_000 + passed }
+}
+
+pub fn origin(boot: u128) -> Origin {
+    Origin {
+        cluster_uid: "2b1c6d1e-6a0f-4f6e-9b59-0d0a4f0a7a01".to_owned(),
+        namespace: "shop".to_owned(),
+        pod_uid: "7d6f2c1a-0001-4000-8000-00000000000a".to_owned(),
+        boot,
+        thread: 0,
+        pod: "orders-5d9c7b-x2x4z".to_owned(),
+        node: "node-1".to_owned(),
+        image: "testimony/sidecar:0.1.0".to_owned(),
+        service_account: "orders".to_owned(),
+        found: Vec::new(),
+        witness: false,
+    }
+}
+
+pub fn open(origin: Origin, host: &mut TestHost, now: Stamp) -> Stream<TestKey> {
+    let key = host.key().expect("a key");
+    Stream::open(origin, key, "0011223344556677", now, host).expect("a stream's name")
+}

@@ -1,0 +1,175 @@
+//! Where a stream leaves what it makes: the batch of its data thread, with a place in the sinks' queues reserved before
+//! anything is sealed (S3).
+
+use super::{EpochKey, Random};
+use crate::export::{Batch, Mark, Queue, Seals, Ticket};
+use crate::metrics::Metrics;
+use crate::tail::Tail;
+use bytes::Bytes;
+use std::sync::Arc;
+use testimony_core::evidence::seal::{Class, Head, HeadUse, Host, Sealed, Wanted};
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::record::Typ;
+
+/// A batch leaves the data thread with this many records,
+const BATCH_RECORDS_MAX: u32 = 64;
+/// or this many bytes.
+const BATCH_BYTES_MAX: usize = 128 * 1024;
+
+/// Places are reserved in steps of so many bytes, so that most records touch no lock.
+const RESERVE_STEP_BYTES: usize = 16 * 1024;
+
+/// Bytes of tag and length before a LogRecord.
+const FRAMING_BYTES: usize = 11;
+
+/// The batch that a data thread is filling.
+pub struct Desk {
+    queue: Queue,
+    metrics: Arc<Metrics>,
+    tail: Tail,
+    pub random: Random,
+    bytes: Vec<u8>,
+    marks: Vec<Mark>,
+    stream: Option<Arc<StreamId>>,
+    records: u32,
+    first_ns: u64,
+    last_ns: u64,
+    ticket: Option<Ticket>,
+    /// Bytes of the ticket that are not used yet.
+    left: usize,
+    /// The batch has its first record since this was last asked.
+    begun: bool,
+}
+
+impl Desk {
+    pub fn new(queue: Queue, metrics: Arc<Metrics>, tail: Tail) -> Self {
+        Self {
+            queue,
+            metrics,
+            tail,
+            random: Random::default(),
+            bytes: Vec::new(),
+            marks: Vec::new(),
+            stream: None,
+            records: 0,
+            first_ns: u64::MAX,
+            last_ns: 0,
+            ticket: None,
+            left: 0,
+            begun: false,
+        }
+    }
+
+    /// Whether a batch has begun since this was last asked.
+    pub fn has_begun(&mut self) -> bool {
+        std::mem::take(&mut self.begun)
+    }
+
+    /// Hands the batch over, if it is full.
+    pub fn flush_full(&mut self) {
+        if self.records >= BATCH_RECORDS_MAX || self.bytes.len() >= BATCH_BYTES_MAX {
+            self.flush();
+        }
+    }
+
+    /// Hands the batch over, if it holds anything.
+    pub fn flush(&mut self) {
+        let ticket = self.ticket.take();
+        self.left = 0;
+        let Some(stream) = self.stream.take() else { return };
+        let batch = Batch {
+            log_records: Bytes::copy_from_slice(&self.bytes),
+            records: self.records,
+            first_unix_nanos: self.first_ns.min(self.last_ns),
+            last_unix_nanos: self.last_ns,
+            seals: Some(Seals::new(stream, self.marks.as_slice().into())),
+        };
+        self.bytes.clear();
+        self.marks.clear();
+        self.records = 0;
+        (self.first_ns, self.last_ns) = (u64::MAX, 0);
+        self.queue.push(batch, ticket);
+    }
+
+    /// A place of so many more bytes at the sinks of this batch; where one of them has none, the batch leaves without it.
+    fn place(&mut self, bytes: usize, class: Class) -> bool {
+        if bytes <= self.left {
+            self.left -= bytes;
+            return true;
+        }
+        for step in [RESERVE_STEP_BYTES.max(bytes), bytes] {
+            if let Some(ticket) = &mut self.ticket
+                && ticket.grow(step, class)
+            {
+                self.left += step - bytes;
+                return true;
+            }
+        }
+        self.flush();
+        let whole = self.queue.ticket(RESERVE_STEP_BYTES.max(bytes), class).filter(Ticket::is_whole);
+        match whole {
+            Some(ticket) => {
+                self.ticket = Some(ticket);
+                self.left = RESERVE_STEP_BYTES.max(bytes) - bytes;
+            }
+            None => self.ticket = self.queue.ticket(bytes, class),
+        }
+        self.ticket.is_some()
+    }
+
+    fn add(&mut self, stream: &Arc<StreamId>, mark: Mark, start_ns: u64) {
+        self.stream.get_or_insert_with(|| stream.clone());
+        self.marks.push(mark);
+        self.begun |= self.records == 0;
+        self.records = self.records.saturating_add(1);
+        self.first_ns = self.first_ns.min(start_ns);
+        self.last_ns = self.last_ns.max(start_ns);
+    }
+
+    /// A batch is of one stream.
+    fn turn_to(&mut self, stream: &Arc<StreamId>) {
+        if self.stream.as_ref().is_some_and(|before| !Arc::ptr_eq(before, stream)) {
+            self.flush();
+        }
+    }
+}
+
+impl Host for Desk {
+    type Key = EpochKey;
+
+    fn random(&mut self) -> u128 {
+        self.random.next_u128()
+    }
+
+    fn key(&mut self) -> Option<EpochKey> {
+        let key = EpochKey::generate();
+        if key.is_none() {
+            tracing::error!("no randomness for a new key; the present one goes on");
+        }
+        key
+    }
+
+    fn reserve(&mut self, wanted: Wanted) -> bool {
+        self.place(wanted.log_bytes.saturating_add(FRAMING_BYTES), wanted.class)
+    }
+
+    fn write(&mut self, sealed: Sealed<'_>) {
+        self.turn_to(sealed.stream());
+        sealed.append_to(&mut self.bytes);
+        self.add(sealed.stream(), Some((sealed.seq(), sealed.leaf())), sealed.start_ns());
+        self.metrics.sealed(sealed.typ());
+        if matches!(sealed.typ(), Typ::Exchange | Typ::Stage | Typ::Burst | Typ::Gap) {
+            self.tail.publish(sealed.event().as_str(), sealed.body());
+        }
+    }
+
+    fn head(&mut self, head: Head<'_>) {
+        // Nobody takes heads for the witness yet.
+        if head.purpose() == HeadUse::Export {
+            self.turn_to(head.stream());
+            head.append_to(&mut self.bytes);
+            self.add(head.stream(), None, head.made_ns());
+            self.metrics.heads.inc();
+        }
+    }
+}

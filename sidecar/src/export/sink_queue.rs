@@ -1,0 +1,290 @@
+//! One sink's queue: what waits for it, what is being sent, what it never gets.
+
+use super::seals::{Loss, LossReason, Losses, Seals};
+use super::{Batch, REQUEST_BYTES_MAX, Undelivered};
+use crate::data::now;
+use crate::metrics::SinkMetrics;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use testimony_core::evidence::seal::Class;
+use testimony_core::policy::{SinkCondition, SinkState};
+use tokio::sync::{Notify, watch};
+
+/// Records about a stream itself may go over a queue's limit by one part in so many.
+const EVIDENCE_RESERVE_PART: usize = 10;
+
+/// One sink's queue. Locked for a few instructions at a time, never across an await.
+pub(super) struct SinkQueue {
+    pub(super) name: Arc<str>,
+    state: Mutex<State>,
+    pub(super) wake: Notify,
+    pub(super) metrics: SinkMetrics,
+    changes: watch::Sender<u64>,
+    losses_told: Arc<Notify>,
+}
+
+struct State {
+    bytes_max: usize,
+    /// Encoded bytes that wait or are being sent.
+    bytes: usize,
+    /// Bytes of batches that are being filled.
+    reserved: usize,
+    batches: VecDeque<Batch>,
+    sending: Sending,
+    losses: Losses,
+    /// Losses were told, and nothing was taken since.
+    losses_held: bool,
+    condition: SinkCondition,
+    error: Option<String>,
+    delivered: u64,
+    lost: u64,
+}
+
+/// What was taken and not yet released.
+#[derive(Clone, Debug, Default)]
+struct Sending {
+    records: u64,
+    bytes: usize,
+    first_unix_nanos: u64,
+    seals: Vec<Seals>,
+}
+
+/// What a sink task sends next.
+pub(super) struct Taken {
+    pub(super) batches: Vec<Batch>,
+}
+
+impl SinkQueue {
+    pub(super) fn new(
+        name: &str,
+        bytes_max: usize,
+        metrics: SinkMetrics,
+        changes: watch::Sender<u64>,
+        losses_told: Arc<Notify>,
+    ) -> Self {
+        let state = State {
+            bytes_max,
+            bytes: 0,
+            reserved: 0,
+            batches: VecDeque::new(),
+            sending: Sending::default(),
+            losses: Losses::default(),
+            losses_held: false,
+            condition: SinkCondition::Unknown,
+            error: None,
+            delivered: 0,
+            lost: 0,
+        };
+        Self { name: name.into(), state: Mutex::new(state), wake: Notify::new(), metrics, changes, losses_told }
+    }
+
+    /// A panic elsewhere cannot leave the counts half-changed, so a poisoned lock is as good as any.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves so many bytes. False: there is no room.
+    pub(super) fn reserve(&self, bytes: usize, class: Class) -> bool {
+        let mut state = self.lock();
+        let more = if class == Class::Evidence { state.bytes_max / EVIDENCE_RESERVE_PART } else { 0 };
+        let wanted = state.bytes.saturating_add(state.reserved).saturating_add(bytes);
+        let room = wanted <= state.bytes_max.saturating_add(more);
+        if room {
+            state.reserved = state.reserved.saturating_add(bytes);
+        }
+        room
+    }
+
+    /// Gives a reservation back.
+    pub(super) fn free(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.reserved = state.reserved.saturating_sub(bytes);
+    }
+
+    /// Takes a batch into the place that was reserved for it.
+    pub(super) fn push(&self, batch: Batch, reserved: usize) {
+        let mut state = self.lock();
+        state.reserved = state.reserved.saturating_sub(reserved);
+        state.bytes = state.bytes.saturating_add(batch.log_records.len());
+        state.batches.push_back(batch);
+        self.metrics.queue_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// This sink never gets these records: a hole tells it.
+    pub(super) fn lose(&self, records: u64, seals: Option<&Seals>, reason: LossReason) {
+        let mut state = self.lock();
+        self.add_loss(&mut state, records, seals, reason);
+        let told = !state.losses.is_empty() && !state.losses_held;
+        drop(state);
+        if told {
+            self.losses_told.notify_one();
+        }
+    }
+
+    fn add_loss(&self, state: &mut State, records: u64, seals: Option<&Seals>, reason: LossReason) {
+        self.metrics.lost(reason, records);
+        state.lost = state.lost.saturating_add(records);
+        let untold = seals.map_or(records, |seals| state.losses.add(seals, reason));
+        if untold > 0 {
+            tracing::error!(sink = %self.name, records = untold, "lost records cannot be told as a hole");
+        }
+    }
+
+    /// Counts exchanges that were never sealed.
+    pub(super) fn count_lost(&self, records: u64, reason: LossReason) {
+        self.metrics.lost(reason, records);
+        let mut state = self.lock();
+        state.lost = state.lost.saturating_add(records);
+    }
+
+    /// What is to be told now.
+    pub(super) fn take_losses(&self) -> Vec<Loss> {
+        let mut state = self.lock();
+        if state.losses_held || state.losses.is_empty() {
+            return Vec::new();
+        }
+        state.losses_held = true;
+        state.losses.take()
+    }
+
+    /// It could not be told.
+    pub(super) fn return_loss(&self, loss: Loss) {
+        self.lock().losses.give_back(loss);
+    }
+
+    /// The next batches, at most [`REQUEST_BYTES_MAX`] together unless one batch is larger.
+    pub(super) fn take(&self) -> Option<Taken> {
+        let mut state = self.lock();
+        let mut batches = Vec::new();
+        let mut bytes = 0_usize;
+        while let Some(next) = state.batches.front() {
+            bytes = bytes.saturating_add(next.log_records.len());
+            if bytes > REQUEST_BYTES_MAX && !batches.is_empty() {
+                break;
+            }
+            batches.extend(state.batches.pop_front());
+        }
+        state.sending = Sending {
+            records: batches.iter().map(|batch| u64::from(batch.records)).sum(),
+            bytes: batches.iter().map(|batch| batch.log_records.len()).sum(),
+            first_unix_nanos: batches.iter().map(|batch| batch.first_unix_nanos).min().unwrap_or(0),
+            seals: batches.iter().filter_map(|batch| batch.seals.clone()).collect(),
+        };
+        (!batches.is_empty()).then_some(Taken { batches })
+    }
+
+    /// Of what was taken, `records` records are done with: the sink has `delivered` of them, and never gets the others.
+    pub(super) fn release(&self, bytes: usize, records: u64, delivered: u64) {
+        let mut state = self.lock();
+        state.bytes = state.bytes.saturating_sub(bytes);
+        state.sending.bytes = state.sending.bytes.saturating_sub(bytes);
+        state.sending.records = state.sending.records.saturating_sub(records);
+        state.delivered = state.delivered.saturating_add(delivered);
+        if delivered > 0 && std::mem::take(&mut state.losses_held) && !state.losses.is_empty() {
+            self.losses_told.notify_one();
+        }
+        self.metrics.queue_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
+        self.metrics.records.inc_by(delivered);
+    }
+
+    /// All that was taken is done with.
+    pub(super) fn taken_is_done(&self) {
+        self.lock().sending = Sending::default();
+    }
+
+    /// Whoever sent is gone, and nobody knows what became of it.
+    pub(super) fn abandon_sending(&self) {
+        let mut state = self.lock();
+        let sending = std::mem::take(&mut state.sending);
+        state.bytes = state.bytes.saturating_sub(sending.bytes);
+        if sending.records > 0 {
+            self.metrics.lost(LossReason::ExportFailed, sending.records);
+            state.lost = state.lost.saturating_add(sending.records);
+            for seals in &sending.seals {
+                state.losses.add(seals, LossReason::ExportFailed);
+            }
+            self.losses_told.notify_one();
+        }
+    }
+
+    /// What still waits; what is being sent is not among it.
+    pub(super) fn left(&self) -> Undelivered {
+        let state = self.lock();
+        Undelivered {
+            records: state.batches.iter().map(|batch| u64::from(batch.records)).sum(),
+            undeclared: state.losses.records(),
+        }
+    }
+
+    pub(super) fn set_bytes_max(&self, bytes_max: usize) {
+        self.lock().bytes_max = bytes_max;
+    }
+
+    /// Tells a sink's condition; wakes who watches only if it changed.
+    pub(super) fn set_condition(&self, condition: SinkCondition, error: Option<String>) -> bool {
+        let mut state = self.lock();
+        let changed = state.condition != condition;
+        state.condition = condition;
+        state.error = error;
+        drop(state);
+        if changed {
+            self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        changed
+    }
+
+    pub(super) fn snapshot(&self) -> SinkState {
+        let state = self.lock();
+        let queued = state.batches.front().map(|batch| batch.first_unix_nanos);
+        let sending = (state.sending.records > 0).then_some(state.sending.first_unix_nanos);
+        let oldest = sending.or(queued);
+        let age = oldest.map_or(0, |oldest| now().wall_ns.saturating_sub(oldest) / 1_000_000_000);
+        SinkState {
+            name: self.name.to_string(),
+            state: state.condition,
+            error: state.error.clone(),
+            oldest_undelivered_seconds: age,
+            delivered: state.delivered,
+            lost: state.lost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use bytes::Bytes;
+    use testimony_core::evidence::merkle::leaf;
+
+    #[test]
+    fn g2_what_a_broken_export_task_held_is_told_as_a_hole() {
+        let (changes, _) = watch::channel(0);
+        let queue = SinkQueue::new("main", 100, Metrics::default().sink("main"), changes, Arc::default());
+        let stream = Arc::new(format!("c/n/p/{:032x}-0-0", 1).parse().expect("a name"));
+        let batch = |seq: u64| Batch {
+            log_records: Bytes::from_static(&[0; 40]),
+            records: 1,
+            first_unix_nanos: 0,
+            last_unix_nanos: 0,
+            seals: Some(Seals::new(Arc::clone(&stream), vec![Some((seq, leaf(b"x")))].into())),
+        };
+        assert!(queue.reserve(80, Class::Traffic));
+        queue.push(batch(4), 40);
+        queue.push(batch(5), 40);
+        assert!(!queue.reserve(30, Class::Traffic) && queue.reserve(30, Class::Evidence));
+        queue.free(30);
+        assert_eq!(queue.take().map(|taken| taken.batches.len()), Some(2));
+        queue.abandon_sending();
+        let losses = queue.take_losses();
+        assert_eq!((losses.len(), losses[0].range.begin(), losses[0].range.end()), (1, 4, 6));
+        assert_eq!((queue.snapshot().lost, queue.left()), (2, Undelivered::default()));
+        assert!(queue.reserve(100, Class::Traffic), "the bytes are free again");
+        queue.return_loss(losses[0].clone());
+        assert_eq!(queue.take_losses(), [], "held until something was taken");
+        queue.release(0, 0, 1);
+        assert_eq!(queue.take_losses().len(), 1);
+    }
+}
