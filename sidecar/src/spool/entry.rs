@@ -2,6 +2,7 @@
 
 use super::{BLOCK_ENTRIES_MAX, BLOCK_PAYLOAD_BYTES_MAX};
 use testimony_core::evidence::hash::Hash;
+use testimony_core::record::Typ;
 
 /// What an entry is. Codes stand in files: none may change its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +78,26 @@ impl Kind {
     /// Whether entries of this kind go to sinks.
     pub fn is_exported(self) -> bool {
         self.is_leaf() || self == Self::Head
+    }
+}
+
+impl From<Typ> for Kind {
+    fn from(typ: Typ) -> Self {
+        match typ {
+            Typ::Open => Self::Open,
+            Typ::Certified => Self::Certified,
+            Typ::Recovered => Self::Recovered,
+            Typ::Policy => Self::Policy,
+            Typ::Clock => Self::Clock,
+            Typ::Stage => Self::Stage,
+            Typ::Exchange => Self::Exchange,
+            Typ::Burst => Self::Burst,
+            Typ::Gap => Self::Gap,
+            Typ::Hole => Self::Hole,
+            Typ::Checkpoint => Self::Checkpoint,
+            Typ::Close => Self::Close,
+            Typ::Head => Self::Head,
+        }
     }
 }
 
