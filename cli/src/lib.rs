@@ -17,6 +17,7 @@ pub mod status;
 pub mod tail;
 #[cfg(test)]
 mod testing;
+pub mod verify;
 
 use args::{Cli, Command, PolicyCommand};
 use clap::CommandFactory;
@@ -44,6 +45,8 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
             clap_complete::generate(shell, &mut Cli::command(), "testimony", &mut std::io::stdout());
             Ok(0)
         }
+        Command::Verify(args) => verify::run(&args),
+        Command::Prove(args) => verify::prove(&args),
         Command::Tail(args) => block_on(tail::run(&args, &cluster)),
         Command::Inject(args) => block_on(inject::run(&args, &cluster)),
         Command::Check(args) => block_on(check::run(&args, &cluster)),

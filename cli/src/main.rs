@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, FromArgMatches};
 use std::process::ExitCode;
-use testimony_cli::args::{Cli, plugin_name};
+use testimony_cli::args::{Cli, plugin_name, usage_exit_code};
 
 fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
@@ -10,6 +10,14 @@ fn main() -> ExitCode {
     if let Some(name) = plugin_name(std::path::Path::new(&program)) {
         command = command.bin_name(name);
     }
-    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
-    testimony_cli::run(cli)
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(cli) => testimony_cli::run(cli),
+        Err(error) if error.use_stderr() => {
+            // Nobody reads it: then nobody needs it.
+            let _ = error.print();
+            ExitCode::from(usage_exit_code(std::env::args().skip(1).take(1)))
+        }
+        Err(error) => error.exit(),
+    }
 }

@@ -132,10 +132,14 @@ pub fn install_chart_with(cluster: &Cluster, sink: &str, more: &[&str], files: &
 
 /// Reads the backend's records of one namespace.
 pub fn records_of(cluster: &Cluster, namespace: &str) -> Result<Vec<AuditRecord>> {
-    // Each line holds the records of one pod, so the filter may look at lines. No line is no error.
-    let script = format!("grep -F '\"stringValue\":\"{namespace}\"' {BACKEND_FILE} || true");
-    let text = cluster.kubectl.exec(BACKEND_NAMESPACE, "deploy/collector", "collector", &["sh", "-c", &script])?;
-    let mut records = parse(&text)?;
+    let mut records = parse(&export_of(cluster, namespace)?)?;
     records.retain(|record| record.namespace() == namespace);
     Ok(records)
+}
+
+/// Lines of the backend's file that hold records of a namespace.
+pub fn export_of(cluster: &Cluster, namespace: &str) -> Result<String> {
+    // Each line holds the records of one pod, so the filter may look at lines. No line is no error.
+    let script = format!("grep -F '\"stringValue\":\"{namespace}\"' {BACKEND_FILE} || true");
+    cluster.kubectl.exec(BACKEND_NAMESPACE, "deploy/collector", "collector", &["sh", "-c", &script])
 }

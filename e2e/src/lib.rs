@@ -8,6 +8,7 @@ pub mod install;
 pub mod kube;
 pub mod lock;
 pub mod node;
+pub mod oracle;
 pub mod paths;
 pub mod prereq;
 pub mod programs;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::process::Command;
 
-/// Debian packages of a node and of the images that hold Debian's programs.
+/// Debian packages of a node, of the images that hold Debian's programs, and of the second verifier.
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "conntrack",
@@ -24,6 +24,8 @@ const PACKAGES: &[&str] = &[
     "pkg-config",
     "postgresql-15",
     "postgresql-client-15",
+    "python3",
+    "python3-venv",
 ];
 const GO_MINOR_MIN: u32 = 26;
 

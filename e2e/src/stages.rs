@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, Kind};
 use crate::install::{BACKEND_ENDPOINT, PLATFORM_STEPS, missing_programs, platform, prepare};
+use crate::oracle;
 use crate::paths::{Paths, repo};
 use crate::programs::Program;
 use crate::steps::{Log, Steps, output, tail};
@@ -124,7 +125,8 @@ fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
     match stage {
         Stage::Fmt => {
             log.run(&mut cargo(&["fmt", "--all", "--check"]))?;
-            let unformatted = output(Command::new("gofmt").current_dir(repo().join("e2e/shop")).args(["-l", "."]))?;
+            let unformatted =
+                output(Command::new("gofmt").current_dir(repo().join("e2e")).args(["-l", "shop", "verify-oracle"]))?;
             ensure!(unformatted.is_empty(), "gofmt would change {unformatted}");
             Ok(())
         }
@@ -136,7 +138,10 @@ fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
             log.run(&mut cargo(&cluster_tests))
         }
         Stage::Deny => deny(&cluster.paths, log),
-        Stage::Unit => log.run(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])),
+        Stage::Unit => {
+            oracle::prepare(&cluster.paths, log)?;
+            log.run(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]))
+        }
         Stage::Cluster => {
             let file = cluster.paths.cache().join("cluster-under-test.json");
             cluster.save(&file)?;
@@ -151,8 +156,8 @@ fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
     }
 }
 
-/// Builds `testimony` once, so that no test waits for a compiler; where it is.
-fn command_line(log: &Log) -> Result<String> {
+/// Builds `testimony` once, so that nobody waits for a compiler later; where it is.
+pub fn command_line(log: &Log) -> Result<String> {
     let build = ["build", "--locked", "-p", "testimony-cli"];
     log.run(&mut cargo(&build))?;
     // Built: this only names it.

@@ -9,3 +9,4 @@ pub mod merkle;
 pub mod note;
 pub mod seal;
 pub mod stream;
+pub mod verify;

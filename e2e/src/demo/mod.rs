@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: from nothing to one user's purchase, read back from the backend.
 
+pub mod evidence;
 pub mod report;
 pub mod traffic;
 
@@ -16,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const SHOP: &str = "shop";
 const POSTGRES_PORT: &str = "5432";
-const DEMO_STEPS: usize = 4;
+const DEMO_STEPS: usize = 6;
 /// Exchanges of one purchase: frontend in and out, orders in, out to stock (gRPC) and to payments, and in at both.
 const PURCHASE_EXCHANGES: usize = 7;
 const RECORDS_SECONDS_MAX: u64 = 60;
@@ -80,7 +81,13 @@ pub fn run(paths: &Paths, options: Options) -> Result<()> {
     let (records, trace) = steps.run("reading the records back from the backend", "read-back", |log| {
         read_back(&cluster).inspect(|(records, _)| log.set_note(format!("{} records", records.len())))
     })?;
+    let testimony = steps.run("building the command line", "cli", crate::stages::command_line)?;
+    let verdicts = steps.run("verifying the export under signed heads", "verify", |_| {
+        evidence::verified(&cluster, testimony.as_ref(), &report::exchanges(&records, &trace))
+    })?;
     print_evidence(&cluster, &seen, &records, &trace)?;
+    println!("\nWhat `testimony verify` says\n{}", indent(&verdicts));
+    println!("\nTo look further\n{}", indent(&further(&cluster)));
     println!("\nThe demo took {:.0} s.", steps.elapsed().as_secs_f64());
     Ok(())
 }
@@ -123,7 +130,6 @@ fn print_evidence(cluster: &Cluster, seen: &[String], records: &[AuditRecord], t
     let gaps = records.iter().filter(|record| record.event == GAP).count();
     println!("\n{} records of the shop in the backend, {gaps} declared gaps", records.len());
     println!("\nThe policy's status\n{}", indent(&cluster.kubectl.run(&["get", "audpol", "-n", SHOP, "-o", "wide"])?));
-    println!("\nTo look further\n{}", indent(&further(cluster)));
     Ok(())
 }
 
@@ -137,6 +143,7 @@ fn further(cluster: &Cluster) -> String {
         "kubectl get audpol,audsink -A".to_string(),
         "kubectl describe audpol -n shop shop".to_string(),
         format!("kubectl exec -n {BACKEND_NAMESPACE} deploy/collector -- tail -n 1 /data/logs.jsonl"),
+        format!("cargo run -q -p testimony-cli -- verify {}", cluster.paths.logs().join("export.jsonl").display()),
         "kubectl exec -n customers deploy/customer -- curl -s -X POST http://frontend.shop:8080/buy?item=ink"
             .to_string(),
         "kubectl port-forward -n shop deploy/orders 24803 & curl -s localhost:24803/metrics localhost:24803/config"

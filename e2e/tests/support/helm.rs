@@ -6,11 +6,16 @@ use std::process::{Command, Output};
 
 /// A program that `cargo xtask test` builds: `$VARIABLE`, else below `$TESTIMONY_CACHE_DIR` or `~/.cache/testimony`.
 pub fn program(name: &str, variable: &str) -> PathBuf {
+    cached(&format!("bin/{name}"), variable)
+}
+
+/// A file that `cargo xtask test` makes: `$VARIABLE`, else below `$TESTIMONY_CACHE_DIR` or `~/.cache/testimony`.
+pub fn cached(name: &str, variable: &str) -> PathBuf {
     let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let program = path(variable).unwrap_or_else(|| {
         let cache =
             path("TESTIMONY_CACHE_DIR").unwrap_or_else(|| path("HOME").expect("HOME is set").join(".cache/testimony"));
-        cache.join("bin").join(name)
+        cache.join(name)
     });
     assert!(
         program.is_file(),

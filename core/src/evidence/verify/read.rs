@@ -1,24 +1,27 @@
 //! Reading bodies: what a verification needs of each.
 
-use crate::canon::{BodyError, parse_body};
+use super::body::{Body, Flaw};
+use super::fact::{Ended, Fact, Gap, Head, Hole, Kind, Leaf, Life, Place, Source, StreamNo, Totals};
+use super::names::Names;
 use crate::evidence::hash::Hash;
-use crate::evidence::merkle::{Range, leaf};
+use crate::evidence::merkle::{Range, empty_root, leaf};
 use crate::evidence::note::{PublicKey, SignedNote};
-use crate::evidence::stream::StreamId;
+use crate::record::RECORD_VERSION;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// A body that is not what the format says.
-#[derive(Debug, thiserror::Error)]
+/// Most streams that one record names.
+const NAMED_MAX: usize = 256;
+
+/// A body that says nothing that could be judged: no leaf of any stream, and no head.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// Not canonical (R3).
-    #[error(transparent)]
-    Body(#[from] BodyError),
-    /// A format version that this verifier does not know.
-    #[error("version {0:?} of the format is not known")]
-    Version(String),
+    /// Not canonical (R3), and not even a map with a stream and a place in it.
+    #[error("the body is not canonical: {0}")]
+    Body(#[from] Flaw),
     /// A field is absent or of another form.
     #[error("field {field}: {problem}")]
     Field {
@@ -27,221 +30,244 @@ pub enum ReadError {
         /// What is wrong.
         problem: &'static str,
     },
-}
-
-/// A body, as far as verification is concerned.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Item {
-    /// A leaf of a stream.
-    Leaf(Box<Leaf>),
-    /// A signed head (H3).
-    Head(Box<Head>),
-    /// A record without a place in a stream: nothing can prove it.
+    /// A key that the format does not have.
+    #[error("key {0:?} is not known here")]
+    Key(String),
+    /// It belongs to a ledger, which is read as a whole.
+    #[error("it is an entry of a ledger")]
+    Ledger,
+    /// It is a record without a place in a stream.
+    #[error("it has no place in a stream, so nothing can prove it")]
     Unsealed,
 }
 
-/// One record of a stream.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Leaf {
+/// R2: `hq00`, `hs00`, ...
+fn is_header(key: &str) -> bool {
+    let digits = key.strip_prefix("hq").or_else(|| key.strip_prefix("hs"));
+    digits.is_some_and(|digits| digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn bad(field: &'static str, problem: &'static str) -> ReadError {
+    ReadError::Field { field, problem }
+}
+
+/// A ledger's name has this where that of a stream has the pod's uid.
+fn is_ledger(origin: &str) -> bool {
+    origin.split('/').nth(2) == Some("ledger")
+}
+
+/// Whose record a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
     /// Its stream.
-    pub stream: StreamId,
-    /// Its place.
-    pub seq: u64,
-    /// Its hash.
-    pub leaf: Hash,
-    /// The hash of the record before it; absent at 0.
-    pub prev: Option<Hash>,
-    /// What it says of the stream.
-    pub kind: Kind,
+    pub stream: StreamNo,
+    /// Its place in it; `None`: it is a head.
+    pub seq: Option<u64>,
+    /// Latest time in it, in nanoseconds since the epoch; 0: none.
+    pub time_ns: u64,
 }
 
-/// What a record says of its stream.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
-    /// The stream begins, with its first key.
-    Open(PublicKey),
-    /// An exchange.
-    Exchange,
-    /// A stage of a long exchange, a change of policy or clock, a certificate, a recovery: they count nothing.
-    Note,
-    /// Refused exchanges that were folded into one record.
-    Burst(u64),
-    /// Exchanges that were not recorded.
-    Gap(Gap),
-    /// Sealed records that are not there.
-    Hole(Box<Hole>),
-    /// Totals, and at the end of an epoch the next key.
-    Checkpoint(Box<Checkpoint>),
-    /// The stream ends in order.
-    Close(Totals),
-}
-
-/// Exchanges that were not recorded (G1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// How many.
-    pub count: u64,
-    /// Whether that is all, or a lower bound.
-    pub exact: bool,
-    /// Why.
-    pub reason: String,
-}
-
-/// Sealed records that are not there (G2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hole {
-    /// Of which stream.
-    pub stream: StreamId,
-    /// The compact form of what is not there.
-    pub range: Range,
-    /// `all`, or `sink=<name>`.
-    pub scope: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// A checkpoint record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Totals up to here.
-    pub totals: Totals,
-    /// The key of the next epoch, at a rollover.
-    pub next_key: Option<PublicKey>,
-}
-
-/// Where all exchanges of a stream have gone (G3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Exchanges begun.
-    pub begun: u64,
-    /// Exchanges with a record.
-    pub exchanges: u64,
-    /// Exchanges folded into bursts.
-    pub bursts: u64,
-    /// Exchanges counted in gaps.
-    pub gaps: u64,
-    /// Exchanges of which policy wants no record.
-    pub none: u64,
-    /// Exchanges not yet ended.
-    pub open: u64,
-}
-
-impl Totals {
-    /// Whether every exchange is accounted for.
-    pub fn add_up(&self) -> bool {
-        let parts = [self.exchanges, self.bursts, self.gaps, self.none, self.open];
-        parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(*part)) == Some(self.begun)
+/// Reads one body and gives what it says, each with the stream that it speaks of.
+///
+/// # Errors
+/// It speaks of no stream. A record whose place is known but whose rest is not understood is no error: it is a leaf, and the
+/// tree says whether it is genuine.
+pub fn read(
+    text: &str,
+    body: &Result<Body<'_>, Flaw>,
+    resource: u64,
+    place: Place,
+    names: &mut Names,
+    mut give: impl FnMut(StreamNo, Fact),
+) -> Result<Read, ReadError> {
+    let body = match body {
+        Ok(body) => body,
+        Err(flaw) => return broken(text, *flaw, place, names, give),
+    };
+    let fields = Fields(body);
+    let typ = fields.text("typ")?;
+    if typ.starts_with("ledger-") {
+        return Err(ReadError::Ledger);
     }
+    if typ == "head" {
+        let (stream, head) = head(&fields, place, names)?;
+        give(stream, Fact::Head(head));
+        return Ok(Read { stream, seq: None, time_ns: 0 });
+    }
+    let sid = fields.0.simple("sid").ok_or(ReadError::Unsealed)?;
+    let stream = names.number(sid).ok_or(bad("sid", "names no stream"))?;
+    let seq = fields.number("seq")?;
+    let hash = leaf(text.as_bytes());
+    let source = Source { stream, seq, leaf: hash };
+    let mut said = Vec::new();
+    let mut prev = None;
+    let kind = match fields.prev(seq) {
+        Ok(found) => {
+            prev = found;
+            kind(&fields, &typ, seq, source, names, &mut said).unwrap_or_else(|error| Kind::Unknown(error.to_string()))
+        }
+        Err(error) => Kind::Unknown(error.to_string()),
+    };
+    let time = |key| fields.number(key).unwrap_or(0);
+    let time_ns = time("t0").max(time("t1"));
+    if !matches!(kind, Kind::Unknown(_)) {
+        said.into_iter().for_each(|(about, fact)| give(about, fact));
+    }
+    give(stream, Fact::Leaf(Leaf { seq, leaf: hash, prev, time_ns, resource, kind, place }));
+    Ok(Read { stream, seq: Some(seq), time_ns })
 }
 
-/// A head as it is exported (H3).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Head {
-    /// The note; its origin is the stream.
-    pub note: SignedNote,
-    /// The stream.
-    pub stream: StreamId,
-    /// Compact form of `[0, size - 1)` (H4), where it is given.
-    pub frontier: Option<Range>,
+/// A body that is not canonical, but says where it claims to stand.
+fn broken(
+    text: &str,
+    flaw: Flaw,
+    place: Place,
+    names: &mut Names,
+    mut give: impl FnMut(StreamNo, Fact),
+) -> Result<Read, ReadError> {
+    let map: BTreeMap<String, serde_json::Value> = serde_json::from_str(text).map_err(|_| flaw)?;
+    let field = |key: &str| map.get(key).and_then(serde_json::Value::as_str);
+    let stream = field("sid").and_then(|sid| names.number(sid)).ok_or(flaw)?;
+    let seq: u64 = field("seq").and_then(|seq| seq.parse().ok()).ok_or(flaw)?;
+    let prev = field("prev").and_then(|prev| prev.parse().ok());
+    let kind = Kind::Unknown(format!("it is not canonical: {flaw}"));
+    let fact = Leaf { seq, leaf: leaf(text.as_bytes()), prev, time_ns: 0, resource: 0, kind, place };
+    give(stream, Fact::Leaf(fact));
+    Ok(Read { stream, seq: Some(seq), time_ns: 0 })
 }
 
 /// The fields of a body.
-struct Fields(BTreeMap<String, Vec<u8>>);
+struct Fields<'a, 'b>(&'b Body<'a>);
 
-impl Fields {
-    fn text(&self, field: &'static str) -> Result<&str, ReadError> {
-        self.optional(field)?.ok_or(ReadError::Field { field, problem: "is absent" })
-    }
-
-    fn optional(&self, field: &'static str) -> Result<Option<&str>, ReadError> {
-        let Some(value) = self.0.get(field) else { return Ok(None) };
-        std::str::from_utf8(value).map(Some).map_err(|_| ReadError::Field { field, problem: "is not UTF-8" })
+impl<'a> Fields<'a, '_> {
+    fn text(&self, field: &'static str) -> Result<Cow<'a, str>, ReadError> {
+        let member = self.0.get(field).ok_or(bad(field, "is absent"))?;
+        member.plain().ok_or(bad(field, "is not UTF-8"))
     }
 
     fn parsed<T: FromStr>(&self, field: &'static str, problem: &'static str) -> Result<T, ReadError> {
-        self.text(field)?.parse().map_err(|_| ReadError::Field { field, problem })
+        self.text(field)?.parse().map_err(|_| bad(field, problem))
+    }
+
+    fn key(&self, field: &'static str) -> Result<PublicKey, ReadError> {
+        self.parsed(field, "is not an Ed25519 key")
     }
 
     /// R2: decimal, no sign, no leading zero.
     fn number(&self, field: &'static str) -> Result<u64, ReadError> {
-        let text = self.text(field)?;
-        let number: Option<u64> = text.parse().ok();
-        number
-            .filter(|number| number.to_string() == text)
-            .ok_or(ReadError::Field { field, problem: "is not a decimal number" })
+        let text = self.0.simple(field).ok_or(bad(field, "is absent"))?;
+        let one_form = text == "0" || matches!(text.bytes().next(), Some(b'1'..=b'9'));
+        text.parse().ok().filter(|_| one_form).ok_or(bad(field, "is not a decimal number"))
     }
 
-    /// Numbers that older or smaller records leave out are 0.
+    /// Numbers that are 0 may be left out.
     fn number_or_zero(&self, field: &'static str) -> Result<u64, ReadError> {
-        if self.0.contains_key(field) { self.number(field) } else { Ok(0) }
+        if self.0.get(field).is_some() { self.number(field) } else { Ok(0) }
     }
 
     fn hashes(&self, field: &'static str) -> Result<Vec<Hash>, ReadError> {
         let text = self.text(field)?;
         let hashes: Result<Vec<Hash>, _> = text.split(',').filter(|hash| !hash.is_empty()).map(str::parse).collect();
-        hashes.map_err(|_| ReadError::Field { field, problem: "is not a list of hashes" })
+        hashes.map_err(|_| bad(field, "is not a list of hashes"))
+    }
+
+    /// R3: keys come from a closed table.
+    fn all_known(&self) -> Result<(), ReadError> {
+        let unknown = self.0.members().iter().find(|member| member.field.is_none() && !is_header(member.key));
+        if let Some(member) = unknown {
+            return Err(ReadError::Key(member.key.chars().take(32).collect()));
+        }
+        Ok(())
+    }
+
+    fn prev(&self, seq: u64) -> Result<Option<Hash>, ReadError> {
+        match self.0.get("prev") {
+            Some(_) if seq == 0 => Err(bad("prev", "stands in the first record")),
+            None if seq > 0 => Err(bad("prev", "is absent")),
+            Some(_) => self.parsed("prev", "is not a hash").map(Some),
+            None => Ok(None),
+        }
     }
 }
 
-/// Reads a body.
-///
-/// # Errors
-/// It is not canonical, of an unknown version, or lacks what its kind needs.
-pub fn read(body: &[u8]) -> Result<Item, ReadError> {
-    let fields = Fields(parse_body(body)?);
-    let version = fields.text("v")?;
-    if version != crate::record::RECORD_VERSION {
-        return Err(ReadError::Version(version.chars().take(16).collect()));
+fn kind(
+    fields: &Fields<'_, '_>,
+    typ: &str,
+    seq: u64,
+    source: Source,
+    names: &mut Names,
+    said: &mut Vec<(StreamNo, Fact)>,
+) -> Result<Kind, ReadError> {
+    if fields.0.simple("v") != Some(RECORD_VERSION) {
+        return Err(bad("v", "is a version of the format that is not known here"));
     }
-    let typ = fields.text("typ")?;
-    if typ == "head" {
-        return Ok(Item::Head(Box::new(head(&fields)?)));
+    if (typ == "open") != (seq == 0) {
+        return Err(bad("typ", "open stands at seq 0, and only there"));
     }
-    if !fields.0.contains_key("sid") {
-        return Ok(Item::Unsealed);
-    }
-    let seq = fields.number("seq")?;
-    let prev = match fields.optional("prev")? {
-        Some(_) if seq == 0 => return Err(ReadError::Field { field: "prev", problem: "stands in the first record" }),
-        None if seq > 0 => return Err(ReadError::Field { field: "prev", problem: "is absent" }),
-        Some(_) => Some(fields.parsed("prev", "is not a hash")?),
-        None => None,
+    fields.all_known()?;
+    let mut name = |field: &'static str, names: &mut Names| -> Result<(), ReadError> {
+        if fields.0.get(field).is_some() {
+            for sid in fields.text(field)?.split(',').filter(|sid| !sid.is_empty()).take(NAMED_MAX) {
+                let about = names.number(sid).ok_or(bad(field, "names no stream"))?;
+                said.push((about, Fact::Named(source)));
+            }
+        }
+        Ok(())
     };
-    let kind = kind(&fields, typ)?;
-    if matches!(kind, Kind::Open(_)) != (seq == 0) {
-        return Err(ReadError::Field { field: "typ", problem: "open stands at seq 0, and only there" });
-    }
-    let stream = fields.parsed("sid", "names no stream")?;
-    Ok(Item::Leaf(Box::new(Leaf { stream, seq, leaf: leaf(body), prev, kind })))
-}
-
-fn kind(fields: &Fields, typ: &str) -> Result<Kind, ReadError> {
     Ok(match typ {
-        "open" => Kind::Open(fields.parsed("key", "is not an Ed25519 key")?),
+        "open" => {
+            name("after", names)?;
+            name("found", names)?;
+            let text = |key| fields.0.get(key).and_then(super::body::Member::plain).unwrap_or_default();
+            Kind::Open(fields.key("key")?, resource_digest(&text("pod"), &text("node")))
+        }
         "exchange" => Kind::Exchange,
-        "stage" | "certified" | "recovered" | "policy" | "clock" => Kind::Note,
+        "stage" | "policy" | "clock" => Kind::Note,
+        "certified" => {
+            let der = STANDARD.decode(fields.text("cert")?.as_bytes());
+            Kind::Certified(der.map_err(|_| bad("cert", "is not base64"))?)
+        }
+        "recovered" => {
+            let (about, ended) = recovered(fields, source, names)?;
+            said.push((about, Fact::Named(source)));
+            said.push((about, Fact::Ended(ended)));
+            Kind::Statement
+        }
         "burst" => Kind::Burst(fields.number("count")?),
         "gap" => Kind::Gap(Gap {
             count: fields.number("count")?,
-            exact: fields.text("exact")? == "1",
-            reason: fields.text("gap_reason")?.to_owned(),
+            exact: fields.0.simple("exact") == Some("1"),
+            reason: fields.text("gap_reason")?.into_owned(),
         }),
-        "hole" => Kind::Hole(Box::new(hole(fields)?)),
-        "checkpoint" => Kind::Checkpoint(Box::new(Checkpoint {
-            totals: totals(fields)?,
-            next_key: match fields.optional("next_key")? {
-                Some(_) => Some(fields.parsed("next_key", "is not an Ed25519 key")?),
-                None => None,
-            },
-        })),
+        "hole" => {
+            let (about, hole) = hole(fields, source, names)?;
+            said.push((about, Fact::Hole(hole)));
+            Kind::Statement
+        }
+        "checkpoint" => {
+            let next = fields.0.get("next_key").map(|_| fields.key("next_key")).transpose()?;
+            Kind::Checkpoint(totals(fields)?, next)
+        }
         "close" => Kind::Close(totals(fields)?),
-        _ => return Err(ReadError::Field { field: "typ", problem: "is not known" }),
+        _ => return Err(bad("typ", "is not known")),
     })
 }
 
-fn totals(fields: &Fields) -> Result<Totals, ReadError> {
+/// The digest of Resources that differ between copies of one record: no Resource has it.
+pub(super) const RESOURCE_MIXED: u64 = 1;
+
+/// What the Resource must say, in short; 0 is nothing.
+pub fn resource_digest(pod: &str, node: &str) -> u64 {
+    if pod.is_empty() || node.is_empty() {
+        return 0;
+    }
+    let [a, b, c, d, e, f, g, h, ..] = Hash::of(&[pod.as_bytes(), b"\n", node.as_bytes()]).0;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(RESOURCE_MIXED + 1)
+}
+
+fn totals(fields: &Fields<'_, '_>) -> Result<Totals, ReadError> {
     Ok(Totals {
-        begun: fields.number("begun")?,
+        begun: fields.number_or_zero("begun")?,
         exchanges: fields.number_or_zero("exchanges")?,
         bursts: fields.number_or_zero("bursts")?,
         gaps: fields.number_or_zero("gaps")?,
@@ -250,30 +276,51 @@ fn totals(fields: &Fields) -> Result<Totals, ReadError> {
     })
 }
 
-fn hole(fields: &Fields) -> Result<Hole, ReadError> {
-    let (from, to) = (fields.number("hole_from")?, fields.number("hole_to")?);
-    let range = Range::from_nodes(from, to, &fields.hashes("nodes")?)
-        .map_err(|_| ReadError::Field { field: "nodes", problem: "are not the compact form of the hole" })?;
-    Ok(Hole {
-        stream: fields.parsed("hole_sid", "names no stream")?,
-        range,
-        scope: fields.text("scope")?.to_owned(),
-        reason: fields.text("hole_reason")?.to_owned(),
-    })
+fn recovered(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(StreamNo, Ended), ReadError> {
+    let about = names.number(&fields.text("rec_sid")?).ok_or(bad("rec_sid", "names no stream"))?;
+    let size = fields.number_or_zero("size")?;
+    let life = match &*fields.text("state")? {
+        "closed" => Life::Closed,
+        "lost" => Life::Lost,
+        _ => return Err(bad("state", "is neither closed nor lost")),
+    };
+    let root = if size == 0 { empty_root() } else { fields.parsed("root", "is not a hash")? };
+    Ok((about, Ended { size, root, life, source }))
 }
 
-fn head(fields: &Fields) -> Result<Head, ReadError> {
-    let bad = |problem| ReadError::Field { field: "note", problem };
-    let note = STANDARD.decode(fields.text("note")?).map_err(|_| bad("is not base64"))?;
-    let note = String::from_utf8(note).map_err(|_| bad("is not UTF-8"))?;
-    let note = SignedNote::parse(&note).map_err(|_| bad("is not a signed note of a checkpoint"))?;
-    let stream = note.checkpoint.origin.parse().map_err(|_| bad("is of no stream"))?;
-    let frontier = match (note.checkpoint.size.checked_sub(1), fields.optional("frontier")?) {
-        (Some(before), Some(_)) => {
-            let range = Range::from_nodes(0, before, &fields.hashes("frontier")?);
-            Some(range.map_err(|_| ReadError::Field { field: "frontier", problem: "does not fit the head's size" })?)
-        }
-        _ => None,
+fn hole(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(StreamNo, Hole), ReadError> {
+    let (from, to) = (fields.number("hole_from")?, fields.number("hole_to")?);
+    if from >= to {
+        return Err(bad("hole_to", "is not beyond hole_from"));
+    }
+    let range = Range::from_nodes(from, to, &fields.hashes("nodes")?)
+        .map_err(|_| bad("nodes", "are not the compact form of the hole"))?;
+    let about = names.number(&fields.text("hole_sid")?).ok_or(bad("hole_sid", "names no stream"))?;
+    let reason = format!("{} ({})", fields.text("hole_reason")?, fields.text("scope")?);
+    Ok((about, Hole { range, source, reason }))
+}
+
+fn head(fields: &Fields<'_, '_>, place: Place, names: &mut Names) -> Result<(StreamNo, Head), ReadError> {
+    let decode = |field: &'static str| -> Result<String, ReadError> {
+        let bytes = STANDARD.decode(fields.text(field)?.as_bytes()).map_err(|_| bad(field, "is not base64"))?;
+        String::from_utf8(bytes).map_err(|_| bad(field, "is not UTF-8"))
     };
-    Ok(Head { note, stream, frontier })
+    let text = decode("note")?;
+    let note = SignedNote::parse(&text).map_err(|_| bad("note", "is not a signed note of a checkpoint"))?;
+    if is_ledger(&note.checkpoint.origin) {
+        return Err(ReadError::Ledger);
+    }
+    let stream = names.number(&note.checkpoint.origin).ok_or(bad("note", "is of no stream"))?;
+    let size = note.checkpoint.size;
+    let before = size.checked_sub(1).ok_or(bad("note", "is of an empty stream"))?;
+    let frontier = match fields.0.get("frontier") {
+        Some(_) => {
+            let hashes = fields.hashes("frontier")?;
+            Range::from_nodes(0, before, &hashes).map_err(|_| bad("frontier", "does not fit the head's size"))?;
+            Some(hashes)
+        }
+        None => None,
+    };
+    let cosigned = fields.0.get("cosig").map(|_| decode("cosig")).transpose()?;
+    Ok((stream, Head { size, note: text, frontier, cosigned, place }))
 }

@@ -1,5 +1,6 @@
 //! Verdicts and findings (V1).
 
+use super::fact::Place;
 use crate::evidence::stream::StreamId;
 use serde::Serialize;
 use std::fmt;
@@ -75,7 +76,7 @@ impl fmt::Display for Verdict {
 }
 
 /// One thing that a verification found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// What it amounts to.
     pub verdict: Verdict,
@@ -83,8 +84,33 @@ pub struct Finding {
     pub stream: Option<StreamId>,
     /// Which records, by seq.
     pub records: Option<Range<u64>>,
+    /// Where the record stands in the input.
+    pub place: Option<Place>,
     /// For people.
     pub message: String,
+}
+
+impl Finding {
+    /// A finding about records `[from, to)` of a stream.
+    pub(super) fn of(verdict: Verdict, stream: &StreamId, records: Range<u64>, message: impl Into<String>) -> Self {
+        Self { verdict, stream: Some(stream.clone()), records: Some(records), place: None, message: message.into() }
+    }
+
+    /// A finding about a stream as a whole.
+    pub(super) fn whole(verdict: Verdict, stream: &StreamId, message: impl Into<String>) -> Self {
+        Self { verdict, stream: Some(stream.clone()), records: None, place: None, message: message.into() }
+    }
+
+    /// A finding about the export.
+    pub fn export(verdict: Verdict, message: impl Into<String>) -> Self {
+        Self { verdict, stream: None, records: None, place: None, message: message.into() }
+    }
+
+    /// With where it stands in the input.
+    pub fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
 }
 
 impl fmt::Display for Finding {

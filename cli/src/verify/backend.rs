@@ -1,0 +1,231 @@
+//! What each backend makes of a record, and how it is read back.
+//!
+//! | | body | attributes | numbers | time | event, trace and span id | Resource |
+//! |---|---|---|---|---|---|---|
+//! | OTLP JSON lines | `body.stringValue` | as exported | numbers | `timeUnixNano` | kept | kept |
+//! | VictoriaLogs | `_msg` | names as exported, top level | text | `_time`, ns | ids kept, `event_name` where it is a stream field | top level |
+//! | Loki | the line | structured metadata, `.` becomes `_` | text | entry's time, ns | ids as metadata | labels or metadata, `.` becomes `_` |
+//! | ClickHouse (Collector's exporter) | `Body` | `LogAttributes` | text | `Timestamp`, ns | `TraceId`, `SpanId`, `EventName` | `ResourceAttributes` |
+//! | Elasticsearch (OTel mapping) | `body.text` | `attributes`, as exported | numbers | `@timestamp` | `trace_id`, `span_id`, `event_name` | `resource.attributes` |
+
+use serde_json::{Map, Value as Json};
+use std::borrow::Cow;
+use testimony_core::evidence::verify::{Projector, Shape, Stored, Value, resource_digest};
+
+/// What wrote the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// JSON lines of the OpenTelemetry Collector's file exporter
+    Otlp,
+    /// Answer of VictoriaLogs to a query
+    Victorialogs,
+    /// Entries of Loki, as `logcli query -o jsonl` or its API prints them
+    Loki,
+    /// Rows of the Collector's ClickHouse exporter, as FORMAT JSONEachRow
+    Clickhouse,
+    /// Documents of Elasticsearch in its OpenTelemetry mapping, each with or without its hit
+    Elasticsearch,
+}
+
+impl Format {
+    /// The format of a line, if it is one of these.
+    pub fn of(line: &str) -> Option<Self> {
+        // Cheap first: the Collector's lines are long.
+        if line.get(..64).unwrap_or(line).contains("\"resourceLogs\"") {
+            return Some(Self::Otlp);
+        }
+        let Ok(Json::Object(map)) = serde_json::from_str(line) else { return None };
+        let has = |key: &str| map.contains_key(key);
+        if has("resourceLogs") {
+            Some(Self::Otlp)
+        } else if has("_msg") {
+            Some(Self::Victorialogs)
+        } else if (has("line") && has("timestamp")) || has("data") {
+            Some(Self::Loki)
+        } else if has("LogAttributes") || has("Body") {
+            Some(Self::Clickhouse)
+        } else if has("_source") || has("@timestamp") {
+            Some(Self::Elasticsearch)
+        } else {
+            None
+        }
+    }
+
+    /// How it keeps what stands beside a body.
+    pub fn projector(self) -> Projector {
+        Projector::new(Shape {
+            underscores: self == Self::Loki,
+            numbers_as_text: !matches!(self, Self::Otlp | Self::Elasticsearch),
+        })
+    }
+}
+
+/// Gives each record of one line: its body, and what stands beside it.
+///
+/// # Errors
+/// The line is not of this format; in words.
+pub fn records(format: Format, line: &str, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), Problem> {
+    if format == Format::Otlp {
+        return super::otlp::records(line, give).map_err(Problem::from);
+    }
+    let Json::Object(map) = serde_json::from_str(line)? else { return Err(Problem::Shape("is no object")) };
+    match format {
+        Format::Otlp => Ok(()),
+        Format::Victorialogs => victorialogs(&map, give),
+        Format::Loki => loki(&map, give),
+        Format::Clickhouse => clickhouse(&map, give),
+        Format::Elasticsearch => elasticsearch(&map, give),
+    }
+}
+
+/// Why a line cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// No JSON.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// Not of the format.
+    #[error("{0}")]
+    Shape(&'static str),
+}
+
+fn text<'a>(map: &'a Map<String, Json>, key: &str) -> Option<Cow<'a, str>> {
+    map.get(key).and_then(Json::as_str).map(Cow::Borrowed)
+}
+
+/// Members as attributes.
+fn attributes<'a>(map: &'a Map<String, Json>) -> Vec<(Cow<'a, str>, Value<'a>)> {
+    let value = |value: &'a Json| match value {
+        Json::String(text) => Value::Text(Cow::Borrowed(text.as_str())),
+        Json::Number(number) => number.as_i64().map_or(Value::Other, Value::Int),
+        _ => Value::Other,
+    };
+    map.iter().map(|(key, member)| (Cow::Borrowed(key.as_str()), value(member))).collect()
+}
+
+/// What a Resource says, its names written with this separator.
+fn resource<'a>(map: &'a Map<String, Json>, separator: &str) -> ([Option<Cow<'a, str>>; 3], u64) {
+    let of = |name: &str| text(map, &name.replace('.', separator));
+    let word = |name: &str| of(name).unwrap_or_default();
+    let digest = resource_digest(&word("k8s.pod.name"), &word("k8s.node.name"));
+    ([of("k8s.cluster.uid"), of("k8s.namespace.name"), of("k8s.pod.uid")], digest)
+}
+
+/// Nanoseconds since the epoch of `2026-01-31T12:00:00.123456789Z`, or with a space between date and time.
+fn nanos(time: &str) -> Option<u64> {
+    let zoned = if time.ends_with('Z') || time.contains('+') { time.to_owned() } else { format!("{time}Z") };
+    let time: k8s_openapi::jiff::Timestamp = zoned.replacen(' ', "T", 1).parse().ok()?;
+    u64::try_from(time.as_nanosecond()).ok()
+}
+
+/// A time that cannot be read is no time that was exported.
+fn time(text: Option<Cow<'_, str>>) -> Option<u64> {
+    text.map(|text| nanos(&text).unwrap_or(u64::MAX))
+}
+
+fn victorialogs(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), Problem> {
+    let body = map.get("_msg").and_then(Json::as_str);
+    let (resource, resource_digest) = resource(map, ".");
+    // What is empty is not kept.
+    let id = |key| Some(text(map, key).unwrap_or_default());
+    let stored = Stored {
+        time_ns: time(text(map, "_time")),
+        event: text(map, "event_name"),
+        trace_id: id("trace_id"),
+        span_id: id("span_id"),
+        attributes: Some(attributes(map)),
+        resource,
+        resource_digest,
+    };
+    give(body, &stored);
+    Ok(())
+}
+
+fn loki(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), Problem> {
+    if let Some(line) = map.get("line").and_then(Json::as_str) {
+        let labels = map.get("labels").and_then(Json::as_object).ok_or(Problem::Shape("labels are not there"))?;
+        let at = text(map, "timestamp").ok_or(Problem::Shape("the timestamp is not there"))?;
+        // Both as a time and as a number of nanoseconds.
+        let at = at.parse().ok().or_else(|| nanos(&at)).unwrap_or(u64::MAX);
+        loki_entry(labels, at, line, give);
+        return Ok(());
+    }
+    let streams = map.get("data").and_then(|data| data.get("result")).and_then(Json::as_array);
+    for stream in streams.ok_or(Problem::Shape("data.result is not there"))? {
+        let labels = stream.get("stream").and_then(Json::as_object);
+        let values = stream.get("values").and_then(Json::as_array);
+        for value in values.ok_or(Problem::Shape("values are not there"))? {
+            let at = value.get(0).and_then(Json::as_str).and_then(|at| at.parse().ok());
+            let line = value.get(1).and_then(Json::as_str);
+            let (Some(at), Some(line)) = (at, line) else { return Err(Problem::Shape("a value is no time and line")) };
+            let mut all = labels.cloned().unwrap_or_default();
+            if let Some(Json::Object(metadata)) = value.get(2) {
+                all.extend(metadata.clone());
+            }
+            loki_entry(&all, at, line, give);
+        }
+    }
+    Ok(())
+}
+
+fn loki_entry(labels: &Map<String, Json>, at: u64, line: &str, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) {
+    let (resource, resource_digest) = resource(labels, "_");
+    let id = |key| Some(text(labels, key).unwrap_or_default());
+    let stored = Stored {
+        time_ns: Some(at),
+        event: text(labels, "event_name"),
+        trace_id: id("trace_id"),
+        span_id: id("span_id"),
+        attributes: Some(attributes(labels)),
+        resource,
+        resource_digest,
+    };
+    give(Some(line), &stored);
+}
+
+fn clickhouse(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), Problem> {
+    let body = map.get("Body").and_then(Json::as_str).ok_or(Problem::Shape("column Body is not there"))?;
+    let none = Map::new();
+    let column = |key: &str| map.get(key).and_then(Json::as_object);
+    let (resource, resource_digest) = resource(column("ResourceAttributes").unwrap_or(&none), ".");
+    let stored = Stored {
+        time_ns: time(text(map, "Timestamp")),
+        event: text(map, "EventName"),
+        trace_id: text(map, "TraceId"),
+        span_id: text(map, "SpanId"),
+        attributes: column("LogAttributes").map(attributes),
+        resource,
+        resource_digest,
+    };
+    give(Some(body), &stored);
+    Ok(())
+}
+
+fn elasticsearch(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), Problem> {
+    let map = map.get("_source").and_then(Json::as_object).unwrap_or(map);
+    let body = map.get("body").and_then(|body| body.get("text")).or(map.get("body.text")).and_then(Json::as_str);
+    let none = Map::new();
+    let of = map.get("resource").and_then(|resource| resource.get("attributes")).and_then(Json::as_object);
+    let (resource, resource_digest) = resource(of.unwrap_or(&none), ".");
+    let id = |key| Some(text(map, key).unwrap_or_default());
+    // `date_nanos` comes as a time, or as `milliseconds.rest`.
+    let at = text(map, "@timestamp").map(|at| millis(&at).or_else(|| nanos(&at)).unwrap_or(u64::MAX));
+    let stored = Stored {
+        time_ns: at,
+        event: text(map, "event_name"),
+        trace_id: id("trace_id"),
+        span_id: id("span_id"),
+        attributes: map.get("attributes").and_then(Json::as_object).map(attributes),
+        resource,
+        resource_digest,
+    };
+    give(body, &stored);
+    Ok(())
+}
+
+fn millis(text: &str) -> Option<u64> {
+    let (millis, rest) = text.split_once('.').unwrap_or((text, ""));
+    let millis: u64 = millis.parse().ok()?;
+    let rest: u64 = format!("{rest:0<6}").parse().ok().filter(|_| rest.len() <= 6)?;
+    millis.checked_mul(1_000_000)?.checked_add(rest)
+}

@@ -1,0 +1,256 @@
+//! The files of an export, line by line, with errors that say where and what to do.
+
+use super::backend::{Format, Problem, records};
+use super::url;
+use anyhow::{Result, anyhow, bail};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use testimony_core::evidence::verify::{Intake, Place, Projector, Stored};
+
+/// Longest line, in bytes: the Collector's batches are smaller by far.
+const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+/// From when on, and how often, progress is told.
+const PROGRESS_AFTER: Duration = Duration::from_secs(2);
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+const PROGRESS_EVERY_IN_LOGS: Duration = Duration::from_secs(30);
+
+/// Bits of a place: the file, the line, the entry of the line.
+const LINE_BITS: u32 = 36;
+const ENTRY_BITS: u32 = 16;
+
+/// Where something stands, for people.
+pub fn place(files: &[PathBuf], place: Place) -> String {
+    let file = usize::try_from(place >> (LINE_BITS + ENTRY_BITS)).unwrap_or(usize::MAX);
+    let line = (place >> ENTRY_BITS) & ((1 << LINE_BITS) - 1);
+    let entry = place & ((1 << ENTRY_BITS) - 1);
+    let name = files.get(file).map_or_else(String::new, |file| name(file));
+    let entry = if entry > 0 { format!(" entry {}", entry + 1) } else { String::new() };
+    format!("{name}:{line}{entry}")
+}
+
+fn name(file: &Path) -> String {
+    if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
+}
+
+/// Reads all files; gives the rows of their records.
+///
+/// # Errors
+/// A file cannot be read, or is no export.
+pub fn read(
+    files: &[PathBuf],
+    format: Option<Format>,
+    intake: &mut Intake,
+    row: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    each(files, format, &mut |body, stored, projector, place| {
+        let mut failed = Ok(());
+        match body {
+            Some(body) => intake.record(body, stored, projector, place, |bytes| {
+                if failed.is_ok() {
+                    failed = row(bytes);
+                }
+            }),
+            None => intake.other(),
+        }
+        failed
+    })
+}
+
+/// Reads all files; gives their bodies.
+///
+/// # Errors
+/// A file cannot be read, or is no export.
+pub fn bodies(files: &[PathBuf], format: Option<Format>, give: &mut dyn FnMut(&str)) -> Result<()> {
+    each(files, format, &mut |body, _, _, _| {
+        body.into_iter().for_each(&mut *give);
+        Ok(())
+    })
+}
+
+type Take<'a> = &'a mut dyn FnMut(Option<&str>, &Stored<'_>, &Projector, Place) -> Result<()>;
+
+fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<()> {
+    let mut progress = Progress::new(files);
+    for (number, path) in files.iter().enumerate() {
+        let reader: Box<dyn Read> = if path == Path::new("-") {
+            Box::new(std::io::stdin().lock())
+        } else if let Some(url) = path.to_str().filter(|name| url::is_url(name)) {
+            url::get(url).map_err(|error| anyhow!("{url}: {error:#}"))?
+        } else {
+            let file = File::open(path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+            if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+                bail!("{}: it is a folder: name the files in it", path.display());
+            }
+            Box::new(file)
+        };
+        let mut lines =
+            Lines { reader: BufReader::with_capacity(BUFFER_BYTES, reader), line: Vec::new(), number: 0, offset: 0 };
+        let file = u64::try_from(number).unwrap_or(u64::MAX) << (LINE_BITS + ENTRY_BITS);
+        read_file(&mut lines, file, format, &mut *take, &mut progress)
+            .map_err(|error| anyhow!("{}: {error:#}", name(path)))?;
+    }
+    progress.end();
+    Ok(())
+}
+
+struct Lines<R> {
+    reader: R,
+    line: Vec<u8>,
+    number: u64,
+    /// Where the line begins.
+    offset: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The next line without its end, and whether it has one.
+    fn next(&mut self) -> Result<Option<bool>> {
+        self.offset += self.line.len() as u64;
+        self.line.clear();
+        self.number += 1;
+        let (number, offset) = (self.number, self.offset);
+        let limit = LINE_BYTES_MAX as u64 + 1;
+        let read = (&mut self.reader).take(limit).read_until(b'\n', &mut self.line);
+        read.map_err(|error| anyhow!("line {number} (byte {offset}): {error}"))?;
+        if self.line.len() > LINE_BYTES_MAX {
+            bail!(
+                "line {number} (byte {offset}): over {LINE_BYTES_MAX} bytes: an export has one record or batch on a line"
+            );
+        }
+        Ok((!self.line.is_empty()).then(|| self.line.ends_with(b"\n")))
+    }
+}
+
+fn read_file<R: BufRead>(
+    lines: &mut Lines<R>,
+    file: u64,
+    format: Option<Format>,
+    take: Take<'_>,
+    progress: &mut Progress,
+) -> Result<()> {
+    let mut known: Option<(Format, Projector)> = format.map(|format| (format, format.projector()));
+    let mut failed = Ok(());
+    while let Some(whole) = lines.next()? {
+        if lines.number == 1 {
+            packed(&lines.line)?;
+        }
+        progress.line(lines.line.len());
+        let at = || format!("line {} (byte {})", lines.number, lines.offset);
+        let text = std::str::from_utf8(&lines.line).map_err(|error| {
+            let offset = lines.offset + error.valid_up_to() as u64;
+            anyhow!(
+                "line {} (byte {offset}) is not UTF-8: the file is damaged, or no export: export it again",
+                lines.number
+            )
+        })?;
+        let text = text.trim();
+        if text.is_empty() {
+            continue;
+        }
+        if known.is_none() {
+            known = Format::of(text).map(|format| (format, format.projector()));
+        }
+        let Some((format, projector)) = &known else { return Err(unknown(text, whole, &at())) };
+        let place = file | lines.number << ENTRY_BITS;
+        let mut entry = 0;
+        let read = records(*format, text, &mut |body, stored| {
+            let place = place | u64::min(entry, (1 << ENTRY_BITS) - 1);
+            entry += 1;
+            progress.records += 1;
+            if failed.is_ok() {
+                failed = take(body, stored, projector, place);
+            }
+        });
+        std::mem::replace(&mut failed, Ok(()))?;
+        read.map_err(|problem| bad_line(&problem, *format, whole, &at()))?;
+    }
+    Ok(())
+}
+
+/// A packed file is told as such.
+fn packed(line: &[u8]) -> Result<()> {
+    let (kind, tool) = match line {
+        [0x1f, 0x8b, ..] => ("gzip", "gzip -dc"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", "zstd -dc"),
+        _ => return Ok(()),
+    };
+    bail!("it is packed with {kind}: run `{tool} FILE | testimony verify -`")
+}
+
+fn unknown(text: &str, whole: bool, at: &str) -> anyhow::Error {
+    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        return bad_json(&error, whole, at);
+    }
+    anyhow!(
+        "{at} is JSON, but no export that is known: OTLP JSON lines of the Collector's file exporter, query output of VictoriaLogs, \
+         Loki, ClickHouse or Elasticsearch as JSON lines; --format names it where it is not recognised"
+    )
+}
+
+fn bad_line(problem: &Problem, format: Format, whole: bool, at: &str) -> anyhow::Error {
+    match problem {
+        Problem::Json(error) if error.is_data() => anyhow!("{at} is JSON, but not of the format {format:?}: {error}"),
+        Problem::Json(error) => bad_json(error, whole, at),
+        Problem::Shape(problem) => anyhow!("{at} is not of the format {format:?}: {problem}"),
+    }
+}
+
+fn bad_json(error: &serde_json::Error, whole: bool, at: &str) -> anyhow::Error {
+    if error.is_eof() && !whole {
+        anyhow!("{at} is cut off: the export was still being written, or the copy is not whole: export it again")
+    } else {
+        anyhow!("{at} is damaged: {error}: export it again")
+    }
+}
+
+/// Tells on standard error how far it is.
+struct Progress {
+    started: Instant,
+    last: Option<Instant>,
+    bytes: u64,
+    records: u64,
+    total: Option<u64>,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new(files: &[PathBuf]) -> Self {
+        let size = |path: &PathBuf| std::fs::metadata(path).ok().filter(|metadata| metadata.is_file()).map(|m| m.len());
+        Self {
+            started: Instant::now(),
+            last: None,
+            bytes: 0,
+            records: 0,
+            total: files.iter().map(size).sum(),
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn line(&mut self, bytes: usize) {
+        let before = self.bytes;
+        self.bytes += bytes as u64;
+        // The clock is not asked for every line.
+        if before >> 20 == self.bytes >> 20 {
+            return;
+        }
+        let every = if self.terminal { PROGRESS_EVERY } else { PROGRESS_EVERY_IN_LOGS };
+        let due = self.last.map_or(self.started + PROGRESS_AFTER, |last| last + every);
+        if Instant::now() < due {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let share = self.total.filter(|total| *total > 0).map(|total| format!(" of {} MB", total >> 20));
+        let line = format!("read {} records, {} MB{}", self.records, self.bytes >> 20, share.unwrap_or_default());
+        if self.terminal { eprint!("\r\x1b[2K{line}") } else { eprintln!("{line}") }
+    }
+
+    fn end(&self) {
+        if self.terminal && self.last.is_some() {
+            eprint!("\r\x1b[2K");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `testimony verify`: whether an export is what was sealed, and all of it; `testimony prove`: one record with its proof.
+//!
+//! The judgement is core's. Here are the files, the formats of the backends, the sorting outside of memory, and X.509.
+
+mod backend;
+mod input;
+mod otlp;
+mod proof;
+mod roots;
+mod scope;
+mod sort;
+#[cfg(test)]
+mod tests;
+mod url;
+
+pub use backend::Format;
+pub use proof::{RecordName, record_name};
+pub use scope::{ScopeArg, lag, scope};
+
+use crate::args::{self, ProveArgs, VerifyArgs};
+use crate::output::{Table, plural, print, printable};
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use sort::{HELD_BYTES_MAX, Sorter};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+use testimony_core::evidence::verify::{Basis, Intake, Report, Settings, Trust, Verification};
+
+/// Exit code where the input cannot be judged at all (V1: 64 and above).
+pub const EXIT_INPUT: u8 = 65;
+
+/// Exit code where the command line is wrong.
+pub const EXIT_USAGE: u8 = 64;
+
+/// Findings that are printed; all of them with `-o json`.
+const FINDINGS_SHOWN: usize = 50;
+
+/// Streams that are printed; all of them with `-o json`.
+const STREAMS_SHOWN: usize = 20;
+
+/// Runs `verify`.
+///
+/// # Errors
+/// Nobody reads the output any more.
+pub fn run(args: &VerifyArgs) -> Result<u8> {
+    if let Some(proof) = &args.proof {
+        return proof::verify(proof, args);
+    }
+    or_input_error(judge(args).and_then(|report| {
+        match args.output {
+            args::Format::Text => print(&text(&report, &args.files))?,
+            args::Format::Json => print(&(serde_json::to_string_pretty(&as_json(&report, &args.files)?)? + "\n"))?,
+        }
+        Ok(report.exit_code)
+    }))
+}
+
+/// Runs `prove`.
+///
+/// # Errors
+/// Nobody reads the output any more.
+pub fn prove(args: &ProveArgs) -> Result<u8> {
+    or_input_error(proof::prove(args))
+}
+
+/// What cannot be judged ends with a code that is no verdict's.
+fn or_input_error(result: Result<u8>) -> Result<u8> {
+    match result {
+        Err(error) if !crate::output::is_broken_pipe(&error) => {
+            eprintln!("testimony: {error:#}");
+            Ok(EXIT_INPUT)
+        }
+        other => other,
+    }
+}
+
+fn judge(args: &VerifyArgs) -> Result<Report> {
+    let trust = args.roots.as_deref().map(roots::load).transpose()?.unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
+    let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    let scope = args.scope.clone().unwrap_or_default();
+    let settings = Settings {
+        scope_text: scope.describe(args.partial),
+        scope: scope.resolve(now_ns),
+        partial: args.partial,
+        now_ns,
+        max_lag_ns: args.max_lag,
+    };
+    verification(&args.files, args.format, settings, trust, HELD_BYTES_MAX)
+}
+
+/// Reads, sorts and judges.
+pub(crate) fn verification(
+    files: &[PathBuf],
+    format: Option<Format>,
+    settings: Settings,
+    trust: Trust,
+    held_max: usize,
+) -> Result<Report> {
+    let mut intake = Intake::default();
+    let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
+    input::read(files, format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
+    let mut verification = Verification::new(intake, settings, trust);
+    sorter.drain(|row| -> Result<()> {
+        anyhow::ensure!(verification.feed(row), "a temporary file was damaged: try again");
+        Ok(())
+    })?;
+    Ok(verification.finish())
+}
+
+fn as_json(report: &Report, files: &[PathBuf]) -> Result<Value> {
+    let mut value = serde_json::to_value(report)?;
+    let findings = value.get_mut("findings").and_then(Value::as_array_mut);
+    for finding in findings.into_iter().flatten() {
+        if let Some(place) = finding.get("place").and_then(Value::as_u64) {
+            finding["place"] = json!(input::place(files, place));
+        }
+    }
+    Ok(value)
+}
+
+/// The report for people.
+fn text(report: &Report, files: &[PathBuf]) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{} of {} in {}, {} under a signed head{}",
+        plural(report.streams.len(), "stream"),
+        report.scope,
+        plural(usize::try_from(report.records).unwrap_or(usize::MAX), "record"),
+        report.proved,
+        if report.copies > 0 { format!("; {} more copies", report.copies) } else { String::new() },
+    );
+    if report.others > 0 {
+        let _ = writeln!(out, "{} other log entries are no records of Testimony", report.others);
+    }
+    let mut table = Table::new(&["STREAM", "VERDICT", "RECORDS", "PROVED", "END"]);
+    let mut worst: Vec<_> = report.streams.iter().collect();
+    worst.sort_by_key(|stream| std::cmp::Reverse(stream.verdict));
+    for stream in worst.iter().take(STREAMS_SHOWN) {
+        let end = if stream.closed { "closed" } else { "-" };
+        table.row([
+            stream.sid.to_string(),
+            stream.verdict.to_string(),
+            stream.records.to_string(),
+            stream.proved.to_string(),
+            end.to_owned(),
+        ]);
+    }
+    if !table.is_empty() {
+        let _ = write!(out, "\n{table}");
+        if report.streams.len() > STREAMS_SHOWN {
+            let _ = writeln!(out, "... and {} more", report.streams.len() - STREAMS_SHOWN);
+        }
+    }
+    if !report.findings.is_empty() {
+        out.push_str("\nFindings, the worst first:\n");
+        for finding in report.findings.iter().take(FINDINGS_SHOWN) {
+            let place = finding.place.map(|place| format!(" [{}]", input::place(files, place))).unwrap_or_default();
+            let _ = writeln!(out, "  {}{place}", printable(&finding.to_string()));
+        }
+        let more = report.findings.len().saturating_sub(FINDINGS_SHOWN) as u64 + report.more_findings;
+        if more > 0 {
+            let _ = writeln!(out, "  ... and {more} more: -o json");
+        }
+    }
+    let basis = match report.trust {
+        Basis::None => "none",
+        Basis::Operator => "operator",
+        Basis::External => "external",
+    };
+    let _ = writeln!(out, "\nTrust: {basis}");
+    let exposure = &report.exposure;
+    match exposure.longest_ns {
+        Some(longest) => {
+            let seconds = longest / 1_000_000_000;
+            let _ = writeln!(
+                out,
+                "Exposure: at most {seconds} s from a record to a witness; {} longer than allowed; {} records without one",
+                plural(exposure.windows.len(), "time"),
+                exposure.uncovered
+            );
+        }
+        None => out.push_str("Exposure: no head was cosigned by a known witness\n"),
+    }
+    out.push_str("Not concluded from this:\n");
+    for limit in &report.not_concluded {
+        let _ = writeln!(out, "  - {limit}");
+    }
+    let _ = writeln!(out, "\n{}", report.verdict);
+    out
+}

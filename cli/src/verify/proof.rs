@@ -1,0 +1,198 @@
+//! One record with its proof (C2SP tlog-proof): `testimony prove` makes it, `testimony verify --proof` checks it without the
+//! rest of the export.
+
+use super::backend::Format;
+use super::{EXIT_INPUT, input};
+use crate::args::{self, ProveArgs, VerifyArgs};
+use crate::output::{print, print_json};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::merkle::{leaf, prove_inclusion, root_from_inclusion, root_of};
+use testimony_core::evidence::note::{PublicKey, SignedNote};
+use testimony_core::evidence::verify::{Body, Verdict};
+
+const FIRST_LINE: &str = "c2sp.org/tlog-proof@v1";
+
+/// Most records of one stream that a proof is made of.
+const RECORDS_MAX: u64 = 1 << 24;
+
+/// Most bytes of a proof.
+const PROOF_BYTES_MAX: u64 = 1024 * 1024;
+
+/// One record, and how it is tied to a signed head.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Proof {
+    body: String,
+    index: u64,
+    hashes: Vec<Hash>,
+    note: SignedNote,
+}
+
+impl Proof {
+    fn encode(&self) -> String {
+        let hashes: String = self.hashes.iter().map(|hash| STANDARD.encode(hash.0) + "\n").collect();
+        let extra = STANDARD.encode(&self.body);
+        format!("{FIRST_LINE}\nextra {extra}\nindex {}\n{hashes}\n{}", self.index, self.note.encode())
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let (head, note) = text.split_once("\n\n").context("there is no checkpoint after an empty line")?;
+        let mut lines = head.lines();
+        ensure!(lines.next() == Some(FIRST_LINE), "the first line is not {FIRST_LINE:?}");
+        let extra = lines
+            .next()
+            .and_then(|line| line.strip_prefix("extra "))
+            .context("line 2 is no `extra` with the record")?;
+        let body =
+            String::from_utf8(STANDARD.decode(extra).context("line 2: not base64")?).context("line 2: no record")?;
+        let index = lines.next().and_then(|line| line.strip_prefix("index ")).context("line 3 is no `index`")?;
+        let index = index.parse().ok().filter(|n: &u64| n.to_string() == index).context("line 3: no number")?;
+        let hash = |line: &str| STANDARD.decode(line).ok().and_then(|bytes| Hash::from_slice(&bytes));
+        let hashes: Option<Vec<Hash>> = lines.map(hash).collect();
+        let hashes = hashes.context("a line of the proof is no hash in base64")?;
+        let note = SignedNote::parse(note).map_err(|error| anyhow!("the checkpoint: {error}"))?;
+        Ok(Self { body, index, hashes, note })
+    }
+
+    /// Whether the record stands where the head says. Its body must say so itself, too.
+    fn holds(&self) -> Result<(), &'static str> {
+        let body = Body::parse(&self.body).map_err(|_| "the record is not canonical")?;
+        if body.simple("sid") != Some(self.note.checkpoint.origin.as_str()) {
+            return Err("the head is of another stream than the record");
+        }
+        if body.simple("seq").and_then(|seq| seq.parse().ok()) != Some(self.index) {
+            return Err("the record says another place than the proof");
+        }
+        let root = root_from_inclusion(leaf(self.body.as_bytes()), self.index, self.note.checkpoint.size, &self.hashes);
+        if root != Some(self.note.checkpoint.root) {
+            return Err("record and proof do not give the signed root");
+        }
+        Ok(())
+    }
+}
+
+/// `verify --proof`.
+pub fn verify(path: &Path, args: &VerifyArgs) -> Result<u8> {
+    let checked = read(path).and_then(|text| check(&text, args.key.as_ref()));
+    let (verdict, proof, message) = match checked.with_context(|| path.display().to_string()) {
+        Ok(checked) => checked,
+        Err(error) => {
+            eprintln!("testimony: {error:#}: `testimony prove` makes such a file");
+            return Ok(EXIT_INPUT);
+        }
+    };
+    let sid = &proof.note.checkpoint.origin;
+    match args.output {
+        args::Format::Text => print(&format!("{}\n{verdict} {sid} record {}: {message}\n", proof.body, proof.index))?,
+        args::Format::Json => print_json(&json!({
+            "verdict": verdict, "sid": sid, "seq": proof.index, "size": proof.note.checkpoint.size,
+            "message": message, "record": proof.body,
+        }))?,
+    }
+    Ok(verdict.exit_code())
+}
+
+/// Judges a proof.
+pub(super) fn check(text: &str, key: Option<&PublicKey>) -> Result<(Verdict, Proof, &'static str)> {
+    let proof = Proof::parse(text)?;
+    let (verdict, message) = match (proof.holds(), key) {
+        (Err(problem), _) => (Verdict::Tampered, problem),
+        (Ok(()), Some(key)) if proof.note.is_signed_by(&proof.note.checkpoint.origin, key) => {
+            (Verdict::Ok, "the record is in the tree whose head this key signed")
+        }
+        (Ok(()), Some(_)) => (Verdict::Foreign, "the head is not signed by the given key"),
+        (Ok(()), None) => (Verdict::Unanchored, "the record is in the tree; --key tells whose head it must be"),
+    };
+    Ok((verdict, proof, message))
+}
+
+fn read(path: &Path) -> Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().lock().take(PROOF_BYTES_MAX).read_to_string(&mut text)?;
+    } else {
+        std::fs::File::open(path)?.take(PROOF_BYTES_MAX).read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+/// `prove`.
+pub fn prove(args: &ProveArgs) -> Result<u8> {
+    let (proof, key) = make(&args.files, args.format, &args.record)?;
+    print(&proof)?;
+    eprintln!("signed by {key}; check it with: testimony verify --proof FILE --key {key}");
+    Ok(0)
+}
+
+/// The proof of a record, and the key that signed its head.
+pub(super) fn make(files: &[PathBuf], format: Option<Format>, record: &RecordName) -> Result<(String, PublicKey)> {
+    let (sid, seq) = (record.sid.as_str(), record.seq);
+    let mut bodies: BTreeMap<u64, (Hash, Option<String>)> = BTreeMap::new();
+    let mut keys: BTreeMap<u64, PublicKey> = BTreeMap::new();
+    let mut heads: Vec<SignedNote> = Vec::new();
+    let mut too_many = false;
+    input::bodies(files, format, &mut |text| {
+        let Ok(body) = Body::parse(text) else { return };
+        if body.simple("typ") == Some("head") {
+            heads.extend(note(&body).filter(|note| note.checkpoint.origin == sid));
+        } else if body.simple("sid") == Some(sid)
+            && let Some(at) = body.simple("seq").and_then(|at| at.parse::<u64>().ok())
+        {
+            too_many |= at >= RECORDS_MAX;
+            let key = body.simple(if at == 0 { "key" } else { "next_key" });
+            // The key that a record names signs what comes after it.
+            keys.extend(key.and_then(|key| key.parse().ok()).map(|key| (if at == 0 { 0 } else { at + 1 }, key)));
+            bodies.insert(at, (leaf(text.as_bytes()), (at == seq).then(|| text.to_owned())));
+        }
+    })?;
+    ensure!(!too_many, "the stream is too long for a proof");
+    let body = bodies.get(&seq).and_then(|(_, body)| body.clone());
+    let body = body.with_context(|| format!("record {seq} of {sid} is not in the export"))?;
+    heads.sort_by_key(|note| note.checkpoint.size);
+    for note in heads.into_iter().filter(|note| note.checkpoint.size > seq) {
+        let size = note.checkpoint.size;
+        let leaves: Vec<Hash> = bodies.range(..size).map(|(_, (leaf, _))| *leaf).collect();
+        if leaves.len() as u64 != size || root_of(&leaves) != note.checkpoint.root {
+            continue;
+        }
+        let Some(key) = keys.range(..size).next_back().map(|(_, key)| *key) else { continue };
+        if !note.is_signed_by(sid, &key) {
+            continue;
+        }
+        let hashes = prove_inclusion(&leaves, seq).context("no proof")?;
+        let proof = Proof { body, index: seq, hashes, note };
+        return Ok((proof.encode(), key));
+    }
+    bail!(
+        "no signed head covers record {seq} together with every record before it: run `testimony verify` to see what is wrong"
+    );
+}
+
+fn note(body: &Body<'_>) -> Option<SignedNote> {
+    let text = String::from_utf8(STANDARD.decode(body.simple("note")?).ok()?).ok()?;
+    SignedNote::parse(&text).ok()
+}
+
+/// A record by stream and place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordName {
+    sid: String,
+    seq: u64,
+}
+
+/// Reads `SID:SEQ`.
+///
+/// # Errors
+/// It is something else.
+pub fn record_name(text: &str) -> Result<RecordName, String> {
+    let parts = text.rsplit_once(':').and_then(|(sid, seq)| Some((sid, seq.parse().ok()?)));
+    let (sid, seq) = parts.ok_or_else(|| format!("{text:?} is no record: write SID:SEQ, with seq from 0"))?;
+    sid.parse::<testimony_core::evidence::stream::StreamId>().map_err(|error| error.to_string())?;
+    Ok(RecordName { sid: sid.to_owned(), seq })
+}

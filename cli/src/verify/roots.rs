@@ -1,0 +1,178 @@
+//! Trust roots: a file with certificates of authorities (PEM), keys of witnesses (C2SP vkeys), or both.
+
+use anyhow::{Context, Result, anyhow, bail};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use std::path::Path;
+use testimony_core::evidence::note::{PublicKey, Role};
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::verify::{Certificates, Trust, Witness};
+use x509_parser::extensions::GeneralName;
+use x509_parser::pem::Pem;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// A certificate names its stream by a URI that begins so.
+pub const URI_PREFIX: &str = "testimony://";
+
+/// Type byte of a witness's key (C2SP tlog-cosignature).
+const TYPE_COSIGNATURE: u8 = 0x04;
+
+/// Reads trust roots.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn load(path: &Path) -> Result<Trust> {
+    let name = || path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(name)?;
+    parse(&text).with_context(name)
+}
+
+fn parse(text: &str) -> Result<Trust> {
+    let mut authorities = Vec::new();
+    for pem in Pem::iter_from_buffer(text.as_bytes()) {
+        let pem = pem.map_err(|error| anyhow!("a PEM block is damaged: {error}"))?;
+        if pem.label != "CERTIFICATE" {
+            bail!("a PEM block is a {:?}: trust roots are certificates", pem.label);
+        }
+        X509Certificate::from_der(&pem.contents).map_err(|error| anyhow!("a certificate is damaged: {error}"))?;
+        authorities.push(pem.contents);
+    }
+    let mut witnesses = Vec::new();
+    let mut in_pem = false;
+    for (at, line) in text.lines().enumerate() {
+        let line = line.trim();
+        in_pem |= line.starts_with("-----BEGIN ");
+        if !in_pem && !line.is_empty() && !line.starts_with('#') {
+            // A file of roots may also name the ledger's key, which no head of a stream is signed with.
+            if line.starts_with("ledger ") {
+                continue;
+            }
+            let line = line.strip_prefix("witness ").unwrap_or(line);
+            witnesses.push(witness(line).with_context(|| format!("line {}", at + 1))?);
+        }
+        in_pem &= !line.starts_with("-----END ");
+    }
+    if authorities.is_empty() && witnesses.is_empty() {
+        bail!("it holds neither a certificate (PEM) nor the key of a witness (name+id+key)");
+    }
+    let roots = (!authorities.is_empty()).then(|| Box::new(Authorities(authorities)) as Box<dyn Certificates>);
+    Ok(Trust { roots, witnesses, ledger: None })
+}
+
+/// `name+id+key`, as C2SP signed-note writes the keys of verifiers.
+fn witness(line: &str) -> Result<Witness> {
+    let mut parts = line.splitn(3, '+');
+    let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+        bail!("neither a certificate nor a witness's key (name+id+key)");
+    };
+    let bytes = STANDARD.decode(key).context("the key is not base64")?;
+    let key = match bytes.split_first() {
+        Some((&TYPE_COSIGNATURE, key)) => PublicKey(key.try_into().context("the key does not have 32 bytes")?),
+        _ => bail!("the key is of another type than that of a witness (04)"),
+    };
+    let expected: String = key.id(name, Role::Witness).iter().map(|byte| format!("{byte:02x}")).collect();
+    if id != expected {
+        bail!("the id {id} is not that of the key, which is {expected}");
+    }
+    Ok(Witness { name: name.to_owned(), key })
+}
+
+/// Authorities, in DER.
+struct Authorities(Vec<Vec<u8>>);
+
+impl Certificates for Authorities {
+    fn certify(&self, stream: &StreamId, key: &PublicKey, der: &[u8]) -> Result<(), String> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| "it is no X.509 certificate".to_owned())?;
+        if certificate.public_key().subject_public_key.data.as_ref() != key.0 {
+            return Err("it is for another key".to_owned());
+        }
+        let uri = format!("{URI_PREFIX}{stream}");
+        let names = certificate.subject_alternative_name().ok().flatten();
+        let named = names.is_some_and(|names| {
+            names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
+        });
+        if !named {
+            return Err("it is for another stream".to_owned());
+        }
+        let signed = self.0.iter().any(|root| {
+            X509Certificate::from_der(root).is_ok_and(|(_, root)| root.is_ca() && is_signed_by(&certificate, &root))
+        });
+        if signed { Ok(()) } else { Err("none of the given roots signed it".to_owned()) }
+    }
+}
+
+fn is_signed_by(certificate: &X509Certificate<'_>, root: &X509Certificate<'_>) -> bool {
+    let algorithm: &dyn VerificationAlgorithm = match certificate.signature_algorithm.algorithm.to_id_string().as_str()
+    {
+        "1.3.101.112" => &ED25519,
+        "1.2.840.10045.4.3.2" => &ECDSA_P256_SHA256_ASN1,
+        "1.2.840.10045.4.3.3" => &ECDSA_P384_SHA384_ASN1,
+        _ => return false,
+    };
+    let key = root.public_key().subject_public_key.data.as_ref();
+    certificate.issuer() == root.subject()
+        && UnparsedPublicKey::new(algorithm, key)
+            .verify(certificate.tbs_certificate.as_ref(), certificate.signature_value.data.as_ref())
+            .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &str = "c/n/p/0123456789abcdef0123456789abcdef-0-0";
+
+    #[test]
+    fn a_witness_key_is_checked_against_its_id() {
+        let key = PublicKey([7; 32]);
+        let id: String = key.id("w.example", Role::Witness).iter().map(|byte| format!("{byte:02x}")).collect();
+        let encoded = STANDARD.encode([&[TYPE_COSIGNATURE][..], &key.0].concat());
+        let trust = parse(&format!("# ours\nledger x\nwitness w.example+{id}+{encoded}\n")).expect("a witness");
+        assert_eq!(trust.witnesses, [Witness { name: "w.example".into(), key }]);
+        assert!(trust.roots.is_none());
+        let log = STANDARD.encode([&[1][..], &key.0].concat());
+        for (text, problem) in [
+            (format!("w.example+00000000+{encoded}"), "is not that of the key"),
+            (format!("w.example+{id}+{log}"), "another type"),
+            ("w.example".to_owned(), "name+id+key"),
+            (String::new(), "neither"),
+            (
+                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(),
+                "trust roots are certificates",
+            ),
+        ] {
+            let error = format!("{:#}", parse(&text).err().expect("refused"));
+            assert!(error.contains(problem), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn k1_a_certificate_is_for_one_key_and_one_stream_under_one_root() {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, SanType};
+        let authority = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = params.self_signed(&authority).expect("a root");
+        let issuer = Issuer::from_params(&params, &authority);
+        let leaf_key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+        let mut leaf = CertificateParams::default();
+        leaf.subject_alt_names = vec![SanType::URI(format!("{URI_PREFIX}{STREAM}").try_into().expect("ASCII"))];
+        let certificate = leaf.signed_by(&leaf_key, &issuer).expect("a certificate");
+        let key = PublicKey(leaf_key.public_key_raw().try_into().expect("32 bytes"));
+        let stream: StreamId = STREAM.parse().expect("a stream");
+        let trust = parse(&root.pem()).expect("a root");
+        let roots = trust.roots.expect("roots");
+        assert_eq!(roots.certify(&stream, &key, certificate.der()), Ok(()));
+        let other: StreamId = STREAM.replace("-0-0", "-0-1").parse().expect("a stream");
+        assert!(roots.certify(&other, &key, certificate.der()).is_err());
+        assert!(roots.certify(&stream, &PublicKey([1; 32]), certificate.der()).is_err());
+        assert!(roots.certify(&stream, &key, &[1, 2, 3]).is_err());
+        let stranger = KeyPair::generate().expect("a key");
+        let stranger = params.self_signed(&stranger).expect("a root of the same name");
+        let roots = parse(&stranger.pem()).expect("a root").roots.expect("roots");
+        assert!(roots.certify(&stream, &key, certificate.der()).is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! `--scope` and `--max-lag`.
+
+use crate::tail::{Since, since};
+use k8s_openapi::jiff::Timestamp;
+use testimony_core::evidence::verify::Scope;
+
+/// What to look at, as it was written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScopeArg {
+    text: String,
+    namespace: Option<String>,
+    stream: Option<String>,
+    from: Option<Since>,
+    to: Option<Since>,
+}
+
+impl ScopeArg {
+    /// In words.
+    pub fn describe(&self, partial: bool) -> String {
+        let scope = if self.text.is_empty() { "the whole export".to_owned() } else { self.text.clone() };
+        if partial { format!("{scope} (filtered)") } else { scope }
+    }
+
+    /// With times that count from now on turned into times.
+    pub fn resolve(self, now_ns: u64) -> Scope {
+        let now = Timestamp::from_nanosecond(now_ns.into()).unwrap_or(Timestamp::UNIX_EPOCH);
+        let nanos = |time: Option<Since>| time.map(|time| time.nanos(now));
+        Scope { namespace: self.namespace, stream: self.stream, from_ns: nanos(self.from), to_ns: nanos(self.to) }
+    }
+}
+
+/// Reads `ns=shop,from=2026-01-31T00:00:00Z,to=1h,stream=PREFIX`.
+///
+/// # Errors
+/// It is something else.
+pub fn scope(text: &str) -> Result<ScopeArg, String> {
+    let mut scope = ScopeArg { text: text.to_owned(), ..ScopeArg::default() };
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let Some((key, value)) = part.split_once('=').filter(|(_, value)| !value.is_empty()) else {
+            return Err(format!("{part:?}: write ns=NAME, stream=PREFIX, from=TIME or to=TIME, separated by commas"));
+        };
+        match key {
+            "ns" => scope.namespace = Some(value.to_owned()),
+            "stream" => scope.stream = Some(value.to_owned()),
+            "from" => scope.from = Some(since(value)?),
+            "to" => scope.to = Some(since(value)?),
+            _ => return Err(format!("{key:?} is not known: there are ns, stream, from and to")),
+        }
+    }
+    Ok(scope)
+}
+
+/// Reads a duration such as `10s` or `5m`, in nanoseconds.
+///
+/// # Errors
+/// It is something else.
+pub fn lag(text: &str) -> Result<u64, String> {
+    match since(text) {
+        Ok(Since::Ago(seconds)) => Ok(seconds.saturating_mul(1_000_000_000)),
+        _ => Err(format!("{text:?} is no duration: write 10s, 5m or 1h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_is_read() {
+        let scope = scope("ns=shop,from=2026-01-31T00:00:00Z,to=1h,stream=c/shop/").expect("a scope");
+        let resolved = scope.clone().resolve(1_800_000_000_000_000_000);
+        assert_eq!(resolved.namespace.as_deref(), Some("shop"));
+        assert_eq!(resolved.stream.as_deref(), Some("c/shop/"));
+        assert_eq!(resolved.from_ns, Some(1_769_817_600_000_000_000));
+        assert_eq!(resolved.to_ns, Some(1_799_996_400_000_000_000));
+        assert!(scope.describe(true).ends_with("(filtered)"));
+    }
+
+    #[test]
+    fn a_bad_scope_is_told() {
+        for (text, problem) in
+            [("shop", "ns=NAME"), ("pod=x", "not known"), ("from=soon", "no time"), ("ns=", "ns=NAME")]
+        {
+            let error = scope(text).expect_err(text);
+            assert!(error.contains(problem), "{error}");
+        }
+        assert_eq!(lag("10s"), Ok(10_000_000_000));
+        assert!(lag("2026-01-31T00:00:00Z").is_err() && lag("x").is_err());
+    }
+}

@@ -1,0 +1,218 @@
+//! Rows sorted by their bytes, in bounded memory: sorted runs go to temporary files and are merged.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// Bytes of rows that are held in memory at once.
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Runs that are merged at once; each has a buffer.
+pub const RUNS_MAX: usize = 64;
+
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Longest row, in bytes: a head with its note and cosignatures.
+const ROW_BYTES_MAX: usize = 1024 * 1024;
+
+/// Takes rows in any order.
+pub struct Sorter {
+    folder: PathBuf,
+    held_max: usize,
+    rows: Vec<u8>,
+    /// First bytes of each row, where it begins, and its length.
+    index: Vec<(u128, u32, u32)>,
+    runs: Vec<File>,
+}
+
+impl Sorter {
+    /// Temporary files go to this folder; they have no name there.
+    pub fn new(folder: PathBuf, held_max: usize) -> Self {
+        Self { folder, held_max, rows: Vec::new(), index: Vec::new(), runs: Vec::new() }
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// The temporary folder.
+    pub fn push(&mut self, row: &[u8]) -> io::Result<()> {
+        if self.rows.len() + row.len() > self.held_max && !self.index.is_empty() {
+            self.spill()?;
+        }
+        let (Ok(start), Ok(length)) = (u32::try_from(self.rows.len()), u32::try_from(row.len())) else {
+            return Err(io::Error::other("a row is too long"));
+        };
+        let mut first = [0; 16];
+        for (slot, byte) in first.iter_mut().zip(row) {
+            *slot = *byte;
+        }
+        self.rows.extend_from_slice(row);
+        self.index.push((u128::from_be_bytes(first), start, length));
+        Ok(())
+    }
+
+    fn sort(&mut self) {
+        let rows = &self.rows;
+        let row = |start: u32, length: u32| rows.get(start as usize..start as usize + length as usize);
+        self.index.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| row(a.1, a.2).cmp(&row(b.1, b.2))));
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        self.sort();
+        if self.runs.len() >= RUNS_MAX {
+            let mut merged = Merge::new(std::mem::take(&mut self.runs))?;
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, nameless(&self.folder)?);
+            let mut row = Vec::new();
+            while merged.next(&mut row)? {
+                write_row(&mut out, &row)?;
+            }
+            self.runs.push(out.into_inner()?);
+        }
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, nameless(&self.folder)?);
+        for (_, start, length) in &self.index {
+            write_row(&mut out, self.rows.get(*start as usize..(*start + *length) as usize).unwrap_or_default())?;
+        }
+        self.runs.push(out.into_inner()?);
+        self.rows.clear();
+        self.index.clear();
+        Ok(())
+    }
+
+    /// Gives all rows in order of their bytes.
+    ///
+    /// # Errors
+    /// The temporary folder, or what `take` says.
+    pub fn drain<E: From<io::Error>>(mut self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        if self.runs.is_empty() {
+            self.sort();
+            for (_, start, length) in &self.index {
+                take(self.rows.get(*start as usize..(*start + *length) as usize).unwrap_or_default())?;
+            }
+            return Ok(());
+        }
+        self.spill()?;
+        self.rows = Vec::new();
+        self.index = Vec::new();
+        let mut merge = Merge::new(self.runs)?;
+        let mut row = Vec::new();
+        while merge.next(&mut row)? {
+            take(&row)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_row(out: &mut impl Write, row: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(row.len()).map_err(io::Error::other)?;
+    out.write_all(&length.to_be_bytes())?;
+    out.write_all(row)
+}
+
+/// A file that is gone when it is closed, however the process ends.
+fn nameless(folder: &Path) -> io::Result<File> {
+    for attempt in 0..1000_u32 {
+        let path = folder.join(format!(".testimony-verify-{}-{attempt}", std::process::id()));
+        match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
+            Ok(file) => {
+                fs::remove_file(&path)?;
+                return Ok(file);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                let folder = folder.display();
+                let message = format!("temporary files in {folder}: {error}; TMPDIR names another folder");
+                return Err(io::Error::new(error.kind(), message));
+            }
+        }
+    }
+    Err(io::Error::other("no name for a temporary file is free"))
+}
+
+struct Merge {
+    runs: Vec<BufReader<File>>,
+    heads: BinaryHeap<Reverse<(Vec<u8>, usize)>>,
+}
+
+impl Merge {
+    fn new(files: Vec<File>) -> io::Result<Self> {
+        let mut merge = Self { runs: Vec::new(), heads: BinaryHeap::new() };
+        for (run, mut file) in files.into_iter().enumerate() {
+            file.rewind()?;
+            merge.runs.push(BufReader::with_capacity(BUFFER_BYTES, file));
+            merge.refill(run, Vec::new())?;
+        }
+        Ok(merge)
+    }
+
+    /// Puts the next row of a run into the heap.
+    fn refill(&mut self, run: usize, mut row: Vec<u8>) -> io::Result<()> {
+        let Some(reader) = self.runs.get_mut(run) else { return Ok(()) };
+        let mut length = [0; 4];
+        match reader.read_exact(&mut length) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        if length > ROW_BYTES_MAX {
+            return Err(io::Error::other("a temporary file was damaged"));
+        }
+        row.resize(length, 0);
+        reader.read_exact(&mut row)?;
+        self.heads.push(Reverse((row, run)));
+        Ok(())
+    }
+
+    fn next(&mut self, row: &mut Vec<u8>) -> io::Result<bool> {
+        let Some(Reverse((mut first, run))) = self.heads.pop() else { return Ok(false) };
+        std::mem::swap(row, &mut first);
+        self.refill(run, first)?;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sorted(rows: &[Vec<u8>], held_max: usize) -> Vec<Vec<u8>> {
+        let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
+        rows.iter().for_each(|row| sorter.push(row).expect("a temporary folder"));
+        let mut out = Vec::new();
+        sorter
+            .drain(|row| {
+                out.push(row.to_vec());
+                Ok::<_, io::Error>(())
+            })
+            .expect("rows come back");
+        out
+    }
+
+    #[test]
+    fn rows_come_in_order_however_little_is_held() {
+        let mut state = 7_u64;
+        let mut rows = Vec::new();
+        for _ in 0..3000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let length = (state >> 60) as usize + 1;
+            rows.push(state.to_be_bytes().repeat(3)[..length + 4].to_vec());
+        }
+        let mut expected = rows.clone();
+        expected.sort();
+        // From everything in memory to more runs than are merged at once.
+        for held_max in [usize::MAX, 20_000, 200] {
+            assert!(sorted(&rows, held_max) == expected, "{held_max}");
+        }
+        assert!(sorted(&[], 10).is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_named() {
+        let mut sorter = Sorter::new("/proc/nowhere".into(), 1);
+        sorter.push(b"a").expect("held");
+        let error = sorter.push(b"b").expect_err("no folder").to_string();
+        assert!(error.contains("/proc/nowhere") && error.contains("TMPDIR"), "{error}");
+    }
+}

@@ -1,0 +1,355 @@
+//! One way to read a stream: which record stands at each place.
+//!
+//! Where a stream is as it was sealed there is one way. Where a record was changed or removed, the record after it still says by
+//! `prev` what stood there; each possibility becomes a branch, and the next signed head tells which one is true.
+
+use super::fact::{Gap, Hole, Kind, Leaf, Place, Source, Totals};
+use super::group::Group;
+use super::verdict::Verdict;
+use crate::evidence::hash::Hash;
+use crate::evidence::merkle::Range;
+use crate::evidence::note::PublicKey;
+
+/// Most effects that a branch keeps between two heads; more are counted.
+const EFFECTS_MAX: usize = 4096;
+
+/// What follows if a branch is the true one.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Effect {
+    /// The record at this place is not what was sealed.
+    Altered(u64, Place),
+    /// The records `[from, to)` are not there.
+    Absent(u64, u64),
+    /// One more record claims this place.
+    Extra(u64, Place),
+    /// What is there of the records `[from, to)` is not proved: with what lies between them and the next head they do not
+    /// give its root (`true`), or that is not there (`false`).
+    Stranded(u64, u64, bool),
+    /// Exchanges that were not recorded.
+    Gap(u64, Gap),
+    /// Records `[from, to)` are declared as not there.
+    Hole(u64, u64, Source, String),
+    /// A record that says something of another stream.
+    Source(u64, Hash),
+    /// A certificate.
+    Certified(u64, Vec<u8>),
+    /// The Resource differs from what the stream's first record says.
+    Resource(u64, Place),
+    /// Signed totals that do not hold.
+    Totals(u64, Verdict, String),
+    /// A genuine record that is not understood.
+    Unknown(u64, Place, String),
+    /// The note that ends an epoch at this size is not there.
+    NoLastNote(u64),
+    /// A record after the end.
+    AfterClose(u64),
+}
+
+impl Effect {
+    /// Whether it speaks against the branch: an honest and whole export has none of these.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(_) => 1,
+            Self::Absent(..) | Self::Stranded(..) => 2,
+            _ => 0,
+        }
+    }
+}
+
+/// The keys of a stream's heads (K2).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Epoch {
+    /// The key in force; `None`: the record that names it is not there.
+    pub(super) key: Option<PublicKey>,
+    /// The last rollover: the checkpoint's seq, the key for larger heads, and whether the old key's last note was seen.
+    rollover: Option<(u64, PublicKey, bool)>,
+    /// Whether a record that might name the next key is not there.
+    pub(super) unsure: bool,
+}
+
+impl Epoch {
+    /// The key of heads of this size.
+    pub(super) fn key_for(&self, size: u64) -> Option<PublicKey> {
+        match self.rollover {
+            Some((at, next, _)) if size > at.saturating_add(1) => Some(next),
+            _ => self.key,
+        }
+    }
+
+    /// A head of this size was proved; tells the size of a last note that should have come before.
+    fn proved(&mut self, size: u64) -> Option<u64> {
+        let (at, next, last_note) = self.rollover?;
+        let last = at.saturating_add(1);
+        if size == last {
+            self.rollover = Some((at, next, true));
+            return None;
+        }
+        if size > last {
+            self.key = Some(next);
+            self.rollover = None;
+            let unsure = std::mem::take(&mut self.unsure);
+            return (!last_note && !unsure).then_some(last);
+        }
+        None
+    }
+
+    fn roll(&mut self, seq: u64, next: PublicKey) {
+        if let Some((_, key, _)) = self.rollover {
+            self.key = Some(key);
+        }
+        self.rollover = Some((seq, next, false));
+    }
+}
+
+/// One way to read a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Branch {
+    /// The leaves up to `next`; `None`: some are not known.
+    pub(super) range: Option<Range>,
+    /// The next place to decide.
+    pub(super) next: u64,
+    /// Hash of the leaf before it, where it is known.
+    pub(super) last: Option<Hash>,
+    /// The keys.
+    pub(super) epoch: Epoch,
+    /// What follows, since the last proved head.
+    pub(super) effects: Vec<Effect>,
+    /// Effects beyond [`EFFECTS_MAX`].
+    pub(super) more_effects: u64,
+    /// Sizes of signed heads that this branch contradicts, since the last proved one.
+    pub(super) refuted: Vec<u64>,
+    /// First place from which each record vouches for the one before it, up to `next`.
+    pub(super) linked_from: u64,
+    /// Genuine records since the last proved head; of them since `linked_from`.
+    pub(super) present: u64,
+    pub(super) present_linked: u64,
+    /// Where it was closed.
+    pub(super) closed: Option<u64>,
+    /// What the Resource must say.
+    resource: u64,
+    /// Totals of the last checkpoint, and what was counted since; `None`: something is not known.
+    totals: Option<(Totals, Totals)>,
+    /// Earliest time in a genuine record since the last head that was cosigned; 0: none.
+    pub(super) oldest_ns: u64,
+    /// It contradicts a proved head.
+    pub(super) rival: bool,
+}
+
+impl Branch {
+    pub(super) fn new() -> Self {
+        Self {
+            range: Some(Range::empty(0)),
+            next: 0,
+            last: None,
+            epoch: Epoch::default(),
+            effects: Vec::new(),
+            more_effects: 0,
+            refuted: Vec::new(),
+            linked_from: 0,
+            present: 0,
+            present_linked: 0,
+            closed: None,
+            resource: 0,
+            totals: Some(Default::default()),
+            oldest_ns: 0,
+            rival: false,
+        }
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        self.effects.iter().map(Effect::weight).sum::<usize>() + usize::from(self.rival)
+    }
+
+    pub(super) fn add(&mut self, effect: Effect) {
+        if let (Some(Effect::Absent(_, end)), Effect::Absent(from, to)) = (self.effects.last_mut(), &effect)
+            && *end == *from
+        {
+            *end = *to;
+        } else if self.effects.len() < EFFECTS_MAX {
+            self.effects.push(effect);
+        } else {
+            self.more_effects += 1;
+        }
+    }
+
+    /// Takes `hash` as the leaf of the group's place. `false`: then a genuine record would deny the one before it.
+    pub(super) fn accept(&mut self, hash: Hash, group: &Group) -> bool {
+        let genuine = group.leaves.iter().find(|leaf| leaf.leaf == hash);
+        if let Some(leaf) = genuine
+            && self.last.is_some()
+            && leaf.prev != self.last
+        {
+            return false;
+        }
+        self.push(hash);
+        let mut others = group.leaves.iter().filter(|leaf| leaf.leaf != hash);
+        match genuine {
+            Some(leaf) => self.count(leaf),
+            None => {
+                match others.next() {
+                    Some(altered) => {
+                        self.add(Effect::Altered(group.seq, altered.place));
+                        // It may still tell the key truly, which the next note shows.
+                        if let Kind::Open(key, _) = &altered.kind {
+                            self.epoch.key = Some(*key);
+                        }
+                        if let Kind::Checkpoint(_, Some(next)) = &altered.kind {
+                            self.epoch.roll(group.seq, *next);
+                        }
+                    }
+                    None => self.add(Effect::Absent(group.seq, group.seq.saturating_add(1))),
+                }
+                self.break_link(group.seq);
+            }
+        }
+        others.for_each(|other| self.add(Effect::Extra(group.seq, other.place)));
+        true
+    }
+
+    /// The leaf before the next record, of which only the hash is known.
+    pub(super) fn accept_absent(&mut self, hash: Hash) {
+        let seq = self.next;
+        self.push(hash);
+        self.add(Effect::Absent(seq, seq.saturating_add(1)));
+        self.break_link(seq);
+    }
+
+    /// Passes over records of which nothing is known.
+    pub(super) fn lose(&mut self, to: u64) {
+        self.add(Effect::Absent(self.next, to));
+        self.range = None;
+        self.last = None;
+        self.next = to;
+        self.break_link(to);
+    }
+
+    /// Passes over records that a hole stands for.
+    pub(super) fn skip(&mut self, hole: &Hole) {
+        let grown = self.range.as_mut().is_some_and(|range| range.append(&hole.range));
+        if !grown {
+            self.range = None;
+        }
+        let (from, to) = (self.next, hole.range.end());
+        self.add(Effect::Hole(from, to, hole.source, hole.reason.clone()));
+        self.last = None;
+        self.next = to;
+        self.break_link(to);
+    }
+
+    fn push(&mut self, hash: Hash) {
+        if let Some(range) = &mut self.range {
+            range.push(hash);
+        }
+        self.last = Some(hash);
+        self.next = self.next.saturating_add(1);
+    }
+
+    /// What is not there vouches for nothing, counts nothing and names no key.
+    fn break_link(&mut self, seq: u64) {
+        self.linked_from = seq;
+        self.present_linked = 0;
+        self.totals = None;
+        self.epoch.unsure = true;
+    }
+
+    fn count(&mut self, leaf: &Leaf) {
+        self.present += 1;
+        self.present_linked += 1;
+        if leaf.time_ns > 0 && (self.oldest_ns == 0 || leaf.time_ns < self.oldest_ns) {
+            self.oldest_ns = leaf.time_ns;
+        }
+        if self.closed.is_some() {
+            self.add(Effect::AfterClose(leaf.seq));
+        }
+        if let Kind::Open(_, resource) = leaf.kind {
+            self.resource = resource;
+        }
+        if leaf.resource != 0 && self.resource != 0 && leaf.resource != self.resource {
+            self.add(Effect::Resource(leaf.seq, leaf.place));
+        }
+        match &leaf.kind {
+            Kind::Open(key, _) => {
+                self.epoch = Epoch { key: Some(*key), rollover: None, unsure: false };
+                self.add(Effect::Source(leaf.seq, leaf.leaf));
+            }
+            Kind::Exchange => self.tally(|counted| &mut counted.exchanges, 1),
+            Kind::Burst(count) => self.tally(|counted| &mut counted.bursts, *count),
+            Kind::Note => {}
+            Kind::Statement => self.add(Effect::Source(leaf.seq, leaf.leaf)),
+            Kind::Certified(der) => self.add(Effect::Certified(leaf.seq, der.clone())),
+            Kind::Gap(gap) => {
+                self.tally(|counted| &mut counted.gaps, gap.count);
+                self.add(Effect::Gap(leaf.seq, gap.clone()));
+            }
+            Kind::Checkpoint(totals, next) => {
+                self.check_totals(leaf.seq, totals);
+                if let Some(next) = next {
+                    self.epoch.roll(leaf.seq, *next);
+                }
+            }
+            Kind::Close(totals) => {
+                self.check_totals(leaf.seq, totals);
+                self.closed = Some(leaf.seq);
+            }
+            Kind::Unknown(problem) => {
+                self.totals = None;
+                self.add(Effect::Unknown(leaf.seq, leaf.place, problem.clone()));
+            }
+        }
+    }
+
+    fn tally(&mut self, field: impl Fn(&mut Totals) -> &mut u64, count: u64) {
+        if let Some((_, counted)) = &mut self.totals {
+            let slot = field(counted);
+            *slot = slot.saturating_add(count);
+        }
+    }
+
+    /// G3: what is signed must add up, and agree with what is there.
+    fn check_totals(&mut self, seq: u64, totals: &Totals) {
+        if !totals.add_up() {
+            let accounted = [totals.exchanges, totals.bursts, totals.gaps, totals.none, totals.open];
+            let accounted = accounted.iter().fold(0_u64, |sum, part| sum.saturating_add(*part));
+            let (verdict, what) = if totals.begun > accounted {
+                (Verdict::Missing, "exchanges are in no record, burst, gap or count")
+            } else {
+                (Verdict::Tampered, "more exchanges are accounted for than were begun")
+            };
+            let message =
+                format!("the signed totals do not add up: {} begun, {accounted} accounted: {what}", totals.begun);
+            self.add(Effect::Totals(seq, verdict, message));
+        } else if let Some((base, counted)) = self.totals {
+            let pairs = [
+                ("exchanges", base.exchanges, counted.exchanges, totals.exchanges),
+                ("exchanges in bursts", base.bursts, counted.bursts, totals.bursts),
+                ("exchanges in gaps", base.gaps, counted.gaps, totals.gaps),
+            ];
+            for (what, before, since, signed) in pairs {
+                let found = before.saturating_add(since);
+                if found != signed {
+                    let message = format!("{found} {what} are there, the signed totals say {signed}");
+                    self.add(Effect::Totals(seq, Verdict::Tampered, message));
+                }
+            }
+        }
+        self.totals = Some((*totals, Totals::default()));
+    }
+
+    /// It waits behind a hole while another branch proves a head before the hole's end.
+    pub(super) fn wait(&mut self, epoch: &Epoch) {
+        self.effects.retain(|effect| matches!(effect, Effect::Hole(..)));
+        self.epoch = Epoch { unsure: true, ..epoch.clone() };
+        self.refuted.clear();
+        (self.present, self.present_linked) = (0, 0);
+    }
+
+    /// A head of this size was proved: gives what follows from it, and begins anew.
+    pub(super) fn prove(&mut self, size: u64) -> Vec<Effect> {
+        if let Some(last) = self.epoch.proved(size) {
+            self.add(Effect::NoLastNote(last));
+        }
+        self.refuted.clear();
+        (self.present, self.present_linked) = (0, 0);
+        std::mem::take(&mut self.effects)
+    }
+}

@@ -1,0 +1,410 @@
+//! From what the records of one stream show to what is said of it.
+
+use super::branch::{Branch, Effect};
+use super::chain::Chain;
+use super::fact::{Life, Source};
+use super::judge::Settings;
+use super::report::{Exposure, StreamReport, WINDOWS_MAX};
+use super::trust::{Ledger, Trust};
+use super::verdict::{Finding, Verdict};
+use crate::evidence::note::SignedNote;
+use std::ops::Range;
+
+/// Nanoseconds between two heads of an idle stream (H2).
+const IDLE_NS: u64 = 300_000_000_000;
+
+/// How many findings back the same is not said again.
+const REPEATS: usize = 8;
+
+/// What holds once another record is proved.
+#[derive(Debug)]
+pub(super) struct Condition {
+    pub(super) source: Source,
+    pub(super) yes: Vec<Finding>,
+    pub(super) no: Vec<Finding>,
+    /// Sources that are proved with it, and records.
+    pub(super) sources: Vec<Source>,
+    pub(super) proved: u64,
+}
+
+/// What is said of one stream.
+pub(super) struct Conclusion {
+    pub(super) report: StreamReport,
+    pub(super) findings: Vec<Finding>,
+    pub(super) conditions: Vec<Condition>,
+    pub(super) sources: Vec<Source>,
+    pub(super) exposure: Exposure,
+}
+
+struct Concluding<'a> {
+    chain: &'a Chain,
+    number: u32,
+    settings: &'a Settings,
+    trust: &'a Trust,
+    out: Conclusion,
+}
+
+/// Says what there is to say of a stream whose facts have all been read.
+pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &Trust) -> Conclusion {
+    let found = &chain.found;
+    let report = StreamReport {
+        sid: chain.name.clone(),
+        verdict: Verdict::Ok,
+        records: found.records.saturating_sub(found.copies),
+        proved: found.proved,
+        size: found.size,
+        first_ns: found.times.0,
+        last_ns: found.times.1,
+        closed: false,
+        certified: false,
+    };
+    let out = Conclusion {
+        report,
+        findings: Vec::new(),
+        conditions: Vec::new(),
+        sources: Vec::new(),
+        exposure: Exposure::default(),
+    };
+    let mut this = Concluding { chain, number, settings, trust, out };
+    if found.records == 0 && found.claimed == 0 {
+        this.absent();
+        return this.out;
+    }
+    found.effects.iter().for_each(|effect| this.proved(effect));
+    this.heads();
+    if let Some(tail) = chain.branches.iter().find(|branch| !branch.rival) {
+        this.tail(tail);
+    }
+    this.anchor();
+    this.expose();
+    if found.more_effects + found.ignored > 0 {
+        let more = found.more_effects + found.ignored;
+        this.whole(Verdict::Unknown, format!("{more} more findings or claims of this stream were not looked at"));
+    }
+    this.out
+}
+
+impl Concluding<'_> {
+    fn say(&mut self, verdict: Verdict, records: Range<u64>, message: impl Into<String>) {
+        let known = |finding: &&Finding| finding.verdict == verdict && finding.records.as_ref() == Some(&records);
+        if !self.out.findings.iter().rev().take(REPEATS).any(|finding| known(&finding)) {
+            self.out.findings.push(Finding::of(verdict, &self.chain.name, records, message));
+        }
+    }
+
+    fn whole(&mut self, verdict: Verdict, message: impl Into<String>) {
+        self.out.findings.push(Finding::whole(verdict, &self.chain.name, message));
+    }
+
+    /// Nothing of the stream is there.
+    fn absent(&mut self) {
+        if self.chain.found.nothing {
+            return;
+        }
+        let finding = |message: String| vec![Finding::whole(Verdict::Missing, &self.chain.name, message)];
+        if self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&self.chain.name)) {
+            self.out.findings.extend(finding("the ledger expects this stream; nothing of it is in the export".into()));
+        } else if let Some(source) = self.chain.found.named.first() {
+            let yes = finding("another stream of its pod names this one; nothing of it is in the export".into());
+            let condition = Condition { source: *source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
+            self.out.conditions.push(condition);
+        }
+    }
+
+    /// Where absence proves nothing: of `[from, to)`, the parts before, within and after what must be there.
+    fn absence(&self, from: u64, to: u64) -> [(Verdict, Range<u64>); 3] {
+        let windowed = self.settings.scope.from_ns.is_some() || self.settings.scope.to_ns.is_some();
+        let (first, last) = match (self.settings.partial, windowed, self.chain.found.window) {
+            (true, ..) | (_, true, None) => (u64::MAX, u64::MAX),
+            (_, true, Some((first, last))) => (first, last),
+            (_, false, _) => (0, u64::MAX),
+        };
+        let (a, b) = (first.clamp(from, to), last.clamp(from, to));
+        [(Verdict::Partial, from..a), (Verdict::Missing, a..b), (Verdict::Partial, b..to)]
+    }
+
+    fn missing(&mut self, from: u64, to: u64) {
+        for (verdict, records) in self.absence(from, to).into_iter().filter(|(_, records)| !records.is_empty()) {
+            let message = match verdict {
+                Verdict::Missing => "signed, but not in the export",
+                _ => "not in the export, which is not whole",
+            };
+            self.say(verdict, records, message);
+        }
+    }
+
+    /// An effect under a proved head.
+    fn proved(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Altered(seq, place) => self.altered(*seq, *place),
+            Effect::Absent(from, to) => self.missing(*from, *to),
+            Effect::Extra(seq, place) => self.extra(*seq, *place),
+            Effect::Stranded(from, to, wrong) => self.stranded(*from, *to, *wrong),
+            Effect::Gap(seq, gap) => {
+                let least = if gap.exact { "" } else { "at least " };
+                let message = format!("{least}{} exchanges were not recorded: {}", gap.count, gap.reason);
+                self.say(Verdict::Gap, one(*seq), message);
+            }
+            Effect::Hole(from, to, source, reason) => self.hole(*from, *to, *source, reason),
+            Effect::Source(seq, leaf) => {
+                self.out.sources.push(Source { stream: self.number, seq: *seq, leaf: *leaf });
+            }
+            Effect::Certified(seq, der) => self.certified(*seq, der),
+            Effect::Resource(seq, place) => {
+                let message = "its Resource names another pod or node than the first record of the stream";
+                self.out
+                    .findings
+                    .push(Finding::of(Verdict::Projection, &self.chain.name, one(*seq), message).at(*place));
+            }
+            Effect::Totals(seq, verdict, message) => self.say(*verdict, one(*seq), message.clone()),
+            Effect::Unknown(seq, place, problem) => {
+                let message = format!("genuine, but not understood: {problem}");
+                self.out.findings.push(Finding::of(Verdict::Unknown, &self.chain.name, one(*seq), message).at(*place));
+            }
+            Effect::NoLastNote(size) => {
+                let message = "the head that ends the epoch of the old key is not there: up to here nothing ties the new key to it";
+                self.say(Verdict::Missing, one(size.saturating_sub(1)), message);
+            }
+            Effect::AfterClose(seq) => {
+                self.say(Verdict::Tampered, one(*seq), "it was sealed after the end of the stream");
+            }
+        }
+    }
+
+    fn altered(&mut self, seq: u64, place: u64) {
+        let message = "it is not the record that was sealed";
+        self.out.findings.push(Finding::of(Verdict::Tampered, &self.chain.name, one(seq), message).at(place));
+    }
+
+    fn extra(&mut self, seq: u64, place: u64) {
+        let message = "one more record claims this place, and nothing signed proves it";
+        self.out.findings.push(Finding::of(Verdict::Foreign, &self.chain.name, one(seq), message).at(place));
+    }
+
+    fn stranded(&mut self, from: u64, to: u64, wrong: bool) {
+        if wrong {
+            let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
+            self.say(Verdict::Tampered, from..to, message);
+        } else {
+            let message = "what is there of them cannot be proved, because of what is missing next to them";
+            let verdict = if self.settings.partial { Verdict::Partial } else { Verdict::Missing };
+            self.say(verdict, from..to, message);
+        }
+    }
+
+    fn hole(&mut self, from: u64, to: u64, source: Source, reason: &str) {
+        let finding = |verdict, message: String| vec![Finding::of(verdict, &self.chain.name, from..to, message)];
+        let yes = if source == Ledger::SOURCE {
+            finding(Verdict::Pruned, format!("removed by order: {reason}"))
+        } else {
+            finding(Verdict::Gap, format!("lost after sealing, as declared: {reason}"))
+        };
+        let no =
+            finding(Verdict::Missing, format!("not in the export; the record that says why ({reason}) is not proved"));
+        self.out.conditions.push(Condition { source, yes, no, sources: Vec::new(), proved: 0 });
+    }
+
+    fn certified(&mut self, seq: u64, der: &[u8]) {
+        let (Some(roots), Some(key)) = (&self.trust.roots, &self.chain.found.first_key) else { return };
+        match roots.certify(&self.chain.name, key, der) {
+            Ok(()) => self.out.report.certified = true,
+            Err(problem) => self.say(Verdict::Unanchored, one(seq), format!("its certificate is not good: {problem}")),
+        }
+    }
+
+    fn heads(&mut self) {
+        let found = &self.chain.found;
+        for (one, other) in &found.forks {
+            let sizes = if one == other { format!("of size {one}") } else { format!("of sizes {one} and {other}") };
+            let message = format!("two heads {sizes} are signed by the stream's key and contradict each other");
+            self.whole(Verdict::Fork, message);
+        }
+        for (size, place) in &found.unsigned {
+            let message = format!("a head of size {size} is not signed by the key that is in force there");
+            self.out.findings.push(Finding::whole(Verdict::Foreign, &self.chain.name, message).at(*place));
+        }
+        for ended in &found.short {
+            let yes = vec![Finding::of(
+                Verdict::Missing,
+                &self.chain.name,
+                found.size..ended.size,
+                format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source)),
+            )];
+            let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
+            self.out.conditions.push(condition);
+        }
+        for ended in &found.denied {
+            let message = format!("{} says another root for the first {} records", said_by(ended.source), ended.size);
+            let yes = if ended.size <= found.size {
+                vec![Finding::whole(Verdict::Fork, &self.chain.name, message)]
+            } else {
+                vec![Finding::of(Verdict::Tampered, &self.chain.name, found.size..ended.size, message)]
+            };
+            let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
+            self.out.conditions.push(condition);
+        }
+        if let (Some(first), Some(last)) = (found.unchecked.iter().min(), found.unchecked.iter().max()) {
+            let message = format!(
+                "{} heads of sizes {first} to {last} cannot be checked: the record that names their key is not there",
+                found.unchecked.len()
+            );
+            self.whole(Verdict::Unanchored, message);
+        }
+        if let Some(from) = found.restarted {
+            let message =
+                "read from here on: what came before is not there, and with it the key that vouched for the next one";
+            self.say(Verdict::Partial, one(from), message);
+        }
+    }
+
+    fn recent(&self) -> bool {
+        let last = self.chain.found.times.1;
+        // A time that is yet to come is nobody's sign of life.
+        last <= self.settings.now_ns.saturating_add(self.settings.max_lag_ns)
+            && self.settings.now_ns.saturating_sub(last) <= IDLE_NS.saturating_add(self.settings.max_lag_ns)
+    }
+
+    /// What no head covers.
+    fn tail(&mut self, tail: &Branch) {
+        let found = &self.chain.found;
+        if let Some(refuted) = tail.refuted.iter().max() {
+            let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
+            self.say(Verdict::Tampered, found.size..*refuted, message);
+        }
+        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || tail.weight() > 0) {
+            let message = "nothing signed proves these records: no head of their stream is there";
+            self.whole(Verdict::Foreign, message);
+            return;
+        }
+        self.out.report.closed = tail.closed.is_some_and(|seq| found.size > seq);
+        let covered = found.size.max(found.claimed);
+        let Some(attested) = &self.chain.attested else {
+            tail.effects.iter().for_each(|effect| self.uncovered(effect));
+            self.open_end(tail, covered);
+            return;
+        };
+        // What others say of the end counts if they are proved themselves.
+        let before = std::mem::take(&mut self.out.findings);
+        let sources = self.out.sources.len();
+        attested.effects.iter().for_each(|effect| self.proved(effect));
+        let size = attested.ended.size;
+        match attested.ended.life {
+            Life::Open => self.open_end(tail, covered.max(size)),
+            Life::Closed => self.out.report.closed = true,
+            Life::Lost if attested.ended.source == Ledger::SOURCE => {
+                self.whole(Verdict::Unclosed, "its pod is gone, and it did not end in order");
+            }
+            Life::Lost => {}
+        }
+        if tail.next > size && attested.ended.life != Life::Open {
+            self.say(Verdict::Foreign, size..tail.next, "beyond the end of the stream, and nothing signed proves them");
+        }
+        let yes = std::mem::take(&mut self.out.findings);
+        let sources = self.out.sources.split_off(sources);
+        tail.effects.iter().for_each(|effect| self.uncovered(effect));
+        self.open_end(tail, covered);
+        let no = std::mem::replace(&mut self.out.findings, before);
+        let condition = Condition { source: attested.ended.source, yes, no, sources, proved: attested.present };
+        self.out.conditions.push(condition);
+    }
+
+    /// An effect that no head covers.
+    fn uncovered(&mut self, effect: &Effect) {
+        let claimed = self.chain.found.claimed;
+        match effect {
+            Effect::Absent(from, to) if *from < claimed => self.missing(*from, (*to).min(claimed)),
+            Effect::Absent(_, to) => {
+                let tail = self.chain.branches.iter().find(|branch| !branch.rival).map_or(*to, |branch| branch.next);
+                if *to < tail && self.settings.partial {
+                    self.say(Verdict::Partial, *to..tail, "no head in the export covers them");
+                } else if *to < tail && self.recent() {
+                    self.say(Verdict::Pending, *to..tail, "what comes before them is not there yet");
+                } else if *to < tail {
+                    let message = "neither a head nor what comes before them is there to prove them";
+                    self.say(Verdict::Foreign, *to..tail, message);
+                }
+            }
+            Effect::AfterClose(seq) => {
+                self.say(Verdict::Foreign, one(*seq), "after the end of the stream, and nothing signed proves it");
+            }
+            // They are not proved, so they prove nothing.
+            Effect::Source(..) | Effect::Certified(..) | Effect::Totals(..) | Effect::NoLastNote(_) => {}
+            _ => self.proved(effect),
+        }
+    }
+
+    /// Whether the stream ended in order, or is alive.
+    fn open_end(&mut self, tail: &Branch, covered: u64) {
+        let alive = self.chain.found.life == Some(Life::Open) && covered >= tail.next;
+        let rest = tail.next > covered;
+        if self.out.report.closed || alive {
+            return;
+        }
+        if self.settings.partial {
+            if rest {
+                self.say(Verdict::Partial, covered..tail.next, "no head in the export covers them");
+            }
+        } else if self.recent() {
+            if rest {
+                self.say(Verdict::Pending, covered..tail.next, "newer than the last head");
+            }
+        } else if tail.closed.is_some() {
+            self.whole(Verdict::Unclosed, "the head that covers its last record is not there");
+        } else {
+            let rest =
+                if rest { format!("; no head covers records {covered} to {}", tail.next - 1) } else { String::new() };
+            self.whole(Verdict::Unclosed, format!("it neither ended in order nor is alive{rest}"));
+        }
+    }
+
+    /// Whether anybody vouches for its first key.
+    fn anchor(&mut self) {
+        let ledger = self.trust.ledger.as_ref();
+        match (ledger.and_then(|ledger| ledger.key(&self.chain.name)), self.chain.found.first_key) {
+            (Some(known), Some(found)) if known == found => self.out.report.certified = true,
+            (Some(_), Some(_)) => {
+                self.whole(Verdict::Tampered, "its first key is not the one that the operator certified");
+            }
+            _ => {}
+        }
+        if !self.out.report.certified && (self.trust.roots.is_some() || ledger.is_some()) {
+            self.whole(
+                Verdict::Unanchored,
+                "neither the ledger nor a certificate under the given roots names its first key",
+            );
+        }
+        if let Some(ledger) = ledger
+            && !ledger.streams.contains_key(&self.chain.name)
+            && !ledger.excuses(&self.chain.name, self.chain.found.times.0)
+        {
+            self.whole(Verdict::Foreign, "the ledger knows neither this stream nor its pod");
+        }
+    }
+
+    fn expose(&mut self) {
+        let witnesses = &self.trust.witnesses;
+        let mut covered = 0;
+        for (size, note, oldest) in &self.chain.cosigned {
+            let Ok(note) = SignedNote::parse(note) else { continue };
+            let times = witnesses.iter().filter_map(|witness| note.cosigned_at(&witness.name, &witness.key));
+            let Some(time) = times.min().filter(|_| note.checkpoint.size == *size) else { continue };
+            covered = *size;
+            let (from, to) = (*oldest, time.saturating_mul(1_000_000_000));
+            let length = if from == 0 { 0 } else { to.saturating_sub(from) };
+            let exposure = &mut self.out.exposure;
+            exposure.longest_ns = exposure.longest_ns.max(Some(length));
+            if length > self.settings.max_lag_ns && exposure.windows.len() < WINDOWS_MAX {
+                exposure.windows.push((self.chain.name.clone(), from, to));
+            }
+        }
+        self.out.exposure.uncovered = self.chain.found.size.saturating_sub(covered);
+    }
+}
+
+fn said_by(source: Source) -> &'static str {
+    if source == Ledger::SOURCE { "the ledger" } else { "a later start of the sidecar" }
+}
+
+fn one(seq: u64) -> Range<u64> {
+    seq..seq.saturating_add(1)
+}

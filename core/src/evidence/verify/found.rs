@@ -1,0 +1,60 @@
+//! What was found of one stream.
+
+use super::branch::Effect;
+use super::fact::{Ended, Life, Source};
+use crate::evidence::note::PublicKey;
+
+/// What is certain of a stream, or becomes so when another record is proved.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// What the records show, in order.
+    pub(super) effects: Vec<Effect>,
+    /// Effects that were only counted.
+    pub(super) more_effects: u64,
+    /// Heads that contradict each other: their sizes.
+    pub(super) forks: Vec<(u64, u64)>,
+    /// Heads that the stream's key did not sign: size and place.
+    pub(super) unsigned: Vec<(u64, u64)>,
+    /// Heads whose key is not known, because the record that names it is not there: size.
+    pub(super) unchecked: Vec<u64>,
+    /// Statements of others that the records contradict.
+    pub(super) denied: Vec<Ended>,
+    /// Statements of others that the stream is longer than what is there.
+    pub(super) short: Vec<Ended>,
+    /// Whether it goes on, as the ledger says.
+    pub(super) life: Option<Life>,
+    /// Genuine records under a head.
+    pub(super) proved: u64,
+    /// Size of the largest head that was proved.
+    pub(super) size: u64,
+    /// Size of the largest head that is there, whether or not its signature could be checked; forged ones do not count.
+    pub(super) claimed: u64,
+    /// The first key, if a head was proved under it.
+    pub(super) first_key: Option<PublicKey>,
+    /// From where the stream was read, where that is not its start.
+    pub(super) restarted: Option<u64>,
+    /// Copies of records.
+    pub(super) copies: u64,
+    /// Records and heads beyond what is looked at.
+    pub(super) ignored: u64,
+    /// Records, in all.
+    pub(super) records: u64,
+    /// Earliest and latest time in them; 0: none.
+    pub(super) times: (u64, u64),
+    /// Whether others say that nothing of it was ever kept.
+    pub(super) nothing: bool,
+    /// Who names it.
+    pub(super) named: Vec<Source>,
+    /// Places of checkpoints within the window of the verification: the first and the last.
+    pub(super) window: Option<(u64, u64)>,
+}
+
+/// The end of what others say of a stream.
+#[derive(Debug)]
+pub(super) struct Attested {
+    pub(super) ended: Ended,
+    /// Effects up to there, since the last head.
+    pub(super) effects: Vec<Effect>,
+    /// Genuine records up to there, since the last head.
+    pub(super) present: u64,
+}

@@ -1,0 +1,175 @@
+//! The heads of a stream: which way to read it they prove (H1, H4, K2).
+
+use super::branch::{Branch, Effect};
+use super::chain::Chain;
+use super::fact::{Head, Kind};
+use super::group::Group;
+use crate::evidence::hash::Hash;
+use crate::evidence::merkle::Range;
+use crate::evidence::note::{Checkpoint, SignedNote};
+
+impl Chain {
+    /// Looks at a head of the held place.
+    pub(super) fn head(&mut self, head: &Head, held: &Group, options: &[Hash]) {
+        let Ok(note) = SignedNote::parse(&head.note) else {
+            self.found.unsigned.push((head.size, head.place));
+            return;
+        };
+        let root = note.checkpoint.root;
+        let (mut read, mut signed, mut sure, mut winner) = (false, false, false, None);
+        let mut denied = Vec::new();
+        for (at, branch) in self.branches.iter().enumerate().filter(|(_, branch)| branch.next == head.size) {
+            read = true;
+            let Some(key) = branch.epoch.key_for(head.size) else { continue };
+            if !note.is_signed_by(self.name.as_str(), &key) {
+                sure |= !branch.epoch.unsure;
+                continue;
+            }
+            signed = true;
+            self.key.get_or_insert(key);
+            if branch.range.as_ref().and_then(Range::root) == Some(root) {
+                winner = winner.or(Some(at));
+            } else if !branch.rival {
+                denied.push(at);
+            }
+        }
+        if winner.is_none() {
+            // First those that do not claim to know what is lost.
+            denied.sort_by_key(|at| self.branches.get(*at).is_some_and(|branch| branch.range.is_some()));
+            winner = denied.into_iter().find(|at| self.restart(*at, head, root));
+        }
+        if signed || (read && !sure) {
+            self.found.claimed = self.found.claimed.max(head.size);
+        }
+        match winner {
+            Some(at) => self.proved(at, &note.checkpoint, head),
+            None if read && !signed => self.unproved(head, held, options, root, sure),
+            None => {}
+        }
+        self.twins(held, head, &note.checkpoint);
+    }
+
+    /// A signed head that a branch does not give: whether its frontier leads on (H4).
+    fn restart(&mut self, at: usize, head: &Head, root: Hash) -> bool {
+        let size = self.found.size;
+        let Some(branch) = self.branches.get_mut(at) else { return false };
+        let Some(range) = tree(head, root, branch.last) else {
+            if branch.range.is_some() {
+                branch.refuted.push(head.size);
+            }
+            return false;
+        };
+        if branch.range.is_some() && branch.linked_from <= size && size > 0 {
+            // Each record vouches for the one before, back into what was proved; the two heads cannot both be true.
+            self.found.forks.push((size, head.size));
+            return false;
+        }
+        strand(branch, size);
+        branch.range = Some(range);
+        true
+    }
+
+    /// A head that no known key signed.
+    fn unproved(&mut self, head: &Head, held: &Group, options: &[Hash], root: Hash, sure: bool) {
+        // Without its key a rollover's head can begin a reading: the next epoch's heads will prove it, or not.
+        let rolls = held.leaves.iter().find(|leaf| matches!(leaf.kind, Kind::Checkpoint(_, Some(_))));
+        if let Some(leaf) = rolls
+            && self.branches.iter().all(|branch| branch.range.is_none() && branch.epoch.key.is_none())
+            && options.contains(&leaf.leaf)
+            && let Some(range) = tree(head, root, Some(leaf.leaf))
+        {
+            for branch in self.branches.iter_mut().filter(|branch| branch.last == Some(leaf.leaf)) {
+                branch.range = Some(range.clone());
+            }
+            self.found.restarted = self.found.restarted.or(Some(head.size.saturating_sub(1)));
+        } else if sure {
+            self.found.unsigned.push((head.size, head.place));
+        } else {
+            self.found.unchecked.push(head.size);
+        }
+    }
+
+    /// Two heads of one size, both signed: FORK (V4).
+    fn twins(&mut self, held: &Group, head: &Head, checkpoint: &Checkpoint) {
+        let Some(key) = self.branches.iter().find_map(|branch| {
+            // The branch's key may have moved on with the head that was just proved, if that ended an epoch.
+            branch.epoch.key_for(head.size).filter(|_| branch.next == head.size)
+        }) else {
+            return;
+        };
+        let other = held.heads.iter().take_while(|other| other.note != head.note).any(|other| {
+            SignedNote::parse(&other.note).is_ok_and(|note| {
+                note.checkpoint.root != checkpoint.root && note.is_signed_by(self.name.as_str(), &key)
+            })
+        });
+        let this = SignedNote::parse(&head.note).is_ok_and(|note| note.is_signed_by(self.name.as_str(), &key));
+        if other && this {
+            self.found.forks.push((head.size, head.size));
+        }
+    }
+
+    /// The branch at `at` gives the signed root.
+    fn proved(&mut self, at: usize, checkpoint: &Checkpoint, head: &Head) {
+        let Some(branch) = self.branches.get_mut(at) else { return };
+        let size = checkpoint.size;
+        if branch.rival {
+            // What it contradicts was proved before.
+            self.found.forks.push((self.found.size, size));
+            self.branches.remove(at);
+            return;
+        }
+        let fork = branch.refuted.first().copied();
+        self.found.forks.extend(fork.map(|refuted| (refuted, size)));
+        self.found.proved += branch.present;
+        self.found.more_effects += std::mem::take(&mut branch.more_effects);
+        self.found.first_key = self.found.first_key.or(self.key);
+        let effects = branch.prove(size);
+        self.found.effects.extend(effects);
+        self.found.size = self.found.size.max(size);
+        self.attested = None;
+        if let Some(note) = &head.cosigned {
+            self.cosigned.push((size, note.clone(), std::mem::take(&mut branch.oldest_ns)));
+        }
+        let winner = branch.clone();
+        // A branch that waits behind a hole goes on; of the others, those that know other leaves contradict.
+        self.branches.retain(|branch| branch.range.is_some() && (branch.next > size || branch.range != winner.range));
+        for branch in &mut self.branches {
+            if branch.next > size {
+                branch.wait(&winner.epoch);
+            } else {
+                branch.rival = true;
+            }
+        }
+        self.branches.insert(0, winner);
+    }
+}
+
+/// The tree of a head from its frontier and last leaf, if they give its root (H4).
+fn tree(head: &Head, root: Hash, last: Option<Hash>) -> Option<Range> {
+    let mut range = Range::from_nodes(0, head.size.checked_sub(1)?, head.frontier.as_ref()?).ok()?;
+    range.push(last?);
+    (range.root() == Some(root)).then_some(range)
+}
+
+/// The tree goes on behind what is lost; what is there in between was neither proved by a head nor vouched for.
+fn strand(branch: &mut Branch, proved: u64) {
+    let wrong = branch.range.is_some();
+    if branch.present > branch.present_linked || wrong {
+        let absent = branch.effects.iter().filter_map(|effect| match effect {
+            Effect::Absent(from, to) => Some((*from, *to)),
+            _ => None,
+        });
+        let ends = [(branch.linked_from, branch.linked_from)];
+        let mut from = proved;
+        let mut stranded = Vec::new();
+        for (begin, end) in absent.chain(ends) {
+            if from < begin {
+                stranded.push(Effect::Stranded(from, begin, wrong));
+            }
+            from = from.max(end);
+        }
+        stranded.into_iter().for_each(|effect| branch.add(effect));
+    }
+    branch.present = branch.present_linked;
+    branch.refuted.clear();
+}

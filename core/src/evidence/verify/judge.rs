@@ -1,0 +1,270 @@
+//! All streams of an export, one after the other.
+
+use super::chain::Chain;
+use super::conclude::{Conclusion, Condition, conclude};
+use super::fact::{Fact, Source, StreamNo};
+use super::intake::Intake;
+use super::report::{Exposure, FINDINGS_MAX, Report, StreamReport, WINDOWS_MAX, limits};
+use super::trust::{Basis, Ledger, Trust};
+use super::verdict::{Finding, Verdict};
+use crate::evidence::stream::StreamId;
+use std::collections::{BTreeMap, HashSet};
+
+/// A pod may need so long until its first record is in a backend.
+const POD_START_NS: u64 = 300_000_000_000;
+
+/// What is looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Streams of this namespace only.
+    pub namespace: Option<String>,
+    /// Streams whose name begins so.
+    pub stream: Option<String>,
+    /// From this time on, in nanoseconds since the epoch.
+    pub from_ns: Option<u64>,
+    /// Up to this time.
+    pub to_ns: Option<u64>,
+}
+
+impl Scope {
+    /// Whether a stream is looked at.
+    pub fn contains(&self, stream: &StreamId) -> bool {
+        let namespace = || stream.parts().map(|parts| parts.namespace.to_owned());
+        self.namespace.as_ref().is_none_or(|wanted| namespace().as_deref() == Some(wanted.as_str()))
+            && self.stream.as_ref().is_none_or(|prefix| stream.as_str().starts_with(prefix.as_str()))
+    }
+}
+
+/// How to look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// What to look at.
+    pub scope: Scope,
+    /// The scope in words.
+    pub scope_text: String,
+    /// The export is filtered: absence proves nothing (V3).
+    pub partial: bool,
+    /// The present, in nanoseconds since the epoch.
+    pub now_ns: u64,
+    /// How long a record may be without a head, in nanoseconds.
+    pub max_lag_ns: u64,
+}
+
+/// Judges rows that come sorted.
+pub struct Verification {
+    intake: Intake,
+    settings: Settings,
+    trust: Trust,
+    current: Option<(StreamNo, Chain)>,
+    streams: BTreeMap<StreamId, StreamReport>,
+    findings: Vec<Finding>,
+    more_findings: u64,
+    worst: BTreeMap<Option<StreamId>, Verdict>,
+    conditions: Vec<(bool, Condition)>,
+    sources: HashSet<Source>,
+    exposure: Exposure,
+    copies: u64,
+}
+
+impl Verification {
+    /// Begins to judge what the intake has read.
+    pub fn new(mut intake: Intake, settings: Settings, trust: Trust) -> Self {
+        let mut this = Self {
+            settings,
+            trust,
+            current: None,
+            streams: BTreeMap::new(),
+            findings: Vec::new(),
+            more_findings: 0,
+            worst: BTreeMap::new(),
+            conditions: Vec::new(),
+            sources: HashSet::from([Ledger::SOURCE]),
+            exposure: Exposure::default(),
+            copies: 0,
+            intake: Intake::default(),
+        };
+        for finding in std::mem::take(&mut intake.findings) {
+            this.find(finding);
+        }
+        this.more_findings += intake.more_findings;
+        this.intake = intake;
+        this
+    }
+
+    /// Takes the next row; rows come in order of their bytes. `false`: it is no row.
+    pub fn feed(&mut self, row: &[u8]) -> bool {
+        let Some((number, fact)) = Fact::read(row) else { return false };
+        self.fact(number, fact)
+    }
+
+    fn fact(&mut self, number: StreamNo, fact: Fact) -> bool {
+        if self.current.as_ref().is_some_and(|(current, _)| *current != number) {
+            self.stream_ends();
+        }
+        if self.current.is_none() {
+            let Some(name) = self.intake.names.name(number).cloned() else { return false };
+            let key = self.trust.ledger.as_ref().and_then(|ledger| ledger.key(&name));
+            let scope = &self.settings.scope;
+            let window = scope.from_ns.unwrap_or(0)..=scope.to_ns.unwrap_or(u64::MAX);
+            self.current = Some((number, Chain::new(name, key, window)));
+        }
+        if let Some((_, chain)) = &mut self.current {
+            chain.feed(fact);
+        }
+        true
+    }
+
+    fn stream_ends(&mut self) {
+        let Some((number, mut chain)) = self.current.take() else { return };
+        chain.end();
+        let Conclusion { mut report, findings, conditions, sources, exposure } =
+            conclude(&chain, number, &self.settings, &self.trust);
+        self.sources.extend(sources);
+        let wanted = self.settings.scope.contains(&chain.name);
+        self.conditions.extend(conditions.into_iter().map(|condition| (wanted, condition)));
+        if !wanted {
+            return;
+        }
+        self.copies += chain.found.copies;
+        self.exposure.longest_ns = self.exposure.longest_ns.max(exposure.longest_ns);
+        self.exposure.uncovered += exposure.uncovered;
+        let room = WINDOWS_MAX.saturating_sub(self.exposure.windows.len());
+        self.exposure.windows.extend(exposure.windows.into_iter().take(room));
+        report.verdict = Verdict::Ok;
+        // One that is only spoken of is no stream of the export.
+        if chain.found.records > 0 || chain.found.claimed > 0 {
+            self.streams.insert(chain.name.clone(), report);
+        }
+        findings.into_iter().for_each(|finding| self.find(finding));
+    }
+
+    fn find(&mut self, finding: Finding) {
+        if finding.stream.as_ref().is_some_and(|stream| !self.settings.scope.contains(stream)) {
+            return;
+        }
+        let worst = self.worst.entry(finding.stream.clone()).or_insert(Verdict::Ok);
+        *worst = (*worst).max(finding.verdict);
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        } else {
+            self.more_findings += 1;
+        }
+    }
+
+    /// Says what waited for other records to be proved.
+    fn settle(&mut self) {
+        let mut waiting = std::mem::take(&mut self.conditions);
+        loop {
+            let (ready, rest): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|(_, condition)| self.sources.contains(&condition.source));
+            waiting = rest;
+            if ready.is_empty() {
+                break;
+            }
+            for (wanted, condition) in ready {
+                self.sources.extend(condition.sources);
+                let stream = condition.yes.iter().chain(&condition.no).find_map(|finding| finding.stream.clone());
+                if let Some(report) = stream.and_then(|stream| self.streams.get_mut(&stream)) {
+                    report.proved += condition.proved;
+                }
+                condition.yes.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
+            }
+        }
+        for (wanted, condition) in waiting {
+            condition.no.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
+        }
+    }
+
+    fn expected(&mut self) {
+        let Some(ledger) = &self.trust.ledger else {
+            let message = "no ledger was given: whether streams are missing as a whole cannot be told";
+            return self.find(Finding::export(Verdict::Unanchored, message));
+        };
+        let known = |name: &StreamId| self.streams.contains_key(name) || self.worst.contains_key(&Some(name.clone()));
+        let absent: Vec<StreamId> = ledger.streams.keys().filter(|name| !known(name)).cloned().collect();
+        if !self.settings.partial {
+            let message = "the ledger expects this stream; nothing of it is in the export";
+            absent.iter().for_each(|name| self.find(Finding::whole(Verdict::Missing, name, message)));
+        }
+        self.pods();
+    }
+
+    /// W4: pods that must have a stream, and those that were not covered.
+    fn pods(&mut self) {
+        let Some(ledger) = &self.trust.ledger else { return };
+        let scope = &self.settings.scope;
+        let wanted = |namespace: &str| scope.namespace.as_ref().is_none_or(|name| name == namespace);
+        let mut findings = Vec::new();
+        for (namespace, text) in ledger.uncovered.iter().filter(|(namespace, _)| wanted(namespace)) {
+            findings.push(Finding::export(Verdict::Gap, format!("not recorded: {namespace}/{text}")));
+        }
+        let seen: HashSet<&str> =
+            self.streams.keys().filter_map(|name| name.parts()).map(|parts| parts.pod_uid).collect();
+        let settled = self.settings.now_ns.saturating_sub(POD_START_NS);
+        let all = !self.settings.partial && scope.stream.is_none();
+        for pod in ledger.pods.iter().filter(|pod| all && wanted(&pod.namespace)) {
+            let within = pod.from_ns <= scope.to_ns.unwrap_or(u64::MAX)
+                && pod.to_ns.unwrap_or(u64::MAX) >= scope.from_ns.unwrap_or(0);
+            if within && pod.from_ns < settled && !seen.contains(pod.uid.as_str()) {
+                let message = format!(
+                    "the ledger expects streams of pod {}/{} ({}); none is in the export",
+                    pod.namespace, pod.name, pod.uid
+                );
+                findings.push(Finding::export(Verdict::Missing, message));
+            }
+        }
+        findings.into_iter().for_each(|finding| self.find(finding));
+    }
+
+    /// All rows were given.
+    pub fn finish(mut self) -> Report {
+        self.stream_ends();
+        self.settle();
+        self.expected();
+        if self.trust.roots.is_none() {
+            self.find(Finding::export(
+                Verdict::Unanchored,
+                "no trust roots were given: the streams vouch for themselves alone",
+            ));
+        }
+        if self.settings.partial {
+            self.find(Finding::export(Verdict::Partial, "a filtered export: what is absent from it proves nothing"));
+        }
+        if self.streams.is_empty() {
+            self.find(Finding::export(Verdict::Unknown, "there is no record of Testimony in the input"));
+        }
+        let trust = match (&self.trust.ledger, &self.trust.roots) {
+            (Some(ledger), Some(_)) if ledger.external => Basis::External,
+            (_, Some(_)) => Basis::Operator,
+            _ => Basis::None,
+        };
+        let verdict = self.worst.values().copied().max().unwrap_or(Verdict::Ok);
+        let broken = self.worst.values().any(|verdict| verdict.exit_code() == 1);
+        for (name, worst) in &self.worst {
+            if let Some(report) = name.as_ref().and_then(|name| self.streams.get_mut(name)) {
+                report.verdict = *worst;
+            }
+        }
+        self.findings.sort_by(|a, b| {
+            let key =
+                |f: &Finding| (std::cmp::Reverse(f.verdict), f.stream.clone(), f.records.as_ref().map(|r| r.start));
+            key(a).cmp(&key(b))
+        });
+        let streams: Vec<StreamReport> = self.streams.into_values().collect();
+        Report {
+            verdict,
+            exit_code: if broken { 1 } else { verdict.exit_code() },
+            trust,
+            scope: self.settings.scope_text,
+            records: streams.iter().map(|stream| stream.records).sum(),
+            proved: streams.iter().map(|stream| stream.proved).sum(),
+            copies: self.copies,
+            others: self.intake.others,
+            streams,
+            findings: self.findings,
+            more_findings: self.more_findings,
+            exposure: self.exposure,
+            not_concluded: limits(trust, self.trust.ledger.is_some()),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Verification: whether what a backend gives back is what was sealed, and all of it (V1 to V4).
+//!
+//! Two steps, so that the shell can sort in between without holding everything in memory: [`Intake`] makes rows of bodies, in
+//! any order; [`Verification`] takes the rows sorted as bytes, and judges stream after stream. Pure: files, X.509 and the clock
+//! belong to the shell.
+
+mod body;
+mod branch;
+mod chain;
+mod conclude;
+mod fact;
+mod found;
+mod group;
+mod heads;
+mod intake;
+mod judge;
+mod names;
+mod projection;
+mod read;
+mod report;
+mod trust;
+mod verdict;
+
+pub use body::{Body, Flaw, Member};
+pub use fact::{Ended, Fact, Life, Place, ROW_KEY_BYTES, Source, StreamNo};
+pub use intake::Intake;
+pub use judge::{Scope, Settings, Verification};
+pub use projection::{Projector, Shape, Stored, Value};
+pub use read::{ReadError, resource_digest};
+pub use report::{Exposure, Report, StreamReport};
+pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, Trust, Witness};
+pub use verdict::{Finding, Verdict};
+
+#[cfg(test)]
+mod ledger_tests;
+#[cfg(test)]
+mod stream_tests;
+#[cfg(test)]
+mod tamper_tests;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,120 @@
+//! What a stream says of itself and of others: gaps, holes, totals, recovery; filtered exports.
+
+use super::tamper_tests::{check, honest};
+use super::testing::*;
+use super::*;
+
+#[test]
+fn g1_g3_gaps_and_totals_cannot_be_changed_or_wrong() {
+    let writer = honest("p", 1);
+    let mut bodies = writer.all();
+    bodies[9] = edit(&bodies[9], "count", Some("1"));
+    assert_eq!(check(&bodies), ["TAMPERED 9..10"]);
+    bodies.remove(9);
+    assert_eq!(check(&bodies), ["MISSING 9..10"]);
+    // A sidecar that does not count what it leaves out.
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    writer.exchange("/a");
+    writer.record("checkpoint", &[("begun", "2"), ("exchanges", "1")]);
+    writer.head(false);
+    writer.record("close", &[("begun", "2"), ("exchanges", "2")]);
+    writer.head(false);
+    assert_eq!(check(&writer.all()), ["TAMPERED 3..4", "MISSING 2..3"]);
+}
+
+#[test]
+fn g2_a_hole_stands_for_what_is_lost() {
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    (0..6).for_each(|n| writer.exchange(&format!("/{n}")));
+    let mut range = crate::evidence::merkle::Range::empty(2);
+    writer.leaves[2..5].iter().for_each(|leaf| range.push(*leaf));
+    let nodes: Vec<String> = range.nodes().map(crate::evidence::hash::Hash::to_hex).collect();
+    let own = writer.sid.to_string();
+    writer.record(
+        "hole",
+        &[
+            ("hole_sid", &own),
+            ("hole_from", "2"),
+            ("hole_to", "5"),
+            ("scope", "all"),
+            ("hole_reason", "rejected"),
+            ("nodes", &nodes.join(",")),
+        ],
+    );
+    writer.close();
+    assert_eq!(check(&writer.all()), [""; 0], "the records are there all the same");
+    let mut bodies = writer.all();
+    bodies.drain(2..5);
+    assert_eq!(check(&bodies), ["GAP 2..5"]);
+    // Some of them are there.
+    let mut bodies = writer.all();
+    bodies.drain(3..5);
+    assert_eq!(check(&bodies), ["GAP 2..5"]);
+    // One more than declared.
+    let mut bodies = writer.all();
+    bodies.drain(2..6);
+    assert_eq!(check(&bodies), ["MISSING 5..6", "GAP 2..5"]);
+    // A hole that nobody sealed.
+    let mut bodies = writer.all();
+    bodies.drain(2..5);
+    let forged = edit(&bodies[4], "hole_to", Some("6"));
+    bodies[4] = edit(&forged, "hole_from", Some("3"));
+    let found = check(&bodies);
+    assert!(found.contains(&"TAMPERED 7..8".to_owned()) && found.contains(&"MISSING 2..5".to_owned()), "{found:?}");
+}
+
+#[test]
+fn d3_a_later_start_proves_the_tail() {
+    let mut crashed = Writer::new(sid("p", 0), 1, &[]);
+    (0..3).for_each(|_| crashed.exchange("/a"));
+    crashed.checkpoint();
+    (0..3).for_each(|_| crashed.exchange("/b"));
+    let other = crashed.sid.to_string().replace("0123456789abcdef0123456789abcdef", &"f".repeat(32));
+    let mut next = Writer::new(other.parse().expect("a name"), 2, &[("found", crashed.sid.as_str())]);
+    let root = crashed.range(8).root().expect("from 0").to_hex();
+    next.record(
+        "recovered",
+        &[("rec_sid", crashed.sid.as_str()), ("size", "8"), ("root", &root), ("state", "lost"), ("head_size", "5")],
+    );
+    next.close();
+    let report = verify(&[crashed.all(), next.all()].concat(), settings(), Trust::default());
+    assert_eq!(found(&report), [""; 0]);
+    assert_eq!(report.proved, report.records);
+    let mut cut = crashed.all();
+    cut.remove(7);
+    assert!(
+        check(&[cut, next.all()].concat())
+            .iter()
+            .any(|found| found.starts_with("UNCLOSED") || found.starts_with("MISSING"))
+    );
+    let mut edited = crashed.all();
+    edited[7] = edit(&edited[7], "path", Some("/c"));
+    assert!(check(&[edited, next.all()].concat()).contains(&"TAMPERED 5..8".to_owned()));
+    assert_eq!(check(&next.all()), ["MISSING"], "the stream as a whole");
+}
+
+#[test]
+fn v3_a_filtered_export_is_partial() {
+    let writer = honest("p", 1);
+    let partial = Settings { partial: true, ..settings() };
+    let mut bodies = writer.all();
+    bodies.remove(12);
+    bodies.drain(3..5);
+    let report = verify(&bodies, partial.clone(), Trust::default());
+    assert_eq!(found(&report), ["GAP 9..10", "PARTIAL", "PARTIAL 0..3", "PARTIAL 3..5", "PARTIAL 12..13"]);
+    bodies[3] = edit(&bodies[3], "t0", Some("1"));
+    assert_eq!(found(&verify(&bodies, partial, Trust::default()))[0], "TAMPERED 5..6");
+}
+
+#[test]
+fn h4_reading_can_begin_at_a_rollover() {
+    let writer = honest("p", 1);
+    let settings = Settings { partial: true, ..settings() };
+    let bodies = [&writer.bodies[10..], &writer.heads[1..]].concat();
+    let report = verify(&bodies, settings.clone(), Trust::default());
+    assert_eq!(report.proved, 9, "{:?}", report.findings);
+    assert!(found(&report).iter().all(|found| found.starts_with("PARTIAL")), "{:?}", found(&report));
+    let mut edited = bodies;
+    edited[3] = edit(&edited[3], "path", Some("/x"));
+    assert_eq!(found(&verify(&edited, settings, Trust::default()))[0], "TAMPERED 13..14");
+}

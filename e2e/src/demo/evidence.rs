@@ -1,0 +1,207 @@
+//! What `testimony verify` says of the demo's records, and of the same records after somebody changed them.
+
+use super::SHOP;
+use crate::cluster::Cluster;
+use crate::install::export_of;
+use crate::records::AuditRecord;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+/// How long a record may be without a signed head, in seconds: a busy stream gets one every 30 s.
+const HEAD_SECONDS_MAX: u64 = 90;
+
+/// Verifies the backend's export once a signed head covers these exchanges; then with a record altered, and with a tail
+/// cut off. Says what was found.
+pub fn verified(cluster: &Cluster, testimony: &Path, exchanges: &[&AuditRecord]) -> Result<String> {
+    let places = exchanges.iter().map(|record| place(record)).collect::<Result<Vec<_>>>()?;
+    let (last, newest) = places.last().zip(exchanges.last()).context("no exchange")?;
+    let file = cluster.paths.logs().join("export.jsonl");
+    let verify = |export: &str| {
+        std::fs::write(&file, export).with_context(|| format!("cannot write {}", file.display()))?;
+        Answer::of(testimony, &file)
+    };
+    let mut honest = None;
+    cluster.kubectl.wait("a signed head over alice's purchase in each stream", HEAD_SECONDS_MAX, || {
+        let export = export_of(cluster, SHOP)?;
+        let answer = verify(&export)?;
+        let proved = answer.proves(&places);
+        honest = Some((export, answer));
+        Ok(proved)
+    })?;
+    let (export, answer) = honest.context("no export")?;
+    let bad = ["FORK", "TAMPERED", "FOREIGN", "MISSING", "PROJECTION"];
+    ensure!(!bad.contains(&answer.verdict()), "nobody touched the export: {}", answer.lines(&bad));
+    let altered = verify(&altered(&export, "alice", "mallory")?)?;
+    ensure!(altered.verdict() == "TAMPERED", "an altered record was not found: {altered:?}");
+    let cut = verify(&cut(&export, &last.0, last.1)?)?;
+    ensure!(cut.verdict() == "MISSING", "a cut tail was not found: {cut:?}");
+    std::fs::write(&file, &export)?;
+    Ok(format!(
+        "of the export as it is\n  {}\nafter somebody made one \"alice\" a \"mallory\"\n  {}\nafter the newest records of {} were \
+         taken out\n  {}",
+        indented(&answer.lines(&["UNANCHORED", "GAP", "UNCLOSED"])),
+        indented(&altered.lines(&["TAMPERED"])),
+        newest.service(),
+        indented(&cut.lines(&["MISSING"])),
+    ))
+}
+
+fn indented(lines: &str) -> String {
+    lines.replace('\n', "\n  ")
+}
+
+/// Stream and number of a record.
+fn place(record: &AuditRecord) -> Result<(String, u64)> {
+    let seq = record.field("seq").parse().with_context(|| format!("a record without a place: {}", record.body))?;
+    Ok((record.field("sid"), seq))
+}
+
+/// One answer of `testimony verify`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// What it printed with `-o json`.
+    report: Value,
+    code: i32,
+}
+
+impl Answer {
+    /// Runs `testimony verify` on an export.
+    pub fn of(testimony: &Path, export: &Path) -> Result<Self> {
+        let mut verify = Command::new(testimony);
+        let output =
+            verify.arg("verify").args(["--scope", &format!("ns={SHOP}"), "-o", "json"]).arg(export).output()?;
+        let code = output.status.code().context("a signal ended testimony verify")?;
+        let report = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("testimony verify: {}", String::from_utf8_lossy(&output.stderr)))?;
+        Ok(Self { report, code })
+    }
+
+    /// The verdict of all.
+    pub fn verdict(&self) -> &str {
+        self.report["verdict"].as_str().unwrap_or_default()
+    }
+
+    /// Whether each stream that is given is proved up to this many records at least: stream and seq.
+    pub fn proves(&self, streams: &[(String, u64)]) -> bool {
+        let reports = self.report["streams"].as_array();
+        streams.iter().all(|(sid, seq)| {
+            let stream = reports.into_iter().flatten().find(|stream| stream["sid"].as_str() == Some(sid));
+            stream.and_then(|stream| stream["proved"].as_u64()).is_some_and(|proved| proved > *seq)
+        })
+    }
+
+    /// The verdict in a few lines, with the findings of these kinds.
+    pub fn lines(&self, kinds: &[&str]) -> String {
+        let number = |name: &str| self.report[name].as_u64().unwrap_or_default();
+        let streams = self.report["streams"].as_array().map_or(0, Vec::len);
+        let mut lines = vec![format!(
+            "{}: {streams} streams, {} records, {} of them under a signed head; exit code {}",
+            self.verdict(),
+            number("records"),
+            number("proved"),
+            self.code
+        )];
+        for finding in self.report["findings"].as_array().into_iter().flatten() {
+            if kinds.contains(&finding["verdict"].as_str().unwrap_or_default()) {
+                lines.push(format!("  {}", finding_line(finding)));
+            }
+        }
+        lines.join("\n")
+    }
+}
+
+fn finding_line(finding: &Value) -> String {
+    let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+    // The last part of a stream's name tells it from the others of its pod.
+    let stream = finding["stream"].as_str().and_then(|sid| sid.rsplit('/').next());
+    let stream = stream.map(|name| format!(" {name}")).unwrap_or_default();
+    let records = match (finding["records"]["start"].as_u64(), finding["records"]["end"].as_u64()) {
+        (Some(start), Some(end)) if end == start + 1 => format!(" record {start}"),
+        (Some(start), Some(end)) => format!(" records {start} to {}", end.saturating_sub(1)),
+        _ => String::new(),
+    };
+    format!("{}{stream}{records}: {}", text("verdict"), text("message"))
+}
+
+/// The export with one record altered: somebody else bought.
+pub fn altered(export: &str, from: &str, to: &str) -> Result<String> {
+    let (from, to) = (format!("\\\"actor\\\":\\\"{from}\\\""), format!("\\\"actor\\\":\\\"{to}\\\""));
+    ensure!(export.contains(&from), "no record of the export has {from}");
+    Ok(export.replacen(&from, &to, 1))
+}
+
+/// The export without the records of one stream from `seq` on; its heads stay.
+pub fn cut(export: &str, sid: &str, seq: u64) -> Result<String> {
+    let (mut kept, mut gone) = (String::new(), 0);
+    for line in export.lines() {
+        let mut request: Value = serde_json::from_str(line).context("a line of the export")?;
+        for records in log_records(&mut request) {
+            let before = records.len();
+            records.retain(|record| !is_from(record, sid, seq));
+            gone += before - records.len();
+        }
+        kept.push_str(&request.to_string());
+        kept.push('\n');
+    }
+    ensure!(gone > 0, "stream {sid} has no record {seq}");
+    Ok(kept)
+}
+
+fn log_records(request: &mut Value) -> impl Iterator<Item = &mut Vec<Value>> {
+    let resources = request.get_mut("resourceLogs").and_then(Value::as_array_mut).into_iter().flatten();
+    let scopes = resources.filter_map(|resource| resource.get_mut("scopeLogs")?.as_array_mut()).flatten();
+    scopes.filter_map(|scope| scope.get_mut("logRecords")?.as_array_mut())
+}
+
+fn is_from(record: &Value, sid: &str, seq: u64) -> bool {
+    let body: Value =
+        record["body"]["stringValue"].as_str().and_then(|b| serde_json::from_str(b).ok()).unwrap_or_default();
+    let place = body["seq"].as_str().and_then(|seq| seq.parse().ok());
+    body["sid"] == sid && place.is_some_and(|place: u64| place >= seq)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn export() -> String {
+        let record = |body: Value| json!({"body": {"stringValue": body.to_string()}});
+        let line =
+            |records: Vec<Value>| json!({"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]}).to_string();
+        let sealed = |seq: u64| record(json!({"actor": "alice", "seq": seq.to_string(), "sid": "a"}));
+        let head = record(json!({"note": "", "typ": "head"}));
+        format!("{}\n{}\n", line(vec![sealed(0), sealed(1), head]), line(vec![sealed(2)]))
+    }
+
+    #[test]
+    fn one_record_is_altered() {
+        let altered = altered(&export(), "alice", "mallory").expect("altered");
+        assert_eq!((altered.matches("alice").count(), altered.matches("mallory").count()), (2, 1));
+        assert!(super::altered(&export(), "bob", "mallory").is_err());
+    }
+
+    #[test]
+    fn a_tail_is_cut_and_the_head_stays() {
+        let cut = cut(&export(), "a", 1).expect("cut");
+        assert_eq!((cut.matches("alice").count(), cut.matches("head").count(), cut.lines().count()), (1, 1, 2));
+        assert!(super::cut(&export(), "b", 0).is_err());
+    }
+
+    #[test]
+    fn a_stream_is_proved_when_a_head_covers_the_record() {
+        let report = json!({"verdict": "UNANCHORED", "records": 9, "proved": 8, "streams": [{"sid": "a", "proved": 8}],
+            "findings": [{"verdict": "TAMPERED", "stream": "c/n/p/b-0-0", "records": {"start": 3, "end": 4}, "message": "m"}]});
+        let answer = Answer { report, code: 1 };
+        assert!(answer.proves(&[("a".to_owned(), 7)]) && !answer.proves(&[("a".to_owned(), 8)]));
+        assert!(!answer.proves(&[("b".to_owned(), 0)]));
+        let of_all = json!({"verdict": "UNANCHORED", "stream": null, "records": null, "message": "m"});
+        assert_eq!(finding_line(&of_all), "UNANCHORED: m");
+        assert_eq!(
+            answer.lines(&["TAMPERED"]),
+            "UNANCHORED: 1 streams, 9 records, 8 of them under a signed head; exit code 1\n  TAMPERED b-0-0 record 3: m"
+        );
+    }
+}
