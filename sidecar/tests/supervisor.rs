@@ -238,7 +238,7 @@ fn is_alive(pid: i32) -> bool {
 fn px_2_five_worker_deaths() {
     const DEATHS: usize = 5;
     const BETWEEN: Duration = Duration::from_secs(2);
-    // The goal is 100 ms, and the times are printed; this fails only where something is broken, not where the machine is busy.
+    // The goal is 100 ms, and the times are printed; it fails only where something is broken.
     const BACK_WITHIN: Duration = Duration::from_secs(1);
     let mut supervisor = Supervisor::start("serve", &[]);
     let first = supervisor.up();
