@@ -1,7 +1,7 @@
 //! Clients that send one request after the other, and log for each whether it was answered.
 
-use super::wire::Message;
-use std::io::{BufReader, Write};
+use super::wire::{Chance, Message};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,17 +12,19 @@ use std::time::{Duration, Instant};
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
 /// Between two tries to connect, while nobody listens.
 const CONNECT_PAUSE: Duration = Duration::from_millis(5);
+/// Length of what names a request in its path: `/r/` and eight digits.
+pub const NAME_BYTES: usize = 11;
 /// Requests on one connection, before the next one.
-const REQUESTS_PER_CONNECTION: u32 = 50;
+const REQUESTS_PER_CONNECTION: u32 = 20;
 
 /// A request as the client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Its path, which no other request has.
+    /// The beginning of its path, which no other request has.
     pub path: String,
     /// When it left.
     pub sent: Instant,
-    /// When its answer was there; `None`: it never was.
+    /// When the first byte of its answer was there; `None`: it never was.
     pub answered: Option<Instant>,
 }
 
@@ -34,14 +36,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// So many clients, each with a pause after each request.
-    pub fn start(to: SocketAddr, clients: usize, pause: Duration) -> Self {
+    /// So many clients, each with a pause after each request, with paths that are longer by so many bytes.
+    pub fn start(to: SocketAddr, clients: usize, pause: Duration, padding_bytes: usize) -> Self {
         let (stop, sent): (Arc<AtomicBool>, Arc<AtomicU64>) = Default::default();
-        let client = |_| {
+        let client = |number| {
             let (stop, sent) = (stop.clone(), sent.clone());
-            thread::spawn(move || run(to, &stop, &sent, pause))
+            let client = Client { to, stop, sent, pause, padding_bytes, chance: Chance::from_seed(number) };
+            thread::spawn(move || client.run())
         };
-        let clients = (0..clients).map(client).collect();
+        let clients = (0..clients as u64).map(client).collect();
         Self { stop, sent, clients }
     }
 
@@ -57,39 +60,52 @@ impl Load {
     }
 }
 
-fn run(to: SocketAddr, stop: &AtomicBool, sent: &AtomicU64, pause: Duration) -> Vec<Asked> {
-    let mut log = Vec::new();
-    while !stop.load(Ordering::SeqCst) {
-        // Nobody listens: nothing was asked.
-        if connection(to, stop, sent, pause, &mut log).is_none() {
-            thread::sleep(CONNECT_PAUSE);
-        }
-    }
-    log
+struct Client {
+    to: SocketAddr,
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    pause: Duration,
+    padding_bytes: usize,
+    chance: Chance,
 }
 
-fn connection(
-    to: SocketAddr,
-    stop: &AtomicBool,
-    sent: &AtomicU64,
-    pause: Duration,
-    log: &mut Vec<Asked>,
-) -> Option<()> {
-    let mut stream = TcpStream::connect(to).ok()?;
-    stream.set_nodelay(true).ok()?;
-    stream.set_read_timeout(Some(ANSWER_WAIT)).ok()?;
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    for _ in 0..REQUESTS_PER_CONNECTION {
-        if stop.load(Ordering::SeqCst) {
-            break;
+impl Client {
+    fn run(mut self) -> Vec<Asked> {
+        let mut log = Vec::new();
+        while !self.stop.load(Ordering::SeqCst) {
+            if self.connection(&mut log).is_none() {
+                thread::sleep(CONNECT_PAUSE);
+            }
         }
-        let path = format!("/r/{:08}", sent.fetch_add(1, Ordering::SeqCst));
-        let request = format!("GET {path} HTTP/1.1\r\nhost: shop\r\n\r\n");
-        log.push(Asked { path, sent: Instant::now(), answered: None });
-        stream.write_all(request.as_bytes()).ok()?;
-        Message::read(&mut reader)?;
-        log.last_mut()?.answered = Some(Instant::now());
-        thread::sleep(pause);
+        log
     }
-    Some(())
+
+    /// `None`: nobody listens, or the connection broke.
+    fn connection(&mut self, log: &mut Vec<Asked>) -> Option<()> {
+        let mut stream = TcpStream::connect(self.to).ok()?;
+        stream.set_nodelay(true).ok()?;
+        stream.set_read_timeout(Some(ANSWER_WAIT)).ok()?;
+        let mut reader = BufReader::new(stream.try_clone().ok()?);
+        for _ in 0..REQUESTS_PER_CONNECTION {
+            if self.stop.load(Ordering::SeqCst) {
+                break;
+            }
+            let path = format!("/r/{:08}", self.sent.fetch_add(1, Ordering::SeqCst));
+            let request = format!("GET {path}{} HTTP/1.1\r\nhost: shop\r\n\r\n", self.padding());
+            log.push(Asked { path, sent: Instant::now(), answered: None });
+            stream.write_all(request.as_bytes()).ok()?;
+            reader.fill_buf().ok().filter(|bytes| !bytes.is_empty())?;
+            log.last_mut()?.answered = Some(Instant::now());
+            Message::read(&mut reader)?;
+            thread::sleep(self.pause);
+        }
+        Some(())
+    }
+
+    /// Letters that cannot be compressed well.
+    fn padding(&mut self) -> String {
+        let chance = &mut self.chance;
+        let letter = |at| if at % 60 == 0 { '/' } else { char::from(b'a' + (chance.next() % 26) as u8) };
+        (0..self.padding_bytes).map(letter).collect()
+    }
 }

@@ -1,5 +1,6 @@
 //! What the sink took, read back: as rows of the oracle, as a verdict of `testimony verify`, as a file in OTLP JSON lines.
 
+use super::client::NAME_BYTES;
 use super::oracle::{Row, Typ};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -90,9 +91,16 @@ fn text(value: &AnyValue) -> Option<&str> {
 fn row(body: &str) -> Option<Row> {
     let map = parse_body(body.as_bytes()).expect("canonical");
     let field = |key: &str| map.get(key).map(|value| String::from_utf8_lossy(value).into_owned());
+    let path = || {
+        field("path").map(|mut path| {
+            path.truncate(NAME_BYTES);
+            path
+        })
+    };
     let number = |key: &str| field(key).and_then(|text| text.parse().ok());
     let typ = match field("typ")?.as_str() {
-        "exchange" => Typ::Exchange { path: field("path") },
+        "exchange" => Typ::Exchange { path: path() },
+        "stage" => Typ::Stage { path: path() },
         "gap" => Typ::Gap {
             count: number("count").expect("a gap has a count"),
             exact: field("exact").as_deref() == Some("1"),
@@ -105,6 +113,10 @@ fn row(body: &str) -> Option<Row> {
             from: number("hole_from").expect("a hole begins"),
             to: number("hole_to").expect("a hole ends"),
         },
+        "clock" => {
+            let step_ns = i64::try_from(number("step_ns").expect("a step has a length")).expect("less than a century");
+            Typ::Clock { step_ns: if field("step_dir").as_deref() == Some("back") { -step_ns } else { step_ns } }
+        }
         "head" => return None,
         _ => Typ::Other,
     };

@@ -17,8 +17,9 @@ fn ages(outcome: &Outcome, killed: &[Instant]) -> Vec<Duration> {
     let mut ages: Vec<Duration> = lost
         .filter_map(|one| {
             let answered = one.answered?;
-            let kill = killed.iter().find(|kill| **kill >= answered)?;
-            Some(*kill - answered)
+            let kill = killed.iter().find(|kill| **kill >= one.sent)?;
+            // Its answer was on its way at the kill: it was in flight.
+            Some(kill.saturating_duration_since(answered))
         })
         .collect();
     ages.sort_unstable();

@@ -5,6 +5,7 @@
 //! `TESTIMONY_FAULTS_KEEP=1` keeps each export, for `testimony verify`. What failed is always kept.
 
 mod client;
+mod clock;
 mod export;
 mod kills;
 mod oracle;
@@ -13,5 +14,6 @@ mod origin;
 mod process;
 mod receiver;
 mod scene;
+mod shim;
 mod sinks;
 mod wire;

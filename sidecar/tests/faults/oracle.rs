@@ -24,6 +24,11 @@ pub enum Typ {
         /// Its path.
         path: Option<String>,
     },
+    /// One goes on.
+    Stage {
+        /// Its path.
+        path: Option<String>,
+    },
     /// Some have no record.
     Gap {
         /// How many.
@@ -49,6 +54,11 @@ pub enum Typ {
         /// The first after it.
         to: u64,
     },
+    /// The clock jumped.
+    Clock {
+        /// So far forward, in nanoseconds; less than 0: back.
+        step_ns: i64,
+    },
     /// About the stream itself.
     Other,
 }
@@ -58,7 +68,7 @@ pub enum Typ {
 pub struct Request {
     /// Its path, which no other has.
     pub path: String,
-    /// Its answer came.
+    /// Its answer came, or began to.
     pub answered: bool,
     /// The application got it.
     pub reached: bool,
@@ -104,6 +114,8 @@ pub struct Count {
     pub recorded: u64,
     /// Requests that happened for certain (they were answered, or the application got them) and have no record.
     pub lost: BTreeSet<String>,
+    /// Requests that were answered, and of which no record tells, not even one that they go on.
+    pub untold: BTreeSet<String>,
     /// Requests without an answer that may never have come to the sidecar, and have no record.
     pub doubtful: u64,
     /// What gaps count, by reason, each lost stream once.
@@ -145,7 +157,7 @@ pub fn count(requests: &[Request], rows: &[Row], exact: bool) -> Count {
     let mut out = Count { asked: requests.len() as u64, ..Count::default() };
     let places = places(rows, &mut out);
     let known: BTreeMap<&str, &Request> = requests.iter().map(|request| (request.path.as_str(), request)).collect();
-    let mut recorded: BTreeSet<&str> = BTreeSet::new();
+    let (mut recorded, mut staged): (BTreeSet<&str>, BTreeSet<&str>) = Default::default();
     // What was lost with one stream is told by whoever comes after it, perhaps twice, in the same words.
     let mut with_streams: BTreeMap<(&str, &str), (u64, bool)> = BTreeMap::new();
     let mut inexact = false;
@@ -160,6 +172,7 @@ pub fn count(requests: &[Request], rows: &[Row], exact: bool) -> Count {
                 }
             }
             Typ::Exchange { path: None } => *out.gaps.entry("unknown_exchange".to_owned()).or_default() += 1,
+            Typ::Stage { path } => staged.extend(path.as_deref()),
             Typ::Gap { count, exact: precise, reason, lost_sid } => {
                 inexact |= !precise;
                 if exact && !precise {
@@ -176,13 +189,16 @@ pub fn count(requests: &[Request], rows: &[Row], exact: bool) -> Count {
             Typ::Hole { sid, from, to } => {
                 out.in_holes += (*from..*to).filter(|seq| !places.contains_key(&(sid.as_str(), *seq))).count() as u64;
             }
-            Typ::Other => {}
+            Typ::Clock { .. } | Typ::Other => {}
         }
     }
     out.recorded = recorded.iter().filter(|path| known.contains_key(**path)).count() as u64;
     for request in requests {
         out.answered += u64::from(request.answered);
         if !recorded.contains(request.path.as_str()) {
+            if request.answered && !staged.contains(request.path.as_str()) {
+                out.untold.insert(request.path.clone());
+            }
             if request.answered || request.reached {
                 out.lost.insert(request.path.clone());
             } else {

@@ -27,9 +27,9 @@ fn wrong(requests: &[Request], rows: &[Row], exact: bool) -> Vec<Wrong> {
 fn what_is_recorded_or_declared_is_right_and_copies_are_no_fault() {
     let rows = [exchange(0), exchange(1), exchange(1), gap(7, 1, true, None), row(8, Typ::Other)];
     let got = count(&asked(3), &rows, true);
-    let (copies, lost) = (1, ["/2".to_owned()].into());
+    let (copies, lost, untold) = (1, ["/2".to_owned()].into(), ["/2".to_owned()].into());
     let gaps = [("worker_died".to_owned(), 1)].into();
-    assert_eq!(got, Count { asked: 3, answered: 3, recorded: 2, lost, gaps, copies, ..Count::default() });
+    assert_eq!(got, Count { asked: 3, answered: 3, recorded: 2, lost, untold, gaps, copies, ..Count::default() });
 }
 
 #[test]
@@ -108,4 +108,12 @@ fn a_burst_counts_as_what_it_folded_and_an_exchange_without_a_path_as_one() {
     let rows = [exchange(0), row(7, Typ::Burst { count: 2 }), row(8, Typ::Exchange { path: None })];
     assert_eq!(wrong(&asked(4), &rows, true), []);
     assert_eq!(wrong(&asked(5), &rows, true), [Wrong::Undeclared { lost: 4, declared: 3 }]);
+}
+
+#[test]
+fn an_answered_request_of_which_nothing_tells_is_found_although_a_gap_counts_it() {
+    let stage = row(8, Typ::Stage { path: Some("/1".to_owned()) });
+    let got = count(&asked(3), &[exchange(0), stage, gap(7, 2, true, None)], true);
+    assert_eq!((got.wrong.len(), got.lost.len()), (0, 2));
+    assert_eq!(got.untold, ["/2".to_owned()].into());
 }

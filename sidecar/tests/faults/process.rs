@@ -1,5 +1,6 @@
 //! The sidecar as it runs in a pod: a supervisor and its worker, to be killed.
 
+use super::shim::Shim;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -24,6 +25,8 @@ pub struct Sidecar {
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// Its clock and its disk.
+    pub shim: Shim,
 }
 
 impl Sidecar {
@@ -37,7 +40,8 @@ impl Sidecar {
         );
         let config = folder.join("sidecar.yaml");
         std::fs::write(&config, yaml).expect("a file");
-        Self { inbound, admin, config, log: folder.join("sidecar.log"), child: None }
+        let shim = Shim::new(folder, &folder.join("spool"));
+        Self { inbound, admin, config, log: folder.join("sidecar.log"), child: None, shim }
     }
 
     /// Starts it; returns when it is ready.
@@ -46,6 +50,7 @@ impl Sidecar {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_testimony-sidecar"));
         command.args(["run", "--config"]).arg(&self.config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.envs(self.shim.variables());
         self.child = Some(command.spawn().expect("the sidecar starts"));
         self.until("it listens", |this| TcpStream::connect(this.admin).is_ok());
     }
@@ -139,7 +144,8 @@ fn is_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-fn free_port() -> SocketAddr {
+/// An address that stays free while nobody listens there.
+pub fn free_port() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = u16::try_from(std::process::id() % u32::from(PORTS)).expect("small");
     for _ in 0..PORTS {

@@ -1,5 +1,6 @@
 //! A sink: an OTLP receiver over HTTP that fails as it is told to, and keeps what it took.
 
+use super::process::{DEADLINE, free_port};
 use super::wire::{Chance, Message};
 use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::logs::v1::{
@@ -10,8 +11,13 @@ use prost::Message as _;
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
+
+/// Between two looks for a new connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the receiver does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +80,7 @@ pub struct Receiver {
     /// Where it listens.
     pub address: SocketAddr,
     inner: Arc<Mutex<Inner>>,
+    listens: Arc<AtomicBool>,
 }
 
 struct Inner {
@@ -86,19 +93,42 @@ struct Inner {
 impl Receiver {
     /// Takes everything, until it is told otherwise.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let address = listener.local_addr().expect("address");
+        let address = free_port();
         let weather = Weather::Always(Fault::None);
         let inner = Inner { weather, taken: Vec::new(), seen: BTreeMap::new(), exchanges: 0 };
         let inner = Arc::new(Mutex::new(inner));
-        let shared = inner.clone();
+        let receiver = Self { address, inner, listens: Arc::default() };
+        receiver.up();
+        receiver
+    }
+
+    /// Listens.
+    pub fn up(&self) {
+        let listener = TcpListener::bind(self.address).expect("bind");
+        listener.set_nonblocking(true).expect("a mode");
+        self.listens.store(true, Ordering::SeqCst);
+        let (shared, listens) = (self.inner.clone(), self.listens.clone());
         thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = shared.clone();
-                thread::spawn(move || while serve(&stream, &shared).is_some() {});
+            while listens.load(Ordering::SeqCst) {
+                let Ok((stream, _)) = listener.accept() else {
+                    thread::sleep(ACCEPT_PAUSE);
+                    continue;
+                };
+                stream.set_nonblocking(false).expect("a mode");
+                let (shared, listens) = (shared.clone(), listens.clone());
+                thread::spawn(move || while serve(&stream, &shared, &listens).is_some() {});
             }
         });
-        Self { address, inner }
+    }
+
+    /// Nobody listens any more, and connections that are open are reset with the next request.
+    pub fn down(&self) {
+        self.listens.store(false, Ordering::SeqCst);
+        let end = Instant::now() + DEADLINE;
+        while TcpStream::connect(self.address).is_ok() {
+            assert!(Instant::now() < end, "it still listens");
+            thread::sleep(ACCEPT_PAUSE);
+        }
     }
 
     /// From now on.
@@ -122,7 +152,7 @@ impl Receiver {
     }
 }
 
-fn serve(stream: &TcpStream, shared: &Mutex<Inner>) -> Option<()> {
+fn serve(stream: &TcpStream, shared: &Mutex<Inner>, listens: &AtomicBool) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let request = Message::read(&mut reader)?;
     let mut plain = Vec::new();
@@ -131,6 +161,9 @@ fn serve(stream: &TcpStream, shared: &Mutex<Inner>) -> Option<()> {
         _ => plain = request.body,
     }
     let request = ExportLogsServiceRequest::decode(plain.as_slice()).expect("OTLP");
+    if !listens.load(Ordering::SeqCst) {
+        return reset(stream);
+    }
     let fault = {
         let mut inner = shared.lock().expect("lock");
         let fault = inner.weather.next();

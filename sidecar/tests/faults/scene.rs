@@ -2,7 +2,7 @@
 
 use super::client::{Asked, Load};
 use super::export::Export;
-use super::oracle::{Count, Request, count};
+use super::oracle::{Count, Request, Row, count};
 use super::origin::Origin;
 use super::process::{DEADLINE, Sidecar};
 use super::receiver::{Fault, Receiver, Weather};
@@ -14,6 +14,8 @@ use testimony_core::evidence::verify::{Report, Verdict};
 pub const CLIENTS: usize = 4;
 /// Pause of a client after each request: some 1,000 requests a second, all together.
 const PAUSE: Duration = Duration::from_millis(3);
+/// What a heavy request's path is longer by: near the most that a record takes.
+const HEAVY_BYTES: usize = 4000;
 /// How long nothing more may come until the export counts as settled.
 const QUIET: Duration = Duration::from_millis(1500);
 
@@ -55,7 +57,12 @@ impl Scene {
 
     /// Clients begin.
     pub fn load(&self) -> Load {
-        Load::start(self.sidecar.inbound, CLIENTS, PAUSE)
+        Load::start(self.sidecar.inbound, CLIENTS, PAUSE, 0)
+    }
+
+    /// Clients begin whose records take some kilobytes each.
+    pub fn heavy_load(&self) -> Load {
+        Load::start(self.sidecar.inbound, CLIENTS, PAUSE, HEAVY_BYTES)
     }
 
     /// Waits until so many more requests were sent.
@@ -104,6 +111,11 @@ impl Scene {
 }
 
 impl Outcome {
+    /// Every sealed record, copies too.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        self.export.rows().into_iter()
+    }
+
     /// Fails, with everything that explains it, unless this holds.
     pub fn check(&self, what: &str, holds: bool) {
         if !holds {

@@ -9,7 +9,7 @@ use testimony_core::evidence::verify::Verdict;
 const REQUESTS_PER_FAULT: u64 = 150;
 
 /// No gap, no hole, every request recorded, every stream closed; nothing but the missing trust roots is found.
-fn nothing_is_lost(outcome: &Outcome) {
+pub fn nothing_is_lost(outcome: &Outcome) {
     outcome.check_counts();
     outcome.check("nothing is lost", outcome.count.lost.is_empty() && outcome.count.gaps.is_empty());
     outcome.check("there is no hole", outcome.count.in_holes == 0);
@@ -58,6 +58,20 @@ fn ex_1_a_sink_that_takes_no_credentials_for_a_while_loses_nothing() {
     scene.sidecar.until("it is refused", |_| scene.sink.seen().contains_key(&Fault::Unauthorized));
     scene.more(&load, REQUESTS_PER_FAULT);
     scene.sink.set(Weather::Always(Fault::None));
+    nothing_is_lost(&scene.end(load, true));
+}
+
+#[test]
+fn ex_1_a_sink_that_is_away_under_load_and_comes_back_loses_nothing() {
+    let scene = Scene::start("outage");
+    let load = scene.load();
+    for _ in 0..2 {
+        let before = scene.sink.exchanges();
+        scene.sidecar.until("something arrives", |_| scene.sink.exchanges() > before);
+        scene.sink.down();
+        scene.more(&load, 5 * REQUESTS_PER_FAULT);
+        scene.sink.up();
+    }
     nothing_is_lost(&scene.end(load, true));
 }
 
