@@ -51,7 +51,7 @@ fn serve(mut stream: &TcpStream, seen: &Mutex<HashSet<String>>) -> Option<()> {
         let slow = {
             let mut seen = seen.lock().expect("lock");
             seen.insert(request.word().chars().take(NAME_BYTES).collect());
-            seen.len() % SLOW_EVERY == 0
+            seen.len().is_multiple_of(SLOW_EVERY)
         };
         if slow {
             thread::sleep(SLOW_FOR);

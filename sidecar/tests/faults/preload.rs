@@ -115,7 +115,7 @@ fn fails(operation: Operation, fd: c_int) -> bool {
     if every == 0 || !is_below(fd) {
         return false;
     }
-    let fails = (control.calls[at].fetch_add(1, Ordering::Relaxed) + 1) % every == 0;
+    let fails = (control.calls[at].fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every);
     control.failed[at].fetch_add(u64::from(fails), Ordering::Relaxed);
     fails
 }

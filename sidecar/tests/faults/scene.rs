@@ -14,8 +14,6 @@ use testimony_core::evidence::verify::{Report, Verdict};
 pub const CLIENTS: usize = 4;
 /// Pause of a client after each request: some 1,000 requests a second, all together.
 const PAUSE: Duration = Duration::from_millis(3);
-/// What a heavy request's path is longer by: near the most that a record takes.
-const HEAVY_BYTES: usize = 4000;
 /// How long nothing more may come until the export counts as settled.
 const QUIET: Duration = Duration::from_millis(1500);
 
@@ -58,11 +56,6 @@ impl Scene {
     /// Clients begin.
     pub fn load(&self) -> Load {
         Load::start(self.sidecar.inbound, CLIENTS, PAUSE, 0)
-    }
-
-    /// Clients begin whose records take some kilobytes each.
-    pub fn heavy_load(&self) -> Load {
-        Load::start(self.sidecar.inbound, CLIENTS, PAUSE, HEAVY_BYTES)
     }
 
     /// Waits until so many more requests were sent.
