@@ -35,6 +35,7 @@ mod number {
     pub const CLOCK_GETTIME: i64 = 113;
 }
 
+/// `struct timespec` of 64 bit systems.
 #[repr(C)]
 pub struct Timespec {
     seconds: i64,
