@@ -19,7 +19,7 @@ fn r5_v4_a_clock_that_jumps_loses_nothing_and_the_jumps_are_told() {
         scene.sidecar.shim.set_clock(ahead_ns);
     }
     scene.more(&load, REQUESTS_PER_STEP);
-    let outcome = scene.end(load, true);
+    let outcome = scene.end(load);
     nothing_is_lost(&outcome);
     let mut steps: BTreeMap<(String, u64), i64> = BTreeMap::new();
     for row in outcome.rows() {

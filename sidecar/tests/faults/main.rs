@@ -6,6 +6,7 @@
 
 mod client;
 mod clock;
+mod disk;
 mod export;
 mod kills;
 mod oracle;

@@ -101,7 +101,7 @@ impl Sidecar {
         status.expect("ended")
     }
 
-    /// A metric by its name and labels; 0 if it is absent.
+    /// The sum of a metric over all labels; 0 if it is absent.
     pub fn metric(&self, name: &str) -> u64 {
         use std::io::{Read, Write};
         let mut text = String::new();
@@ -109,8 +109,11 @@ impl Sidecar {
             stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
             stream.read_to_string(&mut text)
         });
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).filter(|_| read.is_ok());
-        line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        let value = |line: &str| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
+            rest.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        if read.is_ok() { text.lines().filter_map(value).sum() } else { 0 }
     }
 
     /// The end of its log.

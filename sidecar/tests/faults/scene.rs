@@ -6,7 +6,7 @@ use super::oracle::{Count, Request, Row, count};
 use super::origin::Origin;
 use super::process::{DEADLINE, Sidecar};
 use super::receiver::{Fault, Receiver, Weather};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::{Report, Verdict};
 
@@ -14,6 +14,10 @@ use testimony_core::evidence::verify::{Report, Verdict};
 pub const CLIENTS: usize = 4;
 /// Pause of a client after each request: some 1,000 requests a second, all together.
 const PAUSE: Duration = Duration::from_millis(3);
+/// Limit of the spool where a test does not fill it, in bytes.
+const SPOOL_BYTES: u64 = 256 * 1024 * 1024;
+/// What a heavy request's path is longer by: near the most that a record takes.
+const HEAVY_BYTES: usize = 4000;
 /// How long nothing more may come until the export counts as settled.
 const QUIET: Duration = Duration::from_millis(1500);
 
@@ -43,12 +47,32 @@ pub struct Outcome {
 }
 
 impl Scene {
-    /// With a sidecar that runs.
+    /// With a sidecar that runs over a spool.
     pub fn start(name: &'static str) -> Self {
+        Self::with_spool(name, SPOOL_BYTES)
+    }
+
+    /// With a sidecar that runs over a spool of this limit.
+    pub fn with_spool(name: &'static str, limit_bytes: u64) -> Self {
+        Self::with(name, |folder| {
+            let [spool, key] = ["spool", "key"].map(|part| folder.join(part));
+            std::fs::create_dir_all(&spool).expect("a folder");
+            std::fs::create_dir_all(&key).expect("a folder");
+            let (spool, key) = (spool.display(), key.display());
+            format!("spool: {{dir: '{spool}', keyDir: '{key}', bytesMax: {limit_bytes}}}")
+        })
+    }
+
+    /// With a sidecar that runs without a spool.
+    pub fn in_memory(name: &'static str) -> Self {
+        Self::with(name, |_| String::new())
+    }
+
+    fn with(name: &'static str, more: impl FnOnce(&Path) -> String) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let (origin, sink) = (Origin::start(), Receiver::start());
-        let mut sidecar = Sidecar::new(&folder, origin.address, sink.address, "");
+        let mut sidecar = Sidecar::new(&folder, origin.address, sink.address, &more(&folder));
         sidecar.start();
         Self { sidecar, sink, origin, name, folder }
     }
@@ -58,14 +82,24 @@ impl Scene {
         Load::start(self.sidecar.inbound, CLIENTS, PAUSE, 0)
     }
 
+    /// Clients begin whose records take some kilobytes each.
+    pub fn heavy_load(&self) -> Load {
+        Load::start(self.sidecar.inbound, CLIENTS, PAUSE, HEAVY_BYTES)
+    }
+
+    /// Bytes of the spool's files.
+    pub fn spool_bytes(&self) -> u64 {
+        bytes_below(&self.folder.join("spool"))
+    }
+
     /// Waits until so many more requests were sent.
     pub fn more(&self, load: &Load, requests: u64) {
         let target = load.sent() + requests;
         self.sidecar.until("clients send", |_| load.sent() >= target);
     }
 
-    /// Ends the load, lets the sink have what there is, ends the sidecar, and counts. `exact`: gaps must know their number.
-    pub fn end(mut self, load: Load, exact: bool) -> Outcome {
+    /// Ends the load, lets the sink have what there is, ends the sidecar, and counts.
+    pub fn end(mut self, load: Load) -> Outcome {
         let asked = load.stop();
         self.sink.set(Weather::Always(Fault::None));
         self.settle(asked.len() as u64);
@@ -79,7 +113,7 @@ impl Scene {
         };
         let requests: Vec<Request> = asked.iter().map(request).collect();
         let export = Export(self.sink.taken());
-        let count = count(&requests, &export.rows(), exact);
+        let count = count(&requests, &export.rows(), true);
         let report = export.verify();
         println!("{}: {count}; verdict {}, {:?}", self.name, report.verdict, self.sink.seen());
         Outcome { count, report, asked, folder: self.folder.clone(), log: self.sidecar.log(), export }
@@ -94,7 +128,7 @@ impl Scene {
             if now != last {
                 (last, since) = (now, Instant::now());
             }
-            let waiting = self.sidecar.metric("testimony_export_queue_bytes{sink=\"default\"}");
+            let waiting = self.sidecar.metric("testimony_export_queue_bytes");
             if waiting == 0 && (now >= asked || since.elapsed() > QUIET) {
                 return;
             }
@@ -148,4 +182,15 @@ impl Drop for Outcome {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// What vanishes meanwhile counts as nothing.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(data) if data.is_dir() => bytes_below(&entry.path()),
+        Ok(data) => data.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
 }

@@ -33,21 +33,29 @@ fn ex_1_a_sink_that_fails_in_every_way_one_after_the_other_loses_nothing() {
         let before = scene.sink.exchanges();
         scene.sidecar.until("something arrives", |_| scene.sink.exchanges() > before);
     }
-    let outcome = scene.end(load, true);
+    let outcome = scene.end(load);
     nothing_is_lost(&outcome);
     outcome.check("copies came, which are no fault", outcome.count.copies > 0);
 }
 
 #[test]
 fn ex_1_a_sink_that_fails_by_chance_loses_nothing() {
-    let scene = Scene::start("weather");
+    by_chance(Scene::start("weather"));
+}
+
+fn by_chance(scene: Scene) {
     let load = scene.load();
     let chance = Chance::of("weather");
     scene.sink.set(Weather::Mixed(Fault::PASSING.to_vec(), 60, chance));
     scene.sidecar.until("it has failed often", |_| {
         scene.sink.seen().iter().filter(|(fault, _)| **fault != Fault::None).map(|(_, times)| times).sum::<u64>() >= 15
     });
-    nothing_is_lost(&scene.end(load, true));
+    nothing_is_lost(&scene.end(load));
+}
+
+#[test]
+fn ex_1_a_sink_that_fails_by_chance_loses_nothing_that_waits_in_memory() {
+    by_chance(Scene::in_memory("weather-memory"));
 }
 
 #[test]
@@ -58,7 +66,7 @@ fn ex_1_a_sink_that_takes_no_credentials_for_a_while_loses_nothing() {
     scene.sidecar.until("it is refused", |_| scene.sink.seen().contains_key(&Fault::Unauthorized));
     scene.more(&load, REQUESTS_PER_FAULT);
     scene.sink.set(Weather::Always(Fault::None));
-    nothing_is_lost(&scene.end(load, true));
+    nothing_is_lost(&scene.end(load));
 }
 
 #[test]
@@ -72,7 +80,7 @@ fn ex_1_a_sink_that_is_away_under_load_and_comes_back_loses_nothing() {
         scene.more(&load, 5 * REQUESTS_PER_FAULT);
         scene.sink.up();
     }
-    nothing_is_lost(&scene.end(load, true));
+    nothing_is_lost(&scene.end(load));
 }
 
 /// What one sink refuses for good is a hole, which says which records: never a gap, never silence.
@@ -84,7 +92,7 @@ fn g2_what_the_sink_refuses_for_good_is_told_as_holes() {
     scene.sink.set(Weather::Always(Fault::Refusing));
     scene.sidecar.until("it is refused", |_| scene.sink.seen().get(&Fault::Refusing).is_some_and(|times| *times > 20));
     scene.sink.set(Weather::Always(Fault::None));
-    let outcome = scene.end(load, true);
+    let outcome = scene.end(load);
     outcome.check_counts();
     outcome.check("something was refused", !outcome.count.lost.is_empty());
     outcome.check("that is no gap", outcome.count.gaps.is_empty());
