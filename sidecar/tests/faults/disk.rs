@@ -8,6 +8,8 @@ use super::sinks::nothing_is_lost;
 const SMALL_SPOOL_BYTES: u64 = 16 * 1024 * 1024;
 /// Exchanges that found no place in the spool.
 const NOT_SEALED: &str = "testimony_export_lost_records_total";
+/// Exchanges with a record.
+const RECORDED: &str = "testimony_records_total";
 /// Requests of each part.
 const REQUESTS: u64 = 150;
 
@@ -27,9 +29,12 @@ fn sp_3_a_full_spool_loses_only_what_a_gap_declares_and_takes_records_again_once
     scene.more(&load, REQUESTS);
     assert!(scene.spool_bytes() <= SMALL_SPOOL_BYTES, "{} bytes are used", scene.spool_bytes());
     scene.sink.up();
-    let before = scene.sink.exchanges();
-    scene.sidecar.until("something arrives", |_| scene.sink.exchanges() > before);
+    // More than what was let in while it was full, now and then.
+    let target = scene.sidecar.metric(RECORDED) + REQUESTS;
+    scene.sidecar.until("records are taken again", |sidecar| sidecar.metric(RECORDED) > target);
+    let refused = scene.sidecar.metric(NOT_SEALED);
     scene.more(&load, REQUESTS);
+    assert_eq!(scene.sidecar.metric(NOT_SEALED), refused, "there is room");
     let outcome = scene.end(load);
     outcome.check_counts();
     gaps_only(&outcome, &["spool_full"]);

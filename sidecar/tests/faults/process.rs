@@ -52,7 +52,13 @@ impl Sidecar {
         command.args(["run", "--config"]).arg(&self.config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.envs(self.shim.variables());
         self.child = Some(command.spawn().expect("the sidecar starts"));
-        self.until("it listens", |this| TcpStream::connect(this.admin).is_ok());
+        let mut child = self.child.take();
+        self.until("it listens", |this| {
+            let ended = child.as_mut().and_then(|child| child.try_wait().expect("wait"));
+            assert!(ended.is_none(), "it ended at once: {ended:?}\n{}", this.log());
+            TcpStream::connect(this.admin).is_ok()
+        });
+        self.child = child;
     }
 
     /// The worker's process id; `None` while there is none.
@@ -143,8 +149,10 @@ impl Drop for Sidecar {
     }
 }
 
+/// The first thread of a process that was killed is a zombie while another one still holds its files.
 fn is_alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    !zombie || std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
 /// An address that stays free while nobody listens there.

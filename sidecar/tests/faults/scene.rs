@@ -84,7 +84,7 @@ impl Scene {
 
     /// Clients begin whose records take some kilobytes each.
     pub fn heavy_load(&self) -> Load {
-        Load::start(self.sidecar.inbound, CLIENTS, PAUSE, HEAVY_BYTES)
+        Load::start(self.sidecar.inbound, CLIENTS, Duration::ZERO, HEAVY_BYTES)
     }
 
     /// Bytes of the spool's files.
