@@ -146,6 +146,11 @@ impl Receiver {
         self.inner.lock().expect("lock").taken.clone()
     }
 
+    /// How many requests were taken.
+    pub fn requests(&self) -> usize {
+        self.inner.lock().expect("lock").taken.len()
+    }
+
     /// How many exchange records were taken, copies counted.
     pub fn exchanges(&self) -> u64 {
         self.inner.lock().expect("lock").exchanges

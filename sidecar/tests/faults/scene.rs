@@ -102,7 +102,7 @@ impl Scene {
     pub fn end(mut self, load: Load) -> Outcome {
         let asked = load.stop();
         self.sink.set(Weather::Always(Fault::None));
-        self.settle(asked.len() as u64);
+        self.settle();
         let status = self.sidecar.terminate();
         assert!(status.success(), "{}: the sidecar ended with {status}\n{}", self.name, self.sidecar.log());
         let reached = self.origin.reached();
@@ -119,17 +119,16 @@ impl Scene {
         Outcome { count, report, asked, folder: self.folder.clone(), log: self.sidecar.log(), export }
     }
 
-    /// Waits until the sink has all, or nothing more comes.
-    fn settle(&self, asked: u64) {
-        let (mut last, mut since) = (self.sink.exchanges(), Instant::now());
+    /// Waits until nothing waits in memory and nothing more comes: what earlier processes left may still be read.
+    fn settle(&self) {
+        let (mut last, mut since) = (self.sink.requests(), Instant::now());
         let end = since + DEADLINE;
         while Instant::now() < end {
-            let now = self.sink.exchanges();
+            let now = self.sink.requests();
             if now != last {
                 (last, since) = (now, Instant::now());
             }
-            let waiting = self.sidecar.metric("testimony_export_queue_bytes");
-            if waiting == 0 && (now >= asked || since.elapsed() > QUIET) {
+            if since.elapsed() > QUIET && self.sidecar.metric("testimony_export_queue_bytes") == 0 {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
