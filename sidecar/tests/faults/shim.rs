@@ -72,12 +72,15 @@ fn library() -> &'static PathBuf {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/preload.rs");
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("preload-{}.so", std::process::id()));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (library, unfinished) = (folder.join("preload.so"), folder.join(format!("preload-{}", std::process::id())));
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let mut command = Command::new(rustc);
         command.args(["--edition", "2024", "--crate-type", "cdylib", "-C", "opt-level=2", "-C", "panic=abort"]);
-        let output = command.arg(source).arg("-o").arg(&library).output().expect("rustc starts");
+        let output = command.arg(source).arg("-o").arg(&unfinished).output().expect("rustc starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // Whole or not there: other runs may use it.
+        std::fs::rename(&unfinished, &library).expect("a name");
         library
     })
 }
