@@ -161,7 +161,7 @@ mod tests {
         let [(gap, stream)] = &told[..] else { panic!("{told:?}") };
         assert_eq!((gap.count, gap.exact, stream.as_ref()), (4, true, Some(&sid(0, 1))));
         // Two threads; the second began nothing.
-        assert!(untold(&found(&[(0, 0, 5, false), (1, 0, 0, false)], &[(5, 0), (0, 0)], true)).is_empty(), &sid(0, 0));
+        assert!(untold(&found(&[(0, 0, 5, false), (1, 0, 0, false)], &[(5, 0), (0, 0)], true), &sid(0, 0)).is_empty());
     }
 
     #[test]
