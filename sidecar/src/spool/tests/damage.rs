@@ -31,7 +31,7 @@ fn a_frame_whose_content_is_damaged_is_told_with_its_leaves() {
     let disk = rig.disk.killed();
     // Within the ciphertext of the first frame.
     let header = rig.writer.shelf().segments.get(&0).expect("a segment").header_bytes;
-    let at = usize::try_from(header).expect("small") + 16 + 4 * 47 + 10;
+    let at = usize::try_from(header).expect("small") + 16 + 4 * 51 + 4 + 10;
     disk.alter(&name(0), |bytes| bytes[at] ^= 1);
     let mut scanned = recover(&disk);
     let [damage] = scanned.report.damage.as_slice() else { panic!("{:?}", scanned.report.damage) };
