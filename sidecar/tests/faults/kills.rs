@@ -52,10 +52,8 @@ fn ages(outcome: &Outcome, killed: &[Kill]) -> BTreeMap<Instant, Vec<Duration>> 
 
 /// What holds after kills.
 fn only_what_a_kill_explains(outcome: &Outcome, killed: &[Kill]) {
-    outcome.check_counts();
     let ages = ages(outcome, killed);
     let explained: usize = ages.values().map(Vec::len).sum();
-    outcome.check("everything lost was lost by a kill", explained == outcome.count.lost.len());
     let mut oldest: Vec<Duration> = ages.values().map(|ages| ages.iter().max().copied().unwrap_or_default()).collect();
     oldest.sort_unstable();
     let late = oldest.iter().filter(|age| **age > LOST_AGE_MAX).count();
@@ -67,6 +65,8 @@ fn only_what_a_kill_explains(outcome: &Outcome, killed: &[Kill]) {
         killed.len(),
         outcome.count.lost.len(),
     );
+    outcome.check_counts();
+    outcome.check("everything lost was lost by a kill", explained == outcome.count.lost.len());
     outcome.check("what was lost was young", last.is_none_or(|age| age < LOST_AGE_BUSY_MAX));
     outcome.check("most of it was very young", killed.len() < MANY_KILLS || median < Some(LOST_AGE_MAX));
     let reasons: Vec<&String> = outcome.count.gaps.keys().collect();
