@@ -158,6 +158,11 @@ impl Recorder {
         &self.shared
     }
 
+    /// The name of its present stream.
+    pub fn stream_id(&self) -> Arc<StreamId> {
+        self.inner.borrow().stream.id().clone()
+    }
+
     /// Declares exchanges that an earlier process saw; `lost`: its stream, if that is known.
     pub fn lose(&self, gap: Gap, lost: Option<StreamId>) {
         self.inner.borrow_mut().stream.lose(gap, lost);

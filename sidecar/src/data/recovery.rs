@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::seal::{HoleFacts, RecoveredFacts};
-use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::stream::{StreamId, StreamParts};
 use testimony_core::record::{Gap, GapReason};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -49,7 +49,7 @@ async fn tell_found(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
         let facts = RecoveredFacts { stream, size, root, head_size, closed };
         until(|| recorder.tell(|own, now, desk| own.recovered(&facts, now, desk))).await;
     }
-    for (gap, stream) in untold(found) {
+    for (gap, stream) in untold(found, &recorder.stream_id()) {
         tracing::warn!(%boot, count = gap.count, exact = gap.exact, "exchanges of an earlier process have no record");
         recorder.lose(gap, stream);
         until(|| recorder.declare()).await;
@@ -92,8 +92,10 @@ async fn until(mut tell: impl FnMut() -> bool) {
     }
 }
 
-/// Exchanges that began and of which no entry tells, by data thread; with the thread's last stream, if one is known.
-fn untold(found: &Found) -> Vec<(Gap, Option<StreamId>)> {
+/// Exchanges that began and of which no entry tells, by data thread; with the thread's last stream. Where nothing of one was
+/// durable that is its first: without a name, a gap that is told again after another death would count twice (D3). `own` is
+/// any stream of the same pod.
+fn untold(found: &Found, own: &StreamId) -> Vec<(Gap, Option<StreamId>)> {
     let mut last: BTreeMap<usize, (u64, &StreamId, u64, bool)> = BTreeMap::new();
     for (stream, known) in &found.report.streams {
         let Some(parts) = stream.parts() else { continue };
@@ -115,9 +117,15 @@ fn untold(found: &Found) -> Vec<(Gap, Option<StreamId>)> {
         let complete = count == 0 && (exact || closed);
         let (from_ns, to_ns) = (last_unix_nanos, super::now().wall_ns.max(last_unix_nanos));
         let gap = Gap { count, exact, from_ns, to_ns, reason: GapReason::WorkerDied };
-        (!complete).then(|| (gap, stream.cloned()))
+        (!complete).then(|| (gap, stream.cloned().or_else(|| first_of(found.report.boot, thread, own))))
     };
     (0..threads.min(crate::spool::COUNTED_THREADS_MAX)).filter_map(gap_of).collect()
+}
+
+/// The first stream of a data thread of another process of this pod.
+fn first_of(boot: Boot, thread: usize, own: &StreamId) -> Option<StreamId> {
+    let thread = u32::try_from(thread).ok()?;
+    StreamId::new(&StreamParts { boot: &boot.to_string(), thread, rotation: 0, ..own.parts()? }).ok()
 }
 
 #[cfg(test)]
@@ -149,23 +157,31 @@ mod tests {
     #[test]
     fn d3_what_began_and_is_told_by_nobody_is_a_gap_of_its_thread() {
         // One was in flight, and three records were not durable.
-        let told = untold(&found(&[(0, 0, 90, true), (0, 1, 96, false)], &[(110, 10)], true));
+        let told = untold(&found(&[(0, 0, 90, true), (0, 1, 96, false)], &[(110, 10)], true), &sid(0, 0));
         let [(gap, stream)] = &told[..] else { panic!("{told:?}") };
         assert_eq!((gap.count, gap.exact, stream.as_ref()), (4, true, Some(&sid(0, 1))));
         // Two threads; the second began nothing.
-        assert!(untold(&found(&[(0, 0, 5, false), (1, 0, 0, false)], &[(5, 0), (0, 0)], true)).is_empty());
+        assert!(untold(&found(&[(0, 0, 5, false), (1, 0, 0, false)], &[(5, 0), (0, 0)], true), &sid(0, 0)).is_empty());
     }
 
     #[test]
     fn d2_after_the_node_s_death_the_count_is_a_bound() {
-        let told = untold(&found(&[(0, 0, 9, false)], &[(9, 0)], false));
+        let told = untold(&found(&[(0, 0, 9, false)], &[(9, 0)], false), &sid(0, 0));
         assert_eq!((told.len(), told[0].0.count, told[0].0.exact), (1, 0, false));
-        assert!(untold(&found(&[(0, 0, 9, true)], &[(9, 0)], false)).is_empty(), "it closed in order");
+        assert!(untold(&found(&[(0, 0, 9, true)], &[(9, 0)], false), &sid(0, 0)).is_empty(), "it closed in order");
     }
 
     #[test]
     fn d3_without_a_page_nothing_is_exact() {
-        let told = untold(&found(&[(0, 0, 9, false)], &[], true));
+        let told = untold(&found(&[(0, 0, 9, false)], &[], true), &sid(0, 0));
         assert_eq!((told.len(), told[0].0.exact), (1, false));
+    }
+
+    #[test]
+    fn d3_a_gap_of_a_process_of_which_nothing_is_durable_has_a_name() {
+        let told = untold(&found(&[], &[(0, 0), (2, 0)], true), &sid(0, 3));
+        let [(gap, stream)] = &told[..] else { panic!("{told:?}") };
+        let name = format!("c/n/p/{}-1-0", "07".repeat(16));
+        assert_eq!((gap.count, stream.as_ref().map(StreamId::as_str)), (2, Some(name.as_str())));
     }
 }

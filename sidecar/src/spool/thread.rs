@@ -8,7 +8,7 @@ use super::inbox::{Inbox, Limits, Refusal};
 use super::keys::{KeyError, Keys, RecoveryKey};
 use super::page::{self, CounterPage, Counters, kernel_boot_id};
 use super::position::Place;
-use super::recover::scan;
+use super::recover::{Unreadable, scan};
 use super::shelf::{Shelf, SinkRule};
 use super::writer::{Fault, Writer, WriterSettings};
 use super::{Block, SEGMENT_BYTES_MAX, StreamNumber};
@@ -25,6 +25,11 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Events that may wait to be taken.
 const EVENTS_MAX: usize = 256;
+
+/// How often an earlier process's folder is read, until what the disk cannot read counts as damaged,
+const SCANS_MAX: u32 = 10;
+/// and the pause between two of them, in ms.
+const SCAN_PAUSE_MS: u64 = 200;
 
 /// What a spool needs.
 pub struct Settings {
@@ -158,11 +163,17 @@ fn recover(
     events: &mpsc::Sender<Event>,
 ) {
     for predecessor in predecessors {
-        let page = Folder::new(&predecessor.path).read_at(page::FILE, 0, page::PAGE_BYTES);
-        let counters = page.ok().and_then(|page| Counters::parse(&page).ok());
-        let (kernel, counters) = counters.unwrap_or_default();
-        match scan(Folder::new(&predecessor.path), keys, predecessor.boot, reader) {
-            Ok(scanned) => {
+        let scanned = patiently(|unreadable| {
+            let scanned = scan(Folder::new(&predecessor.path), keys, predecessor.boot, reader, unreadable)?;
+            let page = Folder::new(&predecessor.path).read_at(page::FILE, 0, page::PAGE_BYTES);
+            match page {
+                Err(error) if unreadable == Unreadable::Retry && error.kind() != io::ErrorKind::NotFound => Err(error),
+                page => Ok((scanned, page.ok().and_then(|page| Counters::parse(&page).ok()))),
+            }
+        });
+        match scanned {
+            Ok((scanned, counters)) => {
+                let (kernel, counters) = counters.unwrap_or_default();
                 let shelf = (predecessor.path.clone(), scanned.shelf.shared().clone());
                 lock(&handle.shared.shelves).insert(predecessor.boot, shelf);
                 lock(&handle.shared.control).adopted.push((scanned.shelf, predecessor));
@@ -178,6 +189,18 @@ fn recover(
             Err(error) => tracing::error!(path = %predecessor.path.display(), %error, "a spool cannot be read"),
         }
     }
+}
+
+/// A disk that cannot read may be able to a little later; if not, what it cannot read is damaged.
+fn patiently<T>(mut read: impl FnMut(Unreadable) -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..SCANS_MAX {
+        match read(Unreadable::Retry) {
+            Err(error) => tracing::warn!(%error, "an earlier process's spool cannot be read yet"),
+            found => return found,
+        }
+        std::thread::sleep(Duration::from_millis(SCAN_PAUSE_MS));
+    }
+    read(Unreadable::Damaged)
 }
 
 fn folder_bytes(path: &Path) -> u64 {

@@ -5,4 +5,4 @@ mod scan;
 pub(super) mod walk;
 
 pub use found::{Damage, HeadFound, OpenBegin, Report, StreamFound};
-pub use scan::{Scanned, scan};
+pub use scan::{Scanned, Unreadable, scan};

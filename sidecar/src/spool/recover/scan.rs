@@ -38,11 +38,26 @@ pub struct Scanned<D> {
     pub report: Report,
 }
 
+/// Whether what the disk cannot read counts as damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It is an error: it may be there the next time.
+    Retry,
+    /// It does.
+    Damaged,
+}
+
 /// Reads the folder of an earlier process. Writes into no file of it; a segment whose header is broken is set aside.
 ///
 /// # Errors
-/// The folder cannot be listed.
-pub fn scan<D: Disk>(mut disk: D, keys: &Keys, boot: Boot, reader: Boot) -> io::Result<Scanned<D>> {
+/// The folder cannot be listed, or with [`Unreadable::Retry`] a part of a segment cannot be read.
+pub fn scan<D: Disk>(
+    mut disk: D,
+    keys: &Keys,
+    boot: Boot,
+    reader: Boot,
+    unreadable: Unreadable,
+) -> io::Result<Scanned<D>> {
     let mut acks = Acks::default();
     let files = disk.list()?;
     for file in files.iter().filter(|file| shelf::is_log(&file.name)) {
@@ -57,6 +72,9 @@ pub fn scan<D: Disk>(mut disk: D, keys: &Keys, boot: Boot, reader: Boot) -> io::
     for (file, number) in named {
         match header(&disk, &file.name, boot, number) {
             Ok((header, length, hash)) => headers.push((header, length, hash, file.bytes)),
+            Err(FormatError::Corrupt(Problem::Unreadable)) if unreadable == Unreadable::Retry => {
+                return Err(io::Error::other(format!("{}: the disk cannot read it", file.name)));
+            }
             Err(error) => {
                 let aside = format!("{}{ASIDE}", file.name);
                 let _ = disk.rename(&file.name, &aside);
@@ -87,6 +105,9 @@ pub fn scan<D: Disk>(mut disk: D, keys: &Keys, boot: Boot, reader: Boot) -> io::
             released_at: None,
         };
         segments.push(scan.segment(&disk, segment, next));
+        if scan.unreadable && unreadable == Unreadable::Retry {
+            return Err(io::Error::other(format!("{}: the disk cannot read it", shelf::segment_name(header.number))));
+        }
     }
     let _ = disk.sync_folder();
     let report = scan.report(&segments, acks.recovered);
@@ -123,6 +144,8 @@ struct Scan {
     aside: BTreeMap<u64, String>,
     /// Some sink has everything before.
     acked: Place,
+    /// The disk could not read something.
+    unreadable: bool,
 }
 
 impl Scan {
@@ -136,6 +159,7 @@ impl Scan {
             damage: Vec::new(),
             aside: BTreeMap::new(),
             acked,
+            unreadable: false,
         }
     }
 
@@ -170,6 +194,7 @@ impl Scan {
             }
         }
         segment.end = self.place;
+        self.unreadable |= matches!(broken, Some((_, FormatError::Corrupt(Problem::Unreadable))));
         if let Some(next) = next.filter(|next| self.place < next.first) {
             let (offset, problem) = broken.unwrap_or((walk.offset(), FormatError::Short));
             self.lose_rest(&segment, offset, &problem, next);

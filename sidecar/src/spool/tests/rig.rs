@@ -4,7 +4,7 @@ use crate::spool::disk::sim::{Dice, SimDisk};
 use crate::spool::entry::{Block, Entry, Kind, StreamNumber};
 use crate::spool::keys::Keys;
 use crate::spool::reader::{Read, Reader};
-use crate::spool::recover::{Scanned, scan};
+use crate::spool::recover::{Scanned, Unreadable, scan};
 use crate::spool::{Boot, FIXED_RESERVE_BYTES, Place, Shelf, SinkRule, Writer, WriterSettings};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -152,7 +152,7 @@ impl Rig {
 }
 
 pub(super) fn recover(disk: &SimDisk) -> Scanned<SimDisk> {
-    scan(disk.clone(), &keys(), BOOT, NEXT_BOOT).expect("the folder is listed")
+    scan(disk.clone(), &keys(), BOOT, NEXT_BOOT, Unreadable::Damaged).expect("the folder is listed")
 }
 
 /// Everything that a reader gives, by place; and what it says is lost.

@@ -1,0 +1,84 @@
+//! A spool without room, and a disk that fails.
+
+use super::scene::{Outcome, Scene};
+use super::shim::Operation;
+use super::sinks::nothing_is_lost;
+
+/// The smallest spool that there can be, in bytes.
+const SMALL_SPOOL_BYTES: u64 = 16 * 1024 * 1024;
+/// Exchanges that found no place in the spool.
+const NOT_SEALED: &str = "testimony_export_lost_records_total";
+/// Exchanges with a record.
+const RECORDED: &str = "testimony_records_total";
+/// Requests of each part.
+const REQUESTS: u64 = 150;
+
+/// Whether all gaps have one of these reasons.
+fn gaps_only(outcome: &Outcome, reasons: &[&str]) {
+    let found = outcome.count.gaps.keys().all(|reason| reasons.contains(&reason.as_str()));
+    outcome.check(&format!("only gaps of {reasons:?}"), found);
+    outcome.check("every request was answered", outcome.count.answered == outcome.count.asked);
+}
+
+#[test]
+fn sp_3_a_full_spool_loses_only_what_a_gap_declares_and_takes_records_again_once_there_is_room() {
+    let scene = Scene::with_spool("full", SMALL_SPOOL_BYTES);
+    scene.sink.down();
+    let load = scene.heavy_load();
+    scene.sidecar.until("the spool refuses records", |sidecar| sidecar.metric(NOT_SEALED) > 0);
+    scene.more(&load, REQUESTS);
+    assert!(scene.spool_bytes() <= SMALL_SPOOL_BYTES, "{} bytes are used", scene.spool_bytes());
+    scene.sink.up();
+    // More than what was let in while it was full, now and then.
+    let target = scene.sidecar.metric(RECORDED) + REQUESTS;
+    scene.sidecar.until("records are taken again", |sidecar| sidecar.metric(RECORDED) > target);
+    let refused = scene.sidecar.metric(NOT_SEALED);
+    scene.more(&load, REQUESTS);
+    assert_eq!(scene.sidecar.metric(NOT_SEALED), refused, "there is room");
+    let outcome = scene.end(load);
+    outcome.check_counts();
+    gaps_only(&outcome, &["spool_full"]);
+    outcome.check("something was lost", !outcome.count.lost.is_empty());
+    let last = outcome.asked.iter().max_by_key(|one| one.sent).expect("requests");
+    outcome.check("the last one is recorded again", !outcome.count.lost.contains(&last.path));
+}
+
+#[test]
+fn ev_1_a_disk_that_cannot_write_or_sync_loses_only_what_a_gap_declares() {
+    for (name, operation, every) in [
+        ("sync", Operation::Sync, 1),
+        ("write", Operation::Write, 1),
+        ("sync-sometimes", Operation::Sync, 7),
+        ("write-sometimes", Operation::Write, 7),
+    ] {
+        let scene = Scene::start(name);
+        let load = scene.load();
+        scene.more(&load, REQUESTS);
+        scene.sidecar.shim.fail(operation, every);
+        scene.sidecar.until("it has failed", |sidecar| sidecar.shim.failed(operation) > 2);
+        scene.more(&load, REQUESTS);
+        scene.sidecar.shim.fail(operation, 0);
+        let before = scene.sink.exchanges();
+        scene.sidecar.until("something arrives again", |_| scene.sink.exchanges() > before);
+        scene.more(&load, REQUESTS);
+        let outcome = scene.end(load);
+        outcome.check_counts();
+        gaps_only(&outcome, &["disk_failed"]);
+        let last = outcome.asked.iter().max_by_key(|one| one.sent).expect("requests");
+        outcome.check("the last one is recorded again", !outcome.count.lost.contains(&last.path));
+    }
+}
+
+#[test]
+fn ex_1_a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
+    let scene = Scene::start("read");
+    scene.sink.down();
+    let load = scene.load();
+    scene.more(&load, REQUESTS);
+    scene.sidecar.shim.fail(Operation::Read, 2);
+    scene.sink.up();
+    scene.sidecar.until("it has failed", |sidecar| sidecar.shim.failed(Operation::Read) > 2);
+    scene.more(&load, REQUESTS);
+    scene.sidecar.shim.fail(Operation::Read, 0);
+    nothing_is_lost(&scene.end(load));
+}

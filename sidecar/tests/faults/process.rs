@@ -1,0 +1,170 @@
+//! The sidecar as it runs in a pod: a supervisor and its worker, to be killed.
+
+use super::shim::Shim;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// No condition of these tests takes longer, on any machine.
+pub const DEADLINE: Duration = Duration::from_secs(90);
+/// Below the ports that the kernel gives to clients: a sidecar that starts again must find its own free.
+const FIRST_PORT: u16 = 18_000;
+/// Ports that the tests of one run share.
+const PORTS: u16 = 12_000;
+/// Lines of the sidecar's log that a failed test shows.
+const LOG_LINES: usize = 40;
+
+/// A sidecar, running or between two runs.
+pub struct Sidecar {
+    /// Where clients connect.
+    pub inbound: SocketAddr,
+    admin: SocketAddr,
+    config: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+    /// Its clock and its disk.
+    pub shim: Shim,
+}
+
+impl Sidecar {
+    /// Writes its configuration into this folder; `more` is YAML of its top level.
+    pub fn new(folder: &Path, origin: SocketAddr, sink: SocketAddr, more: &str) -> Self {
+        let [inbound, admin] = [free_port(), free_port()];
+        let yaml = format!(
+            "service: {{name: shop, namespace: shop}}\nlisten: {{inbound: '{inbound}', admin: '{admin}'}}\n\
+             forward: '{origin}'\ndataThreads: 2\nlog: info\n\
+             sinks: [{{name: default, endpoint: 'http://{sink}', timeoutMs: 1000}}]\n{more}\n"
+        );
+        let config = folder.join("sidecar.yaml");
+        std::fs::write(&config, yaml).expect("a file");
+        let shim = Shim::new(folder, &folder.join("spool"));
+        Self { inbound, admin, config, log: folder.join("sidecar.log"), child: None, shim }
+    }
+
+    /// Starts it; returns when it is ready.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_testimony-sidecar"));
+        command.args(["run", "--config"]).arg(&self.config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.envs(self.shim.variables());
+        self.child = Some(command.spawn().expect("the sidecar starts"));
+        let mut child = self.child.take();
+        self.until("it listens", |this| {
+            let ended = child.as_mut().and_then(|child| child.try_wait().expect("wait"));
+            assert!(ended.is_none(), "it ended at once: {ended:?}\n{}", this.log());
+            TcpStream::connect(this.admin).is_ok()
+        });
+        self.child = child;
+    }
+
+    /// The worker's process id; `None` while there is none.
+    pub fn worker(&self) -> Option<i32> {
+        let pid = self.child.as_ref()?.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Waits for a worker that is not this one, and has taken over.
+    pub fn successor(&self, of: i32) -> i32 {
+        self.until("another worker runs", |this| this.worker().is_some_and(|pid| pid != of));
+        self.worker().unwrap_or(of)
+    }
+
+    /// Kills the worker alone.
+    pub fn kill_worker(&self) -> i32 {
+        self.until("a worker runs", |this| this.worker().is_some());
+        let pid = self.worker().expect("a worker");
+        // SAFETY: plain system call; the process is a child of our child. It may be gone already, which is as well.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        pid
+    }
+
+    /// Kills the supervisor, and the worker with it; returns when both are gone.
+    pub fn kill_all(&mut self) {
+        let worker = self.worker();
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        if let Some(pid) = worker {
+            self.until("the worker is gone", |_| !is_alive(pid));
+        }
+    }
+
+    /// Asks it to end, and waits for it.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        // SAFETY: plain system call; the process is our child and not waited for yet.
+        assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).expect("pid"), libc::SIGTERM) }, 0, "SIGTERM");
+        let mut status = None;
+        self.until("it ends", |_| {
+            status = child.try_wait().expect("wait");
+            status.is_some()
+        });
+        status.expect("ended")
+    }
+
+    /// The sum of a metric over all labels; 0 if it is absent.
+    pub fn metric(&self, name: &str) -> u64 {
+        use std::io::{Read, Write};
+        let mut text = String::new();
+        let read = TcpStream::connect(self.admin).and_then(|mut stream| {
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+            stream.read_to_string(&mut text)
+        });
+        let value = |line: &str| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
+            rest.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        if read.is_ok() { text.lines().filter_map(value).sum() } else { 0 }
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+
+    /// Waits for a condition.
+    pub fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let end = Instant::now() + DEADLINE;
+        while !holds(self) {
+            assert!(Instant::now() < end, "not in time: {what}\n{}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Its worker goes with it. It may have ended.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The first thread of a process that was killed is a zombie while another one still holds its files.
+fn is_alive(pid: i32) -> bool {
+    let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    !zombie || std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
+}
+
+/// An address that stays free while nobody listens there.
+pub fn free_port() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % u32::from(PORTS)).expect("small");
+    for _ in 0..PORTS {
+        let port = FIRST_PORT + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no free port");
+}

@@ -1,0 +1,193 @@
+//! One run: everything that stands around a sidecar, and the count at the end.
+
+use super::client::{Asked, Load};
+use super::export::Export;
+use super::oracle::{Count, Request, Row, count};
+use super::origin::Origin;
+use super::process::{DEADLINE, Sidecar};
+use super::receiver::{Fault, Receiver, Weather};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use testimony_core::evidence::verify::{Report, Verdict};
+
+/// Clients of each run.
+pub const CLIENTS: usize = 4;
+/// Pause of a client after each request: some 1,000 requests a second, all together.
+const PAUSE: Duration = Duration::from_millis(3);
+/// Limit of the spool where a test does not fill it, in bytes.
+const SPOOL_BYTES: u64 = 256 * 1024 * 1024;
+/// What a heavy request's path is longer by: near the most that a record takes.
+const HEAVY_BYTES: usize = 4000;
+/// How long nothing more may come until the export counts as settled.
+const QUIET: Duration = Duration::from_millis(1500);
+
+/// Everything around a sidecar.
+pub struct Scene {
+    /// The sidecar.
+    pub sidecar: Sidecar,
+    /// Its sink.
+    pub sink: Receiver,
+    origin: Origin,
+    name: &'static str,
+    folder: PathBuf,
+}
+
+/// What a run came to.
+pub struct Outcome {
+    /// The count.
+    pub count: Count,
+    /// What `testimony verify` says.
+    pub report: Report,
+    /// The client's log.
+    pub asked: Vec<Asked>,
+    /// Where the export and the sidecar's log stand.
+    folder: PathBuf,
+    log: String,
+    export: Export,
+}
+
+impl Scene {
+    /// With a sidecar that runs over a spool.
+    pub fn start(name: &'static str) -> Self {
+        Self::with_spool(name, SPOOL_BYTES)
+    }
+
+    /// With a sidecar that runs over a spool of this limit.
+    pub fn with_spool(name: &'static str, limit_bytes: u64) -> Self {
+        Self::with(name, |folder| {
+            let [spool, key] = ["spool", "key"].map(|part| folder.join(part));
+            std::fs::create_dir_all(&spool).expect("a folder");
+            std::fs::create_dir_all(&key).expect("a folder");
+            let (spool, key) = (spool.display(), key.display());
+            format!("spool: {{dir: '{spool}', keyDir: '{key}', bytesMax: {limit_bytes}}}")
+        })
+    }
+
+    /// With a sidecar that runs without a spool.
+    pub fn in_memory(name: &'static str) -> Self {
+        Self::with(name, |_| String::new())
+    }
+
+    fn with(name: &'static str, more: impl FnOnce(&Path) -> String) -> Self {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let (origin, sink) = (Origin::start(), Receiver::start());
+        let mut sidecar = Sidecar::new(&folder, origin.address, sink.address, &more(&folder));
+        sidecar.start();
+        Self { sidecar, sink, origin, name, folder }
+    }
+
+    /// Clients begin.
+    pub fn load(&self) -> Load {
+        Load::start(self.sidecar.inbound, CLIENTS, PAUSE, 0)
+    }
+
+    /// Clients begin whose records take some kilobytes each.
+    pub fn heavy_load(&self) -> Load {
+        Load::start(self.sidecar.inbound, CLIENTS, Duration::ZERO, HEAVY_BYTES)
+    }
+
+    /// Bytes of the spool's files.
+    pub fn spool_bytes(&self) -> u64 {
+        bytes_below(&self.folder.join("spool"))
+    }
+
+    /// Waits until so many more requests were sent.
+    pub fn more(&self, load: &Load, requests: u64) {
+        let target = load.sent() + requests;
+        self.sidecar.until("clients send", |_| load.sent() >= target);
+    }
+
+    /// Ends the load, lets the sink have what there is, ends the sidecar, and counts.
+    pub fn end(mut self, load: Load) -> Outcome {
+        let asked = load.stop();
+        self.sink.set(Weather::Always(Fault::None));
+        self.settle();
+        let status = self.sidecar.terminate();
+        assert!(status.success(), "{}: the sidecar ended with {status}\n{}", self.name, self.sidecar.log());
+        let reached = self.origin.reached();
+        let request = |one: &Asked| Request {
+            answered: one.answered.is_some(),
+            reached: reached.contains(&one.path),
+            path: one.path.clone(),
+        };
+        let requests: Vec<Request> = asked.iter().map(request).collect();
+        let export = Export(self.sink.taken());
+        let count = count(&requests, &export.rows(), true);
+        let report = export.verify();
+        println!("{}: {count}; verdict {}, {:?}", self.name, report.verdict, self.sink.seen());
+        Outcome { count, report, asked, folder: self.folder.clone(), log: self.sidecar.log(), export }
+    }
+
+    /// Waits until nothing waits in memory and nothing more comes: what earlier processes left may still be read.
+    fn settle(&self) {
+        let (mut last, mut since) = (self.sink.requests(), Instant::now());
+        let end = since + DEADLINE;
+        while Instant::now() < end {
+            let now = self.sink.requests();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            if since.elapsed() > QUIET && self.sidecar.metric("testimony_export_queue_bytes") == 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Outcome {
+    /// Every sealed record, copies too.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        self.export.rows().into_iter()
+    }
+
+    /// Fails, with everything that explains it, unless this holds.
+    pub fn check(&self, what: &str, holds: bool) {
+        if !holds {
+            let file = self.folder.join("export.jsonl");
+            self.export.write(&file);
+            let findings: Vec<String> = self.report.findings.iter().take(20).map(ToString::to_string).collect();
+            panic!(
+                "{what}\n{}\nwrong: {:#?}\nlost: {:?}\nfindings:\n{}\nexport: {}\nlog:\n{}",
+                self.count,
+                self.count.wrong,
+                self.count.lost.iter().take(20).collect::<Vec<_>>(),
+                findings.join("\n"),
+                file.display(),
+                self.log
+            );
+        }
+    }
+
+    /// What always holds: everything is recorded or declared, and nothing twice; and the run was one.
+    pub fn check_counts(&self) {
+        self.check("client log = records + gaps", self.count.wrong.is_empty());
+        self.check("the clients sent something, and it was recorded", self.count.recorded > 50);
+        // The verdict is the worst of all findings, those too that a report does not list.
+        self.check("no finding but those that are allowed", self.report.verdict < Verdict::Projection);
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        if std::env::var_os("TESTIMONY_FAULTS_KEEP").is_some() {
+            self.export.write(&self.folder.join("export.jsonl"));
+            println!("kept: {}", self.folder.display());
+        } else if !std::thread::panicking() {
+            // Only tidiness: cargo's folder for tests may keep it.
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// What vanishes meanwhile counts as nothing.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(data) if data.is_dir() => bytes_below(&entry.path()),
+        Ok(data) => data.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
+}

@@ -1,0 +1,115 @@
+//! The other end of `preload.rs`: moves the sidecar's clock and lets its disk fail.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Length of the control file, in bytes.
+const CONTROL_BYTES: u64 = 4096;
+/// Where the words stand in it, in bytes.
+const CLOCK_AT: u64 = 0;
+const EVERY_AT: u64 = 8;
+const FAILED_AT: u64 = 56;
+
+/// What fails.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation {
+    /// fsync, fdatasync: EIO.
+    Sync = 0,
+    /// write: ENOSPC.
+    Write = 1,
+    /// read: EIO.
+    Read = 2,
+}
+
+/// A sidecar's clock and disk.
+pub struct Shim {
+    control: File,
+    path: PathBuf,
+    disk: PathBuf,
+}
+
+impl Shim {
+    /// Its control file stands in `folder`; `disk` is the folder whose files can fail.
+    pub fn new(folder: &Path, disk: &Path) -> Self {
+        let path = folder.join("control");
+        let control = File::options().read(true).write(true).create(true).truncate(true).open(&path).expect("a file");
+        control.set_len(CONTROL_BYTES).expect("a length");
+        Self { control, path, disk: disk.to_owned() }
+    }
+
+    /// What a process has to be started with.
+    pub fn variables(&self) -> [(&'static str, PathBuf); 3] {
+        [
+            ("LD_PRELOAD", library().clone()),
+            ("TESTIMONY_TEST_CONTROL", self.path.clone()),
+            ("TESTIMONY_TEST_DISK", self.disk.clone()),
+        ]
+    }
+
+    /// From now on the wall clock is so far ahead of the true time, in nanoseconds.
+    pub fn set_clock(&self, ahead_ns: i64) {
+        self.control.write_all_at(&ahead_ns.to_ne_bytes(), CLOCK_AT).expect("write");
+    }
+
+    /// From now on every so many of these fail; 0: none.
+    pub fn fail(&self, operation: Operation, every: u64) {
+        self.control.write_all_at(&every.to_ne_bytes(), EVERY_AT + 8 * operation as u64).expect("write");
+    }
+
+    /// How many have failed.
+    pub fn failed(&self, operation: Operation) -> u64 {
+        let mut word = [0; 8];
+        self.control.read_exact_at(&mut word, FAILED_AT + 8 * operation as u64).expect("read");
+        u64::from_ne_bytes(word)
+    }
+}
+
+/// Made once for each test program.
+fn library() -> &'static PathBuf {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/preload.rs");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (library, unfinished) = (folder.join("preload.so"), folder.join(format!("preload-{}", std::process::id())));
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let mut command = Command::new(rustc);
+        command.args(["--edition", "2024", "--crate-type", "cdylib", "-C", "opt-level=2", "-C", "panic=abort"]);
+        let output = command.arg(source).arg("-o").arg(&unfinished).output().expect("rustc starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // Whole or not there: other runs may use it.
+        std::fs::rename(&unfinished, &library).expect("a name");
+        library
+    })
+}
+
+/// The library does what the tests rely on.
+#[test]
+fn the_clock_and_the_disk_of_a_process_can_be_spoiled() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("shim-{}", std::process::id()));
+    let disk = folder.join("disk");
+    std::fs::create_dir_all(&disk).expect("a folder");
+    let shim = Shim::new(&folder, &disk);
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).current_dir(&folder).envs(shim.variables()).output();
+        let output = output.expect("it starts");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let write = |file| run("dd", &["if=/dev/zero", &format!("of={file}"), "bs=1", "count=1", "conv=fsync"]).0;
+    let read = || run("dd", &["if=disk/file", "of=/dev/null"]).0;
+    assert!(write("disk/file") && read());
+    for operation in [Operation::Sync, Operation::Write] {
+        shim.fail(operation, 1);
+        assert_eq!((write("disk/file"), write("file")), (false, true), "{operation:?}");
+        shim.fail(operation, 0);
+        assert!(write("disk/file") && shim.failed(operation) == 1);
+    }
+    shim.fail(Operation::Read, 1);
+    assert!(!read() && shim.failed(Operation::Read) == 1);
+    shim.set_clock(-i64::MAX / 2);
+    let (_, year) = run("date", &["+%Y"]);
+    assert!(year.parse::<i32>().expect("a year") < 1990, "{year}");
+    std::fs::remove_dir_all(&folder).expect("remove");
+}
