@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testimony_core::contract::{path, port};
 use testimony_core::policy::{
-    ClientAddress, Compression, Correlation, DOCUMENT_VERSION, Direction, DocumentPolicy, DocumentRule, DocumentSink,
-    ExcludePort, PolicyDocument, Redact, SinkProtocol, TraceContext, WhenAbsent,
+    ClientAddress, Compression, Correlation, DOCUMENT_VERSION, DeliveryMode, Direction, DocumentPolicy, DocumentRule,
+    DocumentSink, ExcludePort, FailureMode, PolicyDocument, Redact, SinkProtocol, TraceContext, WhenAbsent,
 };
 
 /// Largest configuration file, in bytes.
@@ -64,8 +64,16 @@ struct FilePolicy {
     exclude_ports: Vec<ExcludePort>,
     client_address: ClientAddress,
     rules: Vec<DocumentRule>,
+    delivery: FileDelivery,
+    failure_mode: FailureMode,
     correlation: FileCorrelation,
     redact: Redact,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+struct FileDelivery {
+    mode: DeliveryMode,
 }
 
 #[derive(Default, Deserialize)]
@@ -98,6 +106,7 @@ struct FileSink {
     headers_from_env: BTreeMap<String, String>,
     timeout_ms: Option<u32>,
     queue_bytes_max: Option<u32>,
+    required: Option<bool>,
 }
 
 /// Reads and parses a file.
@@ -298,6 +307,7 @@ fn document(
         token_audience: None,
         timeout_ms: sink.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT),
         queue_bytes_max: sink.queue_bytes_max.unwrap_or(QUEUE_BYTES_DEFAULT),
+        required: sink.required.unwrap_or(true),
     });
     let mut document = PolicyDocument {
         version: DOCUMENT_VERSION,
@@ -307,6 +317,8 @@ fn document(
             directions: policy.directions.unwrap_or(listening),
             exclude_ports: policy.exclude_ports,
             rules: policy.rules,
+            delivery: policy.delivery.mode,
+            failure_mode: policy.failure_mode,
         }],
         client_address: policy.client_address,
         correlation,
