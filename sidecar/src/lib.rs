@@ -11,6 +11,8 @@ pub mod names;
 pub mod poll;
 pub mod proxy;
 pub mod redirect_dst;
+pub mod spool;
 pub mod supervisor;
 pub mod tail;
+pub mod witness;
 pub mod worker;

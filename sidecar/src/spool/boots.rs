@@ -1,0 +1,142 @@
+//! The spool's folder: one folder below it for each start of a process, locked while that process lives (S1).
+
+use std::fmt;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Name of the file in each folder that is locked.
+const LOCK: &str = "lock";
+
+/// One start of a process: 128 random bits, written as 32 hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Boot(pub [u8; 16]);
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the spool's folder {path}: {source}")]
+pub struct BootError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The folders of a spool.
+#[derive(Debug)]
+pub struct Boots {
+    path: PathBuf,
+    own: Boot,
+    /// Unlocked when the process ends, however it does.
+    _lock: File,
+}
+
+/// The folder of a process that is no more.
+#[derive(Debug)]
+pub struct Predecessor {
+    /// Which process.
+    pub boot: Boot,
+    /// Its folder.
+    pub path: PathBuf,
+    _lock: File,
+}
+
+impl fmt::Display for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that is not 32 lower-case hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not 32 lower-case hex digits")]
+pub struct NotABoot;
+
+impl FromStr for Boot {
+    type Err = NotABoot;
+
+    fn from_str(text: &str) -> Result<Self, NotABoot> {
+        let boot = u128::from_str_radix(text, 16).map(|number| Self(number.to_be_bytes())).map_err(|_| NotABoot)?;
+        // One form only.
+        if boot.to_string() == text { Ok(boot) } else { Err(NotABoot) }
+    }
+}
+
+impl Boots {
+    /// Makes and locks the folder of this process.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn open(path: &Path, own: Boot) -> Result<Self, BootError> {
+        let make = || -> io::Result<File> {
+            fs::create_dir_all(path)?;
+            // Under its name it appears locked: nobody can take it for the folder of a dead process.
+            let partial = path.join(format!("{own}.partial"));
+            fs::create_dir(&partial)?;
+            let lock = File::create_new(partial.join(LOCK))?;
+            lock.try_lock()?;
+            fs::rename(&partial, path.join(own.to_string()))?;
+            File::open(path)?.sync_all()?;
+            Ok(lock)
+        };
+        let lock = make().map_err(|source| BootError { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), own, _lock: lock })
+    }
+
+    /// The folder of this process.
+    pub fn folder(&self) -> PathBuf {
+        self.path.join(self.own.to_string())
+    }
+
+    /// The folders of processes that are no more, now locked by this one. What a start that was cut left is removed.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn predecessors(&self) -> Result<Vec<Predecessor>, BootError> {
+        let read = || -> io::Result<Vec<Predecessor>> {
+            let mut found = Vec::new();
+            for entry in fs::read_dir(&self.path)? {
+                let path = entry?.path();
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                match name.parse::<Boot>() {
+                    Ok(boot) if boot != self.own => found.extend(predecessor(boot, path)?),
+                    Ok(_) => {}
+                    Err(_) => remove_cut_start(&path, name),
+                }
+            }
+            found.sort_by_key(|predecessor| predecessor.boot);
+            Ok(found)
+        };
+        read().map_err(|source| BootError { path: self.path.clone(), source })
+    }
+}
+
+impl Predecessor {
+    /// Removes the folder with what is left in it, when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// It stays.
+    pub fn remove(self) -> Result<(), BootError> {
+        fs::remove_dir_all(&self.path).map_err(|source| BootError { path: self.path, source })
+    }
+}
+
+/// `None` if its process lives.
+fn predecessor(boot: Boot, path: PathBuf) -> io::Result<Option<Predecessor>> {
+    let lock = File::options().create(true).append(true).open(path.join(LOCK))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(Predecessor { boot, path, _lock: lock })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn remove_cut_start(path: &Path, name: &str) {
+    let is_cut = name.strip_suffix(".partial").is_some_and(|boot| boot.parse::<Boot>().is_ok());
+    let is_free = || File::open(path.join(LOCK)).map_or(true, |lock| lock.try_lock().is_ok());
+    if is_cut
+        && is_free()
+        && let Err(error) = fs::remove_dir_all(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "a folder of a start that was cut cannot be removed");
+    }
+}

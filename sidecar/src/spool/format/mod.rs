@@ -1,0 +1,67 @@
+//! The bytes of a spool's files: pure, explicit, little-endian. `docs/spool.md` shows the layout.
+//!
+//! A parser takes any bytes: it answers what they are, that they end too early, or what is wrong with them. It neither
+//! panics nor allocates more than the limits of [`super`] say.
+
+pub mod acks;
+pub mod bytes;
+pub mod frame;
+pub mod header;
+
+use std::fmt;
+
+/// Version of the layout; another one is refused.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// Why bytes are not what they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// They end before it does: a write that was cut.
+    #[error("it ends too early")]
+    Short,
+    /// They are not what was written.
+    #[error("{0}")]
+    Corrupt(Problem),
+}
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// Not a file of a spool.
+    Magic,
+    /// Of another version.
+    Version(u16),
+    /// The checksum does not fit.
+    Checksum,
+    /// A length beyond its limit.
+    Length,
+    /// A value that is not allowed where it stands.
+    Value(&'static str),
+    /// The disk does not give it.
+    Unreadable,
+    /// The key does not open it: altered, or another key.
+    Sealed,
+    /// It opens, but does not decompress to what it says.
+    Compression,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic => f.write_str("not a file of a spool"),
+            Self::Version(version) => write!(f, "version {version}, this program reads {FORMAT_VERSION}"),
+            Self::Checksum => f.write_str("its checksum does not fit"),
+            Self::Length => f.write_str("a length is beyond its limit"),
+            Self::Value(name) => write!(f, "{name} has a value that it cannot have"),
+            Self::Unreadable => f.write_str("the disk cannot read it"),
+            Self::Sealed => f.write_str("its key does not open it"),
+            Self::Compression => f.write_str("it does not decompress to the length it tells"),
+        }
+    }
+}
+
+impl From<Problem> for FormatError {
+    fn from(problem: Problem) -> Self {
+        Self::Corrupt(problem)
+    }
+}

@@ -1,0 +1,133 @@
+//! The ways to a running spool, and what it tells.
+
+use super::boots::{Boot, Predecessor};
+use super::disk::Folder;
+use super::inbox::Inbox;
+use super::keys::DataKey;
+use super::page::{CounterPage, Counters};
+use super::position::Place;
+use super::reader::Reader;
+use super::recover::Report;
+use super::shelf::{Shared, Shelf, SinkRule, Skipped};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What the spool tells.
+#[derive(Debug)]
+pub enum Event {
+    /// What an earlier process left (D3).
+    Found(Box<Found>),
+    /// A sink that is not required never gets this (T5).
+    Skipped(Boot, Skipped),
+}
+
+/// What an earlier process left.
+#[derive(Debug)]
+pub struct Found {
+    /// Streams, begins, damage.
+    pub report: Report,
+    /// By data thread, what its counter page shows; empty where there is none.
+    pub counters: Vec<Counters>,
+    /// Whether they are exact: the node did not restart since (D2).
+    pub counters_exact: bool,
+}
+
+/// How the spool is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes of all segments, those of earlier processes too.
+    pub used_bytes: u64,
+    /// Entries that wait for the disk.
+    pub pending: u64,
+    /// What is wrong with the disk, if anything is.
+    pub fault: Option<String>,
+}
+
+/// The ways to a running spool; clones share it.
+#[derive(Clone)]
+pub struct SpoolHandle {
+    pub(super) inbox: Inbox,
+    pub(super) page: CounterPage,
+    pub(super) boot: Boot,
+    pub(super) shared: Arc<Common>,
+}
+
+pub(super) struct Common {
+    pub(super) control: Mutex<Control>,
+    pub(super) shelves: Mutex<BTreeMap<Boot, (PathBuf, Arc<Shared>)>>,
+    pub(super) stats: Mutex<Stats>,
+}
+
+/// What the thread is to do.
+#[derive(Default)]
+pub(super) struct Control {
+    pub(super) sinks: Option<Vec<SinkRule>>,
+    pub(super) acks: BTreeMap<(Boot, String), Place>,
+    pub(super) recovered: Vec<Boot>,
+    pub(super) unlocked: Vec<(Boot, u64, DataKey)>,
+    pub(super) adopted: Vec<(Shelf<Folder>, Predecessor)>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SpoolHandle {
+    /// Where entries go in.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Where data threads count.
+    pub fn page(&self) -> &CounterPage {
+        &self.page
+    }
+
+    /// This start of the process.
+    pub fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// Other sinks are in force. A new one gets what comes from now on, and all that earlier processes left.
+    pub fn set_sinks(&self, sinks: Vec<SinkRule>) {
+        lock(&self.shared.control).sinks = Some(sinks);
+        self.inbox.shared().request();
+    }
+
+    /// A sink has everything before `end` of a process's spool.
+    pub fn ack(&self, boot: Boot, sink: &str, end: Place) {
+        let mut control = lock(&self.shared.control);
+        let known = control.acks.entry((boot, sink.to_owned())).or_default();
+        *known = end.max(*known);
+    }
+
+    /// The `recovered` records about an earlier process, and all that follows from them, are durable (D3).
+    pub fn set_recovered(&self, boot: Boot) {
+        lock(&self.shared.control).recovered.push(boot);
+    }
+
+    /// The operator unwrapped the key of a segment.
+    pub fn unlock(&self, boot: Boot, segment: u64, key: DataKey) {
+        lock(&self.shared.control).unlocked.push((boot, segment, key));
+        self.inbox.shared().request();
+    }
+
+    /// Reads for a sink, from where it stands; `None` while the spool knows neither process nor sink.
+    pub fn reader(&self, boot: Boot, sink: &str) -> Option<Reader<Folder>> {
+        let (folder, shared) = lock(&self.shared.shelves).get(&boot).cloned()?;
+        let at = shared.sink_position(sink)?;
+        Reader::new(Folder::new(&folder), shared, at).ok()
+    }
+
+    /// Reads from a place on: what a backend lost, or what a [`Report`] names.
+    pub fn reader_at(&self, boot: Boot, at: Place) -> Option<Reader<Folder>> {
+        let (folder, shared) = lock(&self.shared.shelves).get(&boot).cloned()?;
+        Reader::new(Folder::new(&folder), shared, at).ok()
+    }
+
+    /// How the spool is.
+    pub fn stats(&self) -> Stats {
+        lock(&self.shared.stats).clone()
+    }
+}

@@ -1,0 +1,180 @@
+//! Keys (D5): each segment has one of its own, wrapped under the pod's key for a restarted container, and to the operator's
+//! recovery key for a restarted node.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap};
+use aws_lc_rs::rand;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Length of every key, in bytes.
+pub const KEY_BYTES: usize = 32;
+
+/// A wrapped key is longer by this.
+const WRAP_BYTES: usize = 8;
+
+/// Name of the pod key's file in its memory-backed folder.
+pub const POD_KEY_FILE: &str = "spool.key";
+
+/// Why a key cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file of the pod's key.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error("{path} holds no key of {KEY_BYTES} bytes; remove it, and what was spooled under it is lost")]
+    Content {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The system gives no randomness, or refuses to wrap.
+    #[error("no key can be made")]
+    Make,
+    /// Wrapped under another pod key: that of another node, or of before a restart of the node.
+    #[error("the pod's key does not open it; only the operator's recovery key can")]
+    Foreign,
+}
+
+/// Wraps a key to the operator's recovery key. Where there is none yet, the field in the header is empty.
+pub trait RecoveryKey: Send + Sync {
+    /// The wrapped key, at most [`super::WRAPPED_KEY_BYTES_MAX`] bytes.
+    fn wrap(&self, key: &[u8; KEY_BYTES]) -> Vec<u8>;
+}
+
+/// Makes and opens the keys of segments.
+#[derive(Clone)]
+pub struct Keys {
+    pod: Arc<[u8; KEY_BYTES]>,
+    recovery: Option<Arc<dyn RecoveryKey>>,
+}
+
+/// The key of one segment.
+pub struct DataKey(LessSafeKey);
+
+/// A fresh key with its wrapped forms.
+pub struct Fresh {
+    /// The key.
+    pub key: DataKey,
+    /// Under the pod's key.
+    pub pod: Vec<u8>,
+    /// To the recovery key; may be empty.
+    pub recovery: Vec<u8>,
+}
+
+impl Keys {
+    /// With the pod's key out of a folder in memory; the first process of a pod makes it.
+    ///
+    /// # Errors
+    /// The file can be neither read nor made.
+    pub fn load(folder: &Path, recovery: Option<Arc<dyn RecoveryKey>>) -> Result<Self, KeyError> {
+        let path = folder.join(POD_KEY_FILE);
+        let pod = match File::open(&path) {
+            Ok(file) => read_key(file, &path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(&path)?,
+            Err(source) => return Err(KeyError::Io { path, source }),
+        };
+        Ok(Self { pod: Arc::new(pod), recovery })
+    }
+
+    /// With a given key: for tests, and where a pod's key lives elsewhere.
+    pub fn with_pod_key(pod: [u8; KEY_BYTES], recovery: Option<Arc<dyn RecoveryKey>>) -> Self {
+        Self { pod: Arc::new(pod), recovery }
+    }
+
+    /// A key for a new segment.
+    ///
+    /// # Errors
+    /// [`KeyError::Make`].
+    pub fn fresh(&self) -> Result<Fresh, KeyError> {
+        let mut key = [0; KEY_BYTES];
+        rand::fill(&mut key).map_err(|_| KeyError::Make)?;
+        let mut pod = vec![0; KEY_BYTES + WRAP_BYTES];
+        self.kek()?.wrap(&key, &mut pod).map_err(|_| KeyError::Make)?;
+        let recovery = self.recovery.as_ref().map(|recovery| recovery.wrap(&key)).unwrap_or_default();
+        let fresh = DataKey::new(&key).ok_or(KeyError::Make)?;
+        wipe(&mut key);
+        Ok(Fresh { key: fresh, pod, recovery })
+    }
+
+    /// Opens a segment's key.
+    ///
+    /// # Errors
+    /// [`KeyError::Foreign`].
+    pub fn unwrap(&self, wrapped: &[u8]) -> Result<DataKey, KeyError> {
+        let mut key = [0; KEY_BYTES];
+        if wrapped.len() != KEY_BYTES + WRAP_BYTES {
+            return Err(KeyError::Foreign);
+        }
+        self.kek()?.unwrap(wrapped, &mut key).map_err(|_| KeyError::Foreign)?;
+        let opened = DataKey::new(&key).ok_or(KeyError::Make);
+        wipe(&mut key);
+        opened
+    }
+
+    fn kek(&self) -> Result<AesKek, KeyError> {
+        AesKek::new(&AES_256, self.pod.as_slice()).map_err(|_| KeyError::Make)
+    }
+}
+
+impl DataKey {
+    /// From its bytes: what an unwrapping by the operator gives.
+    pub fn new(key: &[u8; KEY_BYTES]) -> Option<Self> {
+        UnboundKey::new(&AES_256_GCM, key).ok().map(|key| Self(LessSafeKey::new(key)))
+    }
+
+    /// Encrypts in place and gives the tag. `number` is used once under a key: a frame's number, and no file is written
+    /// twice (D4).
+    pub(super) fn seal(&self, number: u32, authenticated: &[u8], text: &mut [u8]) -> Option<[u8; super::TAG_BYTES]> {
+        let tag = self.0.seal_in_place_separate_tag(nonce(number), Aad::from(authenticated), text).ok()?;
+        tag.as_ref().try_into().ok()
+    }
+
+    /// Decrypts in place.
+    pub(super) fn open<'a>(&self, number: u32, authenticated: &[u8], text: &'a mut [u8]) -> Option<&'a [u8]> {
+        self.0.open_in_place(nonce(number), Aad::from(authenticated), text).ok().map(|text| &*text)
+    }
+}
+
+fn nonce(number: u32) -> Nonce {
+    let mut nonce = [0; 12];
+    for (slot, byte) in nonce.iter_mut().zip(number.to_le_bytes()) {
+        *slot = byte;
+    }
+    Nonce::assume_unique_for_key(nonce)
+}
+
+/// Best effort: what the compiler may not leave out.
+fn wipe(key: &mut [u8; KEY_BYTES]) {
+    key.fill(0);
+    std::hint::black_box(key);
+}
+
+fn read_key(file: File, path: &Path) -> Result<[u8; KEY_BYTES], KeyError> {
+    let mut bytes = Vec::with_capacity(KEY_BYTES + 1);
+    let read = file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
+    bytes.try_into().map_err(|_| KeyError::Content { path: path.to_owned() })
+}
+
+/// The file appears whole under its name, so that a process that dies here leaves none that cannot be read.
+fn make_key(path: &Path) -> Result<[u8; KEY_BYTES], KeyError> {
+    let mut key = [0; KEY_BYTES];
+    rand::fill(&mut key).map_err(|_| KeyError::Make)?;
+    let partial = path.with_extension("partial");
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        file.write_all(&key)?;
+        std::fs::rename(&partial, path)
+    };
+    write().map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
+    Ok(key)
+}

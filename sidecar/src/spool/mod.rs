@@ -1,0 +1,78 @@
+//! The spool: encrypted files in which sealed records wait until every required sink has them.
+//!
+//! Data threads put entries into the [`Inbox`]; one thread ([`Spool`]) writes them in groups, makes them durable and only
+//! then shows them to [`Reader`]s. What it keeps of each segment stands in a [`Shelf`], one for its own folder and one for
+//! that of each earlier process. Rules: D1-D5, S3, SP-1, SP-2, SP-3. `docs/spool.md` describes files and limits.
+//!
+//! [`format`], [`Writer`], [`Shelf`] and [`recover`] know neither clock nor thread: time comes in, and the [`disk`] is given.
+
+mod boots;
+pub mod disk;
+mod entry;
+pub mod format;
+mod handle;
+mod inbox;
+pub mod keys;
+mod page;
+mod position;
+mod reader;
+pub mod recover;
+mod shelf;
+mod thread;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use boots::{Boot, BootError, Boots, Predecessor};
+pub use entry::{Block, Entry, Kind, StreamNumber};
+pub use handle::{Event, Found, SpoolHandle, Stats};
+pub use inbox::{Class, Inbox, Limits, Permit, PushError, Refusal};
+pub use page::{CounterPage, Counters, ThreadCounters, kernel_boot_id};
+pub use position::{Durable, Place, Released, Written};
+pub use reader::{Read, ReadBlock, ReadEntry, ReadError, Reader};
+pub use shelf::{AckError, Shelf, SinkRule, Skipped};
+pub use thread::{Settings, Spool, StartError};
+pub use writer::{Fault, Room, Writer, WriterSettings};
+
+/// A segment is closed, and another made, when it is this long.
+pub const SEGMENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Entries of one block, and so of one frame.
+pub const BLOCK_ENTRIES_MAX: usize = 256;
+
+/// Bytes of all payloads of a block, uncompressed.
+pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 512 * 1024;
+
+/// Bytes of one payload: a record of 64 KiB and its projection.
+pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of a frame, with everything.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of a segment's header.
+pub const HEADER_BYTES_MAX: usize = 256 * 1024;
+
+/// Streams that one segment may hold.
+pub const STREAMS_MAX: usize = 128;
+
+/// Bytes of one wrapped key.
+pub const WRAPPED_KEY_BYTES_MAX: usize = 4096;
+
+/// Bytes of a sink's name.
+pub const SINK_NAME_BYTES_MAX: usize = 253;
+
+/// Bytes of the tag of AES-256-GCM.
+pub const TAG_BYTES: usize = 16;
+
+/// Smallest limit that a spool works with.
+pub const LIMIT_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// Of the limit, this much is kept for headers, logs of acknowledgements and the counter page.
+pub const FIXED_RESERVE_BYTES: u64 = 1024 * 1024;
+
+/// Percent of the limit that only levels from `Request` on and evidence records may use (T5).
+pub const EVIDENCE_RESERVE_PERCENT: u64 = 10;
+
+/// How long a released segment stays, unless its space is needed, in ns.
+pub const REPLAY_NANOS_MAX: u64 = 24 * 3600 * 1_000_000_000;

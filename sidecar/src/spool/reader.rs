@@ -1,0 +1,193 @@
+//! Reads durable entries back, in order: for one sink, or to send again what a backend lost.
+
+use super::disk::Files;
+use super::entry::{Block, Entry};
+use super::format::frame::Decoder;
+use super::format::header::Header;
+use super::format::{FormatError, Problem};
+use super::position::Place;
+use super::recover::walk::{Step, Walk};
+use super::shelf::{self, Segment, Shared, Spot};
+use std::io;
+use std::sync::Arc;
+use testimony_core::evidence::merkle::Range;
+use testimony_core::evidence::stream::StreamId;
+
+/// Why nothing can be read now. The reader stands where it stood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The pod's key does not open the segment: see [`super::Shelf::unlock`].
+    #[error("segment {0} was written under another pod key; only the operator's recovery key opens it")]
+    Locked(u64),
+    /// The disk gave nothing, several times. [`Reader::give_up`] goes on behind the segment.
+    #[error("the disk does not give segment {0}")]
+    Unreadable(u64),
+}
+
+/// What stands next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Entries.
+    Block(ReadBlock),
+    /// Entries that are gone: removed, or damaged.
+    Lost {
+        /// From this place on.
+        from: Place,
+        /// Up to this one.
+        to: Place,
+        /// By stream, the leaves, as far as they are known.
+        leaves: Vec<(StreamId, Range)>,
+        /// Why.
+        problem: String,
+    },
+    /// Nothing more is durable.
+    End,
+}
+
+/// The entries of a frame, as far as they are due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadBlock {
+    header: Arc<Header>,
+    first: Place,
+    /// From here on they are due.
+    due: Place,
+    block: Block<u16>,
+}
+
+/// One entry, read back.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadEntry<'a> {
+    /// Where it stands.
+    pub place: Place,
+    /// Its stream.
+    pub sid: &'a StreamId,
+    /// What it is.
+    pub entry: &'a Entry<u16>,
+    /// What it says.
+    pub payload: &'a [u8],
+}
+
+impl ReadBlock {
+    /// The entries that are due.
+    pub fn iter(&self) -> impl Iterator<Item = ReadEntry<'_>> {
+        let entries = self.block.iter().zip(self.first.0..).map(|((entry, payload), place)| {
+            let sid = &self.header.streams.get(usize::from(entry.stream))?.sid;
+            Some(ReadEntry { place: Place(place), sid, entry, payload })
+        });
+        entries.flatten().filter(|entry| entry.place >= self.due)
+    }
+
+    /// The place after the last: what an acknowledgement of all names.
+    pub fn end(&self) -> Place {
+        Place(self.first.0.saturating_add(self.block.len() as u64))
+    }
+
+    /// Bytes of all payloads.
+    pub fn payload_bytes(&self) -> usize {
+        self.block.payload.len()
+    }
+}
+
+/// Reads one folder from a place on.
+pub struct Reader<F> {
+    files: F,
+    shared: Arc<Shared>,
+    at: Place,
+    here: Option<Here>,
+    decoder: Decoder,
+}
+
+struct Here {
+    segment: Segment,
+    walk: Walk,
+    /// Place of the next frame's first entry.
+    place: Place,
+}
+
+impl<F: Files> Reader<F> {
+    /// A reader that stands at a place.
+    ///
+    /// # Errors
+    /// No memory for the decompressor.
+    pub fn new(files: F, shared: Arc<Shared>, at: Place) -> io::Result<Self> {
+        Ok(Self { files, shared, at, here: None, decoder: Decoder::new()? })
+    }
+
+    /// What it reads next.
+    pub fn position(&self) -> Place {
+        self.at
+    }
+
+    /// Reads from this place on.
+    pub fn seek(&mut self, place: Place) {
+        self.at = place;
+        self.here = None;
+    }
+
+    /// What stands next: one frame at most. Waits for the disk only.
+    ///
+    /// # Errors
+    /// Nothing can be read now.
+    pub fn read(&mut self) -> Result<Read, ReadError> {
+        loop {
+            let segment = match self.shared.find(self.at) {
+                Spot::End => return Ok(Read::End),
+                Spot::Gone(to) => return Ok(self.lost(to, Vec::new(), "it was removed".to_owned())),
+                Spot::In(segment) => segment,
+            };
+            let Some(key) = segment.key.clone() else { return Err(ReadError::Locked(segment.number())) };
+            let (number, end) = (segment.number(), segment.end());
+            let here = match self.here.take() {
+                Some(here) if here.segment.number() == number && here.place <= self.at => Here { segment, ..here },
+                _ => Here { walk: Walk::new(&segment), place: segment.first(), segment },
+            };
+            let here = self.here.insert(here);
+            here.walk.set_limit(here.segment.readable_bytes);
+            let Step::Frame(clear, whole) = ({
+                match here.walk.step(&self.files) {
+                    Step::Broken(FormatError::Corrupt(Problem::Unreadable)) => {
+                        self.here = None;
+                        return Err(ReadError::Unreadable(number));
+                    }
+                    step => step,
+                }
+            }) else {
+                self.here = None;
+                return Ok(self.lost(end, Vec::new(), format!("segment {number} ends too early")));
+            };
+            let first = here.place;
+            here.place = Place(first.0.saturating_add(clear.entries.len() as u64));
+            let frame_end = here.place;
+            if frame_end <= self.at {
+                continue;
+            }
+            let (hash, frame) = (here.segment.header_hash, here.walk.frame_bytes());
+            let opened = whole.and_then(|()| self.decoder.open(&clear, &key, hash, frame));
+            let header = here.segment.header.clone();
+            match opened {
+                Ok(block) => {
+                    let due = std::mem::replace(&mut self.at, frame_end);
+                    return Ok(Read::Block(ReadBlock { header, first, due, block }));
+                }
+                Err(error) => {
+                    let due = usize::try_from(self.at.0.saturating_sub(first.0)).unwrap_or(usize::MAX);
+                    let sid = |stream| header.streams.get(usize::from(stream)).map(|start| start.sid.clone());
+                    let leaves = shelf::leaves_of(clear.entries.iter().skip(due), sid);
+                    return Ok(self.lost(frame_end, leaves, format!("segment {number}: {error}")));
+                }
+            }
+        }
+    }
+
+    /// Goes on behind a segment that the disk does not give.
+    pub fn give_up(&mut self) -> Option<Read> {
+        let Spot::In(segment) = self.shared.find(self.at) else { return None };
+        self.here = None;
+        Some(self.lost(segment.end(), Vec::new(), format!("the disk does not give segment {}", segment.number())))
+    }
+
+    fn lost(&mut self, to: Place, leaves: Vec<(StreamId, Range)>, problem: String) -> Read {
+        let from = std::mem::replace(&mut self.at, to);
+        Read::Lost { from, to, leaves, problem }
+    }
+}

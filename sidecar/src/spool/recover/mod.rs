@@ -1,0 +1,8 @@
+//! What an earlier process left (D3): the longest valid prefix of its frames, read a window at a time.
+
+mod found;
+mod scan;
+pub(super) mod walk;
+
+pub use found::{Damage, HeadFound, OpenBegin, Report, StreamFound};
+pub use scan::{Scanned, scan};

@@ -1,0 +1,305 @@
+//! Reads a folder through.
+
+use super::found::{Damage, HeadFound, Lost, OpenBegin, Report, StreamFound};
+use super::walk::{Step, Walk};
+use crate::spool::disk::{Disk, Files};
+use crate::spool::entry::{Entry, Kind};
+use crate::spool::format::acks::{self, Acks};
+use crate::spool::format::header::Header;
+use crate::spool::format::{FormatError, Problem};
+use crate::spool::keys::Keys;
+use crate::spool::position::Place;
+use crate::spool::shelf::{self, Segment, Shelf};
+use crate::spool::{Boot, HEADER_BYTES_MAX};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::merkle::Range;
+use testimony_core::evidence::stream::StreamId;
+
+/// Begins without an end that are kept; more are counted.
+const OPEN_BEGINS_MAX: usize = 65_536;
+
+/// Bytes of a log of acknowledgements that are read.
+const ACKS_BYTES_MAX: usize = 256 * 1024;
+
+/// A header of few streams has at most so many.
+const HEADER_BYTES_USUAL: usize = 8 * 1024;
+
+/// Ending of a file that was set aside.
+const ASIDE: &str = ".corrupt";
+
+/// A folder that was read.
+pub struct Scanned<D> {
+    /// Its segments, to be read and released.
+    pub shelf: Shelf<D>,
+    /// What it told.
+    pub report: Report,
+}
+
+/// Reads the folder of an earlier process. Writes into no file of it; a segment whose header is broken is set aside.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn scan<D: Disk>(mut disk: D, keys: &Keys, boot: Boot, reader: Boot) -> io::Result<Scanned<D>> {
+    let mut acks = Acks::default();
+    let files = disk.list()?;
+    for file in files.iter().filter(|file| shelf::is_log(&file.name)) {
+        // A log that cannot be read means that records are sent again.
+        if let Ok(bytes) = disk.read_at(&file.name, 0, ACKS_BYTES_MAX) {
+            let _ = acks::read(&bytes, &mut acks);
+        }
+    }
+    let mut scan = Scan::new(boot, acks.sinks.values().copied().max().unwrap_or_default());
+    let mut headers = Vec::new();
+    let named: Vec<_> = files.iter().filter_map(|file| Some((file, shelf::segment_number(&file.name)?))).collect();
+    for (file, number) in named {
+        match header(&disk, &file.name, boot, number) {
+            Ok((header, length, hash)) => headers.push((header, length, hash, file.bytes)),
+            Err(error) => {
+                let aside = format!("{}{ASIDE}", file.name);
+                let _ = disk.rename(&file.name, &aside);
+                // Where its first write was cut, nothing of it was durable; else the next one's header shows what is
+                // missing, and `lose_rest` tells it.
+                tracing::warn!(file = aside, %error, "a segment has no header and is set aside");
+                scan.aside.insert(number, format!("the header: {error}; set aside as {aside}"));
+            }
+        }
+    }
+    headers.sort_by_key(|(header, ..)| header.number);
+    let mut segments = Vec::new();
+    if let Some((first, ..)) = headers.first() {
+        scan.lose_beginning(first);
+    }
+    for at in 0..headers.len() {
+        let Some((header, length, hash, bytes)) = headers.get(at) else { continue };
+        let next = headers.get(at + 1).map(|(next, ..)| next);
+        let key = keys.unwrap(&header.pod_key).ok().map(Arc::new);
+        let segment = Segment {
+            header: Arc::new(header.clone()),
+            header_hash: *hash,
+            header_bytes: *length,
+            key,
+            end: header.first,
+            readable_bytes: *length,
+            file_bytes: *bytes,
+            released_at: None,
+        };
+        segments.push(scan.segment(&disk, segment, next));
+    }
+    let _ = disk.sync_folder();
+    let report = scan.report(&segments, acks.recovered);
+    Ok(Scanned { shelf: Shelf::with(disk, boot, reader, segments, acks), report })
+}
+
+fn header<F: Files>(files: &F, name: &str, boot: Boot, number: u64) -> Result<(Header, u64, Hash), FormatError> {
+    let read = |count| files.read_at(name, 0, count).map_err(|_| FormatError::from(Problem::Unreadable));
+    let mut bytes = read(HEADER_BYTES_USUAL)?;
+    let parsed = match Header::parse(&bytes) {
+        Err(FormatError::Short) => {
+            bytes = read(HEADER_BYTES_MAX)?;
+            Header::parse(&bytes)
+        }
+        parsed => parsed,
+    };
+    let (header, length) = parsed?;
+    if header.boot != boot || header.number != number {
+        return Err(Problem::Value("the process or number").into());
+    }
+    let hash = Hash::of(&[bytes.get(..length).unwrap_or_default()]);
+    Ok((header, length as u64, hash))
+}
+
+/// What was read so far.
+struct Scan {
+    boot: Boot,
+    place: Place,
+    streams: BTreeMap<StreamId, StreamFound>,
+    begins: BTreeMap<(StreamId, u64), Place>,
+    begins_beyond: u64,
+    damage: Vec<Damage>,
+    /// Segments without a header, by number, and why.
+    aside: BTreeMap<u64, String>,
+    /// Some sink has everything before.
+    acked: Place,
+}
+
+impl Scan {
+    fn new(boot: Boot, acked: Place) -> Self {
+        Self {
+            boot,
+            place: Place::default(),
+            streams: BTreeMap::new(),
+            begins: BTreeMap::new(),
+            begins_beyond: 0,
+            damage: Vec::new(),
+            aside: BTreeMap::new(),
+            acked,
+        }
+    }
+
+    /// Reads one segment, up to where the next one begins.
+    fn segment<F: Files>(&mut self, files: &F, mut segment: Segment, next: Option<&Header>) -> Segment {
+        let header = segment.header.clone();
+        self.begin(&header);
+        let limit = next.map(|next| next.first);
+        let mut walk = Walk::new(&segment);
+        let mut broken = None;
+        while limit.is_none_or(|limit| self.place < limit) {
+            let offset = walk.offset();
+            match walk.step(files) {
+                Step::Frame(clear, Ok(())) if self.follows(&header, &clear.entries) => {
+                    clear.entries.iter().for_each(|entry| self.take(&header, entry));
+                    segment.readable_bytes = walk.offset();
+                }
+                Step::Frame(clear, Err(problem)) if limit.is_some() && self.follows(&header, &clear.entries) => {
+                    // What follows was written after this was durable, so this is no torn end. What is gone is known.
+                    self.lose_frame(&segment, offset, &problem, &clear.entries);
+                    segment.readable_bytes = walk.offset();
+                }
+                Step::Frame(_, Ok(())) => {
+                    broken = Some((offset, FormatError::from(Problem::Value("a seq"))));
+                    break;
+                }
+                Step::Frame(_, Err(problem)) | Step::Broken(problem) => {
+                    broken = Some((offset, problem));
+                    break;
+                }
+                Step::Finished | Step::Unfinished => break,
+            }
+        }
+        segment.end = self.place;
+        if let Some(next) = next.filter(|next| self.place < next.first) {
+            let (offset, problem) = broken.unwrap_or((walk.offset(), FormatError::Short));
+            self.lose_rest(&segment, offset, &problem, next);
+        } else if let Some((offset, problem)) = broken.filter(|(_, problem)| limit.is_none() && is_damage(*problem)) {
+            // A torn end, or damage at the end: it cannot be told apart, and nothing behind it was recovered.
+            tracing::warn!(file = segment.name(), offset, %problem, "the segment ends here");
+        }
+        segment
+    }
+
+    /// A header says where each of its streams stands; it is right where nothing before it was read.
+    fn begin(&mut self, header: &Header) {
+        self.place = header.first;
+        for start in &header.streams {
+            let fresh = StreamFound { leaves: start.leaves.clone(), head: None, closed: false };
+            let known = self.streams.entry(start.sid.clone()).or_insert(fresh);
+            if known.leaves.end() < start.leaves.end() {
+                known.leaves = start.leaves.clone();
+                known.closed = false;
+            }
+        }
+    }
+
+    /// Whether the leaves of a frame are those that are due.
+    fn follows(&self, header: &Header, entries: &[Entry<u16>]) -> bool {
+        let mut due: BTreeMap<u16, u64> = BTreeMap::new();
+        entries.iter().filter(|entry| entry.kind.is_leaf()).all(|entry| {
+            let Some(sid) = sid(header, entry.stream) else { return false };
+            let known = || self.streams.get(sid).map_or(0, |stream| stream.leaves.end());
+            let next = due.entry(entry.stream).or_insert_with(known);
+            let fits = *next == entry.seq;
+            *next = next.saturating_add(1);
+            fits
+        })
+    }
+
+    fn take(&mut self, header: &Header, entry: &Entry<u16>) {
+        let place = self.place;
+        self.place = place.next();
+        let Some(sid) = sid(header, entry.stream) else { return };
+        let Some(stream) = self.streams.get_mut(sid) else { return };
+        match entry.kind {
+            Kind::Head => {
+                let head = HeadFound { size: entry.seq, place };
+                if stream.head.is_none_or(|known| known.size <= head.size) {
+                    stream.head = Some(head);
+                }
+            }
+            Kind::Begin if self.begins.len() < OPEN_BEGINS_MAX => {
+                self.begins.insert((sid.clone(), entry.seq), place);
+            }
+            Kind::Begin => self.begins_beyond = self.begins_beyond.saturating_add(1),
+            Kind::End => {
+                if self.begins.remove(&(sid.clone(), entry.seq)).is_none() {
+                    self.begins_beyond = self.begins_beyond.saturating_sub(1);
+                }
+            }
+            leaf => {
+                stream.leaves.push(entry.leaf);
+                stream.closed = leaf == Kind::Close;
+            }
+        }
+    }
+
+    /// A frame whose payloads are gone, but not its leaves.
+    fn lose_frame(&mut self, segment: &Segment, offset: u64, problem: &FormatError, entries: &[Entry<u16>]) {
+        let from = self.place;
+        entries.iter().for_each(|entry| self.take(&segment.header, entry));
+        let leaves = shelf::leaves_of(entries.iter(), |stream| sid(&segment.header, stream).cloned());
+        let lost =
+            |(sid, range): (StreamId, Range)| Lost { sid, from: range.begin(), to: range.end(), nodes: Some(range) };
+        let lost = leaves.into_iter().map(lost).collect();
+        let (file, problem, to) = (segment.name(), problem.to_string(), self.place);
+        self.damage(Damage { file, offset, problem, from, to, lost });
+    }
+
+    /// From here on nothing of the segment can be read; the next one's header says what is missing.
+    fn lose_rest(&mut self, segment: &Segment, offset: u64, problem: &FormatError, next: &Header) {
+        let mut lost = Vec::new();
+        for start in &next.streams {
+            let from = self.streams.get(&start.sid).map_or(0, StreamFound::size);
+            if from < start.leaves.end() {
+                lost.push(Lost { sid: start.sid.clone(), from, to: start.leaves.end(), nodes: None });
+            }
+        }
+        let (from, to) = (self.place, next.first);
+        let aside = self.aside.range(segment.number()..next.number).next_back();
+        let (file, offset, problem) = match aside {
+            Some((number, problem)) => (shelf::segment_name(*number), 0, problem.clone()),
+            None => (segment.name(), offset, problem.to_string()),
+        };
+        self.damage(Damage { file, offset, problem, from, to, lost });
+    }
+
+    /// Nothing before the first segment can be read. Where sinks have it, it was released.
+    fn lose_beginning(&mut self, first: &Header) {
+        if let Some((number, problem)) = self.aside.range(..first.number).next_back() {
+            let (file, problem) = (shelf::segment_name(*number), problem.clone());
+            let (from, to) = (self.acked, first.first);
+            self.damage(Damage { file, offset: 0, problem, from, to, lost: Vec::new() });
+        }
+    }
+
+    /// What some sink has was no loss: the file was on its way out.
+    fn damage(&mut self, damage: Damage) {
+        if damage.to > self.acked && damage.from < damage.to {
+            self.damage.push(damage);
+        }
+    }
+
+    fn report(self, segments: &[Segment], was_told: bool) -> Report {
+        let begins = self.begins.into_iter().map(|((sid, number), place)| OpenBegin { sid, number, place });
+        let mut open_begins: Vec<OpenBegin> = begins.collect();
+        open_begins.sort_by_key(|begin| begin.place);
+        Report {
+            boot: self.boot,
+            streams: self.streams,
+            open_begins,
+            open_begins_beyond: self.begins_beyond,
+            damage: self.damage,
+            locked_segments: segments.iter().filter(|segment| segment.key.is_none()).count() as u64,
+            was_told,
+        }
+    }
+}
+
+fn is_damage(problem: FormatError) -> bool {
+    problem != FormatError::Short
+}
+
+fn sid(header: &Header, stream: u16) -> Option<&StreamId> {
+    header.streams.get(usize::from(stream)).map(|start| &start.sid)
+}

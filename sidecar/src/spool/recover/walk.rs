@@ -1,0 +1,153 @@
+//! The frames of one segment, one after the other, through a window of bounded size.
+
+use crate::spool::disk::Files;
+use crate::spool::entry::Entry;
+use crate::spool::format::frame::Clear;
+use crate::spool::format::{FormatError, Problem};
+use crate::spool::position::Place;
+use crate::spool::shelf::Segment;
+use std::io;
+
+/// Bytes that are read at once.
+const WINDOW_BYTES: u64 = 256 * 1024;
+
+/// A disk that cannot read may be able to the next time.
+const READS_MAX: usize = 3;
+
+/// First bytes of a frame: enough to tell how long its part in clear is.
+const START_BYTES: u64 = 16;
+
+/// Walks over the frames of one file.
+pub(in crate::spool) struct Walk {
+    name: String,
+    window: Vec<u8>,
+    /// Where the window begins in the file.
+    window_at: u64,
+    /// Where the frame of the last step begins.
+    frame_at: u64,
+    offset: u64,
+    /// Nothing is read from here on.
+    limit: u64,
+    number: u32,
+    streams: usize,
+    over: bool,
+}
+
+/// A frame, and whether what is not in clear is whole; `None` at the end of the file.
+type Frame = Option<(Clear, Result<(), FormatError>)>;
+
+/// What stands next.
+pub(in crate::spool) enum Step {
+    /// A frame whose part in clear is whole, and whether the rest is.
+    Frame(Clear, Result<(), FormatError>),
+    /// The last frame was there, and nothing is behind it.
+    Finished,
+    /// The file ends between two frames, without a last one.
+    Unfinished,
+    /// Here is no frame.
+    Broken(FormatError),
+}
+
+impl Walk {
+    /// From a segment's first frame on.
+    pub(in crate::spool) fn new(segment: &Segment) -> Self {
+        Self {
+            name: segment.name(),
+            window: Vec::new(),
+            window_at: 0,
+            frame_at: 0,
+            offset: segment.header_bytes,
+            limit: u64::MAX,
+            number: 0,
+            streams: segment.header.streams.len(),
+            over: false,
+        }
+    }
+
+    /// Nothing is read from this byte on.
+    pub(in crate::spool) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    /// Where the next frame begins.
+    pub(in crate::spool) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The bytes of the frame of the last step.
+    pub(in crate::spool) fn frame_bytes(&self) -> &[u8] {
+        self.from(self.frame_at)
+    }
+
+    /// The next frame.
+    pub(in crate::spool) fn step<F: Files + ?Sized>(&mut self, files: &F) -> Step {
+        if self.over {
+            return Step::Finished;
+        }
+        match self.frame(files) {
+            Ok(Some((clear, rest))) => {
+                self.frame_at = self.offset;
+                self.offset = self.offset.saturating_add(clear.frame_bytes as u64);
+                self.number = self.number.saturating_add(1);
+                self.over = clear.last;
+                Step::Frame(clear, rest)
+            }
+            Ok(None) => Step::Unfinished,
+            Err(error) => Step::Broken(error),
+        }
+    }
+
+    fn frame<F: Files + ?Sized>(&mut self, files: &F) -> Result<Frame, FormatError> {
+        let (number, streams) = (self.number, self.streams);
+        let start = self.fill(files, START_BYTES)?;
+        if start.is_empty() {
+            return Ok(None);
+        }
+        let needed = Clear::bytes_needed(start)?;
+        let clear = Clear::parse(self.fill(files, needed as u64)?, number, streams)?;
+        let rest = clear.check(self.fill(files, clear.frame_bytes as u64)?);
+        Ok(Some((clear, rest)))
+    }
+
+    fn from(&self, offset: u64) -> &[u8] {
+        let start = offset.checked_sub(self.window_at).and_then(|start| usize::try_from(start).ok());
+        start.and_then(|start| self.window.get(start..)).unwrap_or_default()
+    }
+
+    /// The bytes from here on, `count` of them if the file has so many.
+    fn fill<F: Files + ?Sized>(&mut self, files: &F, count: u64) -> Result<&[u8], FormatError> {
+        let allowed = self.limit.saturating_sub(self.offset);
+        let count = count.min(allowed);
+        if (self.from(self.offset).len() as u64) < count {
+            let wanted = usize::try_from(count.max(WINDOW_BYTES).min(allowed)).unwrap_or(usize::MAX);
+            self.window = read(files, &self.name, self.offset, wanted)?;
+            self.window_at = self.offset;
+        }
+        let found = self.from(self.offset);
+        Ok(found.get(..usize::try_from(count).unwrap_or(usize::MAX)).unwrap_or(found))
+    }
+}
+
+fn read<F: Files + ?Sized>(files: &F, name: &str, offset: u64, count: usize) -> Result<Vec<u8>, FormatError> {
+    (0..READS_MAX).find_map(|_| files.read_at(name, offset, count).ok()).ok_or_else(|| Problem::Unreadable.into())
+}
+
+/// The entries of a segment that is known, with their places.
+pub(in crate::spool) fn entries<F: Files + ?Sized>(
+    files: &F,
+    segment: &Segment,
+) -> io::Result<Vec<(Place, Entry<u16>)>> {
+    let mut walk = Walk::new(segment);
+    let mut place = segment.first();
+    let mut found = Vec::new();
+    while walk.offset() < segment.readable_bytes {
+        let Step::Frame(clear, _) = walk.step(files) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a segment changed"));
+        };
+        for entry in clear.entries {
+            found.push((place, entry));
+            place = place.next();
+        }
+    }
+    Ok(found)
+}

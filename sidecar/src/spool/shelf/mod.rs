@@ -1,0 +1,329 @@
+//! The segments of one folder: who has acknowledged what of them, and when they go.
+
+mod ack_log;
+mod segment;
+mod shared;
+mod shed;
+
+pub use segment::Segment;
+pub use shared::Shared;
+pub use shed::Skipped;
+
+pub(super) use ack_log::is_log;
+pub(super) use segment::{name as segment_name, number as segment_number};
+pub(super) use shared::Spot;
+pub(super) use shed::leaves_of;
+
+use super::disk::Disk;
+use super::format::acks::Acks;
+use super::keys::DataKey;
+use super::position::{Durable, Place, Released};
+use super::{Boot, REPLAY_NANOS_MAX};
+use ack_log::AckLog;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+/// A sink, as policy names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkRule {
+    /// Its name.
+    pub name: String,
+    /// Whether segments wait for it, whatever space they take.
+    pub required: bool,
+}
+
+/// Why an acknowledgement is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AckError {
+    /// No such sink.
+    #[error("no sink of this name is known")]
+    UnknownSink,
+    /// Of what is not durable: nobody can have it (D1).
+    #[error("entry {0} is not durable, so nobody can have it")]
+    NotDurable(u64),
+}
+
+struct Sink {
+    required: bool,
+    /// Acknowledged, perhaps only in memory.
+    told: Place,
+    /// Acknowledged, and that is durable. SP-1 counts with it.
+    durable: Place,
+}
+
+/// The segments of one folder.
+pub struct Shelf<D> {
+    pub(super) disk: D,
+    boot: Boot,
+    pub(super) segments: BTreeMap<u64, Segment>,
+    shared: Arc<Shared>,
+    sinks: BTreeMap<String, Sink>,
+    log: AckLog,
+    /// What the logs say of sinks that policy does not name now.
+    known: BTreeMap<String, Place>,
+    durable: Place,
+    /// The segment that is being written: never removed.
+    pub(super) open: Option<u64>,
+    /// Files that could not be removed; they count, and are tried again.
+    junk: Vec<(String, u64)>,
+    folder_dirty: bool,
+    skipped: Vec<Skipped>,
+    recovered: bool,
+}
+
+impl<D: Disk> Shelf<D> {
+    /// An empty shelf, for the process that writes.
+    pub fn new(disk: D, boot: Boot) -> Self {
+        Self::with(disk, boot, boot, Vec::new(), Acks::default())
+    }
+
+    /// The shelf of a folder as it was found; `reader` is the process that found it, and names its log.
+    pub fn with(disk: D, boot: Boot, reader: Boot, segments: Vec<Segment>, acks: Acks) -> Self {
+        let durable = segments.iter().map(Segment::end).max().unwrap_or_default();
+        let shared = Arc::new(Shared::default());
+        let shelf = Self {
+            disk,
+            boot,
+            segments: segments.into_iter().map(|segment| (segment.number(), segment)).collect(),
+            shared,
+            sinks: BTreeMap::new(),
+            log: AckLog::new(reader),
+            known: acks.sinks,
+            durable,
+            open: None,
+            junk: Vec::new(),
+            folder_dirty: false,
+            skipped: Vec::new(),
+            recovered: acks.recovered,
+        };
+        shelf.publish();
+        shelf
+    }
+
+    /// Whose folder it is.
+    pub fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// What readers see.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Everything before is durable.
+    pub fn durable(&self) -> Durable {
+        Durable(self.durable.0)
+    }
+
+    pub(super) fn set_durable(&mut self, durable: Place) {
+        debug_assert!(self.durable <= durable, "durable goes forward only");
+        self.durable = durable;
+    }
+
+    /// Shows readers what is durable now.
+    pub(super) fn publish(&self) {
+        self.shared.publish(self.segments.values(), self.durable);
+    }
+
+    /// Takes over which sinks there are. One that is known from a log goes on where it stood; another one begins at
+    /// `start`.
+    pub fn set_sinks(&mut self, rules: &[SinkRule], start: Place) {
+        let start = start.min(self.durable);
+        let mut sinks = BTreeMap::new();
+        for rule in rules {
+            let sink = self.sinks.remove(&rule.name).unwrap_or_else(|| {
+                let known = self.known.get(&rule.name).copied().map(|place| place.min(self.durable));
+                let place = known.unwrap_or(start);
+                Sink { required: rule.required, told: place, durable: known.unwrap_or_default() }
+            });
+            sinks.insert(rule.name.clone(), Sink { required: rule.required, ..sink });
+        }
+        for (name, gone) in std::mem::replace(&mut self.sinks, sinks) {
+            self.known.insert(name, gone.told);
+        }
+        self.publish_sinks();
+    }
+
+    fn publish_sinks(&self) {
+        self.shared.publish_sinks(self.sinks.iter().map(|(name, sink)| (name.clone(), sink.told)).collect());
+    }
+
+    /// Where a sink stands: what it is to get next.
+    pub fn position(&self, sink: &str) -> Option<Place> {
+        self.sinks.get(sink).map(|sink| sink.told)
+    }
+
+    /// A sink has everything before `end`. Durable after [`Shelf::flush`].
+    ///
+    /// # Errors
+    /// It cannot have it.
+    pub fn ack(&mut self, sink: &str, end: Place) -> Result<(), AckError> {
+        if end > self.durable {
+            return Err(AckError::NotDurable(end.0));
+        }
+        let sink = self.sinks.get_mut(sink).ok_or(AckError::UnknownSink)?;
+        sink.told = sink.told.max(end);
+        Ok(())
+    }
+
+    /// What is here was told, durably, in a stream of the reading process (D3).
+    pub fn set_recovered(&mut self) {
+        self.recovered = true;
+    }
+
+    /// Whether it was told.
+    pub fn is_recovered(&self) -> bool {
+        self.recovered
+    }
+
+    /// Writes acknowledgements down and makes them durable; what is released by them is marked.
+    ///
+    /// # Errors
+    /// What the disk says; the next call tries again, in a new log.
+    pub fn flush(&mut self, now_unix_nanos: u64) -> io::Result<()> {
+        let told: Vec<(&str, Place)> = self.sinks.iter().map(|(name, sink)| (name.as_str(), sink.told)).collect();
+        self.log.write(&mut self.disk, &told, self.recovered)?;
+        for sink in self.sinks.values_mut() {
+            sink.durable = sink.told;
+        }
+        self.publish_sinks();
+        let released = self.released();
+        debug_assert!(released.0 <= self.durable.0, "SP-1: released <= durable");
+        for segment in self.segments.values_mut() {
+            if segment.end() <= released.end() && segment.released_at.is_none() && Some(segment.number()) != self.open {
+                segment.released_at = Some(now_unix_nanos);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything before was acknowledged by every required sink, durably. Without required sinks: by every sink.
+    pub fn released(&self) -> Released {
+        let required = self.sinks.values().filter(|sink| sink.required).map(|sink| sink.durable).min();
+        let all = self.sinks.values().map(|sink| sink.durable).min();
+        Released(required.or(all).unwrap_or(self.durable).0)
+    }
+
+    /// Bytes of all segments.
+    pub fn used_bytes(&self) -> u64 {
+        let junk: u64 = self.junk.iter().map(|(_, bytes)| bytes).sum();
+        self.segments.values().map(|segment| segment.file_bytes).sum::<u64>().saturating_add(junk)
+    }
+
+    /// Of these, bytes that [`Shelf::make_room`] can give back at once.
+    pub fn reclaimable_bytes(&self) -> u64 {
+        self.segments.values().filter(|s| self.may_go(s) || self.may_be_shed(s)).map(|s| s.file_bytes).sum()
+    }
+
+    /// Whether nothing is left that anybody waits for.
+    pub fn is_done(&self) -> bool {
+        self.recovered && self.open.is_none() && self.segments.values().all(|segment| self.may_go(segment))
+    }
+
+    /// Every sink has it, durably.
+    fn may_go(&self, segment: &Segment) -> bool {
+        !self.is_kept(segment) && self.sinks.values().all(|sink| sink.durable >= segment.end())
+    }
+
+    /// Every required sink has it; sinks that are not required cannot keep it (T5).
+    fn may_be_shed(&self, segment: &Segment) -> bool {
+        let mut required = self.sinks.values().filter(|sink| sink.required);
+        !self.is_kept(segment) && required.all(|sink| sink.durable >= segment.end())
+    }
+
+    /// The segment that is being written stays, and the newest with entries: it alone says how far the streams went. When
+    /// that was told (D3), it may go.
+    fn is_kept(&self, segment: &Segment) -> bool {
+        let newest = || self.segments.values().rev().find(|segment| segment.end() > segment.first());
+        Some(segment.number()) == self.open
+            || (!self.recovered && newest().is_some_and(|newest| newest.number() == segment.number()))
+    }
+
+    /// Removes segments until this many bytes are free of them: the oldest that all sinks have, then the oldest that only
+    /// sinks wait for that are not required. Returns what was freed.
+    pub fn make_room(&mut self, bytes: u64) -> u64 {
+        let before = self.used_bytes();
+        let freed = |shelf: &Self| before.saturating_sub(shelf.used_bytes());
+        self.clear_junk();
+        while freed(self) < bytes {
+            let candidate = self.segments.values().find(|s| self.may_go(s));
+            let candidate = candidate.or_else(|| self.segments.values().find(|s| self.may_be_shed(s)));
+            let Some(number) = candidate.map(Segment::number) else { break };
+            let left = self.used_bytes();
+            self.shed_before_removal(number);
+            self.remove(number);
+            if self.used_bytes() >= left {
+                break;
+            }
+        }
+        self.publish();
+        freed(self)
+    }
+
+    /// Removes segments that were released long ago.
+    pub fn expire(&mut self, now_unix_nanos: u64) {
+        let old = |segment: &&Segment| {
+            segment.released_at.is_some_and(|at| now_unix_nanos.saturating_sub(at) >= REPLAY_NANOS_MAX)
+        };
+        let expired: Vec<u64> =
+            self.segments.values().filter(|s| self.may_go(s)).filter(old).map(Segment::number).collect();
+        if !expired.is_empty() {
+            expired.into_iter().for_each(|number| self.remove(number));
+            self.publish();
+        }
+        self.clear_junk();
+    }
+
+    /// What sinks that are not required will never get, since the last call.
+    pub fn take_skipped(&mut self) -> Vec<Skipped> {
+        std::mem::take(&mut self.skipped)
+    }
+
+    /// The key of a segment that the pod's key does not open.
+    pub fn unlock(&mut self, number: u64, key: DataKey) {
+        if let Some(segment) = self.segments.get_mut(&number) {
+            segment.key = Some(Arc::new(key));
+            self.publish();
+        }
+    }
+
+    /// Segments whose keys only the operator can unwrap, with the wrapped keys.
+    pub fn locked(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let locked = self.segments.values().filter(|segment| segment.key.is_none());
+        locked.map(|segment| (segment.number(), segment.header.recovery_key.as_slice()))
+    }
+
+    /// Makes removals durable.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sync_folder(&mut self) -> io::Result<()> {
+        if self.folder_dirty {
+            self.disk.sync_folder()?;
+            self.folder_dirty = false;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(segment) = self.segments.remove(&number) {
+            self.discard(segment.name(), segment.file_bytes);
+        }
+    }
+
+    /// Removes a file that nobody needs; one that stays still counts.
+    pub(super) fn discard(&mut self, name: String, bytes: u64) {
+        match self.disk.remove(&name) {
+            Ok(()) => self.folder_dirty = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => self.junk.push((name, bytes)),
+        }
+    }
+
+    fn clear_junk(&mut self) {
+        for (name, bytes) in std::mem::take(&mut self.junk) {
+            self.discard(name, bytes);
+        }
+    }
+}

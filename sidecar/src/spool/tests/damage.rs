@@ -1,0 +1,133 @@
+//! Disks that alter what was durable: told, set aside, and the rest is read.
+
+use super::rig::{Rig, keys, read_all, recover, sinks};
+use crate::spool::disk::Files;
+use crate::spool::keys::Keys;
+use crate::spool::recover::scan;
+use crate::spool::{FIXED_RESERVE_BYTES, Fault, Place, ReadError, Reader, WriterSettings};
+
+/// Several segments, each with several frames; the first one's entries end at the returned place.
+fn segments() -> (Rig, u64) {
+    let mut rig = Rig::new(11);
+    let mut first_end = None;
+    for _ in 0..60 {
+        assert!(rig.commit(4, 900));
+        let segments = rig.writer.shelf().segments.len();
+        if segments == 2 && first_end.is_none() {
+            first_end = rig.writer.shelf().segments.get(&0).map(|segment| segment.end().number());
+        }
+    }
+    assert!(rig.writer.shelf().segments.len() > 3, "several segments");
+    (rig, first_end.expect("a second segment"))
+}
+
+fn name(number: u64) -> String {
+    format!("{number:020}.seg")
+}
+
+#[test]
+fn a_frame_whose_content_is_damaged_is_told_with_its_leaves() {
+    let (rig, _) = segments();
+    let disk = rig.disk.killed();
+    // Within the ciphertext of the first frame.
+    let header = rig.writer.shelf().segments.get(&0).expect("a segment").header_bytes;
+    let at = usize::try_from(header).expect("small") + 16 + 4 * 47 + 10;
+    disk.alter(&name(0), |bytes| bytes[at] ^= 1);
+    let mut scanned = recover(&disk);
+    let [damage] = scanned.report.damage.as_slice() else { panic!("{:?}", scanned.report.damage) };
+    assert_eq!((damage.from, damage.to, damage.offset), (Place(0), Place(4), header));
+    assert_eq!(damage.problem, "its checksum does not fit");
+    let [lost] = damage.lost.as_slice() else { panic!("{damage:?}") };
+    assert_eq!((lost.from, lost.nodes.as_ref()), (0, Some(&rig.leaves(0, 4))));
+    // Sizes and roots are whole, and so is all the rest.
+    let end = rig.given.len();
+    assert_eq!(scanned.report.streams[&super::rig::sid(0)].leaves, rig.leaves(0, end));
+    scanned.shelf.set_sinks(&sinks(), Place::default());
+    let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory"));
+    assert_eq!(lost, [(0, 4)]);
+    assert!(found.keys().copied().eq(4..end as u64));
+}
+
+#[test]
+fn the_rest_of_a_damaged_segment_is_told_by_the_next_ones_header() {
+    let (rig, first_end) = segments();
+    let disk = rig.disk.killed();
+    let header = rig.writer.shelf().segments.get(&0).expect("a segment").header_bytes;
+    // The first frame's length.
+    let at = usize::try_from(header).expect("small");
+    disk.alter(&name(0), |bytes| bytes[at] ^= 0x80);
+    let scanned = recover(&disk);
+    let [damage] = scanned.report.damage.as_slice() else { panic!("{:?}", scanned.report.damage) };
+    assert_eq!((damage.from, damage.to), (Place(0), Place(first_end)));
+    let [lost] = damage.lost.as_slice() else { panic!("{damage:?}") };
+    let leaves = rig.leaves(0, usize::try_from(first_end).expect("small")).end();
+    assert_eq!((lost.from, lost.to, &lost.nodes), (0, leaves, &None));
+    let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory"));
+    assert_eq!(lost, [(0, first_end)]);
+    assert!(found.keys().copied().eq(first_end..rig.given.len() as u64));
+}
+
+#[test]
+fn a_segment_without_a_header_is_set_aside() {
+    let (rig, first_end) = segments();
+    let disk = rig.disk.killed();
+    disk.alter(&name(1), |bytes| bytes[3] ^= 1);
+    let scanned = recover(&disk);
+    let second_end = rig.writer.shelf().segments.get(&1).expect("a segment").end();
+    let [damage] = scanned.report.damage.as_slice() else { panic!("{:?}", scanned.report.damage) };
+    assert_eq!((damage.file.as_str(), damage.from, damage.to), (name(1).as_str(), Place(first_end), second_end));
+    assert_eq!(damage.problem, format!("the header: not a file of a spool; set aside as {}.corrupt", name(1)));
+    let names: Vec<String> = disk.list().expect("listed").into_iter().map(|file| file.name).collect();
+    assert!(names.contains(&format!("{}.corrupt", name(1))) && !names.contains(&name(1)));
+    let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory"));
+    assert_eq!(lost, [(first_end, second_end.number())]);
+    assert_eq!(found.len() as u64, rig.given.len() as u64 - (second_end.number() - first_end));
+}
+
+#[test]
+fn d5_without_the_pods_key_the_size_is_known_and_the_content_waits() {
+    let (rig, _) = segments();
+    let disk = rig.disk.killed();
+    let other = Keys::with_pod_key([4; 32], None);
+    let mut scanned = scan(disk.clone(), &other, super::rig::BOOT, super::rig::NEXT_BOOT).expect("listed");
+    assert_eq!(scanned.report.locked_segments, rig.writer.shelf().segments.len() as u64);
+    assert_eq!(scanned.report.streams[&super::rig::sid(0)].leaves, rig.leaves(0, rig.given.len()));
+    let mut reader = Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory");
+    assert_eq!(reader.read(), Err(ReadError::Locked(0)));
+    let wrapped = rig.writer.shelf().segments.get(&0).expect("a segment").header.pod_key.clone();
+    scanned.shelf.unlock(0, keys().unwrap(&wrapped).expect("the pod's key"));
+    assert!(reader.read().is_ok());
+}
+
+#[test]
+fn sp_3_a_full_spool_refuses_and_goes_on_after_acknowledgements() {
+    let mut rig = Rig::new(3);
+    let settings = WriterSettings { limit_bytes: FIXED_RESERVE_BYTES + 32 * 1024, segment_bytes: 4096 };
+    let shelf = crate::spool::Shelf::new(rig.disk.clone(), super::rig::BOOT);
+    rig.writer = crate::spool::Writer::new(settings, keys(), shelf).expect("a writer");
+    rig.writer.set_sinks(&sinks());
+    rig.writer.add_stream(crate::spool::StreamNumber(0), super::rig::sid(0));
+    let room = rig.writer.room();
+    assert!(room.ordinary_bytes > 0 && room.ordinary_bytes < room.evidence_bytes / 100 * 91);
+    let full = (0..1000).find_map(|_| {
+        let block = rig.block(8, 900);
+        rig.writer.commit([block], 1).err()
+    });
+    assert!(matches!(full, Some(Fault::Full { .. })), "{full:?}");
+    let durable = rig.writer.durable().end();
+    assert!(durable.number() < rig.given.len() as u64);
+    assert!(rig.writer.room().ordinary_bytes < 4096);
+    // One sink is not enough; the other is not required, and loses what is in the way.
+    rig.writer.shelf_mut().ack("b", Place(0)).expect("known");
+    rig.writer.shelf_mut().flush(1).expect("written");
+    assert!(matches!(rig.writer.retry(1), Err(Fault::Full { .. })));
+    rig.writer.shelf_mut().ack("a", durable).expect("known");
+    rig.writer.shelf_mut().flush(1).expect("written");
+    assert_eq!(rig.writer.retry(1).expect("room").end().number(), rig.given.len() as u64);
+    let skipped = rig.writer.shelf_mut().take_skipped();
+    let first = skipped.first().expect("b never gets the first segment");
+    assert_eq!((first.sink.as_str(), first.from), ("b", Place(0)));
+    let (sid, leaves) = first.leaves.first().expect("a stream");
+    assert_eq!(sid, &super::rig::sid(0));
+    assert_eq!(leaves, &rig.leaves(0, usize::try_from(first.to.number()).expect("small")));
+}

@@ -1,0 +1,9 @@
+//! Tests of the spool as a whole.
+
+mod damage;
+mod format;
+mod model;
+mod rig;
+mod thread;
+
+pub(super) use rig::folder;

@@ -1,0 +1,166 @@
+//! The threads on a real folder.
+
+use super::rig::{folder, sid};
+use crate::spool::recover::Report;
+use crate::spool::{
+    Boot, Class, Durable, Event, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool, SpoolHandle,
+    StreamNumber,
+};
+use std::path::Path;
+use std::time::Duration;
+use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::merkle;
+use tokio::sync::mpsc;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn settings(folder: &Path, boot: u8) -> Settings {
+    Settings {
+        folder: folder.join("disk"),
+        key_folder: folder.join("memory"),
+        limit_bytes: 16 * 1024 * 1024,
+        limits: Limits::default(),
+        boot: Boot([boot; 16]),
+        recovery: None,
+        now_unix_nanos: || 1,
+    }
+}
+
+fn start(folder: &Path, boot: u8) -> (Spool, mpsc::Receiver<Event>) {
+    std::fs::create_dir_all(folder.join("memory")).expect("a folder");
+    let sinks = [SinkRule { name: "a".to_owned(), required: true }];
+    Spool::start(settings(folder, boot), &sinks).expect("a spool")
+}
+
+fn put(spool: &SpoolHandle, stream: StreamNumber, seqs: std::ops::Range<u64>) -> Place {
+    let mut last = Place::default();
+    for seq in seqs {
+        let payload = format!("record {seq}");
+        let leaf = merkle::leaf(payload.as_bytes());
+        let mut permit = spool.inbox().reserve(Class::Ordinary, 100).expect("room");
+        last = permit.push(stream, Kind::Exchange, seq, leaf, payload.as_bytes()).expect("in order");
+    }
+    last
+}
+
+async fn drained(spool: &SpoolHandle, boot: Boot, count: usize) -> Vec<String> {
+    let mut durable = spool.inbox().durable();
+    let mut found = Vec::new();
+    while found.len() < count {
+        let Some(mut reader) = spool.reader_at(boot, Place(found.len() as u64)) else { panic!("no such spool") };
+        while let Read::Block(block) = reader.read().expect("readable") {
+            found.extend(block.iter().map(|read| String::from_utf8_lossy(read.payload).into_owned()));
+        }
+        if found.len() < count {
+            tokio::time::timeout(PATIENCE, durable.changed()).await.expect("in time").expect("it runs");
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn d1_entries_come_out_when_they_are_durable() {
+    let folder = folder("thread");
+    let (spool, _events) = start(&folder, 1);
+    let handle = spool.handle().clone();
+    let stream = handle.inbox().add_stream(sid(0));
+    let last = put(&handle, stream, 0..100);
+    assert!(handle.inbox().wait_durable(last, PATIENCE).await);
+    let found = drained(&handle, handle.boot(), 100).await;
+    assert_eq!(found.first().map(String::as_str), Some("record 0"));
+    assert_eq!(found.len(), 100);
+    handle.ack(handle.boot(), "a", last.next());
+    spool.stop();
+    assert_eq!(handle.inbox().reserve(Class::Evidence, 1).err(), Some(Refusal::Closed));
+}
+
+async fn found(events: &mut mpsc::Receiver<Event>) -> Report {
+    match tokio::time::timeout(PATIENCE, events.recv()).await.expect("in time") {
+        Some(Event::Found(found)) => {
+            assert!(found.counters_exact);
+            assert_eq!(found.counters.first().map(|counters| counters.begun), Some(1));
+            found.report
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn d3_the_next_process_delivers_what_was_left() {
+    let folder = folder("restart");
+    {
+        let (spool, _events) = start(&folder, 1);
+        let stream = spool.handle().inbox().add_stream(sid(0));
+        spool.handle().page().thread(0).expect("room").begin();
+        let last = put(spool.handle(), stream, 0..10);
+        assert!(spool.handle().inbox().wait_durable(last, PATIENCE).await);
+        spool.handle().ack(Boot([1; 16]), "a", Place(4));
+    }
+    let (spool, mut events) = start(&folder, 2);
+    let report = found(&mut events).await;
+    assert_eq!(report.streams[&sid(0)].size(), 10);
+    let before = Boot([1; 16]);
+    let handle = spool.handle().clone();
+    let mut reader = loop {
+        if let Some(reader) = handle.reader(before, "a") {
+            break reader;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(reader.position(), Place(4));
+    let Ok(Read::Block(block)) = reader.read() else { panic!("entries were left") };
+    let first = block.iter().next().expect("an entry");
+    assert_eq!((first.place, first.payload), (Place(4), &b"record 4"[..]));
+    handle.ack(before, "a", block.end());
+    handle.set_recovered(before);
+    spool.stop();
+    // Released and told: the next process finds nothing to do, and the replay ring keeps the file.
+    let (spool, mut events) = start(&folder, 3);
+    let report = loop {
+        let report = found_any(&mut events).await;
+        if report.boot == before {
+            break report;
+        }
+    };
+    assert!(report.was_told);
+    spool.stop();
+}
+
+async fn found_any(events: &mut mpsc::Receiver<Event>) -> Report {
+    match tokio::time::timeout(PATIENCE, events.recv()).await.expect("in time") {
+        Some(Event::Found(found)) => found.report,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn s3_without_a_place_nothing_is_sealed() {
+    let folder = folder("full");
+    std::fs::create_dir_all(folder.join("memory")).expect("a folder");
+    let mut settings = settings(&folder, 1);
+    // Nothing is written before much waits.
+    settings.limits = Limits {
+        held_bytes_max: 1000,
+        commit_after: Duration::from_secs(3600),
+        commit_after_urgent: Duration::from_millis(1),
+        commit_bytes: usize::MAX,
+    };
+    let (spool, _events) = Spool::start(settings, &[]).expect("a spool");
+    let inbox = spool.handle().inbox().clone();
+    let stream = inbox.add_stream(sid(0));
+    let mut first = inbox.reserve(Class::Ordinary, 600).expect("room");
+    assert_eq!(inbox.reserve(Class::Evidence, 500).err(), Some(Refusal::QueueFull));
+    assert_eq!(inbox.reserve(Class::Evidence, 1 << 20).err(), Some(Refusal::TooLong));
+    let leaf = Hash([1; 32]);
+    assert!(first.push(stream, Kind::Open, 1, leaf, b"x").is_err(), "ch_1 seq 0 is due");
+    assert!(first.push(stream, Kind::Open, 0, leaf, &[0; 601]).is_err(), "longer than reserved");
+    let place = first.push(stream, Kind::Open, 0, leaf, &[0; 200]).expect("taken");
+    drop(first);
+    // What was reserved and not used is free again.
+    let second = inbox.reserve(Class::Ordinary, 800).expect("room");
+    drop(second);
+    assert!(!inbox.durable().borrow().covers(place));
+    assert!(inbox.wait_durable(place, PATIENCE).await);
+    assert!(*inbox.durable().borrow() > Durable::default());
+    spool.stop();
+}

@@ -1,0 +1,352 @@
+//! The spool's thread: takes what the inbox holds, makes it durable, tells so. A second thread reads what earlier processes
+//! left, behind traffic.
+
+use super::boots::{Boot, BootError, Boots, Predecessor};
+use super::disk::{Files, Folder};
+use super::handle::{Common, Control, Event, Found, SpoolHandle, Stats, lock};
+use super::inbox::{Inbox, Limits, Refusal};
+use super::keys::{KeyError, Keys, RecoveryKey};
+use super::page::{self, CounterPage, Counters, kernel_boot_id};
+use super::position::Place;
+use super::recover::scan;
+use super::shelf::{Shelf, SinkRule};
+use super::writer::{Fault, Writer, WriterSettings};
+use super::{Block, SEGMENT_BYTES_MAX, StreamNumber};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How often acknowledgements are made durable, old segments go, and a disk that failed is tried again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Events that may wait to be taken.
+const EVENTS_MAX: usize = 256;
+
+/// What a spool needs.
+pub struct Settings {
+    /// The folder on disk.
+    pub folder: PathBuf,
+    /// The folder in memory with the pod's key.
+    pub key_folder: PathBuf,
+    /// Bytes of all files together (SP-3).
+    pub limit_bytes: u64,
+    /// When is written, and how much may wait.
+    pub limits: Limits,
+    /// This start of the process.
+    pub boot: Boot,
+    /// The operator's recovery key, where there is one.
+    pub recovery: Option<Arc<dyn RecoveryKey>>,
+    /// Time in ns since the epoch.
+    pub now_unix_nanos: fn() -> u64,
+}
+
+/// Why a spool cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its folder.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The pod's key.
+    #[error("the pod's key: {0}")]
+    Key(#[from] KeyError),
+    /// The counter page, or a thread.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was to be made.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A running spool. Dropping it stops it and waits for what waits to be written.
+pub struct Spool {
+    handle: SpoolHandle,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Spool {
+    /// Starts the threads. New records are taken at once; what earlier processes left comes as [`Event::Found`].
+    ///
+    /// # Errors
+    /// The folder, the key or the page cannot be made.
+    pub fn start(settings: Settings, sinks: &[SinkRule]) -> Result<(Self, mpsc::Receiver<Event>), StartError> {
+        let io = |what| move |source| StartError::Io { what, source };
+        let boots = Boots::open(&settings.folder, settings.boot)?;
+        let keys = Keys::load(&settings.key_folder, settings.recovery.clone())?;
+        let folder = boots.folder();
+        let page = CounterPage::create(&folder, kernel_boot_id()).map_err(io("the counter page"))?;
+        let predecessors = boots.predecessors()?;
+        let shelf = Shelf::new(Folder::new(&folder), settings.boot);
+        let shared = shelf.shared().clone();
+        let mut writer = Writer::new(WriterSettings::new(settings.limit_bytes), keys.clone(), shelf)
+            .map_err(io("the spool's writer"))?;
+        writer.set_sinks(sinks);
+        let unread_bytes = predecessors.iter().map(|predecessor| folder_bytes(&predecessor.path)).sum();
+        writer.set_elsewhere_bytes(unread_bytes);
+        let inbox = Inbox::new(settings.limits);
+        inbox.shared().settle(0, 0, writer.room(), None);
+        let common = Common {
+            control: Mutex::<Control>::default(),
+            shelves: Mutex::new(BTreeMap::from([(settings.boot, (folder, shared))])),
+            stats: Mutex::default(),
+        };
+        let handle = SpoolHandle { inbox, page, boot: settings.boot, shared: Arc::new(common) };
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let work = Work {
+            writer,
+            handle: handle.clone(),
+            foreign: Vec::new(),
+            sinks: sinks.to_vec(),
+            unread_bytes,
+            events: events.clone(),
+            untold: Vec::new(),
+            now: settings.now_unix_nanos,
+            flushed_at: Instant::now(),
+            fault: None,
+            _boots: boots,
+        };
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(io("a thread of the spool"))
+        };
+        let mut threads = vec![spawn("spool", Box::new(move || work.run()))?];
+        if !predecessors.is_empty() {
+            let (handle, boot) = (handle.clone(), settings.boot);
+            threads
+                .push(spawn("spool-recovery", Box::new(move || recover(&handle, predecessors, &keys, boot, &events)))?);
+        }
+        Ok((Self { handle, threads }, receiver))
+    }
+
+    /// The ways to it.
+    pub fn handle(&self) -> &SpoolHandle {
+        &self.handle
+    }
+
+    /// Writes what waits, ends the open segment and the threads.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.handle.inbox.shared().stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the spool broke off");
+            }
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Reads what earlier processes left, one folder after the other.
+fn recover(
+    handle: &SpoolHandle,
+    predecessors: Vec<Predecessor>,
+    keys: &Keys,
+    reader: Boot,
+    events: &mpsc::Sender<Event>,
+) {
+    for predecessor in predecessors {
+        let page = Folder::new(&predecessor.path).read_at(page::FILE, 0, page::PAGE_BYTES);
+        let counters = page.ok().and_then(|page| Counters::parse(&page).ok());
+        let (kernel, counters) = counters.unwrap_or_default();
+        match scan(Folder::new(&predecessor.path), keys, predecessor.boot, reader) {
+            Ok(scanned) => {
+                let shelf = (predecessor.path.clone(), scanned.shelf.shared().clone());
+                lock(&handle.shared.shelves).insert(predecessor.boot, shelf);
+                lock(&handle.shared.control).adopted.push((scanned.shelf, predecessor));
+                handle.inbox.shared().request();
+                let counters_exact = kernel != 0 && kernel == kernel_boot_id();
+                let found = Found { report: scanned.report, counters, counters_exact };
+                if events.blocking_send(Event::Found(Box::new(found))).is_err() {
+                    return;
+                }
+            }
+            // It stays for the next process.
+            Err(error) => tracing::error!(path = %predecessor.path.display(), %error, "a spool cannot be read"),
+        }
+    }
+}
+
+fn folder_bytes(path: &Path) -> u64 {
+    Folder::new(path).list().unwrap_or_default().iter().map(|file| file.bytes).sum()
+}
+
+struct Foreign {
+    shelf: Shelf<Folder>,
+    predecessor: Predecessor,
+    /// Bytes of what is no segment: they count, too (SP-3).
+    other_bytes: u64,
+}
+
+/// What the thread owns.
+struct Work {
+    writer: Writer<Folder>,
+    handle: SpoolHandle,
+    foreign: Vec<Foreign>,
+    sinks: Vec<SinkRule>,
+    /// Bytes of folders that are not read yet.
+    unread_bytes: u64,
+    events: mpsc::Sender<Event>,
+    untold: Vec<Event>,
+    now: fn() -> u64,
+    flushed_at: Instant,
+    fault: Option<String>,
+    /// Keeps the folder locked.
+    _boots: Boots,
+}
+
+impl Work {
+    fn run(mut self) {
+        loop {
+            let batch = self.handle.inbox.shared().next(TICK);
+            self.follow();
+            for (number, sid) in batch.new_streams {
+                self.writer.add_stream(number, sid);
+            }
+            let (mut entries, mut bytes) = self.writer.pending();
+            for block in &batch.blocks {
+                entries += block.len() as u64;
+                bytes += block.payload_bytes();
+            }
+            let refusing = self.commit(batch.blocks);
+            let (entries_left, bytes_left) = self.writer.pending();
+            self.handle.inbox.shared().publish(self.writer.durable());
+            let (entries, bytes) = (entries.saturating_sub(entries_left), bytes.saturating_sub(bytes_left));
+            if batch.stopping || self.flushed_at.elapsed() >= TICK {
+                self.keep_house();
+            }
+            self.handle.inbox.shared().settle(entries, bytes, self.writer.room(), refusing);
+            self.tell(entries_left);
+            if batch.stopping {
+                if let Err(fault) = self.writer.finish() {
+                    tracing::error!(%fault, "the last segment has no end");
+                }
+                return;
+            }
+        }
+    }
+
+    /// Does what was asked for.
+    fn follow(&mut self) {
+        let control = std::mem::take(&mut *lock(&self.handle.shared.control));
+        if let Some(sinks) = control.sinks {
+            self.writer.set_sinks(&sinks);
+            self.foreign.iter_mut().for_each(|foreign| foreign.shelf.set_sinks(&sinks, Place::default()));
+            self.sinks = sinks;
+        }
+        for (mut shelf, predecessor) in control.adopted {
+            shelf.set_sinks(&self.sinks, Place::default());
+            let bytes = folder_bytes(&predecessor.path);
+            self.unread_bytes = self.unread_bytes.saturating_sub(bytes);
+            let other_bytes = bytes.saturating_sub(shelf.used_bytes());
+            self.foreign.push(Foreign { shelf, predecessor, other_bytes });
+        }
+        for ((boot, sink), end) in control.acks {
+            let Some(shelf) = self.shelf(boot) else { continue };
+            if let Err(error) = shelf.ack(&sink, end) {
+                tracing::debug!(sink, %error, "an acknowledgement is not taken");
+            }
+        }
+        for boot in control.recovered {
+            if let Some(shelf) = self.shelf(boot) {
+                shelf.set_recovered();
+            }
+        }
+        for (boot, segment, key) in control.unlocked {
+            if let Some(shelf) = self.shelf(boot) {
+                shelf.unlock(segment, key);
+            }
+        }
+    }
+
+    fn shelf(&mut self, boot: Boot) -> Option<&mut Shelf<Folder>> {
+        if boot == self.handle.boot {
+            return Some(self.writer.shelf_mut());
+        }
+        self.foreign.iter_mut().map(|foreign| &mut foreign.shelf).find(|shelf| shelf.boot() == boot)
+    }
+
+    /// One group commit. Says why nothing more is to be sealed, if so.
+    fn commit(&mut self, blocks: Vec<Block<StreamNumber>>) -> Option<Refusal> {
+        self.count_elsewhere();
+        let mut result = self.writer.commit(blocks, (self.now)());
+        if let Err(Fault::Full { .. }) = result {
+            // Acknowledgements that are not durable yet, and what earlier processes left, may make room.
+            self.keep_house();
+            let needed = SEGMENT_BYTES_MAX;
+            self.foreign.iter_mut().for_each(|foreign| {
+                foreign.shelf.make_room(needed);
+            });
+            self.count_elsewhere();
+            result = self.writer.retry((self.now)());
+        }
+        let fault = result.err();
+        let text = fault.as_ref().map(Fault::to_string);
+        if text.is_some() != self.fault.is_some() {
+            match &text {
+                Some(fault) => tracing::error!(fault, "records cannot be spooled"),
+                None => tracing::info!("records are spooled again"),
+            }
+        }
+        self.fault = text;
+        fault.map(|fault| match fault {
+            Fault::Full { .. } | Fault::DiskFull { .. } => Refusal::SpoolFull,
+            _ => Refusal::DiskFailed,
+        })
+    }
+
+    fn count_elsewhere(&mut self) {
+        let read: u64 = self.foreign.iter().map(|f| f.shelf.used_bytes().saturating_add(f.other_bytes)).sum();
+        self.writer.set_elsewhere_bytes(read.saturating_add(self.unread_bytes));
+    }
+
+    /// Makes acknowledgements durable and lets go what nobody waits for.
+    fn keep_house(&mut self) {
+        self.flushed_at = Instant::now();
+        let now = (self.now)();
+        let own = std::iter::once((self.handle.boot, self.writer.shelf_mut()));
+        let foreign = self.foreign.iter_mut().map(|foreign| (foreign.predecessor.boot, &mut foreign.shelf));
+        for (boot, shelf) in own.chain(foreign) {
+            if let Err(error) = shelf.flush(now).and_then(|()| {
+                shelf.expire(now);
+                shelf.sync_folder()
+            }) {
+                tracing::warn!(%boot, %error, "acknowledgements are not durable; records may be sent again");
+            }
+            self.untold.extend(shelf.take_skipped().into_iter().map(|skipped| Event::Skipped(boot, skipped)));
+        }
+        for at in (0..self.foreign.len()).rev() {
+            let is_empty = self.foreign.get(at).is_some_and(|f| f.shelf.is_done() && f.shelf.used_bytes() == 0);
+            if is_empty {
+                let Foreign { predecessor, .. } = self.foreign.remove(at);
+                lock(&self.handle.shared.shelves).remove(&predecessor.boot);
+                if let Err(error) = predecessor.remove() {
+                    tracing::warn!(%error, "a folder cannot be removed");
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, pending: u64) {
+        let used: u64 = self.foreign.iter().map(|foreign| foreign.shelf.used_bytes()).sum();
+        let used_bytes = used.saturating_add(self.writer.shelf().used_bytes());
+        *lock(&self.handle.shared.stats) = Stats { used_bytes, pending, fault: self.fault.clone() };
+        while let Some(event) = self.untold.pop() {
+            if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+                self.untold.push(event);
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The writer: blocks in, durable segments out. One thread owns it; it waits for nothing but the disk.
+
+mod limits;
+mod open;
+
+pub use limits::{Fault, Room, WriterSettings};
+
+use super::EVIDENCE_RESERVE_PERCENT;
+use super::disk::Disk;
+use super::entry::{Block, Entry, Kind, StreamNumber};
+use super::format::frame::{Encoder, frame_bytes_max};
+use super::format::header::{Header, StreamStart};
+use super::keys::Keys;
+use super::position::{Durable, Place, Written};
+use super::shelf::{Segment, Shelf, SinkRule};
+use open::Open;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::merkle::Range;
+use testimony_core::evidence::stream::StreamId;
+
+/// After a failure everything that is not durable goes to a new segment, once; then the policy decides.
+const ATTEMPTS_MAX: usize = 2;
+
+/// A segment is begun only where the file system has room for this much more than the first frame needs.
+const FREE_BYTES_MIN: u64 = 64 * 1024;
+
+/// A closed stream stands in new headers for so long: its last head may come after it.
+const CLOSED_STREAM_NANOS: u64 = 60 * 1_000_000_000;
+
+struct Stream {
+    sid: StreamId,
+    /// Leaves that are durable.
+    leaves: Range,
+    closed_at: Option<u64>,
+}
+
+/// The writer of one spool.
+pub struct Writer<D> {
+    settings: WriterSettings,
+    keys: Keys,
+    shelf: Shelf<D>,
+    encoder: Encoder,
+    streams: BTreeMap<StreamNumber, Stream>,
+    open: Option<Open>,
+    next_number: u64,
+    /// The entries of one frame; a buffer.
+    mapped: Vec<Entry<u16>>,
+    /// Blocks that are not durable, in order.
+    pending: VecDeque<Block<StreamNumber>>,
+    /// With the blocks of the open segment that are not synced.
+    written: Place,
+    /// When the last call was made, in ns since the epoch.
+    now: u64,
+    /// Bytes of the spools of earlier processes: they count (SP-3).
+    elsewhere_bytes: u64,
+}
+
+impl<D: Disk> Writer<D> {
+    /// A writer of an empty folder.
+    ///
+    /// # Errors
+    /// No memory for the compressor.
+    pub fn new(settings: WriterSettings, keys: Keys, shelf: Shelf<D>) -> io::Result<Self> {
+        Ok(Self {
+            settings,
+            keys,
+            shelf,
+            encoder: Encoder::new()?,
+            streams: BTreeMap::new(),
+            open: None,
+            next_number: 0,
+            mapped: Vec::new(),
+            pending: VecDeque::new(),
+            written: Place::default(),
+            now: 0,
+            elsewhere_bytes: 0,
+        })
+    }
+
+    /// A stream begins. Its first entry opens a new segment, because a header names the streams of its segment.
+    pub fn add_stream(&mut self, number: StreamNumber, sid: StreamId) {
+        self.streams.insert(number, Stream { sid, leaves: Range::empty(0), closed_at: None });
+    }
+
+    /// What earlier processes left takes so much.
+    pub fn set_elsewhere_bytes(&mut self, bytes: u64) {
+        self.elsewhere_bytes = bytes;
+    }
+
+    /// The segments.
+    pub fn shelf(&self) -> &Shelf<D> {
+        &self.shelf
+    }
+
+    /// The segments.
+    pub fn shelf_mut(&mut self) -> &mut Shelf<D> {
+        &mut self.shelf
+    }
+
+    /// Takes over which sinks there are; a new one gets what comes from now on.
+    pub fn set_sinks(&mut self, rules: &[SinkRule]) {
+        let start = self.shelf.durable().end();
+        self.shelf.set_sinks(rules, start);
+    }
+
+    /// Everything before is durable.
+    pub fn durable(&self) -> Durable {
+        self.shelf.durable()
+    }
+
+    /// Everything before was handed to the system.
+    pub fn written(&self) -> Written {
+        Written(self.written.0.max(self.shelf.durable().0))
+    }
+
+    /// What waits for the disk: entries, and bytes of their payloads.
+    pub fn pending(&self) -> (u64, u64) {
+        self.pending
+            .iter()
+            .fold((0, 0), |(entries, bytes), block| (entries + block.len() as u64, bytes + block.payload.len() as u64))
+    }
+
+    /// What may still come, over and above what was handed over.
+    pub fn room(&self) -> Room {
+        let max = self.settings.segments_bytes_max();
+        let kept = self.shelf.used_bytes().saturating_sub(self.shelf.reclaimable_bytes());
+        let used = kept.saturating_add(self.elsewhere_bytes);
+        let ordinary = max / 100 * (100 - EVIDENCE_RESERVE_PERCENT);
+        Room { ordinary_bytes: ordinary.saturating_sub(used), evidence_bytes: max.saturating_sub(used) }
+    }
+
+    /// Makes blocks durable, with all that was left over before. One call is one group commit.
+    ///
+    /// # Errors
+    /// What is not durable now stays here; [`Writer::retry`] tries again.
+    pub fn commit(
+        &mut self,
+        blocks: impl IntoIterator<Item = Block<StreamNumber>>,
+        now_unix_nanos: u64,
+    ) -> Result<Durable, Fault> {
+        self.pending.extend(blocks.into_iter().filter(|block| !block.is_empty()));
+        self.retry(now_unix_nanos)
+    }
+
+    /// Tries again what is not durable.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    pub fn retry(&mut self, now_unix_nanos: u64) -> Result<Durable, Fault> {
+        self.now = now_unix_nanos;
+        let mut failed = None;
+        for _ in 0..ATTEMPTS_MAX {
+            match self.write_pending() {
+                Ok(()) => return Ok(self.durable()),
+                Err(fault @ Fault::Full { .. }) => return Err(fault),
+                Err(fault) => {
+                    self.abandon();
+                    failed = Some(fault);
+                }
+            }
+        }
+        failed.map_or(Ok(self.durable()), Err)
+    }
+
+    /// Ends the open segment: its last frame is flagged.
+    ///
+    /// # Errors
+    /// The disk failed; what was durable still is.
+    pub fn finish(&mut self) -> Result<(), Fault> {
+        let finished = self.finish_segment(0);
+        if finished.is_err() {
+            self.abandon();
+        }
+        finished
+    }
+
+    fn write_pending(&mut self) -> Result<(), Fault> {
+        // Blocks of the front of `pending` that stand in the open segment, un-synced.
+        let mut appended = 0;
+        while let Some(block) = self.pending.get(appended) {
+            if self.open.as_ref().is_some_and(|open| open.takes(block, self.settings.segment_bytes)) {
+                let bytes = frame_bytes_max(block.len(), block.payload.len()) as u64;
+                if let Err(full) = self.make_room(bytes) {
+                    self.sync_appended(appended)?;
+                    return Err(full);
+                }
+                self.append(appended, false)?;
+                appended += 1;
+            } else if self.open.is_some() {
+                self.finish_segment(appended)?;
+                appended = 0;
+            } else {
+                self.start_segment()?;
+            }
+        }
+        self.sync_appended(appended)
+    }
+
+    /// Appends the frame of a pending block, or an empty last one.
+    fn append(&mut self, at: usize, last: bool) -> Result<(), Fault> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let empty = Block::default();
+        let block = if last { &empty } else { self.pending.get(at).unwrap_or(&empty) };
+        open.map(&block.entries, &mut self.mapped)?;
+        let frame =
+            self.encoder.encode(&open.key, open.header_hash, open.frames, last, &self.mapped, &block.payload)?;
+        let written = self.shelf.disk.append(&open.name, frame);
+        let bytes = frame.len() as u64;
+        open.frames += 1;
+        open.bytes = open.bytes.saturating_add(bytes);
+        if let Some(segment) = self.shelf.segments.get_mut(&open.number) {
+            segment.file_bytes = open.bytes;
+        }
+        written.map_err(|source| Fault::Io { what: "write a segment", source })?;
+        self.written = Place(self.written.0.saturating_add(block.len() as u64));
+        Ok(())
+    }
+
+    /// Makes what was appended durable, and what it says of streams.
+    fn sync_appended(&mut self, appended: usize) -> Result<(), Fault> {
+        if appended > 0 { self.sync_open(appended) } else { Ok(()) }
+    }
+
+    fn sync_open(&mut self, appended: usize) -> Result<(), Fault> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        self.shelf.disk.sync(&open.name).map_err(|source| Fault::Io { what: "sync a segment", source })?;
+        if open.is_new {
+            self.shelf.disk.sync_folder().map_err(|source| Fault::Io { what: "sync the spool's folder", source })?;
+            open.is_new = false;
+        }
+        let (number, readable_bytes) = (open.number, open.bytes);
+        let mut end = self.shelf.durable().end();
+        for block in self.pending.drain(..appended.min(self.pending.len())) {
+            for entry in &block.entries {
+                end = end.next();
+                let Some(stream) = self.streams.get_mut(&entry.stream).filter(|_| entry.kind.is_leaf()) else {
+                    continue;
+                };
+                debug_assert_eq!(stream.leaves.end(), entry.seq, "CH-1: seq + 1");
+                stream.leaves.push(entry.leaf);
+                if entry.kind == Kind::Close {
+                    stream.closed_at = Some(self.now);
+                }
+            }
+        }
+        debug_assert!(end <= self.written, "SP-1: durable <= written");
+        self.shelf.set_durable(end);
+        if let Some(segment) = self.shelf.segments.get_mut(&number) {
+            segment.end = end;
+            segment.readable_bytes = readable_bytes;
+            let segment = segment.clone();
+            self.shelf.shared().grow(&segment, end);
+        }
+        Ok(())
+    }
+
+    fn finish_segment(&mut self, appended: usize) -> Result<(), Fault> {
+        if self.open.is_none() {
+            return Ok(());
+        }
+        self.append(0, true)?;
+        self.sync_open(appended)?;
+        if let Some(open) = self.open.take() {
+            self.shelf.disk.close(&open.name);
+            self.shelf.open = None;
+        }
+        Ok(())
+    }
+
+    /// Makes a file. Everything before its first entry is durable, so its header says where each stream stands.
+    fn start_segment(&mut self) -> Result<(), Fault> {
+        let now = self.now;
+        let first = self.shelf.durable().end();
+        let needed: BTreeMap<StreamNumber, ()> =
+            self.pending.iter().flat_map(|block| &block.entries).map(|entry| (entry.stream, ())).collect();
+        let is_due = |(number, stream): &(&StreamNumber, &Stream)| {
+            needed.contains_key(number)
+                || stream.closed_at.is_none_or(|at| now.saturating_sub(at) < CLOSED_STREAM_NANOS)
+        };
+        let due: Vec<(&StreamNumber, &Stream)> = self.streams.iter().filter(is_due).collect();
+        if needed.keys().any(|number| !self.streams.contains_key(number)) {
+            return Err(Fault::UnknownStream);
+        }
+        let fresh = self.keys.fresh()?;
+        let start = |stream: &Stream| StreamStart { sid: stream.sid.clone(), leaves: stream.leaves.clone() };
+        let header = Header {
+            boot: self.shelf.boot(),
+            number: self.next_number,
+            first,
+            created_unix_nanos: now,
+            pod_key: fresh.pod,
+            recovery_key: fresh.recovery,
+            streams: due.iter().map(|(_, stream)| start(stream)).collect(),
+        };
+        let map = due.iter().zip(0_u16..).map(|((number, _), at)| (**number, at)).collect();
+        let mut bytes = Vec::new();
+        header.encode(&mut bytes)?;
+        self.make_room(bytes.len() as u64)?;
+        self.check_free(bytes.len() as u64)?;
+        let (number, length) = (header.number, bytes.len() as u64);
+        let segment = Segment {
+            header_hash: Hash::of(&[&bytes]),
+            header: Arc::new(header),
+            header_bytes: length,
+            key: Some(Arc::new(fresh.key)),
+            end: first,
+            readable_bytes: length,
+            file_bytes: length,
+            released_at: None,
+        };
+        // No number is used twice, whatever became of its file.
+        self.next_number = self.next_number.saturating_add(1);
+        self.written = first;
+        let name = segment.name();
+        let Some(key) = segment.key.clone() else { return Ok(()) };
+        self.open = Some(Open::new(&segment, key, map));
+        self.shelf.open = Some(number);
+        self.shelf.segments.insert(number, segment);
+        self.shelf.disk.create(&name).map_err(|source| Fault::Io { what: "make a segment", source })?;
+        self.shelf.disk.append(&name, &bytes).map_err(|source| Fault::Io { what: "write a segment", source })
+    }
+
+    /// Keeps the limit (SP-3).
+    fn make_room(&mut self, bytes: u64) -> Result<(), Fault> {
+        let limit_bytes = self.settings.segments_bytes_max();
+        let used = |writer: &Self| writer.shelf.used_bytes().saturating_add(writer.elsewhere_bytes);
+        let wanted = used(self).saturating_add(bytes);
+        if wanted > limit_bytes {
+            self.shelf.make_room(wanted - limit_bytes);
+        }
+        let used_bytes = used(self);
+        if used_bytes.saturating_add(bytes) > limit_bytes {
+            Err(Fault::Full { used_bytes, limit_bytes })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// No file is begun that cannot be written; so a full disk does not fill with beginnings.
+    fn check_free(&self, header_bytes: u64) -> Result<(), Fault> {
+        let first = self.pending.front().map_or(0, |block| frame_bytes_max(block.len(), block.payload.len()));
+        let needed = header_bytes.saturating_add(first as u64).saturating_add(FREE_BYTES_MIN);
+        // Where the system does not tell, writing shows it.
+        match self.shelf.disk.free_bytes() {
+            Ok(free_bytes) if free_bytes < needed => Err(Fault::DiskFull { free_bytes }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves the open segment after a failure: what of it is durable stays readable, all else goes to a new one.
+    fn abandon(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        self.shelf.disk.close(&open.name);
+        self.shelf.open = None;
+        self.written = self.shelf.durable().end();
+        let is_empty = self.shelf.segments.get(&open.number).is_some_and(|segment| segment.end <= segment.first());
+        if is_empty && let Some(segment) = self.shelf.segments.remove(&open.number) {
+            self.shelf.discard(open.name, segment.file_bytes);
+        }
+        self.shelf.publish();
+    }
+}

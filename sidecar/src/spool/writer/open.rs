@@ -1,0 +1,57 @@
+//! The segment that is being written.
+
+use super::Fault;
+use crate::spool::entry::{Block, Entry, StreamNumber};
+use crate::spool::keys::DataKey;
+use crate::spool::shelf::Segment;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use testimony_core::evidence::hash::Hash;
+
+pub(super) struct Open {
+    pub(super) number: u64,
+    pub(super) name: String,
+    pub(super) header_hash: Hash,
+    pub(super) key: Arc<DataKey>,
+    /// Frames so far: the next one's nonce.
+    pub(super) frames: u32,
+    /// Bytes so far.
+    pub(super) bytes: u64,
+    /// Its name still has to be synced.
+    pub(super) is_new: bool,
+    /// Where streams stand in the header.
+    streams: BTreeMap<StreamNumber, u16>,
+}
+
+impl Open {
+    pub(super) fn new(segment: &Segment, key: Arc<DataKey>, streams: BTreeMap<StreamNumber, u16>) -> Self {
+        Self {
+            number: segment.number(),
+            name: segment.name(),
+            header_hash: segment.header_hash,
+            key,
+            frames: 0,
+            bytes: segment.header_bytes,
+            is_new: true,
+            streams,
+        }
+    }
+
+    /// Whether the block may stand here.
+    pub(super) fn takes(&self, block: &Block<StreamNumber>, segment_bytes: u64) -> bool {
+        self.bytes < segment_bytes
+            && self.frames < u32::MAX - 1
+            && block.entries.iter().all(|entry| self.streams.contains_key(&entry.stream))
+    }
+
+    /// Entries with their streams as the header numbers them.
+    pub(super) fn map(&self, entries: &[Entry<StreamNumber>], out: &mut Vec<Entry<u16>>) -> Result<(), Fault> {
+        out.clear();
+        for entry in entries {
+            let stream = *self.streams.get(&entry.stream).ok_or(Fault::UnknownStream)?;
+            let Entry { kind, seq, leaf, payload_bytes, .. } = *entry;
+            out.push(Entry { stream, kind, seq, leaf, payload_bytes });
+        }
+        Ok(())
+    }
+}
