@@ -43,6 +43,7 @@ definitions! {
     HEADS: "counter", "testimony_heads_total", [], "Signed heads of streams that were sent with the records";
     CONNECTIONS: "counter", "testimony_connections_total", ["direction", "protocol"], "Connections, by what they turned out to carry";
     CONNECTIONS_OPEN: "gauge", "testimony_connections_open", [], "Accepted connections that are open now";
+    HELD: "counter", "testimony_held_total", ["result"], "Requests and answers that waited for a durable record (delivery.mode: Strict), by what became of them: durable, passed without one or refused";
     REFUSED: "counter", "testimony_refused_total", ["reason"], "Exchanges and connections that were refused";
     EXPORT_RECORDS: "counter", "testimony_export_records_total", ["sink"], "Records that a sink acknowledged";
     EXPORT_REQUESTS: "counter", "testimony_export_requests_total", ["sink", "result"], "Export requests, by what became of them: success, partial, retry, parked or refused";
@@ -101,6 +102,17 @@ pub enum ExportResult {
     Refused,
 }
 
+/// What became of what waited for a durable record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldResult {
+    /// The record is durable, and it went on.
+    Durable,
+    /// There was none in time, and it went on all the same (`failureMode: Open`).
+    Passed,
+    /// There was none in time, and it was refused (`failureMode: Closed`).
+    Refused,
+}
+
 /// What became of a request to the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollResult {
@@ -150,6 +162,7 @@ pub struct Metrics {
     connections: [[Counter; 4]; 2],
     /// Accepted connections that are open.
     pub connections_open: Gauge,
+    held: [Counter; 3],
     refused: Family<Labels<1>, Counter>,
     /// Times that the worker was started anew.
     pub worker_restarts: Counter,
@@ -264,6 +277,17 @@ impl Metrics {
     /// An expression of a policy was neither true nor false; `reason` is a word of a closed set.
     pub fn undecided(&self, reason: &'static str) {
         self.policy_undecided.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Something waited for a durable record.
+    pub fn held(&self, result: HeldResult) {
+        let [durable, passed, refused] = &self.held;
+        match result {
+            HeldResult::Durable => durable,
+            HeldResult::Passed => passed,
+            HeldResult::Refused => refused,
+        }
+        .inc();
     }
 
     /// Something was refused; `reason` is a word of a closed set.
