@@ -92,8 +92,8 @@ impl Host for Export {
         Some(TestKey::new(self.keys))
     }
 
-    fn reserve(&mut self, _: Wanted) -> bool {
-        true
+    fn reserve(&mut self, _: Wanted) -> Result<(), testimony_core::record::GapReason> {
+        Ok(())
     }
 
     fn write(&mut self, sealed: Sealed<'_>) {

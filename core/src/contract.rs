@@ -43,6 +43,8 @@ pub mod pod {
     pub const SINK_VOLUME_PREFIX: &str = "testimony-sink-";
     /// Prefix of the optional Secret volumes with a sink's client certificate: `testimony-cert-<sink>`.
     pub const SINK_CERTIFICATE_VOLUME_PREFIX: &str = "testimony-cert-";
+    /// The emptyDir in memory with the key that the spool's keys are wrapped under (D5).
+    pub const KEY_VOLUME: &str = "testimony-key";
     /// Prefix of the projected volumes with the ServiceAccount token for a sink: `testimony-auth-<sink>`.
     pub const SINK_TOKEN_VOLUME_PREFIX: &str = "testimony-auth-";
 }
@@ -55,6 +57,10 @@ pub mod path {
     pub const TOKEN: &str = "/var/run/testimony/token/token";
     /// Directory of [`super::pod::STATE_VOLUME`].
     pub const STATE_DIR: &str = "/var/lib/testimony";
+    /// The spool: a folder of [`super::pod::STATE_VOLUME`].
+    pub const SPOOL_DIR: &str = "/var/lib/testimony/spool";
+    /// Directory of [`super::pod::KEY_VOLUME`].
+    pub const SPOOL_KEY_DIR: &str = "/var/run/testimony/key";
     /// One folder for each sink with credentials, one file for each header.
     pub const SINKS_DIR: &str = "/var/run/testimony/sinks";
     /// One folder for each sink with a client certificate, with the files `tls.crt` and `tls.key`.
@@ -132,6 +138,8 @@ pub mod env {
     pub const OPERATOR_CA: &str = "TESTIMONY_OPERATOR_CA";
     /// `true`: the document at admission is a stand-in, and the start waits for the operator's first answer, for a while.
     pub const POLICY_WAIT: &str = "TESTIMONY_POLICY_WAIT";
+    /// Most bytes of the spool; absent: records wait in memory.
+    pub const SPOOL_BYTES_MAX: &str = "TESTIMONY_SPOOL_BYTES_MAX";
     /// Log filter, as of `tracing_subscriber::EnvFilter`.
     pub const LOG: &str = "TESTIMONY_LOG";
 }

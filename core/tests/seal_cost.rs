@@ -30,8 +30,8 @@ impl Host for Counter {
         Some(TestKey::new(1))
     }
 
-    fn reserve(&mut self, _: Wanted) -> bool {
-        true
+    fn reserve(&mut self, _: Wanted) -> Result<(), testimony_core::record::GapReason> {
+        Ok(())
     }
 
     fn write(&mut self, sealed: Sealed<'_>) {

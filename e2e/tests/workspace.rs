@@ -24,8 +24,7 @@ const NEVER: [(&str, &[&str]); 2] = [
 ];
 
 /// Invariants that have code behind them; each is named by a test.
-const INVARIANTS: [&str; 11] =
-    ["ev_1", "ev_2", "sp_1", "sp_2", "sp_3", "ex_1", "px_1", "px_2", "op_1", "op_2", "op_3"];
+const INVARIANTS: [&str; 11] = ["ev_1", "ev_2", "sp_1", "sp_2", "sp_3", "ex_1", "px_1", "px_2", "op_1", "op_2", "op_3"];
 
 /// Most lines of a source file.
 const LINES_MAX: usize = 500;

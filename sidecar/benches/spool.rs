@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 use testimony_core::evidence::hash::Hash;
-use testimony_sidecar::spool::{Boot, Class, Kind, Limits, Read, Settings, SinkRule, Spool};
+use testimony_sidecar::spool::{Boot, Class, Entry, Kind, Limits, Read, Settings, SinkRule, Spool};
 
 const RECORDS: u64 = 200_000;
 
@@ -34,7 +34,7 @@ fn run(folder: &Path, group: u64) {
     let sinks = [SinkRule { name: "a".to_owned(), required: true }];
     let (spool, _events) = Spool::start(settings, &sinks).expect("a spool");
     let handle = spool.handle().clone();
-    let stream = handle.inbox().add_stream(format!("c/n/p/{boot}-0-0").parse().expect("a name"));
+    let stream = handle.inbox().add_stream(format!("c/n/p/{boot}-0-0").parse().expect("a name"), 0);
     // Groups of one wait for the disk each, as Strict does with one exchange in flight.
     let records = if group == 1 { 2_000 } else { RECORDS };
     let payloads: Vec<Vec<u8>> = (0..64).map(payload).collect();
@@ -50,7 +50,9 @@ fn run(folder: &Path, group: u64) {
                 std::thread::yield_now();
                 continue;
             };
-            last = Some(permit.push(stream, Kind::Exchange, seq, Hash([1; 32]), payload).expect("in order"));
+            last = Some(
+                permit.push(Entry::new(stream, Kind::Exchange, seq, Hash([1; 32]), 1), payload).expect("in order"),
+            );
             break;
         }
         pushing += push.elapsed();

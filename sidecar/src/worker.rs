@@ -1,13 +1,15 @@
 //! The worker: data threads that move bytes, and a second runtime for everything else (export, admin, policy).
 
 use crate::admin::{Admin, ConfigView, Ready, State};
+use crate::client::error_line;
 use crate::config::{Config, PolicySource, Target};
-use crate::data::{Random, Recorder, Shared};
-use crate::export::{Exporter, Queue, Settings, SinkFolders};
+use crate::data::{Random, Recorder, Shared, now, recover};
+use crate::export::{self, Exporter, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
 use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
+use crate::spool::{self, Spool, SpoolHandle};
 use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
 use crate::witness::{Ask, Messenger, accompany};
@@ -30,6 +32,9 @@ use tokio::time::{Instant, timeout};
 
 /// How long records may still be sent after the last connection has ended.
 const EXPORT_DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the spool may take to make the last records durable.
+const SPOOL_DRAIN: Duration = Duration::from_secs(2);
 
 /// Longest wait for the operator's first answer, where the document at admission is a stand-in. An operator that is away must
 /// not keep a pod from starting.
@@ -60,8 +65,12 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (sinks, sinks_watch) = watch::channel(sinks_of(&compiled));
     let state = PolicyState::new(&compiled.document().revision, start.source, metrics.clone());
     let policy = Arc::new(ArcSwap::from_pointee(compiled));
-    let (queue, exporter) = exporter(&config, sinks_watch, metrics.clone());
-    let predecessor = predecessor(&metrics, previous);
+    let origin = origin(&config);
+    let (spool, found) = spool(&config, origin.boot, &sinks.borrow()).unzip();
+    let handle = spool.as_ref().map(|spool| spool.handle().clone());
+    let (queue, exporter) = exporter(&config, sinks_watch, metrics.clone(), handle.clone());
+    // The spool's counter page tells exactly what a worker that died took with it.
+    let predecessor = predecessor(&metrics, previous).filter(|_| handle.is_none());
 
     // Without an operator nobody names addresses.
     let names = config.operator.is_some().then(Names::default);
@@ -71,6 +80,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
         in_flight: Arc::default(),
         names: names.clone(),
         queue: queue.clone(),
+        spool: handle.clone(),
         metrics: metrics.clone(),
         tail: tail.clone(),
     };
@@ -81,7 +91,8 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
         Some(_) => threads.iter().map(|_| mpsc::channel(1)).unzip(),
         None => Default::default(),
     };
-    let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch, &origin(&config), asks, predecessor)?;
+    let first = First { lost: predecessor, found };
+    let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch, &origin, asks, first)?;
 
     let (stop_export, export_watch) = watch::channel(None);
     let (stop, stop_watch) = watch::channel(false);
@@ -132,8 +143,15 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
         () = &mut threads_ended => {}
         left = &mut export => anyhow::bail!("the exporter ended by itself: {left:?}"),
     }
+    if let Some(handle) = &handle
+        && !handle.inbox().wait_all_durable(SPOOL_DRAIN).await
+    {
+        tracing::error!("the spool's disk did not take the last records in time");
+    }
     stop_export.send_replace(Some(Instant::now() + EXPORT_DRAIN));
     let left = export.await;
+    // Ends its threads: acknowledgements become durable.
+    drop(spool);
     stop.send_replace(true);
     while tasks.join_next().await.is_some() {}
     if left.records > 0 || left.undeclared > 0 {
@@ -186,7 +204,33 @@ fn apply(policy: Arc<ArcSwap<Compiled>>, sinks: watch::Sender<Arc<[DocumentSink]
     })
 }
 
-fn exporter(config: &Config, sinks: watch::Receiver<Arc<[DocumentSink]>>, metrics: Arc<Metrics>) -> (Queue, Exporter) {
+/// Starts the spool. Where it cannot be, records wait in memory: audit is never in the way.
+fn spool(config: &Config, boot: u128, sinks: &[DocumentSink]) -> Option<(Spool, mpsc::Receiver<spool::Event>)> {
+    let wanted = config.spool.as_ref()?;
+    let settings = spool::Settings {
+        folder: wanted.folder.clone(),
+        key_folder: wanted.key_folder.clone(),
+        limit_bytes: wanted.bytes_max,
+        limits: spool::Limits::default(),
+        boot: spool::Boot(boot.to_be_bytes()),
+        recovery: None,
+        now_unix_nanos: || now().wall_ns,
+    };
+    match Spool::start(settings, &export::rules(sinks)) {
+        Ok(started) => Some(started),
+        Err(error) => {
+            tracing::error!(error = error_line(&error), "there is no spool; records wait in memory");
+            None
+        }
+    }
+}
+
+fn exporter(
+    config: &Config,
+    sinks: watch::Receiver<Arc<[DocumentSink]>>,
+    metrics: Arc<Metrics>,
+    spool: Option<SpoolHandle>,
+) -> (Queue, Exporter) {
     let settings = Settings {
         resource: otlp::resource(config.workload.resource_attributes()).into(),
         folders: SinkFolders {
@@ -197,6 +241,7 @@ fn exporter(config: &Config, sinks: watch::Receiver<Arc<[DocumentSink]>>, metric
         namespace: config.workload.namespace.clone(),
         sink_headers: config.sink_headers.clone(),
         metrics,
+        spool,
     };
     crate::export::new(settings, sinks)
 }
@@ -259,6 +304,15 @@ fn split(config: &Config, listeners: Listeners) -> anyhow::Result<(Option<TcpLis
     Ok((listeners.admin, threads))
 }
 
+/// What the first data thread tells of earlier processes.
+#[derive(Default)]
+struct First {
+    /// What a worker lost that had no spool.
+    lost: Option<Gap>,
+    /// What the spool finds.
+    found: Option<mpsc::Receiver<spool::Event>>,
+}
+
 fn start_threads(
     threads: Vec<ThreadListeners>,
     pod: &Arc<Pod>,
@@ -266,20 +320,20 @@ fn start_threads(
     drain: &watch::Receiver<Drain>,
     origin: &Origin,
     asks: Vec<mpsc::Sender<Ask>>,
-    mut predecessor: Option<Gap>,
+    mut first: First,
 ) -> anyhow::Result<JoinSet<()>> {
     let mut running = JoinSet::new();
     let mut asks = asks.into_iter();
     for (at, listeners) in threads.into_iter().enumerate() {
         let (pod, shared, drain) = (pod.clone(), shared.clone(), drain.clone());
-        let (asks, lost) = (asks.next(), predecessor.take());
+        let (asks, first) = (asks.next(), std::mem::take(&mut first));
         let thread = u32::try_from(at).unwrap_or(u32::MAX);
         let origin = Origin { thread, witness: asks.is_some(), ..origin.clone() };
         let (ended, end) = oneshot::channel::<()>();
         std::thread::Builder::new()
             .name(format!("data-{at}"))
             .spawn(move || {
-                if let Err(error) = data_thread(listeners, pod, shared, drain, origin, asks, lost) {
+                if let Err(error) = data_thread(listeners, pod, shared, drain, origin, asks, first) {
                     tracing::error!(%error, "data thread");
                 }
                 drop(ended);
@@ -300,13 +354,18 @@ fn data_thread(
     drain: watch::Receiver<Drain>,
     origin: Origin,
     asks: Option<mpsc::Sender<Ask>>,
-    lost: Option<Gap>,
+    first: First,
 ) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
+        let spool = shared.spool.clone();
         let recorder = Recorder::new(shared, origin).context("open the stream")?;
-        if let Some(gap) = lost {
-            recorder.lose(gap);
+        if let Some(gap) = first.lost {
+            recorder.lose(gap, None);
+        }
+        let mut recovering = JoinSet::new();
+        if let (Some(found), Some(spool)) = (first.found, spool) {
+            recovering.spawn_local(recover(recorder.clone(), found, spool));
         }
         let mut loops = JoinSet::new();
         for (listener, direction, target) in listeners {
@@ -322,7 +381,13 @@ fn data_thread(
             () = async { while loops.join_next().await.is_some() {} } => {}
             () = recorder.keep() => {}
         }
+        recovering.abort_all();
         recorder.close();
+        // The head of `close` is signed when it is durable (H1).
+        let ended = timeout(SPOOL_DRAIN, recorder.settled()).await;
+        if ended.is_err() {
+            tracing::error!("the stream's last head is not durable in time");
+        }
         if timeout(WITNESS_DRAIN, accompanied.join_next()).await.is_err() {
             tracing::warn!("the witness did not see the stream's end in time");
         }

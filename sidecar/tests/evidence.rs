@@ -29,6 +29,7 @@ fn shared(rig: &Rig) -> Shared {
         in_flight: Arc::default(),
         names: None,
         queue: rig.queue.clone(),
+        spool: None,
         metrics: rig.metrics.clone(),
         tail: Tail::default(),
     }

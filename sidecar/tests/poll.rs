@@ -37,6 +37,7 @@ fn start(operator_url: String, ca_pem: String, sink: &str) -> Rig {
         namespace: None,
         sink_headers: Default::default(),
         metrics: metrics.clone(),
+        spool: None,
     };
     let (queue, exporter) = export::new(settings, policy);
     let state = PolicyState::new("r0", PolicySource::Environment, metrics.clone());

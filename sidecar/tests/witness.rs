@@ -158,6 +158,7 @@ impl Scene {
             in_flight: Arc::default(),
             names: None,
             queue: rig.queue.clone(),
+            spool: None,
             metrics: rig.metrics.clone(),
             tail: Tail::default(),
         };

@@ -11,11 +11,16 @@ pub enum GapReason {
     RecordTooLong,
     /// The stream was closed already.
     Closed,
+    /// The spool is full: sinks take less than comes.
+    SpoolFull,
+    /// The spool's disk fails.
+    DiskFailed,
 }
 
 impl GapReason {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::QueueFull, Self::WorkerDied, Self::RecordTooLong, Self::Closed];
+    pub const ALL: [Self; 6] =
+        [Self::QueueFull, Self::WorkerDied, Self::RecordTooLong, Self::Closed, Self::SpoolFull, Self::DiskFailed];
 
     /// As it stands in records and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -24,6 +29,8 @@ impl GapReason {
             Self::WorkerDied => "worker_died",
             Self::RecordTooLong => "record_too_long",
             Self::Closed => "closed",
+            Self::SpoolFull => "spool_full",
+            Self::DiskFailed => "disk_failed",
         }
     }
 }

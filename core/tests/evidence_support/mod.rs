@@ -54,8 +54,8 @@ impl Host for TestHost {
         Some(TestKey::new(self.keys))
     }
 
-    fn reserve(&mut self, _: Wanted) -> bool {
-        !self.full
+    fn reserve(&mut self, _: Wanted) -> Result<(), testimony_core::record::GapReason> {
+        if self.full { Err(testimony_core::record::GapReason::QueueFull) } else { Ok(()) }
     }
 
     fn write(&mut self, sealed: Sealed<'_>) {

@@ -175,8 +175,8 @@ impl Host for Thread {
         Some(NoKey)
     }
 
-    fn reserve(&mut self, _: Wanted) -> bool {
-        true
+    fn reserve(&mut self, _: Wanted) -> Result<(), testimony_core::record::GapReason> {
+        Ok(())
     }
 
     fn write(&mut self, sealed: Sealed<'_>) {

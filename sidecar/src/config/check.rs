@@ -2,6 +2,7 @@
 
 use super::{HostPort, Problem};
 use crate::client::{Endpoint, server_name, tls_config};
+use crate::spool::LIMIT_BYTES_MIN;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use testimony_core::policy::{
@@ -155,6 +156,16 @@ pub(super) fn host_port(field: &str, value: &str, problems: &mut Vec<Problem>) -
         problems.push(Problem::of(field, value, "is not HOST:PORT", "use for example 127.0.0.1:3000 or [::1]:3000"));
     }
     parsed
+}
+
+/// Most bytes of the spool.
+pub(super) fn spool_bytes(field: &str, value: &str, problems: &mut Vec<Problem>) -> Option<u64> {
+    let bytes = value.parse().ok().filter(|bytes| *bytes >= LIMIT_BYTES_MIN);
+    if bytes.is_none() {
+        let fix = format!("use a number of bytes, at least {LIMIT_BYTES_MIN}");
+        problems.push(Problem::of(field, value, "is no size that a spool works with", fix));
+    }
+    bytes
 }
 
 /// A log filter.

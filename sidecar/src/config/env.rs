@@ -1,7 +1,10 @@
 //! Configuration from the environment of an injected pod.
 
-use super::check::{document_problems, log_filter};
-use super::{Config, ConfigError, DRAIN_DEFAULT, Listen, Listener, Operator, PolicySource, Problem, Target, Workload};
+use super::check::{document_problems, log_filter, spool_bytes};
+use super::{
+    Config, ConfigError, DRAIN_DEFAULT, Listen, Listener, Operator, PolicySource, Problem, SpoolConfig, Target,
+    Workload,
+};
 use crate::client::{Endpoint, tls_config};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -44,6 +47,7 @@ pub fn from_env(vars: &dyn Vars) -> Result<Config, ConfigError> {
     let image = reader.optional(env::IMAGE);
     let log = reader.optional(env::LOG).unwrap_or_else(|| "info".to_owned());
     log_filter(env::LOG, &log, &mut reader.problems);
+    let spool = reader.spool();
     match policy {
         Some(policy) if reader.problems.is_empty() => Ok(Config {
             workload,
@@ -55,6 +59,7 @@ pub fn from_env(vars: &dyn Vars) -> Result<Config, ConfigError> {
             policy_source: PolicySource::Environment,
             operator,
             state_dir: Some(PathBuf::from(path::STATE_DIR)),
+            spool,
             sinks_dir: PathBuf::from(path::SINKS_DIR),
             sink_headers: BTreeMap::new(),
             data_threads: 1,
@@ -96,6 +101,12 @@ impl Reader<'_> {
                 false
             }
         }
+    }
+
+    fn spool(&mut self) -> Option<SpoolConfig> {
+        let text = self.optional(env::SPOOL_BYTES_MAX)?;
+        let bytes_max = spool_bytes(env::SPOOL_BYTES_MAX, &text, &mut self.problems)?;
+        Some(SpoolConfig { folder: path::SPOOL_DIR.into(), key_folder: path::SPOOL_KEY_DIR.into(), bytes_max })
     }
 
     fn names(&self, field: &str) -> bool {

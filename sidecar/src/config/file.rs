@@ -1,9 +1,9 @@
 //! Configuration from a YAML file: on a laptop or a VM, `testimony-sidecar run --config FILE`.
 
-use super::check::{document_problems, host_port, log_filter, socket_addr};
+use super::check::{document_problems, host_port, log_filter, socket_addr, spool_bytes};
 use super::{
     Config, ConfigError, DATA_THREADS_MAX, DRAIN_DEFAULT, DRAIN_S_MAX, Listen, Listener, PolicySource, Problem,
-    SinkHeader, Target, Vars, Workload,
+    SinkHeader, SpoolConfig, Target, Vars, Workload,
 };
 use crate::client::{Secret, is_sink_header};
 use serde::Deserialize;
@@ -37,9 +37,19 @@ struct File {
     sinks: Vec<FileSink>,
     sinks_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
+    spool: Option<FileSpool>,
     data_threads: Option<usize>,
     drain_seconds: Option<u64>,
     log: Option<String>,
+}
+
+/// Where records wait until they are delivered.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct FileSpool {
+    dir: PathBuf,
+    key_dir: PathBuf,
+    bytes_max: u64,
 }
 
 #[derive(Deserialize)]
@@ -163,6 +173,10 @@ pub fn from_yaml(text: &str, vars: &dyn Vars) -> Result<Config, ConfigError> {
         ..Workload::default()
     };
     let (sinks_dir, state_dir) = (file.sinks_dir.clone(), file.state_dir.clone());
+    let spool = file.spool.and_then(|spool| {
+        let bytes_max = spool_bytes("spool.bytesMax", &spool.bytes_max.to_string(), &mut problems)?;
+        Some(SpoolConfig { folder: spool.dir, key_folder: spool.key_dir, bytes_max })
+    });
     let policy = document(file.policy, file.sinks, directions, &mut problems);
     match listen {
         Some(listen) if problems.is_empty() => Ok(Config {
@@ -175,6 +189,7 @@ pub fn from_yaml(text: &str, vars: &dyn Vars) -> Result<Config, ConfigError> {
             policy_source: PolicySource::File,
             operator: None,
             state_dir,
+            spool,
             sinks_dir: sinks_dir.unwrap_or_else(|| PathBuf::from(path::SINKS_DIR)),
             sink_headers,
             data_threads,

@@ -48,6 +48,8 @@ pub struct Config {
     pub operator: Option<Operator>,
     /// Folder that survives the process; absent: nothing is kept for restarts.
     pub state_dir: Option<PathBuf>,
+    /// Where records wait until they are delivered; absent: in memory.
+    pub spool: Option<SpoolConfig>,
     /// One folder for each sink with credentials, one file for each header.
     pub sinks_dir: PathBuf,
     /// Headers of sinks that the file takes from environment variables, by the sink's name.
@@ -58,6 +60,17 @@ pub struct Config {
     pub drain: Duration,
     /// Log filter, as of `tracing_subscriber::EnvFilter`.
     pub log: String,
+}
+
+/// The spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// Its folder, on disk.
+    pub folder: PathBuf,
+    /// The folder with the key that its keys are wrapped under: in memory, and it outlives the process.
+    pub key_folder: PathBuf,
+    /// Most bytes of all its files, at least [`crate::spool::LIMIT_BYTES_MIN`].
+    pub bytes_max: u64,
 }
 
 /// Where a policy document comes from.

@@ -4,10 +4,12 @@ mod desk;
 mod key;
 mod random;
 mod recorder;
+mod recovery;
 
 pub use key::EpochKey;
 pub use random::Random;
 pub use recorder::{FLUSH_AFTER, NoStream, Recorder, Shared};
+pub use recovery::recover;
 
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

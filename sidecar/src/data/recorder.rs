@@ -1,14 +1,16 @@
 //! The recorder of one data thread: takes redacted records, seals them into its stream, hands whole batches over.
 
-use super::desk::Desk;
+use super::desk::{Desk, Out};
 use super::{EpochKey, now};
 use crate::export::{LossReason, Queue};
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
+use crate::spool::{Durable, Place, SpoolHandle};
 use crate::tail::Tail;
 use crate::witness::Shown;
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +19,7 @@ use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Stream}
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{Compiled, Direction};
 use testimony_core::record::{Gap, GapReason, Record, Redacted, Stamp, Typ};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// A batch leaves the data thread when its first record is this old, full or not.
 pub const FLUSH_AFTER: Duration = Duration::from_millis(100);
@@ -31,8 +33,10 @@ pub struct Shared {
     pub in_flight: Arc<Mutex<InFlight>>,
     /// Names of addresses; `None` where nobody tells them.
     pub names: Option<Names>,
-    /// Where batches go.
+    /// What the sinks say; and where batches go, where there is no spool.
     pub queue: Queue,
+    /// Where records wait; `None`: in memory.
+    pub spool: Option<SpoolHandle>,
     /// Where to count.
     pub metrics: Arc<Metrics>,
     /// People who look at records as they are made.
@@ -48,6 +52,9 @@ pub enum NoStream {
     /// The system gave no randomness.
     #[error("no randomness for a key")]
     Key,
+    /// The counter page has no room for this thread.
+    #[error("no room for data thread {0} on the spool's counter page")]
+    Page(u32),
 }
 
 /// Handle of one data thread's recorder; clones share it.
@@ -66,6 +73,30 @@ struct Inner {
     stream: Stream<EpochKey>,
     desk: Desk,
     policy: Arc<Compiled>,
+    /// Sinks of which holes tell, that are durable with this entry of the spool.
+    told: VecDeque<(Place, Arc<str>)>,
+    /// Somebody waits for more to become durable.
+    waited: bool,
+}
+
+/// The way out of a data thread.
+fn out(shared: &Shared, thread: u32) -> Result<Out, NoStream> {
+    let Some(spool) = &shared.spool else { return Ok(Out::memory(shared.queue.clone())) };
+    let number = usize::try_from(thread).unwrap_or(usize::MAX);
+    let counters = spool.page().thread(number).ok_or(NoStream::Page(thread))?;
+    Ok(Out::spool(spool.inbox().clone(), counters))
+}
+
+/// Waits for news of what is durable, where there is a spool.
+async fn more_durable(durable: &mut Option<watch::Receiver<Durable>>) {
+    let changed = match durable {
+        Some(durable) => durable.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        // There is no spool, or it has ended: no more will be.
+        std::future::pending::<()>().await;
+    }
 }
 
 impl Recorder {
@@ -76,14 +107,15 @@ impl Recorder {
     pub fn new(shared: Shared, origin: Origin) -> Result<Self, NoStream> {
         let shown_stirred = Rc::new(Notify::new());
         let shown = origin.witness.then(|| Shown::new(shown_stirred.clone()));
-        let mut desk = Desk::new(shared.queue.clone(), shared.metrics.clone(), shared.tail.clone(), shown);
+        let out = out(&shared, origin.thread)?;
+        let mut desk = Desk::new(out, shared.metrics.clone(), shared.tail.clone(), shown);
         let policy = shared.policy.load_full();
         let key = desk.key().ok_or(NoStream::Key)?;
         let thread = origin.thread;
         let stream = Stream::open(origin, key, &policy.document().revision, now(), &mut desk)?;
         let stirred = Rc::new(Notify::new());
         stirred.notify_one();
-        let inner = Rc::new(RefCell::new(Inner { stream, desk, policy }));
+        let inner = Rc::new(RefCell::new(Inner { stream, desk, policy, told: VecDeque::new(), waited: false }));
         Ok(Self { shared, inner, stirred, shown_stirred, thread })
     }
 
@@ -126,25 +158,69 @@ impl Recorder {
         &self.shared
     }
 
-    /// Declares exchanges that an earlier process saw.
-    pub fn lose(&self, gap: Gap) {
-        self.inner.borrow_mut().stream.lose(gap, None);
+    /// Declares exchanges that an earlier process saw; `lost`: its stream, if that is known.
+    pub fn lose(&self, gap: Gap, lost: Option<StreamId>) {
+        self.inner.borrow_mut().stream.lose(gap, lost);
         self.stirred.notify_one();
+    }
+
+    /// Seals what others tell: `seal` says whether there was room.
+    pub fn tell(&self, seal: impl FnOnce(&mut Stream<EpochKey>, Stamp, &mut Desk) -> bool) -> bool {
+        let now = now();
+        let mut guard = self.inner.borrow_mut();
+        let Inner { stream, desk, .. } = &mut *guard;
+        let told = seal(stream, now, desk);
+        guard.settle(&self.shared, &self.stirred, now);
+        told
+    }
+
+    /// Declares the gaps that are not declared yet, as far as there is room.
+    pub fn declare(&self) -> bool {
+        self.tell(|stream, now, desk| stream.declare(now, desk))
+    }
+
+    /// Waits until every head is signed and durable: what is to be done after [`Recorder::close`].
+    pub async fn settled(&self) {
+        let mut durable = self.inner.borrow_mut().desk.spooled().map(|spooled| spooled.watch());
+        while self.inner.borrow().waits() {
+            more_durable(&mut durable).await;
+            let now = now();
+            self.inner.borrow_mut().settle(&self.shared, &self.stirred, now);
+        }
+    }
+
+    /// Waits until all that was sealed so far is durable. Without a spool it is, as far as it gets.
+    pub async fn all_durable(&self) {
+        let (last, watch) = match self.inner.borrow_mut().desk.spooled() {
+            Some(spooled) => (spooled.last(), spooled.watch()),
+            None => return,
+        };
+        let Some(last) = last else { return };
+        let mut watch = watch;
+        // An error: the spool has ended.
+        let _ = watch.wait_for(|durable| durable.covers(last)).await;
     }
 
     /// Keeps the stream's schedule, hands over batches that have waited, and tells what sinks lost. Never ends.
     pub async fn keep(&self) {
         let losses = self.shared.queue.losses_told();
+        let mut durable = self.inner.borrow_mut().desk.spooled().map(|spooled| spooled.watch());
         loop {
-            let due_ns = self.inner.borrow().stream.due_ns();
+            let (due_ns, waits) = {
+                let inner = self.inner.borrow();
+                (inner.stream.due_ns(), inner.waits())
+            };
             let wait = Duration::from_nanos(due_ns.saturating_sub(now().mono_ns));
             tokio::select! {
                 () = self.stirred.notified() => {
-                    tokio::time::sleep(FLUSH_AFTER).await;
+                    if durable.is_none() {
+                        tokio::time::sleep(FLUSH_AFTER).await;
+                    }
                     self.tick();
                     self.flush();
                 }
                 () = tokio::time::sleep(wait) => self.tick(),
+                () = more_durable(&mut durable), if waits => self.tick(),
                 () = losses.notified(), if self.tells_losses() => self.tell_losses(),
             }
         }
@@ -167,7 +243,7 @@ impl Recorder {
     pub fn tell_losses(&self) {
         let now = now();
         let mut guard = self.inner.borrow_mut();
-        let Inner { stream, desk, .. } = &mut *guard;
+        let Inner { stream, desk, told, .. } = &mut *guard;
         for (sink, loss) in self.shared.queue.take_losses() {
             let nodes: Vec<_> = loss.range.nodes().collect();
             let facts = HoleFacts {
@@ -180,6 +256,11 @@ impl Recorder {
             };
             if !stream.hole(&facts, now, desk) {
                 self.shared.queue.return_loss(&sink, loss);
+                continue;
+            }
+            match desk.spooled().and_then(|spooled| spooled.last()) {
+                Some(place) => told.push_back((place, sink)),
+                None => self.shared.queue.losses_durable(&sink),
             }
         }
         guard.settle(&self.shared, &self.stirred, now);
@@ -208,6 +289,11 @@ impl Recorder {
 }
 
 impl Inner {
+    /// Whether somebody waits for more to become durable.
+    fn waits(&self) -> bool {
+        self.stream.awaits_durable() || self.desk.has_heads() || !self.told.is_empty()
+    }
+
     /// After each step: a policy that changed is told, heads are signed, a full batch goes.
     fn settle(&mut self, shared: &Shared, stirred: &Notify, now: Stamp) {
         let in_force = shared.policy.load();
@@ -216,10 +302,25 @@ impl Inner {
         {
             self.policy = Arc::clone(&in_force);
         }
-        if self.stream.awaits_durable() {
-            // What waits in memory is as durable as it gets.
-            self.stream.durable(self.stream.position(), now, &mut self.desk);
+        if self.stream.awaits_durable()
+            && let Some(upto) = self.desk.durable(self.stream.position())
+        {
+            self.stream.durable(upto, now, &mut self.desk);
         }
+        self.desk.show_heads();
+        if let Some(spooled) = self.desk.spooled() {
+            while self.told.front().is_some_and(|(place, _)| spooled.covers(*place)) {
+                if let Some((_, sink)) = self.told.pop_front() {
+                    shared.queue.losses_durable(&sink);
+                }
+            }
+        }
+        // Whoever keeps the schedule looks at what is durable from now on.
+        let waits = self.desk.spooled().is_some() && self.waits();
+        if waits && !self.waited {
+            stirred.notify_one();
+        }
+        self.waited = waits;
         self.desk.flush_full();
         if self.desk.has_begun() {
             stirred.notify_one();
@@ -270,7 +371,11 @@ impl Shell for Recorder {
     }
 
     fn begin(&mut self) {
-        self.inner.borrow_mut().stream.begin();
+        let mut inner = self.inner.borrow_mut();
+        inner.stream.begin();
+        if let Some(spooled) = inner.desk.spooled() {
+            spooled.counters().begin();
+        }
     }
 
     fn count(&mut self, direction: Direction, outcome: Outcome, none: Option<Unrecorded<'_>>) {
@@ -280,8 +385,15 @@ impl Shell for Recorder {
             Outcome::Unknown => metrics::Outcome::Unknown,
         };
         self.shared.metrics.exchange(direction, outcome);
+        let mut inner = self.inner.borrow_mut();
+        if let Some(spooled) = inner.desk.spooled() {
+            spooled.counters().end(1);
+            if none.is_some() {
+                spooled.counters().none();
+            }
+        }
         if let Some(Unrecorded { revision, rule }) = none {
-            self.inner.borrow_mut().stream.none(revision, rule);
+            inner.stream.none(revision, rule);
             self.shared.metrics.not_recorded();
         }
     }

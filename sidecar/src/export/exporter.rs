@@ -5,6 +5,7 @@ use super::sink::{Control, SinkTask};
 use super::sink_queue::SinkQueue;
 use crate::config::SinkHeader;
 use crate::metrics::Metrics;
+use crate::spool::{SinkRule, SpoolHandle};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ pub struct Settings {
     pub sink_headers: BTreeMap<String, Vec<SinkHeader>>,
     /// Where to count.
     pub metrics: Arc<Metrics>,
+    /// Where records wait; `None`: data threads push them into the queues.
+    pub spool: Option<SpoolHandle>,
 }
 
 /// Where the sinks' files stand: each folder has one folder of each sink's name.
@@ -143,6 +146,9 @@ impl Exporter {
             }
         }
         self.queue.replace_sinks(self.sinks.values().map(|running| running.queue.clone()).collect());
+        if let Some(spool) = &self.settings.spool {
+            spool.set_sinks(rules(&wanted));
+        }
     }
 
     fn follow(&mut self) {
@@ -182,7 +188,12 @@ impl Exporter {
             }
             None => {
                 tracing::error!(sink = %queue.name, "the export task broke off and is started anew");
-                queue.abandon_sending();
+                // What the spool has is read again.
+                if self.settings.spool.is_some() {
+                    queue.clear();
+                } else {
+                    queue.abandon_sending();
+                }
                 if current {
                     let name = queue.name.to_string();
                     self.start(&name);
@@ -192,6 +203,11 @@ impl Exporter {
             }
         }
     }
+}
+
+/// What the spool has to know of the sinks.
+pub fn rules(sinks: &[DocumentSink]) -> Vec<SinkRule> {
+    sinks.iter().map(|sink| SinkRule { name: sink.name.clone(), required: true }).collect()
 }
 
 impl Undelivered {

@@ -18,13 +18,14 @@ mod seals;
 mod secrets;
 mod sink;
 mod sink_queue;
+mod source;
 #[cfg(test)]
 mod testing;
 mod ticket;
 mod transport;
 mod wire;
 
-pub use exporter::{Exporter, Settings, SinkFolders, Undelivered, new};
+pub use exporter::{Exporter, Settings, SinkFolders, Undelivered, new, rules};
 pub use queue::Queue;
 pub use seals::{LOSSES_MAX, Loss, LossReason, Mark, Seals};
 pub use ticket::Ticket;

@@ -67,6 +67,13 @@ impl Queue {
         sinks.iter().flat_map(|sink| sink.take_losses().into_iter().map(|loss| (sink.name.clone(), loss))).collect()
     }
 
+    /// The hole that tells one [`Loss`] of this sink is durable.
+    pub fn losses_durable(&self, sink: &str) {
+        if let Some(queue) = self.shared.sinks.load().iter().find(|queue| *queue.name == *sink) {
+            queue.loss_is_durable();
+        }
+    }
+
     /// There was no room to tell it.
     pub fn return_loss(&self, sink: &str, loss: Loss) {
         if let Some(queue) = self.shared.sinks.load().iter().find(|queue| *queue.name == *sink) {

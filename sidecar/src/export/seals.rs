@@ -29,6 +29,8 @@ pub enum LossReason {
     Rejected,
     /// The export task broke off with them.
     ExportFailed,
+    /// The spool cannot give them any more.
+    SpoolDamaged,
     /// A record over the limit of its body even after cutting: never sealed.
     RecordTooLong,
 }
@@ -54,7 +56,8 @@ pub(super) struct Losses {
 
 impl LossReason {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::QueueFull, Self::Rejected, Self::ExportFailed, Self::RecordTooLong];
+    pub const ALL: [Self; 5] =
+        [Self::QueueFull, Self::Rejected, Self::ExportFailed, Self::SpoolDamaged, Self::RecordTooLong];
 
     /// As it stands in records and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -62,6 +65,7 @@ impl LossReason {
             Self::QueueFull => "queue_full",
             Self::Rejected => "rejected",
             Self::ExportFailed => "export_failed",
+            Self::SpoolDamaged => "spool_damaged",
             Self::RecordTooLong => "record_too_long",
         }
     }
@@ -110,6 +114,15 @@ impl Losses {
             }
         }
         untold
+    }
+
+    /// The same, of a range of which only the compact form is known. False: there is no room.
+    pub fn add_range(&mut self, stream: Arc<StreamId>, range: Range, reason: LossReason) -> bool {
+        let room = self.waiting.len() < LOSSES_MAX;
+        if room {
+            self.waiting.push(Loss { stream, range, reason });
+        }
+        room
     }
 
     pub fn give_back(&mut self, loss: Loss) {

@@ -4,10 +4,13 @@ use super::answer::Verdict;
 use super::exporter::{Settings, Undelivered};
 use super::seals::LossReason;
 use super::sink_queue::{SinkQueue, Taken};
+use super::source::Source;
 use super::transport::{Body, Transport};
 use super::wire::{PartialSuccess, Piece};
 use crate::client::{Backoff, Jitter};
 use crate::metrics::ExportResult;
+use crate::spool::{Boot, Place};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::otlp::export_request;
@@ -39,6 +42,10 @@ pub(super) struct SinkTask {
     transport: Transport,
     backoff: Backoff,
     jitter: Jitter,
+    /// Where records come from, where there is a spool.
+    source: Option<Source>,
+    /// Where what was taken ends in the spool.
+    ends: BTreeMap<Boot, Place>,
 }
 
 /// What became of one piece.
@@ -56,12 +63,17 @@ impl SinkTask {
         let Control { sink, drain } = control.borrow().clone();
         let backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, Jitter::seeded());
         let transport = Transport::new(settings.clone());
-        Self { queue, control, settings, sink, drain, transport, backoff, jitter: Jitter::seeded() }
+        let source = settings.spool.clone().map(|spool| Source::new(spool, queue.name.clone()));
+        let (jitter, ends) = (Jitter::seeded(), BTreeMap::new());
+        Self { queue, control, settings, sink, drain, transport, backoff, jitter, source, ends }
     }
 
     pub(super) async fn run(mut self) -> Undelivered {
         while let Some(taken) = self.next().await {
             let over = self.deliver(taken).await;
+            if over.is_none() {
+                self.done();
+            }
             self.queue.taken_is_done();
             if let Some(mut left) = over {
                 let waiting = self.queue.left();
@@ -80,13 +92,53 @@ impl SinkTask {
             if let Some(taken) = self.queue.take() {
                 return Some(taken);
             }
+            self.acknowledge();
+            if self.read().await {
+                continue;
+            }
             if self.drain.is_some() {
                 return None;
             }
             tokio::select! {
                 () = self.queue.wake.notified() => {}
                 () = changed(&mut self.control, self.drain) => {}
+                () = more(&mut self.source) => {}
             }
+        }
+    }
+
+    /// Takes what the spool has for this sink into its queue. False: nothing now.
+    async fn read(&mut self) -> bool {
+        let Some(source) = &mut self.source else { return false };
+        let Some(due) = source.read().await else { return false };
+        for (stream, range) in due.lost {
+            self.queue.lose_range(stream, range);
+        }
+        if due.batches.is_empty() {
+            source.done(due.ends);
+            return true;
+        }
+        self.ends = due.ends;
+        due.batches.into_iter().for_each(|batch| self.queue.push(batch, 0));
+        true
+    }
+
+    /// All that was taken is delivered, or told as lost.
+    fn done(&mut self) {
+        if let Some(source) = &mut self.source
+            && self.queue.is_empty()
+        {
+            source.done(std::mem::take(&mut self.ends));
+        }
+        self.acknowledge();
+    }
+
+    /// Tells the spool, unless a hole is still to be told durably: after a crash it would be told by nobody.
+    fn acknowledge(&mut self) {
+        if let Some(source) = &mut self.source
+            && !self.queue.has_untold()
+        {
+            source.acknowledge();
         }
     }
 
@@ -263,6 +315,14 @@ impl SinkTask {
                 _ => tracing::warn!(sink = %self.queue.name, state = ?condition, error = shown, "not delivering"),
             }
         }
+    }
+}
+
+/// There may be more in the spool.
+async fn more(source: &mut Option<Source>) {
+    match source {
+        Some(source) => source.changed().await,
+        None => std::future::pending().await,
     }
 }
 

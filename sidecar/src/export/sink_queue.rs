@@ -6,7 +6,9 @@ use crate::data::now;
 use crate::metrics::SinkMetrics;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::seal::Class;
+use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{SinkCondition, SinkState};
 use tokio::sync::{Notify, watch};
 
@@ -34,6 +36,8 @@ struct State {
     losses: Losses,
     /// Losses were told, and nothing was taken since.
     losses_held: bool,
+    /// Losses that were taken to be told, and whose holes are not durable.
+    telling: usize,
     condition: SinkCondition,
     error: Option<String>,
     delivered: u64,
@@ -70,6 +74,7 @@ impl SinkQueue {
             sending: Sending::default(),
             losses: Losses::default(),
             losses_held: false,
+            telling: 0,
             condition: SinkCondition::Unknown,
             error: None,
             delivered: 0,
@@ -123,6 +128,22 @@ impl SinkQueue {
         }
     }
 
+    /// The spool cannot give this sink a range of records.
+    pub(super) fn lose_range(&self, stream: Arc<StreamId>, range: Range) {
+        let records = range.end().saturating_sub(range.begin());
+        let mut state = self.lock();
+        self.metrics.lost(LossReason::SpoolDamaged, records);
+        state.lost = state.lost.saturating_add(records);
+        if !state.losses.add_range(stream, range, LossReason::SpoolDamaged) {
+            tracing::error!(sink = %self.name, records, "lost records cannot be told as a hole");
+        }
+        let told = !state.losses_held;
+        drop(state);
+        if told {
+            self.losses_told.notify_one();
+        }
+    }
+
     fn add_loss(&self, state: &mut State, records: u64, seals: Option<&Seals>, reason: LossReason) {
         self.metrics.lost(reason, records);
         state.lost = state.lost.saturating_add(records);
@@ -146,12 +167,39 @@ impl SinkQueue {
             return Vec::new();
         }
         state.losses_held = true;
-        state.losses.take()
+        let losses = state.losses.take();
+        state.telling = state.telling.saturating_add(losses.len());
+        losses
+    }
+
+    /// A hole tells durably of one loss that was taken.
+    pub(super) fn loss_is_durable(&self) {
+        let mut state = self.lock();
+        state.telling = state.telling.saturating_sub(1);
+        let all = state.telling == 0 && state.losses.is_empty();
+        drop(state);
+        if all {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether nothing waits but what is being sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().batches.is_empty()
+    }
+
+    /// Whether it never gets some records of which no hole tells durably: what stands before is not to be acknowledged to
+    /// the spool.
+    pub(super) fn has_untold(&self) -> bool {
+        let state = self.lock();
+        state.telling > 0 || !state.losses.is_empty()
     }
 
     /// It could not be told.
     pub(super) fn return_loss(&self, loss: Loss) {
-        self.lock().losses.give_back(loss);
+        let mut state = self.lock();
+        state.telling = state.telling.saturating_sub(1);
+        state.losses.give_back(loss);
     }
 
     /// The next batches, at most [`REQUEST_BYTES_MAX`] together unless one batch is larger.
@@ -192,6 +240,14 @@ impl SinkQueue {
     /// All that was taken is done with.
     pub(super) fn taken_is_done(&self) {
         self.lock().sending = Sending::default();
+    }
+
+    /// Whoever sent is gone; all of it is read again.
+    pub(super) fn clear(&self) {
+        let mut state = self.lock();
+        state.batches.clear();
+        state.sending = Sending::default();
+        state.bytes = 0;
     }
 
     /// Whoever sent is gone, and nobody knows what became of it.

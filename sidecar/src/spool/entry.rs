@@ -38,11 +38,13 @@ pub enum Kind {
     Begin = 33,
     /// The exchange of a `Begin` with the same `seq` has its record. Without payload.
     End = 34,
+    /// A signed note for the witness alone: as [`Kind::Head`], but no sink gets it.
+    WitnessHead = 35,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Open,
         Self::Certified,
         Self::Recovered,
@@ -58,6 +60,7 @@ impl Kind {
         Self::Head,
         Self::Begin,
         Self::End,
+        Self::WitnessHead,
     ];
 
     /// From its code.
@@ -117,8 +120,19 @@ pub struct Entry<S> {
     pub seq: u64,
     /// Hash of the leaf; zeros where it is none.
     pub leaf: Hash,
+    /// Exchanges of its own data thread that it tells of: 1 of an exchange, the count of a burst or a gap. So recovery can
+    /// say how many nobody tells of (D3).
+    pub exchanges: u32,
     /// Bytes of its payload.
     pub payload_bytes: u32,
+}
+
+impl Entry<StreamNumber> {
+    /// An entry that is to be put; its payload comes with it.
+    pub fn new(stream: StreamNumber, kind: Kind, seq: u64, leaf: Hash, exchanges: u64) -> Self {
+        let exchanges = u32::try_from(exchanges).unwrap_or(u32::MAX);
+        Self { stream, kind, seq, leaf, exchanges, payload_bytes: 0 }
+    }
 }
 
 /// Entries with their payloads, one after the other: what becomes one frame.

@@ -12,6 +12,7 @@ use super::shelf::{Shared, Shelf, SinkRule, Skipped};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 
 /// What the spool tells.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub(super) struct Common {
     pub(super) control: Mutex<Control>,
     pub(super) shelves: Mutex<BTreeMap<Boot, (PathBuf, Arc<Shared>)>>,
     pub(super) stats: Mutex<Stats>,
+    /// Counts the folders of earlier processes that can be read.
+    pub(super) adopted: watch::Sender<usize>,
 }
 
 /// What the thread is to do.
@@ -111,6 +114,16 @@ impl SpoolHandle {
     pub fn unlock(&self, boot: Boot, segment: u64, key: DataKey) {
         lock(&self.shared.control).unlocked.push((boot, segment, key));
         self.inbox.shared().request();
+    }
+
+    /// Folders that can be read: its own and, as they are found, those of earlier processes.
+    pub fn boots(&self) -> Vec<Boot> {
+        lock(&self.shared.shelves).keys().copied().collect()
+    }
+
+    /// Tells when [`SpoolHandle::boots`] has more.
+    pub fn adopted(&self) -> watch::Receiver<usize> {
+        self.shared.adopted.subscribe()
     }
 
     /// Reads for a sink, from where it stands; `None` while the spool knows neither process nor sink.

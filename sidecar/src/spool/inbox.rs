@@ -1,13 +1,12 @@
 //! The way into the spool: bounded, and a place is reserved before a record is sealed (S3).
 
-use super::entry::{Block, Entry, Kind, StreamNumber};
+use super::entry::{Block, Entry, StreamNumber};
 use super::format::frame::ENTRY_BYTES;
 use super::position::{Durable, Place};
 use super::writer::Room;
 use super::{PAYLOAD_BYTES_MAX, TAG_BYTES};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::stream::StreamId;
 use tokio::sync::watch;
 
@@ -90,7 +89,7 @@ struct State {
     refusing: Option<Refusal>,
     next: Place,
     due: Vec<u64>,
-    new_streams: Vec<(StreamNumber, StreamId)>,
+    new_streams: Vec<(StreamNumber, StreamId, u64)>,
     first_at: Option<Instant>,
     urgent: bool,
     requests: bool,
@@ -131,7 +130,7 @@ pub struct Permit {
 
 /// What the writer takes at once.
 pub(super) struct Batch {
-    pub(super) new_streams: Vec<(StreamNumber, StreamId)>,
+    pub(super) new_streams: Vec<(StreamNumber, StreamId, u64)>,
     pub(super) blocks: Vec<Block<StreamNumber>>,
     pub(super) stopping: bool,
 }
@@ -158,12 +157,12 @@ impl Inbox {
         Self { shared: Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), durable }) }
     }
 
-    /// A stream begins.
-    pub fn add_stream(&self, sid: StreamId) -> StreamNumber {
+    /// A stream begins. `exchanges`: what the data thread's earlier entries told of.
+    pub fn add_stream(&self, sid: StreamId, exchanges: u64) -> StreamNumber {
         let mut state = self.shared.lock();
         let number = StreamNumber(u32::try_from(state.due.len()).unwrap_or(u32::MAX));
         state.due.push(0);
-        state.new_streams.push((number, sid));
+        state.new_streams.push((number, sid, exchanges));
         number
     }
 
@@ -241,6 +240,18 @@ impl Inbox {
         matches!(tokio::time::timeout(patience, covered).await, Ok(Ok(_)))
     }
 
+    /// Waits until all that was put so far is durable, at most so long; returns whether it is.
+    pub async fn wait_all_durable(&self, patience: Duration) -> bool {
+        let next = self.shared.lock().next;
+        if next == Place::default() {
+            return true;
+        }
+        self.hurry();
+        let mut durable = self.durable();
+        let covered = durable.wait_for(|durable| durable.end() >= next);
+        matches!(tokio::time::timeout(patience, covered).await, Ok(Ok(_)))
+    }
+
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -257,25 +268,18 @@ impl Permit {
     ///
     /// # Errors
     /// A defect of who puts it; nothing was put.
-    pub fn push(
-        &mut self,
-        stream: StreamNumber,
-        kind: Kind,
-        seq: u64,
-        leaf: Hash,
-        payload: &[u8],
-    ) -> Result<Place, PushError> {
+    pub fn push(&mut self, entry: Entry<StreamNumber>, payload: &[u8]) -> Result<Place, PushError> {
         let bytes = payload.len() as u64;
         let cost = on_disk(bytes, 1);
         if bytes > self.payload_bytes || cost > self.on_disk {
             return Err(PushError::BeyondReservation);
         }
         let mut state = self.shared.lock();
-        let at = usize::try_from(stream.0).unwrap_or(usize::MAX);
+        let at = usize::try_from(entry.stream.0).unwrap_or(usize::MAX);
         let due = state.due.get_mut(at).ok_or(PushError::UnknownStream)?;
-        if kind.is_leaf() {
-            if *due != seq {
-                return Err(PushError::WrongSeq { found: seq, due: *due });
+        if entry.kind.is_leaf() {
+            if *due != entry.seq {
+                return Err(PushError::WrongSeq { found: entry.seq, due: *due });
             }
             *due = due.saturating_add(1);
         }
@@ -289,7 +293,7 @@ impl Permit {
             state.blocks.push(Block::default());
         }
         if let Some(block) = state.blocks.last_mut() {
-            block.push(Entry { stream, kind, seq, leaf, payload_bytes: 0 }, payload);
+            block.push(entry, payload);
         }
         let before = state.waiting_bytes;
         state.waiting_bytes = before.saturating_add(payload.len());

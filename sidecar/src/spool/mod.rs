@@ -28,12 +28,16 @@ pub use boots::{Boot, BootError, Boots, Predecessor};
 pub use entry::{Block, Entry, Kind, StreamNumber};
 pub use handle::{Event, Found, SpoolHandle, Stats};
 pub use inbox::{Class, Inbox, Limits, Permit, PushError, Refusal};
+pub use page::THREADS_MAX as COUNTED_THREADS_MAX;
 pub use page::{CounterPage, Counters, ThreadCounters, kernel_boot_id};
 pub use position::{Durable, Place, Released, Written};
 pub use reader::{Read, ReadBlock, ReadEntry, ReadError, Reader};
 pub use shelf::{AckError, Shelf, SinkRule, Skipped};
 pub use thread::{Settings, Spool, StartError};
 pub use writer::{Fault, Room, Writer, WriterSettings};
+
+/// Reads a folder of the system.
+pub type FolderReader = Reader<disk::Folder>;
 
 /// A segment is closed, and another made, when it is this long.
 pub const SEGMENT_BYTES_MAX: u64 = 8 * 1024 * 1024;

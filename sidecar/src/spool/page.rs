@@ -21,7 +21,7 @@ pub const FILE: &str = "counters";
 /// Its length.
 pub const PAGE_BYTES: usize = 4096;
 
-/// Numbers of one thread: begun, sealed, ended, last seq, last time, and room for three more.
+/// Numbers of one thread: begun, sealed, ended, last seq, last time, not wanted, and room for two more.
 const CELL_NUMBERS: usize = 8;
 
 /// Numbers before the first thread's: magic, version, boot id of the kernel.
@@ -58,6 +58,8 @@ pub struct Counters {
     pub last_seq: u64,
     /// Time of it, in ns since the epoch.
     pub last_unix_nanos: u64,
+    /// Exchanges that ended, and policy wants no record of them.
+    pub none: u64,
 }
 
 struct Map(NonNull<AtomicU64>);
@@ -149,6 +151,11 @@ impl ThreadCounters {
     pub fn end(&self, count: u64) {
         self.map.add(self.at + 2, count);
     }
+
+    /// An exchange ended of which policy wants no record.
+    pub fn none(&self) {
+        self.map.add(self.at + 5, 1);
+    }
 }
 
 impl Counters {
@@ -171,8 +178,9 @@ impl Counters {
         for _ in 0..THREADS_MAX {
             let (begun, sealed, ended) = (cursor.u64()?, cursor.u64()?, cursor.u64()?);
             let (last_seq, last_unix_nanos) = (cursor.u64()?, cursor.u64()?);
-            cursor.take((CELL_NUMBERS - 5) * 8)?;
-            threads.push(Self { begun, sealed, ended, last_seq, last_unix_nanos });
+            let none = cursor.u64()?;
+            cursor.take((CELL_NUMBERS - 6) * 8)?;
+            threads.push(Self { begun, sealed, ended, last_seq, last_unix_nanos, none });
         }
         while threads.last() == Some(&Self::default()) {
             threads.pop();
@@ -200,12 +208,13 @@ mod tests {
         first.begin();
         first.seal(4, 99);
         first.end(1);
+        first.none();
         third.begin();
         assert!(page.thread(THREADS_MAX).is_none());
         drop((page, first, third));
         let bytes = fs::read(folder.join(FILE)).expect("the file");
         let (boot, threads) = Counters::parse(&bytes).expect("a page");
-        let counted = Counters { begun: 2, sealed: 1, ended: 1, last_seq: 4, last_unix_nanos: 99 };
+        let counted = Counters { begun: 2, sealed: 1, ended: 1, last_seq: 4, last_unix_nanos: 99, none: 1 };
         let begun = Counters { begun: 1, ..Counters::default() };
         assert_eq!((boot, threads), (7, vec![counted, Counters::default(), begun]));
         assert_ne!(kernel_boot_id(), 0);

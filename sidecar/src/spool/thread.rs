@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// How often acknowledgements are made durable, old segments go, and a disk that failed is tried again.
 const TICK: Duration = Duration::from_secs(1);
@@ -94,6 +94,7 @@ impl Spool {
             control: Mutex::<Control>::default(),
             shelves: Mutex::new(BTreeMap::from([(settings.boot, (folder, shared))])),
             stats: Mutex::default(),
+            adopted: watch::channel(0).0,
         };
         let handle = SpoolHandle { inbox, page, boot: settings.boot, shared: Arc::new(common) };
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
@@ -166,6 +167,7 @@ fn recover(
                 lock(&handle.shared.shelves).insert(predecessor.boot, shelf);
                 lock(&handle.shared.control).adopted.push((scanned.shelf, predecessor));
                 handle.inbox.shared().request();
+                handle.shared.adopted.send_modify(|count| *count = count.saturating_add(1));
                 let counters_exact = kernel != 0 && kernel == kernel_boot_id();
                 let found = Found { report: scanned.report, counters, counters_exact };
                 if events.blocking_send(Event::Found(Box::new(found))).is_err() {
@@ -211,8 +213,8 @@ impl Work {
         loop {
             let batch = self.handle.inbox.shared().next(TICK);
             self.follow();
-            for (number, sid) in batch.new_streams {
-                self.writer.add_stream(number, sid);
+            for (number, sid, exchanges) in batch.new_streams {
+                self.writer.add_stream(number, sid, exchanges);
             }
             let (mut entries, mut bytes) = self.writer.pending();
             for block in &batch.blocks {

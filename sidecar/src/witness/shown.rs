@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use testimony_core::evidence::seal::{Head, Sealed, Signer};
+use testimony_core::evidence::note::{PublicKey, SignedNote};
+use testimony_core::evidence::seal::{Sealed, Signer};
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::witness::Outcome;
 use testimony_core::evidence::witness::client::Client;
@@ -79,14 +80,15 @@ impl Shown {
         }
     }
 
-    /// A head was signed; all that it covers is durable (D1).
-    pub fn head(&mut self, head: &Head<'_>) {
-        let of_head = self.streams.iter_mut().find(|showing| Arc::ptr_eq(&showing.stream, head.stream()));
+    /// A head was signed; it and all that it covers is durable (D1, H1).
+    pub fn head(&mut self, stream: &Arc<StreamId>, note: SignedNote, next_key: Option<PublicKey>) {
+        let of_head = self.streams.iter_mut().find(|showing| Arc::ptr_eq(&showing.stream, stream));
         let Some(showing) = of_head else { return };
-        if showing.client.head(head.note().clone(), head.next_key()) {
+        let size = note.checkpoint.size;
+        if showing.client.head(note, next_key) {
             self.stirred.notify_one();
         } else {
-            tracing::error!(stream = %showing.stream, size = head.position().size, "a head cannot be shown to the witness");
+            tracing::error!(%stream, size, "a head cannot be shown to the witness");
         }
     }
 

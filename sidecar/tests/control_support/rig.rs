@@ -11,6 +11,7 @@ use testimony_core::policy::{DocumentSink, SinkState};
 use testimony_sidecar::config::SinkHeader;
 use testimony_sidecar::export::{self, Batch, Queue, Settings, SinkFolders, Undelivered};
 use testimony_sidecar::metrics::Metrics;
+use testimony_sidecar::spool::SpoolHandle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,11 +28,12 @@ pub struct Options {
     pub sinks: Vec<DocumentSink>,
     pub folders: SinkFolders,
     pub sink_headers: BTreeMap<String, Vec<SinkHeader>>,
+    pub spool: Option<SpoolHandle>,
 }
 
 impl Options {
     pub fn new(sinks: Vec<DocumentSink>) -> Self {
-        Self { sinks, folders: SinkFolders::default(), sink_headers: BTreeMap::new() }
+        Self { sinks, folders: SinkFolders::default(), sink_headers: BTreeMap::new(), spool: None }
     }
 }
 
@@ -51,6 +53,7 @@ impl Rig {
             namespace: Some("shop".to_owned()),
             sink_headers: options.sink_headers,
             metrics: metrics.clone(),
+            spool: options.spool,
         };
         let (queue, exporter) = export::new(settings, watched);
         before.iter().cloned().for_each(|batch| queue.push(batch, None));

@@ -45,12 +45,15 @@ pub trait Host {
     fn key(&mut self) -> Option<Self::Key>;
     /// A stream is about to begin, and this is its first key: what its certificate is asked for (K1).
     fn opens(&mut self, _stream: &Arc<StreamId>, _key: &Self::Key) {}
-    /// Reserves a place. False: there is none, and the record is not sealed (S3).
-    fn reserve(&mut self, wanted: Wanted) -> bool;
+    /// Reserves a place.
+    ///
+    /// # Errors
+    /// There is none, and why: the record is not sealed (S3).
+    fn reserve(&mut self, wanted: Wanted) -> Result<(), GapReason>;
     /// Takes what was sealed into the place that was reserved last. The first record of a stream comes without a
     /// reservation: there is always room for that one.
     fn write(&mut self, sealed: Sealed<'_>);
-    /// Takes a signed head.
+    /// Takes a signed head. Heads come without a reservation: there are few, and a key may sign only once more (K2).
     fn head(&mut self, head: Head<'_>);
 }
 
@@ -75,6 +78,7 @@ pub struct Sealed<'a> {
     pub(super) body: &'a [u8],
     pub(super) log: &'a [u8],
     pub(super) start_ns: u64,
+    pub(super) exchanges: u64,
 }
 
 impl<'a> Sealed<'a> {
@@ -111,6 +115,11 @@ impl<'a> Sealed<'a> {
     /// Its canonical body.
     pub fn body(&self) -> &'a [u8] {
         self.body
+    }
+
+    /// Exchanges of its own thread that it tells of: 1 of an exchange, the count of a burst or of a gap.
+    pub fn exchanges(&self) -> u64 {
+        self.exchanges
     }
 
     /// The OTLP LogRecord.

@@ -62,7 +62,7 @@ impl<K: Signer> Stream<K> {
             return true;
         }
         let before = std::mem::replace(&mut self.revision, revision.into());
-        let told = self.tell(Typ::Policy, now, host, |_| {});
+        let told = self.tell(Typ::Policy, now, host, 0, |_| {});
         if !told {
             self.revision = before;
         }
@@ -71,17 +71,17 @@ impl<K: Signer> Stream<K> {
 
     /// The first key has a certificate (K1): DER in base64. False: no place.
     pub fn certified<H: Host<Key = K>>(&mut self, certificate: &str, now: Stamp, host: &mut H) -> bool {
-        self.tell(Typ::Certified, now, host, |record| record.set(Field::Cert, certificate.as_bytes()))
+        self.tell(Typ::Certified, now, host, 0, |record| record.set(Field::Cert, certificate.as_bytes()))
     }
 
     /// An earlier stream was found (D3). False: no place.
     pub fn recovered<H: Host<Key = K>>(&mut self, facts: &RecoveredFacts<'_>, now: Stamp, host: &mut H) -> bool {
-        self.tell(Typ::Recovered, now, host, |record| describe_recovered(record, facts))
+        self.tell(Typ::Recovered, now, host, 0, |record| describe_recovered(record, facts))
     }
 
     /// Sealed records are not there (G2). False: no place.
     pub fn hole<H: Host<Key = K>>(&mut self, hole: &HoleFacts<'_>, now: Stamp, host: &mut H) -> bool {
-        self.tell(Typ::Hole, now, host, |record| describe_hole(record, hole))
+        self.tell(Typ::Hole, now, host, 0, |record| describe_hole(record, hole))
     }
 
     /// The process ends: what is undeclared is told, then the stream closes (S4). False: no place for it.
@@ -97,7 +97,7 @@ impl<K: Signer> Stream<K> {
         let mut record = fact(Typ::Open, &self.revision, now, host.random());
         describe_origin(&mut record, &self.origin, key, after.as_deref());
         // Place 0 needs no reservation, and the record is far below the limit.
-        let _ = self.put(&Redacted::new(record), Class::Evidence, now, host);
+        let _ = self.put(&Redacted::new(record), Class::Evidence, 0, now, host);
         self.schedule.sealed();
     }
 
@@ -107,6 +107,7 @@ impl<K: Signer> Stream<K> {
         typ: Typ,
         now: Stamp,
         host: &mut H,
+        exchanges: u64,
         describe: impl FnOnce(&mut Record),
     ) -> bool {
         if self.is_closed() {
@@ -114,7 +115,7 @@ impl<K: Signer> Stream<K> {
         }
         let mut record = fact(typ, &self.revision, now, host.random());
         describe(&mut record);
-        let told = self.put(&Redacted::new(record), Class::Evidence, now, host).is_ok();
+        let told = self.put(&Redacted::new(record), Class::Evidence, exchanges, now, host).is_ok();
         if told {
             self.schedule.sealed();
         }
@@ -127,13 +128,21 @@ impl<K: Signer> Stream<K> {
         let expected = self.clocks.wall_ns.saturating_add(passed);
         let step_ns = now.wall_ns.abs_diff(expected);
         let told = step_ns < CLOCK_STEP_NS
-            || self.tell(Typ::Clock, now, host, |record| {
+            || self.tell(Typ::Clock, now, host, 0, |record| {
                 record.set_int(Field::StepNs, step_ns);
                 record.set(Field::StepDir, if now.wall_ns < expected { b"back" } else { b"forward" });
             });
         if told {
             self.clocks = now;
         }
+    }
+
+    /// Declares at once what was lost, as far as there is room. Whether all is declared.
+    pub fn declare<H: Host<Key = K>>(&mut self, now: Stamp, host: &mut H) -> bool {
+        if !self.is_closed() {
+            self.declare_gaps(now, host);
+        }
+        self.gaps.is_empty()
     }
 
     /// Declares what was lost, as far as there is room. What is not declared counts as open.
@@ -143,7 +152,8 @@ impl<K: Signer> Stream<K> {
             let mut record = fact(Typ::Gap, &self.revision, now, host.random());
             lost.describe(&mut record);
             self.gap_after_ns = now.mono_ns.saturating_add(GAP_EVERY_NS);
-            if self.put(&Redacted::new(record), Class::Evidence, now, host).is_err() {
+            let own = count.saturating_sub(foreign);
+            if self.put(&Redacted::new(record), Class::Evidence, own, now, host).is_err() {
                 return;
             }
             self.schedule.sealed();
@@ -154,7 +164,7 @@ impl<K: Signer> Stream<K> {
 
     fn tell_bursts<H: Host<Key = K>>(&mut self, now: Stamp, host: &mut H, all: bool) {
         while let Some((key, burst)) = self.bursts.first(now.mono_ns, all) {
-            if !self.tell(Typ::Burst, now, host, |record| burst.describe(record)) {
+            if !self.tell(Typ::Burst, now, host, burst.count, |record| burst.describe(record)) {
                 return;
             }
             self.tally.burst(burst.count);
@@ -177,7 +187,7 @@ impl<K: Signer> Stream<K> {
         if let Some(next) = next_key {
             record.set(Field::NextKey, next.to_string().as_bytes());
         }
-        if self.put(&Redacted::new(record), Class::Evidence, now, host).is_err() {
+        if self.put(&Redacted::new(record), Class::Evidence, 0, now, host).is_err() {
             return false;
         }
         let last_use = next.and_then(|next| self.key.replace(next));
@@ -196,7 +206,7 @@ impl<K: Signer> Stream<K> {
         record.set_int(Field::Size, self.size);
         record.set(Field::CloseReason, reason.as_str().as_bytes());
         self.tally.describe(&mut record);
-        if self.put(&Redacted::new(record), Class::Evidence, now, host).is_err() {
+        if self.put(&Redacted::new(record), Class::Evidence, 0, now, host).is_err() {
             return false;
         }
         let key = self.key.take();

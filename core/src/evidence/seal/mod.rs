@@ -192,7 +192,7 @@ impl<K: Signer> Stream<K> {
         if !self.gaps.is_empty() && now.mono_ns >= self.gap_after_ns {
             self.declare_gaps(now, host);
         }
-        if let Err(reason) = self.put(record, Class::Traffic, now, host) {
+        if let Err(reason) = self.put(record, Class::Traffic, u64::from(exchange), now, host) {
             if exchange {
                 self.gaps.lose(raw, reason, start_ns, now.wall_ns);
             }
@@ -208,11 +208,12 @@ impl<K: Signer> Stream<K> {
         Fate::Sealed
     }
 
-    /// The one way into the tree.
+    /// The one way into the tree. `exchanges`: of how many of this thread it tells.
     fn put<H: Host<Key = K>>(
         &mut self,
         record: &Redacted<Record>,
         class: Class,
+        exchanges: u64,
         now: Stamp,
         host: &mut H,
     ) -> Result<(), GapReason> {
@@ -222,8 +223,8 @@ impl<K: Signer> Stream<K> {
         }
         let (body, log) = (self.encoder.body(), self.encoder.log_record());
         let wanted = Wanted { class, body_bytes: body.len(), log_bytes: log.len() };
-        if self.size > 0 && !host.reserve(wanted) {
-            return Err(GapReason::QueueFull);
+        if self.size > 0 {
+            host.reserve(wanted)?;
         }
         let leaf = leaf(body);
         self.range.push(leaf);
@@ -241,6 +242,7 @@ impl<K: Signer> Stream<K> {
             body,
             log,
             start_ns: start_of(raw),
+            exchanges,
         });
         Ok(())
     }

@@ -55,9 +55,9 @@ impl Host for TestHost {
         Some(TestKey::new(self.keys))
     }
 
-    fn reserve(&mut self, wanted: Wanted) -> bool {
+    fn reserve(&mut self, wanted: Wanted) -> Result<(), GapReason> {
         self.reserved = if self.full { 0 } else { wanted.body_bytes };
-        !self.full
+        if self.full { Err(GapReason::QueueFull) } else { Ok(()) }
     }
 
     fn write(&mut self, sealed: Sealed<'_>) {

@@ -13,8 +13,8 @@ const COMPRESSION_LEVEL: i32 = 1;
 /// Length, flags, count of entries, number, length of the payload.
 const FIXED_BYTES: usize = 16;
 
-/// Stream, kind, seq, leaf, length of the payload.
-pub const ENTRY_BYTES: usize = 2 + 1 + 8 + HASH_BYTES + 4;
+/// Stream, kind, seq, leaf, exchanges, length of the payload.
+pub const ENTRY_BYTES: usize = 2 + 1 + 8 + HASH_BYTES + 4 + 4;
 
 const CHECKSUM_BYTES: usize = 4;
 
@@ -90,6 +90,7 @@ impl Encoder {
             out.push(entry.kind.code());
             out.extend(entry.seq.to_le_bytes());
             out.extend(entry.leaf.0);
+            out.extend(entry.exchanges.to_le_bytes());
             out.extend(entry.payload_bytes.to_le_bytes());
         }
         let clear_end = out.len();
@@ -181,11 +182,11 @@ impl Clear {
 fn entry(cursor: &mut Cursor<'_>, streams: usize) -> Result<Entry<u16>, FormatError> {
     let stream = cursor.u16()?;
     let kind = Kind::from_code(cursor.u8()?).ok_or(Problem::Value("the kind"))?;
-    let (seq, leaf, payload_bytes) = (cursor.u64()?, cursor.hash()?, cursor.u32()?);
+    let (seq, leaf, exchanges, payload_bytes) = (cursor.u64()?, cursor.hash()?, cursor.u32()?, cursor.u32()?);
     if usize::from(stream) >= streams {
         return Err(Problem::Value("the stream").into());
     }
-    Ok(Entry { stream, kind, seq, leaf, payload_bytes })
+    Ok(Entry { stream, kind, seq, leaf, exchanges, payload_bytes })
 }
 
 /// Opens frames. Keeps its buffers.

@@ -41,6 +41,8 @@ pub struct StreamStart {
     pub sid: StreamId,
     /// Its leaves so far: `end` is the next `seq`, the hashes are the frontier.
     pub leaves: Range,
+    /// Exchanges of its data thread that entries tell of so far, those of the thread's earlier streams too.
+    pub exchanges: u64,
 }
 
 impl Header {
@@ -72,6 +74,7 @@ impl Header {
             out.extend(name);
             out.extend(stream.leaves.end().to_le_bytes());
             stream.leaves.nodes().for_each(|node| out.extend(node.0));
+            out.extend(stream.exchanges.to_le_bytes());
         }
         let written = out.get_mut(start..).unwrap_or_default();
         set32(written, LENGTH_AT, u32::from_le_bytes(count32(written.len() + 4)));
@@ -141,5 +144,5 @@ fn stream(cursor: &mut Cursor<'_>) -> Result<StreamStart, FormatError> {
     let next_seq = cursor.u64()?;
     let nodes: Vec<Hash> = (0..range_nodes(0, next_seq)).map(|_| cursor.hash()).collect::<Result<_, _>>()?;
     let leaves = Range::from_nodes(0, next_seq, &nodes).map_err(|_| Problem::Value("the frontier"))?;
-    Ok(StreamStart { sid, leaves })
+    Ok(StreamStart { sid, leaves, exchanges: cursor.u64()? })
 }

@@ -31,6 +31,8 @@ pub struct Report {
 pub struct StreamFound {
     /// Its leaves: `end` is the size.
     pub leaves: Range,
+    /// Exchanges of its data thread that entries tell of, up to its end.
+    pub exchanges: u64,
     /// Its largest signed note.
     pub head: Option<HeadFound>,
     /// Whether its last leaf is a `close`.

@@ -184,10 +184,12 @@ impl Scan {
     fn begin(&mut self, header: &Header) {
         self.place = header.first;
         for start in &header.streams {
-            let fresh = StreamFound { leaves: start.leaves.clone(), head: None, closed: false };
+            let fresh =
+                StreamFound { leaves: start.leaves.clone(), exchanges: start.exchanges, head: None, closed: false };
             let known = self.streams.entry(start.sid.clone()).or_insert(fresh);
             if known.leaves.end() < start.leaves.end() {
                 known.leaves = start.leaves.clone();
+                known.exchanges = start.exchanges;
                 known.closed = false;
             }
         }
@@ -212,7 +214,7 @@ impl Scan {
         let Some(sid) = sid(header, entry.stream) else { return };
         let Some(stream) = self.streams.get_mut(sid) else { return };
         match entry.kind {
-            Kind::Head => {
+            Kind::Head | Kind::WitnessHead => {
                 let head = HeadFound { size: entry.seq, place };
                 if stream.head.is_none_or(|known| known.size <= head.size) {
                     stream.head = Some(head);
@@ -229,6 +231,7 @@ impl Scan {
             }
             leaf => {
                 stream.leaves.push(entry.leaf);
+                stream.exchanges = stream.exchanges.saturating_add(u64::from(entry.exchanges));
                 stream.closed = leaf == Kind::Close;
             }
         }

@@ -106,7 +106,7 @@ fn sp_3_a_full_spool_refuses_and_goes_on_after_acknowledgements() {
     let shelf = crate::spool::Shelf::new(rig.disk.clone(), super::rig::BOOT);
     rig.writer = crate::spool::Writer::new(settings, keys(), shelf).expect("a writer");
     rig.writer.set_sinks(&sinks());
-    rig.writer.add_stream(crate::spool::StreamNumber(0), super::rig::sid(0));
+    rig.writer.add_stream(crate::spool::StreamNumber(0), super::rig::sid(0), 0);
     let room = rig.writer.room();
     assert!(room.ordinary_bytes > 0 && room.ordinary_bytes < room.evidence_bytes / 100 * 91);
     let full = (0..1000).find_map(|_| {
@@ -128,6 +128,6 @@ fn sp_3_a_full_spool_refuses_and_goes_on_after_acknowledgements() {
     let first = skipped.first().expect("b never gets the first segment");
     assert_eq!((first.sink.as_str(), first.from), ("b", Place(0)));
     let (sid, leaves) = first.leaves.first().expect("a stream");
-    assert_eq!(sid, &super::rig::sid(0));
+    assert_eq!(sid, &super::rig::sid(0), 0);
     assert_eq!(leaves, &rig.leaves(0, usize::try_from(first.to.number()).expect("small")));
 }

@@ -22,7 +22,7 @@ fn key() -> DataKey {
 fn header() -> Header {
     let mut leaves = Range::empty(0);
     (0..5_u8).for_each(|leaf| leaves.push(Hash([leaf; 32])));
-    let start = |number, leaves| StreamStart { sid: super::rig::sid(number), leaves };
+    let start = |number, leaves| StreamStart { sid: super::rig::sid(number), leaves, exchanges: 7 };
     Header {
         boot: Boot([1; 16]),
         number: 3,
@@ -37,7 +37,8 @@ fn header() -> Header {
 fn block() -> Block<u16> {
     let mut block = Block::default();
     for (seq, payload) in [&b"one"[..], b"", b"three three three three three"].into_iter().enumerate() {
-        let entry = Entry { stream: 1, kind: Kind::Exchange, seq: seq as u64, leaf: HASH, payload_bytes: 0 };
+        let entry =
+            Entry { stream: 1, kind: Kind::Exchange, seq: seq as u64, leaf: HASH, exchanges: 0, payload_bytes: 0 };
         block.push(entry, payload);
     }
     block
@@ -186,7 +187,7 @@ proptest! {
         let mut block = Block::default();
         for (seq, payload) in payloads.iter().enumerate() {
             let leaf = Hash::of(&[payload]);
-            block.push(Entry { stream: 0, kind: Kind::Stage, seq: seq as u64, leaf, payload_bytes: 0 }, payload);
+            block.push(Entry { stream: 0, kind: Kind::Stage, seq: seq as u64, leaf, exchanges: 0, payload_bytes: 0 }, payload);
         }
         let bytes = frame(number, &block);
         prop_assert!(bytes.len() <= crate::spool::format::frame::frame_bytes_max(block.len(), block.payload.len()));

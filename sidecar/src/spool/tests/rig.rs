@@ -89,7 +89,7 @@ impl Rig {
     pub(super) fn add_stream(&mut self) {
         let number = u32::try_from(self.next.len()).expect("few");
         self.next.insert(number, 0);
-        self.writer.add_stream(StreamNumber(number), sid(number));
+        self.writer.add_stream(StreamNumber(number), sid(number), 0);
     }
 
     /// A block of random entries, noted as given.
@@ -101,7 +101,10 @@ impl Rig {
             let payload: Vec<u8> = (0..payload_bytes).map(|_| self.dice.below(7) as u8).collect();
             let (kind, seq, payload) = self.pick(stream, payload);
             let leaf = if kind.is_leaf() { merkle::leaf(&payload) } else { Hash([0; 32]) };
-            block.push(Entry { stream: StreamNumber(stream), kind, seq, leaf, payload_bytes: 0 }, &payload);
+            block.push(
+                Entry { stream: StreamNumber(stream), kind, seq, leaf, exchanges: 0, payload_bytes: 0 },
+                &payload,
+            );
             self.given.push(Given { stream, kind, seq, leaf, payload });
         }
         block

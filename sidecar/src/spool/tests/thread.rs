@@ -3,7 +3,7 @@
 use super::rig::{folder, sid};
 use crate::spool::recover::Report;
 use crate::spool::{
-    Boot, Class, Durable, Event, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool, SpoolHandle,
+    Boot, Class, Durable, Entry, Event, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool, SpoolHandle,
     StreamNumber,
 };
 use std::path::Path;
@@ -38,7 +38,7 @@ fn put(spool: &SpoolHandle, stream: StreamNumber, seqs: std::ops::Range<u64>) ->
         let payload = format!("record {seq}");
         let leaf = merkle::leaf(payload.as_bytes());
         let mut permit = spool.inbox().reserve(Class::Ordinary, 100).expect("room");
-        last = permit.push(stream, Kind::Exchange, seq, leaf, payload.as_bytes()).expect("in order");
+        last = permit.push(Entry::new(stream, Kind::Exchange, seq, leaf, 1), payload.as_bytes()).expect("in order");
     }
     last
 }
@@ -63,7 +63,7 @@ async fn d1_entries_come_out_when_they_are_durable() {
     let folder = folder("thread");
     let (spool, _events) = start(&folder, 1);
     let handle = spool.handle().clone();
-    let stream = handle.inbox().add_stream(sid(0));
+    let stream = handle.inbox().add_stream(sid(0), 0);
     let last = put(&handle, stream, 0..100);
     assert!(handle.inbox().wait_durable(last, PATIENCE).await);
     let found = drained(&handle, handle.boot(), 100).await;
@@ -90,7 +90,7 @@ async fn d3_the_next_process_delivers_what_was_left() {
     let folder = folder("restart");
     {
         let (spool, _events) = start(&folder, 1);
-        let stream = spool.handle().inbox().add_stream(sid(0));
+        let stream = spool.handle().inbox().add_stream(sid(0), 0);
         spool.handle().page().thread(0).expect("room").begin();
         let last = put(spool.handle(), stream, 0..10);
         assert!(spool.handle().inbox().wait_durable(last, PATIENCE).await);
@@ -147,14 +147,14 @@ async fn s3_without_a_place_nothing_is_sealed() {
     };
     let (spool, _events) = Spool::start(settings, &[]).expect("a spool");
     let inbox = spool.handle().inbox().clone();
-    let stream = inbox.add_stream(sid(0));
+    let stream = inbox.add_stream(sid(0), 0);
     let mut first = inbox.reserve(Class::Ordinary, 600).expect("room");
     assert_eq!(inbox.reserve(Class::Evidence, 500).err(), Some(Refusal::QueueFull));
     assert_eq!(inbox.reserve(Class::Evidence, 1 << 20).err(), Some(Refusal::TooLong));
     let leaf = Hash([1; 32]);
-    assert!(first.push(stream, Kind::Open, 1, leaf, b"x").is_err(), "ch_1 seq 0 is due");
-    assert!(first.push(stream, Kind::Open, 0, leaf, &[0; 601]).is_err(), "longer than reserved");
-    let place = first.push(stream, Kind::Open, 0, leaf, &[0; 200]).expect("taken");
+    assert!(first.push(Entry::new(stream, Kind::Open, 1, leaf, 0), b"x").is_err(), "ch_1 seq 0 is due");
+    assert!(first.push(Entry::new(stream, Kind::Open, 0, leaf, 0), &[0; 601]).is_err(), "longer than reserved");
+    let place = first.push(Entry::new(stream, Kind::Open, 0, leaf, 0), &[0; 200]).expect("taken");
     drop(first);
     // What was reserved and not used is free again.
     let second = inbox.reserve(Class::Ordinary, 800).expect("room");

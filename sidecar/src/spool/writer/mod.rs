@@ -34,6 +34,8 @@ struct Stream {
     sid: StreamId,
     /// Leaves that are durable.
     leaves: Range,
+    /// Exchanges that durable entries tell of, those before the stream too.
+    exchanges: u64,
     closed_at: Option<u64>,
 }
 
@@ -81,8 +83,9 @@ impl<D: Disk> Writer<D> {
     }
 
     /// A stream begins. Its first entry opens a new segment, because a header names the streams of its segment.
-    pub fn add_stream(&mut self, number: StreamNumber, sid: StreamId) {
-        self.streams.insert(number, Stream { sid, leaves: Range::empty(0), closed_at: None });
+    /// `exchanges`: what the data thread's entries told of before.
+    pub fn add_stream(&mut self, number: StreamNumber, sid: StreamId, exchanges: u64) {
+        self.streams.insert(number, Stream { sid, leaves: Range::empty(0), exchanges, closed_at: None });
     }
 
     /// What earlier processes left takes so much.
@@ -239,6 +242,7 @@ impl<D: Disk> Writer<D> {
                 let Some(stream) = self.streams.get_mut(&entry.stream).filter(|_| entry.kind.is_leaf()) else {
                     continue;
                 };
+                stream.exchanges = stream.exchanges.saturating_add(u64::from(entry.exchanges));
                 debug_assert_eq!(stream.leaves.end(), entry.seq, "CH-1: seq + 1");
                 stream.leaves.push(entry.leaf);
                 if entry.kind == Kind::Close {
@@ -285,7 +289,10 @@ impl<D: Disk> Writer<D> {
             return Err(Fault::UnknownStream);
         }
         let fresh = self.keys.fresh()?;
-        let start = |stream: &Stream| StreamStart { sid: stream.sid.clone(), leaves: stream.leaves.clone() };
+        let start = |stream: &Stream| {
+            let (sid, leaves) = (stream.sid.clone(), stream.leaves.clone());
+            StreamStart { sid, leaves, exchanges: stream.exchanges }
+        };
         let header = Header {
             boot: self.shelf.boot(),
             number: self.next_number,

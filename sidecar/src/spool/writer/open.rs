@@ -49,8 +49,8 @@ impl Open {
         out.clear();
         for entry in entries {
             let stream = *self.streams.get(&entry.stream).ok_or(Fault::UnknownStream)?;
-            let Entry { kind, seq, leaf, payload_bytes, .. } = *entry;
-            out.push(Entry { stream, kind, seq, leaf, payload_bytes });
+            let Entry { kind, seq, leaf, exchanges, payload_bytes, .. } = *entry;
+            out.push(Entry { stream, kind, seq, leaf, exchanges, payload_bytes });
         }
         Ok(())
     }

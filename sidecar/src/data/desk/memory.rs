@@ -1,16 +1,10 @@
-//! Where a stream leaves what it makes: the batch of its data thread, with a place in the sinks' queues reserved before
-//! anything is sealed (S3).
+//! The way out without a spool: batches in memory, with a place in the sinks' queues.
 
-use super::{EpochKey, Random};
 use crate::export::{Batch, Mark, Queue, Seals, Ticket};
-use crate::metrics::Metrics;
-use crate::tail::Tail;
-use crate::witness::Shown;
 use bytes::Bytes;
 use std::sync::Arc;
-use testimony_core::evidence::seal::{Class, Head, HeadUse, Host, Sealed, Wanted};
+use testimony_core::evidence::seal::{Class, Head, Sealed};
 use testimony_core::evidence::stream::StreamId;
-use testimony_core::record::Typ;
 
 /// A batch leaves the data thread with this many records,
 const BATCH_RECORDS_MAX: u32 = 64;
@@ -20,17 +14,9 @@ const BATCH_BYTES_MAX: usize = 128 * 1024;
 /// Places are reserved in steps of so many bytes, so that most records touch no lock.
 const RESERVE_STEP_BYTES: usize = 16 * 1024;
 
-/// Bytes of tag and length before a LogRecord.
-const FRAMING_BYTES: usize = 11;
-
 /// The batch that a data thread is filling.
-pub struct Desk {
+pub struct Memory {
     queue: Queue,
-    metrics: Arc<Metrics>,
-    tail: Tail,
-    pub random: Random,
-    /// What the witness must see; `None`: there is no witness.
-    pub shown: Option<Shown>,
     bytes: Vec<u8>,
     marks: Vec<Mark>,
     stream: Option<Arc<StreamId>>,
@@ -44,14 +30,10 @@ pub struct Desk {
     begun: bool,
 }
 
-impl Desk {
-    pub fn new(queue: Queue, metrics: Arc<Metrics>, tail: Tail, shown: Option<Shown>) -> Self {
+impl Memory {
+    pub fn new(queue: Queue) -> Self {
         Self {
             queue,
-            metrics,
-            tail,
-            random: Random::default(),
-            shown,
             bytes: Vec::new(),
             marks: Vec::new(),
             stream: None,
@@ -96,7 +78,7 @@ impl Desk {
     }
 
     /// A place of so many more bytes at the sinks of this batch; where one of them has none, the batch leaves without it.
-    fn place(&mut self, bytes: usize, class: Class) -> bool {
+    pub fn reserve(&mut self, bytes: usize, class: Class) -> bool {
         if bytes <= self.left {
             self.left -= bytes;
             return true;
@@ -121,6 +103,18 @@ impl Desk {
         self.ticket.is_some()
     }
 
+    pub fn write(&mut self, sealed: &Sealed<'_>) {
+        self.turn_to(sealed.stream());
+        sealed.append_to(&mut self.bytes);
+        self.add(sealed.stream(), Some((sealed.seq(), sealed.leaf())), sealed.start_ns());
+    }
+
+    pub fn head(&mut self, head: &Head<'_>) {
+        self.turn_to(head.stream());
+        head.append_to(&mut self.bytes);
+        self.add(head.stream(), None, head.made_ns());
+    }
+
     fn add(&mut self, stream: &Arc<StreamId>, mark: Mark, start_ns: u64) {
         self.stream.get_or_insert_with(|| stream.clone());
         self.marks.push(mark);
@@ -134,57 +128,6 @@ impl Desk {
     fn turn_to(&mut self, stream: &Arc<StreamId>) {
         if self.stream.as_ref().is_some_and(|before| !Arc::ptr_eq(before, stream)) {
             self.flush();
-        }
-    }
-}
-
-impl Host for Desk {
-    type Key = EpochKey;
-
-    fn random(&mut self) -> u128 {
-        self.random.next_u128()
-    }
-
-    fn key(&mut self) -> Option<EpochKey> {
-        let key = EpochKey::generate();
-        if key.is_none() {
-            tracing::error!("no randomness for a new key; the present one goes on");
-        }
-        key
-    }
-
-    fn opens(&mut self, stream: &Arc<StreamId>, key: &EpochKey) {
-        if let Some(shown) = &mut self.shown {
-            shown.opens(stream, key);
-        }
-    }
-
-    fn reserve(&mut self, wanted: Wanted) -> bool {
-        self.place(wanted.log_bytes.saturating_add(FRAMING_BYTES), wanted.class)
-    }
-
-    fn write(&mut self, sealed: Sealed<'_>) {
-        self.turn_to(sealed.stream());
-        sealed.append_to(&mut self.bytes);
-        self.add(sealed.stream(), Some((sealed.seq(), sealed.leaf())), sealed.start_ns());
-        self.metrics.sealed(sealed.typ());
-        if let Some(shown) = &mut self.shown {
-            shown.sealed(&sealed);
-        }
-        if matches!(sealed.typ(), Typ::Exchange | Typ::Stage | Typ::Burst | Typ::Gap) {
-            self.tail.publish(sealed.event().as_str(), sealed.body());
-        }
-    }
-
-    fn head(&mut self, head: Head<'_>) {
-        if let Some(shown) = &mut self.shown {
-            shown.head(&head);
-        }
-        if head.purpose() == HeadUse::Export {
-            self.turn_to(head.stream());
-            head.append_to(&mut self.bytes);
-            self.add(head.stream(), None, head.made_ns());
-            self.metrics.heads.inc();
         }
     }
 }

@@ -1,0 +1,171 @@
+//! What earlier processes left in the spool is told by the first data thread (D3): streams, exchanges of which nobody tells,
+//! records that are gone. Runs behind traffic; each statement is repeated until it is durable.
+
+use super::Recorder;
+use crate::spool::{Boot, Counters, Event, Found, Skipped, SpoolHandle};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use testimony_core::evidence::merkle::Range;
+use testimony_core::evidence::seal::{HoleFacts, RecoveredFacts};
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::record::{Gap, GapReason};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+/// What found no place is told again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Why records of a hole are gone.
+const DAMAGED: &str = "spool_damaged";
+const QUOTA: &str = "spool_full";
+
+/// Tells what the spool finds, for as long as it finds anything.
+pub async fn recover(recorder: Recorder, mut events: mpsc::Receiver<Event>, spool: SpoolHandle) {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Found(found) => tell_found(&recorder, &found, &spool).await,
+            Event::Skipped(boot, skipped) => tell_skipped(&recorder, boot, &skipped).await,
+        }
+    }
+}
+
+async fn tell_found(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
+    let report = &found.report;
+    let (boot, streams) = (report.boot, report.streams.len());
+    if report.locked_segments > 0 {
+        let segments = report.locked_segments;
+        tracing::warn!(%boot, segments, "segments of the spool were written under another pod key; they stay");
+    }
+    if report.was_told {
+        return;
+    }
+    tracing::info!(%boot, streams, "an earlier process left a spool");
+    for (stream, known) in &report.streams {
+        let head_size = known.head.map_or(0, |head| head.size);
+        if head_size > known.size() {
+            tracing::error!(%stream, head_size, size = known.size(), "a head was signed beyond what is durable");
+        }
+        let (size, root, closed) = (known.size(), known.root(), known.closed);
+        let facts = RecoveredFacts { stream, size, root, head_size, closed };
+        until(|| recorder.tell(|own, now, desk| own.recovered(&facts, now, desk))).await;
+    }
+    for (gap, stream) in untold(found) {
+        tracing::warn!(%boot, count = gap.count, exact = gap.exact, "exchanges of an earlier process have no record");
+        recorder.lose(gap, stream);
+        until(|| recorder.declare()).await;
+    }
+    for damage in &report.damage {
+        let (file, offset, problem) = (&damage.file, damage.offset, &damage.problem);
+        tracing::error!(%boot, file, offset, problem, "the spool is damaged; what can be read is delivered");
+        for lost in &damage.lost {
+            match &lost.nodes {
+                Some(range) => hole(recorder, &lost.sid, range, None, DAMAGED).await,
+                None => {
+                    let (stream, from, to) = (&lost.sid, lost.from, lost.to);
+                    tracing::error!(%stream, from, to, "records are gone with their hashes: no hole can stand for them");
+                }
+            }
+        }
+    }
+    recorder.all_durable().await;
+    spool.set_recovered(boot);
+}
+
+async fn tell_skipped(recorder: &Recorder, boot: Boot, skipped: &Skipped) {
+    let sink = &skipped.sink;
+    tracing::warn!(%boot, sink, "the spool had no more room for what this sink does not take");
+    for (stream, range) in &skipped.leaves {
+        hole(recorder, stream, range, Some(sink), QUOTA).await;
+    }
+}
+
+async fn hole(recorder: &Recorder, stream: &StreamId, range: &Range, sink: Option<&str>, reason: &str) {
+    let nodes: Vec<_> = range.nodes().collect();
+    let facts = HoleFacts { stream, from: range.begin(), to: range.end(), sink, reason, nodes: &nodes };
+    until(|| recorder.tell(|own, now, desk| own.hole(&facts, now, desk))).await;
+}
+
+/// Tries until there is room; a recorder that is closed tells nothing more: the next process does.
+async fn until(mut tell: impl FnMut() -> bool) {
+    while !tell() {
+        sleep(AGAIN).await;
+    }
+}
+
+/// Exchanges that began and of which no entry tells, by data thread; with the thread's last stream, if one is known.
+fn untold(found: &Found) -> Vec<(Gap, Option<StreamId>)> {
+    let mut last: BTreeMap<usize, (u64, &StreamId, u64, bool)> = BTreeMap::new();
+    for (stream, known) in &found.report.streams {
+        let Some(parts) = stream.parts() else { continue };
+        let slot = last.entry(usize::try_from(parts.thread).unwrap_or(usize::MAX)).or_insert((0, stream, 0, true));
+        slot.2 = slot.2.max(known.exchanges);
+        if parts.rotation >= slot.0 {
+            (slot.0, slot.1, slot.3) = (parts.rotation, stream, known.closed);
+        }
+    }
+    let threads = found.counters.len().max(last.keys().next_back().map_or(0, |thread| thread.saturating_add(1)));
+    let gap_of = |thread: usize| {
+        let counted = found.counters.get(thread);
+        let Counters { begun, none, last_unix_nanos, .. } = counted.copied().unwrap_or_default();
+        let (stream, told, closed) =
+            last.get(&thread).map_or((None, 0, false), |known| (Some(known.1), known.2, known.3));
+        let exact = found.counters_exact && counted.is_some();
+        let count = begun.saturating_sub(none).saturating_sub(told);
+        // A stream that closed told all; where the page is exact and nothing is missing, neither is there a gap.
+        let complete = count == 0 && (exact || closed);
+        let (from_ns, to_ns) = (last_unix_nanos, super::now().wall_ns.max(last_unix_nanos));
+        let gap = Gap { count, exact, from_ns, to_ns, reason: GapReason::WorkerDied };
+        (!complete).then(|| (gap, stream.cloned()))
+    };
+    (0..threads.min(crate::spool::COUNTED_THREADS_MAX)).filter_map(gap_of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::recover::{Report, StreamFound};
+
+    fn sid(thread: u32, rotation: u64) -> StreamId {
+        format!("c/n/p/{:032x}-{thread}-{rotation}", 7).parse().expect("a name")
+    }
+
+    fn found(streams: &[(u32, u64, u64, bool)], counters: &[(u64, u64)], exact: bool) -> Found {
+        let stream = |&(thread, rotation, exchanges, closed): &(u32, u64, u64, bool)| {
+            (sid(thread, rotation), StreamFound { leaves: Range::empty(0), exchanges, head: None, closed })
+        };
+        let report = Report {
+            boot: Boot([7; 16]),
+            streams: streams.iter().map(stream).collect(),
+            open_begins: Vec::new(),
+            open_begins_beyond: 0,
+            damage: Vec::new(),
+            locked_segments: 0,
+            was_told: false,
+        };
+        let counters = counters.iter().map(|&(begun, none)| Counters { begun, none, ..Counters::default() }).collect();
+        Found { report, counters, counters_exact: exact }
+    }
+
+    #[test]
+    fn d3_what_began_and_is_told_by_nobody_is_a_gap_of_its_thread() {
+        // One was in flight, and three records were not durable.
+        let told = untold(&found(&[(0, 0, 90, true), (0, 1, 96, false)], &[(110, 10)], true));
+        let [(gap, stream)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((gap.count, gap.exact, stream.as_ref()), (4, true, Some(&sid(0, 1))));
+        // Two threads; the second began nothing.
+        assert!(untold(&found(&[(0, 0, 5, false), (1, 0, 0, false)], &[(5, 0), (0, 0)], true)).is_empty());
+    }
+
+    #[test]
+    fn d2_after_the_node_s_death_the_count_is_a_bound() {
+        let told = untold(&found(&[(0, 0, 9, false)], &[(9, 0)], false));
+        assert_eq!((told.len(), told[0].0.count, told[0].0.exact), (1, 0, false));
+        assert!(untold(&found(&[(0, 0, 9, true)], &[(9, 0)], false)).is_empty(), "it closed in order");
+    }
+
+    #[test]
+    fn d3_without_a_page_nothing_is_exact() {
+        let told = untold(&found(&[(0, 0, 9, false)], &[], true));
+        assert_eq!((told.len(), told[0].0.exact), (1, false));
+    }
+}

@@ -1,0 +1,269 @@
+//! A data thread's recorder over the spool: what a process sealed durably reaches the sink, whoever delivers it, and what it
+//! lost stands in a gap.
+
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use testimony_core::canon::parse_body;
+use testimony_core::capture::{Outcome, Shell as _};
+use testimony_core::evidence::seal::Origin;
+use testimony_core::policy::{Compiled, Direction, DocumentSink};
+use testimony_core::record::{EventName, Field, Record, Redacted};
+use testimony_core::redact::{Redactor, redact};
+use testimony_sidecar::data::{Recorder, Shared, recover};
+use testimony_sidecar::export::rules;
+use testimony_sidecar::spool::{Boot, Event, LIMIT_BYTES_MIN, Limits, Settings, Spool};
+use testimony_sidecar::tail::Tail;
+use tokio::sync::mpsc;
+
+mod control_support;
+use control_support::rig::{Options, Rig};
+use control_support::{DEADLINE, Received, Reply, Server, document, eventually, folder, sink};
+
+/// One process: its spool, its recorder and its exporter.
+struct Process {
+    spool: Spool,
+    events: mpsc::Receiver<Event>,
+    recorder: Recorder,
+    rig: Rig,
+}
+
+impl Process {
+    fn start(root: &Path, boot: u128, sinks: Vec<DocumentSink>) -> Self {
+        Self::limited(root, boot, sinks, LIMIT_BYTES_MIN * 4)
+    }
+
+    fn limited(root: &Path, boot: u128, sinks: Vec<DocumentSink>, limit_bytes: u64) -> Self {
+        let key_folder = root.join("key");
+        std::fs::create_dir_all(&key_folder).expect("a folder");
+        let settings = Settings {
+            folder: root.join("spool"),
+            key_folder,
+            limit_bytes,
+            limits: Limits::default(),
+            boot: Boot(boot.to_be_bytes()),
+            recovery: None,
+            now_unix_nanos: || 1_700_000_000_000_000_000,
+        };
+        let (spool, events) = Spool::start(settings, &rules(&sinks)).expect("a spool");
+        let handle = spool.handle().clone();
+        let rig = Rig::with(Options { spool: Some(handle.clone()), ..Options::new(sinks) }, &[]);
+        let shared = Shared {
+            policy: Arc::new(ArcSwap::from_pointee(Compiled::new(document("00aa")).expect("valid"))),
+            in_flight: Arc::default(),
+            names: None,
+            queue: rig.queue.clone(),
+            spool: Some(handle),
+            metrics: rig.metrics.clone(),
+            tail: Tail::default(),
+        };
+        let (cluster_uid, namespace, pod_uid) = ("c-1".to_owned(), "shop".to_owned(), "u-1".to_owned());
+        let origin = Origin { cluster_uid, namespace, pod_uid, boot, ..Origin::default() };
+        let recorder = Recorder::new(shared, origin).expect("a stream");
+        Self { spool, events, recorder, rig }
+    }
+
+    fn record(&self, path: &str) {
+        let mut recorder = self.recorder.clone();
+        recorder.begin();
+        recorder.count(Direction::Inbound, Outcome::Success, None);
+        recorder.emit(exchange(path));
+    }
+
+    /// Ends in order, as the worker does.
+    async fn end(self) {
+        self.recorder.close();
+        tokio::time::timeout(DEADLINE, self.recorder.settled()).await.expect("durable");
+    }
+}
+
+fn exchange(path: &str) -> Redacted<Record> {
+    let mut record = Record::new(EventName::HttpRequest);
+    for (field, value) in [(Field::V, "1"), (Field::Typ, "exchange"), (Field::T0, "1"), (Field::Path, path)] {
+        record.set(field, value.as_bytes());
+    }
+    redact(record, &Redactor::default())
+}
+
+type Body = BTreeMap<String, Vec<u8>>;
+
+fn text(body: &Body, field: Field) -> &str {
+    body.get(field.key()).map_or("", |value| std::str::from_utf8(value).expect("text"))
+}
+
+fn number(body: &Body, field: Field) -> u64 {
+    text(body, field).parse().unwrap_or(0)
+}
+
+/// The leaves that arrived, by stream and place: each place has one body, however often it came.
+fn leaves(received: &[Received]) -> BTreeMap<(String, u64), Body> {
+    let mut leaves: BTreeMap<(String, u64), Body> = BTreeMap::new();
+    for raw in received.iter().flat_map(Received::records) {
+        let body = parse_body(raw.as_bytes()).expect("canonical");
+        if text(&body, Field::Typ) != "head" {
+            let place = (text(&body, Field::Sid).to_owned(), number(&body, Field::Seq));
+            let before = leaves.insert(place, body.clone());
+            assert!(before.is_none_or(|before| before == body), "two bodies for one place");
+        }
+    }
+    leaves
+}
+
+fn of<'a>(leaves: &'a BTreeMap<(String, u64), Body>, typ: &str) -> Vec<&'a Body> {
+    leaves.values().filter(|body| text(body, Field::Typ) == typ).collect()
+}
+
+fn arrived(typ: &'static str, count: usize) -> impl Fn(&[Received]) -> bool {
+    move |received| of(&leaves(received), typ).len() >= count
+}
+
+fn root() -> PathBuf {
+    folder()
+}
+
+#[tokio::test]
+async fn d1_what_is_durable_is_delivered_and_acknowledged() {
+    let server = Server::start(None, |_, _| Reply::status(200)).await;
+    let process = Process::start(&root(), 1, vec![sink(&server.url("http"))]);
+    for at in 0..300 {
+        process.record(&format!("/{at}"));
+    }
+    let received = server.until(arrived("exchange", 300)).await;
+    let all = leaves(&received);
+    assert_eq!(all.keys().map(|(_, seq)| *seq).collect::<Vec<_>>(), (0..=300).collect::<Vec<_>>());
+    process.recorder.close();
+    tokio::time::timeout(DEADLINE, process.recorder.settled()).await.expect("durable");
+    server.until(arrived("close", 1)).await;
+    let heads = |all: &[Received]| all.iter().flat_map(Received::records).any(|body| body.contains(r#""typ":"head""#));
+    server.until(heads).await;
+}
+
+#[tokio::test]
+async fn d3_a_successor_delivers_what_was_durable_and_declares_what_was_not() {
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let server =
+        Server::start(None, move |_, _| Reply::status(if gate.load(Ordering::SeqCst) { 200 } else { 503 })).await;
+    let (root, sinks) = (root(), vec![sink(&server.url("http"))]);
+    let first = Process::start(&root, 1, sinks.clone());
+    for at in 0..50 {
+        first.record(&format!("/{at}"));
+    }
+    first.recorder.all_durable().await;
+    // Two are in flight when it dies; nothing is closed.
+    first.recorder.clone().begin();
+    first.recorder.clone().begin();
+    drop(first);
+
+    open.store(true, Ordering::SeqCst);
+    let Process { spool, events, recorder, rig } = Process::start(&root, 2, sinks.clone());
+    let recovered = recover(recorder.clone(), events, spool.handle().clone());
+    let received = tokio::select! {
+        () = recovered => panic!("it goes on as long as the spool does"),
+        () = recorder.keep() => panic!("it never ends"),
+        received = async { server.until(arrived("exchange", 50)).await; server.until(arrived("gap", 1)).await } => received,
+    };
+    let all = leaves(&received);
+    assert_eq!(of(&all, "exchange").len(), 50);
+    let recovered = of(&all, "recovered");
+    assert_eq!(recovered.len(), 1);
+    assert_eq!(text(recovered[0], Field::RecSid), format!("c-1/shop/u-1/{:032x}-0-0", 1));
+    assert_eq!((number(recovered[0], Field::Size), text(recovered[0], Field::State)), (51, "lost"));
+    let gap = of(&all, "gap")[0];
+    assert_eq!((number(gap, Field::Count), text(gap, Field::Exact)), (2, "1"));
+    assert_eq!(text(gap, Field::LostSid), text(recovered[0], Field::RecSid));
+    let old = spool.handle().boots().len();
+    assert!(old >= 1);
+    eventually("acknowledged", || rig.queue.sink_states()[0].delivered >= 53).await;
+    drop((recorder, rig));
+    spool.stop();
+
+    // A third one tells nothing again of the first; it may deliver again, in the same places.
+    let Process { spool, events, recorder, rig } = Process::start(&root, 3, sinks);
+    let told = |received: &[Received]| {
+        of(&leaves(received), "recovered").iter().any(|one| text(one, Field::RecSid).contains("2-0-0"))
+    };
+    let recovered = recover(recorder.clone(), events, spool.handle().clone());
+    let received = tokio::select! {
+        () = recovered => panic!("it goes on as long as the spool does"),
+        () = recorder.keep() => panic!("it never ends"),
+        received = server.until(told) => received,
+    };
+    let all = leaves(&received);
+    let first = of(&all, "recovered").into_iter().filter(|one| text(one, Field::RecSid).contains("1-0-0")).count();
+    assert_eq!(first, 1, "told once");
+    drop(rig);
+}
+
+#[tokio::test]
+async fn d3_what_closed_in_order_leaves_no_gap() {
+    let server = Server::start(None, |_, _| Reply::status(503)).await;
+    let (root, sinks) = (root(), vec![sink(&server.url("http"))]);
+    let first = Process::start(&root, 1, sinks);
+    first.record("/a");
+    first.end().await;
+    let backend = Server::start(None, |_, _| Reply::status(200)).await;
+    let Process { spool, events, recorder, rig } = Process::start(&root, 2, vec![sink(&backend.url("http"))]);
+    let recovered = recover(recorder.clone(), events, spool.handle().clone());
+    let received = tokio::select! {
+        () = recovered => panic!("it goes on as long as the spool does"),
+        () = recorder.keep() => panic!("it never ends"),
+        received = backend.until(arrived("recovered", 1)) => received,
+    };
+    let all = leaves(&received);
+    assert_eq!((of(&all, "gap").len(), text(of(&all, "recovered")[0], Field::State)), (0, "closed"));
+    backend.until(arrived("close", 1)).await;
+    drop(rig);
+}
+
+#[tokio::test]
+async fn s3_a_full_spool_is_a_gap_with_its_reason_and_an_outage_before_that_is_none() {
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let server =
+        Server::start(None, move |_, _| Reply::status(if gate.load(Ordering::SeqCst) { 200 } else { 503 })).await;
+    let process = Process::limited(&root(), 1, vec![sink(&server.url("http"))], LIMIT_BYTES_MIN);
+    let noise = |at: u64| {
+        let mut state = at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let digits = (0..500).map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            format!("{:08x}", state >> 32)
+        });
+        digits.collect::<String>()
+    };
+    let unsealed = || rig_lost(&process.rig);
+    let mut sent = 0;
+    while unsealed() == 0 {
+        assert!(sent < 100_000, "16 MiB are never full");
+        for _ in 0..50 {
+            process.record(&format!("/{}", noise(sent)));
+            sent += 1;
+        }
+        process.recorder.all_durable().await;
+    }
+    open.store(true, Ordering::SeqCst);
+    tokio::select! {
+        () = process.recorder.keep() => panic!("it never ends"),
+        () = async {
+            eventually("there is room again", || process.rig.metrics.text().contains("{type=\"gap\"} 1")).await;
+            process.recorder.close();
+            process.recorder.settled().await;
+        } => {}
+    }
+    // Looks at the newest requests only: there are megabytes before them.
+    let closed = |all: &[Received]| {
+        all.iter().rev().take(2).flat_map(Received::records).any(|body| body.contains(r#""typ":"close""#))
+    };
+    let all = leaves(&server.until(closed).await);
+    let (gaps, close) = (of(&all, "gap"), of(&all, "close")[0]);
+    assert!(gaps.iter().all(|gap| text(gap, Field::Exact) == "1" && text(gap, Field::GapReason) == "spool_full"));
+    let lost: u64 = gaps.iter().map(|gap| number(gap, Field::Count)).sum();
+    assert_eq!((of(&all, "exchange").len() as u64 + lost, number(close, Field::Begun)), (sent, sent));
+    assert!(lost > 0 && number(close, Field::OpenCount) == 0);
+}
+
+fn rig_lost(rig: &Rig) -> u64 {
+    rig.state().lost
+}
