@@ -202,6 +202,7 @@ impl Default for Metrics {
         let connections: Family<Labels<2>, Counter> = register(&mut registry, CONNECTIONS);
         let not_recorded: Family<Labels<1>, Counter> = register(&mut registry, NOT_RECORDED);
         let sealed: Family<Labels<1>, Counter> = register(&mut registry, SEALED);
+        let held: Family<Labels<1>, Counter> = register(&mut registry, HELD);
         let both = ["inbound", "outbound"];
         Self {
             exchanges: both.map(|direction| {
@@ -219,6 +220,7 @@ impl Default for Metrics {
             records: register(&mut registry, RECORDS),
             stages: register(&mut registry, STAGES),
             connections_open: register(&mut registry, CONNECTIONS_OPEN),
+            held: ["durable", "passed", "refused"].map(|result| held.get_or_create_owned(&[("result", result)])),
             refused: register(&mut registry, REFUSED),
             worker_restarts: register(&mut registry, WORKER_RESTARTS),
             policy_revision: register(&mut registry, POLICY_REVISION),

@@ -5,10 +5,12 @@ mod key;
 mod random;
 mod recorder;
 mod recovery;
+mod waiting;
 
 pub use key::EpochKey;
 pub use random::Random;
 pub use recorder::{FLUSH_AFTER, NoStream, Recorder, Shared};
+pub use waiting::{WAIT_MS_MAX, Wait, Waited};
 pub use recovery::recover;
 
 use std::sync::LazyLock;

@@ -120,7 +120,7 @@ impl Flow {
             Self::Opaque(opaque) => {
                 opaque.capture.tick(now);
                 if opaque.capture.has_failed() {
-                    self.refuse_opaque();
+                    let _ = self.refuse_opaque();
                 }
             }
             Self::Pass | Self::Http2(_) | Self::Over => {}

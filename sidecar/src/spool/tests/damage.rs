@@ -128,6 +128,6 @@ fn sp_3_a_full_spool_refuses_and_goes_on_after_acknowledgements() {
     let first = skipped.first().expect("b never gets the first segment");
     assert_eq!((first.sink.as_str(), first.from), ("b", Place(0)));
     let (sid, leaves) = first.leaves.first().expect("a stream");
-    assert_eq!(sid, &super::rig::sid(0), 0);
+    assert_eq!(sid, &super::rig::sid(0), "stream 0");
     assert_eq!(leaves, &rig.leaves(0, usize::try_from(first.to.number()).expect("small")));
 }
