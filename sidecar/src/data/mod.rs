@@ -10,8 +10,8 @@ mod waiting;
 pub use key::EpochKey;
 pub use random::Random;
 pub use recorder::{FLUSH_AFTER, NoStream, Recorder, Shared};
-pub use waiting::{WAIT_MS_MAX, Wait, Waited};
 pub use recovery::recover;
+pub use waiting::{WAIT_MS_MAX, Wait, Waited};
 
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

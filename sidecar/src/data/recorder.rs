@@ -414,14 +414,14 @@ impl Shell for Recorder {
     }
 
     fn emit_end(&mut self, record: Redacted<Record>, begun: Begun) -> Receipt {
-        let receipt = self.emit(record);
-        // Counted or recorded: it is not to be told once more after a crash. The end stands behind the record.
+        // Before the record: what is recovered up to anywhere never tells of one exchange twice. Up to here alone, the counter
+        // page counts it.
         if let Some(number) = begun.number
             && let Some(spooled) = self.inner.borrow_mut().desk.spooled()
         {
             spooled.end_begin(number);
         }
-        receipt
+        self.emit(record)
     }
 
     fn can_record(&self) -> bool {
