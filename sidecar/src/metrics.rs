@@ -57,6 +57,7 @@ definitions! {
     POLICY_UNDECIDED: "counter", "testimony_policy_undecided_total", ["reason"], "Exchanges for which an expression of a policy was neither true nor false; the higher level counted";
     WITNESS_ANSWERS: "counter", "testimony_witness_answers_total", ["answer"], "Heads of streams shown to the witness, by what it said: cosigned, later, failed, uncertified, went_back, ahead or refused";
     WITNESS_COSIGNED: "gauge", "testimony_witness_cosigned_at_seconds", ["thread"], "When the witness last cosigned a head of a data thread's stream, in seconds since the epoch";
+    WITNESS_UNANCHORED: "gauge", "testimony_witness_streams_unanchored", ["thread"], "Streams of a data thread of which the witness has cosigned no head yet";
     POLICY_POLLS: "counter", "testimony_policy_polls_total", ["result"], "Requests to the operator, by what became of them: changed, unchanged, unauthorized, refused or failed";
 }
 
@@ -173,6 +174,7 @@ pub struct Metrics {
     policy_polls: Family<Labels<1>, Counter>,
     witness_answers: Family<Labels<1>, Counter>,
     witness_cosigned: Family<SinkLabels, Gauge>,
+    witness_unanchored: Family<SinkLabels, Gauge>,
     export_records: Family<SinkLabels, Counter>,
     export_requests: Family<SinkLabels, Counter>,
     export_lost: Family<SinkLabels, Counter>,
@@ -229,6 +231,7 @@ impl Default for Metrics {
             policy_polls: register(&mut registry, POLICY_POLLS),
             witness_answers: register(&mut registry, WITNESS_ANSWERS),
             witness_cosigned: register(&mut registry, WITNESS_COSIGNED),
+            witness_unanchored: register(&mut registry, WITNESS_UNANCHORED),
             export_records: register(&mut registry, EXPORT_RECORDS),
             export_requests: register(&mut registry, EXPORT_REQUESTS),
             export_lost: register(&mut registry, EXPORT_LOST),
@@ -327,6 +330,12 @@ impl Metrics {
     pub fn cosigned(&self, thread: u32, wall_ns: u64) {
         let seconds = i64::try_from(wall_ns / 1_000_000_000).unwrap_or(i64::MAX);
         self.witness_cosigned.get_or_create(&vec![("thread", thread.to_string())]).set(seconds);
+    }
+
+    /// So many of this data thread's streams have no cosigned head.
+    pub fn unanchored(&self, thread: u32, streams: usize) {
+        let streams = i64::try_from(streams).unwrap_or(i64::MAX);
+        self.witness_unanchored.get_or_create(&vec![("thread", thread.to_string())]).set(streams);
     }
 
     /// Another policy is in force.

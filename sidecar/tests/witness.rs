@@ -103,6 +103,11 @@ impl Witness {
         self.streams.lock().expect("unpoisoned").clear();
     }
 
+    /// Changes what it knows of the only stream.
+    fn alter(&self, change: impl FnOnce(&mut StreamState)) {
+        change(self.streams.lock().expect("unpoisoned").values_mut().next().expect("certified"));
+    }
+
     fn cosigned(&self) -> Vec<u64> {
         self.cosigned.lock().expect("unpoisoned").clone()
     }
@@ -281,4 +286,69 @@ async fn k1_without_a_certificate_the_end_is_not_waited_for() {
     let asked = || scene.server.received().len() > 1;
     scene.until(asked).await;
     assert!(scene.operator.cosigned().is_empty());
+}
+
+#[tokio::test]
+async fn w2_a_witness_put_back_from_an_older_copy_is_an_alarm_and_takes_the_stream_up_again() {
+    let scene = Scene::new().await;
+    let operator = scene.operator.clone();
+    let mut copy = None;
+    let mut put_back_at = None;
+    scene
+        .until(|| {
+            scene.record(0);
+            let cosigned = operator.cosigned().len();
+            if copy.is_none() && cosigned >= 1 {
+                copy = operator.state();
+            }
+            if put_back_at.is_none() && cosigned >= 2 {
+                let copy = copy.clone().expect("a copy");
+                operator.alter(|state| *state = copy);
+                put_back_at = Some(cosigned);
+            }
+            put_back_at.is_some_and(|at| cosigned > at)
+        })
+        .await;
+    assert_eq!(scene.answers("went_back"), 1);
+    assert!(operator.state().is_some_and(|state| state.closed), "its end is shown");
+}
+
+#[tokio::test]
+async fn w2_a_witness_that_knows_more_than_the_stream_is_an_alarm() {
+    let scene = Scene::new().await;
+    let operator = scene.operator.clone();
+    let mut altered = false;
+    scene
+        .until(|| {
+            scene.record(0);
+            if !altered && !operator.cosigned().is_empty() {
+                operator.alter(|state| state.size += 1_000_000);
+                altered = true;
+            }
+            scene.answers("ahead") >= 1
+        })
+        .await;
+    assert!(operator.state().is_some_and(|state| !state.closed));
+    assert_eq!(scene.answers("went_back"), 0);
+}
+
+#[tokio::test]
+async fn w3_a_stream_counts_as_unanchored_until_its_first_cosigned_head() {
+    let scene = Scene::new().await;
+    scene.operator.trouble(503, 2);
+    let operator = scene.operator.clone();
+    let unanchored = || {
+        let text = scene.rig.metrics.text();
+        let name = "testimony_witness_streams_unanchored{thread=\"0\"} ";
+        text.lines().find_map(|line| line.strip_prefix(name)?.parse::<u64>().ok())
+    };
+    let mut seen = Vec::new();
+    scene
+        .until(|| {
+            scene.record(0);
+            seen.extend(unanchored().filter(|streams| seen.last() != Some(streams)));
+            !operator.cosigned().is_empty() && seen.last() == Some(&0)
+        })
+        .await;
+    assert_eq!(seen, [1, 0]);
 }

@@ -53,7 +53,11 @@ struct Walk {
 impl Walk {
     /// One errand, or a wait for one. `None`: it is over.
     async fn step(&mut self) -> Option<()> {
-        match self.recorder.shown(Shown::errand).flatten() {
+        let errand = self.recorder.shown(Shown::errand).flatten();
+        if let Some(streams) = self.recorder.shown(|shown| shown.unanchored()) {
+            self.metrics.unanchored(self.recorder.thread(), streams);
+        }
+        match errand {
             Some(Errand::Certificate { .. }) if self.recorder.is_closed() => None,
             Some(Errand::Certificate { stream, csr }) => self.certificate(&stream, csr).await,
             Some(Errand::Checkpoint(body)) => self.checkpoint(body).await,

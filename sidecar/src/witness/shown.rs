@@ -136,6 +136,11 @@ impl Shown {
         }
     }
 
+    /// Streams of which no head was cosigned yet.
+    pub fn unanchored(&self) -> usize {
+        self.streams.iter().filter(|showing| showing.client.anchored() == 0).count()
+    }
+
     /// The stream that is being shown, for messages.
     pub fn stream(&self) -> Option<&Arc<StreamId>> {
         self.streams.front().map(|showing| &showing.stream)
