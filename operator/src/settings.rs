@@ -120,6 +120,9 @@ pub struct Settings {
     /// Log filter of the sidecars.
     #[arg(long, env = "TESTIMONY_SIDECAR_LOG", default_value = "info")]
     pub sidecar_log: String,
+    /// Size of each sidecar's spool on disk in MiB, 32 or more; 0: records wait in memory.
+    #[arg(long, env = "TESTIMONY_SIDECAR_SPOOL_MEBIBYTES", default_value_t = 256, value_parser = spool_mebibytes)]
+    pub sidecar_spool_mebibytes: u32,
     /// Log filter of the operator.
     #[arg(long, env = "TESTIMONY_LOG", default_value = "info")]
     pub log: String,
@@ -210,6 +213,7 @@ impl Settings {
                 memory_request: self.sidecar_memory_request.clone(),
                 memory_limit: self.sidecar_memory_limit.clone(),
             },
+            spool_mebibytes: self.sidecar_spool_mebibytes,
             log: self.sidecar_log.clone(),
             operator_url: format!("https://{}.{}.svc:{}", self.policy_service, self.namespace, self.policy_port),
         })
@@ -239,6 +243,14 @@ impl Settings {
     pub fn replica(&self) -> String {
         self.pod_name.clone().unwrap_or_else(|| format!("process-{}", std::process::id()))
     }
+}
+
+/// Smallest spool, in MiB; the sidecar takes no smaller one.
+const SPOOL_MEBIBYTES_MIN: u32 = 32;
+
+fn spool_mebibytes(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| *number == 0 || *number >= SPOOL_MEBIBYTES_MIN);
+    number.ok_or_else(|| format!("use a number of MiB, {SPOOL_MEBIBYTES_MIN} or more, or 0 for no spool"))
 }
 
 fn dns_label(text: &str) -> Result<String, String> {

@@ -150,6 +150,7 @@ webhooks:
 - {{ printf "--sidecar-memory-request=%v" .Values.sidecar.resources.requests.memory | quote }}
 - {{ printf "--sidecar-memory-limit=%v" .Values.sidecar.resources.limits.memory | quote }}
 - {{ printf "--sidecar-log=%v" .Values.sidecar.log | quote }}
+- {{ printf "--sidecar-spool-mebibytes=%d" (int .Values.sidecar.spoolMebibytes) | quote }}
 - --webhook-config-name=testimony-default
 - --strict-webhook-config-name=testimony-strict
 - {{ printf "--strict-namespaces=%v" .Values.strict.enabled | quote }}

@@ -19,8 +19,14 @@ pub const PROBE_FAILURES_MAX: u32 = 120;
 /// Life of the projected token, in seconds; the kubelet renews it at 80 %.
 const TOKEN_EXPIRATION_S: u32 = 3600;
 
-/// Size limit of the state volume: two policy documents and room for the next.
-const STATE_SIZE_LIMIT: &str = "1Mi";
+/// Size of the state volume without a spool, in MiB: two policy documents and room for the next.
+const STATE_MEBIBYTES: u32 = 1;
+
+/// Percent of the spool's size that its files may take: an emptyDir over its limit evicts the pod.
+const SPOOL_FILL_PERCENT: u64 = 90;
+
+/// Size limit of the volume with the pod's key: one file.
+const KEY_SIZE_LIMIT: &str = "1Mi";
 
 /// Digits of the suffix of a CronJob's Jobs: minutes since the epoch, eight digits until 2160.
 pub(super) const CRON_SUFFIX_DIGITS: usize = 8;
@@ -56,6 +62,8 @@ impl Resources {
 pub struct SidecarConfig {
     /// Image of both containers.
     pub image: String,
+    /// Size of the spool in MiB; 0: records wait in memory.
+    pub spool_mebibytes: u32,
     /// `Always`, `IfNotPresent`, `Never`; `None`: Kubernetes' default for the tag.
     pub pull_policy: Option<String>,
     /// For images that lost the file capability on their way.
@@ -137,6 +145,9 @@ pub(super) fn sidecar_container(object: &Pod, plan: &Plan<'_>) -> Value {
         json!({"name": pod::STATE_VOLUME, "mountPath": path::STATE_DIR}),
         no_api_token(),
     ];
+    if plan.config.spool_mebibytes > 0 {
+        mounts.push(json!({"name": pod::KEY_VOLUME, "mountPath": path::SPOOL_KEY_DIR}));
+    }
     for sink in plan.selection.secrets.keys() {
         let mount = format!("{}/{sink}", path::SINKS_DIR);
         mounts
@@ -175,8 +186,12 @@ pub(super) fn volumes(plan: &Plan<'_>) -> Vec<Value> {
     }});
     let mut volumes = vec![
         json!({"name": pod::TOKEN_VOLUME, "projected": {"sources": [token]}}),
-        json!({"name": pod::STATE_VOLUME, "emptyDir": {"sizeLimit": STATE_SIZE_LIMIT}}),
+        json!({"name": pod::STATE_VOLUME, "emptyDir": {"sizeLimit": state_size_limit(plan.config)}}),
     ];
+    if plan.config.spool_mebibytes > 0 {
+        let key = json!({"medium": "Memory", "sizeLimit": KEY_SIZE_LIMIT});
+        volumes.push(json!({"name": pod::KEY_VOLUME, "emptyDir": key}));
+    }
     for (sink, secret) in &plan.selection.secrets {
         let name = format!("{}{sink}", pod::SINK_VOLUME_PREFIX);
         volumes.push(json!({"name": name, "secret": {"secretName": secret, "optional": true}}));
@@ -188,6 +203,10 @@ pub(super) fn volumes(plan: &Plan<'_>) -> Vec<Value> {
         volumes.push(volume.source);
     }
     volumes
+}
+
+fn state_size_limit(config: &SidecarConfig) -> String {
+    format!("{}Mi", config.spool_mebibytes.saturating_add(STATE_MEBIBYTES))
 }
 
 /// Names of the volumes that a pod needs for the sinks of a document: one that lacks any must be restarted.
@@ -236,7 +255,9 @@ fn environment(object: &Pod, plan: &Plan<'_>) -> Vec<Value> {
     };
     let container = object.spec.as_ref().and_then(|s| s.containers.first()).map(|c| c.name.as_str());
     let document = serde_json::to_string(&plan.selection.document).unwrap_or_default();
-    vec![
+    let spool_bytes = u64::from(plan.config.spool_mebibytes) * 1024 * 1024 / 100 * SPOOL_FILL_PERCENT;
+    let spool = (spool_bytes > 0).then(|| literal(env::SPOOL_BYTES_MAX, &spool_bytes.to_string()));
+    let variables = vec![
         literal(env::POLICY, &document),
         literal(env::CLUSTER_UID, plan.cluster_uid),
         literal(env::IMAGE, &plan.config.image),
@@ -255,7 +276,8 @@ fn environment(object: &Pod, plan: &Plan<'_>) -> Vec<Value> {
         literal(env::OPERATOR_URL, &plan.config.operator_url),
         literal(env::OPERATOR_CA, plan.operator_ca),
         literal(env::LOG, &plan.config.log),
-    ]
+    ];
+    variables.into_iter().chain(spool).collect()
 }
 
 fn no_api_token() -> Value {

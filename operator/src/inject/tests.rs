@@ -35,6 +35,7 @@ pub(super) fn config() -> SidecarConfig {
         image: "registry.example/testimony:1".to_owned(),
         pull_policy: Some("IfNotPresent".to_owned()),
         init_run_as_root: false,
+        spool_mebibytes: 256,
         resources: Resources {
             cpu_request: "20m".to_owned(),
             cpu_limit: "1".to_owned(),

@@ -89,7 +89,7 @@ pub(super) fn is_our_container(name: &str) -> bool {
 }
 
 pub(super) fn is_our_volume(name: &str) -> bool {
-    name == pod::TOKEN_VOLUME || name == pod::STATE_VOLUME || is_sink_volume(name)
+    [pod::TOKEN_VOLUME, pod::STATE_VOLUME, pod::KEY_VOLUME].contains(&name) || is_sink_volume(name)
 }
 
 /// What the names of volumes begin with that belong to one sink.

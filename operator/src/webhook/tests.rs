@@ -30,6 +30,7 @@ fn mutator(synced: bool, bundle: Option<&str>) -> Mutator {
             image: "testimony:1".to_owned(),
             pull_policy: None,
             init_run_as_root: false,
+            spool_mebibytes: 256,
             resources,
             log: "info".to_owned(),
             operator_url: "https://p".to_owned(),

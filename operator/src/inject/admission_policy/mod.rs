@@ -171,7 +171,7 @@ fn injected() -> String {
 fn obstacles(whom: Whom, surroundings: &Surroundings<'_>) -> Vec<(&'static str, String)> {
     let (ours, proxies) = (list(OURS), list(OTHER_PROXIES));
     let ports = [port::INBOUND, port::OUTBOUND, port::ADMIN].map(|p| p.to_string()).join(", ");
-    let volumes = list([pod::TOKEN_VOLUME, pod::STATE_VOLUME]);
+    let volumes = list([pod::TOKEN_VOLUME, pod::STATE_VOLUME, pod::KEY_VOLUME]);
     let is_ours = |name: &str| {
         let prefixes = SINK_VOLUME_PREFIXES.map(|prefix| format!(" || {name}.startsWith({})", quoted(prefix)));
         format!("({name} in {volumes}{})", prefixes.concat())
