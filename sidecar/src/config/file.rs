@@ -178,6 +178,15 @@ pub fn from_yaml(text: &str, vars: &dyn Vars) -> Result<Config, ConfigError> {
         Some(SpoolConfig { folder: spool.dir, key_folder: spool.key_dir, bytes_max })
     });
     let policy = document(file.policy, file.sinks, directions, &mut problems);
+    if spool.is_none() && policy.policies.iter().any(|policy| policy.delivery == DeliveryMode::Strict) {
+        let fix = "name a spool, or use Async";
+        problems.push(Problem::of(
+            "policy.delivery.mode",
+            "Strict",
+            "waits for records on disk, and there is no spool",
+            fix,
+        ));
+    }
     match listen {
         Some(listen) if problems.is_empty() => Ok(Config {
             workload,
