@@ -43,6 +43,7 @@ definitions! {
     HEADS: "counter", "testimony_heads_total", [], "Signed heads of streams that were sent with the records";
     CONNECTIONS: "counter", "testimony_connections_total", ["direction", "protocol"], "Connections, by what they turned out to carry";
     CONNECTIONS_OPEN: "gauge", "testimony_connections_open", [], "Accepted connections that are open now";
+    HELD: "counter", "testimony_held_total", ["result"], "Requests and answers that waited for a durable record (delivery.mode: Strict), by what became of them: durable, passed without one or refused";
     REFUSED: "counter", "testimony_refused_total", ["reason"], "Exchanges and connections that were refused";
     EXPORT_RECORDS: "counter", "testimony_export_records_total", ["sink"], "Records that a sink acknowledged";
     EXPORT_REQUESTS: "counter", "testimony_export_requests_total", ["sink", "result"], "Export requests, by what became of them: success, partial, retry, parked or refused";
@@ -102,6 +103,17 @@ pub enum ExportResult {
     Refused,
 }
 
+/// What became of what waited for a durable record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldResult {
+    /// The record is durable, and it went on.
+    Durable,
+    /// There was none in time, and it went on all the same (`failureMode: Open`).
+    Passed,
+    /// There was none in time, and it was refused (`failureMode: Closed`).
+    Refused,
+}
+
 /// What became of a request to the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollResult {
@@ -151,6 +163,7 @@ pub struct Metrics {
     connections: [[Counter; 4]; 2],
     /// Accepted connections that are open.
     pub connections_open: Gauge,
+    held: [Counter; 3],
     refused: Family<Labels<1>, Counter>,
     /// Times that the worker was started anew.
     pub worker_restarts: Counter,
@@ -191,6 +204,7 @@ impl Default for Metrics {
         let connections: Family<Labels<2>, Counter> = register(&mut registry, CONNECTIONS);
         let not_recorded: Family<Labels<1>, Counter> = register(&mut registry, NOT_RECORDED);
         let sealed: Family<Labels<1>, Counter> = register(&mut registry, SEALED);
+        let held: Family<Labels<1>, Counter> = register(&mut registry, HELD);
         let both = ["inbound", "outbound"];
         Self {
             exchanges: both.map(|direction| {
@@ -208,6 +222,7 @@ impl Default for Metrics {
             records: register(&mut registry, RECORDS),
             stages: register(&mut registry, STAGES),
             connections_open: register(&mut registry, CONNECTIONS_OPEN),
+            held: ["durable", "passed", "refused"].map(|result| held.get_or_create_owned(&[("result", result)])),
             refused: register(&mut registry, REFUSED),
             worker_restarts: register(&mut registry, WORKER_RESTARTS),
             policy_revision: register(&mut registry, POLICY_REVISION),
@@ -267,6 +282,17 @@ impl Metrics {
     /// An expression of a policy was neither true nor false; `reason` is a word of a closed set.
     pub fn undecided(&self, reason: &'static str) {
         self.policy_undecided.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Something waited for a durable record.
+    pub fn held(&self, result: HeldResult) {
+        let [durable, passed, refused] = &self.held;
+        match result {
+            HeldResult::Durable => durable,
+            HeldResult::Passed => passed,
+            HeldResult::Refused => refused,
+        }
+        .inc();
     }
 
     /// Something was refused; `reason` is a word of a closed set.

@@ -6,6 +6,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 use std::fmt::Write;
 use testimony_core::contract::annotation;
+use testimony_core::policy::{DeliveryMode, FailureMode};
 use testimony_operator::compile::Reach;
 use testimony_operator::index::{Index, PolicyEntry};
 use testimony_operator::inject::{Decision, ExcludedNamespaces, PodTraits, decide, workload};
@@ -61,6 +62,9 @@ pub struct PolicyView {
     pub suspended: bool,
     /// `Inbound`, `Outbound`.
     pub directions: Vec<String>,
+    /// `Strict`, `Closed`, where it asks for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modes: Vec<String>,
     /// Its rules in order, the last one for what no rule matches.
     pub rules: Vec<RuleView>,
     /// Why its latest spec is not in force.
@@ -252,8 +256,11 @@ fn view(policy: &PolicyEntry) -> PolicyView {
             level: "Metadata".to_owned(),
         });
     }
+    let strict = good.filter(|good| good.delivery == DeliveryMode::Strict).map(|_| "Strict".to_owned());
+    let closed = good.filter(|good| good.failure_mode == FailureMode::Closed).map(|_| "Closed".to_owned());
     PolicyView {
         name: policy.key(),
+        modes: strict.into_iter().chain(closed).collect(),
         suspended: good.is_some_and(|good| good.suspend),
         directions: good
             .into_iter()
@@ -331,8 +338,14 @@ pub(super) fn text(report: &Report) -> Result<String, std::fmt::Error> {
         writeln!(out, "revision   {revision} by the policies as they are now")?;
     }
     for policy in &report.policies {
-        let suspended = if policy.suspended { ", suspended: records nothing" } else { "" };
-        writeln!(out, "policy     {} ({}{suspended})", policy.name, policy.directions.join(", "))?;
+        let mut words = policy.directions.join(", ");
+        for word in policy.modes.iter() {
+            write!(words, ", {word}")?;
+        }
+        if policy.suspended {
+            words.push_str(", suspended: records nothing");
+        }
+        writeln!(out, "policy     {} ({words})", policy.name)?;
         let mut rules = Table::new(&["  RULE", "LEVEL", "MATCHES"]);
         for rule in &policy.rules {
             rules.row([format!("  {}", rule.name), rule.level.clone(), rule.matches.clone()]);

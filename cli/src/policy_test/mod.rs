@@ -12,7 +12,7 @@ use crate::output::{Table, print, print_json, printable};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::fmt::Write;
-use testimony_core::policy::{self, Level};
+use testimony_core::policy::{self, DeliveryMode, FailureMode, Level};
 use testimony_operator::index::{Index, PolicyEntry};
 
 /// The result, as `-o json` shows it.
@@ -118,6 +118,12 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
     match (outcome.level, outcome.judged.iter().find(|judged| Some(&judged.policy) == outcome.policy.as_ref())) {
         (Some(level), Some(judged)) => {
             writeln!(out, "level      {level:?}, by policy {}, rule {}", judged.policy, judged.rule)?;
+            if outcome.delivery == Some(DeliveryMode::Strict) {
+                writeln!(out, "delivery   Strict: the answer waits until its record is durable")?;
+            }
+            if outcome.failure_mode == Some(FailureMode::Closed) {
+                writeln!(out, "failure    Closed: refused while it cannot be recorded")?;
+            }
         }
         _ => writeln!(out, "level      none: no policy looks at this request")?,
     }

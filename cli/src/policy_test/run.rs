@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use testimony_core::capture::{self, ConnFacts, HttpCapture, InFlight, Shell};
+use testimony_core::capture::{self, Begun, ConnFacts, HttpCapture, InFlight, Receipt, Shell};
 use testimony_core::http1::{ConnSeq, End, HeadEdit, Limits, Next, Observer, RequestHead, ResponseHead, Session};
-use testimony_core::policy::{Compiled, Direction, Level, PolicyDocument};
+use testimony_core::policy::{Compiled, DeliveryMode, Direction, FailureMode, Level, PolicyDocument};
 use testimony_core::record::{Record, Redacted, Stamp, body_of};
 
 /// Time of the placeholder clock: 2023-11-14T22:13:20Z.
@@ -38,6 +38,12 @@ pub struct Outcome {
     pub policy: Option<String>,
     /// The rule that gave it.
     pub rule: Option<String>,
+    /// When its answer may leave; absent: at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<DeliveryMode>,
+    /// What happens while it cannot be recorded; absent: it passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_mode: Option<FailureMode>,
     /// What each policy says.
     pub judged: Vec<Judged>,
     /// Why the proxy refuses the request, if it does.
@@ -178,10 +184,23 @@ impl Shell for Dry {
         f(&mut self.seen.borrow_mut().in_flight)
     }
 
-    fn emit(&mut self, record: Redacted<Record>) {
+    fn emit(&mut self, record: Redacted<Record>) -> Receipt {
         let mut guard = self.seen.borrow_mut();
         let seen = &mut *guard;
         seen.records.push((record.get().event().as_str(), body_of(&record).unwrap_or_default()));
+        Receipt::Counted
+    }
+
+    fn emit_begin(&mut self, _: Redacted<Record>) -> Begun {
+        Begun { number: None, receipt: Receipt::Counted }
+    }
+
+    fn emit_end(&mut self, record: Redacted<Record>, _: Begun) -> Receipt {
+        self.emit(record)
+    }
+
+    fn can_record(&self) -> bool {
+        true
     }
 
     fn begin(&mut self) {}
@@ -211,6 +230,8 @@ impl Watcher {
         outcome.request = format!("{} {}", head.method, path(head.target));
         if let Some(verdict) = self.policy.judge(&facts) {
             outcome.level = Some(verdict.level);
+            outcome.delivery = Some(verdict.delivery).filter(|mode| *mode != DeliveryMode::default());
+            outcome.failure_mode = Some(verdict.failure).filter(|mode| *mode != FailureMode::default());
             outcome.policy = Some(verdict.policy.to_owned());
             outcome.rule = Some(verdict.rule.to_owned());
         }
@@ -267,12 +288,12 @@ impl Observer for Watcher {
         self.capture.request_end(seq);
     }
 
-    fn response_head(&mut self, seq: ConnSeq, head: &ResponseHead<'_>) {
-        self.capture.response_head(seq, head);
+    fn response_head(&mut self, seq: ConnSeq, head: &ResponseHead<'_>, at: usize) {
+        self.capture.response_head(seq, head, at);
     }
 
-    fn answered(&mut self, seq: ConnSeq, status: u16) {
-        self.capture.answered(seq, status);
+    fn answered(&mut self, seq: ConnSeq, status: u16, at: usize) {
+        self.capture.answered(seq, status, at);
     }
 
     fn response_body(&mut self, seq: ConnSeq, payload_bytes: u64) {

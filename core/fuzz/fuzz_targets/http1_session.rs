@@ -42,10 +42,10 @@ impl Observer for Told {
     fn request_end(&mut self, seq: ConnSeq) {
         self.in_flight(seq);
     }
-    fn response_head(&mut self, seq: ConnSeq, _: &ResponseHead<'_>) {
+    fn response_head(&mut self, seq: ConnSeq, _: &ResponseHead<'_>, _: usize) {
         self.in_flight(seq);
     }
-    fn answered(&mut self, seq: ConnSeq, _: u16) {
+    fn answered(&mut self, seq: ConnSeq, _: u16, _: usize) {
         self.in_flight(seq);
     }
     fn response_body(&mut self, seq: ConnSeq, payload_bytes: u64) {

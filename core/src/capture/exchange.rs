@@ -8,8 +8,8 @@ use super::request::{Added, Scan, edit_trace, fill_actor, fill_request, fill_tra
 use super::stage::{Kind, Stages, show};
 use super::target::Target;
 use super::tracing::trace;
-use super::{ConnFacts, Outcome, Shell, Unrecorded};
-use crate::policy::{ClientAddress, Compiled, Correlation, Direction, Level, WhenAbsent};
+use super::{Begun, ConnFacts, Hold, Outcome, Receipt, Shell, Stage, Unrecorded};
+use crate::policy::{ClientAddress, Compiled, Correlation, DeliveryMode, Direction, FailureMode, Level, WhenAbsent};
 use crate::record::{EventName, Field, Record, Side, Stamp, uuid_v7};
 use crate::redact::redact;
 use httparse::Header;
@@ -75,6 +75,15 @@ pub(super) struct Exchange {
     /// Its answer opened a tunnel, or is an event stream.
     stream: bool,
     stages: Stages,
+    /// Its answer waits for a durable record (T1).
+    strict: bool,
+    /// It is refused if it cannot be recorded.
+    closed: bool,
+    /// It cannot be recorded, and is refused.
+    refused: bool,
+    /// Its answer may go, or is none that is held.
+    answer_shown: bool,
+    begun: Option<Begun>,
 }
 
 impl Exchange {
@@ -129,10 +138,64 @@ impl Exchange {
             }
             exchange.record = Some(record);
             exchange.stages = Stages::of_exchange(start);
+            exchange.strict = verdict.delivery == DeliveryMode::Strict;
+            exchange.closed = verdict.failure == FailureMode::Closed;
+            exchange.refused = exchange.closed && !shell.can_record();
         } else {
             exchange.none_by = Some(verdict.rule.into());
         }
         exchange
+    }
+
+    /// Nothing of it may go upstream: it cannot be recorded, and policy wants it refused then.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Tells of its beginning, if its request waits for that (T2): what must be durable.
+    pub fn tell_begin<S: Shell>(&mut self, shell: &mut S, conn: &ConnFacts) -> Option<Receipt> {
+        if !self.strict || !self.closed || self.refused {
+            return None;
+        }
+        let mut record = self.record.clone()?;
+        record.set(Field::Outcome, Outcome::Unknown.as_str().as_bytes());
+        record.set(Field::Cause, b"crash_unknown");
+        record.set(Field::PolicyRevision, self.policy.document().revision.as_bytes());
+        let (now, random) = (shell.now(), shell.random());
+        conn.close(&mut record, self.start, now, random);
+        let begun = shell.emit_begin(redact(record, self.policy.redactor()));
+        self.begun = Some(begun);
+        Some(begun.receipt)
+    }
+
+    /// Whether its answer, which is about to leave, waits for a durable record.
+    pub fn is_held(&self) -> bool {
+        self.strict && !self.answer_shown
+    }
+
+    /// Its answer does not wait any more.
+    pub fn release(&mut self) {
+        self.answer_shown = true;
+    }
+
+    /// What its answer waits for, at this place of the output.
+    pub fn hold(&self, from: usize, until: Receipt) -> Hold {
+        Hold { from, seq: self.seq, until, closed: self.closed }
+    }
+
+    /// Shows it as answered (T1); `fill` adds what its front knows so far.
+    pub fn show_answered<S: Shell>(
+        &mut self,
+        shell: &mut S,
+        conn: &ConnFacts,
+        fill: impl FnOnce(&mut Record),
+    ) -> Receipt {
+        self.answer_shown = true;
+        let Some(mut record) = self.record.clone() else { return Receipt::Counted };
+        self.stages.shown(shell.now());
+        self.fill_so_far(&mut record);
+        fill(&mut record);
+        show(shell, conn, &self.policy, self.start, Kind::Stream, Stage::Answered, record)
     }
 
     fn new(seq: u64, start: Stamp, policy: Arc<Compiled>, judged: bool) -> Self {
@@ -150,6 +213,11 @@ impl Exchange {
             tunnel: None,
             stream: false,
             stages: Stages::never(),
+            strict: false,
+            closed: false,
+            refused: false,
+            answer_shown: false,
+            begun: None,
         }
     }
 
@@ -217,7 +285,7 @@ impl Exchange {
     }
 
     /// Ends it: counted, and recorded if policy wants that.
-    pub fn finish<S: Shell>(mut self, shell: &mut S, conn: &ConnFacts, end: Verdict) {
+    pub fn finish<S: Shell>(mut self, shell: &mut S, conn: &ConnFacts, end: Verdict) -> Receipt {
         if let Some(ticket) = self.ticket.take() {
             shell.in_flight(|table| table.end(ticket));
         }
@@ -229,7 +297,7 @@ impl Exchange {
             let none = self.none_by.as_deref().map(|rule| Unrecorded { revision, rule });
             shell.count(conn.direction, end.outcome, none);
         }
-        let Some(mut record) = self.record.take() else { return };
+        let Some(mut record) = self.record.take() else { return Receipt::Counted };
         record.set(Field::Outcome, end.outcome.as_str().as_bytes());
         if let Some(cause) = end.cause {
             record.set(Field::Cause, cause.as_bytes());
@@ -245,7 +313,11 @@ impl Exchange {
         let now = shell.now();
         let random = shell.random();
         conn.close(&mut record, self.start, now, random);
-        shell.emit(redact(record, self.policy.redactor()));
+        let record = redact(record, self.policy.redactor());
+        match self.begun {
+            Some(begun) => shell.emit_end(record, begun),
+            None => shell.emit(record),
+        }
     }
 }
 

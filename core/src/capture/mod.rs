@@ -8,6 +8,7 @@ mod grpc;
 mod http;
 mod in_flight;
 mod opaque;
+mod receipt;
 mod request;
 mod stage;
 mod stream;
@@ -22,10 +23,11 @@ pub use http::HttpCapture;
 pub use httparse::Header;
 pub use in_flight::{Candidate, InFlight, Ticket};
 pub use opaque::{OpaqueCapture, OpaqueEnd, Paused};
+pub use receipt::{Begun, Hold, Receipt};
 pub use stage::{
     CONNECTION_OPENED_AFTER_MS, EXCHANGE_OPENED_AFTER_MS, NEVER_NS, PROGRESS_EVERY_SECONDS, Stage, Stages,
 };
-pub use stream::{FieldEdit, StreamCapture, StreamEnd, StreamRequest};
+pub use stream::{AUDIT_FAILED, FieldEdit, StreamCapture, StreamEnd, StreamRequest};
 
 use crate::names::Bearer;
 use crate::policy::{Compiled, Direction};
@@ -66,8 +68,15 @@ pub trait Shell {
     fn policy(&self) -> Arc<Compiled>;
     /// Runs `f` on the table of inbound exchanges in flight in this pod.
     fn in_flight<R>(&mut self, f: impl FnOnce(&mut InFlight) -> R) -> R;
-    /// Takes a finished record. Never blocks.
-    fn emit(&mut self, record: Redacted<Record>);
+    /// Takes a finished record. Never blocks; says when it will be durable.
+    fn emit(&mut self, record: Redacted<Record>) -> Receipt;
+    /// Takes what is known of an exchange before its request goes on (T2): it becomes a record only if the process dies
+    /// before [`Shell::emit_end`].
+    fn emit_begin(&mut self, record: Redacted<Record>) -> Begun;
+    /// Takes the record of an exchange that [`Shell::emit_begin`] told of.
+    fn emit_end(&mut self, record: Redacted<Record>, begun: Begun) -> Receipt;
+    /// Whether a record would be taken now. Asked under `failureMode: Closed` alone.
+    fn can_record(&self) -> bool;
     /// Counts an exchange that begins and that policy looks at.
     fn begin(&mut self);
     /// Counts it at its end. `none`: policy wants no record of it.

@@ -1,8 +1,8 @@
 //! Capture of a connection that is neither HTTP/1 nor carried an exchange of HTTP/2: one record at its end, and stages while it is open.
 
 use super::stage::{Kind, Stages, show};
-use super::{ConnFacts, Outcome, Shell, Unrecorded};
-use crate::policy::{Compiled, Facts, Level, Verdict};
+use super::{ConnFacts, Hold, Outcome, Receipt, Shell, Stage, Unrecorded};
+use crate::policy::{Compiled, DeliveryMode, Facts, FailureMode, Level, Verdict};
 use crate::record::{EventName, Field, Record, Stamp};
 use crate::redact::redact;
 use crate::tls::{Handshake, HandshakeStatus};
@@ -45,14 +45,22 @@ pub struct OpaqueCapture<S: Shell> {
     /// It was counted when it began.
     begun: bool,
     ended: bool,
+    /// It is closed when it cannot be shown.
+    closed: bool,
+    /// Stages in a row that were not taken.
+    failed: u8,
 }
+
+/// A connection under `failureMode: Closed` is closed when so many of its stages in a row were not recorded (T3).
+const FAILED_STAGES_MAX: u8 = 2;
 
 impl<S: Shell> OpaqueCapture<S> {
     /// Captures from now on; `start` is when the connection was accepted, `proto` one of `tcp`, `tls`, `http/2`.
     pub fn new(shell: S, conn: ConnFacts, start: Stamp, proto: &'static str) -> Self {
         let stages = if conn.upstream_local.is_some() { Stages::of_connection(start) } else { Stages::never() };
         let (tls, bytes) = (None, (0, 0));
-        Self { shell, conn, seq: 0, start, proto, tls, bytes, stages, shown_under: None, begun: false, ended: false }
+        let (shown_under, begun, ended, closed, failed) = (None, false, false, false, 0);
+        Self { shell, conn, seq: 0, start, proto, tls, bytes, stages, shown_under, begun, ended, closed, failed }
     }
 
     /// Its number, where the connection is not the only exchange.
@@ -127,10 +135,45 @@ impl<S: Shell> OpaqueCapture<S> {
         let policy = self.shell.policy();
         let Some(verdict) = self.verdict(&policy).filter(|verdict| verdict.level > Level::None) else { return };
         let mut record = self.build(EventName::TcpOpen, &verdict);
+        self.closed = verdict.failure == FailureMode::Closed;
         record.set_int(Field::ReqBytes, self.bytes.0);
         record.set_int(Field::ResBytes, self.bytes.1);
-        show(&mut self.shell, &self.conn, &policy, self.start, Kind::Tcp, stage, record);
+        let shown = show(&mut self.shell, &self.conn, &policy, self.start, Kind::Tcp, stage, record);
+        self.failed = if shown == Receipt::Never { self.failed.saturating_add(1) } else { 0 };
         self.shown_under = Some(policy);
+    }
+
+    /// It cannot be shown any more, and policy wants it closed then (T3).
+    pub fn has_failed(&self) -> bool {
+        self.closed && self.failed >= FAILED_STAGES_MAX
+    }
+
+    /// It cannot be recorded, and policy wants it refused then.
+    pub fn is_refused(&self) -> bool {
+        let policy = self.shell.policy();
+        let closed = |verdict: Verdict<'_>| verdict.level > Level::None && verdict.failure == FailureMode::Closed;
+        self.verdict(&policy).is_some_and(closed) && !self.shell.can_record()
+    }
+
+    /// What the first bytes to the peer wait for (T3): under Strict it is shown now.
+    pub fn hold_first(&mut self) -> Option<Hold> {
+        let policy = self.shell.policy();
+        let verdict = self.verdict(&policy).filter(|verdict| verdict.level > Level::None)?;
+        if verdict.delivery != DeliveryMode::Strict {
+            return None;
+        }
+        let closed = verdict.failure == FailureMode::Closed;
+        let record = self.build(EventName::TcpOpen, &verdict);
+        self.stages.shown(self.shell.now());
+        let until = show(&mut self.shell, &self.conn, &policy, self.start, Kind::Tcp, Stage::Opened, record);
+        self.closed = closed;
+        self.shown_under = Some(policy);
+        Some(Hold { from: 0, seq: self.seq, until, closed })
+    }
+
+    /// The data thread's side.
+    pub fn shell(&self) -> &S {
+        &self.shell
     }
 
     /// The connection is over.
@@ -191,7 +234,7 @@ impl<S: Shell> OpaqueCapture<S> {
         let now = self.shell.now();
         let random = self.shell.random();
         self.conn.close(&mut record, self.start, now, random);
-        self.shell.emit(redact(record, policy.redactor()));
+        let _ = self.shell.emit(redact(record, policy.redactor()));
     }
 
     /// What the end makes of the whole: a handshake that failed is a failure even if both sides closed in order, and one that

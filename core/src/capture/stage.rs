@@ -3,7 +3,7 @@
 //! Whatever front holds an open exchange keeps a [`Stages`] with it and asks it at its `tick`. Nothing here counts in the
 //! metrics of exchanges: an exchange is counted once, at its end.
 
-use super::{ConnFacts, Outcome, Shell};
+use super::{ConnFacts, Outcome, Receipt, Shell};
 use crate::policy::Compiled;
 use crate::record::{EventName, Field, Record, Stamp};
 use crate::redact::redact;
@@ -29,6 +29,8 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 pub enum Stage {
     /// The exchange is open.
     Opened,
+    /// The exchange has an answer, which leaves once this record is durable (T1).
+    Answered,
     /// It still is.
     Progress,
 }
@@ -38,6 +40,7 @@ impl Stage {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Opened => "opened",
+            Self::Answered => "answered",
             Self::Progress => "progress",
         }
     }
@@ -55,9 +58,9 @@ pub(super) enum Kind {
 impl Kind {
     const fn event(self, stage: Stage) -> EventName {
         match (self, stage) {
-            (Self::Stream, Stage::Opened) => EventName::StreamOpen,
+            (Self::Stream, Stage::Opened | Stage::Answered) => EventName::StreamOpen,
             (Self::Stream, Stage::Progress) => EventName::StreamProgress,
-            (Self::Tcp, Stage::Opened) => EventName::TcpOpen,
+            (Self::Tcp, Stage::Opened | Stage::Answered) => EventName::TcpOpen,
             (Self::Tcp, Stage::Progress) => EventName::TcpProgress,
         }
     }
@@ -108,6 +111,14 @@ impl Stages {
         self.due_ns
     }
 
+    /// It is shown now whether it was due or not.
+    pub const fn shown(&mut self, now: Stamp) {
+        if self.due_ns != NEVER_NS {
+            self.due_ns = now.mono_ns.saturating_add(PROGRESS_EVERY_SECONDS.saturating_mul(NANOS_PER_SECOND));
+            self.opened = true;
+        }
+    }
+
     /// What is to be shown now, if anything; the next time is counted from now.
     pub fn take(&mut self, now: Stamp) -> Option<Stage> {
         if now.mono_ns < self.due_ns || self.due_ns == NEVER_NS {
@@ -129,7 +140,7 @@ pub(super) fn show<S: Shell>(
     kind: Kind,
     stage: Stage,
     mut record: Record,
-) {
+) -> Receipt {
     record.set_event(kind.event(stage));
     record.set(Field::Typ, b"stage");
     record.set(Field::Stage, stage.as_str().as_bytes());
@@ -138,7 +149,7 @@ pub(super) fn show<S: Shell>(
     let now = shell.now();
     let random = shell.random();
     conn.close(&mut record, start, now, random);
-    shell.emit(redact(record, policy.redactor()));
+    shell.emit(redact(record, policy.redactor()))
 }
 
 #[cfg(test)]

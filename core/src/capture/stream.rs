@@ -5,7 +5,7 @@ use super::grpc::{Messages, is_grpc, method_of, status_of};
 use super::request::Added;
 use super::stage::NEVER_NS;
 use super::target::Target;
-use super::{ConnFacts, Outcome, Shell};
+use super::{ConnFacts, Hold, Outcome, Receipt, Shell};
 use crate::http2::error_name;
 use crate::record::{EventName, Field, Record, Stamp};
 use httparse::Header;
@@ -70,6 +70,9 @@ pub enum StreamEnd {
     Drained,
 }
 
+/// Why a stream is refused that cannot be recorded, under `failureMode: Closed`.
+pub const AUDIT_FAILED: &str = "audit_failed";
+
 /// Captures one stream. Dropped without an end it is recorded as drained (EV-1).
 pub struct StreamCapture<S: Shell> {
     shell: S,
@@ -78,6 +81,8 @@ pub struct StreamCapture<S: Shell> {
     exchange: Option<Exchange>,
     rpc: Option<Rpc>,
     is_connect: bool,
+    /// What its request waits for (T2).
+    begin: Option<Hold>,
 }
 
 /// What a gRPC call has beside its exchange.
@@ -131,8 +136,47 @@ impl<S: Shell> StreamCapture<S> {
                 record.set(Field::RpcMethod, method.as_bytes());
             }
         }
+        let begin = exchange.tell_begin(&mut shell, &conn).map(|until| exchange.hold(0, until));
         let rpc = is_rpc.then(Rpc::default);
-        (Self { shell, conn, exchange: Some(exchange), rpc, is_connect }, edit)
+        (Self { shell, conn, exchange: Some(exchange), rpc, is_connect, begin }, edit)
+    }
+
+    /// The data thread's side.
+    pub fn shell(&self) -> &S {
+        &self.shell
+    }
+
+    /// It is a call of gRPC.
+    pub fn is_rpc(&self) -> bool {
+        self.rpc.is_some()
+    }
+
+    /// Nothing of the request may go on: it cannot be recorded, and policy wants it refused then.
+    pub fn is_refused(&self) -> bool {
+        self.exchange.as_ref().is_some_and(Exchange::is_refused)
+    }
+
+    /// What the request waits for before it goes on (T2).
+    pub fn take_begin(&mut self) -> Option<Hold> {
+        self.begin.take()
+    }
+
+    /// What the final answer, whose head was told, waits for before it goes on (T1). `is_whole`: there is nothing after
+    /// its head, and the request is whole; then the exchange ends here.
+    pub fn hold_answer(&mut self, is_whole: bool) -> Option<Hold> {
+        let exchange = self.exchange.as_mut().filter(|exchange| exchange.is_held())?;
+        let hold = exchange.hold(0, Receipt::Counted);
+        let until = if is_whole {
+            self.finish(StreamEnd::Complete)
+        } else {
+            let rpc = &self.rpc;
+            exchange.show_answered(&mut self.shell, &self.conn, |record| {
+                if let Some(rpc) = rpc {
+                    rpc.fill(record);
+                }
+            })
+        };
+        Some(Hold { until, ..hold })
     }
 
     /// The head of the final response. It may be all of it (`is_end`): then a `grpc-status` stands here.
@@ -208,8 +252,8 @@ impl<S: Shell> StreamCapture<S> {
         }
     }
 
-    fn finish(&mut self, end: StreamEnd) {
-        let Some(mut exchange) = self.exchange.take() else { return };
+    fn finish(&mut self, end: StreamEnd) -> Receipt {
+        let Some(mut exchange) = self.exchange.take() else { return Receipt::Counted };
         let status = exchange.status;
         if let Some(record) = exchange.record_mut() {
             if let Some(rpc) = &self.rpc {
@@ -231,7 +275,7 @@ impl<S: Shell> StreamCapture<S> {
                 None => Outcome::Unknown,
             };
         }
-        exchange.finish(&mut self.shell, &self.conn, verdict);
+        exchange.finish(&mut self.shell, &self.conn, verdict)
     }
 }
 
@@ -244,6 +288,7 @@ fn judge(end: StreamEnd, status: u16) -> Verdict {
         StreamEnd::ClientReset(_) | StreamEnd::ClientGone => failed("client_gone"),
         StreamEnd::UpstreamReset(_) | StreamEnd::UpstreamGone => failed("upstream_failed"),
         StreamEnd::RequestRefused(reason) => Verdict { refusal: Some(reason), ..failed("rejected") },
+        StreamEnd::ResponseRefused(reason @ AUDIT_FAILED) => Verdict { refusal: Some(reason), ..failed("rejected") },
         StreamEnd::ResponseRefused(reason) => Verdict { refusal: Some(reason), ..failed("protocol_error") },
         StreamEnd::TimedOut => failed("timeout"),
         StreamEnd::Drained => Verdict::new(Outcome::Unknown, Some("drained")),

@@ -1,10 +1,14 @@
 //! Capture as the data thread drives it: bytes through a session, records out.
 
 mod stages;
+mod strict;
 
 use super::*;
 use crate::http1::{Limits, Session};
-use crate::policy::{Correlation, DOCUMENT_VERSION, DocumentPolicy, DocumentRule, Level, PolicyDocument, RuleMatch};
+use crate::policy::{
+    Correlation, DOCUMENT_VERSION, DeliveryMode, DocumentPolicy, DocumentRule, FailureMode, Level, PolicyDocument,
+    RuleMatch,
+};
 use crate::record::body_of;
 use expect_test::{Expect, expect};
 use std::cell::RefCell;
@@ -23,6 +27,11 @@ pub(super) struct State {
     pub undecided: Vec<&'static str>,
     /// Seconds that have passed.
     pub seconds: u64,
+    /// Markers of beginnings, and which of them ended.
+    pub markers: Vec<String>,
+    pub marked_ends: Vec<u64>,
+    /// Nothing is recorded any more.
+    pub is_full: bool,
 }
 
 #[derive(Clone)]
@@ -51,9 +60,34 @@ impl Shell for TestShell {
         f(&mut self.state.borrow_mut().in_flight)
     }
 
-    fn emit(&mut self, record: Redacted<Record>) {
+    fn emit(&mut self, record: Redacted<Record>) -> Receipt {
+        let mut state = self.state.borrow_mut();
+        if state.is_full {
+            return Receipt::Never;
+        }
         let body = body_of(&record).expect("a body");
-        self.state.borrow_mut().bodies.push(String::from_utf8_lossy(&body).replace("\",\"", "\",\n\""));
+        state.bodies.push(String::from_utf8_lossy(&body).replace("\",\"", "\",\n\""));
+        Receipt::At(state.bodies.len() as u64)
+    }
+
+    fn emit_begin(&mut self, record: Redacted<Record>) -> Begun {
+        let mut state = self.state.borrow_mut();
+        if state.is_full {
+            return Begun { number: None, receipt: Receipt::Never };
+        }
+        let body = body_of(&record).expect("a body");
+        state.markers.push(String::from_utf8_lossy(&body).into_owned());
+        let number = state.markers.len() as u64;
+        Begun { number: Some(number), receipt: Receipt::At(100 + number) }
+    }
+
+    fn emit_end(&mut self, record: Redacted<Record>, begun: Begun) -> Receipt {
+        self.state.borrow_mut().marked_ends.extend(begun.number);
+        self.emit(record)
+    }
+
+    fn can_record(&self) -> bool {
+        !self.state.borrow().is_full
     }
 
     fn begin(&mut self) {
@@ -83,11 +117,17 @@ pub(super) fn shell() -> TestShell {
 }
 
 pub(super) fn shell_with(rules: Vec<DocumentRule>) -> TestShell {
+    shell_of(rules, DeliveryMode::Async, FailureMode::Open)
+}
+
+pub(super) fn shell_of(rules: Vec<DocumentRule>, delivery: DeliveryMode, failure_mode: FailureMode) -> TestShell {
     let policy = DocumentPolicy {
         name: "shop/all".into(),
         directions: vec![Direction::Inbound, Direction::Outbound],
         exclude_ports: Vec::new(),
         rules,
+        delivery,
+        failure_mode,
     };
     let document = PolicyDocument {
         version: DOCUMENT_VERSION,

@@ -96,6 +96,8 @@ pub enum Refusal {
     ChunkLineTooLong,
     BadTrailer,
     UnsolicitedResponse,
+    /// `failureMode: Closed`, and it cannot be recorded: 503.
+    AuditFailed,
 }
 
 impl Refusal {
@@ -119,6 +121,7 @@ impl Refusal {
             Self::ChunkLineTooLong => "chunk_line_too_long",
             Self::BadTrailer => "bad_trailer",
             Self::UnsolicitedResponse => "unsolicited_response",
+            Self::AuditFailed => "audit_failed",
         }
     }
 }
@@ -127,7 +130,8 @@ impl Refusal {
 /// by exactly one `exchange_end` with the same `seq` (EV-1), whatever happens, given that the shell calls
 /// `Session::abort` when it stops early.
 pub trait Observer {
-    /// A request head is complete and valid; what `edit` collects goes upstream with it.
+    /// A request head is complete and valid; what `edit` collects goes upstream with it, from [`HeadEdit::at`] on; or it
+    /// is refused there ([`HeadEdit::refuse`]).
     fn request_head(&mut self, seq: ConnSeq, head: &RequestHead<'_>, edit: &mut HeadEdit);
     /// A request was refused before its head could be understood; `exchange_end` follows. `line` is what can be told of
     /// its first line (it may be any bytes).
@@ -136,10 +140,11 @@ pub trait Observer {
     fn request_body(&mut self, seq: ConnSeq, payload_bytes: u64);
     /// The request is whole.
     fn request_end(&mut self, seq: ConnSeq);
-    /// A response head is complete and valid: interim or final.
-    fn response_head(&mut self, seq: ConnSeq, head: &ResponseHead<'_>);
-    /// We answered it ourselves with this status: nothing of the upstream's answer was, or will be, forwarded.
-    fn answered(&mut self, seq: ConnSeq, status: u16);
+    /// A response head is complete and valid: interim or final. It goes to the client behind so many bytes of this call.
+    fn response_head(&mut self, seq: ConnSeq, head: &ResponseHead<'_>, at: usize);
+    /// We answered it ourselves with this status, behind so many bytes of this call: nothing of the upstream's answer was,
+    /// or will be, forwarded.
+    fn answered(&mut self, seq: ConnSeq, status: u16, at: usize);
     /// So many payload bytes of the response body went by (without chunk framing).
     fn response_body(&mut self, seq: ConnSeq, payload_bytes: u64);
     /// Bytes in a tunnel (after 101, or 2xx to CONNECT).

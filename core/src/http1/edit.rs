@@ -15,6 +15,8 @@ pub struct HeadEdit {
     guarded: Vec<u8>,
     /// Names of fields of which every occurrence is left out of the forwarded head, each followed by LF.
     removed: Vec<u8>,
+    at: usize,
+    refused: bool,
 }
 
 impl HeadEdit {
@@ -46,7 +48,23 @@ impl HeadEdit {
         push_name(&mut self.guarded, name);
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Refuses the request: nothing of it goes upstream, and the answer is 503.
+    pub fn refuse(&mut self) {
+        self.refused = true;
+    }
+
+    /// How many bytes of this call go upstream before the head.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    pub(super) fn clear(&mut self, at: usize) {
+        self.at = at;
+        self.refused = false;
         self.lines.clear();
         self.guarded.clear();
         self.removed.clear();

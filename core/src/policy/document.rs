@@ -46,6 +46,32 @@ pub struct DocumentPolicy {
     /// First match wins; none that matches: [`Level::Metadata`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<DocumentRule>,
+    /// When an answer may leave; of several policies that record an exchange the strictest counts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub delivery: DeliveryMode,
+    /// What happens to an exchange that cannot be recorded; of several policies that record it, `Closed` counts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub failure_mode: FailureMode,
+}
+
+/// When the answer to a recorded request may leave (rules T1 to T5). The order is the order of strictness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum DeliveryMode {
+    /// At once; its record is durable a moment later.
+    #[default]
+    Async,
+    /// When its record, or a stage of it, is durable in the pod's spool.
+    Strict,
+}
+
+/// What happens to an exchange while it cannot be recorded. The order is the order of strictness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FailureMode {
+    /// It passes, and a gap counts it.
+    #[default]
+    Open,
+    /// It is refused.
+    Closed,
 }
 
 /// From whom the connection was opened, seen from the pod.
@@ -217,6 +243,10 @@ pub struct DocumentSink {
     pub timeout_ms: u32,
     /// Most bytes of encoded records that wait for this sink in memory; more become a gap.
     pub queue_bytes_max: u32,
+    /// Whether records wait for this sink for as long as the spool has room. What a sink that is not required takes too
+    /// late becomes a hole of its own; it cannot stop the others (T5).
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub required: bool,
 }
 
 /// The protocol of a sink.
@@ -243,4 +273,8 @@ pub enum Compression {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+fn yes() -> bool {
+    true
 }

@@ -1,7 +1,10 @@
 //! The judge: which level an exchange is recorded at. One function for the sidecar, for tests and for offline tools.
 
 use super::cel::{Expression, ExpressionError, Undecided};
-use super::{DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, Direction, DocumentPolicy, DocumentRule, Level, PolicyDocument};
+use super::{
+    DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DeliveryMode, Direction, DocumentPolicy, DocumentRule, FailureMode, Level,
+    PolicyDocument,
+};
 use crate::redact::Redactor;
 use httparse::Header;
 use std::borrow::Cow;
@@ -85,6 +88,10 @@ pub struct Verdict<'a> {
     pub rule: &'a str,
     /// An expression was neither true nor false; then the higher of both levels counts.
     pub undecided: Option<Undecided>,
+    /// The strictest of all policies that record the exchange; `Async` where none does.
+    pub delivery: DeliveryMode,
+    /// `Closed` if any policy that records the exchange says so; so what no policy records is never refused.
+    pub failure: FailureMode,
 }
 
 /// A validated document, ready to judge and to redact.
@@ -152,22 +159,28 @@ impl Compiled {
     pub fn judge(&self, facts: &Facts<'_>) -> Option<Verdict<'_>> {
         let mut best: Option<Verdict<'_>> = None;
         let mut undecided = None;
+        let (mut delivery, mut failure) = (DeliveryMode::default(), FailureMode::default());
         let policies = self.document.policies.iter().zip(&self.expressions);
         for (policy, expressions) in policies.filter(|(policy, _)| covers(policy, facts.direction, facts.port)) {
             let verdict = judge_one(policy, expressions, facts);
             undecided = undecided.or(verdict.undecided);
+            if verdict.level > Level::None {
+                delivery = delivery.max(policy.delivery);
+                failure = failure.max(policy.failure_mode);
+            }
             if best.is_none_or(|best| verdict.level > best.level) {
                 best = Some(verdict);
             }
         }
-        best.map(|best| Verdict { undecided, ..best })
+        best.map(|best| Verdict { undecided, delivery, failure, ..best })
     }
 }
 
 /// The verdict of one policy: of its first rule that matches. A rule whose expression is undecided may match or not: the
 /// higher level of both counts, so that nobody hides by making an expression fail.
 fn judge_one<'a>(policy: &'a DocumentPolicy, expressions: &[Option<Expression>], facts: &Facts<'_>) -> Verdict<'a> {
-    let verdict = |level, rule| Verdict { level, policy: &policy.name, rule, undecided: None };
+    let (delivery, failure) = (policy.delivery, policy.failure_mode);
+    let verdict = |level, rule| Verdict { level, policy: &policy.name, rule, undecided: None, delivery, failure };
     let mut doubtful: Option<Verdict<'a>> = None;
     let mut reason = None;
     let mut found = verdict(Level::Metadata, DEFAULT_RULE);

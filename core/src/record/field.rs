@@ -86,7 +86,7 @@ fields! {
     Begun "begun" 20 Int("testimony.totals.begun", Own), "checkpoint, close: exchanges that began in this stream, with those that it took over open.";
     Bursts "bursts" 20 Int("testimony.totals.bursts", Own), "checkpoint, close: exchanges that were folded into bursts.";
     By "by" 8192 Body, "gap: where the lost exchanges belong: rule/direction/status class=count, comma-separated.";
-    Cause "cause" 32 Text("testimony.cause", Own), "Why it ended as it did: client_gone, upstream_failed, timeout, rejected, protocol_error, tls_failed, drained, upgraded.";
+    Cause "cause" 32 Text("testimony.cause", Own), "Why it ended as it did: client_gone, upstream_failed, timeout, rejected, protocol_error, tls_failed, drained, upgraded, crash_unknown (the proxy died while it was open).";
     Cert "cert" 8192 Body, "certified: the certificate of the stream's first key, DER in base64.";
     ClientTraceparent "client_traceparent" 128 Text("testimony.client.traceparent", Own), "The client's traceparent where policy restarts traces.";
     CloseReason "close_reason" 16 Text("audit.sequence.end", AuditDraft), "close: rotated or terminated.";
@@ -163,7 +163,7 @@ fields! {
     Size "size" 20 Int("testimony.size", Own), "checkpoint, close: its own seq. recovered: size of the earlier stream.";
     Sni "sni" 255 Text("tls.client.server_name", Development), "Server name that a TLS client asked for.";
     SpanId "span_id" 16 LogField("span_id"), "Span id (W3C): the one that the request carried or was given.";
-    Stage "stage" 8 Text("testimony.stage", Own), "stage: opened or progress.";
+    Stage "stage" 8 Text("testimony.stage", Own), "stage: opened, progress, or answered (delivery.mode: Strict, before the answer leaves).";
     State "state" 8 Text("testimony.recovered.state", Own), "recovered: closed or lost.";
     Status "status" 3 Int("http.response.status_code", Stable), "Status of the final response; the proxy's own where it refused.";
     StepDir "step_dir" 8 Text("testimony.clock.direction", Own), "clock: back or forward.";

@@ -7,11 +7,13 @@ mod encode;
 mod event;
 mod field;
 mod gap;
+mod restore;
 
 pub use encode::{Encoder, Place, body_of};
 pub use event::{EventName, Typ};
 pub use field::{Field, Projection, Stability, reference_markdown};
 pub use gap::{Gap, GapReason};
+pub use restore::restore_exchange;
 
 use std::fmt;
 

@@ -64,6 +64,12 @@ pub struct AuditPolicySpec {
         )
     )]
     pub rules: Vec<Rule>,
+    /// When the answer to a recorded request may leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
+    /// What happens to what this policy records while it cannot be recorded. Of several policies `Closed` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_mode: Option<FailureMode>,
     /// How requests are tied together.
     #[serde(default)]
     pub correlation: Correlation,
@@ -76,6 +82,35 @@ pub struct AuditPolicySpec {
     /// What happens to pods that need a restart.
     #[serde(default)]
     pub rollout: Rollout,
+}
+
+/// When the answer to a recorded request may leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Delivery {
+    /// Of several policies that record a request `Strict` counts.
+    #[serde(default)]
+    pub mode: DeliveryMode,
+}
+
+/// When the answer to a recorded request may leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeliveryMode {
+    /// At once. The record is durable a moment later: the death of the node may cost the last moments.
+    #[default]
+    Async,
+    /// Once a record of it is durable in the pod's spool, a few milliseconds later; never does it wait for a sink. With
+    /// `failureMode: Closed` the request, too, goes on only when its beginning is durable. Waits end after a second.
+    Strict,
+}
+
+/// What happens to what a policy records while it cannot be recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailureMode {
+    /// It passes, and a gap counts it.
+    #[default]
+    Open,
+    /// It is refused: HTTP gets 503, gRPC UNAVAILABLE, other connections are closed. What no rule records passes.
+    Closed,
 }
 
 /// What happens to selected pods that only a restart brings into line.
@@ -375,6 +410,24 @@ impl From<Direction> for policy::Direction {
         match direction {
             Direction::Inbound => Self::Inbound,
             Direction::Outbound => Self::Outbound,
+        }
+    }
+}
+
+impl From<DeliveryMode> for policy::DeliveryMode {
+    fn from(mode: DeliveryMode) -> Self {
+        match mode {
+            DeliveryMode::Async => Self::Async,
+            DeliveryMode::Strict => Self::Strict,
+        }
+    }
+}
+
+impl From<FailureMode> for policy::FailureMode {
+    fn from(mode: FailureMode) -> Self {
+        match mode {
+            FailureMode::Open => Self::Open,
+            FailureMode::Closed => Self::Closed,
         }
     }
 }

@@ -101,6 +101,10 @@ pub struct AuditSinkSpec {
     /// Whether policies without `sinks` use this one. Of several, the oldest counts.
     #[serde(default)]
     pub default: bool,
+    /// Whether records must wait for this sink. What a sink that is not required (false) has not taken when its share of the
+    /// spool is used up becomes a hole of its own; it never stops the others, and never makes `failureMode: Closed` refuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
     /// Deadline of one export, in seconds.
     #[serde(default = "timeout_seconds")]
     #[schemars(range(min = 1, max = 60))]

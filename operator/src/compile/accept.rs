@@ -66,6 +66,10 @@ pub struct AcceptedPolicy {
     pub client_address: policy::ClientAddress,
     /// Rules in order.
     pub rules: Vec<DocumentRule>,
+    /// When an answer may leave.
+    pub delivery: policy::DeliveryMode,
+    /// What happens to what cannot be recorded.
+    pub failure_mode: policy::FailureMode,
     /// Memory of the patterns in the rules' expressions, in bytes.
     pub pattern_bytes: usize,
     /// Scalars that cannot merge.
@@ -117,6 +121,8 @@ pub fn accept_policy(spec: &AuditPolicySpec) -> Result<AcceptedPolicy, Invalid> 
         exclude_ports,
         client_address: spec.capture.client_address.into(),
         rules: rules(&spec.rules)?,
+        delivery: spec.delivery.unwrap_or_default().mode.into(),
+        failure_mode: spec.failure_mode.unwrap_or_default().into(),
         pattern_bytes: pattern_bytes(&spec.rules)?,
         correlation: correlation(&spec.correlation)?,
         redact: policy::Redact {

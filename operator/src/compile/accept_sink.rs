@@ -51,6 +51,7 @@ pub fn accept_sink(name: &str, spec: &AuditSinkSpec) -> Result<DocumentSink, Inv
         token_audience: spec.service_account_token.as_ref().map(|token| token.audience.clone()),
         timeout_ms: spec.timeout_seconds.clamp(1, 60) * 1000,
         queue_bytes_max: spec.queue.bytes_max,
+        required: spec.required.unwrap_or(true),
     })
 }
 

@@ -111,6 +111,8 @@ fn join(inputs: &[PolicyInput<'_>], sinks: &[SinkInput<'_>]) -> (PolicyDocument,
         directions: p.accepted.directions.clone(),
         exclude_ports: p.accepted.exclude_ports.clone(),
         rules: p.accepted.rules.clone(),
+        delivery: p.accepted.delivery,
+        failure_mode: p.accepted.failure_mode,
     });
     let mut document = PolicyDocument {
         version: DOCUMENT_VERSION,

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testimony_core::contract::{path, port};
 use testimony_core::policy::{
-    ClientAddress, Compression, Correlation, DOCUMENT_VERSION, Direction, DocumentPolicy, DocumentRule, DocumentSink,
-    ExcludePort, PolicyDocument, Redact, SinkProtocol, TraceContext, WhenAbsent,
+    ClientAddress, Compression, Correlation, DOCUMENT_VERSION, DeliveryMode, Direction, DocumentPolicy, DocumentRule,
+    DocumentSink, ExcludePort, FailureMode, PolicyDocument, Redact, SinkProtocol, TraceContext, WhenAbsent,
 };
 
 /// Largest configuration file, in bytes.
@@ -74,8 +74,16 @@ struct FilePolicy {
     exclude_ports: Vec<ExcludePort>,
     client_address: ClientAddress,
     rules: Vec<DocumentRule>,
+    delivery: FileDelivery,
+    failure_mode: FailureMode,
     correlation: FileCorrelation,
     redact: Redact,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+struct FileDelivery {
+    mode: DeliveryMode,
 }
 
 #[derive(Default, Deserialize)]
@@ -108,6 +116,7 @@ struct FileSink {
     headers_from_env: BTreeMap<String, String>,
     timeout_ms: Option<u32>,
     queue_bytes_max: Option<u32>,
+    required: Option<bool>,
 }
 
 /// Reads and parses a file.
@@ -169,6 +178,15 @@ pub fn from_yaml(text: &str, vars: &dyn Vars) -> Result<Config, ConfigError> {
         Some(SpoolConfig { folder: spool.dir, key_folder: spool.key_dir, bytes_max })
     });
     let policy = document(file.policy, file.sinks, directions, &mut problems);
+    if spool.is_none() && policy.policies.iter().any(|policy| policy.delivery == DeliveryMode::Strict) {
+        let fix = "name a spool, or use Async";
+        problems.push(Problem::of(
+            "policy.delivery.mode",
+            "Strict",
+            "waits for records on disk, and there is no spool",
+            fix,
+        ));
+    }
     match listen {
         Some(listen) if problems.is_empty() => Ok(Config {
             workload,
@@ -313,6 +331,7 @@ fn document(
         token_audience: None,
         timeout_ms: sink.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT),
         queue_bytes_max: sink.queue_bytes_max.unwrap_or(QUEUE_BYTES_DEFAULT),
+        required: sink.required.unwrap_or(true),
     });
     let mut document = PolicyDocument {
         version: DOCUMENT_VERSION,
@@ -322,6 +341,8 @@ fn document(
             directions: policy.directions.unwrap_or(listening),
             exclude_ports: policy.exclude_ports,
             rules: policy.rules,
+            delivery: policy.delivery.mode,
+            failure_mode: policy.failure_mode,
         }],
         client_address: policy.client_address,
         correlation,

@@ -5,11 +5,13 @@ mod key;
 mod random;
 mod recorder;
 mod recovery;
+mod waiting;
 
 pub use key::EpochKey;
 pub use random::Random;
 pub use recorder::{FLUSH_AFTER, NoStream, Recorder, Shared};
 pub use recovery::recover;
+pub use waiting::{WAIT_MS_MAX, Wait, Waited};
 
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

@@ -1,6 +1,7 @@
 //! The recorder of one data thread: takes redacted records, seals them into its stream, hands whole batches over.
 
 use super::desk::{Desk, Out};
+use super::waiting::{Wait, Waiting};
 use super::{EpochKey, now};
 use crate::export::{LossReason, Queue};
 use crate::metrics::{self, Metrics};
@@ -14,11 +15,11 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use testimony_core::capture::{InFlight, Outcome, Shell, Unrecorded};
+use testimony_core::capture::{Begun, InFlight, Outcome, Receipt, Shell, Unrecorded};
 use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Stream};
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{Compiled, Direction};
-use testimony_core::record::{Gap, GapReason, Record, Redacted, Stamp, Typ};
+use testimony_core::record::{Gap, GapReason, Record, Redacted, Stamp, Typ, body_of};
 use tokio::sync::{Notify, watch};
 
 /// A batch leaves the data thread when its first record is this old, full or not.
@@ -67,6 +68,8 @@ pub struct Recorder {
     shown_stirred: Rc<Notify>,
     /// Number of the data thread; the first one tells what sinks lost.
     thread: u32,
+    /// Who waits for a record of this thread to become durable.
+    waiting: Rc<Waiting>,
 }
 
 struct Inner {
@@ -77,6 +80,8 @@ struct Inner {
     told: VecDeque<(Place, Arc<str>)>,
     /// Somebody waits for more to become durable.
     waited: bool,
+    /// Connections that hold bytes back until then.
+    waiting: Rc<Waiting>,
 }
 
 /// The way out of a data thread.
@@ -115,8 +120,10 @@ impl Recorder {
         let stream = Stream::open(origin, key, &policy.document().revision, now(), &mut desk)?;
         let stirred = Rc::new(Notify::new());
         stirred.notify_one();
-        let inner = Rc::new(RefCell::new(Inner { stream, desk, policy, told: VecDeque::new(), waited: false }));
-        Ok(Self { shared, inner, stirred, shown_stirred, thread })
+        let waiting = Rc::new(Waiting::default());
+        let (told, waited) = (VecDeque::new(), false);
+        let inner = Inner { stream, desk, policy, told, waited, waiting: waiting.clone() };
+        Ok(Self { shared, inner: Rc::new(RefCell::new(inner)), stirred, shown_stirred, thread, waiting })
     }
 
     /// Number of the data thread.
@@ -151,6 +158,21 @@ impl Recorder {
         let told = stream.certified(certificate, now, desk);
         guard.settle(&self.shared, &self.stirred, now);
         told
+    }
+
+    /// Begins to wait until a record of this thread is durable; it is written soon.
+    pub fn wait(&self, until: Receipt) -> Wait {
+        if let Receipt::At(_) = until {
+            let mut inner = self.inner.borrow_mut();
+            if let Some(spooled) = inner.desk.spooled() {
+                spooled.hurry();
+                self.waiting.durable(spooled.end());
+            }
+            if !std::mem::replace(&mut inner.waited, true) {
+                self.stirred.notify_one();
+            }
+        }
+        self.waiting.begin(until)
     }
 
     /// What all data threads share.
@@ -296,7 +318,13 @@ impl Recorder {
 impl Inner {
     /// Whether somebody waits for more to become durable.
     fn waits(&self) -> bool {
-        self.stream.awaits_durable() || self.desk.has_heads() || !self.told.is_empty()
+        self.stream.awaits_durable() || self.desk.has_heads() || !self.told.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// When the last entry is durable.
+    fn receipt(&mut self) -> Receipt {
+        let last = self.desk.spooled().and_then(|spooled| spooled.last());
+        last.map_or(Receipt::Never, |place| Receipt::At(place.number()))
     }
 
     /// After each step: a policy that changed is told, heads are signed, a full batch goes.
@@ -314,6 +342,7 @@ impl Inner {
         }
         self.desk.show_heads();
         if let Some(spooled) = self.desk.spooled() {
+            self.waiting.durable(spooled.end());
             while self.told.front().is_some_and(|(place, _)| spooled.covers(*place)) {
                 if let Some((_, sink)) = self.told.pop_front() {
                     shared.queue.losses_durable(&sink);
@@ -350,11 +379,17 @@ impl Shell for Recorder {
         f(&mut self.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn emit(&mut self, record: Redacted<Record>) {
+    fn emit(&mut self, record: Redacted<Record>) -> Receipt {
         let now = now();
         let mut guard = self.inner.borrow_mut();
         let Inner { stream, desk, .. } = &mut *guard;
-        match stream.seal(&record, now, desk) {
+        let fate = stream.seal(&record, now, desk);
+        let receipt = match fate {
+            Fate::Sealed => guard.receipt(),
+            Fate::Folded => Receipt::Counted,
+            Fate::Lost(_) => Receipt::Never,
+        };
+        match fate {
             Fate::Sealed => {
                 self.shared.metrics.records.inc();
                 if record.get().event().is_stage() {
@@ -373,6 +408,29 @@ impl Shell for Recorder {
             }
         }
         guard.settle(&self.shared, &self.stirred, now);
+        receipt
+    }
+
+    fn emit_begin(&mut self, record: Redacted<Record>) -> Begun {
+        let mut inner = self.inner.borrow_mut();
+        let put = body_of(&record).and_then(|body| inner.desk.spooled()?.begin(&body));
+        let receipt = put.map_or(Receipt::Never, |(_, place)| Receipt::At(place.number()));
+        Begun { number: put.map(|(number, _)| number), receipt }
+    }
+
+    fn emit_end(&mut self, record: Redacted<Record>, begun: Begun) -> Receipt {
+        // Before the record: what is recovered up to anywhere never tells of one exchange twice. Up to here alone, the counter
+        // page counts it.
+        if let Some(number) = begun.number
+            && let Some(spooled) = self.inner.borrow_mut().desk.spooled()
+        {
+            spooled.end_begin(number);
+        }
+        self.emit(record)
+    }
+
+    fn can_record(&self) -> bool {
+        self.inner.borrow_mut().desk.has_room()
     }
 
     fn begin(&mut self) {

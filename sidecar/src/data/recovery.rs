@@ -2,13 +2,16 @@
 //! records that are gone. Runs behind traffic; each statement is repeated until it is durable.
 
 use super::Recorder;
-use crate::spool::{Boot, Counters, Event, Found, Skipped, SpoolHandle};
+use crate::spool::recover::OpenBegin;
+use crate::spool::{Boot, Counters, Event, Found, Read, Skipped, SpoolHandle};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use testimony_core::capture::{Outcome, Shell as _};
 use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::seal::{HoleFacts, RecoveredFacts};
 use testimony_core::evidence::stream::{StreamId, StreamParts};
-use testimony_core::record::{Gap, GapReason};
+use testimony_core::policy::Direction;
+use testimony_core::record::{Field, Gap, GapReason, Record, Redacted, restore_exchange};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -49,6 +52,7 @@ async fn tell_found(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
         let facts = RecoveredFacts { stream, size, root, head_size, closed };
         until(|| recorder.tell(|own, now, desk| own.recovered(&facts, now, desk))).await;
     }
+    tell_begun(recorder, found, spool).await;
     for (gap, stream) in untold(found, &recorder.stream_id()) {
         tracing::warn!(%boot, count = gap.count, exact = gap.exact, "exchanges of an earlier process have no record");
         recorder.lose(gap, stream);
@@ -69,6 +73,43 @@ async fn tell_found(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
     }
     recorder.all_durable().await;
     spool.set_recovered(boot);
+}
+
+/// Exchanges that began and have no record, under Strict and Closed (T2): what was put aside of each becomes its record.
+async fn tell_begun(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
+    let (boot, begins) = (found.report.boot, found.report.open_begins.clone());
+    if begins.is_empty() {
+        return;
+    }
+    let handle = spool.clone();
+    // Reading blocks on the disk, and traffic does not wait for that.
+    let read = move || begins.iter().map(|begin| read_begin(&handle, boot, begin)).collect::<Vec<_>>();
+    let records = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    tracing::warn!(%boot, count = records.len(), "an earlier process died while exchanges were open");
+    for record in records {
+        let Some(record) = record else {
+            let (now, reason) = (super::now().wall_ns, GapReason::WorkerDied);
+            recorder.lose(Gap { count: 1, exact: true, from_ns: now, to_ns: now, reason }, None);
+            continue;
+        };
+        let direction = match record.get().get(Field::Dir) {
+            Some(b"outbound") => Direction::Outbound,
+            _ => Direction::Inbound,
+        };
+        let mut recorder = recorder.clone();
+        recorder.begin();
+        recorder.count(direction, Outcome::Unknown, None);
+        // Without a place it is counted by the next gap.
+        let _ = recorder.emit(record);
+    }
+}
+
+/// What was put aside of an exchange; `None`: it cannot be read.
+fn read_begin(spool: &SpoolHandle, boot: Boot, begin: &OpenBegin) -> Option<Redacted<Record>> {
+    let mut reader = spool.reader_at(boot, begin.place)?;
+    let Ok(Read::Block(block)) = reader.read() else { return None };
+    let entry = block.iter().find(|entry| entry.place == begin.place)?;
+    restore_exchange(entry.payload).ok()
 }
 
 async fn tell_skipped(recorder: &Recorder, boot: Boot, skipped: &Skipped) {
@@ -112,7 +153,8 @@ fn untold(found: &Found, own: &StreamId) -> Vec<(Gap, Option<StreamId>)> {
         let (stream, told, closed) =
             last.get(&thread).map_or((None, 0, false), |known| (Some(known.1), known.2, known.3));
         let exact = found.counters_exact && counted.is_some();
-        let count = begun.saturating_sub(none).saturating_sub(told);
+        let open = found.report.open_begins.iter().filter(|begin| is_of(&begin.sid, thread)).count() as u64;
+        let count = begun.saturating_sub(none).saturating_sub(told).saturating_sub(open);
         // A stream that closed told all; where the page is exact and nothing is missing, neither is there a gap.
         let complete = count == 0 && (exact || closed);
         let (from_ns, to_ns) = (last_unix_nanos, super::now().wall_ns.max(last_unix_nanos));
@@ -126,6 +168,11 @@ fn untold(found: &Found, own: &StreamId) -> Vec<(Gap, Option<StreamId>)> {
 fn first_of(boot: Boot, thread: usize, own: &StreamId) -> Option<StreamId> {
     let thread = u32::try_from(thread).ok()?;
     StreamId::new(&StreamParts { boot: &boot.to_string(), thread, rotation: 0, ..own.parts()? }).ok()
+}
+
+/// Whether a stream is of this data thread.
+fn is_of(stream: &StreamId, thread: usize) -> bool {
+    stream.parts().is_some_and(|parts| usize::try_from(parts.thread) == Ok(thread))
 }
 
 #[cfg(test)]

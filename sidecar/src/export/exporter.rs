@@ -207,7 +207,7 @@ impl Exporter {
 
 /// What the spool has to know of the sinks.
 pub fn rules(sinks: &[DocumentSink]) -> Vec<SinkRule> {
-    sinks.iter().map(|sink| SinkRule { name: sink.name.clone(), required: true }).collect()
+    sinks.iter().map(|sink| SinkRule { name: sink.name.clone(), required: sink.required }).collect()
 }
 
 impl Undelivered {

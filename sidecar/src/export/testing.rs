@@ -16,5 +16,6 @@ pub(super) fn sink() -> DocumentSink {
         token_audience: None,
         timeout_ms: 10_000,
         queue_bytes_max: 1 << 20,
+        required: true,
     }
 }

@@ -1,10 +1,13 @@
 //! What the bytes of a connection pair mean: not known yet, HTTP/1, HTTP/2 (which `h2` takes over), opaque, or
 //! nothing that a policy looks at.
 
+use super::hold::Held;
 use crate::data::Recorder;
 use crate::metrics::Protocol;
 use std::net::SocketAddr;
-use testimony_core::capture::{ConnFacts, HttpCapture, NEVER_NS, OpaqueCapture, OpaqueEnd, Paused, Shell as _};
+use testimony_core::capture::{
+    AUDIT_FAILED, ConnFacts, Hold, HttpCapture, NEVER_NS, OpaqueCapture, OpaqueEnd, Paused, Shell as _,
+};
 use testimony_core::detect::{Detected, Detector};
 use testimony_core::http1::{End, Limits, Next, Phase, Progress, Session};
 use testimony_core::http2::{PREFACE, begins_settings};
@@ -56,7 +59,12 @@ pub(super) struct Http {
 
 pub(super) struct Opaque {
     capture: OpaqueCapture<Recorder>,
+    /// What its first bytes wait for.
+    first: Option<Hold>,
 }
+
+/// What is held back in one direction.
+type Holding = Option<(Hold, Held)>;
 
 /// Most bytes of a server that are held back until the client says whether it speaks HTTP/2.
 const SERVER_HELD_BYTES_MAX: usize = 16 * 1024;
@@ -109,9 +117,60 @@ impl Flow {
         match self {
             Self::Detect(detect) => detect.tick(now),
             Self::Http(http) => http.capture.tick(now),
-            Self::Opaque(opaque) => opaque.capture.tick(now),
+            Self::Opaque(opaque) => {
+                opaque.capture.tick(now);
+                if opaque.capture.has_failed() {
+                    let _ = self.refuse_opaque();
+                }
+            }
             Self::Pass | Self::Http2(_) | Self::Over => {}
         }
+    }
+
+    /// What of the last call's output waits for a durable record: on its way up, and on its way down. To be asked after each
+    /// call that makes output.
+    pub fn take_held(&mut self) -> (Holding, Holding) {
+        match self {
+            Self::Http(http) => {
+                let (up, down) = (http.capture.take_held_up(), http.capture.take_held_down());
+                let recorder = http.capture.shell();
+                let held = |hold: Option<Hold>| hold.map(|hold| (hold, Held::new(recorder, &hold)));
+                (held(up), held(down))
+            }
+            Self::Opaque(opaque) => match opaque.first.take() {
+                Some(hold) => {
+                    let recorder = opaque.capture.shell();
+                    (Some((hold, Held::new(recorder, &hold))), Some((hold, Held::new(recorder, &hold))))
+                }
+                None => (None, None),
+            },
+            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Over => (None, None),
+        }
+    }
+
+    /// What was held on its way up, from this exchange on, is refused.
+    pub fn refuse_requests(&mut self, seq: u64, down: &mut Vec<u8>) -> Next {
+        match self {
+            Self::Http(http) => http.session.refuse_requests(seq, &mut http.capture, down),
+            _ => self.refuse_opaque(),
+        }
+    }
+
+    /// What was held on its way down is refused.
+    pub fn refuse_answers(&mut self, down: &mut Vec<u8>) -> Next {
+        match self {
+            Self::Http(http) => http.session.refuse_answers(&mut http.capture, down),
+            _ => self.refuse_opaque(),
+        }
+    }
+
+    /// An opaque connection that cannot be recorded is closed.
+    fn refuse_opaque(&mut self) -> Next {
+        match std::mem::replace(self, Self::Over) {
+            Self::Opaque(opaque) => opaque.capture.finish(OpaqueEnd::Refused(AUDIT_FAILED)),
+            other => *self = other,
+        }
+        Next::Reset
     }
 
     pub fn wants_client(&self) -> bool {
@@ -178,7 +237,7 @@ impl Flow {
             detect.server_held.extend_from_slice(input);
             if detect.detected() != Detected::NeedMore {
                 // The server speaks first: whatever the client was about to say, this is not HTTP/1.
-                let _ = self.settle(Detected::Opaque, 0, up, down);
+                return self.settle(Detected::Opaque, 0, up, down).next;
             }
             return Next::Continue;
         }
@@ -276,11 +335,16 @@ impl Flow {
         let capture =
             OpaqueCapture::new(detect.recorder, detect.conn, detect.start, proto).resuming(detect.shown).begun();
         let capture = if detected == Detected::Tls { capture.watching_tls() } else { capture };
-        let mut opaque = Box::new(Opaque { capture });
+        let mut opaque = Box::new(Opaque { capture, first: None });
+        if opaque.capture.is_refused() {
+            opaque.capture.finish(OpaqueEnd::Refused(AUDIT_FAILED));
+            return Progress { consumed: fresh, next: Next::Reset };
+        }
         opaque.capture.from_client(&detect.held);
         up.extend_from_slice(&detect.held);
         opaque.capture.from_upstream(&detect.server_held);
         down.extend_from_slice(&detect.server_held);
+        opaque.first = opaque.capture.hold_first();
         *self = Self::Opaque(opaque);
         done
     }

@@ -7,6 +7,7 @@ mod channel;
 mod connection;
 mod flow;
 mod h2;
+mod hold;
 mod relay;
 
 pub use accept::{Drain, Listening, Pod, serve};

@@ -3,11 +3,13 @@
 
 use super::channel::Channel;
 use super::flow::{Detect, Flow, Lost};
+use super::hold::{Held, Verdict};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use testimony_core::capture::Hold;
 use testimony_core::http1::{Next, Progress};
 use testimony_core::record::Stamp;
 use tokio::net::TcpStream;
@@ -49,6 +51,9 @@ pub(super) struct Relay {
     draining: bool,
     /// Bytes to drop before a refused connection is closed.
     linger: Option<usize>,
+    /// What waits for a durable record on its way to the upstream (T2), and to the client (T1).
+    held_up: Option<Box<Held>>,
+    held_down: Option<Box<Held>>,
     /// Whether anything moved since [`Relay::take_activity`].
     active: bool,
 }
@@ -73,6 +78,8 @@ impl Relay {
             client_left: Vec::new(),
             draining: false,
             linger: None,
+            held_up: None,
+            held_down: None,
             active: false,
         }
     }
@@ -89,17 +96,22 @@ impl Relay {
 
     /// When to call [`Relay::tick`], on the monotonic clock.
     pub fn due_ns(&self) -> u64 {
-        self.flow.due_ns()
+        let held = [&self.held_up, &self.held_down].into_iter().flatten().map(|held| held.due_ns()).min();
+        held.map_or(self.flow.due_ns(), |due_ns| due_ns.min(self.flow.due_ns()))
     }
 
     /// Shows what has been open for long.
     pub fn tick(&mut self, now: Stamp) {
+        for held in [&mut self.held_up, &mut self.held_down].into_iter().flatten() {
+            held.tick(now.mono_ns);
+        }
         let (mut up, mut down) = (Vec::new(), Vec::new());
         self.flow.tick(now, &mut up, &mut down);
         // Written at the next poll.
-        self.client.queue(&down);
+        let (up, down) = self.hold(&up, &down);
+        self.client.queue(down);
         if let Upstream::Open(upstream) = &mut self.upstream {
-            upstream.queue(&up);
+            upstream.queue(up);
         }
     }
 
@@ -145,12 +157,21 @@ impl Relay {
 
     /// One round. True: something moved.
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Step<bool> {
+        if let Flow::Over = self.flow {
+            // It was refused between two looks.
+            self.client.reset_on_close();
+            self.reset_upstream();
+            return Err(Over);
+        }
         let mut moved = self.dial(cx)?;
         moved |= self.flush(cx)?;
+        if self.held_up.is_some() || self.held_down.is_some() {
+            moved |= self.release(cx)?;
+        }
         if self.linger.is_some() {
             return Ok(self.linger(cx, scratch)? || moved);
         }
-        if self.draining && self.flow.is_idle() && self.client.is_flushed() {
+        if self.draining && self.flow.is_idle() && self.client.is_flushed() && self.held_down.is_none() {
             self.flow.lost(Lost::Drained);
             return Err(Over);
         }
@@ -202,7 +223,7 @@ impl Relay {
     }
 
     fn pump_client(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Step<bool> {
-        if !self.upstream_accepts() || !self.client.accepts() || !self.flow.wants_client() {
+        if self.held_up.is_some() || !self.upstream_accepts() || !self.client.accepts() || !self.flow.wants_client() {
             return Ok(false);
         }
         let Scratch { read, up, down } = scratch;
@@ -235,7 +256,7 @@ impl Relay {
 
     fn pump_upstream(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Step<bool> {
         let Upstream::Open(upstream) = &mut self.upstream else { return Ok(false) };
-        if !self.client.accepts() || !upstream.accepts() || !self.flow.wants_upstream() {
+        if self.held_down.is_some() || !self.client.accepts() || !upstream.accepts() || !self.flow.wants_upstream() {
             return Ok(false);
         }
         let Scratch { read, up, down } = scratch;
@@ -258,8 +279,49 @@ impl Relay {
         Ok(true)
     }
 
+    /// Keeps back what waits for a record; gives what may go now.
+    fn hold<'a>(&mut self, up: &'a [u8], down: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+        let (hold_up, hold_down) = self.flow.take_held();
+        (hold_one(&mut self.held_up, hold_up, up), hold_one(&mut self.held_down, hold_down, down))
+    }
+
+    /// Lets go what waited long enough, or refuses it.
+    fn release(&mut self, cx: &mut Context<'_>) -> Step<bool> {
+        let mut moved = false;
+        if let Some(Poll::Ready(verdict)) = self.held_up.as_mut().map(|held| held.poll(cx))
+            && let Some(held) = self.held_up.take()
+        {
+            moved = true;
+            let mut down = Vec::new();
+            match verdict {
+                Verdict::Go => self.settle(cx, held.then, &held.bytes, &[])?,
+                Verdict::Refuse => {
+                    let next = self.flow.refuse_requests(held.seq, &mut down);
+                    self.settle(cx, next, &[], &down)?;
+                }
+            }
+        }
+        if let Some(Poll::Ready(verdict)) = self.held_down.as_mut().map(|held| held.poll(cx))
+            && let Some(held) = self.held_down.take()
+        {
+            moved = true;
+            let mut down = Vec::new();
+            match verdict {
+                Verdict::Go => self.settle(cx, held.then, &[], &held.bytes)?,
+                Verdict::Refuse => {
+                    self.held_up = None;
+                    let next = self.flow.refuse_answers(&mut down);
+                    self.settle(cx, next, &[], &down)?;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
     /// Writes what the flow made and does what it says.
     fn settle(&mut self, cx: &mut Context<'_>, next: Next, up: &[u8], down: &[u8]) -> Step<()> {
+        let (up, down) = self.hold(up, down);
+        let next = self.defer(next);
         match &mut self.upstream {
             Upstream::Dialing { pending, .. } => pending.extend_from_slice(up),
             Upstream::Open(upstream) => {
@@ -279,6 +341,7 @@ impl Relay {
             },
             Next::ShutdownClientWrite => self.client.ask_shutdown(),
             Next::Close => {
+                self.held_up = None;
                 self.client.ask_shutdown();
                 self.linger = Some(LINGER_BYTES_MAX);
             }
@@ -290,6 +353,23 @@ impl Relay {
             }
         }
         Ok(())
+    }
+
+    /// What concerns a socket whose last bytes are held waits with them.
+    fn defer(&mut self, next: Next) -> Next {
+        let held = match next {
+            Next::Continue | Next::Reset => None,
+            Next::ShutdownUpstreamWrite => self.held_up.as_mut(),
+            Next::ShutdownClientWrite | Next::Close => self.held_down.as_mut(),
+        };
+        match held {
+            Some(held) if held.then != Next::Close => {
+                held.then = next;
+                Next::Continue
+            }
+            Some(_) => Next::Continue,
+            None => next,
+        }
     }
 
     /// After a refusal: the answer goes out, then what the client still sends is dropped until it closes too, within a
@@ -341,6 +421,26 @@ impl Relay {
     fn reset_upstream(&self) {
         if let Upstream::Open(upstream) = &self.upstream {
             upstream.reset_on_close();
+        }
+    }
+}
+
+/// Keeps back what waits in one direction; gives what may go now.
+fn hold_one<'a>(slot: &mut Option<Box<Held>>, hold: Option<(Hold, Held)>, bytes: &'a [u8]) -> &'a [u8] {
+    match (slot.as_mut(), hold) {
+        (None, None) => bytes,
+        (Some(held), hold) => {
+            if let Some((hold, _)) = hold {
+                held.join(&hold);
+            }
+            held.bytes.extend_from_slice(bytes);
+            &[]
+        }
+        (None, Some((hold, mut held))) => {
+            let (now, later) = bytes.split_at_checked(hold.from).unwrap_or((bytes, &[]));
+            held.bytes.extend_from_slice(later);
+            *slot = Some(Box::new(held));
+            now
         }
     }
 }

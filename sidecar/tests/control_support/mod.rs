@@ -379,6 +379,7 @@ pub fn sink(endpoint: &str) -> DocumentSink {
         token_audience: None,
         timeout_ms: 10_000,
         queue_bytes_max: 1 << 20,
+        required: true,
     }
 }
 

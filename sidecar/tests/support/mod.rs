@@ -72,6 +72,12 @@ pub struct Sink {
 }
 
 impl Sink {
+    /// One that nobody answers.
+    pub fn start_refusing() -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        Self { address, records: Arc::default(), evidence: Arc::default() }
+    }
+
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");

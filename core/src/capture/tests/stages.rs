@@ -4,16 +4,16 @@ use super::*;
 use crate::canon::parse_body;
 use std::collections::BTreeMap;
 
-type Fields = BTreeMap<String, String>;
+pub(super) type Fields = BTreeMap<String, String>;
 
-fn records(shell: &TestShell) -> Vec<Fields> {
+pub(super) fn records(shell: &TestShell) -> Vec<Fields> {
     let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
     let parse = |body: &String| parse_body(body.replace("\",\n\"", "\",\"").as_bytes()).expect("canonical");
     let bodies = &shell.state.borrow().bodies;
     bodies.iter().map(|body| parse(body).into_iter().map(|(key, value)| (key, text(value))).collect()).collect()
 }
 
-fn field<'a>(record: &'a Fields, name: &str) -> &'a str {
+pub(super) fn field<'a>(record: &'a Fields, name: &str) -> &'a str {
     record.get(name).map_or("", String::as_str)
 }
 

@@ -227,7 +227,7 @@ fn event_fits(event: &str, typ: &str, stage: Option<&str>) -> bool {
     match typ {
         "exchange" => matches!(event, "http.request" | "rpc.call" | "stream.close" | "tcp.close" | "tls.failed"),
         "stage" => match stage {
-            Some("opened") => matches!(event, "stream.open" | "tcp.open"),
+            Some("opened" | "answered") => matches!(event, "stream.open" | "tcp.open"),
             _ => matches!(event, "stream.progress" | "tcp.progress"),
         },
         "gap" | "hole" | "checkpoint" => event == typ,

@@ -48,14 +48,21 @@ impl Session {
     ) {
         let seq = self.next_seq;
         let edit = &mut self.edit;
-        edit.clear();
+        edit.clear(to_upstream.len());
         let parsed = with_request(head, &self.limits, |request, body| {
             obs.request_head(seq, request, edit);
-            edit.write(head, request.fields, to_upstream);
+            if !edit.is_refused() {
+                edit.write(head, request.fields, to_upstream);
+            }
             (asked_by(request), body)
         });
         match parsed {
             Err(refusal) => self.refuse_unparsed(head, refusal, obs, to_client),
+            Ok((asked, _)) if self.edit.is_refused() => {
+                self.begin(asked, Some(Refusal::AuditFailed));
+                self.request = RequestState::Ended;
+                self.settle(obs, to_client);
+            }
             Ok((asked, body)) => {
                 self.begin(asked, None);
                 match body {

@@ -52,8 +52,9 @@ impl Session {
         to_upstream: &mut Vec<u8>,
     ) {
         let Some(oldest) = self.queue.front_mut() else { return };
+        let at = to_client.len();
         let parsed = with_response(head, &self.limits, asked, |response, follows| {
-            obs.response_head(oldest.seq, response);
+            obs.response_head(oldest.seq, response, at);
             follows
         });
         match parsed {
@@ -116,7 +117,7 @@ impl Session {
         let next = match self.queue.pop_front() {
             Some(oldest) => {
                 if !oldest.answered {
-                    obs.answered(oldest.seq, 502);
+                    obs.answered(oldest.seq, 502, to_client.len());
                 }
                 obs.exchange_end(oldest.seq, End::ResponseRefused(refusal));
                 if oldest.answered {

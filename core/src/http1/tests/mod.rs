@@ -92,11 +92,11 @@ impl Observer for Recorder {
         self.in_flight(seq);
         self.seen.request_ends.push(seq);
     }
-    fn response_head(&mut self, seq: ConnSeq, head: &ResponseHead<'_>) {
+    fn response_head(&mut self, seq: ConnSeq, head: &ResponseHead<'_>, _: usize) {
         self.in_flight(seq);
         self.seen.statuses.push((seq, head.status));
     }
-    fn answered(&mut self, seq: ConnSeq, status: u16) {
+    fn answered(&mut self, seq: ConnSeq, status: u16, _: usize) {
         self.in_flight(seq);
         self.seen.answered.push((seq, status));
     }

@@ -12,6 +12,8 @@ fn policy(name: &str, rules: Vec<DocumentRule>) -> DocumentPolicy {
         directions: vec![Direction::Inbound, Direction::Outbound],
         exclude_ports: Vec::new(),
         rules,
+        delivery: DeliveryMode::Async,
+        failure_mode: FailureMode::Open,
     }
 }
 
@@ -92,12 +94,18 @@ fn any_policy() -> impl Strategy<Value = DocumentPolicy> {
     let rules = proptest::collection::vec((level, matches).prop_map(|(l, m)| rule("r", l, m)), 0..4);
     let directions = prop_oneof![Just(vec![Direction::Inbound]), Just(vec![Direction::Outbound])];
     let ports = proptest::collection::vec(Just(ExcludePort { port: 80, direction: Direction::Inbound }), 0..2);
-    (rules, directions, ports).prop_map(|(rules, directions, exclude_ports)| DocumentPolicy {
-        name: "ns/x".into(),
-        directions,
-        exclude_ports,
-        rules,
-    })
+    let delivery = prop_oneof![Just(DeliveryMode::Async), Just(DeliveryMode::Strict)];
+    let failure = prop_oneof![Just(FailureMode::Open), Just(FailureMode::Closed)];
+    (rules, directions, ports, delivery, failure).prop_map(
+        |(rules, directions, exclude_ports, delivery, failure_mode)| DocumentPolicy {
+            name: "ns/x".into(),
+            directions,
+            exclude_ports,
+            rules,
+            delivery,
+            failure_mode,
+        },
+    )
 }
 
 proptest! {
@@ -108,9 +116,33 @@ proptest! {
     ) {
         let direction = if inbound { Direction::Inbound } else { Direction::Outbound };
         let facts = Facts { method: Some("GET"), path: Some(&path), ..Facts::connection(direction, port) };
-        let before = compiled(policies.clone()).judge(&facts).map(|v| v.level);
-        let after = compiled([policies, vec![added]].concat()).judge(&facts).map(|v| v.level);
-        prop_assert!(after >= before);
+        let before = compiled(policies.clone());
+        let after = compiled([policies, vec![added]].concat());
+        let (before, after) = (before.judge(&facts), after.judge(&facts));
+        prop_assert!(after.map(|v| v.level) >= before.map(|v| v.level));
+        prop_assert!(after.map(|v| v.delivery) >= before.map(|v| v.delivery));
+        prop_assert!(after.map(|v| v.failure) >= before.map(|v| v.failure));
+    }
+}
+
+#[test]
+fn closed_and_strict_win_among_the_policies_that_record_the_exchange() {
+    use DeliveryMode::{Async, Strict};
+    use FailureMode::{Closed, Open};
+    let with =
+        |name: &str, rules, delivery, failure_mode| DocumentPolicy { delivery, failure_mode, ..policy(name, rules) };
+    let probes = || vec![rule("probes", Level::None, prefix("/healthz"))];
+    for (policies, path, expected) in [
+        (vec![with("a", vec![], Async, Open)], "/", (Async, Open)),
+        (vec![with("a", vec![], Strict, Open), with("b", vec![], Async, Closed)], "/", (Strict, Closed)),
+        (vec![with("b", vec![], Async, Closed), with("a", vec![], Strict, Open)], "/", (Strict, Closed)),
+        (vec![with("a", probes(), Strict, Closed)], "/healthz", (Async, Open)),
+        (vec![with("a", probes(), Strict, Closed), with("b", vec![], Async, Open)], "/healthz", (Async, Open)),
+        (vec![with("a", probes(), Strict, Closed), with("b", vec![], Async, Open)], "/x", (Strict, Closed)),
+    ] {
+        let judge = compiled(policies);
+        let verdict = judge.judge(&get(path)).expect("covered");
+        assert_eq!((verdict.delivery, verdict.failure), expected, "{path}");
     }
 }
 

@@ -103,6 +103,11 @@ impl Memory {
         self.ticket.is_some()
     }
 
+    /// Whether a record of ordinary size would be taken now.
+    pub fn has_room(&self) -> bool {
+        self.left >= RESERVE_STEP_BYTES || self.queue.ticket(RESERVE_STEP_BYTES, Class::Traffic).is_some()
+    }
+
     pub fn write(&mut self, sealed: &Sealed<'_>) {
         self.turn_to(sealed.stream());
         sealed.append_to(&mut self.bytes);

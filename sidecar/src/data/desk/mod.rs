@@ -83,6 +83,14 @@ impl Desk {
         }
     }
 
+    /// Whether a record would be taken now.
+    pub fn has_room(&mut self) -> bool {
+        match &mut self.out {
+            Out::Memory(memory) => memory.has_room(),
+            Out::Spool(spooled) => spooled.has_room(),
+        }
+    }
+
     /// How far the stream is durable, given where it is; what waits in memory is as durable as it gets. `None`: no news.
     pub fn durable(&mut self, position: Position) -> Option<Position> {
         match &mut self.out {

@@ -3,7 +3,7 @@
 use crate::spool::{
     Class as SpoolClass, Durable, Entry, Inbox, Kind, Permit, Place, Refusal, StreamNumber, ThreadCounters,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use testimony_core::evidence::hash::{HASH_BYTES, Hash};
 use testimony_core::evidence::seal::{Class, Head, HeadUse, Position, Sealed};
@@ -14,6 +14,9 @@ use tokio::sync::watch;
 /// Places are reserved in steps of so many bytes and entries, so that most records take one lock, and not two.
 const RESERVE_STEP_BYTES: usize = 16 * 1024;
 const RESERVE_STEP_ENTRIES: u64 = 16;
+
+/// A record with its projection, unless its headers are very long: whoever asks whether there is room asks for so much.
+const RECORD_BYTES: usize = 16 * 1024;
 
 /// Streams whose heads may still come: a stream closes before its last head is signed.
 const STREAMS_MAX: usize = 4;
@@ -35,6 +38,9 @@ pub struct Spooled {
     /// The last entry, and how far the stream was with it.
     last: Option<(Place, Position)>,
     frame: Vec<u8>,
+    /// Number of the next marker of a beginning, and the streams of those without an end.
+    begun: u64,
+    open_begins: BTreeMap<u64, StreamNumber>,
 }
 
 impl Spooled {
@@ -52,6 +58,8 @@ impl Spooled {
             marks: VecDeque::new(),
             last: None,
             frame: Vec::new(),
+            begun: 0,
+            open_begins: BTreeMap::new(),
         }
     }
 
@@ -130,6 +138,42 @@ impl Spooled {
             *last = place;
         }
         Some(place)
+    }
+
+    /// Everything before this place of the spool is durable.
+    pub fn end(&self) -> u64 {
+        self.durable.borrow().end().number()
+    }
+
+    /// Somebody waits: what was put is written soon (Strict).
+    pub fn hurry(&self) {
+        self.inbox.hurry();
+    }
+
+    /// Whether a record of ordinary size would be taken now.
+    pub fn has_room(&self) -> bool {
+        self.inbox.reserve(SpoolClass::Ordinary, RECORD_BYTES).is_ok()
+    }
+
+    /// Puts what is known of an exchange that begins (T2): its number, and where it stands.
+    pub fn begin(&mut self, body: &[u8]) -> Option<(u64, Place)> {
+        let (_, stream) = self.streams.back()?;
+        let number = self.begun;
+        let entry = Entry::new(*stream, Kind::Begin, number, Hash([0; HASH_BYTES]), 0);
+        let place = self.inbox.reserve(SpoolClass::Ordinary, body.len()).ok()?.push(entry, body).ok()?;
+        self.begun = number.saturating_add(1);
+        self.open_begins.insert(number, *stream);
+        Some((number, place))
+    }
+
+    /// Its exchange has its record, or is counted.
+    pub fn end_begin(&mut self, number: u64) {
+        let Some(stream) = self.open_begins.remove(&number) else { return };
+        let entry = Entry::new(stream, Kind::End, number, Hash([0; HASH_BYTES]), 0);
+        // It is short, and comes once for each that was put: there is room for that.
+        if self.inbox.reserve_opening(0).push(entry, &[]).is_err() {
+            tracing::error!(number, "a defect: the spool took no end");
+        }
     }
 
     /// Somebody waits until all records so far are durable.

@@ -1,5 +1,6 @@
 //! One stream: a request from the client, its answer from the server, and its record.
 
+use super::super::hold::{Held, Verdict};
 use super::head;
 use super::pump::{Passed, Pump, Stopped};
 use crate::data::Recorder;
@@ -7,13 +8,13 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header, response};
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use testimony_core::capture::{ConnFacts, NEVER_NS, StreamCapture, StreamEnd};
+use std::task::{Context, Poll, ready};
+use testimony_core::capture::{AUDIT_FAILED, ConnFacts, Header, NEVER_NS, StreamCapture, StreamEnd};
 use testimony_core::record::Stamp;
 
 /// A stream under way. As a future it is over when both directions are, or it broke.
@@ -29,7 +30,30 @@ pub(super) struct Stream {
     /// The server takes no more of the request, with this code.
     upload_stopped: Option<Reason>,
     download: Pump,
+    /// Nothing of it may go on, because it cannot be recorded.
+    refused: bool,
+    /// What waits for a durable record; nothing most of the time.
+    waiting: Option<Box<Waiting>>,
 }
+
+/// What waits for a durable record.
+enum Waiting {
+    /// The request (T2).
+    Request { held: Held, request: Request<()>, sender: SendRequest<Bytes> },
+    /// The head of the final answer (T1).
+    Answer { held: Held, head: response::Parts, is_end: bool },
+}
+
+impl Waiting {
+    fn held(&mut self) -> &mut Held {
+        match self {
+            Self::Request { held, .. } | Self::Answer { held, .. } => held,
+        }
+    }
+}
+
+/// What gRPC calls UNAVAILABLE.
+const GRPC_UNAVAILABLE: &str = "14";
 
 struct Upstream {
     response: ResponseFuture,
@@ -89,22 +113,83 @@ impl Stream {
         seq: u64,
     ) -> Self {
         let (parts, request_body) = request.into_parts();
-        let (capture, edit) = head::capture(&parts, recorder, conn, seq);
+        let (mut capture, edit) = head::capture(&parts, recorder, conn, seq);
         let is_end = request_body.is_end_stream();
-        let upstream = sender.and_then(|sender| sender.send_request(head::forward(parts, edit), is_end).ok());
-        Self {
+        let request = head::forward(parts, edit);
+        let (refused, begin) = (capture.is_refused(), capture.take_begin());
+        let held = begin.map(|hold| Held::new(capture.shell(), &hold));
+        let mut stream = Self {
             capture: Some(capture),
             respond,
             request_body,
-            upstream: upstream.map(|(response, up)| Upstream { response, body: None, up }),
+            upstream: None,
             down: None,
             upload: if is_end { Pump::over() } else { Pump::default() },
             upload_stopped: None,
             download: Pump::default(),
+            refused,
+            waiting: None,
+        };
+        match (sender, held) {
+            (Some(sender), Some(held)) => {
+                stream.waiting = Some(Box::new(Waiting::Request { held, request, sender: sender.clone() }));
+            }
+            (Some(sender), None) if !refused => stream.send(request, sender),
+            _ => {}
+        }
+        stream
+    }
+
+    /// Sends the request on; without effect where the server takes none.
+    fn send(&mut self, request: Request<()>, sender: &mut SendRequest<Bytes>) {
+        let sent = sender.send_request(request, self.upload.is_over()).ok();
+        self.upstream = sent.map(|(response, up)| Upstream { response, body: None, up });
+    }
+
+    /// Ready: the request may go on, or the stream is over.
+    fn turn_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ending>> {
+        if self.refused {
+            return Poll::Ready(Some(self.refuse(StreamEnd::RequestRefused(AUDIT_FAILED))));
+        }
+        let Some(Waiting::Request { held, .. }) = self.waiting.as_deref_mut() else { return Poll::Ready(None) };
+        let Poll::Ready(verdict) = held.poll(cx) else {
+            return self.client_reset(cx).map(Some);
+        };
+        let waiting = self.waiting.take().map(|waiting| *waiting);
+        match (verdict, waiting) {
+            (Verdict::Go, Some(Waiting::Request { request, mut sender, .. })) => {
+                self.send(request, &mut sender);
+                Poll::Ready(None)
+            }
+            _ => Poll::Ready(Some(self.refuse(StreamEnd::RequestRefused(AUDIT_FAILED)))),
         }
     }
 
+    /// Answers in the server's place that nothing can be recorded.
+    fn refuse(&mut self, end: StreamEnd) -> Ending {
+        let mut answer = Response::new(());
+        if let Some(capture) = &mut self.capture {
+            if capture.is_rpc() {
+                let fields = answer.headers_mut();
+                fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                fields.insert("grpc-status", HeaderValue::from_static(GRPC_UNAVAILABLE));
+                fields.insert("grpc-message", HeaderValue::from_static("the audit record cannot be kept"));
+                capture.answered(StatusCode::OK.as_u16());
+                capture.response_trailers(&[Header { name: "grpc-status", value: GRPC_UNAVAILABLE.as_bytes() }]);
+            } else {
+                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                capture.answered(StatusCode::SERVICE_UNAVAILABLE.as_u16());
+            }
+        }
+        self.down = self.respond.send_response(answer, true).ok();
+        let to_client = Some(Reason::NO_ERROR).filter(|_| !self.upload.is_over());
+        Ending { to_client, to_upstream: Some(Reason::CANCEL), ..Ending::of(end) }
+    }
+
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        if let Some(ending) = ready!(self.turn_request(cx)) {
+            return Poll::Ready(ending);
+        }
         if self.upstream.is_none() {
             // The server's connection takes no more streams: the client may try again elsewhere.
             let reason = Some(Reason::REFUSED_STREAM);
@@ -222,8 +307,32 @@ impl Stream {
         }
     }
 
+    /// Ready: the answer's head may go, or the stream is over. Pending: there is none, or it waits.
+    fn turn_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ending>> {
+        let Some(Waiting::Answer { held, .. }) = self.waiting.as_deref_mut() else { return Poll::Pending };
+        let verdict = ready!(held.poll(cx));
+        match (verdict, self.waiting.take().map(|waiting| *waiting)) {
+            (Verdict::Go, Some(Waiting::Answer { head, is_end, .. })) => Poll::Ready(self.answer(head, is_end)),
+            _ => Poll::Ready(Some(self.refuse(StreamEnd::ResponseRefused(AUDIT_FAILED)))),
+        }
+    }
+
+    /// Sends the head of the final answer. Some: the client is gone.
+    fn answer(&mut self, head: response::Parts, is_end: bool) -> Option<Ending> {
+        match self.respond.send_response(Response::from_parts(head, ()), is_end) {
+            Ok(down) => {
+                self.down = Some(down);
+                None
+            }
+            Err(error) => Some(client_failed(&error)),
+        }
+    }
+
     /// Ready(None): the final head went to the client.
     fn turn_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ending>> {
+        if self.waiting.is_some() {
+            return self.turn_answer(cx);
+        }
         let Some(upstream) = &mut self.upstream else { return Poll::Pending };
         while let Poll::Ready(Some(Ok(interim))) = upstream.response.poll_informational(cx) {
             // A failure shows at the next look at the client's side.
@@ -249,20 +358,19 @@ impl Stream {
         };
         let (parts, body) = response.into_parts();
         let is_end = body.is_end_stream();
-        if let Some(capture) = &mut self.capture {
-            capture.response_head(parts.status.as_u16(), &head::fields(&parts.headers), is_end);
-        }
         if is_end {
             self.download = Pump::over();
         }
         upstream.body = Some(body);
-        match self.respond.send_response(Response::from_parts(parts, ()), is_end) {
-            Ok(down) => {
-                self.down = Some(down);
-                Poll::Ready(None)
+        if let Some(capture) = &mut self.capture {
+            capture.response_head(parts.status.as_u16(), &head::fields(&parts.headers), is_end);
+            if let Some(hold) = capture.hold_answer(is_end && self.upload.is_over()) {
+                let held = Held::new(capture.shell(), &hold);
+                self.waiting = Some(Box::new(Waiting::Answer { held, head: parts, is_end }));
+                return self.turn_answer(cx);
             }
-            Err(error) => Poll::Ready(Some(client_failed(&error))),
         }
+        Poll::Ready(self.answer(parts, is_end))
     }
 }
 
@@ -328,13 +436,21 @@ impl Running {
         self.stream.as_mut().and_then(|stream| stream.capture.as_mut())
     }
 
+    fn waiting(&mut self) -> Option<&mut Held> {
+        self.stream.as_mut().and_then(|stream| stream.waiting.as_deref_mut()).map(Waiting::held)
+    }
+
     /// When to call [`Running::tick`], on the monotonic clock.
     pub fn due_ns(&mut self) -> u64 {
-        self.capture().map_or(NEVER_NS, |capture| capture.due_ns())
+        let held_ns = self.waiting().map_or(NEVER_NS, |held| held.due_ns());
+        self.capture().map_or(NEVER_NS, |capture| capture.due_ns()).min(held_ns)
     }
 
     /// Shows the stream if it has been open for long.
     pub fn tick(&mut self, now: Stamp) {
+        if let Some(held) = self.waiting() {
+            held.tick(now.mono_ns);
+        }
         if let Some(capture) = self.capture() {
             capture.tick(now);
         }
