@@ -4,7 +4,7 @@
 #[path = "../../core/tests/evidence_support/mod.rs"]
 mod evidence_support;
 
-use evidence_support::{TestKey, at, origin};
+use evidence_support::{TestKey, at, origin, usual_exchange};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use prost::Message;
@@ -13,7 +13,7 @@ use std::io::{BufWriter, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::seal::{Fate, Head, Host, Sealed, Stream, Wanted};
-use testimony_core::record::{EventName, Field, Record, Redacted, Side};
+use testimony_core::record::{Field, Record, Redacted, Side};
 use testimony_core::redact::{Redactor, redact};
 
 /// Most memory that a verification may use, whatever it reads.
@@ -108,46 +108,7 @@ impl Host for Export {
 
 /// About 1 KiB of body.
 fn record(at_ns: u64) -> Redacted<Record> {
-    let mut record = Record::new(EventName::HttpRequest);
-    for (field, value) in [
-        (Field::V, "1"),
-        (Field::Typ, "exchange"),
-        (Field::Id, "018bcfe5-6800-7def-8011-223344556677"),
-        (Field::Dur, "3000000"),
-        (Field::ConnId, "00112233445566aa"),
-        (Field::ConnSeq, "17"),
-        (Field::Xid, "00112233445566aa-17"),
-        (Field::Dir, "inbound"),
-        (Field::Peer, "10.244.1.17:43112"),
-        (Field::Local, "10.244.2.9:8080"),
-        (Field::UpstreamLocal, "10.244.2.9:51022"),
-        (Field::Proto, "http/1.1"),
-        (Field::Method, "POST"),
-        (Field::Action, "POST"),
-        (Field::Scheme, "http"),
-        (Field::Authority, "orders.shop.svc.cluster.local:8080"),
-        (Field::Target, "orders.shop.svc.cluster.local:8080"),
-        (Field::Path, "/v1/customers/4711/orders"),
-        (Field::Query, "page=*&limit=*"),
-        (Field::Status, "201"),
-        (Field::ReqBytes, "512"),
-        (Field::ResBytes, "1024"),
-        (Field::Outcome, "success"),
-        (Field::Actor, "alice@example.org"),
-        (Field::ActorType, "user"),
-        (Field::ActorIssuer, "https://idp.example.org"),
-        (Field::Assurance, "unverified"),
-        (Field::AuthMethod, "jwt"),
-        (Field::TraceId, "4bf92f3577b34da6a3ce929d0e0e4736"),
-        (Field::SpanId, "00f067aa0ba902b7"),
-        (Field::TraceTrust, "client"),
-        (Field::Policy, "shop/all"),
-        (Field::PolicyRevision, "0011223344556677"),
-        (Field::Rule, "writes"),
-        (Field::UserAgent, "python-requests/2.32.3"),
-    ] {
-        record.set(field, value.as_bytes());
-    }
+    let mut record = usual_exchange();
     record.set_int(Field::T0, at_ns);
     record.set_int(Field::T1, at_ns + 3_000_000);
     record.push_header(Side::Request, "content-type", b"application/json");

@@ -3,10 +3,10 @@
 
 mod evidence_support;
 
-use evidence_support::{TestKey, at, origin};
+use evidence_support::{TestKey, at, origin, usual_exchange};
 use testimony_core::evidence::merkle::leaf;
 use testimony_core::evidence::seal::{Fate, Head, Host, Sealed, Stream, Wanted};
-use testimony_core::record::{EventName, Field, Record, Redacted, Side, body_of};
+use testimony_core::record::{Field, Record, Redacted, Side, body_of};
 use testimony_core::redact::{Redactor, redact};
 
 /// A host that only counts.
@@ -51,47 +51,12 @@ impl Host for Counter {
 
 /// As an exchange of a usual service leaves it: about 1 KiB of body.
 fn record() -> Redacted<Record> {
-    let mut record = Record::new(EventName::HttpRequest);
+    let mut record = usual_exchange();
     for (field, value) in [
-        (Field::V, "1"),
-        (Field::Typ, "exchange"),
-        (Field::Id, "018bcfe5-6800-7def-8011-223344556677"),
         (Field::T0, "1700000000000000001"),
         (Field::T1, "1700000000003000001"),
-        (Field::Dur, "3000000"),
-        (Field::ConnId, "00112233445566aa"),
-        (Field::ConnSeq, "17"),
-        (Field::Xid, "00112233445566aa-17"),
-        (Field::Dir, "inbound"),
-        (Field::Peer, "10.244.1.17:43112"),
-        (Field::Local, "10.244.2.9:8080"),
-        (Field::UpstreamLocal, "10.244.2.9:51022"),
-        (Field::Proto, "http/1.1"),
-        (Field::Method, "POST"),
-        (Field::Action, "POST"),
-        (Field::Scheme, "http"),
-        (Field::Authority, "orders.shop.svc.cluster.local:8080"),
-        (Field::Target, "orders.shop.svc.cluster.local:8080"),
-        (Field::Path, "/v1/customers/4711/orders"),
-        (Field::Query, "page=*&limit=*"),
-        (Field::Status, "201"),
-        (Field::ReqBytes, "512"),
-        (Field::ResBytes, "1024"),
-        (Field::Outcome, "success"),
-        (Field::Actor, "alice@example.org"),
-        (Field::ActorType, "user"),
-        (Field::ActorIssuer, "https://idp.example.org"),
-        (Field::Assurance, "unverified"),
-        (Field::AuthMethod, "jwt"),
-        (Field::TraceId, "4bf92f3577b34da6a3ce929d0e0e4736"),
-        (Field::SpanId, "00f067aa0ba902b7"),
-        (Field::TraceTrust, "client"),
         (Field::CorrelationId, "0b8f4d2e-7c1f-4a0a-9b0a-5b1f2c3d4e5f"),
         (Field::CorrelationSrc, "client"),
-        (Field::Policy, "shop/all"),
-        (Field::PolicyRevision, "0011223344556677"),
-        (Field::Rule, "writes"),
-        (Field::UserAgent, "python-requests/2.32.3"),
     ] {
         record.set(field, value.as_bytes());
     }

@@ -90,7 +90,7 @@ impl Exchange {
         let policy = shell.policy();
         let rules = &policy.document().correlation;
         let scan = Scan::of(request, rules.header.as_deref());
-        let verdict = policy.judge(&scan.facts(conn, request, &request.fields));
+        let verdict = policy.judge(&scan.facts(conn, request));
         if let Some(reason) = verdict.and_then(|verdict| verdict.undecided) {
             shell.count_undecided(reason.as_str());
         }

@@ -77,7 +77,7 @@ impl ConnFacts {
     /// What the judge looks at when a request begins on this connection.
     pub fn facts<'a>(&self, head: &'a RequestHead<'a>) -> Facts<'a> {
         let request = request_of(head);
-        Scan::of(&request, None).facts(self, &request, &head.fields)
+        Scan::of(&request, None).facts(self, &request)
     }
 }
 

@@ -5,7 +5,7 @@ use super::tracing::{Brought, Trace};
 use super::{ConnFacts, set_actor};
 use crate::http1::HeadEdit;
 use crate::identity::{self, ActorType, AuthMethod, Credential};
-use crate::policy::{Compiled, Facts, Headers};
+use crate::policy::{Compiled, Facts};
 use crate::record::{Field, Record, Side};
 use crate::trace::TraceParent;
 use httparse::Header;
@@ -82,15 +82,15 @@ impl<'a> Scan<'a> {
         self.target_authority.map_or(self.host, str::as_bytes)
     }
 
-    /// What the judge looks at; `headers` are the request's fields.
-    pub fn facts(&self, conn: &ConnFacts, request: &Request<'a>, headers: &'a dyn Headers) -> Facts<'a> {
+    /// What the judge looks at.
+    pub fn facts(&self, conn: &ConnFacts, request: &Request<'a>) -> Facts<'a> {
         Facts {
             peer: Some(conn.peer.ip()),
             method: Some(request.method),
             path: Some(request.target.path),
             query: request.target.query,
             authority: std::str::from_utf8(self.authority()).ok(),
-            headers: Some(headers),
+            headers: Some(request.fields),
             ..Facts::connection(conn.direction, conn.port())
         }
     }

@@ -3,6 +3,7 @@
 use super::cel::{Expression, ExpressionError, Undecided};
 use super::{DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, Direction, DocumentPolicy, DocumentRule, Level, PolicyDocument};
 use crate::redact::Redactor;
+use httparse::Header;
 use std::borrow::Cow;
 use std::net::IpAddr;
 use thiserror::Error;
@@ -45,18 +46,6 @@ pub enum DocumentError {
     },
 }
 
-/// Request headers by name.
-pub trait Headers: std::fmt::Debug {
-    /// Gives each value of the headers with this lower-case name, in order.
-    fn values<'s>(&'s self, name: &str, each: &mut dyn FnMut(&'s [u8]));
-}
-
-impl Headers for &[httparse::Header<'_>] {
-    fn values<'s>(&'s self, name: &str, each: &mut dyn FnMut(&'s [u8])) {
-        self.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).for_each(|field| each(field.value));
-    }
-}
-
 /// What is known of an exchange when it is judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
@@ -74,8 +63,8 @@ pub struct Facts<'a> {
     pub query: Option<&'a str>,
     /// Authority of the request: of its target, else its Host.
     pub authority: Option<&'a str>,
-    /// Headers of the request.
-    pub headers: Option<&'a dyn Headers>,
+    /// Header fields of the request, in wire order.
+    pub headers: Option<&'a [Header<'a>]>,
 }
 
 impl Facts<'_> {

@@ -4,7 +4,7 @@
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use testimony_core::evidence::note::{PublicKey, SIGNATURE_BYTES};
 use testimony_core::evidence::seal::{Head, Host, Origin, Sealed, Signer, Stream, Wanted};
-use testimony_core::record::Stamp;
+use testimony_core::record::{EventName, Field, Record, Stamp};
 
 pub struct TestKey(Ed25519KeyPair);
 
@@ -99,4 +99,49 @@ pub fn origin(boot: u128) -> Origin {
 pub fn open(origin: Origin, host: &mut TestHost, now: Stamp) -> Stream<TestKey> {
     let key = host.key().expect("a key");
     Stream::open(origin, key, "0011223344556677", now, host).expect("a stream's name")
+}
+
+/// As an exchange of a usual service leaves it, but for its times and headers: about 1 KiB of body.
+pub fn usual_exchange() -> Record {
+    let mut record = Record::new(EventName::HttpRequest);
+    for (field, value) in [
+        (Field::V, "1"),
+        (Field::Typ, "exchange"),
+        (Field::Id, "018bcfe5-6800-7def-8011-223344556677"),
+        (Field::Dur, "3000000"),
+        (Field::ConnId, "00112233445566aa"),
+        (Field::ConnSeq, "17"),
+        (Field::Xid, "00112233445566aa-17"),
+        (Field::Dir, "inbound"),
+        (Field::Peer, "10.244.1.17:43112"),
+        (Field::Local, "10.244.2.9:8080"),
+        (Field::UpstreamLocal, "10.244.2.9:51022"),
+        (Field::Proto, "http/1.1"),
+        (Field::Method, "POST"),
+        (Field::Action, "POST"),
+        (Field::Scheme, "http"),
+        (Field::Authority, "orders.shop.svc.cluster.local:8080"),
+        (Field::Target, "orders.shop.svc.cluster.local:8080"),
+        (Field::Path, "/v1/customers/4711/orders"),
+        (Field::Query, "page=*&limit=*"),
+        (Field::Status, "201"),
+        (Field::ReqBytes, "512"),
+        (Field::ResBytes, "1024"),
+        (Field::Outcome, "success"),
+        (Field::Actor, "alice@example.org"),
+        (Field::ActorType, "user"),
+        (Field::ActorIssuer, "https://idp.example.org"),
+        (Field::Assurance, "unverified"),
+        (Field::AuthMethod, "jwt"),
+        (Field::TraceId, "4bf92f3577b34da6a3ce929d0e0e4736"),
+        (Field::SpanId, "00f067aa0ba902b7"),
+        (Field::TraceTrust, "client"),
+        (Field::Policy, "shop/all"),
+        (Field::PolicyRevision, "0011223344556677"),
+        (Field::Rule, "writes"),
+        (Field::UserAgent, "python-requests/2.32.3"),
+    ] {
+        record.set(field, value.as_bytes());
+    }
+    record
 }

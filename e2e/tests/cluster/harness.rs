@@ -170,6 +170,15 @@ impl Space {
         Ok(records)
     }
 
+    /// One request of the toolbox `client` to `server`, and all records once it is among them.
+    pub fn recorded_request(&self) -> Result<Vec<AuditRecord>> {
+        let wanted = marker();
+        self.sh("client", &format!("curl -sS --fail -o /dev/null --max-time 20 http://server:8080/anything/{wanted}"))?;
+        self.records_when("the record", |records| {
+            records.iter().any(|record| record.attribute("url.path").contains(&wanted))
+        })
+    }
+
     /// The records whose path or query holds `marker`, once a later request of `after` has arrived too. Sidecars send in
     /// order, so a second record of the same exchange would be there by then.
     pub fn settled(&self, marker: &str, after: impl FnOnce(&str) -> Result<()>) -> Result<Vec<AuditRecord>> {

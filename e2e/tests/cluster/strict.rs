@@ -115,11 +115,7 @@ fn a_running_pod_of_a_strict_namespace_records_and_stays_what_it_is() -> Result<
     space.httpbin("server")?;
     space.toolbox("client", "{app: client}")?;
     in_force(&space, "audit", 1)?;
-    let wanted = marker();
-    space.sh("client", &format!("curl -sS --fail -o /dev/null --max-time 20 http://server:8080/anything/{wanted}"))?;
-    let records = space.records_when("the record", |records| {
-        records.iter().any(|record| record.attribute("url.path").contains(&wanted))
-    })?;
+    let records = space.recorded_request()?;
     ensure!(records.iter().all(|record| record.is_inbound()), "the client has a sidecar and no policy: {records:#?}");
     let client = cluster().kubectl.get(&space.name, &["pod", "client"])?;
     ensure!(init_containers(&client) == ["testimony-init", "testimony-sidecar"], "{client:#}");

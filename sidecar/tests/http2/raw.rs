@@ -40,6 +40,15 @@ fn next(stream: &mut TcpStream) -> Option<(u8, u8, Vec<u8>)> {
     }
 }
 
+/// A sidecar with its sink, a client that is connected to it, and where the server listens that the test plays.
+fn sidecar() -> (Sink, Sidecar, TcpStream, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let sink = Sink::start();
+    let sidecar = Sidecar::start(listener.local_addr().expect("address"), &sink, "");
+    let client = TcpStream::connect(sidecar.inbound).expect("connect");
+    (sink, sidecar, client, listener)
+}
+
 /// An origin that says its SETTINGS and then notes what it is sent until the end.
 fn origin(listener: &TcpListener) -> std::thread::JoinHandle<Vec<u8>> {
     let listener = listener.try_clone().expect("clone");
@@ -54,11 +63,8 @@ fn origin(listener: &TcpListener) -> std::thread::JoinHandle<Vec<u8>> {
 
 #[test]
 fn malformed_requests_are_reset_and_recorded_and_do_not_go_upstream() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let sink = Sink::start();
-    let sidecar = Sidecar::start(listener.local_addr().expect("address"), &sink, "");
+    let (sink, _sidecar, mut client, listener) = sidecar();
     let origin = origin(&listener);
-    let mut client = TcpStream::connect(sidecar.inbound).expect("connect");
     client.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
     client.write_all(&[PREFACE, SETTINGS, SETTINGS_ACK].concat()).expect("preface");
     let bad: &[&[(&str, &str)]] = &[
@@ -85,11 +91,8 @@ fn malformed_requests_are_reset_and_recorded_and_do_not_go_upstream() {
 
 #[test]
 fn a_client_that_breaks_the_protocol_loses_its_connection_and_is_recorded() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let sink = Sink::start();
-    let sidecar = Sidecar::start(listener.local_addr().expect("address"), &sink, "");
+    let (sink, _sidecar, mut client, listener) = sidecar();
     let origin = origin(&listener);
-    let mut client = TcpStream::connect(sidecar.inbound).expect("connect");
     client.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
     // DATA of a stream that was never opened.
     let data = frame(0, 0, 1, b"x");
@@ -104,10 +107,7 @@ fn a_client_that_breaks_the_protocol_loses_its_connection_and_is_recorded() {
 
 #[test]
 fn a_server_may_speak_first() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let sink = Sink::start();
-    let sidecar = Sidecar::start(listener.local_addr().expect("address"), &sink, "");
-    let mut client = TcpStream::connect(sidecar.inbound).expect("connect");
+    let (sink, _sidecar, mut client, listener) = sidecar();
     let (mut server, _) = listener.accept().expect("accept");
     server.write_all(SETTINGS).expect("settings");
     server.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
@@ -126,10 +126,7 @@ fn a_server_may_speak_first() {
 
 #[test]
 fn a_server_that_speaks_first_and_a_client_that_says_nothing_are_no_http2() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let sink = Sink::start();
-    let sidecar = Sidecar::start(listener.local_addr().expect("address"), &sink, "");
-    let mut client = TcpStream::connect(sidecar.inbound).expect("connect");
+    let (sink, _sidecar, mut client, listener) = sidecar();
     let (mut server, _) = listener.accept().expect("accept");
     server.write_all(SETTINGS).expect("settings");
     client.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
@@ -142,10 +139,7 @@ fn a_server_that_speaks_first_and_a_client_that_says_nothing_are_no_http2() {
 
 #[test]
 fn a_server_that_speaks_no_http2_is_told_and_its_client_sees_a_reset() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let sink = Sink::start();
-    let sidecar = Sidecar::start(listener.local_addr().expect("address"), &sink, "");
-    let mut client = TcpStream::connect(sidecar.inbound).expect("connect");
+    let (sink, _sidecar, mut client, listener) = sidecar();
     client.write_all(&[PREFACE, SETTINGS].concat()).expect("preface");
     let (mut server, _) = listener.accept().expect("accept");
     let mut preface = vec![0; PREFACE.len()];
@@ -158,10 +152,7 @@ fn a_server_that_speaks_no_http2_is_told_and_its_client_sees_a_reset() {
 
 #[test]
 fn a_malformed_answer_becomes_502_and_is_recorded() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let sink = Sink::start();
-    let sidecar = Sidecar::start(listener.local_addr().expect("address"), &sink, "");
-    let mut client = TcpStream::connect(sidecar.inbound).expect("connect");
+    let (sink, _sidecar, mut client, listener) = sidecar();
     client.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
     client.write_all(&[PREFACE, SETTINGS, SETTINGS_ACK, &headers(1, &[])].concat()).expect("a request");
     let (mut server, _) = listener.accept().expect("accept");

@@ -138,12 +138,12 @@ impl<'a> Evaluation<'a> {
         self.facts.method.ok_or(Undecided::NotHttp)?;
         let Some(headers) = self.facts.headers else { return Ok(None) };
         let mut value: Option<Cow<'_, [u8]>> = None;
-        headers.values(name, &mut |more| {
+        for field in headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name)) {
             value = Some(match value.take() {
-                None => Cow::Borrowed(more),
-                Some(known) => Cow::Owned([&known, &b", "[..], more].concat()),
+                None => Cow::Borrowed(field.value),
+                Some(known) => Cow::Owned([&known, &b", "[..], field.value].concat()),
             });
-        });
+        }
         self.charge(value.as_ref().map_or(0, |value| value.len()))?;
         Ok(value.map(|value| match value {
             Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),

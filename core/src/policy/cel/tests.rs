@@ -21,7 +21,7 @@ fn evaluate(text: &str) -> Result<bool, Undecided> {
         path: Some("/v1/items"),
         query: Some("limit=5"),
         authority: Some("Shop.Example:8080"),
-        headers: Some(&fields),
+        headers: Some(fields),
         ..Facts::connection(Direction::Inbound, 8080)
     };
     expression.evaluate(&request)
