@@ -4,11 +4,12 @@ use super::branch::{Branch, Effect};
 use super::fact::{Ended, Fact, Hole, Kind, Leaf};
 use super::found::{Attested, Found};
 use super::group::Group;
-use super::trust::Ledger;
+use super::trust::{Ledger, LedgerStream};
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
+use std::collections::BTreeMap;
 
 /// Most ways to read a stream that are followed at once.
 const BRANCHES_MAX: usize = 16;
@@ -32,6 +33,8 @@ pub(super) struct Chain {
     pub(super) cosigned: Vec<(u64, String, u64)>,
     /// The key of the first signature that was good.
     pub(super) key: Option<PublicKey>,
+    /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
+    pub(super) later_keys: BTreeMap<u64, PublicKey>,
     window: Range64,
 }
 
@@ -39,10 +42,11 @@ pub(super) struct Chain {
 type Range64 = std::ops::RangeInclusive<u64>;
 
 impl Chain {
-    /// A stream; its first key, where the ledger tells it; the time that matters.
-    pub(super) fn new(name: StreamId, key: Option<PublicKey>, window: Range64) -> Self {
+    /// A stream; what the ledger knows of it; the time that matters.
+    pub(super) fn new(name: StreamId, known: Option<&LedgerStream>, window: Range64) -> Self {
         let mut first = Branch::new();
-        first.epoch.key = key;
+        first.epoch.key = known.and_then(|known| known.key);
+        let later_keys = known.map(|known| known.later_keys.clone()).unwrap_or_default();
         Self {
             name,
             branches: vec![first],
@@ -53,6 +57,7 @@ impl Chain {
             attested: None,
             cosigned: Vec::new(),
             key: None,
+            later_keys,
             window,
         }
     }
@@ -206,10 +211,17 @@ impl Chain {
             return;
         }
         let mut branches = Vec::new();
-        for mut branch in std::mem::take(&mut self.branches) {
+        let mut ways = std::mem::take(&mut self.branches);
+        ways.reverse();
+        while let Some(mut branch) = ways.pop() {
             while branch.next < next.seq {
-                let hole = self.holes.iter().find(|hole| hole.range.begin() == branch.next);
-                if let Some(hole) = hole {
+                let mut holes = self.holes.iter().filter(|hole| hole.range.begin() == branch.next);
+                if let Some(hole) = holes.next() {
+                    for other in holes.take(BRANCHES_MAX.saturating_sub(ways.len())) {
+                        let mut read = branch.clone();
+                        read.skip(other);
+                        ways.push(read);
+                    }
                     if hole.range.end() > next.seq && !next.leaves.is_empty() {
                         let mut without = branch.clone();
                         without.lose(next.seq);
@@ -267,7 +279,8 @@ impl Chain {
         } else if readers().any(|branch| branch.range.is_some()) {
             self.found.denied.push(ended.clone());
         } else if readers().next().is_some() {
-            self.found.short.push(ended.clone());
+            let absent = readers().flat_map(Branch::absent).collect();
+            self.found.short.push((ended.clone(), absent));
         }
     }
 }

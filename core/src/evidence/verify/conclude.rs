@@ -101,6 +101,12 @@ impl Concluding<'_> {
         if self.chain.found.nothing {
             return;
         }
+        // Removed as a whole, by order.
+        for effect in self.chain.attested.iter().flat_map(|attested| &attested.effects) {
+            if let Effect::Hole(from, to, source, reason) = effect {
+                self.hole(*from, *to, *source, reason);
+            }
+        }
         let finding = |message: String| vec![Finding::whole(Verdict::Missing, &self.chain.name, message)];
         // Of streams that the ledger expects, the verification says it in the end, as of those that nobody else names.
         let expected = self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&self.chain.name));
@@ -111,8 +117,25 @@ impl Concluding<'_> {
         }
     }
 
+    /// What the absence of `[from, to)` amounts to, part by part; of what was abandoned also why.
+    fn absence(&self, from: u64, to: u64) -> Vec<(Verdict, Range<u64>, Option<&str>)> {
+        let ledger = self.trust.ledger.as_ref();
+        let abandoned = ledger.map(|ledger| ledger.abandoned(&self.chain.name, from, to)).unwrap_or_default();
+        let mut parts = Vec::new();
+        let mut at = from;
+        for (records, reason) in abandoned {
+            parts.extend(self.unexplained(at, records.start).map(|(verdict, records)| (verdict, records, None)));
+            at = records.end;
+            parts.push((Verdict::Gap, records, Some(reason)));
+        }
+        parts.extend(self.unexplained(at, to).map(|(verdict, records)| (verdict, records, None)));
+        parts.retain(|(_, records, _)| !records.is_empty());
+        parts
+    }
+
     /// Where absence proves nothing: of `[from, to)`, the parts before, within and after what must be there.
-    fn absence(&self, from: u64, to: u64) -> [(Verdict, Range<u64>); 3] {
+    fn unexplained(&self, from: u64, to: u64) -> [(Verdict, Range<u64>); 3] {
+        let to = to.max(from);
         let windowed = self.settings.scope.from_ns.is_some() || self.settings.scope.to_ns.is_some();
         let (first, last) = match (self.settings.partial, windowed, self.chain.found.window) {
             (true, ..) | (_, true, None) => (u64::MAX, u64::MAX),
@@ -124,13 +147,16 @@ impl Concluding<'_> {
     }
 
     fn missing(&mut self, from: u64, to: u64) {
-        for (verdict, records) in self.absence(from, to).into_iter().filter(|(_, records)| !records.is_empty()) {
-            let message = match verdict {
-                Verdict::Missing => "signed, but not in the export",
-                _ => "not in the export, which is not whole",
+        let parts = self.absence(from, to).into_iter().map(|(verdict, records, reason)| {
+            let message = match (reason, verdict) {
+                (Some(reason), _) => abandoned(reason),
+                (_, Verdict::Missing) => "signed, but not in the export".to_owned(),
+                _ => "not in the export, which is not whole".to_owned(),
             };
-            self.say(verdict, records, message);
-        }
+            (verdict, records, message)
+        });
+        let parts: Vec<_> = parts.collect();
+        parts.into_iter().for_each(|(verdict, records, message)| self.say(verdict, records, message));
     }
 
     /// An effect under a proved head.
@@ -223,11 +249,15 @@ impl Concluding<'_> {
             let message = format!("a head of size {size} is not signed by the key that is in force there");
             self.out.findings.push(Finding::whole(Verdict::Foreign, &self.chain.name, message).at(*place));
         }
-        for ended in &found.short {
+        for (ended, absent) in &found.short {
             let message =
                 format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source));
-            let parts = self.absence(found.size, ended.size).into_iter().filter(|(_, records)| !records.is_empty());
-            let yes = parts.map(|(verdict, records)| Finding::of(verdict, &self.chain.name, records, message.clone()));
+            let absent = absent.iter().map(|absent| (absent.start.max(found.size), absent.end.min(ended.size)));
+            let parts = absent.filter(|(from, to)| from < to).flat_map(|(from, to)| self.absence(from, to));
+            let yes = parts.map(|(verdict, records, reason)| {
+                let message = reason.map_or_else(|| message.clone(), abandoned);
+                Finding::of(verdict, &self.chain.name, records, message)
+            });
             let yes = yes.collect();
             let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
             self.out.conditions.push(condition);
@@ -288,7 +318,11 @@ impl Concluding<'_> {
         attested.effects.iter().for_each(|effect| self.proved(effect));
         let size = attested.ended.size;
         match attested.ended.life {
-            Life::Open => self.open_end(tail, covered.max(size)),
+            Life::Open => {
+                let behind = tail.effects.iter().skip(attested.effects.len());
+                behind.for_each(|effect| self.uncovered(effect));
+                self.open_end(tail, covered.max(size));
+            }
             Life::Closed => self.out.report.closed = true,
             Life::Lost if attested.ended.source == Ledger::SOURCE => {
                 self.whole(Verdict::Unclosed, "its pod is gone, and it did not end in order");
@@ -334,26 +368,38 @@ impl Concluding<'_> {
 
     /// Whether the stream ended in order, or is alive.
     fn open_end(&mut self, tail: &Branch, covered: u64) {
-        let alive = self.chain.found.life == Some(Life::Open) && covered >= tail.next;
-        let rest = tail.next > covered;
-        if self.out.report.closed || alive {
+        let (life, end) = (self.chain.found.life, tail.end());
+        let rest = end > covered;
+        if self.out.report.closed || (life == Some(Life::Open) && !rest) {
             return;
         }
         if self.settings.partial {
             if rest {
-                self.say(Verdict::Partial, covered..tail.next, "no head in the export covers them");
+                self.say(Verdict::Partial, covered..end, "no head in the export covers them");
             }
-        } else if self.recent() {
+        } else if life == Some(Life::Closed) && self.is_abandoned(end, tail.next) {
+            // How it ended is known, though the end itself went with the pod.
+            self.out.report.closed = true;
             if rest {
-                self.say(Verdict::Pending, covered..tail.next, "newer than the last head");
+                let message = "no head covers them: what would prove them went with the pod";
+                self.say(Verdict::Unclosed, covered..end, message);
+            }
+        } else if self.recent() && life != Some(Life::Lost) {
+            if rest {
+                self.say(Verdict::Pending, covered..end, "newer than the last head");
             }
         } else if tail.closed.is_some() {
             self.whole(Verdict::Unclosed, "the head that covers its last record is not there");
         } else {
-            let rest =
-                if rest { format!("; no head covers records {covered} to {}", tail.next - 1) } else { String::new() };
+            let rest = if rest { format!("; no head covers records {covered} to {}", end - 1) } else { String::new() };
             self.whole(Verdict::Unclosed, format!("it neither ended in order nor is alive{rest}"));
         }
+    }
+
+    /// Whether the ledger says that all of `[from, to)` was abandoned.
+    fn is_abandoned(&self, from: u64, to: u64) -> bool {
+        let parts = self.absence(from, to);
+        !parts.is_empty() && parts.iter().all(|(.., reason)| reason.is_some())
     }
 
     /// Whether anybody vouches for its first key.
@@ -398,6 +444,11 @@ impl Concluding<'_> {
         }
         self.out.exposure.uncovered = self.chain.found.size.saturating_sub(covered);
     }
+}
+
+/// Records that never reached a sink.
+pub(super) fn abandoned(reason: &str) -> String {
+    format!("abandoned: sealed, and gone with its pod before a sink had them, as the ledger says ({reason})")
 }
 
 fn said_by(source: Source) -> &'static str {
