@@ -222,7 +222,8 @@ impl Chain {
                         read.skip(other);
                         ways.push(read);
                     }
-                    if hole.range.end() > next.seq && !next.leaves.is_empty() {
+                    // Its hashes may be wrong, or what it stands for be there in part.
+                    if hole.range.end() <= next.seq || !next.leaves.is_empty() {
                         let mut without = branch.clone();
                         without.lose(next.seq);
                         branches.push(without);

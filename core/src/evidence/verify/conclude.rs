@@ -1,5 +1,6 @@
 //! From what the records of one stream show to what is said of it.
 
+use super::absence::abandoned;
 use super::branch::{Branch, Effect};
 use super::chain::Chain;
 use super::fact::{Life, Source};
@@ -8,6 +9,7 @@ use super::report::{Exposure, StreamReport, WINDOWS_MAX};
 use super::trust::{Ledger, Trust};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::note::SignedNote;
+use crate::evidence::stream::StreamId;
 use std::ops::Range;
 
 /// Nanoseconds between two heads of an idle stream (H2).
@@ -19,6 +21,8 @@ const REPEATS: usize = 8;
 /// What holds once another record is proved.
 #[derive(Debug)]
 pub(super) struct Condition {
+    /// The stream.
+    pub(super) about: StreamId,
     pub(super) source: Source,
     pub(super) yes: Vec<Finding>,
     pub(super) no: Vec<Finding>,
@@ -36,11 +40,12 @@ pub(super) struct Conclusion {
     pub(super) exposure: Exposure,
 }
 
-struct Concluding<'a> {
-    chain: &'a Chain,
+/// A stream that is being judged.
+pub(super) struct Concluding<'a> {
+    pub(super) chain: &'a Chain,
     number: u32,
-    settings: &'a Settings,
-    trust: &'a Trust,
+    pub(super) settings: &'a Settings,
+    pub(super) trust: &'a Trust,
     out: Conclusion,
 }
 
@@ -85,7 +90,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
 }
 
 impl Concluding<'_> {
-    fn say(&mut self, verdict: Verdict, records: Range<u64>, message: impl Into<String>) {
+    pub(super) fn say(&mut self, verdict: Verdict, records: Range<u64>, message: impl Into<String>) {
         let known = |finding: &&Finding| finding.verdict == verdict && finding.records.as_ref() == Some(&records);
         if !self.out.findings.iter().rev().take(REPEATS).any(|finding| known(&finding)) {
             self.out.findings.push(Finding::of(verdict, &self.chain.name, records, message));
@@ -112,51 +117,16 @@ impl Concluding<'_> {
         let expected = self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&self.chain.name));
         if !expected && let Some(source) = self.chain.found.named.first() {
             let yes = finding("another stream of its pod names this one; nothing of it is in the export".into());
-            let condition = Condition { source: *source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
+            let condition = Condition {
+                source: *source,
+                yes,
+                no: Vec::new(),
+                sources: Vec::new(),
+                proved: 0,
+                about: self.chain.name.clone(),
+            };
             self.out.conditions.push(condition);
         }
-    }
-
-    /// What the absence of `[from, to)` amounts to, part by part; of what was abandoned also why.
-    fn absence(&self, from: u64, to: u64) -> Vec<(Verdict, Range<u64>, Option<&str>)> {
-        let ledger = self.trust.ledger.as_ref();
-        let abandoned = ledger.map(|ledger| ledger.abandoned(&self.chain.name, from, to)).unwrap_or_default();
-        let mut parts = Vec::new();
-        let mut at = from;
-        for (records, reason) in abandoned {
-            parts.extend(self.unexplained(at, records.start).map(|(verdict, records)| (verdict, records, None)));
-            at = records.end;
-            parts.push((Verdict::Gap, records, Some(reason)));
-        }
-        parts.extend(self.unexplained(at, to).map(|(verdict, records)| (verdict, records, None)));
-        parts.retain(|(_, records, _)| !records.is_empty());
-        parts
-    }
-
-    /// Where absence proves nothing: of `[from, to)`, the parts before, within and after what must be there.
-    fn unexplained(&self, from: u64, to: u64) -> [(Verdict, Range<u64>); 3] {
-        let to = to.max(from);
-        let windowed = self.settings.scope.from_ns.is_some() || self.settings.scope.to_ns.is_some();
-        let (first, last) = match (self.settings.partial, windowed, self.chain.found.window) {
-            (true, ..) | (_, true, None) => (u64::MAX, u64::MAX),
-            (_, true, Some((first, last))) => (first, last),
-            (_, false, _) => (0, u64::MAX),
-        };
-        let (a, b) = (first.clamp(from, to), last.clamp(from, to));
-        [(Verdict::Partial, from..a), (Verdict::Missing, a..b), (Verdict::Partial, b..to)]
-    }
-
-    fn missing(&mut self, from: u64, to: u64) {
-        let parts = self.absence(from, to).into_iter().map(|(verdict, records, reason)| {
-            let message = match (reason, verdict) {
-                (Some(reason), _) => abandoned(reason),
-                (_, Verdict::Missing) => "signed, but not in the export".to_owned(),
-                _ => "not in the export, which is not whole".to_owned(),
-            };
-            (verdict, records, message)
-        });
-        let parts: Vec<_> = parts.collect();
-        parts.into_iter().for_each(|(verdict, records, message)| self.say(verdict, records, message));
     }
 
     /// An effect under a proved head.
@@ -227,7 +197,14 @@ impl Concluding<'_> {
         };
         let no =
             finding(Verdict::Missing, format!("not in the export; the record that says why ({reason}) is not proved"));
-        self.out.conditions.push(Condition { source, yes, no, sources: Vec::new(), proved: 0 });
+        self.out.conditions.push(Condition {
+            source,
+            yes,
+            no,
+            sources: Vec::new(),
+            proved: 0,
+            about: self.chain.name.clone(),
+        });
     }
 
     fn certified(&mut self, seq: u64, der: &[u8]) {
@@ -249,17 +226,29 @@ impl Concluding<'_> {
             let message = format!("a head of size {size} is not signed by the key that is in force there");
             self.out.findings.push(Finding::whole(Verdict::Foreign, &self.chain.name, message).at(*place));
         }
+        // Up to where the ledger's statements were told already.
+        let mut told = 0;
         for (ended, absent) in &found.short {
+            let from_ledger = ended.source == Ledger::SOURCE;
+            let least = found.size.max(if from_ledger { told } else { 0 });
             let message =
                 format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source));
-            let absent = absent.iter().map(|absent| (absent.start.max(found.size), absent.end.min(ended.size)));
+            let absent = absent.iter().map(|absent| (absent.start.max(least), absent.end.min(ended.size)));
             let parts = absent.filter(|(from, to)| from < to).flat_map(|(from, to)| self.absence(from, to));
             let yes = parts.map(|(verdict, records, reason)| {
                 let message = reason.map_or_else(|| message.clone(), abandoned);
                 Finding::of(verdict, &self.chain.name, records, message)
             });
             let yes = yes.collect();
-            let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
+            told = if from_ledger { ended.size } else { told };
+            let condition = Condition {
+                source: ended.source,
+                yes,
+                no: Vec::new(),
+                sources: Vec::new(),
+                proved: 0,
+                about: self.chain.name.clone(),
+            };
             self.out.conditions.push(condition);
         }
         for ended in &found.denied {
@@ -269,7 +258,14 @@ impl Concluding<'_> {
             } else {
                 vec![Finding::of(Verdict::Tampered, &self.chain.name, found.size..ended.size, message)]
             };
-            let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
+            let condition = Condition {
+                source: ended.source,
+                yes,
+                no: Vec::new(),
+                sources: Vec::new(),
+                proved: 0,
+                about: self.chain.name.clone(),
+            };
             self.out.conditions.push(condition);
         }
         if let (Some(first), Some(last)) = (found.unchecked.iter().min(), found.unchecked.iter().max()) {
@@ -313,6 +309,7 @@ impl Concluding<'_> {
             return;
         };
         // What others say of the end counts if they are proved themselves.
+        let closed = self.out.report.closed;
         let before = std::mem::take(&mut self.out.findings);
         let sources = self.out.sources.len();
         attested.effects.iter().for_each(|effect| self.proved(effect));
@@ -333,11 +330,20 @@ impl Concluding<'_> {
             self.say(Verdict::Foreign, size..tail.next, "beyond the end of the stream, and nothing signed proves them");
         }
         let yes = std::mem::take(&mut self.out.findings);
+        let closed = std::mem::replace(&mut self.out.report.closed, closed);
         let sources = self.out.sources.split_off(sources);
         tail.effects.iter().for_each(|effect| self.uncovered(effect));
         self.open_end(tail, covered);
         let no = std::mem::replace(&mut self.out.findings, before);
-        let condition = Condition { source: attested.ended.source, yes, no, sources, proved: attested.present };
+        self.out.report.closed |= closed;
+        let condition = Condition {
+            source: attested.ended.source,
+            yes,
+            no,
+            sources,
+            proved: attested.present,
+            about: self.chain.name.clone(),
+        };
         self.out.conditions.push(condition);
     }
 
@@ -396,12 +402,6 @@ impl Concluding<'_> {
         }
     }
 
-    /// Whether the ledger says that all of `[from, to)` was abandoned.
-    fn is_abandoned(&self, from: u64, to: u64) -> bool {
-        let parts = self.absence(from, to);
-        !parts.is_empty() && parts.iter().all(|(.., reason)| reason.is_some())
-    }
-
     /// Whether anybody vouches for its first key.
     fn anchor(&mut self) {
         let ledger = self.trust.ledger.as_ref();
@@ -444,11 +444,6 @@ impl Concluding<'_> {
         }
         self.out.exposure.uncovered = self.chain.found.size.saturating_sub(covered);
     }
-}
-
-/// Records that never reached a sink.
-pub(super) fn abandoned(reason: &str) -> String {
-    format!("abandoned: sealed, and gone with its pod before a sink had them, as the ledger says ({reason})")
 }
 
 fn said_by(source: Source) -> &'static str {

@@ -1,7 +1,8 @@
 //! All streams of an export, one after the other.
 
+use super::absence::abandoned;
 use super::chain::Chain;
-use super::conclude::{Conclusion, Condition, abandoned, conclude};
+use super::conclude::{Conclusion, Condition, conclude};
 use super::fact::{Fact, Life, Source, StreamNo};
 use super::intake::Intake;
 use super::report::{Exposure, FINDINGS_MAX, Report, StreamReport, WINDOWS_MAX, limits};
@@ -163,8 +164,7 @@ impl Verification {
             }
             for (wanted, condition) in ready {
                 self.sources.extend(condition.sources);
-                let stream = condition.yes.iter().chain(&condition.no).find_map(|finding| finding.stream.clone());
-                if let Some(report) = stream.and_then(|stream| self.streams.get_mut(&stream)) {
+                if let Some(report) = self.streams.get_mut(&condition.about) {
                     report.proved += condition.proved;
                 }
                 condition.yes.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));

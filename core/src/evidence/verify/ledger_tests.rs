@@ -141,7 +141,7 @@ fn written(writers: &[(&Writer, Life)], more: &[Said]) -> (NamedKey, Vec<Vec<Str
     (name, blocks)
 }
 
-fn read(key: &NamedKey, bodies: &[String]) -> (Option<Ledger>, Vec<(Verdict, String)>) {
+pub(super) fn read(key: &NamedKey, bodies: &[String]) -> (Option<Ledger>, Vec<(Verdict, String)>) {
     let (ledger, findings) = Ledger::read(std::slice::from_ref(key), bodies);
     (ledger, findings.into_iter().map(|finding| (finding.verdict, finding.message)).collect())
 }
