@@ -235,7 +235,10 @@ fn g2_v1_pruned_by_order_exits_0_and_without_an_order_1() {
     let known = ledger_with(&[&a, &b], &authority, &[order]);
     let (verdict, code, findings) = judged(&export, Some(&known), &roots);
     assert_eq!((verdict, code, findings.len()), (Verdict::Pruned, 0, 1), "{findings:#?}");
-    assert!(findings[0].ends_with("records 1 to 2: removed by order: erased at the user's wish, by alice"), "{findings:#?}");
+    assert!(
+        findings[0].ends_with("records 1 to 2: removed by order: erased at the user's wish, by alice"),
+        "{findings:#?}"
+    );
     let (verdict, code, findings) = judged(&export, Some(&ledger(&[&a, &b], &authority)), &roots);
     assert_eq!((verdict, code), (Verdict::Missing, 1), "{findings:#?}");
     assert!(findings[0].contains(&format!("{} record", b.sid)), "{findings:#?}");

@@ -61,7 +61,16 @@ fn w1_the_ledger_is_whole_under_its_roots_and_no_block_can_be_changed() -> Resul
     ensure!(code == 0 && said.get("entries").and_then(Value::as_u64).is_some_and(|entries| entries > 0), "{said}");
     ensure!(said.get("alarms").and_then(Value::as_array).is_some_and(Vec::is_empty), "{said}");
     let kubectl = &cluster().kubectl;
-    let blocks = kubectl.run(&["get", "configmaps", "-l", "testimony.dev/ledger=true", "-n", OPERATOR_NAMESPACE, "-o", "name"])?;
+    let blocks = kubectl.run(&[
+        "get",
+        "configmaps",
+        "-l",
+        "testimony.dev/ledger=true",
+        "-n",
+        OPERATOR_NAMESPACE,
+        "-o",
+        "name",
+    ])?;
     let block = blocks.lines().next().context("a block")?;
     let patch = r#"{"data":{"note":"x"}}"#;
     let refused = kubectl.run(&["patch", block, "-n", OPERATOR_NAMESPACE, "--type", "merge", "-p", patch]);

@@ -174,6 +174,12 @@ impl Branch {
         })
     }
 
+    /// Whether the place before this one lies in a hole.
+    pub(super) fn ends_in_hole(&self, next: u64) -> bool {
+        let hole = self.effects.iter().rev().find(|effect| matches!(effect, Effect::Hole(..)));
+        self.next == next && matches!(hole, Some(Effect::Hole(_, to, ..)) if *to == next)
+    }
+
     /// Where what is there ends.
     pub(super) fn end(&self) -> u64 {
         match self.effects.last() {

@@ -142,6 +142,7 @@ impl Chain {
         } else {
             self.fork(held, &options);
         }
+        self.within_holes(held, next);
         for head in &held.heads {
             self.head(head, held, &options);
         }
@@ -268,6 +269,20 @@ impl Chain {
                 }
             }
             self.keep(branches);
+        }
+    }
+
+    /// What lies in a hole need not be there, but what is there must be what the record after it names.
+    fn within_holes(&mut self, held: &Group, next: Option<&Group>) {
+        let after = next.filter(|next| held.seq.checked_add(1) == Some(next.seq));
+        let said: Vec<Hash> = after.into_iter().flat_map(|next| &next.leaves).filter_map(|leaf| leaf.prev).collect();
+        if said.is_empty() {
+            return;
+        }
+        for leaf in held.leaves.iter().filter(|leaf| !said.contains(&leaf.leaf)) {
+            let after = held.seq.saturating_add(1);
+            let skipped = |branch: &&mut Branch| branch.next > after || branch.ends_in_hole(after);
+            self.branches.iter_mut().filter(skipped).for_each(|b| b.add(Effect::Extra(held.seq, leaf.place)));
         }
     }
 

@@ -296,7 +296,9 @@ impl Concluding<'_> {
             let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
             self.say(Verdict::Tampered, found.size..*refuted, message);
         }
-        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || tail.weight() > 0) {
+        let unexplained =
+            tail.weight() > 0 && self.chain.attested.is_none() && !self.is_abandoned(tail.end(), tail.next);
+        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || unexplained) {
             let message = "nothing signed proves these records: no head of their stream is there";
             self.whole(Verdict::Foreign, message);
             return;
@@ -323,10 +325,18 @@ impl Concluding<'_> {
             Life::Closed => self.out.report.closed = true,
             Life::Lost if attested.ended.source == Ledger::SOURCE => {
                 self.whole(Verdict::Unclosed, "its pod is gone, and it did not end in order");
+                let behind = tail.effects.iter().skip(attested.effects.len());
+                behind.for_each(|effect| self.uncovered(effect));
+                let covered = covered.max(size);
+                if tail.end() > covered {
+                    let message = "newer than the last head that its sidecar showed: nothing signed proves them";
+                    self.say(Verdict::Unclosed, covered..tail.end(), message);
+                }
             }
             Life::Lost => {}
         }
-        if tail.next > size && attested.ended.life != Life::Open {
+        let cut = attested.ended.life == Life::Lost && attested.ended.source == Ledger::SOURCE;
+        if tail.next > size && attested.ended.life != Life::Open && !cut {
             self.say(Verdict::Foreign, size..tail.next, "beyond the end of the stream, and nothing signed proves them");
         }
         let yes = std::mem::take(&mut self.out.findings);
@@ -407,6 +417,10 @@ impl Concluding<'_> {
         let ledger = self.trust.ledger.as_ref();
         match (ledger.and_then(|ledger| ledger.key(&self.chain.name)), self.chain.found.first_key) {
             (Some(known), Some(found)) if known == found => self.out.report.certified = true,
+            // The ledger's own head gives all that is there, its first record too.
+            (Some(_), None) if self.chain.attested.as_ref().is_some_and(|end| end.ended.source == Ledger::SOURCE) => {
+                self.out.report.certified = true;
+            }
             (Some(_), Some(_)) => {
                 self.whole(Verdict::Tampered, "its first key is not the one that the operator certified");
             }

@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, HashSet};
 /// A pod may need so long until its first record is in a backend.
 const POD_START_NS: u64 = 300_000_000_000;
 
+/// How many findings back the same is not said again.
+const REPEATS: usize = 8;
+
 /// What is looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
@@ -141,6 +144,9 @@ impl Verification {
 
     fn find(&mut self, finding: Finding) {
         if finding.stream.as_ref().is_some_and(|stream| !self.settings.scope.contains(stream)) {
+            return;
+        }
+        if self.findings.iter().rev().take(REPEATS).any(|known| *known == finding) {
             return;
         }
         let worst = self.worst.entry(finding.stream.clone()).or_insert(Verdict::Ok);

@@ -337,3 +337,19 @@ fn w3_late_anchoring_is_told_as_a_window() {
     assert_eq!((stream, *to, report.exposure.uncovered), (&writer.sid, late_s * 1_000_000_000, 0));
     assert!(*from < writer.time && report.exposure.longest_ns == Some(to - from));
 }
+
+#[test]
+fn v2_records_after_the_last_shown_head_of_a_killed_sidecar_are_no_strangers() {
+    let writer = sink_down("p");
+    let export = [&writer.bodies[..], &writer.heads[..1]].concat();
+    let mut operator = Operator::new();
+    operator.certify(&writer).shown(&writer, 6);
+    operator.block(&[Said::Lost(writer.sid.clone(), 6, root(&writer, 6))], &[]);
+    let report = report(&export, operator.ledger());
+    assert_eq!(found(&report), ["UNCLOSED", "UNCLOSED 6..9"]);
+    assert_eq!(report.proved, 6);
+    // Nothing but what the ledger's head covers, and no head of its own: the ledger vouches for all of it.
+    let report = verify(&writer.bodies[..6], settings(), Trust { ledger: Some(operator.ledger()), ..Trust::default() });
+    assert_eq!(found(&report), ["UNCLOSED"]);
+    assert!(report.streams[0].certified);
+}
