@@ -274,6 +274,9 @@ impl Chain {
 
     /// What lies in a hole need not be there, but what is there must be what the record after it names.
     fn within_holes(&mut self, held: &Group, next: Option<&Group>) {
+        if self.holes.is_empty() {
+            return;
+        }
         let after = next.filter(|next| held.seq.checked_add(1) == Some(next.seq));
         let said: Vec<Hash> = after.into_iter().flat_map(|next| &next.leaves).filter_map(|leaf| leaf.prev).collect();
         if said.is_empty() {
