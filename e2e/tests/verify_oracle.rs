@@ -318,6 +318,8 @@ fn for_go(bodies: &[String]) -> Vec<Value> {
         let mut keys: Vec<(u64, String)> = Vec::new();
         for (at, body) in own.iter().enumerate() {
             let key = fields(body)[if at == 0 { "key" } else { "next_key" }].as_str().map(str::to_owned);
+            // A ledger's own key stays; its entries name those of streams.
+            let key = key.filter(|_| at == 0 || fields(body)["typ"] != "ledger-epoch");
             keys.extend(key.map(|key| (if at == 0 { 0 } else { at as u64 + 2 }, key)));
         }
         let note = |body: &String| -> Option<Value> {
@@ -344,9 +346,10 @@ fn for_go(bodies: &[String]) -> Vec<Value> {
 
 #[test]
 fn l1_h1_the_libraries_of_transparency_dev_agree() {
-    let streams: Vec<Value> = VECTORS.iter().flat_map(|name| for_go(&vectors(name))).collect();
+    let names = VECTORS.iter().chain(&["ledger"]);
+    let streams: Vec<Value> = names.flat_map(|name| for_go(&vectors(name))).collect();
     let heads: usize = streams.iter().map(|stream| stream["heads"].as_array().map_or(0, Vec::len)).sum();
-    assert!(heads >= 10, "{heads}");
+    assert!(heads >= 13, "{heads}");
     let input: String = streams.iter().map(|stream| format!("{stream}\n")).collect();
     let program: PathBuf = support::program("tlog-oracle", "TLOG_ORACLE");
     let checked: usize = run(&program, &[], &input).trim().parse().expect("a number");
