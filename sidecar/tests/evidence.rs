@@ -1,34 +1,27 @@
 //! A data thread's recorder against a sink: what arrives is a stream that proves itself.
 
 use arc_swap::ArcSwap;
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use testimony_core::canon::parse_body;
 use testimony_core::capture::{Outcome, Shell, Unrecorded};
-use testimony_core::contract::CERTIFICATE_PATH;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::{leaf, root_of};
 use testimony_core::evidence::note::{PublicKey, SignedNote};
 use testimony_core::evidence::seal::Origin;
-use testimony_core::evidence::witness::csr::{CertificateRequest, parse_csr};
 use testimony_core::policy::{Compiled, Direction};
 use testimony_core::record::{EventName, Field, Record, Redacted};
 use testimony_core::redact::{Redactor, redact};
-use testimony_sidecar::config::Operator;
 use testimony_sidecar::data::{Recorder, Shared};
-use testimony_sidecar::poll::Caller;
 use testimony_sidecar::tail::Tail;
-use testimony_sidecar::witness::{Certifier, certify};
-use tokio::sync::mpsc;
 
 mod control_support;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use control_support::rig::{Options, Rig};
-use control_support::{Ca, Received, Reply, Server, document, eventually, folder, sink};
+use control_support::{Received, Reply, Server, document, eventually, sink};
 
 fn shared(rig: &Rig) -> Shared {
     Shared {
@@ -196,47 +189,4 @@ async fn g2_what_one_sink_never_gets_is_a_hole_in_the_stream_of_all() {
     let refused = |at: usize| text(&bodies[at], Field::Path) == "/refused";
     assert!(refused(2) && refused(3));
     assert_eq!(text(&bodies[4], Field::Prev).len(), 64);
-}
-
-#[tokio::test]
-async fn k1_the_operator_certifies_the_stream_once_it_is_there() {
-    let backend = Server::start(None, |_, _| Reply::status(200)).await;
-    let rig = Rig::with(Options::new(vec![sink(&backend.url("http"))]), &[]);
-    let ca = Ca::new();
-    let certificate = STANDARD.encode([0x30; 400]);
-    let told = json!({"certificate": certificate, "intervalMs": 1000}).to_string();
-    // Away, then confused, then there.
-    let operator = Server::start(Some(&ca), move |number, _| match number {
-        0 => Reply::status(503),
-        1 => Reply::body(200, b"{\"certificate\":\"%\",\"intervalMs\":1}".to_vec()),
-        _ => Reply::body(200, told.clone().into_bytes()),
-    })
-    .await;
-    let dir = folder();
-    std::fs::write(dir.join("token"), "t1\n").expect("a token");
-    let (url, token_file) = (operator.url("https"), dir.join("token"));
-    let of = Operator { url, ca_pem: ca.pem.clone(), token_file, injection_id: "i-1".to_owned(), awaited: false };
-    let (asks, asked) = mpsc::channel(1);
-    let certifier = Certifier::new(Caller::new(of, None).expect("a URL"), asked);
-    let recorder = recorder(shared(&rig));
-    tokio::select! {
-        () = certify(recorder.clone(), asks) => {}
-        () = certifier.run(std::future::pending()) => {}
-    }
-    recorder.close();
-    let received = backend.until(|all| all.iter().flat_map(Received::records).count() >= 4).await;
-    let records = proven(&received);
-    let kinds: Vec<&str> = records.iter().map(|body| text(body, Field::Typ)).collect();
-    assert_eq!(kinds, ["open", "certified", "close"]);
-    assert_eq!(text(&records[1], Field::Cert), certificate);
-    let requests = operator.received();
-    assert_eq!(requests.len(), 3);
-    assert_eq!((requests[2].path.as_str(), requests[2].header("authorization")), (CERTIFICATE_PATH, "Bearer t1"));
-    let request: CertificateRequest = serde_json::from_slice(&requests[2].body).expect("a request");
-    let csr = STANDARD.decode(&request.csr).expect("base64");
-    let (sid, key) = parse_csr(&csr).expect("a certificate request");
-    assert_eq!((request.injection_id.as_str(), sid.as_str()), ("i-1", text(&records[0], Field::Sid)));
-    assert_eq!(key.to_string(), text(&records[0], Field::Key));
-    // What comes after the end of the stream is left to the ledger.
-    assert!(recorder.certified(&certificate));
 }

@@ -6,15 +6,15 @@ use crate::export::{LossReason, Queue};
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
 use crate::tail::Tail;
+use crate::witness::Shown;
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use testimony_core::capture::{InFlight, Outcome, Shell, Unrecorded};
-use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Signer as _, Stream};
+use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Stream};
 use testimony_core::evidence::stream::StreamId;
-use testimony_core::evidence::witness::csr::csr;
 use testimony_core::policy::{Compiled, Direction};
 use testimony_core::record::{Gap, GapReason, Record, Redacted, Stamp, Typ};
 use tokio::sync::Notify;
@@ -56,10 +56,10 @@ pub struct Recorder {
     shared: Shared,
     inner: Rc<RefCell<Inner>>,
     stirred: Rc<Notify>,
-    /// The thread that tells what sinks lost.
-    tells_losses: bool,
-    /// The stream that this process opened first, and the request for its certificate.
-    first: Rc<(StreamId, Vec<u8>)>,
+    /// There is something to show to the witness, or nothing more to come.
+    shown_stirred: Rc<Notify>,
+    /// Number of the data thread; the first one tells what sinks lost.
+    thread: u32,
 }
 
 struct Inner {
@@ -74,31 +74,45 @@ impl Recorder {
     /// # Errors
     /// See [`NoStream`].
     pub fn new(shared: Shared, origin: Origin) -> Result<Self, NoStream> {
-        let mut desk = Desk::new(shared.queue.clone(), shared.metrics.clone(), shared.tail.clone());
+        let shown_stirred = Rc::new(Notify::new());
+        let shown = origin.witness.then(|| Shown::new(shown_stirred.clone()));
+        let mut desk = Desk::new(shared.queue.clone(), shared.metrics.clone(), shared.tail.clone(), shown);
         let policy = shared.policy.load_full();
         let key = desk.key().ok_or(NoStream::Key)?;
-        let tells_losses = origin.thread == 0;
-        // K1: signed at once, because the key goes with its epoch.
-        let sid = origin.stream(0)?;
-        let request = csr(&sid, &key.public(), |info| key.sign(info));
-        let first = Rc::new((sid, request));
+        let thread = origin.thread;
         let stream = Stream::open(origin, key, &policy.document().revision, now(), &mut desk)?;
         let stirred = Rc::new(Notify::new());
         stirred.notify_one();
-        Ok(Self { shared, inner: Rc::new(RefCell::new(Inner { stream, desk, policy })), stirred, tells_losses, first })
+        let inner = Rc::new(RefCell::new(Inner { stream, desk, policy }));
+        Ok(Self { shared, inner, stirred, shown_stirred, thread })
     }
 
-    /// The request for the first stream's certificate, in DER.
-    pub fn certificate_request(&self) -> &[u8] {
-        &self.first.1
+    /// Number of the data thread.
+    pub fn thread(&self) -> u32 {
+        self.thread
     }
 
-    /// Seals the first stream's certificate, DER in base64, into it. `false`: there is no room now, try again.
-    pub fn certified(&self, certificate: &str) -> bool {
+    /// Whether the stream has ended for good.
+    pub fn is_closed(&self) -> bool {
+        self.inner.borrow().stream.is_closed()
+    }
+
+    /// Works on what the witness must see; `None`: there is no witness.
+    pub fn shown<R>(&self, work: impl FnOnce(&mut Shown) -> R) -> Option<R> {
+        self.inner.borrow_mut().desk.shown.as_mut().map(work)
+    }
+
+    /// Returns when there may be something new for the witness, or the recorder is closed.
+    pub async fn shown_stirred(&self) {
+        self.shown_stirred.notified().await;
+    }
+
+    /// Seals a stream's certificate, DER in base64, into it. `false`: there is no room now, try again.
+    pub fn certified(&self, of: &StreamId, certificate: &str) -> bool {
         let now = now();
         let mut guard = self.inner.borrow_mut();
         let Inner { stream, desk, .. } = &mut *guard;
-        if stream.is_closed() || **stream.id() != self.first.0 {
+        if stream.is_closed() || **stream.id() != *of {
             // It came too late: the ledger has it.
             return true;
         }
@@ -131,7 +145,7 @@ impl Recorder {
                     self.flush();
                 }
                 () = tokio::time::sleep(wait) => self.tick(),
-                () = losses.notified(), if self.tells_losses => self.tell_losses(),
+                () = losses.notified(), if self.tells_losses() => self.tell_losses(),
             }
         }
     }
@@ -143,6 +157,10 @@ impl Recorder {
         let Inner { stream, desk, .. } = &mut *guard;
         stream.tick(now, desk);
         guard.settle(&self.shared, &self.stirred, now);
+    }
+
+    fn tells_losses(&self) -> bool {
+        self.thread == 0
     }
 
     /// Seals holes for what sinks will never have.
@@ -174,7 +192,7 @@ impl Recorder {
 
     /// The data thread ends: the stream closes, and its last batch goes.
     pub fn close(&self) {
-        if self.tells_losses {
+        if self.tells_losses() {
             self.tell_losses();
         }
         let now = now();
@@ -185,6 +203,7 @@ impl Recorder {
         }
         guard.settle(&self.shared, &self.stirred, now);
         guard.desk.flush();
+        self.shown_stirred.notify_one();
     }
 }
 
