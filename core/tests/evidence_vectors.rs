@@ -10,10 +10,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use evidence_support::{TestHost, TestKey, at, open, origin};
 use golden::{assert_golden, repository};
+use std::collections::BTreeMap;
 use testimony_core::canon::parse_body;
 use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::ledger::export::head_body;
+use testimony_core::evidence::ledger::{
+    Book, Fact, HeadRow, Keys, PodRow, Pruned, UncoveredRow, ledger_id, witness_name,
+};
 use testimony_core::evidence::merkle::{Range, leaf};
-use testimony_core::evidence::seal::{Fate, HoleFacts, RecoveredFacts, Stream};
+use testimony_core::evidence::note::PublicKey;
+use testimony_core::evidence::roots::{NamedKey, Roots};
+use testimony_core::evidence::seal::{Fate, HoleFacts, RecoveredFacts, Signer as _, Stream};
+use testimony_core::evidence::stream::StreamId;
 use testimony_core::record::{EventName, Field, Gap, GapReason, Record, Redacted, Side, Typ};
 use testimony_core::redact::{Redactor, redact};
 
@@ -140,8 +148,7 @@ fn r5_one_stream_with_every_kind_of_record() {
     golden("every-typ", &host);
 }
 
-#[test]
-fn k2_two_rollovers() {
+fn rollover() -> TestHost {
     let mut host = TestHost::default();
     let mut stream = open(origin(3), &mut host, at(0));
     for epoch in 0..2_u64 {
@@ -156,11 +163,15 @@ fn k2_two_rollovers() {
     exchanges(&mut stream, &mut host, 1_150_000, 1);
     close(&mut stream, &mut host, 1_151_000);
     assert_eq!(host.keys, 3);
-    golden("rollover", &host);
+    host
 }
 
 #[test]
-fn s4_a_rotation_with_an_exchange_that_stays_open() {
+fn k2_two_rollovers() {
+    golden("rollover", &rollover());
+}
+
+fn rotation() -> TestHost {
     let mut host = TestHost::default();
     let mut stream = open(origin(4), &mut host, at(0));
     stream.begin();
@@ -170,11 +181,15 @@ fn s4_a_rotation_with_an_exchange_that_stays_open() {
     exchanges(&mut stream, &mut host, 86_400_010, 2);
     stream.seal(&exchange(0, "exchange", |_| {}), at(86_400_020), &mut host);
     close(&mut stream, &mut host, 86_401_000);
-    golden("rotation", &host);
+    host
 }
 
 #[test]
-fn d3_a_crash_and_the_stream_after_it() {
+fn s4_a_rotation_with_an_exchange_that_stays_open() {
+    golden("rotation", &rotation());
+}
+
+fn crash() -> TestHost {
     let mut host = TestHost::default();
     let mut lost = open(origin(5), &mut host, at(0));
     exchanges(&mut lost, &mut host, 1, 4);
@@ -196,5 +211,127 @@ fn d3_a_crash_and_the_stream_after_it() {
     stream.lose(Gap { count: 2, exact: true, from_ns, to_ns, reason: GapReason::WorkerDied }, Some((*name).clone()));
     exchanges(&mut stream, &mut host, 31_010, 2);
     close(&mut stream, &mut host, 32_000);
-    golden("crash", &host);
+    host
+}
+
+#[test]
+fn d3_a_crash_and_the_stream_after_it() {
+    golden("crash", &crash());
+}
+
+/// What the operator knows of a stream: its first key, the heads that end epochs, its last head, and whether that is its end.
+struct Known {
+    sid: StreamId,
+    key: PublicKey,
+    epochs: Vec<(u64, Hash, PublicKey)>,
+    last: (u64, Hash),
+    closed: bool,
+}
+
+/// The streams of a golden, by their bodies.
+fn known(host: &TestHost) -> Vec<Known> {
+    let mut bodies: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let field = |body: &str, key: &str| {
+        let fields = parse_body(body.as_bytes()).expect("a body");
+        fields.get(key).map(|value| String::from_utf8(value.clone()).expect("text"))
+    };
+    let sealed = host.lines.iter().filter(|line| line.leaf.is_some());
+    sealed.for_each(|line| bodies.entry(field(&line.body, "sid").expect("sid")).or_default().push(line.body.clone()));
+    let of = |(sid, bodies): (String, Vec<String>)| {
+        let mut range = Range::empty(0);
+        let (mut epochs, mut last, mut closed) = (Vec::new(), (0, Hash::of(&[])), false);
+        for (seq, body) in (1..).zip(&bodies) {
+            range.push(leaf(body.as_bytes()));
+            let root = range.root().expect("from 0");
+            let typ = field(body, "typ");
+            match field(body, "next_key") {
+                Some(next) => epochs.push((seq, root, next.parse().expect("a key"))),
+                None => closed = typ.as_deref() == Some("close"),
+            }
+            if matches!(typ.as_deref(), Some("checkpoint" | "close")) {
+                last = (seq, root);
+            }
+        }
+        let key = bodies.first().and_then(|open| field(open, "key")).expect("open").parse().expect("a key");
+        Known { sid: sid.parse().expect("a stream"), key, epochs, last, closed }
+    };
+    bodies.into_iter().map(of).collect()
+}
+
+/// The ledger over all golden streams but the first one, with an order to remove records, and records that were abandoned.
+#[test]
+fn w1_a_ledger_over_these_streams() {
+    let streams: Vec<Known> = [rollover(), rotation(), crash()].iter().flat_map(known).collect();
+    let place = origin(0);
+    let sid = ledger_id(&place.cluster_uid, "testimony-system", 7).expect("a name");
+    let keys = Keys { ledger: TestKey::new(200).public(), witness: TestKey::new(201).public() };
+    let mut book = Book::new(sid.clone(), keys);
+    let pod = PodRow {
+        uid: place.pod_uid,
+        namespace: place.namespace.clone(),
+        name: place.pod,
+        injection_id: "00112233445566778899aabbccddeeff".to_owned(),
+        from_ns: at(0).wall_ns,
+    };
+    let bare = UncoveredRow {
+        uid: "7d6f2c1a-0001-4000-8000-0000000000bb".to_owned(),
+        namespace: place.namespace,
+        name: "job-1".to_owned(),
+        reason: "HostNetwork".to_owned(),
+        from_ns: at(0).wall_ns,
+    };
+    let certified = |known: &Known| Fact::Certified(known.sid.clone(), known.key, 1_700_100_000, vec![0x30, 0]);
+    let first =
+        [Fact::Expected(pod), Fact::Uncovered(bare.clone(), None)].into_iter().chain(streams.iter().map(certified));
+    let epoch = |known: &Known| {
+        let facts = known.epochs.iter().map(|(size, root, next)| Fact::Epoch(known.sid.clone(), *size, *root, *next));
+        facts.collect::<Vec<_>>()
+    };
+    let second = streams.iter().flat_map(epoch).chain([Fact::Uncovered(bare, Some(at(500).wall_ns))]);
+    let end = |known: &Known| {
+        let (size, root) = known.last;
+        if known.closed {
+            Fact::Closed(known.sid.clone(), size, root)
+        } else {
+            Fact::Lost(known.sid.clone(), size, root)
+        }
+    };
+    let mut removed = Range::empty(1);
+    let rolled = rollover();
+    let leaves = rolled.lines.iter().filter_map(|line| line.leaf.as_ref());
+    leaves.skip(1).take(3).for_each(|leaf| removed.push(leaf.parse().expect("a hash")));
+    let (order, by) = ("erased at the user's wish".to_owned(), "alice".to_owned());
+    let pruned = Pruned { sid: streams[0].sid.clone(), range: removed, reason: order, by };
+    let rotated = &streams[2];
+    let abandoned = Fact::Abandoned(rotated.sid.clone(), rotated.last.0 - 2, rotated.last.0, "sink down".to_owned());
+    let third = streams.iter().map(end).chain([Fact::Pruned(pruned), abandoned, Fact::Resumed(at(86_000_000).wall_ns)]);
+    let heads = |book: &Book| {
+        let row = |known: &Known| {
+            let stream = book.tables().stream(&known.sid).expect("certified").number;
+            HeadRow { stream, size: known.last.0, root: known.last.1 }
+        };
+        streams.iter().filter(|known| !known.closed).map(row).collect::<Vec<_>>()
+    };
+    let mut page = String::new();
+    let blocks: [(u64, Vec<Fact>); 3] =
+        [(10, first.collect()), (1_200_000, second.collect()), (86_500_000, third.collect())];
+    for (number, (millis, facts)) in blocks.into_iter().enumerate() {
+        let heads = if number == 1 { heads(&book) } else { Vec::new() };
+        let sign = |text: &[u8]| TestKey::new(200).sign(text);
+        let proposed = book.propose(&facts, &heads, at(millis).wall_ns, sign).expect("a block");
+        let head = String::from_utf8(head_body(&proposed.block().note)).expect("ASCII");
+        for body in proposed.block().entries.lines() {
+            page += &format!("{}\n", serde_json::json!({"body": body, "leaf": leaf(body.as_bytes()).to_hex()}));
+        }
+        page += &format!("{}\n", serde_json::json!({"body": head}));
+        book.apply(proposed.committed()).expect("the next block");
+    }
+    assert_golden(&repository().join("core/tests/vectors/evidence/ledger.jsonl"), &page);
+    let named = |name: String, key| NamedKey { name, key };
+    let roots = Roots {
+        ledgers: vec![named(sid.to_string(), keys.ledger)],
+        witnesses: vec![named(witness_name(&place.cluster_uid, "testimony-system"), keys.witness)],
+        authorities: String::new(),
+    };
+    assert_golden(&repository().join("core/tests/vectors/evidence/roots.txt"), &roots.encode());
 }

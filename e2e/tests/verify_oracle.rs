@@ -14,14 +14,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use golden::repository;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use testimony_core::canon::{BodyWriter, parse_body};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::{leaf, prove_consistency, prove_inclusion};
-use testimony_core::evidence::note::SignedNote;
-use testimony_core::evidence::verify::{Intake, Projector, Report, Settings, Shape, Stored, Trust, Verification};
+use testimony_core::evidence::note::{PublicKey, SignedNote};
+use testimony_core::evidence::roots::Roots;
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::verify::{
+    Certificates, Finding, Intake, Ledger, Projector, Report, Settings, Shape, Stored, Trust, Verification,
+};
 
 const VECTORS: [&str; 4] = ["every-typ", "rollover", "rotation", "crash"];
 
@@ -35,17 +40,41 @@ fn vectors(name: &str) -> Vec<String> {
     text.lines().map(body).collect()
 }
 
+/// The ledger names the keys of these streams; their certificates are no X.509.
+struct NoCertificate;
+
+impl Certificates for NoCertificate {
+    fn certify(&self, _: &StreamId, _: &PublicKey, _: &[u8]) -> Result<(), String> {
+        Err("no certificate".to_owned())
+    }
+}
+
+/// The first verifier, with roots and a ledger.
+fn judge_with(bodies: &[String], roots: &str, ledger: &[String]) -> Report {
+    let keys = if roots.is_empty() { Vec::new() } else { Roots::parse(roots).expect("roots").ledgers };
+    let (ledger, findings) = Ledger::read(&keys, ledger);
+    report(bodies, Trust { roots: Some(Box::new(NoCertificate)), ledger, ..Trust::default() }, findings)
+}
+
 /// The first verifier.
 fn judge(bodies: &[String]) -> Report {
+    report(bodies, Trust::default(), Vec::new())
+}
+
+fn report(bodies: &[String], trust: Trust, findings: Vec<Finding>) -> Report {
     let projector = Projector::new(Shape { underscores: false, numbers_as_text: false });
     let mut intake = Intake::default();
     let mut rows: Vec<Vec<u8>> = Vec::new();
     for (place, body) in bodies.iter().enumerate() {
         intake.record(body, &Stored::default(), &projector, place as u64, |row| rows.push(row.to_vec()));
     }
+    intake.ledger_findings(findings);
+    if let Some(ledger) = &trust.ledger {
+        intake.ledger_says(ledger, |row| rows.push(row.to_vec()));
+    }
     rows.sort();
     let settings = Settings { now_ns: 1_900_000_000_000_000_000, max_lag_ns: 1, ..Settings::default() };
-    let mut verification = Verification::new(intake, settings, Trust::default());
+    let mut verification = Verification::new(intake, settings, trust);
     rows.iter().for_each(|row| assert!(verification.feed(row), "a row"));
     verification.finish()
 }
@@ -53,6 +82,7 @@ fn judge(bodies: &[String]) -> Report {
 fn run(program: &Path, arguments: &[&Path], input: &str) -> String {
     let mut child = Command::new(program)
         .args(arguments)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -147,6 +177,134 @@ fn v1_a_second_verifier_agrees() {
     assert!(cases.len() > 500, "{}", cases.len());
 }
 
+/// One case with a ledger: what it is, the export, the roots, the ledger.
+struct WithLedger {
+    name: String,
+    bodies: Vec<String>,
+    roots: String,
+    ledger: Vec<String>,
+    /// Nothing was tampered with: every kind of finding must be the same.
+    exact: bool,
+}
+
+fn sid_and_seq(body: &str) -> (String, u64) {
+    let fields: Value = serde_json::from_str(body).expect("a body");
+    let seq = fields["seq"].as_str().and_then(|seq| seq.parse().ok());
+    (fields["sid"].as_str().unwrap_or_default().to_owned(), seq.unwrap_or(u64::MAX))
+}
+
+/// The golden ledger over the golden streams: as they are, without what it excuses, without what it does not, and the ledger
+/// tampered with in every single entry.
+fn cases_with_ledger() -> Vec<WithLedger> {
+    let honest: Vec<String> = VECTORS[1..].iter().flat_map(|name| vectors(name)).collect();
+    let ledger = vectors("ledger");
+    let path = repository().join("core/tests/vectors/evidence/roots.txt");
+    let roots = std::fs::read_to_string(path).expect("golden roots");
+    let said = |typ: &str| -> (String, u64, u64) {
+        let entry = ledger.iter().find(|body| body.contains(&format!("\"typ\":\"ledger-{typ}\""))).expect("an entry");
+        let fields: Value = serde_json::from_str(entry).expect("a body");
+        let number = |key: &str| fields[key].as_str().and_then(|n| n.parse().ok()).expect("a number");
+        (fields["stream"].as_str().expect("a stream").to_owned(), number("from"), number("to"))
+    };
+    let without = |(sid, from, to): &(String, u64, u64)| -> Vec<String> {
+        let is_in = |body: &&String| {
+            let (of, seq) = sid_and_seq(body);
+            of == *sid && (*from..*to).contains(&seq)
+        };
+        honest.iter().filter(|body| !is_in(body)).cloned().collect()
+    };
+    let (pruned, abandoned) = (said("pruned"), said("abandoned"));
+    let mut cases = Vec::new();
+    let mut add = |name: String, bodies: Vec<String>, ledger: Vec<String>, exact: bool| {
+        cases.push(WithLedger { name, bodies, roots: roots.clone(), ledger, exact });
+    };
+    let reversed: Vec<String> = ledger.iter().rev().chain(&ledger).cloned().collect();
+    add("as it is".to_owned(), honest.clone(), ledger.clone(), true);
+    add("the ledger reversed and twice".to_owned(), honest.clone(), reversed, true);
+    add("pruned".to_owned(), without(&pruned), ledger.clone(), true);
+    add("abandoned".to_owned(), without(&abandoned), ledger.clone(), true);
+    let more = |(sid, from, to): &(String, u64, u64)| (sid.clone(), *from, to + 1);
+    let before = |(sid, from, to): &(String, u64, u64)| (sid.clone(), from - 1, *to);
+    add("more than was pruned".to_owned(), without(&more(&pruned)), ledger.clone(), false);
+    add("more than was abandoned".to_owned(), without(&before(&abandoned)), ledger.clone(), false);
+    let sids: BTreeSet<String> = honest.iter().map(|body| sid_and_seq(body).0).filter(|sid| !sid.is_empty()).collect();
+    let is_of = |body: &String, sid: &String| {
+        let fields: Value = serde_json::from_str(body).expect("a body");
+        let note = fields["note"].as_str().map(|note| STANDARD.decode(note).expect("base64"));
+        fields["sid"] == sid.as_str() || note.is_some_and(|note| note.starts_with(sid.as_bytes()))
+    };
+    for sid in &sids {
+        let rest = honest.iter().filter(|body| !is_of(body, sid)).cloned().collect();
+        add(format!("without stream {sid}"), rest, ledger.clone(), true);
+    }
+    for at in 0..ledger.len() {
+        let mut dropped = ledger.clone();
+        dropped.remove(at);
+        add(format!("ledger without line {at}"), honest.clone(), dropped, false);
+        if at > 0 {
+            add(format!("ledger cut at line {at}"), honest.clone(), ledger[..at].to_vec(), false);
+        }
+        if ledger[at].contains("\"t0\"") {
+            let mut edited = ledger.clone();
+            edited[at] = edit(&ledger[at], "t0", Some("1"));
+            add(format!("ledger line {at} with another time"), honest.clone(), edited.clone(), false);
+            edited.push(ledger[at].clone());
+            add(format!("ledger line {at} with an altered copy"), honest.clone(), edited, false);
+        }
+    }
+    for at in 0..honest.len() {
+        let mut dropped = honest.clone();
+        dropped.remove(at);
+        add(format!("without line {at}"), dropped, ledger.clone(), false);
+        let mut edited = honest.clone();
+        edited[at] = edit(&honest[at], if honest[at].contains("\"note\"") { "note" } else { "id" }, Some("AAAA"));
+        add(format!("line {at} edited"), edited, ledger.clone(), false);
+    }
+    let elsewhere = honest.iter().map(|body| body.replace("2b1c6d1e-", "3b1c6d1e-")).collect();
+    add("another cluster's records".to_owned(), elsewhere, ledger.clone(), false);
+    cases.push(WithLedger { name: "no roots".to_owned(), bodies: honest, roots: String::new(), ledger, exact: true });
+    cases
+}
+
+#[test]
+fn v2_w4_a_second_verifier_agrees_on_roots_and_ledger() {
+    let cases = cases_with_ledger();
+    let line = |case: &WithLedger| {
+        let (name, bodies, roots, ledger) = (&case.name, &case.bodies, &case.roots, &case.ledger);
+        format!("{}\n", json!({"name": name, "bodies": bodies, "roots": roots, "ledger": ledger}))
+    };
+    let input: String = cases.iter().map(line).collect();
+    let python = support::cached("oracle-python/bin/python", "ORACLE_PYTHON");
+    let output = run(&python, &[&repository().join("e2e/verify-oracle/verify_oracle.py")], &input);
+    let answers: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(answers.len(), cases.len());
+    let mut differences = Vec::new();
+    for (case, answer) in cases.iter().zip(&answers) {
+        let report = judge_with(&case.bodies, &case.roots, &case.ledger);
+        let kinds: BTreeSet<&str> = report.findings.iter().map(|finding| finding.verdict.as_str()).collect();
+        let other: BTreeSet<&str> =
+            answer["findings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let other: BTreeSet<&str> = other.into_iter().filter(|kind| *kind != "OK").collect();
+        let bad =
+            |kinds: &BTreeSet<&str>| ["FORK", "TAMPERED", "FOREIGN", "MISSING"].iter().any(|kind| kinds.contains(kind));
+        let alike =
+            if case.exact { kinds == other && answer["proved"] == report.proved } else { bad(&kinds) == bad(&other) };
+        if !alike || answer["records"] != report.records {
+            let texts: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
+            differences.push(format!(
+                "{}: {kinds:?} {} of {}, the other {answer}: {texts:#?}",
+                case.name, report.proved, report.records
+            ));
+        }
+    }
+    assert!(differences.is_empty(), "{} of {}:\n{}", differences.len(), cases.len(), differences.join("\n"));
+    assert!(cases.len() > 100, "{}", cases.len());
+    // The golden cases are what they are meant to be.
+    let verdict = |at: usize| answers[at]["findings"].to_string();
+    assert!(verdict(2).contains("PRUNED") && !verdict(2).contains("MISSING"), "{}", verdict(2));
+    assert!(verdict(3).contains("GAP") && !verdict(3).contains("MISSING"), "{}", verdict(3));
+}
+
 /// One golden stream for the Go program: bodies in order, heads with the key that must have signed each, every proof.
 fn for_go(bodies: &[String]) -> Vec<Value> {
     let fields = |body: &String| -> Value { serde_json::from_str(body).expect("a body") };
@@ -160,6 +318,8 @@ fn for_go(bodies: &[String]) -> Vec<Value> {
         let mut keys: Vec<(u64, String)> = Vec::new();
         for (at, body) in own.iter().enumerate() {
             let key = fields(body)[if at == 0 { "key" } else { "next_key" }].as_str().map(str::to_owned);
+            // A ledger's own key stays; its entries name those of streams.
+            let key = key.filter(|_| at == 0 || fields(body)["typ"] != "ledger-epoch");
             keys.extend(key.map(|key| (if at == 0 { 0 } else { at as u64 + 2 }, key)));
         }
         let note = |body: &String| -> Option<Value> {
@@ -186,9 +346,10 @@ fn for_go(bodies: &[String]) -> Vec<Value> {
 
 #[test]
 fn l1_h1_the_libraries_of_transparency_dev_agree() {
-    let streams: Vec<Value> = VECTORS.iter().flat_map(|name| for_go(&vectors(name))).collect();
+    let names = VECTORS.iter().chain(&["ledger"]);
+    let streams: Vec<Value> = names.flat_map(|name| for_go(&vectors(name))).collect();
     let heads: usize = streams.iter().map(|stream| stream["heads"].as_array().map_or(0, Vec::len)).sum();
-    assert!(heads >= 10, "{heads}");
+    assert!(heads >= 13, "{heads}");
     let input: String = streams.iter().map(|stream| format!("{stream}\n")).collect();
     let program: PathBuf = support::program("tlog-oracle", "TLOG_ORACLE");
     let checked: usize = run(&program, &[], &input).trim().parse().expect("a number");

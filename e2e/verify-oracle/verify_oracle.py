@@ -1,151 +1,26 @@
 """A second verifier of Testimony's evidence, written from the rules alone: it shares no code with the first.
 
 It holds everything in memory and looks at a stream from its end: a genuine record says what the one before it was. Input: JSON lines
-{"name": ..., "bodies": [...]}, each a whole export. Output: for each a JSON line with the verdict, the records and how many are
-proved. Standard library, `cryptography` for Ed25519, `rfc8785` for the canonical form.
+{"name": ..., "bodies": [...]}, each a whole export, and beside them where they are given "roots" and "ledger". Output: for each a JSON
+line with the verdict, all findings, the records and how many are proved. Standard library, `cryptography` for Ed25519, `rfc8785` for the canonical form.
 """
 
 import base64
-import hashlib
 import json
 import re
 import sys
 
-import rfc8785
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+import ledger_oracle
+from evidence import HASH, SID, Note, Tree, cover, hashes, leaf_hash, parse
 
 ORDER = ["OK", "PRUNED", "PENDING", "PARTIAL", "GAP", "UNCLOSED", "UNANCHORED", "PROJECTION", "UNKNOWN", "MISSING", "FOREIGN",
          "TAMPERED", "FORK"]
 TYPS = {"open", "certified", "recovered", "policy", "clock", "stage", "exchange", "burst", "gap", "hole", "checkpoint", "close"}
-SID = re.compile(r"[a-z0-9.-]+/[a-z0-9.-]+/[a-z0-9.-]+/[0-9a-f]{32}-(0|[1-9][0-9]*)-(0|[1-9][0-9]*)\Z")
-
-
-HASH = re.compile(r"[0-9a-f]{64}\Z")
-
-
-def sha(*parts):
-    return hashlib.sha256(b"".join(parts)).digest()
-
-
-def leaf_hash(body):
-    return sha(b"\0", body.encode())
-
-
-def unescape(text):
-    """R1. Refuses what the escaping does not produce."""
-    if text == "%":
-        return b""
-    out = bytearray()
-    at = 0
-    while at < len(text):
-        if text[at] == "%":
-            if not re.fullmatch("[0-9A-F]{2}", text[at + 1:at + 3]):
-                raise ValueError("escape")
-            out.append(int(text[at + 1:at + 3], 16))
-            at += 3
-        else:
-            out.append(ord(text[at]))
-            at += 1
-    if escape(bytes(out)) != text:
-        raise ValueError("not canonical")
-    return bytes(out)
-
-
-def escape(value):
-    if not value:
-        return "%"
-    def one(at, byte):
-        edge = byte == 0x20 and at in (0, len(value) - 1)
-        return chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 and not edge else f"%{byte:02X}"
-    return "".join(one(at, byte) for at, byte in enumerate(value))
-
-
-def parse(body):
-    """R3: a flat map of escaped strings that gives the same bytes when it is written again."""
-    pairs = json.loads(body, object_pairs_hook=lambda pairs: pairs)
-    fields = dict(pairs)
-    if len(fields) != len(pairs) or len(body) > 65536:
-        raise ValueError("a key stands twice")
-    if not all(isinstance(value, str) for value in fields.values()) or rfc8785.dumps(fields) != body.encode():
-        raise ValueError("not canonical")
-    return {key: unescape(value).decode("utf-8", "surrogateescape") for key, value in fields.items()}
-
-
-# The tree of RFC 6962, by its definition.
-def root_of(leaves):
-    if not leaves:
-        return sha()
-    level = list(leaves)
-    while len(level) > 1:
-        level = [sha(b"\1", level[n], level[n + 1]) if n + 1 < len(level) else level[n] for n in range(0, len(level), 2)]
-    return level[0]
-
-
-def cover(begin, end):
-    """Perfect subtrees that cover [begin, end): pairs of start and size."""
-    while begin < end:
-        size = 1 << ((end - begin).bit_length() - 1)
-        if begin:
-            size = min(size, begin & -begin)
-        yield begin, size
-        begin += size
-
-
-class Tree:
-    """Leaves and whole subtrees; a root if nothing is unknown."""
-
-    def __init__(self):
-        self.known = {}
-
-    def put(self, start, size, value):
-        self.known[(start, size)] = value
-
-    def node(self, start, size, end):
-        found = self.known.get((start, size)) if start + size <= end else None
-        if found is not None or size == 1:
-            return found
-        half = size // 2
-        left = self.node(start, half, end)
-        if start + half >= end:
-            return left
-        right = self.node(start + half, half, end)
-        return None if left is None or right is None else sha(b"\1", left, right)
-
-    def root(self, end):
-        return self.node(0, 1 << max(end - 1, 1).bit_length(), end)
-
-
-class Note:
-    def __init__(self, text):
-        at = text.rindex("\n\n")
-        self.text = text[:at + 1]
-        self.origin, size, root, *more = self.text.split("\n")[:-1]
-        if more:
-            raise ValueError("extension lines")
-        self.size, self.root = int(size), base64.b64decode(root, validate=True)
-        self.signatures = []
-        for line in text[at + 2:].split("\n")[:-1]:
-            name, encoded = re.fullmatch("\u2014 ([^ +]+) ([A-Za-z0-9+/=]+)", line).groups()
-            raw = base64.b64decode(encoded, validate=True)
-            self.signatures.append((name, raw[:4], raw[4:]))
-
-    def signed_by(self, key):
-        hint = sha(self.origin.encode(), b"\n\x01", key)[:4]
-        for name, identity, signature in self.signatures:
-            if name == self.origin and identity == hint:
-                try:
-                    Ed25519PublicKey.from_public_bytes(key).verify(signature, self.text.encode())
-                    return True
-                except (InvalidSignature, ValueError):
-                    pass
-        return False
-
-
 class Stream:
     def __init__(self, sid):
         self.sid, self.records, self.heads, self.holes, self.ends = sid, {}, [], [], []
-        self.findings, self.proved, self.claimed = set(), 0, 0
+        self.findings, self.proved, self.claimed, self.first_key = set(), 0, 0, None
+        self.ledger, self.said = None, None
 
     def add(self, seq, leaf, fields):
         self.records.setdefault(seq, {})[leaf] = fields
@@ -154,7 +29,7 @@ class Stream:
         """What stood at each place, from the end to the start: (leaf, fields or None)."""
         truth = {}
         above = None
-        for seq in range(max(self.records), -1, -1):
+        for seq in range(max(self.records, default=-1), -1, -1):
             here = self.records.get(seq, {})
             said = None
             if above is not None and above[1] is not None and HASH.match(above[1].get("prev", "")):
@@ -179,7 +54,7 @@ class Stream:
         self.size = self.end = 0
         self.forked = False
         self.truth, self.tree = {}, Tree()
-        if not self.records:
+        if not self.records and not self.heads:
             return
         self.truth = self.choose()
         for seq, (leaf, _) in self.truth.items():
@@ -194,14 +69,30 @@ class Stream:
         return seq < max(self.size, self.end) and self.truth.get(seq, (None, None))[0] == leaf
 
     def judge(self):
-        if not self.records:
-            self.findings.add("MISSING" if any(end["size"] for end in self.ends) or self.heads else "OK")
+        if not self.records and (self.said is None or not self.heads):
+            statements = [end for end in self.ends if not end["ledger"]]
+            self.findings.add("MISSING" if any(end["size"] for end in statements) or self.heads else "OK")
+            if self.said is not None:
+                self.absent()
             return
         self.end = self.check_ends(self.truth, self.tree, self.size)
         self.check_records(self.truth, max(self.size, self.end), self.size)
         self.check_life(self.truth, self.size, self.end)
         if self.forked:
             self.findings.add("FORK")
+
+    def absent(self):
+        """Nothing of it is there, and the ledger knows it."""
+        removed = [range(*hole["range"]) for hole in self.holes if hole["source"] is None]
+        pruned = {seq for seq in range(self.said["size"]) if any(seq in part for part in removed)}
+        if self.ledger.abandoned.get(self.sid):
+            self.findings.add("GAP")
+        if self.said["size"] == 0 and self.said["life"] == "lost":
+            self.findings.add("UNCLOSED")
+        elif not all(seq in pruned or self.ledger.gone(self.sid, seq) for seq in range(max(self.said["size"], 1))):
+            self.findings.add("MISSING")
+        elif pruned:
+            self.findings.add("PRUNED")
 
     def check_heads(self, truth, tree):
         key, keys = None, []
@@ -211,6 +102,11 @@ class Stream:
                 keys.append((0, bytes.fromhex(fields["key"])))
             elif fields and "next_key" in fields:
                 keys.append((seq + 2, bytes.fromhex(fields["next_key"])))
+        named = keys[1:]
+        if self.said is not None:
+            told = {size + 1: key for size, key in self.said["later"].items()}
+            first = {0: self.said["key"]} if self.said["key"] else {}
+            keys = sorted((first | told | dict(keys)).items())
         size, seen, forked = 0, {}, False
         for head in sorted(self.heads, key=lambda head: head["note"].size):
             note = head["note"]
@@ -235,21 +131,30 @@ class Stream:
                     tree.known = trial.known
             if tree.root(note.size) == note.root:
                 size = note.size
+                self.first_key = self.first_key or keys[0][1]
             else:
-                self.findings.add("TAMPERED" if all(seq in truth for seq in range(note.size)) else "MISSING")
-        for begin, _ in keys[1:]:
+                absent = [seq for seq in range(note.size) if seq not in truth]
+                if not absent or self.ledger is None or not all(self.ledger.gone(self.sid, seq) for seq in absent):
+                    self.findings.add("MISSING" if absent else "TAMPERED")
+        for begin, _ in named:
             if size >= begin and begin - 1 not in seen:
                 self.findings.add("MISSING")
         return size, forked
 
     def check_ends(self, truth, tree, size):
-        end = 0
+        end, self.ended = 0, None
         for stated in self.ends:
             if stated["size"] <= size or stated["size"] == 0:
                 continue
             root = tree.root(stated["size"])
             if root == stated["root"]:
-                end = max(end, stated["size"])
+                if stated["size"] > end:
+                    end, self.ended = stated["size"], stated["life"]
+            elif root is None and stated["ledger"]:
+                absent = [seq for seq in range(size, stated["size"]) if truth.get(seq, (None, None))[1] is None]
+                gone = [seq for seq in absent if self.ledger.gone(self.sid, seq)]
+                self.findings |= {"GAP"} if gone else set()
+                self.findings |= {"MISSING"} if gone != absent or not absent else set()
             else:
                 self.findings.add("MISSING" if root is None else "TAMPERED")
         return end
@@ -257,7 +162,7 @@ class Stream:
     def check_records(self, truth, covered, size):
         holes = [range(*hole["range"]) for hole in self.holes]
         close = self.closed(truth)
-        for seq in range(max(covered, max(self.records) + 1)):
+        for seq in range(max(covered, max(self.records, default=-1) + 1)):
             here = self.records.get(seq, {})
             genuine = truth.get(seq, (None, None))[1]
             if seq < max(covered, self.claimed):
@@ -265,7 +170,10 @@ class Stream:
                 if genuine is None and here:
                     self.findings.add("TAMPERED")
                 elif genuine is None:
-                    self.findings.add("GAP" if any(seq in hole for hole in holes) else "MISSING")
+                    order = any(seq in range(*hole["range"]) for hole in self.holes if hole["source"] is None)
+                    gone = self.ledger is not None and self.ledger.gone(self.sid, seq)
+                    declared = gone or any(seq in hole for hole in holes)
+                    self.findings.add("PRUNED" if order else "GAP" if declared else "MISSING")
             if len(here) > 1 or (close is not None and seq > close):
                 self.findings.add("FOREIGN" if here else "MISSING")
             if genuine and genuine["typ"] == "":
@@ -296,16 +204,38 @@ class Stream:
         close = self.closed(truth)
         if size == 0 and not self.heads and (0 not in truth or truth[0][1] is None):
             self.findings.add("FOREIGN")
-        elif (close is None or size <= close) and not end:
+        elif (close is None or size <= close) and not (end and self.ended in ("closed", "recovered")):
+            there = 1 + max((seq for seq in truth if truth[seq][1] is not None), default=-1)
+            rest = there > max(size, end, self.claimed)
+            life = None if self.said is None else self.said["life"]
+            gone = self.ledger is not None and there < self.said_size() and all(
+                self.ledger.gone(self.sid, seq) for seq in range(there, self.said_size()))
+            if (life in ("open", "closed") and not rest and (life == "open" or gone)):
+                return
             self.findings.add("UNCLOSED")
 
+    def said_size(self):
+        return 0 if self.said is None else self.said["size"]
 
-def hashes(text):
-    return [bytes.fromhex(part) for part in text.split(",") if part]
+    def anchor(self):
+        """Whose key it is, and whether the ledger knows it."""
+        if not self.records and not self.heads:
+            return
+        key = None if self.said is None else self.said["key"]
+        if self.first_key is None or key is None:
+            self.findings.add("UNANCHORED")
+        elif key != self.first_key:
+            self.findings |= {"TAMPERED", "UNANCHORED"}
+        times = [int(f["t0"]) for claims in self.records.values() for f in claims.values() if f.get("t0", "").isdigit()]
+        if self.said is None and not self.ledger.excuses(self.sid, min(times, default=0)):
+            self.findings.add("FOREIGN")
 
 
-def verify(bodies):
+def verify(bodies, roots="", ledger=None):
     streams, findings = {}, set()
+    told = None
+    if ledger is not None:
+        told, findings = ledger_oracle.read(roots, ledger)
     stream = lambda sid: streams.setdefault(sid, Stream(sid))
     named = set()
     for body in set(bodies):
@@ -333,14 +263,18 @@ def verify(bodies):
             place = int(fields["hole_from"]), int(fields["hole_to"])
             stream(fields["hole_sid"]).holes.append({"range": place, "nodes": hashes(fields["nodes"]), "source": source})
         if typ == "recovered":
-            end = {"size": int(fields["size"]), "root": bytes.fromhex(fields["root"]), "source": source}
+            end = {"size": int(fields["size"]), "root": bytes.fromhex(fields["root"]), "source": source, "life": "recovered",
+                   "ledger": False}
             stream(fields["rec_sid"]).ends.append(end)
         if typ == "open" and known:
             for key in ("after", "found"):
                 named.update((name, source) for name in fields.get(key, "").split(",") if name)
+    if told is not None:
+        take_up(told, stream)
     for one in streams.values():
+        one.ledger, one.said = told, None if told is None else told.streams.get(one.sid)
         one.prepare()
-    proved = lambda source: streams[source[0]].proves(*source[1:])
+    proved = lambda source: source is None or streams[source[0]].proves(*source[1:])
     while True:
         # A record behind the last head may be proved by what a later start says of its stream, and then say something itself.
         before = [one.end for one in streams.values()]
@@ -359,17 +293,44 @@ def verify(bodies):
     for one in streams.values():
         one.judge()
         findings |= one.findings
-    # No roots and no ledger: nothing is anchored.
-    findings.add("UNANCHORED")
+    if told is None:
+        # No roots and no ledger: nothing is anchored.
+        findings.add("UNANCHORED")
+    else:
+        findings |= expected(told, streams)
+    findings.add("OK")
     verdict = max(findings, key=ORDER.index)
     records = sum(len(claims) for one in streams.values() for claims in one.records.values())
-    return {"verdict": verdict, "records": records, "proved": sum(one.proved for one in streams.values())}
+    return {"verdict": verdict, "findings": sorted(findings), "records": records, "proved": sum(one.proved for one in streams.values())}
+
+
+def take_up(known, stream):
+    """What the ledger says of streams, beside what they say themselves; nobody has to prove it once more."""
+    for sid, said in known.streams.items():
+        one = stream(sid)
+        for size, root in said["heads"]:
+            last = size == said["size"]
+            one.ends.append({"size": size, "root": root, "source": None, "life": said["life"] if last else "open", "ledger": True})
+    for sid, place, nodes in known.pruned:
+        stream(sid).holes.append({"range": place, "nodes": nodes, "source": None})
+
+
+def expected(known, streams):
+    findings = {"GAP"} if known.uncovered else set()
+    findings |= {"FORK"} if known.forks else set()
+    there = {sid.split("/")[2] for sid, one in streams.items() if one.records or one.heads or one.said is not None}
+    if any(uid not in there for uid in known.pods):
+        findings.add("MISSING")
+    for one in streams.values():
+        one.anchor()
+        findings |= one.findings
+    return findings
 
 
 def main():
     for line in sys.stdin:
         case = json.loads(line)
-        print(json.dumps({"name": case["name"], **verify(case["bodies"])}), flush=True)
+        print(json.dumps({"name": case["name"], **verify(case["bodies"], case.get("roots", ""), case.get("ledger"))}), flush=True)
 
 
 if __name__ == "__main__":

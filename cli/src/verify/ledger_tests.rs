@@ -10,7 +10,8 @@ use prost::Message as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, PublicKeyData, SanType};
 use std::sync::atomic::{AtomicU32, Ordering};
 use testimony_core::evidence::ledger::export::otlp_line;
-use testimony_core::evidence::ledger::{Book, Fact, Keys, PodRow, ledger_id};
+use testimony_core::evidence::ledger::{Book, Fact, Keys, PodRow, Pruned, UncoveredRow, ledger_id};
+use testimony_core::evidence::merkle::{Range, leaf};
 use testimony_core::evidence::note::{PublicKey, Role};
 use testimony_core::evidence::roots::NamedKey;
 use testimony_core::evidence::seal::{Origin, Signer as _};
@@ -98,6 +99,11 @@ fn ledger_name(cluster: &str) -> StreamId {
 
 /// The operator's ledger over these streams, as `testimony ledger export` prints it.
 fn ledger(streams: &[&Sealed], authority: &Authority) -> String {
+    ledger_with(streams, authority, &[])
+}
+
+/// And what it says after that.
+fn ledger_with(streams: &[&Sealed], authority: &Authority, more: &[Fact]) -> String {
     let cluster = origin(1).cluster_uid;
     let sid = ledger_name(&cluster);
     let mut book = Book::new(sid.clone(), keys());
@@ -114,7 +120,7 @@ fn ledger(streams: &[&Sealed], authority: &Authority) -> String {
     };
     let first: Vec<Fact> = [Fact::Expected(pod)].into_iter().chain(streams.iter().map(certified)).collect();
     let closed = |stream: &&Sealed| Fact::Closed(stream.sid.clone(), stream.end.0, stream.end.1);
-    let second: Vec<Fact> = streams.iter().map(closed).collect();
+    let second: Vec<Fact> = streams.iter().map(closed).chain(more.iter().cloned()).collect();
     let mut out = String::new();
     for (millis, facts) in [(1, first), (31_005, second)] {
         let sign = |text: &[u8]| TestKey::new(200).sign(text);
@@ -203,4 +209,98 @@ fn w4_k1_strangers_and_wrong_certificates_are_found() {
     let (verdict, code, findings) = judged(&wrong.lines.concat(), Some(&said), &roots);
     assert_eq!((verdict, code), (Verdict::Unanchored, 3), "{findings:#?}");
     assert!(findings.iter().any(|finding| finding.contains("its certificate is not good")), "{findings:#?}");
+}
+
+/// Of the lines of an export, the bodies of records.
+fn leaves(lines: &[String]) -> Vec<testimony_core::evidence::hash::Hash> {
+    let body = |line: &String| {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        let body = &line["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]["body"]["stringValue"];
+        body.as_str().expect("a body").to_owned()
+    };
+    let bodies = lines.iter().map(body).filter(|body| !body.contains("\"typ\":\"head\""));
+    bodies.map(|body| leaf(body.as_bytes())).collect()
+}
+
+#[test]
+fn g2_v1_pruned_by_order_exits_0_and_without_an_order_1() {
+    let authority = Authority::new();
+    let (a, b) = (seal(origin(1), 1, &authority), seal(origin(2), 2, &authority));
+    let roots = roots_of(&authority);
+    let mut range = Range::empty(1);
+    leaves(&b.lines)[1..3].iter().for_each(|leaf| range.push(*leaf));
+    let (reason, by) = ("erased at the user's wish".to_owned(), "alice".to_owned());
+    let order = Fact::Pruned(Pruned { sid: b.sid.clone(), range, reason, by });
+    let export = [a.lines.concat(), b.lines[..1].concat(), b.lines[3..].concat()].concat();
+    let known = ledger_with(&[&a, &b], &authority, &[order]);
+    let (verdict, code, findings) = judged(&export, Some(&known), &roots);
+    assert_eq!((verdict, code, findings.len()), (Verdict::Pruned, 0, 1), "{findings:#?}");
+    assert!(
+        findings[0].ends_with("records 1 to 2: removed by order: erased at the user's wish, by alice"),
+        "{findings:#?}"
+    );
+    let (verdict, code, findings) = judged(&export, Some(&ledger(&[&a, &b], &authority)), &roots);
+    assert_eq!((verdict, code), (Verdict::Missing, 1), "{findings:#?}");
+    assert!(findings[0].contains(&format!("{} record", b.sid)), "{findings:#?}");
+}
+
+#[test]
+fn v2_w4_abandoned_records_and_uncovered_pods_are_told_and_exit_2() {
+    let authority = Authority::new();
+    let (a, b) = (seal(origin(1), 1, &authority), seal(origin(2), 2, &authority));
+    let roots = roots_of(&authority);
+    // Of b the sink got what the first head covers; the rest went with the pod.
+    let export = [a.lines.concat(), b.lines[..5].concat()].concat();
+    let abandoned = Fact::Abandoned(b.sid.clone(), 4, 5, "sink down".to_owned());
+    let (verdict, code, findings) = judged(&export, Some(&ledger_with(&[&a, &b], &authority, &[abandoned])), &roots);
+    assert_eq!((verdict, code, findings.len()), (Verdict::Gap, 2, 1), "{findings:#?}");
+    assert!(findings[0].contains(&format!("{} record 4: abandoned: ", b.sid)), "{findings:#?}");
+    let bare = UncoveredRow {
+        uid: "u".to_owned(),
+        namespace: "shop".to_owned(),
+        name: "job-1".to_owned(),
+        reason: "HostNetwork".to_owned(),
+        from_ns: at(0).wall_ns,
+    };
+    let known = ledger_with(&[&a], &authority, &[Fact::Uncovered(bare, None)]);
+    let (verdict, code, findings) = judged(&a.lines.concat(), Some(&known), &roots);
+    assert_eq!((verdict, code), (Verdict::Gap, 2));
+    assert_eq!(findings, ["GAP        not recorded: shop/job-1: HostNetwork"]);
+}
+
+#[test]
+fn w1_a_ledger_that_was_tampered_with_is_told_and_not_used() {
+    let authority = Authority::new();
+    let (a, b) = (seal(origin(1), 1, &authority), seal(origin(2), 2, &authority));
+    let (known, roots) = (ledger(&[&a, &b], &authority), roots_of(&authority));
+    let export = [a.lines.concat(), b.lines.concat()].concat();
+    // An edit of an entry: the pod that must have a stream.
+    let (verdict, code, findings) = judged(&export, Some(&known.replace("orders-5d9c7b", "orders-000000")), &roots);
+    assert_eq!((verdict, code), (Verdict::Tampered, 1), "{findings:#?}");
+    assert!(findings[0].contains("is not what was signed, or not whole, and was not used: entry 2"), "{findings:#?}");
+    // Rolled back to its first block: a good ledger that is too short to be OK with, since it saw no end of the streams.
+    let first = known.lines().next().expect("a block").to_owned() + "\n";
+    let cut = [a.lines.concat(), b.lines[..5].concat()].concat();
+    let (verdict, code, findings) = judged(&cut, Some(&first), &roots);
+    assert_eq!((verdict, code), (Verdict::Unclosed, 2), "{findings:#?}");
+    assert!(findings[0].contains(b.sid.as_str()), "{findings:#?}");
+    // Another history under the same name and key: whoever has both copies sees it.
+    let (verdict, code, findings) = judged(&export, Some(&(known + &ledger(&[&b, &a], &authority))), &roots);
+    assert_eq!((verdict, code), (Verdict::Tampered, 1), "{findings:#?}");
+    assert!(findings[0].contains("with two bodies"), "{findings:#?}");
+}
+
+#[test]
+fn k1_a_stream_made_up_under_a_known_name_is_tampered() {
+    let authority = Authority::new();
+    // Its certificate is good, as whoever has the authority's key could make one: the ledger has certified another key.
+    let (a, twin) = (seal(origin(1), 1, &authority), seal(origin(1), 9, &authority));
+    assert_eq!(twin.sid, a.sid);
+    assert_ne!(twin.key, a.key);
+    let known = ledger(&[&a], &authority);
+    let (verdict, code, findings) = judged(&twin.lines.concat(), Some(&known), &roots_of(&authority));
+    assert_eq!(code, 1, "{findings:#?}");
+    assert!(verdict >= Verdict::Tampered, "{findings:#?}");
+    let first = "its first key is not the one that the operator certified";
+    assert!(findings.iter().any(|finding| finding.starts_with("TAMPERED") && finding.contains(first)), "{findings:#?}");
 }

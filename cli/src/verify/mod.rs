@@ -223,6 +223,12 @@ fn text(report: &Report, files: &[PathBuf]) -> String {
         }
         None => out.push_str("Exposure: no head was cosigned by a known witness\n"),
     }
+    if !report.ledger.is_empty() {
+        out.push_str("The ledger says besides:\n");
+        for what in &report.ledger {
+            let _ = writeln!(out, "  - {}", printable(what));
+        }
+    }
     out.push_str("Not concluded from this:\n");
     for limit in &report.not_concluded {
         let _ = writeln!(out, "  - {limit}");

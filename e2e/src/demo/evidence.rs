@@ -2,11 +2,11 @@
 
 use super::SHOP;
 use crate::cluster::Cluster;
-use crate::install::export_of;
+use crate::install::{OPERATOR_NAMESPACE, export_of};
 use crate::records::AuditRecord;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// How long a record may be without a signed head, in seconds: a busy stream gets one every 30 s.
@@ -20,10 +20,14 @@ pub fn verified(cluster: &Cluster, testimony: &Path, exchanges: &[&AuditRecord])
     let file = cluster.paths.logs().join("export.jsonl");
     let verify = |export: &str| {
         std::fs::write(&file, export).with_context(|| format!("cannot write {}", file.display()))?;
-        Answer::of(testimony, &file)
+        Answer::of(testimony, &file, None)
     };
+    let trust =
+        Trust { roots: cluster.paths.logs().join("roots.txt"), ledger: cluster.paths.logs().join("ledger.jsonl") };
     let mut honest = None;
     cluster.kubectl.wait("a signed head over alice's purchase in each stream", HEAD_SECONDS_MAX, || {
+        // First the ledger, then the records: what it knows must be among them.
+        trust.fetch(cluster, testimony)?;
         let export = export_of(cluster, SHOP)?;
         let answer = verify(&export)?;
         let proved = answer.proves(&places);
@@ -33,15 +37,19 @@ pub fn verified(cluster: &Cluster, testimony: &Path, exchanges: &[&AuditRecord])
     let (export, answer) = honest.context("no export")?;
     let bad = ["FORK", "TAMPERED", "FOREIGN", "MISSING", "PROJECTION"];
     ensure!(!bad.contains(&answer.verdict()), "nobody touched the export: {}", answer.lines(&bad));
+    let with_ledger = Answer::of(testimony, &file, Some(&trust))?;
+    // Streams of an earlier run may be in the ledger, and not in this backend.
+    ensure!(!["FORK", "TAMPERED"].contains(&with_ledger.verdict()), "nobody touched the ledger: {with_ledger:?}");
     let altered = verify(&altered(&export, "alice", "mallory")?)?;
     ensure!(altered.verdict() == "TAMPERED", "an altered record was not found: {altered:?}");
     let cut = verify(&cut(&export, &last.0, last.1)?)?;
     ensure!(cut.verdict() == "MISSING", "a cut tail was not found: {cut:?}");
     std::fs::write(&file, &export)?;
     Ok(format!(
-        "of the export as it is\n  {}\nafter somebody made one \"alice\" a \"mallory\"\n  {}\nafter the newest records of {} were \
+        "of the export as it is\n  {}\nwith the operator's roots and ledger\n  {}\nafter somebody made one \"alice\" a \"mallory\"\n  {}\nafter the newest records of {} were \
          taken out\n  {}",
         indented(&answer.lines(&["UNANCHORED", "GAP", "UNCLOSED"])),
+        indented(&with_ledger.lines(&["MISSING", "FOREIGN", "UNANCHORED", "GAP", "UNCLOSED"])),
         indented(&altered.lines(&["TAMPERED"])),
         newest.service(),
         indented(&cut.lines(&["MISSING"])),
@@ -58,6 +66,36 @@ fn place(record: &AuditRecord) -> Result<(String, u64)> {
     Ok((record.field("sid"), seq))
 }
 
+/// What a verification is given besides the export.
+struct Trust {
+    roots: PathBuf,
+    ledger: PathBuf,
+}
+
+impl Trust {
+    /// Takes both from the cluster.
+    fn fetch(&self, cluster: &Cluster, testimony: &Path) -> Result<()> {
+        let print = |command: &[&str], file: &Path| -> Result<()> {
+            let output = Command::new(testimony)
+                .args(command)
+                .args(["--operator-namespace", OPERATOR_NAMESPACE])
+                .arg("--kubeconfig")
+                .arg(cluster.kubectl.kubeconfig())
+                .output()
+                .context("testimony does not start")?;
+            ensure!(
+                output.status.success(),
+                "testimony {}: {}",
+                command.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+            std::fs::write(file, output.stdout).with_context(|| format!("cannot write {}", file.display()))
+        };
+        print(&["roots"], &self.roots)?;
+        print(&["ledger", "export"], &self.ledger)
+    }
+}
+
 /// One answer of `testimony verify`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
@@ -68,10 +106,13 @@ pub struct Answer {
 
 impl Answer {
     /// Runs `testimony verify` on an export.
-    pub fn of(testimony: &Path, export: &Path) -> Result<Self> {
+    fn of(testimony: &Path, export: &Path, trust: Option<&Trust>) -> Result<Self> {
         let mut verify = Command::new(testimony);
-        let output =
-            verify.arg("verify").args(["--scope", &format!("ns={SHOP}"), "-o", "json"]).arg(export).output()?;
+        verify.arg("verify").args(["--scope", &format!("ns={SHOP}"), "-o", "json"]);
+        if let Some(trust) = trust {
+            verify.arg("--roots").arg(&trust.roots).arg("--ledger").arg(&trust.ledger);
+        }
+        let output = verify.arg(export).output()?;
         let code = output.status.code().context("a signal ended testimony verify")?;
         let report = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("testimony verify: {}", String::from_utf8_lossy(&output.stderr)))?;

@@ -1,8 +1,9 @@
 //! An entry as canonical bytes: the same form as a record (R1 to R3), with types of its own.
 
-use super::fact::{Fact, PodRow, StateFact, UncoveredRow, read_rows, write_rows};
+use super::fact::{Fact, PodRow, Pruned, StateFact, UncoveredRow, read_rows, write_rows};
 use crate::canon::{BodyWriter, parse_body};
 use crate::evidence::hash::Hash;
+use crate::evidence::merkle::Range;
 use crate::evidence::stream::StreamId;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -155,9 +156,10 @@ fn members(fact: &Fact) -> BTreeMap<&'static str, String> {
             out.add("stream", sid);
             out.add("pod", pod);
         }
-        Fact::Pruned(sid, from, to, reason, by) => {
-            part(&mut out, sid, *from, *to, reason);
+        Fact::Pruned(Pruned { sid, range, reason, by }) => {
+            part(&mut out, sid, range.begin(), range.end(), reason);
             out.add("by", by);
+            out.add("nodes", list(range.nodes()));
         }
         Fact::State(state) => restated(&mut out, state),
     }
@@ -177,11 +179,15 @@ fn part(out: &mut Fields, sid: &StreamId, from: u64, to: u64, reason: &str) {
     out.add("reason", reason);
 }
 
+fn list(hashes: impl Iterator<Item = Hash>) -> String {
+    hashes.map(Hash::to_hex).collect::<Vec<_>>().join(",")
+}
+
 fn restated(out: &mut Fields, state: &StateFact) {
     if let Some((ledger, witness, frontier)) = &state.first {
         out.add("key", ledger);
         out.add("witness", witness);
-        out.add("frontier", frontier.iter().map(|hash| hash.to_hex()).collect::<Vec<_>>().join(","));
+        out.add("frontier", list(frontier.iter().copied()));
     }
     if state.last {
         out.add("last", 1);
@@ -210,6 +216,12 @@ impl Values {
 
     fn base64(&self, key: &str) -> Option<Vec<u8>> {
         STANDARD.decode(self.0.get(key)?).ok()
+    }
+
+    /// Hashes between commas; no text is no hash.
+    fn hashes(&self, key: &str) -> Option<Vec<Hash>> {
+        let text = self.0.get(key)?;
+        if text.is_empty() { Some(Vec::new()) } else { text.split(',').map(|hash| hash.parse().ok()).collect() }
     }
 
     fn rows<R: super::fact::Row>(&self, key: &str) -> Option<Vec<R>> {
@@ -257,7 +269,10 @@ fn fact(values: &Values) -> Option<Fact> {
         "ledger-fork" => Fact::Fork(stream()?, String::from_utf8(values.base64("note")?).ok()?),
         "ledger-abandoned" => Fact::Abandoned(stream()?, number("from")?, number("to")?, text("reason")?),
         "ledger-unwrap" => Fact::Unwrapped(stream()?, text("pod")?),
-        "ledger-pruned" => Fact::Pruned(stream()?, number("from")?, number("to")?, text("reason")?, text("by")?),
+        "ledger-pruned" => {
+            let range = Range::from_nodes(number("from")?, number("to")?, &values.hashes("nodes")?).ok()?;
+            Fact::Pruned(Pruned { sid: stream()?, range, reason: text("reason")?, by: text("by")? })
+        }
         "ledger-state" => Fact::State(state(values)?),
         _ => return None,
     })
@@ -265,11 +280,7 @@ fn fact(values: &Values) -> Option<Fact> {
 
 fn state(values: &Values) -> Option<StateFact> {
     let first = match values.0.get("frontier") {
-        Some(frontier) => {
-            let hashes = if frontier.is_empty() { None } else { Some(frontier.split(',')) };
-            let frontier = hashes.into_iter().flatten().map(|hash| hash.parse().ok()).collect::<Option<Vec<Hash>>>()?;
-            Some((values.parse("key")?, values.parse("witness")?, frontier))
-        }
+        Some(_) => Some((values.parse("key")?, values.parse("witness")?, values.hashes("frontier")?)),
         None => None,
     };
     Some(StateFact {

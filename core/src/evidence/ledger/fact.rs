@@ -1,6 +1,7 @@
 //! What a ledger says, and the rows in which it restates it.
 
 use crate::evidence::hash::Hash;
+use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
 use crate::evidence::witness::StreamState;
@@ -108,10 +109,23 @@ pub enum Fact {
     Abandoned(StreamId, u64, u64, String),
     /// The key of a spool was given out: for which stream, and to which pod.
     Unwrapped(StreamId, String),
-    /// The records `[from, to)` of a stream were removed: why, and by whom.
-    Pruned(StreamId, u64, u64, String, String),
+    /// Records of a stream were removed from the backends by order.
+    Pruned(Pruned),
     /// What is known, restated.
     State(StateFact),
+}
+
+/// Records that were removed by order (G2): what is left can still be proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    /// The stream.
+    pub sid: StreamId,
+    /// The records, in compact form.
+    pub range: Range,
+    /// Why.
+    pub reason: String,
+    /// By whom.
+    pub by: String,
 }
 
 /// A part of what is known. Parts may stand in several blocks; entries between them say what changed.

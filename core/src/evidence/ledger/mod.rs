@@ -23,7 +23,7 @@ mod tests;
 
 pub use block::{Block, LedgerError};
 pub use book::{Book, Committed, Cosignable, Keys, Proposed};
-pub use fact::{Fact, HeadRow, Life, PodRow, StreamRow, UncoveredRow};
+pub use fact::{Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow};
 
 use super::stream::{NotAStream, StreamId, StreamParts};
 

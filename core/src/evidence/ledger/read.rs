@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 pub struct StreamSaid {
     /// Its first key, where the entry that certified it is in the export.
     pub first_key: Option<PublicKey>,
+    /// Keys of its later epochs, where the entries that name them are in the export: each signs heads larger than this size.
+    pub later_keys: BTreeMap<u64, PublicKey>,
     /// Its certificate in DER, where that entry is in the export.
     pub certificate: Option<Vec<u8>>,
     /// Leaves under its last head.
@@ -128,6 +130,9 @@ impl Reader {
         for row in self.tables.streams().values() {
             let said = self.summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
             (said.size, said.root, said.life, said.at_ns) = (row.state.size, row.state.root, row.life, row.at_ns);
+            if row.state.key_from > 0 {
+                said.later_keys.insert(row.state.key_from, row.state.key);
+            }
         }
         let end = self.chain.map_or(0, |chain| chain.range.end());
         self.summary.unproved = end.saturating_sub(self.summary.size.max(self.summary.from));
@@ -165,10 +170,14 @@ impl Reader {
                     }
                 }
             }
+            Fact::Epoch(sid, size, _, next) => {
+                let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(Life::Open));
+                said.later_keys.insert(*size, *next);
+            }
             Fact::Rebased(..) | Fact::Fork(..) | Fact::Abandoned(..) | Fact::Unwrapped(..) | Fact::Pruned(..) => {
                 summary.others.push((entry.seq, entry.fact.clone()));
             }
-            Fact::Open(..) | Fact::Heads(_) | Fact::Epoch(..) | Fact::Closed(..) | Fact::Lost(..) => {}
+            Fact::Open(..) | Fact::Heads(_) | Fact::Closed(..) | Fact::Lost(..) => {}
         }
         // What a restatement forgets stays known to who read it before.
         if matches!(entry.fact, Fact::Closed(..) | Fact::Lost(..))
@@ -183,5 +192,5 @@ impl Reader {
 
 fn unknown(life: Life) -> StreamSaid {
     let root = crate::evidence::merkle::empty_root();
-    StreamSaid { first_key: None, certificate: None, size: 0, root, life, at_ns: 0 }
+    StreamSaid { first_key: None, later_keys: BTreeMap::new(), certificate: None, size: 0, root, life, at_ns: 0 }
 }

@@ -108,6 +108,7 @@ fn facts() -> Vec<Fact> {
         uncovered: vec![uncovered(1)],
     };
     let first = Some((public(8), public(9), Vec::new()));
+    let pruned = crate::evidence::merkle::Range::from_nodes(0, 5, &[root(1), root(2)]).expect("two subtrees");
     vec![
         Fact::Open(public(8), public(9)),
         Fact::Resumed(START_NS),
@@ -124,7 +125,7 @@ fn facts() -> Vec<Fact> {
         Fact::Fork(sid(1), "note\n".to_owned()),
         Fact::Abandoned(sid(1), 5, 9, "pod gone".to_owned()),
         Fact::Unwrapped(sid(1), "pod-2".to_owned()),
-        Fact::Pruned(sid(1), 0, 5, "retention".to_owned(), "alice".to_owned()),
+        Fact::Pruned(Pruned { sid: sid(1), range: pruned, reason: "retention".to_owned(), by: "alice".to_owned() }),
         Fact::State(state),
         Fact::State(StateFact { first, ..StateFact::default() }),
         Fact::State(StateFact { last: true, ..StateFact::default() }),

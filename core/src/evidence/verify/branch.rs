@@ -93,6 +93,12 @@ impl Epoch {
         None
     }
 
+    /// The key of heads from this size on, where it is known otherwise.
+    pub(super) fn adopt(&mut self, size: u64, key: PublicKey) {
+        self.key = Some(key);
+        self.rollover = self.rollover.filter(|(at, ..)| size <= at.saturating_add(1));
+    }
+
     fn roll(&mut self, seq: u64, next: PublicKey) {
         if let Some((_, key, _)) = self.rollover {
             self.key = Some(key);
@@ -158,6 +164,28 @@ impl Branch {
 
     pub(super) fn weight(&self) -> usize {
         self.effects.iter().map(Effect::weight).sum::<usize>() + usize::from(self.rival)
+    }
+
+    /// What is not there since the last proved head.
+    pub(super) fn absent(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
+        self.effects.iter().filter_map(|effect| match effect {
+            Effect::Absent(from, to) => Some(*from..*to),
+            _ => None,
+        })
+    }
+
+    /// Whether the place before this one lies in a hole.
+    pub(super) fn ends_in_hole(&self, next: u64) -> bool {
+        let hole = self.effects.iter().rev().find(|effect| matches!(effect, Effect::Hole(..)));
+        self.next == next && matches!(hole, Some(Effect::Hole(_, to, ..)) if *to == next)
+    }
+
+    /// Where what is there ends.
+    pub(super) fn end(&self) -> u64 {
+        match self.effects.last() {
+            Some(Effect::Absent(from, to)) if *to == self.next => *from,
+            _ => self.next,
+        }
     }
 
     pub(super) fn add(&mut self, effect: Effect) {

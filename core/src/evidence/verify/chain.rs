@@ -4,11 +4,12 @@ use super::branch::{Branch, Effect};
 use super::fact::{Ended, Fact, Hole, Kind, Leaf};
 use super::found::{Attested, Found};
 use super::group::Group;
-use super::trust::Ledger;
+use super::trust::{Ledger, LedgerStream};
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
+use std::collections::BTreeMap;
 
 /// Most ways to read a stream that are followed at once.
 const BRANCHES_MAX: usize = 16;
@@ -32,6 +33,8 @@ pub(super) struct Chain {
     pub(super) cosigned: Vec<(u64, String, u64)>,
     /// The key of the first signature that was good.
     pub(super) key: Option<PublicKey>,
+    /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
+    pub(super) later_keys: BTreeMap<u64, PublicKey>,
     window: Range64,
 }
 
@@ -39,10 +42,11 @@ pub(super) struct Chain {
 type Range64 = std::ops::RangeInclusive<u64>;
 
 impl Chain {
-    /// A stream; its first key, where the ledger tells it; the time that matters.
-    pub(super) fn new(name: StreamId, key: Option<PublicKey>, window: Range64) -> Self {
+    /// A stream; what the ledger knows of it; the time that matters.
+    pub(super) fn new(name: StreamId, known: Option<&LedgerStream>, window: Range64) -> Self {
         let mut first = Branch::new();
-        first.epoch.key = key;
+        first.epoch.key = known.and_then(|known| known.key);
+        let later_keys = known.map(|known| known.later_keys.clone()).unwrap_or_default();
         Self {
             name,
             branches: vec![first],
@@ -53,6 +57,7 @@ impl Chain {
             attested: None,
             cosigned: Vec::new(),
             key: None,
+            later_keys,
             window,
         }
     }
@@ -137,6 +142,7 @@ impl Chain {
         } else {
             self.fork(held, &options);
         }
+        self.within_holes(held, next);
         for head in &held.heads {
             self.head(head, held, &options);
         }
@@ -206,11 +212,19 @@ impl Chain {
             return;
         }
         let mut branches = Vec::new();
-        for mut branch in std::mem::take(&mut self.branches) {
+        let mut ways = std::mem::take(&mut self.branches);
+        ways.reverse();
+        while let Some(mut branch) = ways.pop() {
             while branch.next < next.seq {
-                let hole = self.holes.iter().find(|hole| hole.range.begin() == branch.next);
-                if let Some(hole) = hole {
-                    if hole.range.end() > next.seq && !next.leaves.is_empty() {
+                let mut holes = self.holes.iter().filter(|hole| hole.range.begin() == branch.next);
+                if let Some(hole) = holes.next() {
+                    for other in holes.take(BRANCHES_MAX.saturating_sub(ways.len())) {
+                        let mut read = branch.clone();
+                        read.skip(other);
+                        ways.push(read);
+                    }
+                    // Its hashes may be wrong, or what it stands for be there in part.
+                    if hole.range.end() <= next.seq || !next.leaves.is_empty() {
                         let mut without = branch.clone();
                         without.lose(next.seq);
                         branches.push(without);
@@ -258,6 +272,23 @@ impl Chain {
         }
     }
 
+    /// What lies in a hole need not be there, but what is there must be what the record after it names.
+    fn within_holes(&mut self, held: &Group, next: Option<&Group>) {
+        if self.holes.is_empty() {
+            return;
+        }
+        let after = next.filter(|next| held.seq.checked_add(1) == Some(next.seq));
+        let said: Vec<Hash> = after.into_iter().flat_map(|next| &next.leaves).filter_map(|leaf| leaf.prev).collect();
+        if said.is_empty() {
+            return;
+        }
+        for leaf in held.leaves.iter().filter(|leaf| !said.contains(&leaf.leaf)) {
+            let after = held.seq.saturating_add(1);
+            let skipped = |branch: &&mut Branch| branch.next > after || branch.ends_in_hole(after);
+            self.branches.iter_mut().filter(skipped).for_each(|b| b.add(Effect::Extra(held.seq, leaf.place)));
+        }
+    }
+
     fn ended(&mut self, ended: &Ended) {
         let readers = || self.branches.iter().filter(|branch| branch.next == ended.size && !branch.rival);
         let fits = |branch: &&Branch| branch.range.as_ref().and_then(Range::root) == Some(ended.root);
@@ -267,7 +298,8 @@ impl Chain {
         } else if readers().any(|branch| branch.range.is_some()) {
             self.found.denied.push(ended.clone());
         } else if readers().next().is_some() {
-            self.found.short.push(ended.clone());
+            let absent = readers().flat_map(Branch::absent).collect();
+            self.found.short.push((ended.clone(), absent));
         }
     }
 }

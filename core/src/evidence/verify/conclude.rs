@@ -1,5 +1,6 @@
 //! From what the records of one stream show to what is said of it.
 
+use super::absence::abandoned;
 use super::branch::{Branch, Effect};
 use super::chain::Chain;
 use super::fact::{Life, Source};
@@ -8,6 +9,7 @@ use super::report::{Exposure, StreamReport, WINDOWS_MAX};
 use super::trust::{Ledger, Trust};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::note::SignedNote;
+use crate::evidence::stream::StreamId;
 use std::ops::Range;
 
 /// Nanoseconds between two heads of an idle stream (H2).
@@ -19,6 +21,8 @@ const REPEATS: usize = 8;
 /// What holds once another record is proved.
 #[derive(Debug)]
 pub(super) struct Condition {
+    /// The stream.
+    pub(super) about: StreamId,
     pub(super) source: Source,
     pub(super) yes: Vec<Finding>,
     pub(super) no: Vec<Finding>,
@@ -36,11 +40,12 @@ pub(super) struct Conclusion {
     pub(super) exposure: Exposure,
 }
 
-struct Concluding<'a> {
-    chain: &'a Chain,
+/// A stream that is being judged.
+pub(super) struct Concluding<'a> {
+    pub(super) chain: &'a Chain,
     number: u32,
-    settings: &'a Settings,
-    trust: &'a Trust,
+    pub(super) settings: &'a Settings,
+    pub(super) trust: &'a Trust,
     out: Conclusion,
 }
 
@@ -85,7 +90,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
 }
 
 impl Concluding<'_> {
-    fn say(&mut self, verdict: Verdict, records: Range<u64>, message: impl Into<String>) {
+    pub(super) fn say(&mut self, verdict: Verdict, records: Range<u64>, message: impl Into<String>) {
         let known = |finding: &&Finding| finding.verdict == verdict && finding.records.as_ref() == Some(&records);
         if !self.out.findings.iter().rev().take(REPEATS).any(|finding| known(&finding)) {
             self.out.findings.push(Finding::of(verdict, &self.chain.name, records, message));
@@ -101,35 +106,26 @@ impl Concluding<'_> {
         if self.chain.found.nothing {
             return;
         }
+        // Removed as a whole, by order.
+        for effect in self.chain.attested.iter().flat_map(|attested| &attested.effects) {
+            if let Effect::Hole(from, to, source, reason) = effect {
+                self.hole(*from, *to, *source, reason);
+            }
+        }
         let finding = |message: String| vec![Finding::whole(Verdict::Missing, &self.chain.name, message)];
         // Of streams that the ledger expects, the verification says it in the end, as of those that nobody else names.
         let expected = self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&self.chain.name));
         if !expected && let Some(source) = self.chain.found.named.first() {
             let yes = finding("another stream of its pod names this one; nothing of it is in the export".into());
-            let condition = Condition { source: *source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
-            self.out.conditions.push(condition);
-        }
-    }
-
-    /// Where absence proves nothing: of `[from, to)`, the parts before, within and after what must be there.
-    fn absence(&self, from: u64, to: u64) -> [(Verdict, Range<u64>); 3] {
-        let windowed = self.settings.scope.from_ns.is_some() || self.settings.scope.to_ns.is_some();
-        let (first, last) = match (self.settings.partial, windowed, self.chain.found.window) {
-            (true, ..) | (_, true, None) => (u64::MAX, u64::MAX),
-            (_, true, Some((first, last))) => (first, last),
-            (_, false, _) => (0, u64::MAX),
-        };
-        let (a, b) = (first.clamp(from, to), last.clamp(from, to));
-        [(Verdict::Partial, from..a), (Verdict::Missing, a..b), (Verdict::Partial, b..to)]
-    }
-
-    fn missing(&mut self, from: u64, to: u64) {
-        for (verdict, records) in self.absence(from, to).into_iter().filter(|(_, records)| !records.is_empty()) {
-            let message = match verdict {
-                Verdict::Missing => "signed, but not in the export",
-                _ => "not in the export, which is not whole",
+            let condition = Condition {
+                source: *source,
+                yes,
+                no: Vec::new(),
+                sources: Vec::new(),
+                proved: 0,
+                about: self.chain.name.clone(),
             };
-            self.say(verdict, records, message);
+            self.out.conditions.push(condition);
         }
     }
 
@@ -201,7 +197,14 @@ impl Concluding<'_> {
         };
         let no =
             finding(Verdict::Missing, format!("not in the export; the record that says why ({reason}) is not proved"));
-        self.out.conditions.push(Condition { source, yes, no, sources: Vec::new(), proved: 0 });
+        self.out.conditions.push(Condition {
+            source,
+            yes,
+            no,
+            sources: Vec::new(),
+            proved: 0,
+            about: self.chain.name.clone(),
+        });
     }
 
     fn certified(&mut self, seq: u64, der: &[u8]) {
@@ -223,13 +226,29 @@ impl Concluding<'_> {
             let message = format!("a head of size {size} is not signed by the key that is in force there");
             self.out.findings.push(Finding::whole(Verdict::Foreign, &self.chain.name, message).at(*place));
         }
-        for ended in &found.short {
+        // Up to where the ledger's statements were told already.
+        let mut told = 0;
+        for (ended, absent) in &found.short {
+            let from_ledger = ended.source == Ledger::SOURCE;
+            let least = found.size.max(if from_ledger { told } else { 0 });
             let message =
                 format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source));
-            let parts = self.absence(found.size, ended.size).into_iter().filter(|(_, records)| !records.is_empty());
-            let yes = parts.map(|(verdict, records)| Finding::of(verdict, &self.chain.name, records, message.clone()));
+            let absent = absent.iter().map(|absent| (absent.start.max(least), absent.end.min(ended.size)));
+            let parts = absent.filter(|(from, to)| from < to).flat_map(|(from, to)| self.absence(from, to));
+            let yes = parts.map(|(verdict, records, reason)| {
+                let message = reason.map_or_else(|| message.clone(), abandoned);
+                Finding::of(verdict, &self.chain.name, records, message)
+            });
             let yes = yes.collect();
-            let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
+            told = if from_ledger { ended.size } else { told };
+            let condition = Condition {
+                source: ended.source,
+                yes,
+                no: Vec::new(),
+                sources: Vec::new(),
+                proved: 0,
+                about: self.chain.name.clone(),
+            };
             self.out.conditions.push(condition);
         }
         for ended in &found.denied {
@@ -239,7 +258,14 @@ impl Concluding<'_> {
             } else {
                 vec![Finding::of(Verdict::Tampered, &self.chain.name, found.size..ended.size, message)]
             };
-            let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
+            let condition = Condition {
+                source: ended.source,
+                yes,
+                no: Vec::new(),
+                sources: Vec::new(),
+                proved: 0,
+                about: self.chain.name.clone(),
+            };
             self.out.conditions.push(condition);
         }
         if let (Some(first), Some(last)) = (found.unchecked.iter().min(), found.unchecked.iter().max()) {
@@ -270,7 +296,9 @@ impl Concluding<'_> {
             let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
             self.say(Verdict::Tampered, found.size..*refuted, message);
         }
-        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || tail.weight() > 0) {
+        let unexplained =
+            tail.weight() > 0 && self.chain.attested.is_none() && !self.is_abandoned(tail.end(), tail.next);
+        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || unexplained) {
             let message = "nothing signed proves these records: no head of their stream is there";
             self.whole(Verdict::Foreign, message);
             return;
@@ -283,27 +311,49 @@ impl Concluding<'_> {
             return;
         };
         // What others say of the end counts if they are proved themselves.
+        let closed = self.out.report.closed;
         let before = std::mem::take(&mut self.out.findings);
         let sources = self.out.sources.len();
         attested.effects.iter().for_each(|effect| self.proved(effect));
         let size = attested.ended.size;
         match attested.ended.life {
-            Life::Open => self.open_end(tail, covered.max(size)),
+            Life::Open => {
+                let behind = tail.effects.iter().skip(attested.effects.len());
+                behind.for_each(|effect| self.uncovered(effect));
+                self.open_end(tail, covered.max(size));
+            }
             Life::Closed => self.out.report.closed = true,
             Life::Lost if attested.ended.source == Ledger::SOURCE => {
                 self.whole(Verdict::Unclosed, "its pod is gone, and it did not end in order");
+                let behind = tail.effects.iter().skip(attested.effects.len());
+                behind.for_each(|effect| self.uncovered(effect));
+                let covered = covered.max(size);
+                if tail.end() > covered {
+                    let message = "newer than the last head that its sidecar showed: nothing signed proves them";
+                    self.say(Verdict::Unclosed, covered..tail.end(), message);
+                }
             }
             Life::Lost => {}
         }
-        if tail.next > size && attested.ended.life != Life::Open {
+        let cut = attested.ended.life == Life::Lost && attested.ended.source == Ledger::SOURCE;
+        if tail.next > size && attested.ended.life != Life::Open && !cut {
             self.say(Verdict::Foreign, size..tail.next, "beyond the end of the stream, and nothing signed proves them");
         }
         let yes = std::mem::take(&mut self.out.findings);
+        let closed = std::mem::replace(&mut self.out.report.closed, closed);
         let sources = self.out.sources.split_off(sources);
         tail.effects.iter().for_each(|effect| self.uncovered(effect));
         self.open_end(tail, covered);
         let no = std::mem::replace(&mut self.out.findings, before);
-        let condition = Condition { source: attested.ended.source, yes, no, sources, proved: attested.present };
+        self.out.report.closed |= closed;
+        let condition = Condition {
+            source: attested.ended.source,
+            yes,
+            no,
+            sources,
+            proved: attested.present,
+            about: self.chain.name.clone(),
+        };
         self.out.conditions.push(condition);
     }
 
@@ -334,24 +384,30 @@ impl Concluding<'_> {
 
     /// Whether the stream ended in order, or is alive.
     fn open_end(&mut self, tail: &Branch, covered: u64) {
-        let alive = self.chain.found.life == Some(Life::Open) && covered >= tail.next;
-        let rest = tail.next > covered;
-        if self.out.report.closed || alive {
+        let (life, end) = (self.chain.found.life, tail.end());
+        let rest = end > covered;
+        if self.out.report.closed || (life == Some(Life::Open) && !rest) {
             return;
         }
         if self.settings.partial {
             if rest {
-                self.say(Verdict::Partial, covered..tail.next, "no head in the export covers them");
+                self.say(Verdict::Partial, covered..end, "no head in the export covers them");
             }
-        } else if self.recent() {
+        } else if life == Some(Life::Closed) && self.is_abandoned(end, tail.next) {
+            // How it ended is known, though the end itself went with the pod.
+            self.out.report.closed = true;
             if rest {
-                self.say(Verdict::Pending, covered..tail.next, "newer than the last head");
+                let message = "no head covers them: what would prove them went with the pod";
+                self.say(Verdict::Unclosed, covered..end, message);
+            }
+        } else if self.recent() && life != Some(Life::Lost) {
+            if rest {
+                self.say(Verdict::Pending, covered..end, "newer than the last head");
             }
         } else if tail.closed.is_some() {
             self.whole(Verdict::Unclosed, "the head that covers its last record is not there");
         } else {
-            let rest =
-                if rest { format!("; no head covers records {covered} to {}", tail.next - 1) } else { String::new() };
+            let rest = if rest { format!("; no head covers records {covered} to {}", end - 1) } else { String::new() };
             self.whole(Verdict::Unclosed, format!("it neither ended in order nor is alive{rest}"));
         }
     }
@@ -361,6 +417,10 @@ impl Concluding<'_> {
         let ledger = self.trust.ledger.as_ref();
         match (ledger.and_then(|ledger| ledger.key(&self.chain.name)), self.chain.found.first_key) {
             (Some(known), Some(found)) if known == found => self.out.report.certified = true,
+            // The ledger's own head gives all that is there, its first record too.
+            (Some(_), None) if self.chain.attested.as_ref().is_some_and(|end| end.ended.source == Ledger::SOURCE) => {
+                self.out.report.certified = true;
+            }
             (Some(_), Some(_)) => {
                 self.whole(Verdict::Tampered, "its first key is not the one that the operator certified");
             }

@@ -3,6 +3,7 @@
 use super::branch::Effect;
 use super::fact::{Ended, Life, Source};
 use crate::evidence::note::PublicKey;
+use std::ops::Range;
 
 /// What is certain of a stream, or becomes so when another record is proved.
 #[derive(Debug, Default)]
@@ -19,8 +20,8 @@ pub(super) struct Found {
     pub(super) unchecked: Vec<u64>,
     /// Statements of others that the records contradict.
     pub(super) denied: Vec<Ended>,
-    /// Statements of others that the stream is longer than what is there.
-    pub(super) short: Vec<Ended>,
+    /// Statements of others that the stream is longer than what is there, and what is absent.
+    pub(super) short: Vec<(Ended, Vec<Range<u64>>)>,
     /// Whether it goes on, as the ledger says.
     pub(super) life: Option<Life>,
     /// Genuine records under a head.

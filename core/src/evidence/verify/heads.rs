@@ -18,8 +18,14 @@ impl Chain {
         let root = note.checkpoint.root;
         let (mut read, mut signed, mut sure, mut winner) = (false, false, false, None);
         let mut denied = Vec::new();
-        for (at, branch) in self.branches.iter().enumerate().filter(|(_, branch)| branch.next == head.size) {
+        let later = self.later_keys.range(..head.size).next_back().map(|(_, key)| *key);
+        let later = later.filter(|key| note.is_signed_by(self.name.as_str(), key));
+        for (at, branch) in self.branches.iter_mut().enumerate().filter(|(_, branch)| branch.next == head.size) {
             read = true;
+            if let Some(key) = later.filter(|_| branch.epoch.unsure) {
+                // The record that names it is not there; the ledger vouches for it.
+                branch.epoch.adopt(head.size, key);
+            }
             let Some(key) = branch.epoch.key_for(head.size) else { continue };
             if !note.is_signed_by(self.name.as_str(), &key) {
                 sure |= !branch.epoch.unsure;
@@ -155,10 +161,7 @@ fn tree(head: &Head, root: Hash, last: Option<Hash>) -> Option<Range> {
 fn strand(branch: &mut Branch, proved: u64) {
     let wrong = branch.range.is_some();
     if branch.present > branch.present_linked || wrong {
-        let absent = branch.effects.iter().filter_map(|effect| match effect {
-            Effect::Absent(from, to) => Some((*from, *to)),
-            _ => None,
-        });
+        let absent = branch.absent().map(|range| (range.start, range.end));
         let ends = [(branch.linked_from, branch.linked_from)];
         let mut from = proved;
         let mut stranded = Vec::new();

@@ -88,9 +88,9 @@ impl Intake {
         &self.ledger
     }
 
-    /// What the ledger says of the ends of streams; gives rows.
+    /// What the ledger says of streams; gives rows.
     pub fn ledger_says(&mut self, ledger: &Ledger, mut row: impl FnMut(&[u8])) {
-        for (name, fact) in ledger.ends() {
+        for (name, fact) in ledger.facts() {
             if let Some(stream) = self.names.number(name.as_str()) {
                 let mut bytes = Vec::new();
                 fact.write(stream, &mut bytes);

@@ -1,5 +1,6 @@
 //! All streams of an export, one after the other.
 
+use super::absence::abandoned;
 use super::chain::Chain;
 use super::conclude::{Conclusion, Condition, conclude};
 use super::fact::{Fact, Life, Source, StreamNo};
@@ -12,6 +13,9 @@ use std::collections::{BTreeMap, HashSet};
 
 /// A pod may need so long until its first record is in a backend.
 const POD_START_NS: u64 = 300_000_000_000;
+
+/// How many findings back the same is not said again.
+const REPEATS: usize = 8;
 
 /// What is looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,10 +107,10 @@ impl Verification {
         }
         if self.current.is_none() {
             let Some(name) = self.intake.names.name(number).cloned() else { return false };
-            let key = self.trust.ledger.as_ref().and_then(|ledger| ledger.key(&name));
+            let known = self.trust.ledger.as_ref().and_then(|ledger| ledger.streams.get(&name));
             let scope = &self.settings.scope;
             let window = scope.from_ns.unwrap_or(0)..=scope.to_ns.unwrap_or(u64::MAX);
-            self.current = Some((number, Chain::new(name, key, window)));
+            self.current = Some((number, Chain::new(name, known, window)));
         }
         if let Some((_, chain)) = &mut self.current {
             chain.feed(fact);
@@ -142,6 +146,9 @@ impl Verification {
         if finding.stream.as_ref().is_some_and(|stream| !self.settings.scope.contains(stream)) {
             return;
         }
+        if self.findings.iter().rev().take(REPEATS).any(|known| *known == finding) {
+            return;
+        }
         let worst = self.worst.entry(finding.stream.clone()).or_insert(Verdict::Ok);
         *worst = (*worst).max(finding.verdict);
         if self.findings.len() < FINDINGS_MAX {
@@ -163,8 +170,7 @@ impl Verification {
             }
             for (wanted, condition) in ready {
                 self.sources.extend(condition.sources);
-                let stream = condition.yes.iter().chain(&condition.no).find_map(|finding| finding.stream.clone());
-                if let Some(report) = stream.and_then(|stream| self.streams.get_mut(&stream)) {
+                if let Some(report) = self.streams.get_mut(&condition.about) {
                     report.proved += condition.proved;
                 }
                 condition.yes.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
@@ -191,15 +197,29 @@ impl Verification {
             // Nor, perhaps, what began after it.
             let verdict = if self.settings.scope.to_ns.is_some() { Verdict::Partial } else { Verdict::Missing };
             for (name, stream) in &absent {
-                self.find(if stream.size == 0 && stream.life == Life::Lost {
+                let abandoned = self.abandoned(name);
+                let all = abandoned
+                    .iter()
+                    .filter_map(|finding| finding.records.clone())
+                    .try_fold(0, |at, records| (records.start <= at).then_some(records.end));
+                let excused = !abandoned.is_empty() && all.is_some_and(|end| end >= stream.size);
+                abandoned.into_iter().for_each(|finding| self.find(finding));
+                if stream.size == 0 && stream.life == Life::Lost {
                     let message = "its key was certified; it never showed a head, and its pod is gone";
-                    Finding::whole(Verdict::Unclosed, name, message)
-                } else {
-                    Finding::whole(verdict, name, message)
-                });
+                    self.find(Finding::whole(Verdict::Unclosed, name, message));
+                } else if !excused {
+                    self.find(Finding::whole(verdict, name, message));
+                }
             }
         }
         self.pods();
+    }
+
+    /// What of a stream the ledger says was abandoned.
+    fn abandoned(&self, name: &StreamId) -> Vec<Finding> {
+        let parts = self.trust.ledger.as_ref().map(|ledger| ledger.abandoned(name, 0, u64::MAX));
+        let parts = parts.unwrap_or_default().into_iter();
+        parts.map(|(records, reason)| Finding::of(Verdict::Gap, name, records, abandoned(reason))).collect()
     }
 
     /// W4: pods that must have a stream, and those that were not covered.
@@ -211,8 +231,9 @@ impl Verification {
         for (namespace, text) in ledger.uncovered.iter().filter(|(namespace, _)| wanted(namespace)) {
             findings.push(Finding::export(Verdict::Gap, format!("not recorded: {namespace}/{text}")));
         }
-        let seen: HashSet<&str> =
-            self.streams.keys().filter_map(|name| name.parts()).map(|parts| parts.pod_uid).collect();
+        // A stream that the ledger knows is judged by itself.
+        let names = self.streams.keys().chain(ledger.streams.keys());
+        let seen: HashSet<&str> = names.filter_map(|name| name.parts()).map(|parts| parts.pod_uid).collect();
         let settled = self.settings.now_ns.saturating_sub(POD_START_NS);
         let all = !self.settings.partial && scope.stream.is_none();
         for pod in ledger.pods.iter().filter(|pod| all && wanted(&pod.namespace)) {
@@ -263,6 +284,9 @@ impl Verification {
                 |f: &Finding| (std::cmp::Reverse(f.verdict), f.stream.clone(), f.records.as_ref().map(|r| r.start));
             key(a).cmp(&key(b))
         });
+        let told = self.trust.ledger.iter().flat_map(|ledger| &ledger.told);
+        let told = told.filter(|(name, _)| self.settings.scope.contains(name));
+        let told = told.map(|(name, what)| format!("{name}: {what}")).collect();
         let streams: Vec<StreamReport> = self.streams.into_values().collect();
         Report {
             verdict,
@@ -277,6 +301,7 @@ impl Verification {
             findings: self.findings,
             more_findings: self.more_findings,
             exposure: self.exposure,
+            ledger: told,
             not_concluded: limits(trust, self.trust.ledger.is_some()),
         }
     }

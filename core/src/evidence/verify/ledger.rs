@@ -4,12 +4,14 @@ use super::fact::Life;
 use super::trust::{ExpectedPod, Ledger, LedgerStream};
 use super::verdict::{Finding, Verdict};
 use crate::canon::parse_body;
+use crate::evidence::hash::Hash;
+use crate::evidence::ledger::entry::Entry;
 use crate::evidence::ledger::export::read_bodies;
 use crate::evidence::ledger::read::Summary;
 use crate::evidence::ledger::{self, Fact};
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Ledger {
     /// Reads ledgers from bodies in any order; `keys` are those of the trust roots. Nothing but what one of them signed
@@ -44,7 +46,9 @@ impl Ledger {
                         findings.push(Finding::export(Verdict::Foreign, message));
                     }
                     findings.extend(summary.others.iter().filter_map(|(seq, fact)| alarm(*seq, fact)));
-                    let said = Self::of(sid, summary);
+                    let size = summary.size;
+                    let mut said = Self::of(sid, summary);
+                    said.older_heads(sid, size, bodies);
                     if !ledger.get_or_insert_with(|| Self::empty(&said.cluster_uid)).join(said) {
                         let message =
                             format!("ledger {sid} is another cluster's, and was not used: give its roots alone");
@@ -73,6 +77,12 @@ impl Ledger {
         self.streams.extend(other.streams);
         self.pods.extend(other.pods);
         self.uncovered.extend(other.uncovered);
+        for (sid, parts) in other.abandoned {
+            self.abandoned.entry(sid).or_default().extend(parts);
+        }
+        self.abandoned.values_mut().for_each(|parts| parts.sort_by_key(|(records, _)| records.start));
+        self.pruned.extend(other.pruned);
+        self.told.extend(other.told);
         self.outages.extend(other.outages);
         self.last_ns = self.last_ns.max(other.last_ns);
         true
@@ -82,6 +92,8 @@ impl Ledger {
         let cluster_uid = sid.parts().map(|parts| parts.cluster_uid.to_owned()).unwrap_or_default();
         let stream = |said: crate::evidence::ledger::read::StreamSaid| LedgerStream {
             key: said.first_key,
+            later_keys: said.later_keys,
+            heads: Vec::new(),
             size: said.size,
             root: said.root,
             life: match said.life {
@@ -102,14 +114,84 @@ impl Ledger {
             from_ns: said.pod.from_ns,
             to_ns: said.to_ns,
         };
-        Self {
-            cluster_uid,
+        let mut this = Self {
             streams: summary.streams.into_iter().map(|(sid, said)| (sid, stream(said))).collect(),
             pods: summary.pods.into_values().map(pod).collect(),
             uncovered: summary.uncovered.into_iter().map(uncovered).collect(),
             outages: summary.outages,
             last_ns: summary.last_ns,
-            external: false,
+            ..Self::empty(&cluster_uid)
+        };
+        summary.others.into_iter().for_each(|(seq, fact)| this.besides(seq, fact));
+        this
+    }
+
+    /// What it says besides of streams.
+    fn besides(&mut self, seq: u64, fact: Fact) {
+        match fact {
+            Fact::Abandoned(sid, from, to, reason) => {
+                self.abandoned.entry(sid).or_default().push((from..to, reason));
+            }
+            Fact::Pruned(pruned) => self.pruned.push(pruned),
+            Fact::Rebased(sid, old, new, _) => {
+                if let Some(stream) = self.streams.get_mut(&sid) {
+                    // The records prove both, or deny one.
+                    stream.heads.extend([old, new]);
+                }
+                let (known, cosigned) = (old.0, new.0);
+                let what = format!(
+                    "rebased (entry {seq}): the ledger had gone back to {known} records, though the witness had cosigned {cosigned}"
+                );
+                self.told.push((sid, what));
+            }
+            Fact::Unwrapped(sid, pod) => {
+                self.told.push((sid, format!("unwrapped (entry {seq}): a key of its spool was given to pod {pod}")));
+            }
+            _ => {}
+        }
+    }
+
+    /// Up to where what was abandoned begins, records may be there that no head in the export covers: the ledger's own do.
+    fn older_heads(&mut self, ledger: &StreamId, size: u64, bodies: &[String]) {
+        if self.abandoned.is_empty() {
+            return;
+        }
+        let entries = |typ: &'static str| {
+            let typ = format!("\"typ\":\"{typ}\"");
+            let bodies = bodies.iter().filter(move |body| body.contains(&typ));
+            bodies.filter_map(|body| Entry::parse(body.as_bytes()).ok()).filter(|e| e.sid == *ledger && e.seq < size)
+        };
+        let mut numbers: BTreeMap<u64, StreamId> = BTreeMap::new();
+        for entry in entries("ledger-certified").chain(entries("ledger-state")) {
+            match entry.fact {
+                Fact::Certified(sid, ..) => {
+                    numbers.insert(entry.seq, sid);
+                }
+                Fact::State(state) => numbers.extend(state.streams.into_iter().map(|row| (row.number, row.sid))),
+                _ => {}
+            }
+        }
+        numbers.retain(|_, sid| self.abandoned.contains_key(sid));
+        let mut best: BTreeMap<StreamId, (u64, Hash)> = BTreeMap::new();
+        let mut look = |sid: &StreamId, size: u64, root: Hash| {
+            let first = self.abandoned.get(sid).and_then(|parts| parts.first());
+            let from = first.map_or(0, |(records, _)| records.start);
+            if size <= from && best.get(sid).is_none_or(|(known, _)| *known < size) {
+                best.insert(sid.clone(), (size, root));
+            }
+        };
+        for entry in entries("ledger-head").chain(entries("ledger-epoch")) {
+            match entry.fact {
+                Fact::Heads(rows) => {
+                    let known = rows.iter().filter_map(|row| Some((numbers.get(&row.stream)?, row)));
+                    known.for_each(|(sid, row)| look(sid, row.size, row.root));
+                }
+                Fact::Epoch(sid, size, root, _) => look(&sid, size, root),
+                _ => {}
+            }
+        }
+        for (sid, head) in best {
+            self.streams.get_mut(&sid).into_iter().for_each(|stream| stream.heads.push(head));
         }
     }
 }

@@ -15,9 +15,18 @@ fn ledger(writers: &[(&Writer, Life)]) -> Ledger {
     for (writer, life) in writers {
         let root = writer.range(writer.leaves.len()).root().expect("from 0");
         let key = Some(Key::new(writer.first_seed).public());
-        ledger
-            .streams
-            .insert(writer.sid.clone(), LedgerStream { key, size: writer.size(), root, life: *life, to_ns: NOW });
+        ledger.streams.insert(
+            writer.sid.clone(),
+            LedgerStream {
+                key,
+                size: writer.size(),
+                root,
+                life: *life,
+                to_ns: NOW,
+                later_keys: BTreeMap::new(),
+                heads: Vec::new(),
+            },
+        );
     }
     ledger
 }
@@ -132,7 +141,7 @@ fn written(writers: &[(&Writer, Life)], more: &[Said]) -> (NamedKey, Vec<Vec<Str
     (name, blocks)
 }
 
-fn read(key: &NamedKey, bodies: &[String]) -> (Option<Ledger>, Vec<(Verdict, String)>) {
+pub(super) fn read(key: &NamedKey, bodies: &[String]) -> (Option<Ledger>, Vec<(Verdict, String)>) {
     let (ledger, findings) = Ledger::read(std::slice::from_ref(key), bodies);
     (ledger, findings.into_iter().map(|finding| (finding.verdict, finding.message)).collect())
 }

@@ -4,6 +4,7 @@
 //! any order; [`Verification`] takes the rows sorted as bytes, and judges stream after stream. Pure: files, X.509 and the clock
 //! belong to the shell.
 
+mod absence;
 mod body;
 mod branch;
 mod chain;
@@ -34,6 +35,8 @@ pub use verdict::{Finding, Verdict};
 
 #[cfg(test)]
 mod ledger_tests;
+#[cfg(test)]
+mod removed_tests;
 #[cfg(test)]
 mod stream_tests;
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub struct Report {
     pub more_findings: u64,
     /// For how long records were without a witness.
     pub exposure: Exposure,
+    /// What the ledger says besides, in words.
+    pub ledger: Vec<String>,
     /// What cannot be concluded from all this.
     pub not_concluded: Vec<String>,
 }

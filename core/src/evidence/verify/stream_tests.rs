@@ -118,3 +118,32 @@ fn h4_reading_can_begin_at_a_rollover() {
     edited[3] = edit(&edited[3], "path", Some("/x"));
     assert_eq!(found(&verify(&edited, settings, Trust::default()))[0], "TAMPERED 13..14");
 }
+
+#[test]
+fn g2_what_lies_in_a_hole_must_be_what_was_sealed() {
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    (0..6).for_each(|n| writer.exchange(&format!("/{n}")));
+    let mut range = crate::evidence::merkle::Range::empty(2);
+    writer.leaves[2..5].iter().for_each(|leaf| range.push(*leaf));
+    let nodes: Vec<String> = range.nodes().map(crate::evidence::hash::Hash::to_hex).collect();
+    let (own, nodes) = (writer.sid.to_string(), nodes.join(","));
+    let hole = [("hole_sid", own.as_str()), ("hole_from", "2"), ("hole_to", "5"), ("nodes", nodes.as_str())];
+    writer.record("hole", &[&hole[..], &[("scope", "all"), ("hole_reason", "rejected")]].concat());
+    writer.close();
+    for seqs in [&[2][..], &[3], &[4], &[2, 4], &[2, 3, 4]] {
+        let mut bodies = writer.all();
+        for seq in seqs {
+            bodies[*seq] = edit(&bodies[*seq], "path", Some("/x"));
+        }
+        let found = check(&bodies);
+        for seq in seqs {
+            let told = [format!("TAMPERED {seq}..{}", seq + 1), format!("FOREIGN {seq}..{}", seq + 1)];
+            assert!(found.iter().any(|found| told.contains(found)), "{seqs:?}: {found:?}");
+        }
+    }
+    // Beside one that is not there.
+    let mut bodies = writer.all();
+    bodies[4] = edit(&bodies[4], "path", Some("/x"));
+    bodies.remove(3);
+    assert!(check(&bodies).contains(&"FOREIGN 4..5".to_owned()), "{:?}", check(&bodies));
+}

@@ -1,11 +1,13 @@
 //! What a verification rests on, from outside the export.
 
-use super::fact::{Ended, Fact, Life, Source};
+use super::fact::{Ended, Fact, Hole, Life, Source};
 use crate::evidence::hash::Hash;
+use crate::evidence::ledger::Pruned;
 use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Judges certificates; X.509 is the shell's business.
 pub trait Certificates {
@@ -42,6 +44,8 @@ pub enum Basis {
 pub struct LedgerStream {
     /// Its first key, if it was certified.
     pub key: Option<PublicKey>,
+    /// Keys of its later epochs: each signs heads larger than this size.
+    pub later_keys: BTreeMap<u64, PublicKey>,
     /// Number of leaves under the last head that the ledger has; 0: none.
     pub size: u64,
     /// Root over them.
@@ -50,6 +54,8 @@ pub struct LedgerStream {
     pub life: Life,
     /// When the ledger heard of it last, in nanoseconds since the epoch.
     pub to_ns: u64,
+    /// Older heads of it that matter: size and root.
+    pub heads: Vec<(u64, Hash)>,
 }
 
 /// A pod that must have a stream (W4).
@@ -78,6 +84,12 @@ pub struct Ledger {
     pub pods: Vec<ExpectedPod>,
     /// Pods that were not covered: namespace, and the rest in words.
     pub uncovered: Vec<(String, String)>,
+    /// Records that went with their pod before any sink had them, and why.
+    pub abandoned: BTreeMap<StreamId, Vec<(Range<u64>, String)>>,
+    /// Records that were removed by order.
+    pub pruned: Vec<Pruned>,
+    /// What else it says that a reader should know, in words; with the stream that it is about.
+    pub told: Vec<(StreamId, String)>,
     /// Times at which nobody kept it, in nanoseconds since the epoch.
     pub outages: Vec<(u64, u64)>,
     /// Time of its last entry, in nanoseconds since the epoch.
@@ -90,12 +102,33 @@ impl Ledger {
     /// As the source of what it says of a stream's end.
     pub const SOURCE: Source = Source { stream: u32::MAX, seq: 0, leaf: Hash([0; 32]) };
 
-    /// What it says of the ends of streams, to be sorted in among the records.
-    pub fn ends(&self) -> impl Iterator<Item = (&StreamId, Fact)> {
-        self.streams.iter().filter(|(_, stream)| stream.size > 0).map(|(name, stream)| {
-            let LedgerStream { size, root, life, .. } = *stream;
-            (name, Fact::Ended(Ended { size, root, life, source: Self::SOURCE }))
-        })
+    /// What it says of streams, to be sorted in among the records: how far they came, and what was removed by order.
+    pub fn facts(&self) -> impl Iterator<Item = (&StreamId, Fact)> {
+        let ended = |size, root, life| Fact::Ended(Ended { size, root, life, source: Self::SOURCE });
+        let ends = self.streams.iter().filter(|(_, stream)| stream.size > 0).flat_map(move |(name, stream)| {
+            let older = stream.heads.iter().filter(|(size, _)| (1..stream.size).contains(size));
+            let older = older.map(move |(size, root)| (name, ended(*size, *root, Life::Open)));
+            older.chain([(name, ended(stream.size, stream.root, stream.life))])
+        });
+        let holes = self.pruned.iter().map(|Pruned { sid, range, reason, by }| {
+            let reason = format!("{reason}, by {by}");
+            (sid, Fact::Hole(Hole { range: range.clone(), source: Self::SOURCE, reason }))
+        });
+        ends.chain(holes)
+    }
+
+    /// Which records of `[from, to)` it says were abandoned, and why; in order, each once.
+    pub(super) fn abandoned(&self, stream: &StreamId, from: u64, to: u64) -> Vec<(Range<u64>, &str)> {
+        let mut parts = Vec::new();
+        let mut at = from;
+        for (range, reason) in self.abandoned.get(stream).into_iter().flatten() {
+            let part = range.start.max(at)..range.end.min(to);
+            if !part.is_empty() {
+                at = part.end;
+                parts.push((part, reason.as_str()));
+            }
+        }
+        parts
     }
 
     /// Its first key of a stream.
