@@ -6,9 +6,12 @@ mod backend;
 mod input;
 mod otlp;
 mod proof;
+mod quick;
 mod roots;
 mod scope;
 mod sort;
+#[cfg(test)]
+mod quick_tests;
 #[cfg(test)]
 mod tests;
 mod url;
