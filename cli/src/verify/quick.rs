@@ -217,16 +217,16 @@ impl<'a> Reader<'a, '_> {
         fits.then_some(())
     }
 
-    /// After a member: whether the array or object ends here, or goes on after a comma. At an object's begin: the same, as
-    /// [`Self::key`] wants what the comma stands before.
+    /// After a member: whether the array or object ends here, or goes on after a comma. At an object's begin: whether it is empty.
     fn end_of(&mut self, end: u8) -> Option<bool> {
         let byte = self.peek()?;
-        let begins = byte == b'"' && self.at.checked_sub(1).and_then(|at| self.bytes.get(at)) == Some(&b'{');
-        if begins {
+        // No value ends with this one, so the object has just begun, and no comma may stand here.
+        let begins = self.at.checked_sub(1).and_then(|at| self.bytes.get(at)) == Some(&b'{');
+        if begins && byte == b'"' {
             return Some(false);
         }
         self.at += 1;
-        if byte == end { Some(true) } else { (byte == b',').then_some(false) }
+        if byte == end { Some(true) } else { (byte == b',' && !begins).then_some(false) }
     }
 
     /// A key without escapes, and the colon.
