@@ -62,6 +62,14 @@ pub enum Command {
     /// Live records come from the sidecars' admin ports by port-forward: this needs the right to create pods/portforward. They show
     /// what is made while you look; what was recorded before is in the backend.
     Tail(TailArgs),
+    /// Print what a verification must be given: the operator's authorities and the keys of ledger and witness
+    ///
+    /// Keep the output where the cluster's administrators cannot change it, and compare its fingerprints by another way. Needs the
+    /// right to get ConfigMap `testimony-roots` in the operator's namespace.
+    Roots(RootsArgs),
+    /// The ledger of the operator: which streams must exist, and how far they were seen
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Whether an export is what was recorded, and all of it
     ///
     /// Reads what a backend gives back: JSON lines of the Collector's file exporter, or query output of VictoriaLogs, Loki,
@@ -238,6 +246,48 @@ pub struct StatusArgs {
     pub output: Format,
 }
 
+/// `roots`.
+#[derive(Args, Debug)]
+pub struct RootsArgs {
+    /// Namespace of the installation
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+}
+
+/// `ledger ...`.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Print the ledger as OTLP JSON lines
+    ///
+    /// The cluster holds the newest blocks and a restatement of all that is known. Needs the right to list ConfigMaps in the
+    /// operator's namespace.
+    Export(LedgerArgs),
+    /// Check the ledger with its roots, and show what it says
+    Show(LedgerShowArgs),
+}
+
+/// `ledger export`.
+#[derive(Args, Clone, Debug)]
+pub struct LedgerArgs {
+    /// Namespace of the installation
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+}
+
+/// `ledger show`.
+#[derive(Args, Clone, Debug)]
+pub struct LedgerShowArgs {
+    /// Namespace of the installation
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+    /// File with the roots, as `testimony roots` prints them; omitted: those of the cluster, which proves less
+    #[arg(long, value_name = "FILE")]
+    pub roots: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
+}
+
 /// Form of `tail`'s output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum TailFormat {
@@ -306,9 +356,12 @@ pub struct VerifyArgs {
     /// With --proof: the key that must have signed, 64 hex digits; `testimony prove` tells it
     #[arg(long, value_name = "HEX", requires = "proof", value_parser = public_key)]
     pub key: Option<PublicKey>,
-    /// Trust roots: certificates (PEM), keys of witnesses (name+id+key), or both
+    /// Trust roots: certificates (PEM), keys of witnesses and ledgers (name+id+key), as `testimony roots` prints them
     #[arg(long, value_name = "FILE")]
     pub roots: Option<PathBuf>,
+    /// The operator's ledger, as `testimony ledger export` prints it; omitted: what of it is in the export
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
     /// Look at a part: ns=NAME, stream=PREFIX, from=TIME, to=TIME, separated by commas; of an export by time, too
     #[arg(long, value_name = "SCOPE", value_parser = crate::verify::scope)]
     pub scope: Option<crate::verify::ScopeArg>,

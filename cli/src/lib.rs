@@ -9,10 +9,12 @@ pub mod check;
 pub mod cluster;
 pub mod explain;
 pub mod inject;
+pub mod ledger;
 pub mod manifest;
 pub mod output;
 pub mod policy_test;
 pub mod reference;
+pub mod roots;
 pub mod status;
 pub mod tail;
 #[cfg(test)]
@@ -51,6 +53,8 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Inject(args) => block_on(inject::run(&args, &cluster)),
         Command::Check(args) => block_on(check::run(&args, &cluster)),
         Command::Explain(args) => block_on(explain::run(&args, &cluster)),
+        Command::Roots(args) => block_on(roots::run(&args, &cluster)),
+        Command::Ledger(command) => block_on(ledger::run(&command, &cluster)),
         Command::Status(args) => block_on(status::run(&args, &cluster)),
     }
 }

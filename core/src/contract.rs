@@ -145,3 +145,12 @@ pub const POLL_PATH: &str = "/v1/poll";
 
 /// Path on which the policy server names addresses.
 pub const NAMES_PATH: &str = "/v1/names";
+
+/// Path on which the operator certifies a stream's first key (K1).
+pub const CERTIFICATE_PATH: &str = "/v1/certificate";
+
+/// Path of the witness (C2SP tlog-witness).
+pub const ADD_CHECKPOINT_PATH: &str = "/v1/witness/add-checkpoint";
+
+/// Path on which a sidecar tells what its pod takes along undelivered.
+pub const ABANDONED_PATH: &str = "/v1/witness/abandoned";

@@ -24,3 +24,4 @@ mod testing;
 pub mod traces;
 pub mod watches;
 pub mod webhook;
+pub mod witness;

@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
 
 /// Result and reason of an admission.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -30,10 +31,10 @@ pub struct ResultLabels {
     pub result: &'static str,
 }
 
-/// A state of pods.
+/// A state of pods or streams.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StateLabels {
-    /// `matched`, `injected`, `programmed`, `need_restart` or `skipped`.
+    /// Of pods `matched`, `injected`, `programmed`, `need_restart` or `skipped`; of streams `live` or `silent`.
     pub state: &'static str,
 }
 
@@ -99,6 +100,22 @@ pub struct Metrics {
     pub leader: Gauge,
     /// End of a certificate's validity, in seconds since the epoch.
     pub certificate_not_after: Family<CertificateLabels, Gauge>,
+    /// Requests to certify a stream or cosign a head, by result.
+    pub witness_requests: Family<ResultLabels, Counter>,
+    /// Streams of the ledger that go on, by state: `live`, and of those `silent`, which have shown no head.
+    pub streams: Family<StateLabels, Gauge>,
+    /// Blocks of the ledger: `committed`, `error` (tried again), `others` (written by another keeper), `reload`.
+    pub ledger_blocks: Family<ResultLabels, Counter>,
+    /// Requests with a block to a sink: `success` or `error` (tried again).
+    pub ledger_exports: Family<ResultLabels, Counter>,
+    /// Entries of the ledger.
+    pub ledger_entries: Gauge,
+    /// Bytes of the blocks in the cluster.
+    pub ledger_bytes: Gauge,
+    /// Time between two blocks, in seconds.
+    pub ledger_interval: Gauge<f64, AtomicU64>,
+    /// When the last block was committed, in seconds since the epoch.
+    pub ledger_committed_at: Gauge,
 }
 
 impl Metrics {
@@ -120,9 +137,18 @@ impl Metrics {
             pods: Family::default(),
             leader: Gauge::default(),
             certificate_not_after: Family::default(),
+            witness_requests: Family::default(),
+            streams: Family::default(),
+            ledger_blocks: Family::default(),
+            ledger_exports: Family::default(),
+            ledger_entries: Gauge::default(),
+            ledger_bytes: Gauge::default(),
+            ledger_interval: Gauge::default(),
+            ledger_committed_at: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("testimony_operator");
         metrics.register(&mut registry);
+        metrics.register_witness(&mut registry);
         (metrics, registry)
     }
 
@@ -149,5 +175,22 @@ impl Metrics {
         registry.register("leader", "1 on the leading replica", self.leader.clone());
         let not_after = self.certificate_not_after.clone();
         registry.register("certificate_not_after", "End of validity, seconds since the epoch", not_after);
+    }
+    fn register_witness(&self, registry: &mut Registry) {
+        let requests = self.witness_requests.clone();
+        registry.register("witness_requests", "Requests to certify streams and cosign heads, by result", requests);
+        registry.register("streams", "Streams of the ledger that go on, by state", self.streams.clone());
+        registry.register("ledger_blocks", "Blocks of the ledger by result", self.ledger_blocks.clone());
+        registry.register(
+            "ledger_exports",
+            "Blocks of the ledger sent to a sink, by result",
+            self.ledger_exports.clone(),
+        );
+        registry.register("ledger_entries", "Entries of the ledger", self.ledger_entries.clone());
+        let (bytes, interval) = (self.ledger_bytes.clone(), self.ledger_interval.clone());
+        registry.register_with_unit("ledger", "Blocks of the ledger in the cluster", Unit::Bytes, bytes);
+        registry.register_with_unit("ledger_interval", "Time between two blocks", Unit::Seconds, interval);
+        let committed = self.ledger_committed_at.clone();
+        registry.register("ledger_committed_at", "Time of the last block, seconds since the epoch", committed);
     }
 }

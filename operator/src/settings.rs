@@ -90,6 +90,9 @@ pub struct Settings {
     /// Name of the Secret that holds the certificate authority; made when absent.
     #[arg(long, env = "TESTIMONY_CA_SECRET", default_value = "testimony-ca")]
     pub ca_secret: String,
+    /// Name of the Secret that holds the keys of ledger and witness; made when absent.
+    #[arg(long, env = "TESTIMONY_WITNESS_SECRET", default_value = "testimony-witness")]
+    pub witness_secret: String,
     /// Name of the Lease of the leader election; made when absent.
     #[arg(long, env = "TESTIMONY_LEASE_NAME", default_value = "testimony-controller")]
     pub lease_name: String,

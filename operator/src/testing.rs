@@ -18,6 +18,8 @@ struct Inner {
     objects: BTreeMap<String, Value>,
     version: u64,
     failing: bool,
+    /// Writes whose answers are lost, though they take effect.
+    lost: usize,
 }
 
 impl FakeApi {
@@ -59,6 +61,16 @@ impl FakeApi {
         self.lock().failing = failing;
     }
 
+    /// The next writes take effect, and their answers are lost.
+    pub(crate) fn lose(&self, writes: usize) {
+        self.lock().lost = writes;
+    }
+
+    /// Paths of the objects that begin so.
+    pub(crate) fn paths(&self, prefix: &str) -> Vec<String> {
+        self.lock().objects.keys().filter(|path| path.starts_with(prefix)).cloned().collect()
+    }
+
     fn answer(&self, method: &Method, path: &str, body: &[u8]) -> (StatusCode, Value) {
         let mut inner = self.lock();
         if inner.failing {
@@ -66,7 +78,16 @@ impl FakeApi {
         }
         let object: Value = serde_json::from_slice(body).unwrap_or_default();
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let lost = *method == Method::POST && inner.lost > 0;
         match *method {
+            // The only kind that is listed.
+            Method::GET if path.ends_with("/configmaps") => {
+                let under = format!("{path}/");
+                let labelled = |object: &&Value| object["metadata"]["labels"]["testimony.dev/ledger"] == "true";
+                let all = inner.objects.iter().filter(|(path, _)| path.starts_with(&under)).map(|(_, object)| object);
+                let items: Vec<&Value> = all.filter(labelled).collect();
+                (StatusCode::OK, json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {}, "items": items}))
+            }
             Method::GET => match inner.objects.get(path) {
                 Some(object) => (StatusCode::OK, object.clone()),
                 None if is_list(path) => (StatusCode::OK, inner.list(path)),
@@ -88,8 +109,17 @@ impl FakeApi {
                 if inner.objects.contains_key(&path) {
                     return status(StatusCode::CONFLICT, "AlreadyExists");
                 }
-                (StatusCode::CREATED, inner.store(path, object))
+                let stored = inner.store(path, object);
+                if lost {
+                    inner.lost -= 1;
+                    return status(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+                }
+                (StatusCode::CREATED, stored)
             }
+            Method::DELETE => match inner.objects.remove(path) {
+                Some(object) => (StatusCode::OK, object),
+                None => status(StatusCode::NOT_FOUND, "NotFound"),
+            },
             Method::PUT => match inner.objects.get(path) {
                 None => status(StatusCode::NOT_FOUND, "NotFound"),
                 Some(known) if known["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] => {

@@ -69,6 +69,14 @@ fn the_page_of_the_metrics_is_the_codes() {
         pods,
         leader: _,
         certificate_not_after,
+        witness_requests,
+        streams,
+        ledger_blocks,
+        ledger_exports,
+        ledger_entries: _,
+        ledger_bytes: _,
+        ledger_interval: _,
+        ledger_committed_at: _,
     } = metrics;
     injections.get_or_create(&InjectionLabels { result: "injected", reason: "none" }).inc();
     admission_seconds.observe(0.0);
@@ -78,10 +86,11 @@ fn the_page_of_the_metrics_is_the_codes() {
         family.get_or_create(&KindLabels { kind: "Pod" }).inc();
     }
     objects.get_or_create(&KindLabels { kind: "Pod" }).inc();
-    for family in [polls, writes, events, rollouts] {
+    for family in [polls, writes, witness_requests, ledger_blocks, ledger_exports, events, rollouts] {
         family.get_or_create(&ResultLabels { result: "ok" }).inc();
     }
     pods.get_or_create(&StateLabels { state: "matched" }).inc();
+    streams.get_or_create(&StateLabels { state: "live" }).inc();
     certificate_not_after.get_or_create(&CertificateLabels { certificate: "leaf" }).inc();
     let mut scraped = String::new();
     text::encode(&mut scraped, &registry).expect("text");
@@ -90,7 +99,7 @@ fn the_page_of_the_metrics_is_the_codes() {
          path `/metrics`, in the OpenMetrics format.\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n",
     );
     let found = families(&scraped);
-    assert_eq!(found.len(), 15, "{scraped}");
+    assert_eq!(found.len(), 23, "{scraped}");
     for (name, family) in found {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         page.push_str(&format!("| `{name}` | {} | {} | {} |\n", family.kind, labels.join(", "), family.help));

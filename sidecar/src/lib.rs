@@ -13,4 +13,5 @@ pub mod proxy;
 pub mod redirect_dst;
 pub mod supervisor;
 pub mod tail;
+pub mod witness;
 pub mod worker;

@@ -54,6 +54,9 @@ definitions! {
     POLICY_REVISION: "gauge", "testimony_policy_revision_info", ["revision"], "The policy in force; always 1";
     POLICY_REFUSED: "counter", "testimony_policy_refused_total", [], "Policy documents that could not be run";
     POLICY_UNDECIDED: "counter", "testimony_policy_undecided_total", ["reason"], "Exchanges for which an expression of a policy was neither true nor false; the higher level counted";
+    WITNESS_ANSWERS: "counter", "testimony_witness_answers_total", ["answer"], "Heads of streams shown to the witness, by what it said: cosigned, later, failed, uncertified, went_back, ahead or refused";
+    WITNESS_COSIGNED: "gauge", "testimony_witness_cosigned_at_seconds", ["thread"], "When the witness last cosigned a head of a data thread's stream, in seconds since the epoch";
+    WITNESS_UNANCHORED: "gauge", "testimony_witness_streams_unanchored", ["thread"], "Streams of a data thread of which the witness has cosigned no head yet";
     POLICY_POLLS: "counter", "testimony_policy_polls_total", ["result"], "Requests to the operator, by what became of them: changed, unchanged, unauthorized, refused or failed";
 }
 
@@ -114,6 +117,25 @@ pub enum PollResult {
     Failed,
 }
 
+/// What the witness said to a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WitnessAnswer {
+    /// It cosigned it.
+    Cosigned,
+    /// It cannot answer now.
+    Later,
+    /// There was no answer.
+    Failed,
+    /// The stream has no certificate.
+    Uncertified,
+    /// It forgot a head that it had cosigned.
+    WentBack,
+    /// It knows a head that the stream never had.
+    Ahead,
+    /// It refuses the head.
+    Refused,
+}
+
 /// The metrics of one process.
 pub struct Metrics {
     registry: Registry,
@@ -137,6 +159,9 @@ pub struct Metrics {
     pub policy_refused: Counter,
     policy_undecided: Family<Labels<1>, Counter>,
     policy_polls: Family<Labels<1>, Counter>,
+    witness_answers: Family<Labels<1>, Counter>,
+    witness_cosigned: Family<SinkLabels, Gauge>,
+    witness_unanchored: Family<SinkLabels, Gauge>,
     export_records: Family<SinkLabels, Counter>,
     export_requests: Family<SinkLabels, Counter>,
     export_lost: Family<SinkLabels, Counter>,
@@ -189,6 +214,9 @@ impl Default for Metrics {
             policy_refused: register(&mut registry, POLICY_REFUSED),
             policy_undecided: register(&mut registry, POLICY_UNDECIDED),
             policy_polls: register(&mut registry, POLICY_POLLS),
+            witness_answers: register(&mut registry, WITNESS_ANSWERS),
+            witness_cosigned: register(&mut registry, WITNESS_COSIGNED),
+            witness_unanchored: register(&mut registry, WITNESS_UNANCHORED),
             export_records: register(&mut registry, EXPORT_RECORDS),
             export_requests: register(&mut registry, EXPORT_REQUESTS),
             export_lost: register(&mut registry, EXPORT_LOST),
@@ -256,6 +284,32 @@ impl Metrics {
             PollResult::Failed => "failed",
         };
         self.policy_polls.get_or_create(&[("result", result)]).inc();
+    }
+
+    /// The witness answered to a head, or did not.
+    pub fn witness(&self, answer: WitnessAnswer) {
+        let answer = match answer {
+            WitnessAnswer::Cosigned => "cosigned",
+            WitnessAnswer::Later => "later",
+            WitnessAnswer::Failed => "failed",
+            WitnessAnswer::Uncertified => "uncertified",
+            WitnessAnswer::WentBack => "went_back",
+            WitnessAnswer::Ahead => "ahead",
+            WitnessAnswer::Refused => "refused",
+        };
+        self.witness_answers.get_or_create(&[("answer", answer)]).inc();
+    }
+
+    /// The witness cosigned a head of this data thread's stream now.
+    pub fn cosigned(&self, thread: u32, wall_ns: u64) {
+        let seconds = i64::try_from(wall_ns / 1_000_000_000).unwrap_or(i64::MAX);
+        self.witness_cosigned.get_or_create(&vec![("thread", thread.to_string())]).set(seconds);
+    }
+
+    /// So many of this data thread's streams have no cosigned head.
+    pub fn unanchored(&self, thread: u32, streams: usize) {
+        let streams = i64::try_from(streams).unwrap_or(i64::MAX);
+        self.witness_unanchored.get_or_create(&vec![("thread", thread.to_string())]).set(streams);
     }
 
     /// Another policy is in force.

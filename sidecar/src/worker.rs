@@ -10,6 +10,7 @@ use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
+use crate::witness::{Ask, Messenger, accompany};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use std::convert::Infallible;
@@ -23,7 +24,7 @@ use testimony_core::policy::{Compiled, Direction, DocumentSink};
 use testimony_core::record::{Gap, GapReason};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, timeout};
 
@@ -37,8 +38,11 @@ const POLICY_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest part of a stream's name: that of a namespace.
 const NAME_PART_MAX: usize = 63;
 
+/// How long a data thread that has ended may take to show its stream's end to the witness: a block, and an answer.
+const WITNESS_DRAIN: Duration = Duration::from_secs(3);
+
 /// How long data threads may take to record what was cut off.
-const ABORT_GRACE: Duration = Duration::from_secs(2);
+const ABORT_GRACE: Duration = Duration::from_secs(2 + WITNESS_DRAIN.as_secs());
 
 /// Runs until SIGTERM. Returns when every record is delivered or its time is over.
 pub fn run(config: Config, listeners: Listeners, previous: Option<PreviousWorker>) -> anyhow::Result<()> {
@@ -73,7 +77,11 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (drain, drain_watch) = watch::channel(Drain::No);
     let (admin_listener, threads) = split(&config, listeners)?;
     let pod = Arc::new(pod(&config));
-    let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch, &origin(&config), predecessor)?;
+    let (asks, asked): (Vec<_>, Vec<_>) = match &config.operator {
+        Some(_) => threads.iter().map(|_| mpsc::channel(1)).unzip(),
+        None => Default::default(),
+    };
+    let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch, &origin(&config), asks, predecessor)?;
 
     let (stop_export, export_watch) = watch::channel(None);
     let (stop, stop_watch) = watch::channel(false);
@@ -91,6 +99,11 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     if let Some(operator) = config.operator.clone() {
         let apply = apply(policy, sinks);
         let caller = Caller::new(operator, start.operator_ca).context("the operator's URL")?;
+        for asked in asked {
+            let messenger = Messenger::new(caller.another(), asked);
+            let stopped = stop_watch.clone();
+            tasks.spawn(async move { messenger.run(until(stopped)).await });
+        }
         let asker = names.map(|names| Asker::new(names, caller.another()));
         let poller = Poller::new(caller, store, apply, state, queue, metrics);
         let stopped = stop_watch.clone();
@@ -252,18 +265,21 @@ fn start_threads(
     shared: &Shared,
     drain: &watch::Receiver<Drain>,
     origin: &Origin,
+    asks: Vec<mpsc::Sender<Ask>>,
     mut predecessor: Option<Gap>,
 ) -> anyhow::Result<JoinSet<()>> {
     let mut running = JoinSet::new();
+    let mut asks = asks.into_iter();
     for (at, listeners) in threads.into_iter().enumerate() {
         let (pod, shared, drain) = (pod.clone(), shared.clone(), drain.clone());
-        let origin = Origin { thread: u32::try_from(at).unwrap_or(u32::MAX), ..origin.clone() };
-        let lost = predecessor.take();
+        let (asks, lost) = (asks.next(), predecessor.take());
+        let thread = u32::try_from(at).unwrap_or(u32::MAX);
+        let origin = Origin { thread, witness: asks.is_some(), ..origin.clone() };
         let (ended, end) = oneshot::channel::<()>();
         std::thread::Builder::new()
             .name(format!("data-{at}"))
             .spawn(move || {
-                if let Err(error) = data_thread(listeners, pod, shared, drain, origin, lost) {
+                if let Err(error) = data_thread(listeners, pod, shared, drain, origin, asks, lost) {
                     tracing::error!(%error, "data thread");
                 }
                 drop(ended);
@@ -283,6 +299,7 @@ fn data_thread(
     shared: Shared,
     drain: watch::Receiver<Drain>,
     origin: Origin,
+    asks: Option<mpsc::Sender<Ask>>,
     lost: Option<Gap>,
 ) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -297,11 +314,18 @@ fn data_thread(
             let listening = Listening { listener, direction, target };
             loops.spawn_local(serve(listening, pod.clone(), recorder.clone(), drain.clone()));
         }
+        let mut accompanied = JoinSet::new();
+        if let Some(asks) = asks {
+            accompanied.spawn_local(accompany(recorder.clone(), asks));
+        }
         tokio::select! {
             () = async { while loops.join_next().await.is_some() {} } => {}
             () = recorder.keep() => {}
         }
         recorder.close();
+        if timeout(WITNESS_DRAIN, accompanied.join_next()).await.is_err() {
+            tracing::warn!("the witness did not see the stream's end in time");
+        }
         Ok(())
     })
 }

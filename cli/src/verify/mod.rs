@@ -4,6 +4,8 @@
 
 mod backend;
 mod input;
+#[cfg(test)]
+mod ledger_tests;
 mod otlp;
 mod proof;
 mod quick;
@@ -26,9 +28,11 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sort::{HELD_BYTES_MAX, Sorter};
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-use testimony_core::evidence::verify::{Basis, Intake, Report, Settings, Trust, Verification};
+use testimony_core::evidence::verify::{
+    Basis, Intake, LEDGER_BYTES_MAX, Ledger, Report, Settings, Trust, Verification,
+};
 
 /// Exit code where the input cannot be judged at all (V1: 64 and above).
 pub const EXIT_INPUT: u8 = 65;
@@ -90,26 +94,61 @@ fn judge(args: &VerifyArgs) -> Result<Report> {
         now_ns,
         max_lag_ns: args.max_lag,
     };
-    verification(&args.files, args.format, settings, trust, HELD_BYTES_MAX)
+    let input = Input { files: &args.files, format: args.format, ledger: args.ledger.as_deref() };
+    verification(input, settings, trust, HELD_BYTES_MAX)
+}
+
+/// What is read.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Input<'a> {
+    files: &'a [PathBuf],
+    format: Option<Format>,
+    /// The ledger, where it stands in a file of its own.
+    ledger: Option<&'a Path>,
 }
 
 /// Reads, sorts and judges.
-pub(crate) fn verification(
-    files: &[PathBuf],
-    format: Option<Format>,
-    settings: Settings,
-    trust: Trust,
-    held_max: usize,
-) -> Result<Report> {
+fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max: usize) -> Result<Report> {
     let mut intake = Intake::default();
     let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
-    input::read(files, format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
+    input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
+    let given = input.ledger.map(ledger_bodies).transpose()?;
+    let bodies = given.as_deref().unwrap_or(intake.ledger());
+    if given.is_some() || !bodies.is_empty() {
+        let (ledger, findings) = Ledger::read(&trust.ledger_keys, bodies);
+        intake.ledger_findings(findings);
+        trust.ledger = ledger;
+    }
+    if let Some(ledger) = &trust.ledger {
+        let mut pushed = Ok(());
+        intake.ledger_says(ledger, |row| {
+            if pushed.is_ok() {
+                pushed = sorter.push(row);
+            }
+        });
+        pushed?;
+    }
     let mut verification = Verification::new(intake, settings, trust);
     sorter.drain(|row| -> Result<()> {
         anyhow::ensure!(verification.feed(row), "a temporary file was damaged: try again");
         Ok(())
     })?;
     Ok(verification.finish())
+}
+
+/// Bodies of a ledger's file.
+fn ledger_bodies(file: &Path) -> Result<Vec<String>> {
+    let mut bodies = Vec::new();
+    let mut bytes = 0_usize;
+    input::bodies(&[file.to_owned()], None, &mut |body| {
+        bytes = bytes.saturating_add(body.len());
+        if bytes <= LEDGER_BYTES_MAX {
+            bodies.push(body.to_owned());
+        }
+    })
+    .context("--ledger")?;
+    anyhow::ensure!(bytes <= LEDGER_BYTES_MAX, "--ledger {}: over {LEDGER_BYTES_MAX} bytes of entries", file.display());
+    Ok(bodies)
 }
 
 fn as_json(report: &Report, files: &[PathBuf]) -> Result<Value> {

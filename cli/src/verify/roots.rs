@@ -1,4 +1,4 @@
-//! Trust roots: a file with certificates of authorities (PEM), keys of witnesses (C2SP vkeys), or both.
+//! Trust roots: a file with certificates of authorities (PEM), keys of witnesses and ledgers (C2SP vkeys).
 
 use anyhow::{Context, Result, anyhow, bail};
 use aws_lc_rs::signature::{
@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::path::Path;
 use testimony_core::evidence::note::{PublicKey, Role};
+use testimony_core::evidence::roots::NamedKey;
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::verify::{Certificates, Trust, Witness};
 use x509_parser::extensions::GeneralName;
@@ -30,7 +31,7 @@ pub fn load(path: &Path) -> Result<Trust> {
     parse(&text).with_context(name)
 }
 
-fn parse(text: &str) -> Result<Trust> {
+pub(super) fn parse(text: &str) -> Result<Trust> {
     let mut authorities = Vec::new();
     for pem in Pem::iter_from_buffer(text.as_bytes()) {
         let pem = pem.map_err(|error| anyhow!("a PEM block is damaged: {error}"))?;
@@ -41,13 +42,16 @@ fn parse(text: &str) -> Result<Trust> {
         authorities.push(pem.contents);
     }
     let mut witnesses = Vec::new();
+    let mut ledger_keys = Vec::new();
     let mut in_pem = false;
     for (at, line) in text.lines().enumerate() {
         let line = line.trim();
         in_pem |= line.starts_with("-----BEGIN ");
         if !in_pem && !line.is_empty() && !line.starts_with('#') {
-            // A file of roots may also name the ledger's key, which no head of a stream is signed with.
-            if line.starts_with("ledger ") {
+            if let Some(key) = line.strip_prefix("ledger ") {
+                let key = NamedKey::parse(key, Role::Log);
+                let key = key.with_context(|| format!("line {}: not the key of a ledger (name+id+key)", at + 1))?;
+                ledger_keys.push(key);
                 continue;
             }
             let line = line.strip_prefix("witness ").unwrap_or(line);
@@ -59,7 +63,7 @@ fn parse(text: &str) -> Result<Trust> {
         bail!("it holds neither a certificate (PEM) nor the key of a witness (name+id+key)");
     }
     let roots = (!authorities.is_empty()).then(|| Box::new(Authorities(authorities)) as Box<dyn Certificates>);
-    Ok(Trust { roots, witnesses, ledger: None })
+    Ok(Trust { roots, witnesses, ledger_keys, ledger: None })
 }
 
 /// `name+id+key`, as C2SP signed-note writes the keys of verifiers.
@@ -130,14 +134,18 @@ mod tests {
         let key = PublicKey([7; 32]);
         let id: String = key.id("w.example", Role::Witness).iter().map(|byte| format!("{byte:02x}")).collect();
         let encoded = STANDARD.encode([&[TYPE_COSIGNATURE][..], &key.0].concat());
-        let trust = parse(&format!("# ours\nledger x\nwitness w.example+{id}+{encoded}\n")).expect("a witness");
+        let ledger = NamedKey { name: "c/o/ledger/x".into(), key };
+        let trust = parse(&format!("# ours\nledger {}\nwitness w.example+{id}+{encoded}\n", ledger.vkey(Role::Log)))
+            .expect("a witness");
         assert_eq!(trust.witnesses, [Witness { name: "w.example".into(), key }]);
+        assert_eq!(trust.ledger_keys, [ledger]);
         assert!(trust.roots.is_none());
         let log = STANDARD.encode([&[1][..], &key.0].concat());
         for (text, problem) in [
             (format!("w.example+00000000+{encoded}"), "is not that of the key"),
             (format!("w.example+{id}+{log}"), "another type"),
             ("w.example".to_owned(), "name+id+key"),
+            (format!("ledger w.example+{id}+{encoded}"), "line 1: not the key of a ledger"),
             (String::new(), "neither"),
             (
                 "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(),

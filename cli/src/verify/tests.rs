@@ -70,7 +70,7 @@ fn time(nanos: u64) -> String {
 }
 
 /// One record as this backend's line.
-fn line(format: Format, record: &LogRecord) -> Value {
+pub(super) fn line(format: Format, record: &LogRecord) -> Value {
     let attributes = attribute_pairs(record);
     let resource = resource(record);
     let texts = |separator: &str| -> Map<String, Value> {
@@ -149,10 +149,10 @@ const FORMATS: [Format; 5] =
     [Format::Otlp, Format::Victorialogs, Format::Loki, Format::Clickhouse, Format::Elasticsearch];
 
 /// A file that is gone with the test.
-struct Temporary(PathBuf);
+pub(super) struct Temporary(pub(super) PathBuf);
 
 impl Temporary {
-    fn new(name: &str, content: &[u8]) -> Self {
+    pub(super) fn new(name: &str, content: &[u8]) -> Self {
         let path = std::env::temp_dir().join(format!("testimony-verify-test-{}-{name}", std::process::id()));
         std::fs::File::create(&path).and_then(|mut file| file.write_all(content)).expect("a temporary file");
         Self(path)
@@ -170,10 +170,14 @@ fn settings() -> Settings {
     Settings { now_ns: 1_800_000_000_000_000_000, max_lag_ns: 10_000_000_000, ..Settings::default() }
 }
 
+fn files(file: &PathBuf) -> Input<'_> {
+    Input { files: std::slice::from_ref(file), ..Input::default() }
+}
+
 fn judged(name: &str, lines: &[Value]) -> Report {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let file = Temporary::new(name, text.as_bytes());
-    verification(std::slice::from_ref(&file.0), None, settings(), Trust::default(), 10_000).expect("an export")
+    verification(files(&file.0), settings(), Trust::default(), 10_000).expect("an export")
 }
 
 fn verdicts(report: &Report) -> Vec<(Verdict, String)> {
@@ -289,7 +293,7 @@ fn a_scope_leaves_other_streams_out() {
     let file = Temporary::new("scope", text.as_bytes());
     let of = |scope: Scope| {
         let settings = Settings { scope, ..settings() };
-        verification(std::slice::from_ref(&file.0), None, settings, Trust::default(), 10_000).expect("an export")
+        verification(files(&file.0), settings, Trust::default(), 10_000).expect("an export")
     };
     let all = of(Scope::default()).streams;
     assert!(all.len() >= 6, "{all:#?}");
@@ -318,14 +322,14 @@ fn input_that_cannot_be_judged_is_told_with_its_place() {
     ];
     for (name, content, problems) in table {
         let file = Temporary::new(name, &content);
-        let error = verification(std::slice::from_ref(&file.0), None, settings(), Trust::default(), 10_000).err();
+        let error = verification(files(&file.0), settings(), Trust::default(), 10_000).err();
         let error = format!("{:#}", error.unwrap_or_else(|| panic!("{name} was taken")));
         assert!(error.contains(&*file.0.to_string_lossy()), "{name}: {error}");
         problems.iter().for_each(|problem| assert!(error.contains(problem), "{name}: {error}"));
     }
-    let error = verification(&["/nowhere/x.jsonl".into()], None, settings(), Trust::default(), 10_000).err();
+    let error = verification(files(&"/nowhere/x.jsonl".into()), settings(), Trust::default(), 10_000).err();
     assert!(format!("{:#}", error.expect("no file")).contains("/nowhere/x.jsonl"));
-    let folder = verification(&[std::env::temp_dir()], None, settings(), Trust::default(), 10_000).err();
+    let folder = verification(files(&std::env::temp_dir()), settings(), Trust::default(), 10_000).err();
     assert!(format!("{:#}", folder.expect("a folder")).contains("folder"));
 }
 
@@ -334,7 +338,7 @@ fn every_prefix_of_an_export_is_taken_or_refused() {
     let record = line(Format::Victorialogs, &vectors("rotation")[1]).to_string();
     for cut in 0..record.len() {
         let file = Temporary::new("prefix", &record.as_bytes()[..cut]);
-        let result = verification(std::slice::from_ref(&file.0), None, settings(), Trust::default(), 10_000);
+        let result = verification(files(&file.0), settings(), Trust::default(), 10_000);
         assert_eq!(result.is_ok(), cut == 0, "{cut}");
     }
 }
@@ -372,7 +376,8 @@ fn the_report_for_people() {
     let file = Temporary::new("people", text.as_bytes());
     let files = [file.0.clone()];
     let settings = Settings { scope_text: "the whole export".into(), ..settings() };
-    let report = verification(&files, None, settings, Trust::default(), 10_000).expect("an export");
+    let report = verification(Input { files: &files, ..Input::default() }, settings, Trust::default(), 10_000)
+        .expect("an export");
     expect_test::expect_file!["../../tests/golden/verify.txt"].assert_eq(&super::text(&report, &files));
     let json = as_json(&report, &files).expect("JSON");
     assert_eq!(json["verdict"], "UNANCHORED");

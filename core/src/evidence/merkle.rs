@@ -89,6 +89,16 @@ impl Range {
         self.nodes.iter().map(|(_, hash)| *hash)
     }
 
+    /// The subtrees, left to right: first leaf, the leaf after the last one, hash.
+    pub fn spans(&self) -> impl Iterator<Item = (u64, u64, Hash)> {
+        let mut at = self.begin;
+        self.nodes.iter().map(move |(level, hash)| {
+            let begin = at;
+            at = at.saturating_add(1_u64.checked_shl(*level).unwrap_or(u64::MAX));
+            (begin, at, *hash)
+        })
+    }
+
     /// Appends a leaf.
     pub fn push(&mut self, leaf: Hash) {
         self.push_node(0, leaf);

@@ -41,17 +41,23 @@ pub enum Role {
     Witness,
 }
 
+impl Role {
+    /// As it stands in key ids and verifier keys.
+    pub const fn type_byte(self) -> u8 {
+        match self {
+            Self::Log => TYPE_ED25519,
+            Self::Witness => TYPE_COSIGNATURE,
+        }
+    }
+}
+
 /// The four bytes that name a key in a signature line.
 pub type KeyId = [u8; 4];
 
 impl PublicKey {
     /// SHA-256(name || 0x0A || type || key), its first four bytes (C2SP signed-note).
     pub fn id(&self, name: &str, role: Role) -> KeyId {
-        let kind = match role {
-            Role::Log => TYPE_ED25519,
-            Role::Witness => TYPE_COSIGNATURE,
-        };
-        let [a, b, c, d, ..] = Hash::of(&[name.as_bytes(), b"\n", &[kind], &self.0]).0;
+        let [a, b, c, d, ..] = Hash::of(&[name.as_bytes(), b"\n", &[role.type_byte()], &self.0]).0;
         [a, b, c, d]
     }
 
@@ -102,7 +108,7 @@ pub enum NoteError {
 }
 
 /// Size and root of a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Checkpoint {
     /// Name of the log: a sid, or that of a ledger.
     pub origin: String,
@@ -167,7 +173,17 @@ impl Signature {
         Self { name: name.to_owned(), key: key.id(name, Role::Witness), bytes }
     }
 
-    fn line(&self) -> String {
+    /// Signature lines, as they end a note.
+    ///
+    /// At most [`SIGNATURES_MAX`]; `None` if one is none.
+    pub fn parse_lines(lines: &str) -> Option<Vec<Self>> {
+        let signatures: Vec<Self> =
+            lines.split('\n').take(SIGNATURES_MAX + 1).map(Self::parse).collect::<Option<_>>()?;
+        (signatures.len() <= SIGNATURES_MAX).then_some(signatures)
+    }
+
+    /// The line, with its end.
+    pub fn line(&self) -> String {
         format!("{SIGNATURE_PREFIX}{} {}\n", self.name, STANDARD.encode([&self.key[..], &self.bytes].concat()))
     }
 

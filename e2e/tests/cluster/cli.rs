@@ -29,13 +29,13 @@ fn testimony() -> Command {
 }
 
 /// Exit code and standard output.
-fn run(arguments: &[&str]) -> Result<(i32, String)> {
+pub fn run(arguments: &[&str]) -> Result<(i32, String)> {
     let output = testimony().args(arguments).output().context("testimony")?;
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
     Ok((output.status.code().context("a signal")?, String::from_utf8(output.stdout)?))
 }
 
-fn run_json(arguments: &[&str]) -> Result<(i32, Value)> {
+pub fn run_json(arguments: &[&str]) -> Result<(i32, Value)> {
     let (code, out) = run(&[arguments, &["-o", "json"]].concat())?;
     let value = serde_json::from_str(&out).with_context(|| format!("{arguments:?}: {code}: {out}"))?;
     Ok((code, value))

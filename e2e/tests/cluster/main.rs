@@ -17,4 +17,5 @@ mod sinks;
 mod status;
 mod streams;
 mod strict;
+mod witness;
 mod workloads;

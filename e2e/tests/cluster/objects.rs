@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// How long an edit of a policy may take until it is in force and told, in seconds.
-pub const EDIT_SECONDS_MAX: u64 = 15;
+pub const EDIT_SECONDS_MAX: u64 = 60;
 
 /// A condition as `status reason: message`; empty while there is none.
 pub fn condition(object: &Value, kind: &str) -> String {

@@ -3,11 +3,15 @@
 use k8s_openapi::ByteString;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
+use testimony_core::evidence::note::PublicKey;
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::witness::csr::stream_uri;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -147,6 +151,30 @@ impl Authority {
         })
     }
 
+    /// The certificate of a stream's first key (K1), in DER: the stream's name is its one alternative name. It serves no
+    /// TLS.
+    ///
+    /// # Errors
+    /// The authority is unreadable, or the signature failed.
+    pub fn certify(
+        &self,
+        stream: &StreamId,
+        key: &PublicKey,
+        now: OffsetDateTime,
+        validity: Duration,
+    ) -> Result<(Vec<u8>, OffsetDateTime), CertError> {
+        let mut params = CertificateParams::default();
+        params.not_before = whole_seconds(now - skew(validity));
+        params.not_after = whole_seconds((now + validity).min(self.not_after));
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "testimony-stream");
+        params.subject_alt_names = vec![SanType::URI(stream_uri(stream).try_into()?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let end = params.not_after;
+        Ok((params.signed_by(&StreamKey(key), &self.issuer()?)?.der().to_vec(), end))
+    }
+
     /// From a Secret's data.
     ///
     /// # Errors
@@ -181,6 +209,19 @@ impl Authority {
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, CertError> {
         let key = KeyPair::from_pem(&self.key).map_err(|e| CertError::Unreadable(KEY, e.to_string()))?;
         Ok(Issuer::from_ca_cert_der(&der(CERTIFICATE, &self.certificate)?, key)?)
+    }
+}
+
+/// A stream's key as rcgen wants it.
+struct StreamKey<'a>(&'a PublicKey);
+
+impl rcgen::PublicKeyData for StreamKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ED25519
     }
 }
 

@@ -79,6 +79,7 @@ pub struct Certificates {
     resolver: Arc<Resolver>,
     bundle: watch::Sender<Option<Arc<str>>>,
     ready: watch::Sender<bool>,
+    authority: watch::Sender<Option<Arc<Authority>>>,
     metrics: Metrics,
 }
 
@@ -98,7 +99,8 @@ impl Certificates {
     pub fn new(client: Client, config: CertConfig, metrics: Metrics) -> Self {
         let api = Api::namespaced(client, &config.namespace);
         let (bundle, ready) = (watch::Sender::new(None), watch::Sender::new(false));
-        Self { config, api, resolver: Arc::default(), bundle, ready, metrics }
+        let authority = watch::Sender::new(None);
+        Self { config, api, resolver: Arc::default(), bundle, ready, authority, metrics }
     }
 
     /// PEM of the authorities that clients must accept; `None` before there is one.
@@ -109,6 +111,11 @@ impl Certificates {
     /// Whether there is a certificate.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
+    }
+
+    /// The authority in force, which certifies streams; `None` before there is one.
+    pub fn current(&self) -> watch::Receiver<Option<Arc<Authority>>> {
+        self.authority.subscribe()
     }
 
     /// TLS for a server that always shows the newest certificate.
@@ -165,6 +172,13 @@ impl Certificates {
         self.bundle.send_if_modified(|held| {
             let changed = held.as_ref() != Some(&bundle);
             *held = Some(bundle.clone());
+            changed
+        });
+        self.authority.send_if_modified(|held| {
+            let changed = held.as_deref() != Some(&authority);
+            if changed {
+                *held = Some(Arc::new(authority.clone()));
+            }
             changed
         });
         self.ready.send_replace(true);

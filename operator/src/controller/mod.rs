@@ -21,7 +21,7 @@ mod writer;
 #[cfg(test)]
 mod writer_tests;
 
-use crate::certs::Certificates;
+use crate::certs::{Authority, Certificates};
 use crate::metrics::Metrics;
 use crate::plain::Plain;
 use crate::policy_server::{CONNECTIONS_MAX, PolicyServer, Reviewer};
@@ -30,6 +30,7 @@ use crate::settings::{InjectionMode, Settings};
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin, wait_for};
 use crate::watches::Watches;
+use crate::witness::{Asked, Exporter, Keeper, KeeperConfig, WitnessDoor};
 use crate::{admin, api};
 use anyhow::Context;
 use injection::Injection;
@@ -40,7 +41,7 @@ use owned::Owned;
 use rollouts::Rollouts;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use writer::{Writer, label_leader};
 
@@ -69,6 +70,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
 
     let certificates = Certificates::new(client.clone(), settings.certificates(), metrics.clone());
     let (bundle, certificate_ready) = (certificates.bundle(), certificates.ready());
+    let authority = certificates.current();
     let tls = certificates.acceptor()?;
     supervisor.add("certificates", {
         let shutdown = shutdown.clone();
@@ -80,7 +82,7 @@ pub async fn run(settings: Settings, client: Client) -> anyhow::Result<()> {
     let readiness = admin::Readiness::default().with("certificate", certificate_ready.clone());
     supervisor.add("admin", serve_admin(admin_listener, readiness, registry, shutdown.clone()));
 
-    let leader = Leader { settings, client, state, metrics, bundle, tls };
+    let leader = Leader { settings, client, state, metrics, bundle, authority, tls };
     supervisor.add("leader", leader.run(synced, certificate_ready, shutdown));
     supervisor.run().await
 }
@@ -92,6 +94,7 @@ struct Leader {
     state: Arc<State>,
     metrics: Metrics,
     bundle: watch::Receiver<Option<Arc<str>>>,
+    authority: watch::Receiver<Option<Arc<Authority>>>,
     tls: TlsAcceptor,
 }
 
@@ -133,6 +136,8 @@ impl Leader {
             self.metrics.clone(),
             shutdown.clone(),
         );
+        let (door, inbox) = WitnessDoor::new();
+        let server = server.with_witness(door.clone());
         let handler = move |request| server.clone().handle(request);
         let polls = serve(listener, Some(self.tls.clone()), CONNECTIONS_MAX, handler, shutdown.clone());
         let excluded = self.settings.excluded();
@@ -143,6 +148,7 @@ impl Leader {
         let restart = rollouts.run(shutdown.clone());
         let writer = Writer::new(client, state, excluded, metrics, me, rolls);
         let write = writer.run(shutdown.clone());
+        let witness = self.witness(door, inbox, shutdown.clone());
         let owned = Owned::new(self.client.clone(), self.settings.clone()).run(shutdown.clone());
         let injection = self.injection(shutdown.clone());
         let label = async {
@@ -150,9 +156,25 @@ impl Leader {
             shutdown.wait().await;
             self.unlabel().await;
         };
-        let (polls, injection, (), (), (), ()) = tokio::join!(polls, injection, write, restart, owned, label);
+        let (polls, injection, (), (), (), (), ()) =
+            tokio::join!(polls, injection, write, restart, owned, witness, label);
         injection?;
         polls.context("policy server")
+    }
+
+    /// Keeps the ledger, and sends it to the sinks.
+    async fn witness(&self, door: WitnessDoor, inbox: mpsc::Receiver<Asked>, shutdown: Shutdown) {
+        let config = KeeperConfig {
+            namespace: self.settings.namespace.clone(),
+            secret: self.settings.witness_secret.clone(),
+            excluded: self.settings.excluded(),
+        };
+        let shared = (self.state.clone(), self.metrics.clone());
+        let certificates = (self.authority.clone(), self.bundle.clone());
+        let keeper = Keeper::new(config, self.client.clone(), shared, certificates, (door, inbox));
+        let (store, progress) = keeper.blocks();
+        let exporter = Exporter { store, state: self.state.clone(), metrics: self.metrics.clone(), progress };
+        tokio::join!(keeper.run(shutdown.clone()), exporter.run(shutdown));
     }
 
     /// Keeps the admission policies, where there is no webhook.

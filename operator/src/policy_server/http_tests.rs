@@ -6,14 +6,25 @@ use crate::certs::{CertConfig, Certificates};
 use crate::index::Indexed;
 use crate::serve::{Shutdown, serve};
 use crate::testing::FakeApi;
+use crate::witness::{Keeper, KeeperConfig, WitnessDoor};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
+use testimony_core::contract::{ADD_CHECKPOINT_PATH, CERTIFICATE_PATH};
+use testimony_core::evidence::merkle::leaf;
+use testimony_core::evidence::note::{Checkpoint, PublicKey, Signature, SignedNote};
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::witness::csr::{CertificateResponse, csr, stream_uri};
+use testimony_core::evidence::witness::{Client, Outcome};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 const NAME: &str = "testimony-policy.testimony-system.svc";
 
@@ -37,6 +48,7 @@ struct Bench {
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
     certificates: tokio::task::JoinHandle<()>,
+    keeper: tokio::task::JoinHandle<()>,
 }
 
 async fn bench() -> Bench {
@@ -49,25 +61,40 @@ async fn bench() -> Bench {
         authority_validity: Duration::from_secs(6000),
     };
     let (metrics, _) = Metrics::new();
-    let certificates = Certificates::new(FakeApi::default().client(), config, metrics.clone());
+    let api = FakeApi::default().client();
+    let certificates = Certificates::new(api.clone(), config, metrics.clone());
     let (mut bundle, tls) = (certificates.bundle(), certificates.acceptor().expect("acceptor"));
+    let authorities = (certificates.current(), certificates.bundle());
     let certificates = tokio::spawn(certificates.run(shutdown.clone()));
     let state = Arc::new(State::new("cluster.local"));
     let policy = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},
                         "metadata": {"name": "all", "namespace": "shop", "uid": "p"}});
     let policy: AuditPolicy = serde_json::from_value(policy).expect("policy");
     state.change(|index| AuditPolicy::apply(index, policy));
-    let pod = json!({"metadata": {"name": "a", "namespace": "shop", "uid": "a"}, "spec": {"containers": []},
+    let system = json!({"metadata": {"name": "kube-system", "uid": "c-1"}});
+    let system: Namespace = serde_json::from_value(system).expect("namespace");
+    state.change(|index| Namespace::apply(index, system));
+    let pod = json!({"metadata": {"name": "a", "namespace": "shop", "uid": "a",
+                                  "annotations": {"testimony.dev/injection-id": "i"}},
+                     "spec": {"containers": [], "initContainers": [{"name": "testimony-sidecar"}]},
                      "status": {"podIP": "10.0.0.1"}});
     let pod: Pod = serde_json::from_value(pod).expect("pod");
     state.change(|index| Pod::apply(index, pod));
-    let polls = PolicyServer::new(state, OneToken, bundle.clone(), metrics, shutdown.clone());
+    let (door, inbox) = WitnessDoor::new();
+    let config = KeeperConfig {
+        namespace: "testimony-system".to_owned(),
+        secret: "testimony-witness".to_owned(),
+        excluded: crate::inject::ExcludedNamespaces { own: "testimony-system".to_owned(), further: Vec::new() },
+    };
+    let keeper = Keeper::new(config, api, (state.clone(), metrics.clone()), authorities, (door.clone(), inbox));
+    let keeper = tokio::spawn(keeper.run(shutdown.clone()));
+    let polls = PolicyServer::new(state, OneToken, bundle.clone(), metrics, shutdown.clone()).with_witness(door);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
     let handler = move |request| polls.clone().handle(request);
     let server = tokio::spawn(serve(listener, Some(tls), 16, handler, shutdown));
     let bundle = bundle.wait_for(Option::is_some).await.expect("bundle").clone().expect("bundle");
-    Bench { address, bundle, stop, server, certificates }
+    Bench { address, bundle, stop, server, certificates, keeper }
 }
 
 impl Bench {
@@ -102,7 +129,10 @@ impl Bench {
 
     async fn end(self) {
         self.stop.send_replace(true);
-        let all = async { (self.server.await.expect("server"), self.certificates.await.expect("certificates")) };
+        let all = async {
+            self.keeper.await.expect("keeper");
+            (self.server.await.expect("server"), self.certificates.await.expect("certificates"))
+        };
         let (served, ()) = tokio::time::timeout(Duration::from_secs(20), all).await.expect("in time");
         served.expect("a clean end");
     }
@@ -139,6 +169,81 @@ async fn a_sidecar_is_told_who_has_the_addresses_that_it_met() {
     let again = json!({"addresses": ["10.0.0.1"], "known": answer["digest"]}).to_string().into_bytes();
     assert_eq!(bench.send("POST", NAMES_PATH, Some("good"), again).await.0, StatusCode::NO_CONTENT);
     bench.end().await;
+}
+
+#[tokio::test]
+async fn k1_a_sidecar_is_certified_and_cosigned_over_tls() {
+    let bench = bench().await;
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).expect("a seed");
+    let key = PublicKey(pair.public_key().as_ref().try_into().expect("32 bytes"));
+    let sign = |message: &[u8]| pair.sign(message).as_ref().try_into().expect("64 bytes");
+    let sid: StreamId = format!("c-1/shop/a/{:032x}-0-0", 1).parse().expect("a name");
+    let asked = json!({"injectionId": "i", "csr": STANDARD.encode(csr(&sid, &key, sign))}).to_string().into_bytes();
+    let certificate = loop {
+        let (status, body) = bench.send("POST", CERTIFICATE_PATH, Some("good"), asked.clone()).await;
+        match status {
+            StatusCode::OK => break serde_json::from_slice::<CertificateResponse>(&body).expect("json").certificate,
+            StatusCode::SERVICE_UNAVAILABLE => {}
+            other => panic!("{other}: {}", String::from_utf8_lossy(&body)),
+        }
+    };
+    let der = CertificateDer::from(STANDARD.decode(certificate).expect("base64"));
+    let (_, read) = X509Certificate::from_der(&der).expect("a certificate");
+    let names = read.subject_alternative_name().expect("names").expect("a name").value.general_names.clone();
+    let uri = stream_uri(&sid);
+    assert!(matches!(names.as_slice(), [GeneralName::URI(name)] if *name == uri), "{names:?}");
+    assert_eq!(read.public_key().subject_public_key.data.as_ref(), key.0.as_slice());
+    assert!(accepted(&bench.bundle, &der) && !read.is_ca());
+    let mut stream = Client::new(key);
+    let body = br#"{"typ":"open"}"#;
+    stream.push(leaf(body));
+    let checkpoint = Checkpoint { origin: sid.to_string(), size: 1, root: leaf(body) };
+    let signature = sign(checkpoint.text().as_bytes());
+    let note = SignedNote { signatures: vec![Signature::log(sid.as_str(), &key, &signature)], checkpoint };
+    assert!(stream.head(note, None));
+    let request = stream.request().expect("a head").into_bytes();
+    let (status, body) = bench.send("POST", ADD_CHECKPOINT_PATH, Some("good"), request.clone()).await;
+    let line = String::from_utf8(body.to_vec()).expect("text");
+    assert!(status == StatusCode::OK && line.starts_with("\u{2014} c-1/testimony-system/witness "), "{status} {line}");
+    assert!(matches!(stream.answered(status.as_u16(), &line), Outcome::Cosigned(_)));
+    let old = String::from_utf8(request).expect("text").replacen("old 0", "old 2", 1).into_bytes();
+    let cases = [
+        (ADD_CHECKPOINT_PATH, Some("bad"), b"x".to_vec(), StatusCode::UNAUTHORIZED, "not accepted: unknown"),
+        (
+            ADD_CHECKPOINT_PATH,
+            Some("good"),
+            b"x".to_vec(),
+            StatusCode::BAD_REQUEST,
+            "add-checkpoint: the request is not",
+        ),
+        (ADD_CHECKPOINT_PATH, Some("good"), old, StatusCode::BAD_REQUEST, "the old size is larger"),
+        (CERTIFICATE_PATH, Some("good"), b"{}".to_vec(), StatusCode::BAD_REQUEST, "certificate: missing field"),
+        (
+            CERTIFICATE_PATH,
+            Some("good"),
+            br#"{"injectionId":"i","csr":"AAAA"}"#.to_vec(),
+            StatusCode::BAD_REQUEST,
+            "csr: not",
+        ),
+    ];
+    for (path, token, body, status, text) in cases {
+        let (found, answer) = bench.send("POST", path, token, body).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(found == status && answer.contains(text), "{path}: {found} {answer}");
+    }
+    bench.end().await;
+}
+
+/// Whether the authority signed the certificate.
+fn accepted(bundle: &str, certificate: &CertificateDer<'_>) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+        roots.add(authority.expect("pem")).expect("root");
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let now = rustls::pki_types::UnixTime::now();
+    verifier.expect("verifier").verify_client_cert(certificate, &[], now).is_ok()
 }
 
 #[tokio::test]

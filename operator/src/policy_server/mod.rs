@@ -1,5 +1,5 @@
 //! The policy server: sidecars poll it for their document, and say by that what they run; and they ask it for the names of
-//! addresses. Only the leader serves.
+//! addresses. The witness answers here too (see [`crate::witness`]). Only the leader serves.
 
 #[cfg(test)]
 mod http_tests;
@@ -13,6 +13,7 @@ pub use identity::{Identity, Reviewer, Unauthorized};
 use crate::metrics::{Metrics, ResultLabels};
 use crate::serve::{Answer, Shutdown, body, json_answer, text_answer};
 use crate::state::{Ack, State};
+use crate::witness::WitnessDoor;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, StatusCode, header};
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 /// Polls that wait at a time; more are told to come back.
 pub const POLLS_MAX: usize = 10_000;
 
-/// Connections at a time: each sidecar has one to poll and one to ask for names.
-pub const CONNECTIONS_MAX: usize = 2 * POLLS_MAX + 256;
+/// Connections at a time: each sidecar has one to poll, one to ask for names, and one for the witness.
+pub const CONNECTIONS_MAX: usize = 3 * POLLS_MAX + 256;
 
 /// Largest poll.
 const POLL_BYTES_MAX: usize = 64 * 1024;
@@ -51,6 +52,7 @@ pub struct PolicyServer<I> {
     bundle: watch::Receiver<Option<Arc<str>>>,
     metrics: Metrics,
     polls: Arc<Semaphore>,
+    witness: Option<WitnessDoor>,
     shutdown: Shutdown,
 }
 
@@ -63,17 +65,29 @@ impl<I: Identify> PolicyServer<I> {
         metrics: Metrics,
         shutdown: Shutdown,
     ) -> Self {
-        Self { state, identify, bundle, metrics, polls: Arc::new(Semaphore::new(POLLS_MAX)), shutdown }
+        Self { state, identify, bundle, metrics, polls: Arc::new(Semaphore::new(POLLS_MAX)), witness: None, shutdown }
+    }
+
+    /// Serves the witness too.
+    #[must_use]
+    pub fn with_witness(self, door: WitnessDoor) -> Self {
+        Self { witness: Some(door), ..self }
     }
 
     /// Handles one HTTP request.
     pub async fn handle(self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path();
-        if path != POLL_PATH && path != NAMES_PATH {
+        let witness = self.witness.clone().filter(|_| WitnessDoor::serves(path));
+        if path != POLL_PATH && path != NAMES_PATH && witness.is_none() {
             return text_answer(StatusCode::NOT_FOUND, format!("try {POLL_PATH}\n"));
         }
         if request.method() != Method::POST {
             return text_answer(StatusCode::METHOD_NOT_ALLOWED, "use POST\n");
+        }
+        if let Some(door) = witness {
+            let (answer, result) = self.witness(door, request).await.unwrap_or_else(|refused| refused);
+            self.metrics.witness_requests.get_or_create(&ResultLabels { result }).inc();
+            return answer;
         }
         if path == NAMES_PATH {
             return self.names(request).await.unwrap_or_else(|(answer, _)| answer);
@@ -97,6 +111,11 @@ impl<I: Identify> PolicyServer<I> {
             }
             _ => (text_answer(StatusCode::UNAUTHORIZED, format!("{error}\n")), "unauthorized"),
         })
+    }
+
+    async fn witness(&self, door: WitnessDoor, request: Request<Incoming>) -> Result<(Answer, &'static str), Refusal> {
+        let identity = self.who(request.headers()).await?;
+        Ok(door.handle(identity, request).await)
     }
 
     async fn names(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {

@@ -5,6 +5,7 @@ use super::{EpochKey, Random};
 use crate::export::{Batch, Mark, Queue, Seals, Ticket};
 use crate::metrics::Metrics;
 use crate::tail::Tail;
+use crate::witness::Shown;
 use bytes::Bytes;
 use std::sync::Arc;
 use testimony_core::evidence::seal::{Class, Head, HeadUse, Host, Sealed, Wanted};
@@ -28,6 +29,8 @@ pub struct Desk {
     metrics: Arc<Metrics>,
     tail: Tail,
     pub random: Random,
+    /// What the witness must see; `None`: there is no witness.
+    pub shown: Option<Shown>,
     bytes: Vec<u8>,
     marks: Vec<Mark>,
     stream: Option<Arc<StreamId>>,
@@ -42,12 +45,13 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new(queue: Queue, metrics: Arc<Metrics>, tail: Tail) -> Self {
+    pub fn new(queue: Queue, metrics: Arc<Metrics>, tail: Tail, shown: Option<Shown>) -> Self {
         Self {
             queue,
             metrics,
             tail,
             random: Random::default(),
+            shown,
             bytes: Vec::new(),
             marks: Vec::new(),
             stream: None,
@@ -149,6 +153,12 @@ impl Host for Desk {
         key
     }
 
+    fn opens(&mut self, stream: &Arc<StreamId>, key: &EpochKey) {
+        if let Some(shown) = &mut self.shown {
+            shown.opens(stream, key);
+        }
+    }
+
     fn reserve(&mut self, wanted: Wanted) -> bool {
         self.place(wanted.log_bytes.saturating_add(FRAMING_BYTES), wanted.class)
     }
@@ -158,13 +168,18 @@ impl Host for Desk {
         sealed.append_to(&mut self.bytes);
         self.add(sealed.stream(), Some((sealed.seq(), sealed.leaf())), sealed.start_ns());
         self.metrics.sealed(sealed.typ());
+        if let Some(shown) = &mut self.shown {
+            shown.sealed(&sealed);
+        }
         if matches!(sealed.typ(), Typ::Exchange | Typ::Stage | Typ::Burst | Typ::Gap) {
             self.tail.publish(sealed.event().as_str(), sealed.body());
         }
     }
 
     fn head(&mut self, head: Head<'_>) {
-        // Nobody takes heads for the witness yet.
+        if let Some(shown) = &mut self.shown {
+            shown.head(&head);
+        }
         if head.purpose() == HeadUse::Export {
             self.turn_to(head.stream());
             head.append_to(&mut self.bytes);

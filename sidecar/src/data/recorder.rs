@@ -6,6 +6,7 @@ use crate::export::{LossReason, Queue};
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
 use crate::tail::Tail;
+use crate::witness::Shown;
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use testimony_core::capture::{InFlight, Outcome, Shell, Unrecorded};
 use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Stream};
+use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{Compiled, Direction};
 use testimony_core::record::{Gap, GapReason, Record, Redacted, Stamp, Typ};
 use tokio::sync::Notify;
@@ -54,8 +56,10 @@ pub struct Recorder {
     shared: Shared,
     inner: Rc<RefCell<Inner>>,
     stirred: Rc<Notify>,
-    /// The thread that tells what sinks lost.
-    tells_losses: bool,
+    /// There is something to show to the witness, or nothing more to come.
+    shown_stirred: Rc<Notify>,
+    /// Number of the data thread; the first one tells what sinks lost.
+    thread: u32,
 }
 
 struct Inner {
@@ -70,14 +74,51 @@ impl Recorder {
     /// # Errors
     /// See [`NoStream`].
     pub fn new(shared: Shared, origin: Origin) -> Result<Self, NoStream> {
-        let mut desk = Desk::new(shared.queue.clone(), shared.metrics.clone(), shared.tail.clone());
+        let shown_stirred = Rc::new(Notify::new());
+        let shown = origin.witness.then(|| Shown::new(shown_stirred.clone()));
+        let mut desk = Desk::new(shared.queue.clone(), shared.metrics.clone(), shared.tail.clone(), shown);
         let policy = shared.policy.load_full();
         let key = desk.key().ok_or(NoStream::Key)?;
-        let tells_losses = origin.thread == 0;
+        let thread = origin.thread;
         let stream = Stream::open(origin, key, &policy.document().revision, now(), &mut desk)?;
         let stirred = Rc::new(Notify::new());
         stirred.notify_one();
-        Ok(Self { shared, inner: Rc::new(RefCell::new(Inner { stream, desk, policy })), stirred, tells_losses })
+        let inner = Rc::new(RefCell::new(Inner { stream, desk, policy }));
+        Ok(Self { shared, inner, stirred, shown_stirred, thread })
+    }
+
+    /// Number of the data thread.
+    pub fn thread(&self) -> u32 {
+        self.thread
+    }
+
+    /// Whether the stream has ended for good.
+    pub fn is_closed(&self) -> bool {
+        self.inner.borrow().stream.is_closed()
+    }
+
+    /// Works on what the witness must see; `None`: there is no witness.
+    pub fn shown<R>(&self, work: impl FnOnce(&mut Shown) -> R) -> Option<R> {
+        self.inner.borrow_mut().desk.shown.as_mut().map(work)
+    }
+
+    /// Returns when there may be something new for the witness, or the recorder is closed.
+    pub async fn shown_stirred(&self) {
+        self.shown_stirred.notified().await;
+    }
+
+    /// Seals a stream's certificate, DER in base64, into it. `false`: there is no room now, try again.
+    pub fn certified(&self, of: &StreamId, certificate: &str) -> bool {
+        let now = now();
+        let mut guard = self.inner.borrow_mut();
+        let Inner { stream, desk, .. } = &mut *guard;
+        if stream.is_closed() || **stream.id() != *of {
+            // It came too late: the ledger has it.
+            return true;
+        }
+        let told = stream.certified(certificate, now, desk);
+        guard.settle(&self.shared, &self.stirred, now);
+        told
     }
 
     /// What all data threads share.
@@ -104,7 +145,7 @@ impl Recorder {
                     self.flush();
                 }
                 () = tokio::time::sleep(wait) => self.tick(),
-                () = losses.notified(), if self.tells_losses => self.tell_losses(),
+                () = losses.notified(), if self.tells_losses() => self.tell_losses(),
             }
         }
     }
@@ -116,6 +157,10 @@ impl Recorder {
         let Inner { stream, desk, .. } = &mut *guard;
         stream.tick(now, desk);
         guard.settle(&self.shared, &self.stirred, now);
+    }
+
+    fn tells_losses(&self) -> bool {
+        self.thread == 0
     }
 
     /// Seals holes for what sinks will never have.
@@ -147,7 +192,7 @@ impl Recorder {
 
     /// The data thread ends: the stream closes, and its last batch goes.
     pub fn close(&self) {
-        if self.tells_losses {
+        if self.tells_losses() {
             self.tell_losses();
         }
         let now = now();
@@ -158,6 +203,7 @@ impl Recorder {
         }
         guard.settle(&self.shared, &self.stirred, now);
         guard.desk.flush();
+        self.shown_stirred.notify_one();
     }
 }
 

@@ -103,16 +103,46 @@ impl Caller {
         deadline: Duration,
         answer_bytes_max: usize,
     ) -> Result<Option<Bytes>, CallError> {
+        let body = serde_json::to_vec(body).map_err(|error| CallError::Client(error.to_string()))?;
+        let json = HeaderValue::from_static("application/json");
+        judge(self.post(path, json, body, deadline, answer_bytes_max).await?, answer_bytes_max)
+    }
+
+    /// Posts text and takes whatever status comes with its body as text.
+    ///
+    /// # Errors
+    /// There is no token, or no whole answer.
+    pub async fn call_text(
+        &mut self,
+        path: &str,
+        body: String,
+        deadline: Duration,
+        answer_bytes_max: usize,
+    ) -> Result<(StatusCode, String), CallError> {
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        let answer = self.post(path, text, body.into_bytes(), deadline, answer_bytes_max).await?;
+        if answer.cut {
+            return Err(CallError::Body(format!("broken off, or more than {answer_bytes_max} bytes")));
+        }
+        Ok((answer.status, String::from_utf8_lossy(&answer.body).into_owned()))
+    }
+
+    async fn post(
+        &mut self,
+        path: &str,
+        content_type: HeaderValue,
+        body: Vec<u8>,
+        deadline: Duration,
+        answer_bytes_max: usize,
+    ) -> Result<Answer, CallError> {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, self.token()?.expose());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let body = serde_json::to_vec(body).map_err(|error| CallError::Client(error.to_string()))?;
+        headers.insert(CONTENT_TYPE, content_type);
         let base = self.endpoint.path().trim_end_matches('/');
         let path = format!("{base}{path}");
         let client = self.client()?;
         let answer = client.post(&path, &headers, Bytes::from(body), deadline, answer_bytes_max).await;
-        let answer = answer.map_err(|error| CallError::Client(error_line(&error)))?;
-        judge(answer, answer_bytes_max)
+        answer.map_err(|error| CallError::Client(error_line(&error)))
     }
 
     /// The connection, unless the authority has changed since.

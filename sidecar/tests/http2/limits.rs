@@ -41,7 +41,7 @@ fn px_1_a_reader_that_stalls_stalls_the_writer_and_nothing_is_piled_up() {
         let bound = 2 * WINDOW_BYTES + SEND_BUFFER_BYTES;
         // Up: the origin reads nothing.
         let (response, mut up, (request, mut respond)) = rig.exchange(post("/", &[])).await;
-        let taken = send(&mut up, TOTAL, Duration::from_millis(500)).await;
+        let taken = send(&mut up, TOTAL, Duration::from_secs(2)).await;
         assert!((WINDOW_BYTES..=bound).contains(&taken), "{taken} bytes were taken of the client");
         // Another stream goes on meanwhile.
         let (other, _up, (_request, mut respond_other)) = rig.ask(get("/other")).await;
@@ -53,7 +53,7 @@ fn px_1_a_reader_that_stalls_stalls_the_writer_and_nothing_is_piled_up() {
         // Down: the client reads nothing.
         let mut down = respond.send_response(answer(200, &[]), false).expect("head");
         let mut body = within(response).await.expect("the answer").into_body();
-        let taken = send(&mut down, TOTAL, Duration::from_millis(500)).await;
+        let taken = send(&mut down, TOTAL, Duration::from_secs(2)).await;
         assert!((WINDOW_BYTES..=bound).contains(&taken), "{taken} bytes were taken of the origin");
         let (rest, read) =
             tokio::join!(send(&mut down, TOTAL - taken, Duration::from_secs(20)), crate::rig::read(&mut body));

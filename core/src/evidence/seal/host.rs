@@ -43,6 +43,8 @@ pub trait Host {
     fn random(&mut self) -> u128;
     /// A new key; `None` when none could be made: the rollover is tried again later.
     fn key(&mut self) -> Option<Self::Key>;
+    /// A stream is about to begin, and this is its first key: what its certificate is asked for (K1).
+    fn opens(&mut self, _stream: &Arc<StreamId>, _key: &Self::Key) {}
     /// Reserves a place. False: there is none, and the record is not sealed (S3).
     fn reserve(&mut self, wanted: Wanted) -> bool;
     /// Takes what was sealed into the place that was reserved last. The first record of a stream comes without a

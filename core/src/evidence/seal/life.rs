@@ -91,7 +91,9 @@ impl<K: Signer> Stream<K> {
 
     /// Seals `open`.
     pub(super) fn seal_open<H: Host<Key = K>>(&mut self, after: Option<Arc<StreamId>>, now: Stamp, host: &mut H) {
-        let Some(key) = self.key.as_ref().map(Signer::public) else { return };
+        let Some(key) = &self.key else { return };
+        host.opens(&self.stream, key);
+        let key = key.public();
         let mut record = fact(Typ::Open, &self.revision, now, host.random());
         describe_origin(&mut record, &self.origin, key, after.as_deref());
         // Place 0 needs no reservation, and the record is far below the limit.

@@ -67,7 +67,11 @@ pub struct Origin {
 }
 
 impl Origin {
-    fn stream(&self, rotation: u64) -> Result<StreamId, NotAStream> {
+    /// Name of the stream after so many rotations (S1).
+    ///
+    /// # Errors
+    /// A part of it cannot stand in a name.
+    pub fn stream(&self, rotation: u64) -> Result<StreamId, NotAStream> {
         StreamId::new(&StreamParts {
             cluster_uid: &self.cluster_uid,
             namespace: &self.namespace,

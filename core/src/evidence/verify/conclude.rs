@@ -102,9 +102,9 @@ impl Concluding<'_> {
             return;
         }
         let finding = |message: String| vec![Finding::whole(Verdict::Missing, &self.chain.name, message)];
-        if self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&self.chain.name)) {
-            self.out.findings.extend(finding("the ledger expects this stream; nothing of it is in the export".into()));
-        } else if let Some(source) = self.chain.found.named.first() {
+        // Of streams that the ledger expects, the verification says it in the end, as of those that nobody else names.
+        let expected = self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&self.chain.name));
+        if !expected && let Some(source) = self.chain.found.named.first() {
             let yes = finding("another stream of its pod names this one; nothing of it is in the export".into());
             let condition = Condition { source: *source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
             self.out.conditions.push(condition);
@@ -224,12 +224,11 @@ impl Concluding<'_> {
             self.out.findings.push(Finding::whole(Verdict::Foreign, &self.chain.name, message).at(*place));
         }
         for ended in &found.short {
-            let yes = vec![Finding::of(
-                Verdict::Missing,
-                &self.chain.name,
-                found.size..ended.size,
-                format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source)),
-            )];
+            let message =
+                format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source));
+            let parts = self.absence(found.size, ended.size).into_iter().filter(|(_, records)| !records.is_empty());
+            let yes = parts.map(|(verdict, records)| Finding::of(verdict, &self.chain.name, records, message.clone()));
+            let yes = yes.collect();
             let condition = Condition { source: ended.source, yes, no: Vec::new(), sources: Vec::new(), proved: 0 };
             self.out.conditions.push(condition);
         }

@@ -99,6 +99,11 @@ impl Intake {
         }
     }
 
+    /// What was found wrong with the ledger.
+    pub fn ledger_findings(&mut self, findings: Vec<Finding>) {
+        findings.into_iter().for_each(|finding| self.find(finding));
+    }
+
     /// An entry of the input that holds no record at all.
     pub fn other(&mut self) {
         self.others += 1;

@@ -2,7 +2,7 @@
 
 use super::chain::Chain;
 use super::conclude::{Conclusion, Condition, conclude};
-use super::fact::{Fact, Source, StreamNo};
+use super::fact::{Fact, Life, Source, StreamNo};
 use super::intake::Intake;
 use super::report::{Exposure, FINDINGS_MAX, Report, StreamReport, WINDOWS_MAX, limits};
 use super::trust::{Basis, Ledger, Trust};
@@ -181,10 +181,23 @@ impl Verification {
             return self.find(Finding::export(Verdict::Unanchored, message));
         };
         let known = |name: &StreamId| self.streams.contains_key(name) || self.worst.contains_key(&Some(name.clone()));
-        let absent: Vec<StreamId> = ledger.streams.keys().filter(|name| !known(name)).cloned().collect();
+        // What ended before the time that is looked at need not be there.
+        let from_ns = self.settings.scope.from_ns.unwrap_or(0);
+        let due = ledger.streams.iter().filter(|(_, stream)| stream.to_ns >= from_ns);
+        let absent = due.filter(|(name, _)| !known(name)).map(|(name, stream)| (name.clone(), stream.clone()));
+        let absent: Vec<_> = absent.collect();
         if !self.settings.partial {
             let message = "the ledger expects this stream; nothing of it is in the export";
-            absent.iter().for_each(|name| self.find(Finding::whole(Verdict::Missing, name, message)));
+            // Nor, perhaps, what began after it.
+            let verdict = if self.settings.scope.to_ns.is_some() { Verdict::Partial } else { Verdict::Missing };
+            for (name, stream) in &absent {
+                self.find(if stream.size == 0 && stream.life == Life::Lost {
+                    let message = "its key was certified; it never showed a head, and its pod is gone";
+                    Finding::whole(Verdict::Unclosed, name, message)
+                } else {
+                    Finding::whole(verdict, name, message)
+                });
+            }
         }
         self.pods();
     }

@@ -3,7 +3,10 @@
 use super::tamper_tests::honest;
 use super::testing::*;
 use super::*;
+use crate::evidence::ledger::export::head_body;
+use crate::evidence::ledger::{Book, Fact as Said, Keys, PodRow, UncoveredRow, ledger_id};
 use crate::evidence::note::PublicKey;
+use crate::evidence::roots::NamedKey;
 use std::collections::BTreeMap;
 
 /// As the operator knows these streams.
@@ -12,7 +15,9 @@ fn ledger(writers: &[(&Writer, Life)]) -> Ledger {
     for (writer, life) in writers {
         let root = writer.range(writer.leaves.len()).root().expect("from 0");
         let key = Some(Key::new(writer.first_seed).public());
-        ledger.streams.insert(writer.sid.clone(), LedgerStream { key, size: writer.size(), root, life: *life });
+        ledger
+            .streams
+            .insert(writer.sid.clone(), LedgerStream { key, size: writer.size(), root, life: *life, to_ns: NOW });
     }
     ledger
 }
@@ -93,4 +98,143 @@ fn k1_another_first_key_than_the_certified_is_tampered() {
     known.streams =
         BTreeMap::from([(a.sid.clone(), LedgerStream { root: a.leaves[0], ..known.streams[&a.sid].clone() })]);
     assert!(check(&a.all(), known).contains(&"FORK".to_owned()));
+}
+
+/// A ledger of these streams as the operator writes it, exported: its blocks' bodies, each with its head last.
+fn written(writers: &[(&Writer, Life)], more: &[Said]) -> (NamedKey, Vec<Vec<String>>) {
+    let sid = ledger_id("c", "testimony-system", 7).expect("a name");
+    let keys = Keys { ledger: Key::new(8).public(), witness: Key::new(9).public() };
+    let name = NamedKey { name: sid.to_string(), key: keys.ledger };
+    let mut book = Book::new(sid, keys);
+    let certified = |writer: &Writer| {
+        Said::Certified(writer.sid.clone(), Key::new(writer.first_seed).public(), NOW / 1_000_000_000, vec![0x30; 4])
+    };
+    let first: Vec<Said> = writers.iter().map(|(writer, _)| certified(writer)).chain(more.iter().cloned()).collect();
+    let end = |(writer, life): &(&Writer, Life)| {
+        let root = writer.range(writer.leaves.len()).root().expect("from 0");
+        let (sid, size) = (writer.sid.clone(), writer.size());
+        match life {
+            Life::Open => Said::Epoch(sid, size, root, writer.key.public()),
+            Life::Closed => Said::Closed(sid, size, root),
+            Life::Lost => Said::Lost(sid, size, root),
+        }
+    };
+    let second: Vec<Said> = writers.iter().map(end).collect();
+    let mut blocks = Vec::new();
+    for (at, facts) in [first, second].into_iter().enumerate() {
+        let sign = |text: &[u8]| Key::new(8).sign(std::str::from_utf8(text).expect("text"));
+        let proposed = book.propose(&facts, &[], NOW - 10 + at as u64, sign).expect("a block");
+        let block = proposed.block().clone();
+        book.apply(proposed.committed()).expect("the next block");
+        let head = String::from_utf8(head_body(&block.note)).expect("ASCII");
+        blocks.push(block.entries.lines().map(str::to_owned).chain([head]).collect());
+    }
+    (name, blocks)
+}
+
+fn read(key: &NamedKey, bodies: &[String]) -> (Option<Ledger>, Vec<(Verdict, String)>) {
+    let (ledger, findings) = Ledger::read(std::slice::from_ref(key), bodies);
+    (ledger, findings.into_iter().map(|finding| (finding.verdict, finding.message)).collect())
+}
+
+#[test]
+fn v2_an_exported_ledger_says_what_the_operator_knows() {
+    let (a, b) = (honest("p", 1), honest("q", 2));
+    let pod = PodRow {
+        uid: "p".to_owned(),
+        namespace: "shop".to_owned(),
+        name: "web-0".to_owned(),
+        injection_id: "i".to_owned(),
+        from_ns: 1,
+    };
+    let bare = UncoveredRow {
+        uid: "u".to_owned(),
+        namespace: "shop".to_owned(),
+        name: "job-1".to_owned(),
+        reason: "HostNetwork".to_owned(),
+        from_ns: 1,
+    };
+    let more = [Said::Expected(pod), Said::Uncovered(bare, None)];
+    let (key, blocks) = written(&[(&a, Life::Closed), (&b, Life::Closed)], &more);
+    let mut bodies = blocks.concat();
+    bodies.reverse();
+    bodies.extend(blocks[0].clone());
+    let (ledger, findings) = read(&key, &bodies);
+    let ledger = ledger.expect("whole");
+    assert_eq!(findings, []);
+    assert_eq!((ledger.pods.len(), ledger.last_ns, ledger.cluster_uid.as_str()), (1, NOW - 9, "c"));
+    assert_eq!(ledger.uncovered, [("shop".to_owned(), "job-1: HostNetwork".to_owned())]);
+    assert_eq!(check(&[a.all(), b.all()].concat(), ledger.clone()), ["GAP"], "the pod that is not covered");
+    assert_eq!(check(&a.all(), ledger.clone()), ["MISSING", "GAP"], "a dropped stream");
+    let cut: Vec<String> = [&b.bodies[..15], &b.heads[..3]].concat();
+    assert!(check(&[a.all(), cut].concat(), ledger).contains(&"MISSING 15..19".to_owned()));
+}
+
+#[test]
+fn w1_a_ledger_that_was_changed_says_nothing() {
+    let (a, b) = (honest("p", 1), honest("q", 2));
+    let (key, blocks) = written(&[(&a, Life::Closed), (&b, Life::Closed)], &[]);
+    let all = blocks.concat();
+    let refused = |bodies: &[String], verdict, problem: &str| {
+        let (ledger, findings) = read(&key, bodies);
+        assert!(ledger.is_none(), "{problem}");
+        let found = findings.iter().any(|(of, message)| *of == verdict && message.contains(problem));
+        assert!(found, "{problem}: {findings:?}");
+    };
+    for at in 0..all.len() {
+        let entry = !all[at].contains("\"typ\":\"head\"");
+        if entry && at > 0 {
+            let without: Vec<String> = [&all[..at], &all[at + 1..]].concat();
+            refused(&without, Verdict::Tampered, "");
+            let mut changed = all.clone();
+            changed[at] = edit(&all[at], "t0", Some("1"));
+            refused(&changed, Verdict::Tampered, "");
+            changed.push(all[at].clone());
+            refused(&changed, Verdict::Tampered, "two bodies");
+        }
+    }
+    let no_heads: Vec<String> = all.iter().filter(|body| !body.contains("\"typ\":\"head\"")).cloned().collect();
+    refused(&no_heads, Verdict::Tampered, "no signed head");
+    refused(&[], Verdict::Unanchored, "is not in the input");
+    // What stands behind the last head is not taken at its word.
+    let (last, rest) = all.split_last().expect("a head");
+    assert!(last.contains("\"typ\":\"head\""));
+    let (ledger, findings) = read(&key, rest);
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].0 == Verdict::Foreign && findings[0].1.starts_with("2 entries"), "{findings:?}");
+    assert!(ledger.expect("the first block").streams.values().all(|stream| stream.life == Life::Open));
+    // Another key's ledger, and one of which the roots say nothing.
+    let other = NamedKey { key: Key::new(7).public(), ..key.clone() };
+    let (ledger, findings) = read(&other, &all);
+    assert!(ledger.is_none() && findings[0].0 == Verdict::Tampered, "{findings:?}");
+    let stranger = NamedKey { name: key.name.replace("ledger/0", "ledger/1"), ..key.clone() };
+    let (ledger, findings) = read(&stranger, &all);
+    let verdicts: Vec<Verdict> = findings.iter().map(|finding| finding.0).collect();
+    assert!(ledger.is_none());
+    assert_eq!(verdicts, [Verdict::Foreign, Verdict::Unanchored]);
+    let (ledger, findings) = Ledger::read(&[], &all);
+    assert!(ledger.is_none() && findings[0].verdict == Verdict::Unanchored, "{findings:?}");
+}
+
+#[test]
+fn v3_a_part_is_not_blamed_for_what_it_need_not_hold() {
+    let (a, b) = (honest("p", 1), honest("q", 2));
+    let known = || ledger(&[(&a, Life::Closed), (&b, Life::Closed)]);
+    let with = |settings: Settings, ledger: Ledger| {
+        let report = verify(&a.all(), settings, Trust { ledger: Some(ledger), ..Trust::default() });
+        report.findings.iter().filter(|found| found.verdict == Verdict::Missing).count()
+    };
+    assert_eq!(with(settings(), known()), 1);
+    assert_eq!(with(Settings { partial: true, ..settings() }, known()), 0);
+    let from = |from_ns: u64| Settings { scope: Scope { from_ns: Some(from_ns), ..Scope::default() }, ..settings() };
+    assert_eq!(with(from(1), known()), 1);
+    let mut ended = known();
+    ended.streams.values_mut().for_each(|stream| stream.to_ns = NOW - 1_000);
+    assert_eq!(with(from(NOW - 500), ended), 0, "it ended before");
+    // It never showed a head, and its pod is gone: that nothing is there is no crime of the backend.
+    let mut silent = known();
+    if let Some(stream) = silent.streams.get_mut(&b.sid) {
+        (stream.size, stream.life) = (0, Life::Lost);
+    }
+    assert_eq!(check(&a.all(), silent), ["UNCLOSED"]);
 }

@@ -14,6 +14,7 @@ mod group;
 mod heads;
 mod intake;
 mod judge;
+mod ledger;
 mod names;
 mod projection;
 mod read;
@@ -23,7 +24,7 @@ mod verdict;
 
 pub use body::{Body, Flaw, Member};
 pub use fact::{Ended, Fact, Life, Place, ROW_KEY_BYTES, Source, StreamNo};
-pub use intake::Intake;
+pub use intake::{Intake, LEDGER_BYTES_MAX};
 pub use judge::{Scope, Settings, Verification};
 pub use projection::{Projector, Shape, Stored, Value};
 pub use read::{ReadError, resource_digest};

@@ -3,6 +3,7 @@
 use super::fact::{Ended, Fact, Life, Source};
 use crate::evidence::hash::Hash;
 use crate::evidence::note::PublicKey;
+use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
 use std::collections::BTreeMap;
 
@@ -47,6 +48,8 @@ pub struct LedgerStream {
     pub root: Hash,
     /// Whether it goes on.
     pub life: Life,
+    /// When the ledger heard of it last, in nanoseconds since the epoch.
+    pub to_ns: u64,
 }
 
 /// A pod that must have a stream (W4).
@@ -117,6 +120,8 @@ pub struct Trust {
     pub roots: Option<Box<dyn Certificates>>,
     /// Witnesses of heads.
     pub witnesses: Vec<Witness>,
+    /// Keys of ledgers.
+    pub ledger_keys: Vec<NamedKey>,
     /// The ledger.
     pub ledger: Option<Ledger>,
 }

@@ -1,6 +1,7 @@
 //! Tests that disturb every other one, or that every other one disturbs: they run after the rest, one at a time
 //! (`--test-threads 1 alone::`).
 
+mod anchoring;
 mod chart;
 mod figures;
 mod honest;

@@ -9,7 +9,7 @@ use testimony_e2e::install::OPERATOR_NAMESPACE;
 use testimony_e2e::steps::output;
 
 /// How long statuses may be wrong after the controller is back, in seconds.
-const BACK_SECONDS_MAX: u64 = 30;
+const BACK_SECONDS_MAX: u64 = 90;
 
 fn get(space: &Space, path: &str) -> Result<()> {
     space.sh("client", &format!("curl -sS --fail -o /dev/null --max-time 20 'http://server:8080{path}'")).map(|_| ())

@@ -1,0 +1,231 @@
+//! What a ledger says, and the rows in which it restates it.
+
+use crate::evidence::hash::Hash;
+use crate::evidence::note::PublicKey;
+use crate::evidence::stream::StreamId;
+use crate::evidence::witness::StreamState;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// A pod whose streams must exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodRow {
+    /// Its uid.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What admission wrote into it.
+    pub injection_id: String,
+    /// When it was seen first, in nanoseconds since the epoch.
+    pub from_ns: u64,
+}
+
+/// A pod that a policy selects, and that has no sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UncoveredRow {
+    /// Its uid.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Why, in one word.
+    pub reason: String,
+    /// When that was seen first, in nanoseconds since the epoch.
+    pub from_ns: u64,
+}
+
+/// A head, by the number of its stream: the seq of the entry that certified it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadRow {
+    /// The stream.
+    pub stream: u64,
+    /// Leaves under the head.
+    pub size: u64,
+    /// Root over them.
+    pub root: Hash,
+}
+
+/// Whether a stream goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It may show further heads.
+    Open,
+    /// It showed its end.
+    Closed,
+    /// Its pod is gone, and it did not show its end.
+    Lost,
+}
+
+/// What is known of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamRow {
+    /// Its number: the seq of the entry that certified it.
+    pub number: u64,
+    /// Its name.
+    pub sid: StreamId,
+    /// Its last head and its key.
+    pub state: StreamState,
+    /// Whether it goes on.
+    pub life: Life,
+    /// When it was heard of last, in nanoseconds since the epoch.
+    pub at_ns: u64,
+    /// Its certificate in DER, until it shows its first head: the answer that brought it may have been lost.
+    pub certificate: Option<Vec<u8>>,
+}
+
+/// One thing that a ledger says. Streams are named in full, but for heads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// The ledger begins: the key of its own heads, and that of the witness.
+    Open(PublicKey, PublicKey),
+    /// Nobody kept the ledger from this time (nanoseconds since the epoch) until now.
+    Resumed(u64),
+    /// The streams of this pod must exist.
+    Expected(PodRow),
+    /// An expected pod is gone, by its uid.
+    Gone(String),
+    /// A pod is not covered; with an end (nanoseconds since the epoch), it is covered or gone by then.
+    Uncovered(UncoveredRow, Option<u64>),
+    /// A certificate (DER, end in seconds since the epoch) was given for the stream's first key.
+    Certified(StreamId, PublicKey, u64, Vec<u8>),
+    /// Heads of streams.
+    Heads(Vec<HeadRow>),
+    /// A head that ends an epoch, and the next key.
+    Epoch(StreamId, u64, Hash, PublicKey),
+    /// A head whose last record is `close`.
+    Closed(StreamId, u64, Hash),
+    /// The last head of a stream that did not close, and whose pod is gone.
+    Lost(StreamId, u64, Hash),
+    /// The ledger knew this head (size, root), and takes up a later one that the witness cosigned (size, root); the key of
+    /// what follows, as the stream says.
+    Rebased(StreamId, (u64, Hash), (u64, Hash), PublicKey),
+    /// A validly signed note that contradicts the head of the same size.
+    Fork(StreamId, String),
+    /// The records `[from, to)` of a stream were not delivered when its pod went, and why.
+    Abandoned(StreamId, u64, u64, String),
+    /// The key of a spool was given out: for which stream, and to which pod.
+    Unwrapped(StreamId, String),
+    /// The records `[from, to)` of a stream were removed: why, and by whom.
+    Pruned(StreamId, u64, u64, String, String),
+    /// What is known, restated.
+    State(StateFact),
+}
+
+/// A part of what is known. Parts may stand in several blocks; entries between them say what changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateFact {
+    /// The first part: the keys of ledger and witness, and the compact range of the entries before it.
+    pub first: Option<(PublicKey, PublicKey, Vec<Hash>)>,
+    /// The last part.
+    pub last: bool,
+    /// Streams.
+    pub streams: Vec<StreamRow>,
+    /// Expected pods.
+    pub pods: Vec<PodRow>,
+    /// Uncovered pods.
+    pub uncovered: Vec<UncoveredRow>,
+}
+
+/// A row as text: fields between colons, none of which holds a colon or a comma.
+pub trait Row: Sized {
+    /// Writes it.
+    fn write(&self) -> String;
+
+    /// Reads it back.
+    fn read(text: &str) -> Option<Self>;
+}
+
+/// Rows between commas.
+pub(super) fn write_rows<R: Row>(rows: &[R]) -> String {
+    rows.iter().map(Row::write).collect::<Vec<_>>().join(",")
+}
+
+/// The inverse of [`write_rows`]; no text is no row.
+pub(super) fn read_rows<R: Row>(text: &str) -> Option<Vec<R>> {
+    if text.is_empty() { Some(Vec::new()) } else { text.split(',').map(R::read).collect() }
+}
+
+/// Exactly `N` fields.
+fn fields<const N: usize>(text: &str) -> Option<[&str; N]> {
+    text.split(':').collect::<Vec<_>>().try_into().ok()
+}
+
+/// Text of others must not take a row apart.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !matches!(c, ':' | ',')).collect()
+}
+
+impl Row for HeadRow {
+    fn write(&self) -> String {
+        format!("{}:{}:{}", self.stream, self.size, self.root)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let [stream, size, root] = fields(text)?;
+        Some(Self { stream: stream.parse().ok()?, size: size.parse().ok()?, root: root.parse().ok()? })
+    }
+}
+
+impl Row for PodRow {
+    fn write(&self) -> String {
+        let Self { uid, namespace, name, injection_id, from_ns } = self;
+        format!("{}:{}:{}:{}:{from_ns}", plain(uid), plain(namespace), plain(name), plain(injection_id))
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let [uid, namespace, name, injection_id, from] = fields(text)?.map(str::to_owned);
+        Some(Self { uid, namespace, name, injection_id, from_ns: from.parse().ok()? })
+    }
+}
+
+impl Row for UncoveredRow {
+    fn write(&self) -> String {
+        let Self { uid, namespace, name, reason, from_ns } = self;
+        format!("{}:{}:{}:{}:{from_ns}", plain(uid), plain(namespace), plain(name), plain(reason))
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let [uid, namespace, name, reason, from] = fields(text)?.map(str::to_owned);
+        Some(Self { uid, namespace, name, reason, from_ns: from.parse().ok()? })
+    }
+}
+
+impl Row for StreamRow {
+    fn write(&self) -> String {
+        let StreamState { size, root, key, key_from, previous_key, until_s, closed: _ } = &self.state;
+        let life = match self.life {
+            Life::Open => "open",
+            Life::Closed => "closed",
+            Life::Lost => "lost",
+        };
+        let previous = previous_key.map(|key| key.to_string()).unwrap_or_default();
+        let certificate = self.certificate.as_ref().map(|der| STANDARD.encode(der)).unwrap_or_default();
+        let (number, sid, at_ns) = (self.number, &self.sid, self.at_ns);
+        format!("{number}:{sid}:{life}:{size}:{root}:{key}:{key_from}:{previous}:{until_s}:{at_ns}:{certificate}")
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let [number, sid, life, size, root, key, key_from, previous, until, at, certificate] = fields(text)?;
+        let life = match life {
+            "open" => Life::Open,
+            "closed" => Life::Closed,
+            "lost" => Life::Lost,
+            _ => return None,
+        };
+        let state = StreamState {
+            size: size.parse().ok()?,
+            root: root.parse().ok()?,
+            key: key.parse().ok()?,
+            key_from: key_from.parse().ok()?,
+            previous_key: if previous.is_empty() { None } else { Some(previous.parse().ok()?) },
+            until_s: until.parse().ok()?,
+            closed: life == Life::Closed,
+        };
+        let certificate = if certificate.is_empty() { None } else { Some(STANDARD.decode(certificate).ok()?) };
+        let (number, sid, at_ns) = (number.parse().ok()?, sid.parse().ok()?, at.parse().ok()?);
+        Some(Self { number, sid, state, life, at_ns, certificate })
+    }
+}

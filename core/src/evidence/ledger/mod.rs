@@ -1,0 +1,81 @@
+//! The ledger: what the witness remembers, itself a chained stream (W1, W4).
+//!
+//! [`fact`] is what can be said, [`entry`] its canonical body, [`tables`] what all entries add up to. A [`Book`] proposes
+//! blocks of entries; one create-only object for each block decides whether it stands ([`block`]). [`export`] shows it as OTLP,
+//! [`read`] is how others
+//! read that.
+//!
+//! ```text
+//! Book::propose -> Proposed --(the object was created)--> Committed -> Book::apply -> Cosignable
+//! ```
+//!
+//! Only what was committed can be cosigned: the types leave no other way.
+
+pub mod block;
+pub mod book;
+pub mod entry;
+pub mod export;
+pub mod fact;
+pub mod read;
+pub mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use block::{Block, LedgerError};
+pub use book::{Book, Committed, Cosignable, Keys, Proposed};
+pub use fact::{Fact, HeadRow, Life, PodRow, StreamRow, UncoveredRow};
+
+use super::stream::{NotAStream, StreamId, StreamParts};
+
+/// Most entries of one block.
+pub const ENTRIES_PER_BLOCK_MAX: usize = 1_024;
+
+/// Most bytes of a block's entries.
+pub const BLOCK_BYTES_MAX: usize = 512 * 1024;
+
+/// Most heads of one entry.
+pub const HEADS_PER_ENTRY_MAX: usize = 400;
+
+/// Most bytes of the rows of one entry that restates what is known.
+pub const ROWS_BYTES_MAX: usize = 40 * 1024;
+
+/// Most bytes of a block that restate what is known: the rest is for what is new.
+pub const STATE_BYTES_PER_BLOCK_MAX: usize = 256 * 1024;
+
+/// Blocks after which all that is known is restated, so that older blocks may go.
+pub const STATE_EVERY_BLOCKS: u64 = 512;
+
+/// Most streams that are known at a time. Finished ones make room first; beyond it no certificate is given.
+pub const STREAMS_MAX: usize = 20_000;
+
+/// How long a stream that has ended is restated, in seconds: a week.
+pub const FINISHED_KEEP_S: u64 = 7 * 86_400;
+
+/// Streams whose heads are committed within a second, at most on average.
+pub const STREAMS_PER_SECOND: u64 = 500;
+
+/// Least time between two blocks, in milliseconds.
+pub const INTERVAL_MS_MIN: u64 = 1_000;
+
+/// Time between two blocks with this many live streams, in milliseconds (W1).
+pub fn interval_ms(streams: usize) -> u64 {
+    let streams = u64::try_from(streams).unwrap_or(u64::MAX);
+    INTERVAL_MS_MIN.max(streams.saturating_mul(1_000) / STREAMS_PER_SECOND)
+}
+
+/// Name of a ledger: `<cluster uid>/<namespace of the operator>/ledger/<random>-0-0`.
+///
+/// # Errors
+/// A part cannot stand in a name.
+pub fn ledger_id(cluster_uid: &str, namespace: &str, random: u128) -> Result<StreamId, NotAStream> {
+    let boot = format!("{random:032x}");
+    StreamId::new(&StreamParts { cluster_uid, namespace, pod_uid: LEDGER, boot: &boot, thread: 0, rotation: 0 })
+}
+
+/// Name of the witness's key in cosignatures: `<cluster uid>/<namespace of the operator>/witness`.
+pub fn witness_name(cluster_uid: &str, namespace: &str) -> String {
+    format!("{cluster_uid}/{namespace}/witness")
+}
+
+/// Stands in a ledger's name where that of a stream has the pod's uid.
+pub const LEDGER: &str = "ledger";

@@ -1,0 +1,187 @@
+//! Reading an export of a ledger: what it says in the end, and whether it is whole.
+
+use super::block::Chain;
+use super::entry::Entry;
+use super::fact::{Fact, Life, PodRow, UncoveredRow};
+use super::tables::Tables;
+use crate::evidence::hash::Hash;
+use crate::evidence::note::{PublicKey, SignedNote};
+use crate::evidence::stream::StreamId;
+use std::collections::BTreeMap;
+
+/// What a ledger says of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSaid {
+    /// Its first key, where the entry that certified it is in the export.
+    pub first_key: Option<PublicKey>,
+    /// Its certificate in DER, where that entry is in the export.
+    pub certificate: Option<Vec<u8>>,
+    /// Leaves under its last head.
+    pub size: u64,
+    /// Root over them.
+    pub root: Hash,
+    /// Whether it goes on.
+    pub life: Life,
+    /// When it was heard of last, in nanoseconds since the epoch.
+    pub at_ns: u64,
+}
+
+/// An expected pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSaid {
+    /// The pod.
+    pub pod: PodRow,
+    /// When it was gone, in nanoseconds since the epoch.
+    pub to_ns: Option<u64>,
+}
+
+/// What a ledger says.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Every stream that was certified.
+    pub streams: BTreeMap<StreamId, StreamSaid>,
+    /// Every expected pod, by uid.
+    pub pods: BTreeMap<String, PodSaid>,
+    /// Every time for which a pod was not covered; with its end (nanoseconds since the epoch), if it has ended.
+    pub uncovered: Vec<(UncoveredRow, Option<u64>)>,
+    /// Times at which nobody kept the ledger, in nanoseconds since the epoch: pods that lived wholly within are not in it.
+    pub outages: Vec<(u64, u64)>,
+    /// What else it says, by stream: rebased, forks, abandoned, unwrapped and pruned records.
+    pub others: Vec<(u64, Fact)>,
+    /// Entries `[from, to)` that are not there; what they said is restated after them.
+    pub missing: Vec<(u64, u64)>,
+    /// Number of the first entry: above 0, what was before is known only by what was restated.
+    pub from: u64,
+    /// Number of entries under the last head that was proved.
+    pub size: u64,
+    /// Entries behind that head, which nothing proves.
+    pub unproved: u64,
+    /// Time of the last entry, in nanoseconds since the epoch.
+    pub last_ns: u64,
+}
+
+/// Reads entries in order.
+#[derive(Debug)]
+pub struct Reader {
+    key: PublicKey,
+    chain: Option<Chain>,
+    tables: Tables,
+    summary: Summary,
+}
+
+impl Reader {
+    /// Of a ledger whose heads this key signs.
+    pub fn new(key: PublicKey) -> Self {
+        Self { key, chain: None, tables: Tables::default(), summary: Summary::default() }
+    }
+
+    /// The next entry.
+    ///
+    /// # Errors
+    /// It does not follow the one before, or reading cannot begin with it.
+    pub fn entry(&mut self, body: &[u8]) -> Result<(), String> {
+        let chain = match &mut self.chain {
+            Some(chain) => chain,
+            None => {
+                let entry = Entry::parse(body)?;
+                let begins = Chain::before(&entry)
+                    .ok_or("reading begins at the ledger's first entry, or where it restates what is known")?;
+                self.summary.from = entry.seq;
+                self.chain.insert(begins)
+            }
+        };
+        // A stretch that was removed, or never exported: reading goes on where all that is known is restated.
+        let due = chain.range.end();
+        if let Ok(entry) = Entry::parse(body)
+            && entry.seq > due
+            && entry.sid == chain.sid
+            && let Some(begins) = Chain::before(&entry)
+        {
+            *chain = begins;
+            self.tables = Tables::default();
+            self.summary.missing.push((due, entry.seq));
+        }
+        let entry = chain.append(body)?;
+        self.tables.apply(entry.seq, entry.at_ns, &entry.fact)?;
+        self.summary.last_ns = entry.at_ns;
+        self.note_down(&entry);
+        Ok(())
+    }
+
+    /// A signed head. Older ones are checked by those that follow; only that of the entries so far counts.
+    ///
+    /// # Errors
+    /// It is the head of other entries, or another key's.
+    pub fn head(&mut self, note: &str) -> Result<(), String> {
+        let chain = self.chain.as_ref().ok_or("there is no entry ahead of the head")?;
+        let head = SignedNote::parse(note).map_err(|error| error.to_string())?.checkpoint;
+        if head.size < chain.range.end() {
+            return Ok(());
+        }
+        chain.check(note, &self.key)?;
+        self.summary.size = chain.range.end();
+        Ok(())
+    }
+
+    /// All of it.
+    pub fn finish(mut self) -> Summary {
+        for row in self.tables.streams().values() {
+            let said = self.summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
+            (said.size, said.root, said.life, said.at_ns) = (row.state.size, row.state.root, row.life, row.at_ns);
+        }
+        let end = self.chain.map_or(0, |chain| chain.range.end());
+        self.summary.unproved = end.saturating_sub(self.summary.size.max(self.summary.from));
+        self.summary
+    }
+
+    fn note_down(&mut self, entry: &Entry) {
+        let summary = &mut self.summary;
+        match &entry.fact {
+            Fact::Resumed(from) => summary.outages.push((*from, entry.at_ns)),
+            Fact::Expected(pod) => {
+                summary.pods.insert(pod.uid.clone(), PodSaid { pod: pod.clone(), to_ns: None });
+            }
+            Fact::Gone(uid) => {
+                if let Some(said) = summary.pods.get_mut(uid) {
+                    said.to_ns = Some(entry.at_ns);
+                }
+            }
+            Fact::Uncovered(pod, to) => {
+                summary.uncovered.retain(|(known, _)| (&known.uid, known.from_ns) != (&pod.uid, pod.from_ns));
+                summary.uncovered.push((pod.clone(), *to));
+            }
+            Fact::Certified(sid, key, _, certificate) => {
+                let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(Life::Open));
+                (said.first_key, said.certificate) = (Some(*key), Some(certificate.clone()));
+            }
+            Fact::State(state) => {
+                for pod in &state.pods {
+                    let said = PodSaid { pod: pod.clone(), to_ns: None };
+                    summary.pods.entry(pod.uid.clone()).or_insert(said);
+                }
+                for pod in &state.uncovered {
+                    if !summary.uncovered.iter().any(|(known, _)| known == pod) {
+                        summary.uncovered.push((pod.clone(), None));
+                    }
+                }
+            }
+            Fact::Rebased(..) | Fact::Fork(..) | Fact::Abandoned(..) | Fact::Unwrapped(..) | Fact::Pruned(..) => {
+                summary.others.push((entry.seq, entry.fact.clone()));
+            }
+            Fact::Open(..) | Fact::Heads(_) | Fact::Epoch(..) | Fact::Closed(..) | Fact::Lost(..) => {}
+        }
+        // What a restatement forgets stays known to who read it before.
+        if matches!(entry.fact, Fact::Closed(..) | Fact::Lost(..))
+            && let Fact::Closed(sid, ..) | Fact::Lost(sid, ..) = &entry.fact
+            && let Some(row) = self.tables.stream(sid)
+        {
+            let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(row.life));
+            (said.size, said.root, said.life, said.at_ns) = (row.state.size, row.state.root, row.life, row.at_ns);
+        }
+    }
+}
+
+fn unknown(life: Life) -> StreamSaid {
+    let root = crate::evidence::merkle::empty_root();
+    StreamSaid { first_key: None, certificate: None, size: 0, root, life, at_ns: 0 }
+}

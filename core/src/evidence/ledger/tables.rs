@@ -1,0 +1,160 @@
+//! What the entries of a ledger add up to.
+
+use super::FINISHED_KEEP_S;
+use super::fact::{Fact, HeadRow, Life, PodRow, StreamRow, UncoveredRow};
+use crate::evidence::hash::Hash;
+use crate::evidence::note::PublicKey;
+use crate::evidence::stream::StreamId;
+use crate::evidence::witness::{Accepted, StreamState, judge::Rebased};
+use std::collections::{BTreeMap, HashMap};
+
+/// Streams and pods, as the entries so far say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    streams: BTreeMap<u64, StreamRow>,
+    numbers: HashMap<StreamId, u64>,
+    /// By uid.
+    pods: BTreeMap<String, PodRow>,
+    /// By uid.
+    uncovered: BTreeMap<String, UncoveredRow>,
+    live: usize,
+}
+
+impl Tables {
+    /// Streams by number.
+    pub fn streams(&self) -> &BTreeMap<u64, StreamRow> {
+        &self.streams
+    }
+
+    /// A stream by its name.
+    pub fn stream(&self, sid: &StreamId) -> Option<&StreamRow> {
+        self.streams.get(self.numbers.get(sid)?)
+    }
+
+    /// Expected pods by uid.
+    pub fn pods(&self) -> &BTreeMap<String, PodRow> {
+        &self.pods
+    }
+
+    /// Uncovered pods by uid.
+    pub fn uncovered(&self) -> &BTreeMap<String, UncoveredRow> {
+        &self.uncovered
+    }
+
+    /// Streams that go on.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Takes up what the entry at this place says.
+    ///
+    /// # Errors
+    /// It speaks of a stream that is not there.
+    pub fn apply(&mut self, seq: u64, at_ns: u64, fact: &Fact) -> Result<(), &'static str> {
+        match fact {
+            Fact::Expected(pod) => {
+                self.pods.insert(pod.uid.clone(), pod.clone());
+            }
+            Fact::Gone(uid) => {
+                self.pods.remove(uid);
+            }
+            Fact::Uncovered(pod, None) => {
+                self.uncovered.insert(pod.uid.clone(), pod.clone());
+            }
+            Fact::Uncovered(pod, Some(_)) => {
+                self.uncovered.remove(&pod.uid);
+            }
+            Fact::Certified(sid, key, until_s, certificate) => {
+                if self.stream(sid).is_some() {
+                    return Err("the stream has a certificate already");
+                }
+                let state = StreamState::certified(*key, *until_s);
+                let certificate = Some(certificate.clone());
+                self.put(StreamRow { number: seq, sid: sid.clone(), state, life: Life::Open, at_ns, certificate });
+            }
+            Fact::Heads(heads) => return heads.iter().try_for_each(|head| self.head(head, at_ns)),
+            Fact::Epoch(sid, size, root, next) => {
+                let to = accepted(*size, *root);
+                self.advance(sid, at_ns, &Accepted { next_key: Some(*next), ..to })?;
+            }
+            Fact::Closed(sid, size, root) => {
+                let to = accepted(*size, *root);
+                self.advance(sid, at_ns, &Accepted { closed: true, ..to })?;
+                self.end(sid, Life::Closed)?;
+            }
+            Fact::Rebased(sid, _, (size, root), key) => {
+                let rebased = Some(Rebased { size: *size, root: *root, key: *key });
+                self.advance(sid, at_ns, &Accepted { rebased, ..accepted(*size, *root) })?;
+            }
+            Fact::Lost(sid, ..) => self.end(sid, Life::Lost)?,
+            Fact::State(state) => {
+                if state.first.is_some() {
+                    self.forget(at_ns);
+                }
+                state.streams.iter().for_each(|row| self.put(row.clone()));
+                self.pods.extend(state.pods.iter().map(|row| (row.uid.clone(), row.clone())));
+                self.uncovered.extend(state.uncovered.iter().map(|row| (row.uid.clone(), row.clone())));
+            }
+            Fact::Open(..)
+            | Fact::Resumed(_)
+            | Fact::Fork(..)
+            | Fact::Abandoned(..)
+            | Fact::Unwrapped(..)
+            | Fact::Pruned(..) => {}
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, row: StreamRow) {
+        self.numbers.insert(row.sid.clone(), row.number);
+        let open = usize::from(row.life == Life::Open);
+        let before = self.streams.insert(row.number, row);
+        self.live = (self.live + open).saturating_sub(usize::from(before.is_some_and(|row| row.life == Life::Open)));
+    }
+
+    fn row(&mut self, sid: &StreamId) -> Result<&mut StreamRow, &'static str> {
+        let row = self.numbers.get(sid).and_then(|number| self.streams.get_mut(number));
+        row.ok_or("the stream has no certificate")
+    }
+
+    fn head(&mut self, head: &HeadRow, at_ns: u64) -> Result<(), &'static str> {
+        let row = self.streams.get_mut(&head.stream).ok_or("a head of a stream without a certificate")?;
+        row.state.advance(&accepted(head.size, head.root));
+        row.at_ns = at_ns;
+        row.certificate = None;
+        Ok(())
+    }
+
+    fn advance(&mut self, sid: &StreamId, at_ns: u64, to: &Accepted) -> Result<(), &'static str> {
+        let row = self.row(sid)?;
+        row.state.advance(to);
+        row.at_ns = at_ns;
+        row.certificate = None;
+        Ok(())
+    }
+
+    fn end(&mut self, sid: &StreamId, life: Life) -> Result<(), &'static str> {
+        let row = self.row(sid)?;
+        let ends = row.life == Life::Open;
+        row.life = life;
+        self.live = self.live.saturating_sub(usize::from(ends));
+        Ok(())
+    }
+
+    /// What ended long ago is restated no more.
+    fn forget(&mut self, now_ns: u64) {
+        let keep_ns = FINISHED_KEEP_S.saturating_mul(1_000_000_000);
+        let numbers = &mut self.numbers;
+        self.streams.retain(|_, row| {
+            let keep = row.life == Life::Open || now_ns.saturating_sub(row.at_ns) <= keep_ns;
+            if !keep {
+                numbers.remove(&row.sid);
+            }
+            keep
+        });
+    }
+}
+
+fn accepted(size: u64, root: Hash) -> Accepted {
+    Accepted { size, root, next_key: None::<PublicKey>, closed: false, rebased: None, known: false }
+}

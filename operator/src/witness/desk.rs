@@ -1,0 +1,345 @@
+//! What the witness says to each request, between two blocks. No I/O: the keeper commits what is proposed here.
+
+use super::cover::Cover;
+use super::keys::WitnessKeys;
+use crate::certs::{Authority, CertError};
+use crate::index::Index;
+use crate::inject::ExcludedNamespaces;
+use crate::policy_server::Identity;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::time::Duration;
+use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::ledger::{
+    Book, Committed, Cosignable, Fact, HeadRow, LedgerError, Life, Proposed, STREAMS_MAX, interval_ms, witness_name,
+};
+use testimony_core::evidence::note::{Checkpoint, PublicKey, SignedNote};
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::witness::{Accepted, Refusal, Request, judge};
+use time::OffsetDateTime;
+use tokio::sync::oneshot;
+
+/// Life of a stream's certificate, in seconds: the day that a stream lives, and time to ask for it.
+pub const CERTIFICATE_SECONDS: u64 = 26 * 3600;
+
+/// Heads that wait for the next block at a time.
+const WAITING_MAX: usize = 20_000;
+
+const NOT_ITS_OWN: &str = "the stream is not named after this pod and cluster";
+
+/// What is answered.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A certificate in DER.
+    Certificate(Vec<u8>),
+    /// It stands in the ledger.
+    Written,
+    /// A cosignature line.
+    Cosigned(String),
+    /// The witness's refusal.
+    Refused(Refusal),
+    /// The request is not this pod's to make, or makes no sense: status and why.
+    Denied(u16, String),
+    /// The witness cannot answer now.
+    Later(&'static str),
+}
+
+/// Who gets the answer.
+pub type ReplyTo = oneshot::Sender<Reply>;
+
+/// Numbers that the witness shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Streams that go on.
+    pub live: usize,
+    /// Of those, how many have shown no head.
+    pub silent: usize,
+    /// Entries of the ledger.
+    pub entries: u64,
+}
+
+/// The witness between two blocks.
+pub struct Desk {
+    book: Book,
+    keys: WitnessKeys,
+    name: String,
+    cluster_uid: String,
+    cover: Cover,
+    facts: Vec<Fact>,
+    heads: Vec<HeadRow>,
+    /// Streams of which something waits: the next head is judged when it is committed.
+    busy: HashSet<StreamId>,
+    waiting: Vec<(Checkpoint, ReplyTo)>,
+    certified: Vec<(StreamId, Vec<u8>, ReplyTo)>,
+    /// Who waits until so many facts are committed.
+    told: Vec<(u64, ReplyTo)>,
+    /// Facts that were committed.
+    committed: u64,
+    /// Streams whose contradicting head stands in the ledger already.
+    forked: HashSet<StreamId>,
+}
+
+impl Desk {
+    /// On this ledger; `cluster_uid` and `namespace` (the operator's) name the witness.
+    pub fn new(book: Book, keys: WitnessKeys, cluster_uid: &str, namespace: &str) -> Self {
+        let resumed = (book.size() > 0).then(|| Fact::Resumed(book.last_ns()));
+        Self {
+            book,
+            keys,
+            name: witness_name(cluster_uid, namespace),
+            cluster_uid: cluster_uid.to_owned(),
+            cover: Cover::default(),
+            facts: resumed.into_iter().collect(),
+            heads: Vec::new(),
+            busy: HashSet::new(),
+            waiting: Vec::new(),
+            certified: Vec::new(),
+            told: Vec::new(),
+            committed: 0,
+            forked: HashSet::new(),
+        }
+    }
+
+    /// The ledger.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// Name of the witness's key.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Time between two blocks now.
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(interval_ms(self.book.tables().live()))
+    }
+
+    /// Numbers for metrics.
+    pub fn figures(&self) -> Figures {
+        let tables = self.book.tables();
+        let silent = tables.streams().values().filter(|row| row.life == Life::Open && row.state.size == 0).count();
+        Figures { live: tables.live(), silent, entries: self.book.size() }
+    }
+
+    /// Certifies a stream's first key: the pod must be there with this injection id, and the stream be its own.
+    pub fn certify(
+        &mut self,
+        ask: (&Identity, &str, StreamId, PublicKey),
+        index: &Index,
+        authority: Option<&Authority>,
+        now: OffsetDateTime,
+        reply: ReplyTo,
+    ) {
+        let (identity, injection_id, sid, key) = ask;
+        let answer = match self.may_certify(identity, injection_id, &sid, &key, index) {
+            Ok(None) => match authority {
+                Some(authority) => match self.issue(&sid, &key, authority, now) {
+                    Ok(certificate) => return self.certified.push((sid, certificate, reply)),
+                    Err(error) => Reply::Denied(500, error.to_string()),
+                },
+                None => Reply::Later("there is no certificate authority yet"),
+            },
+            Ok(Some(again)) => Reply::Certificate(again),
+            Err(answer) => answer,
+        };
+        let _ = reply.send(answer);
+    }
+
+    /// `Some`: it was given already, and the answer was perhaps lost.
+    fn may_certify(
+        &self,
+        identity: &Identity,
+        injection_id: &str,
+        sid: &StreamId,
+        key: &PublicKey,
+        index: &Index,
+    ) -> Result<Option<Vec<u8>>, Reply> {
+        let denied = |status, why: &str| Err(Reply::Denied(status, why.to_owned()));
+        if !self.is_of(sid, identity) {
+            return denied(403, NOT_ITS_OWN);
+        }
+        let pod = index.pod(&identity.pod_uid).filter(|pod| pod.namespace == identity.namespace);
+        let Some(pod) = pod else { return Err(Reply::Later("this pod is not known yet")) };
+        if !pod.traits.injected || pod.traits.injection_id.as_deref() != Some(injection_id) {
+            return denied(403, "the injection id is not the one that admission wrote into this pod");
+        }
+        if let Some(row) = self.book.tables().stream(sid) {
+            return match (&row.certificate, row.state.key == *key) {
+                (Some(certificate), true) => Ok(Some(certificate.clone())),
+                _ => denied(409, "this stream has a certificate: a stream gets one, for its first key"),
+            };
+        }
+        if self.busy.contains(sid) {
+            return Err(Reply::Later("this stream's certificate is being made"));
+        }
+        let known = self.book.tables().streams();
+        if self.book.tables().live() + self.certified.len() >= STREAMS_MAX || known.len() >= 4 * STREAMS_MAX {
+            return denied(429, "the ledger holds as many streams as it can");
+        }
+        Ok(None)
+    }
+
+    fn issue(
+        &mut self,
+        sid: &StreamId,
+        key: &PublicKey,
+        authority: &Authority,
+        now: OffsetDateTime,
+    ) -> Result<Vec<u8>, CertError> {
+        let (certificate, end) = authority.certify(sid, key, now, Duration::from_secs(CERTIFICATE_SECONDS))?;
+        let until = u64::try_from(end.unix_timestamp()).unwrap_or_default();
+        self.facts.push(Fact::Certified(sid.clone(), *key, until, certificate.clone()));
+        self.busy.insert(sid.clone());
+        Ok(certificate)
+    }
+
+    fn is_of(&self, sid: &StreamId, identity: &Identity) -> bool {
+        sid.parts().is_some_and(|parts| {
+            parts.cluster_uid == self.cluster_uid
+                && parts.namespace == identity.namespace
+                && parts.pod_uid == identity.pod_uid
+        })
+    }
+
+    /// Judges a head; it is answered at once, or once its block is committed.
+    pub fn add_checkpoint(&mut self, identity: &Identity, request: &Request, now_s: u64, reply: ReplyTo) {
+        let answer = match self.judge(identity, request, now_s) {
+            Ok(Some(cosignable)) => Reply::Cosigned(self.cosign(&cosignable, now_s)),
+            Ok(None) => return self.waiting.push((request.note.checkpoint.clone(), reply)),
+            Err(answer) => answer,
+        };
+        let _ = reply.send(answer);
+    }
+
+    /// Writes down which records go with the pod.
+    pub fn abandon(&mut self, identity: &Identity, sid: StreamId, range: Range<u64>, reason: String, reply: ReplyTo) {
+        let denied = if !self.is_of(&sid, identity) {
+            Reply::Denied(403, NOT_ITS_OWN.to_owned())
+        } else if self.book.tables().stream(&sid).is_none() {
+            Reply::Refused(Refusal::Unknown)
+        } else if self.told.len() >= WAITING_MAX {
+            Reply::Later("too many wait")
+        } else {
+            self.facts.push(Fact::Abandoned(sid, range.start, range.end, reason));
+            return self.told.push((self.committed.saturating_add(self.facts.len() as u64), reply));
+        };
+        let _ = reply.send(denied);
+    }
+
+    fn judge(&mut self, identity: &Identity, request: &Request, now_s: u64) -> Result<Option<Cosignable>, Reply> {
+        let head = &request.note.checkpoint;
+        let Ok(sid) = head.origin.parse::<StreamId>() else { return Err(Reply::Refused(Refusal::Unknown)) };
+        if !self.is_of(&sid, identity) {
+            return Err(Reply::Denied(403, NOT_ITS_OWN.to_owned()));
+        }
+        if self.busy.contains(&sid) {
+            return Err(Reply::Later("a head of this stream waits already"));
+        }
+        let row = self.book.tables().stream(&sid).ok_or(Reply::Refused(Refusal::Unknown))?;
+        let (number, state) = (row.number, row.state.clone());
+        let own = self.keys.public().witness;
+        let is_own = |note: &SignedNote| note.cosigned_at(&self.name, &own).is_some();
+        match judge(&state, request, now_s, is_own) {
+            Ok(accepted) if accepted.known => match self.book.known(head) {
+                Some(cosignable) => Ok(Some(cosignable)),
+                None => Err(Reply::Later("the ledger is behind")),
+            },
+            Ok(_) if self.waiting.len() >= WAITING_MAX => Err(Reply::Later("too many heads wait")),
+            Ok(accepted) => {
+                self.accept(sid, number, (state.size, state.root), accepted);
+                Ok(None)
+            }
+            Err(refusal) => {
+                if let Refusal::Fork(_) = refusal
+                    && self.forked.insert(sid.clone())
+                {
+                    tracing::error!(stream = %sid, "a stream shows two heads of one size");
+                    self.facts.push(Fact::Fork(sid, request.note.encode()));
+                }
+                Err(Reply::Refused(refusal))
+            }
+        }
+    }
+
+    fn accept(&mut self, sid: StreamId, number: u64, old: (u64, Hash), accepted: Accepted) {
+        let Accepted { size, root, next_key, closed, rebased, .. } = accepted;
+        if let Some(rebased) = rebased {
+            tracing::warn!(stream = %sid, known = old.0, cosigned = rebased.size, "the ledger has gone back behind a head that it cosigned");
+            self.facts.push(Fact::Rebased(sid.clone(), old, (rebased.size, rebased.root), rebased.key));
+        }
+        match next_key {
+            _ if closed => self.facts.push(Fact::Closed(sid.clone(), size, root)),
+            Some(next) => self.facts.push(Fact::Epoch(sid.clone(), size, root, next)),
+            None => self.heads.push(HeadRow { stream: number, size, root }),
+        }
+        self.busy.insert(sid);
+    }
+
+    fn cosign(&self, cosignable: &Cosignable, now_s: u64) -> String {
+        let key = self.keys.public().witness;
+        cosignable.cosign(&self.name, &key, now_s, |message| self.keys.sign_witness(message)).line()
+    }
+
+    /// The next block: what waits, what the cluster shows, and a sign of life if it is time for one.
+    pub fn propose(
+        &mut self,
+        index: &Index,
+        excluded: &ExcludedNamespaces,
+        now_ns: u64,
+        heartbeat_ns: u64,
+    ) -> Option<Proposed> {
+        let asked = self.facts.len();
+        let mut facts = self.facts.clone();
+        facts.extend(self.cover.news(index, excluded, self.book.tables(), now_ns));
+        if facts.is_empty() && self.heads.is_empty() && now_ns.saturating_sub(self.book.last_ns()) >= heartbeat_ns {
+            facts.push(Fact::Heads(Vec::new()));
+        }
+        let mut proposed = self.book.propose(&facts, &self.heads, now_ns, |message| self.keys.sign_ledger(message))?;
+        // What the cluster shows is looked at anew for the next block.
+        proposed.facts_taken = proposed.facts_taken.min(asked);
+        Some(proposed)
+    }
+
+    /// The block was created by us: answers those who waited for it.
+    ///
+    /// # Errors
+    /// The block was proposed to another ledger.
+    pub fn committed(&mut self, committed: Committed, now_s: u64) -> Result<(), LedgerError> {
+        let (facts, heads) = committed.taken();
+        let cosignable = self.book.apply(committed)?;
+        self.facts.drain(..facts.min(self.facts.len()));
+        self.heads.drain(..heads.min(self.heads.len()));
+        let mut heads: HashMap<Checkpoint, Cosignable> = HashMap::new();
+        for head in cosignable {
+            heads.insert(head.checkpoint().clone(), head);
+        }
+        for (checkpoint, reply) in std::mem::take(&mut self.waiting) {
+            match heads.get(&checkpoint) {
+                Some(head) => {
+                    let _ = reply.send(Reply::Cosigned(self.cosign(head, now_s)));
+                }
+                None => self.waiting.push((checkpoint, reply)),
+            }
+        }
+        for (sid, certificate, reply) in std::mem::take(&mut self.certified) {
+            match self.book.tables().stream(&sid) {
+                Some(_) => {
+                    let _ = reply.send(Reply::Certificate(certificate));
+                }
+                None => self.certified.push((sid, certificate, reply)),
+            }
+        }
+        self.committed = self.committed.saturating_add(facts as u64);
+        for (at, reply) in std::mem::take(&mut self.told) {
+            if at <= self.committed {
+                let _ = reply.send(Reply::Written);
+            } else {
+                self.told.push((at, reply));
+            }
+        }
+        let waiting = self.waiting.iter().filter_map(|(head, _)| head.origin.parse().ok());
+        self.busy = waiting.chain(self.certified.iter().map(|(sid, ..)| sid.clone())).collect();
+        Ok(())
+    }
+}

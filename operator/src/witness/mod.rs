@@ -1,0 +1,21 @@
+//! The witness: certifies streams, remembers their heads in a ledger at the API server, and cosigns what is committed
+//! (rules K1, W1, W2, W4). Only the leader answers; the ledger itself keeps two of them apart.
+//!
+//! [`desk`] decides, [`cover`] looks at the cluster (both without I/O); [`keeper`] commits, [`export`] sends blocks to sinks,
+//! [`store`] and [`keys`] hold objects, [`http`] is what sidecars call.
+
+#[cfg(test)]
+mod bench;
+pub mod cover;
+pub mod desk;
+pub mod export;
+pub mod http;
+pub mod keeper;
+pub mod keys;
+pub mod store;
+#[cfg(test)]
+mod tests;
+
+pub use export::Exporter;
+pub use http::{Asked, WitnessDoor};
+pub use keeper::{Keeper, KeeperConfig};

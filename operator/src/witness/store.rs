@@ -1,0 +1,206 @@
+//! The ledger at the API server: one create-only ConfigMap for each block, named by its number. Who comes second with a number
+//! has lost, whatever a Lease says (W1).
+
+use crate::plain::Plain;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Client;
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
+use std::collections::BTreeMap;
+use testimony_core::evidence::ledger::Block;
+
+/// What the names of blocks begin with; the number follows.
+pub const BLOCK_PREFIX: &str = "testimony-ledger-";
+
+/// Label of each block.
+pub const BLOCK_LABEL: &str = "testimony.dev/ledger";
+
+/// Name of the ConfigMap with what a verification must be given.
+pub const ROOTS: &str = "testimony-roots";
+
+/// Name of the ConfigMap that says how far each sink is: the next block's number by the sink's name.
+pub const POSITIONS: &str = "testimony-ledger-sent";
+
+/// Key of the ConfigMap with the roots.
+pub const ROOTS_KEY: &str = "roots";
+
+/// Blocks of one page of a list: each has at most 512 KiB.
+const PAGE_BLOCKS: u32 = 50;
+
+/// Most blocks that are read: what is kept, and what may be added while removal fails.
+const BLOCKS_MAX: usize = 20_000;
+
+const ENTRIES: &str = "entries";
+const NOTE: &str = "note";
+
+/// What became of a block.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It stands, and it is ours.
+    Ours,
+    /// Another keeper has written a block of this number.
+    Others,
+}
+
+/// Why blocks cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The API server's.
+    #[error("ConfigMaps: {}", Plain(.0))]
+    Api(#[from] kube::Error),
+    /// An object with the label of a block that is none.
+    #[error("ConfigMap {0} is labelled {BLOCK_LABEL} and is no block: remove the label")]
+    Foreign(String),
+    /// More blocks than a ledger has.
+    #[error("more than {BLOCKS_MAX} blocks: removal of old ones fails, see the log")]
+    TooMany,
+}
+
+/// Blocks at the API server.
+#[derive(Clone)]
+pub struct Store {
+    api: Api<ConfigMap>,
+}
+
+impl Store {
+    /// In this namespace.
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self { api: Api::namespaced(client, namespace) }
+    }
+
+    /// All blocks, in order of their numbers.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn load(&self) -> Result<Vec<Block>, StoreError> {
+        let mut blocks = Vec::new();
+        let mut params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true")).limit(PAGE_BLOCKS);
+        loop {
+            let page = self.api.list(&params).await?;
+            for object in page.items {
+                blocks.push(block(object)?);
+            }
+            if blocks.len() > BLOCKS_MAX {
+                return Err(StoreError::TooMany);
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => break,
+            }
+        }
+        blocks.sort_by_key(|block| block.number);
+        Ok(blocks)
+    }
+
+    /// Creates a block. May be called again with the same block when it failed: then the answer was perhaps lost, and the
+    /// object that is there tells whose it is.
+    ///
+    /// # Errors
+    /// The API server's: nothing is known of the block.
+    pub async fn create(&self, block: &Block) -> Result<Stored, StoreError> {
+        match self.api.create(&PostParams::default(), &object(block)).await {
+            Ok(_) => Ok(Stored::Ours),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let there = self.api.get_opt(&name(block.number)).await?;
+                let there = there.and_then(|object| self::block(object).ok());
+                Ok(if there.as_ref() == Some(block) { Stored::Ours } else { Stored::Others })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes a block.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn remove(&self, number: u64) -> Result<(), StoreError> {
+        match self.api.delete(&name(number), &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => Ok(other.map(drop)?),
+        }
+    }
+
+    /// A block, if it is there.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn get(&self, number: u64) -> Result<Option<Block>, StoreError> {
+        self.api.get_opt(&name(number)).await?.map(block).transpose()
+    }
+
+    /// Publishes the roots where they have changed.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn publish_roots(&self, text: &str) -> Result<(), StoreError> {
+        self.publish(ROOTS, BTreeMap::from([(ROOTS_KEY.to_owned(), text.to_owned())])).await
+    }
+
+    /// How far each sink is: the next block's number by the sink's name.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn positions(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        let data = self.api.get_opt(POSITIONS).await?.and_then(|object| object.data).unwrap_or_default();
+        Ok(data.into_iter().filter_map(|(sink, next)| Some((sink, next.parse().ok()?))).collect())
+    }
+
+    /// Writes down how far each sink is.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn write_positions(&self, positions: &BTreeMap<String, u64>) -> Result<(), StoreError> {
+        let text = |(sink, next): (&String, &u64)| (sink.clone(), next.to_string());
+        self.publish(POSITIONS, positions.iter().map(text).collect()).await
+    }
+
+    /// Writes a ConfigMap where it has changed.
+    async fn publish(&self, name: &str, data: BTreeMap<String, String>) -> Result<(), StoreError> {
+        let Some(there) = self.api.get_opt(name).await? else {
+            let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(labels()), ..ObjectMeta::default() };
+            let object = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
+            self.api.create(&PostParams::default(), &object).await?;
+            return Ok(());
+        };
+        if there.data.as_ref() != Some(&data) {
+            let object = ConfigMap { data: Some(data), ..there };
+            self.api.replace(name, &PostParams::default(), &object).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Labels of what the operator makes.
+pub fn labels() -> BTreeMap<String, String> {
+    let labels = [("app.kubernetes.io/managed-by", "testimony-operator"), ("app.kubernetes.io/part-of", "testimony")];
+    labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn name(number: u64) -> String {
+    format!("{BLOCK_PREFIX}{number}")
+}
+
+fn object(block: &Block) -> ConfigMap {
+    let mut labels = labels();
+    labels.insert(BLOCK_LABEL.to_owned(), "true".to_owned());
+    let data = [(ENTRIES, &block.entries), (NOTE, &block.note)];
+    ConfigMap {
+        metadata: ObjectMeta { name: Some(name(block.number)), labels: Some(labels), ..ObjectMeta::default() },
+        data: Some(data.into_iter().map(|(key, text)| (key.to_owned(), text.clone())).collect()),
+        immutable: Some(true),
+        ..ConfigMap::default()
+    }
+}
+
+/// The block that an object holds.
+///
+/// # Errors
+/// It holds none.
+pub fn block(object: ConfigMap) -> Result<Block, StoreError> {
+    let name = object.metadata.name.unwrap_or_default();
+    let number = name.strip_prefix(BLOCK_PREFIX).and_then(|number| number.parse().ok());
+    let mut data = object.data.unwrap_or_default();
+    match (number, data.remove(ENTRIES), data.remove(NOTE)) {
+        (Some(number), Some(entries), Some(note)) => Ok(Block { number, entries, note }),
+        _ => Err(StoreError::Foreign(name)),
+    }
+}

@@ -1,0 +1,322 @@
+use super::bench::*;
+use super::cover::{Cover, LOST_AFTER_NS};
+use super::desk::Reply;
+use super::http::Ask;
+use super::*;
+use crate::api::AuditPolicy;
+use crate::index::Indexed;
+use crate::state::State;
+use crate::testing::FakeApi;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use serde_json::{Value, json};
+use std::time::Duration;
+use testimony_core::evidence::ledger::{Book, Fact, Life, ledger_id};
+use testimony_core::evidence::merkle::{leaf, root_of};
+use testimony_core::evidence::witness::{Outcome, Refusal, Request};
+
+#[tokio::test(start_paused = true)]
+async fn w1_a_stream_is_certified_shown_and_closed_and_the_ledger_proves_it() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    let mut sidecar = Sidecar::new("a");
+    sidecar.seal(3);
+    assert_eq!(sidecar.show(&bench).await, Some(Outcome::Uncertified));
+    let Reply::Certificate(der) = bench.ask("a", sidecar.certify()).await else { panic!("no certificate") };
+    assert_eq!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(der.clone()), "the answer may be lost");
+    let outcome = sidecar.show(&bench).await;
+    assert_eq!(cosigned(&bench, outcome.as_ref()), Some(3));
+    for _ in 0..3 {
+        sidecar.seal(5);
+        sidecar.end("checkpoint");
+        sidecar.seal(1);
+    }
+    sidecar.end("close");
+    let outcome = sidecar.show(&bench).await;
+    let size = sidecar.leaves.len() as u64;
+    assert_eq!(cosigned(&bench, outcome.as_ref()), Some(size));
+    let summary = bench.read();
+    let said = &summary.streams[&sidecar.sid];
+    assert_eq!((said.size, said.root, said.life), (size, root_of(&sidecar.leaves), Life::Closed));
+    assert_eq!((said.first_key, said.certificate.as_ref()), (Some(public(1)), Some(&der)));
+    assert_eq!(summary.pods["a"].pod.injection_id, "i-a");
+    assert_eq!(summary.unproved, 0);
+    let again = bench.ask("a", sidecar.certify()).await;
+    assert!(matches!(again, Reply::Denied(409, _)), "{again:?}");
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn k1_only_the_pod_itself_gets_a_certificate() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    pod(&bench.state, "b", false);
+    let ask = |injection: &str, sid: &str| Ask::Certify {
+        injection_id: injection.to_owned(),
+        sid: sid.parse().expect("a name"),
+        key: public(1),
+    };
+    let boot = "0123456789abcdef0123456789abcdef-0-0";
+    let table = [
+        (
+            "a",
+            "other",
+            format!("c-1/shop/a/{boot}"),
+            "the injection id is not the one that admission wrote into this pod",
+        ),
+        ("a", "i-a", format!("c-1/shop/b/{boot}"), "the stream is not named after this pod and cluster"),
+        ("a", "i-a", format!("c-1/bank/a/{boot}"), "the stream is not named after this pod and cluster"),
+        ("a", "i-a", format!("c-2/shop/a/{boot}"), "the stream is not named after this pod and cluster"),
+        ("b", "", format!("c-1/shop/b/{boot}"), "the injection id is not the one that admission wrote into this pod"),
+    ];
+    for (pod, injection, sid, why) in table {
+        assert_eq!(bench.ask(pod, ask(injection, &sid)).await, Reply::Denied(403, why.to_owned()), "{pod} {sid}");
+    }
+    let unknown = bench.ask("c", ask("i-c", &format!("c-1/shop/c/{boot}"))).await;
+    assert_eq!(unknown, Reply::Later("this pod is not known yet"));
+    let mut stranger = Sidecar::new("a");
+    assert!(matches!(bench.ask("a", stranger.certify()).await, Reply::Certificate(_)));
+    stranger.pod = "b";
+    stranger.seal(1);
+    assert!(matches!(stranger.show(&bench).await, Some(Outcome::Refused(403, _))), "another pod's token");
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn w1_two_keepers_cannot_fork_the_ledger() {
+    let first = Bench::new(FakeApi::default());
+    pod(&first.state, "a", true);
+    pod(&first.state, "b", true);
+    let (mut a, mut b) = (Sidecar::new("a"), Sidecar::new("b"));
+    assert!(matches!(first.ask("a", a.certify()).await, Reply::Certificate(_)));
+    // A second one leads, and the first does not know yet.
+    let second = first.again();
+    second.until("the second reads and writes", |bench| bench.read().outages.len() == 1).await;
+    assert!(matches!(second.ask("b", b.certify()).await, Reply::Certificate(_)));
+    b.seal(2);
+    assert_eq!(cosigned(&second, b.show(&second).await.as_ref()), Some(2));
+    // The first proposes a block whose number is taken: nothing is cosigned, and it reads the ledger anew.
+    a.seal(4);
+    assert_eq!(a.show(&first).await, Some(Outcome::Later));
+    first.until("the first knows what the second wrote", |bench| bench.blocks_counted("reload") > 0).await;
+    assert!(first.blocks_counted("others") > 0);
+    let mut outcome = None;
+    for _ in 0..20 {
+        outcome = a.show(&first).await;
+        if cosigned(&first, outcome.as_ref()).is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(cosigned(&first, outcome.as_ref()), Some(4));
+    let summary = first.read();
+    assert_eq!((summary.streams[&a.sid].size, summary.streams[&b.sid].size, summary.unproved), (4, 2, 0));
+    first.end().await;
+    second.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn w1_an_api_server_that_is_away_or_loses_answers() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    let mut sidecar = Sidecar::new("a");
+    assert!(matches!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(_)));
+    bench.api.lose(1);
+    sidecar.seal(2);
+    assert_eq!(cosigned(&bench, sidecar.show(&bench).await.as_ref()), Some(2), "the block is there, and it is ours");
+    assert_eq!(bench.blocks_counted("others"), 0);
+    bench.api.fail(true);
+    sidecar.seal(2);
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        bench.api.fail(false);
+    };
+    let (outcome, ()) = tokio::join!(sidecar.show(&bench), back);
+    assert_eq!(cosigned(&bench, outcome.as_ref()), Some(4));
+    assert_eq!((bench.read().streams[&sidecar.sid].size, bench.blocks_counted("reload")), (4, 0));
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_was_changed_is_not_written_on() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    let sidecar = Sidecar::new("a");
+    assert!(matches!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(_)));
+    let path = format!("{MAPS}/testimony-ledger-0");
+    let good = bench.api.get(&path).expect("a block");
+    let mut changed = good.clone();
+    changed["data"]["entries"] = json!(good["data"]["entries"].as_str().expect("text").replace("i-a", "i-b"));
+    bench.api.put(&path, changed);
+    let second = bench.again();
+    second.until("it has tried", |bench| bench.blocks_counted("reload") > 2).await;
+    let blocks = bench.blocks().len();
+    assert!(matches!(second.ask("a", sidecar.certify()).await, Reply::Later(_)));
+    assert_eq!(bench.blocks().len(), blocks);
+    // Put right, it goes on by itself.
+    bench.api.put(&path, good);
+    second.until("it goes on", |bench| !bench.read().outages.is_empty()).await;
+    bench.end().await;
+    second.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn w2_a_ledger_from_an_old_copy_takes_streams_up_again_and_says_so() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    let mut sidecar = Sidecar::new("a");
+    assert!(matches!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(_)));
+    sidecar.seal(2);
+    assert_eq!(cosigned(&bench, sidecar.show(&bench).await.as_ref()), Some(2));
+    let copy = bench.api.paths(MAPS).len();
+    for _ in 0..3 {
+        sidecar.seal(3);
+        sidecar.end("checkpoint");
+        sidecar.show(&bench).await;
+    }
+    let blocks = bench.blocks().len();
+    for number in copy - 1..blocks {
+        bench.api.delete(&format!("{MAPS}/testimony-ledger-{number}"));
+    }
+    let second = bench.again();
+    sidecar.seal(1);
+    let outcome = sidecar.show(&second).await;
+    assert_eq!(cosigned(&second, outcome.as_ref()), Some(15));
+    let summary = second.read();
+    assert_eq!(summary.streams[&sidecar.sid].size, 15);
+    let rebased =
+        summary.others.iter().filter(|(_, fact)| matches!(fact, Fact::Rebased(_, (2, _), (14, _), _))).count();
+    assert_eq!(rebased, 1, "{:?}", summary.others);
+    bench.end().await;
+    second.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_heads_of_one_size_are_told() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    let (mut sidecar, mut twin) = (Sidecar::new("a"), Sidecar::new("a"));
+    assert!(matches!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(_)));
+    sidecar.seal(2);
+    assert_eq!(cosigned(&bench, sidecar.show(&bench).await.as_ref()), Some(2));
+    twin.leaves = vec![leaf(b"x"), leaf(b"y")];
+    let note = twin.note();
+    let request =
+        Request { old: 2, proof: Vec::new(), note: note.clone(), tail: testimony_core::evidence::witness::Tail::None };
+    let ask = || Ask::AddCheckpoint(Box::new(request.clone()));
+    for _ in 0..2 {
+        assert_eq!(bench.ask("a", ask()).await, Reply::Refused(Refusal::Fork(2)));
+    }
+    bench.until("it stands in the ledger", |bench| !bench.read().others.is_empty()).await;
+    let told: Vec<Fact> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
+    assert_eq!(told, [Fact::Fork(sidecar.sid.clone(), note.encode())]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_takes_along_is_written_down() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    let sidecar = Sidecar::new("a");
+    let abandon = || Ask::Abandon { sid: sidecar.sid.clone(), range: 3..9, reason: "sink down".to_owned() };
+    assert_eq!(bench.ask("a", abandon()).await, Reply::Refused(Refusal::Unknown));
+    assert!(matches!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(_)));
+    assert!(matches!(bench.ask("b", abandon()).await, Reply::Denied(403, _)));
+    assert_eq!(bench.ask("a", abandon()).await, Reply::Written);
+    let told: Vec<Fact> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
+    assert_eq!(told, [Fact::Abandoned(sidecar.sid.clone(), 3, 9, "sink down".to_owned())]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn w4_pods_come_go_and_stay_uncovered() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    pod(&bench.state, "b", false);
+    let mut sidecar = Sidecar::new("a");
+    assert!(matches!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(_)));
+    sidecar.seal(2);
+    assert_eq!(cosigned(&bench, sidecar.show(&bench).await.as_ref()), Some(2));
+    bench.until("b is told", |bench| bench.read().uncovered.len() == 1).await;
+    assert_eq!(bench.read().uncovered[0].0.reason, "NeedsRestart");
+    for name in ["a", "b"] {
+        bench.state.change(|index| Pod::delete(index, &("shop".to_owned(), name.to_owned())));
+    }
+    bench
+        .until("both are gone", |bench| bench.read().pods["a"].to_ns.is_some() && bench.read().uncovered[0].1.is_some())
+        .await;
+    bench.end().await;
+}
+
+#[test]
+fn w4_what_the_ledger_does_not_say_yet() {
+    let state = State::new("cluster.local");
+    put::<AuditPolicy>(
+        &state,
+        json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},
+                                      "metadata": {"name": "all", "namespace": "shop", "uid": "p"}}),
+    );
+    pod(&state, "a", true);
+    pod(&state, "b", false);
+    let keys = testimony_core::evidence::ledger::Keys { ledger: public(8), witness: public(9) };
+    let mut book = Book::new(ledger_id("c-1", SPACE, 1).expect("a name"), keys);
+    let mut cover = Cover::default();
+    let start = 1_700_000_000_000_000_000;
+    let mut step = |now_ns: u64, more: &[Fact]| {
+        let mut facts = more.to_vec();
+        let news = cover.news(&state.index(), &excluded(), book.tables(), now_ns);
+        facts.extend(news.iter().cloned());
+        if let Some(proposed) = book.propose(&facts, &[], now_ns, |message| sign(8, message)) {
+            book.apply(proposed.committed()).expect("the next block");
+        }
+        let mut words: Vec<&str> = news.iter().map(testimony_core::evidence::ledger::entry::typ).collect();
+        words.sort_unstable();
+        words.join(" ")
+    };
+    let sid = Sidecar::new("a").sid;
+    assert_eq!(step(start, &[]), "ledger-expected ledger-uncovered");
+    assert_eq!(step(start + 1, &[Fact::Certified(sid, public(1), 5, vec![1])]), "");
+    // Another reason ends the time of the one before.
+    put::<Pod>(
+        &state,
+        json!({"metadata": {"name": "b", "namespace": "shop", "uid": "b"},
+                              "spec": {"containers": [], "hostNetwork": true}}),
+    );
+    assert_eq!(step(start + 2, &[]), "ledger-uncovered ledger-uncovered");
+    // The policy goes: what has a sidecar is expected all the same, and nothing is uncovered.
+    state.change(|index| AuditPolicy::delete(index, &("shop".to_owned(), "all".to_owned())));
+    assert_eq!(step(start + 3, &[]), "ledger-uncovered");
+    state.change(|index| Pod::delete(index, &("shop".to_owned(), "a".to_owned())));
+    assert_eq!(step(start + 4, &[]), "ledger-gone");
+    assert_eq!(step(start + 4 + LOST_AFTER_NS - 1, &[]), "", "its last head may be on its way");
+    assert_eq!(step(start + 4 + LOST_AFTER_NS, &[]), "ledger-lost");
+    assert_eq!(step(start + 5 + LOST_AFTER_NS, &[]), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_made_once_and_a_broken_secret_is_told() {
+    let api = FakeApi::default();
+    let client = api.client();
+    let load = || keys::WitnessKeys::load(&client, SPACE, "testimony-witness");
+    let first = load().await.expect("keys").public();
+    assert_ne!(first.ledger, first.witness);
+    assert_eq!(load().await.expect("keys").public(), first);
+    let mut secret = api.get(SECRET).expect("a Secret");
+    assert_eq!(secret["immutable"], true);
+    secret["data"]["witness.key"] = json!("AAAA");
+    api.put(SECRET, secret);
+    let error = load().await.expect_err("broken").to_string();
+    assert!(error.starts_with("Secret testimony-witness: witness.key is not an Ed25519 seed"), "{error}");
+}
+
+#[test]
+fn what_is_labelled_a_block_and_is_none_is_named() {
+    let object = |name: &str, data: Value| {
+        serde_json::from_value::<ConfigMap>(json!({"metadata": {"name": name}, "data": data})).expect("object")
+    };
+    let good = json!({"entries": "e", "note": "n"});
+    assert_eq!(store::block(object("testimony-ledger-7", good.clone())).expect("a block").number, 7);
+    for (name, data) in [("testimony-ledger-x", good.clone()), ("other-7", good), ("testimony-ledger-7", json!({}))] {
+        let error = store::block(object(name, data)).expect_err("no block").to_string();
+        assert!(error.contains(name) && error.contains("remove the label"), "{error}");
+    }
+}

@@ -1,0 +1,158 @@
+//! The data thread's side: what its streams have to show goes to the operator, one thing after the other.
+
+use super::{Ask, Certified, Errand, Shown};
+use crate::client::{Backoff, Jitter};
+use crate::data::Recorder;
+use crate::metrics::{Metrics, WitnessAnswer};
+use std::sync::Arc;
+use std::time::Duration;
+use testimony_core::evidence::seal::WITNESS_IDLE_SECONDS;
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::witness::Outcome;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// A certificate that found no place in its stream is tried again after this.
+const SEAL_AGAIN: Duration = Duration::from_secs(1);
+
+/// First and longest wait after a head that was not cosigned.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// A stream without news shows a sign of life after this.
+const IDLE: Duration = Duration::from_secs(WITNESS_IDLE_SECONDS);
+
+/// Gets the certificates of this recorder's streams and seals them, and shows the streams' heads. Ends when the recorder is
+/// closed and its end is shown, or cannot be shown at once.
+pub async fn accompany(recorder: Recorder, asks: mpsc::Sender<Ask>) {
+    let metrics = recorder.shared().metrics.clone();
+    let mut walk = Walk {
+        recorder,
+        asks,
+        metrics,
+        backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, Jitter::seeded()),
+        next: Instant::now(),
+        interval: Duration::ZERO,
+        alarmed: false,
+    };
+    while walk.step().await.is_some() {}
+}
+
+struct Walk {
+    recorder: Recorder,
+    asks: mpsc::Sender<Ask>,
+    metrics: Arc<Metrics>,
+    backoff: Backoff,
+    /// When the next head may be shown.
+    next: Instant,
+    interval: Duration,
+    /// The present trouble was told.
+    alarmed: bool,
+}
+
+impl Walk {
+    /// One errand, or a wait for one. `None`: it is over.
+    async fn step(&mut self) -> Option<()> {
+        let errand = self.recorder.shown(Shown::errand).flatten();
+        if let Some(streams) = self.recorder.shown(|shown| shown.unanchored()) {
+            self.metrics.unanchored(self.recorder.thread(), streams);
+        }
+        match errand {
+            Some(Errand::Certificate { .. }) if self.recorder.is_closed() => None,
+            Some(Errand::Certificate { stream, csr }) => self.certificate(&stream, csr).await,
+            Some(Errand::Checkpoint(body)) => self.checkpoint(body).await,
+            None if self.recorder.is_closed() => None,
+            None => {
+                if timeout(IDLE, self.recorder.shown_stirred()).await.is_err() {
+                    self.recorder.shown(Shown::again);
+                }
+                Some(())
+            }
+        }
+    }
+
+    async fn certificate(&mut self, stream: &StreamId, csr: Vec<u8>) -> Option<()> {
+        let (answer, mut answered) = oneshot::channel();
+        self.asks.send(Ask::Certificate { csr, answer }).await.ok()?;
+        let Certified { certificate, interval } = loop {
+            tokio::select! {
+                certified = &mut answered => break certified.ok()?,
+                () = self.recorder.shown_stirred() => if self.recorder.is_closed() { return None },
+            }
+        };
+        self.interval = interval;
+        // What comes after the stream's end is left to the ledger.
+        while !self.recorder.certified(stream, &certificate) {
+            sleep(SEAL_AGAIN).await;
+        }
+        self.recorder.shown(|shown| shown.certified(stream));
+        Some(())
+    }
+
+    async fn checkpoint(&mut self, body: String) -> Option<()> {
+        self.next = Instant::now() + self.interval;
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask::Checkpoint { body, answer }).await.ok()?;
+        let Some((status, body)) = answered.await.ok()? else {
+            self.recorder.shown(Shown::failed);
+            return self.retry(WitnessAnswer::Failed).await;
+        };
+        let stream = self.recorder.shown(|shown| shown.stream().cloned()).flatten();
+        let name = stream.as_ref().map_or("", |stream| stream.as_str());
+        match self.recorder.shown(|shown| shown.answered(status, &body)).flatten()? {
+            Outcome::Cosigned(_) => {
+                self.metrics.witness(WitnessAnswer::Cosigned);
+                self.metrics.cosigned(self.recorder.thread(), crate::data::now().wall_ns);
+                self.alarmed = false;
+                self.backoff.reset();
+                self.pause(self.next).await;
+                Some(())
+            }
+            Outcome::Again => Some(()),
+            Outcome::Later => self.retry(WitnessAnswer::Later).await,
+            Outcome::Uncertified => self.retry(WitnessAnswer::Uncertified).await,
+            Outcome::WentBack => {
+                tracing::error!(stream = name, "the witness forgot a head that it had cosigned; showing it once more");
+                self.retry(WitnessAnswer::WentBack).await
+            }
+            Outcome::Ahead(size) => {
+                self.alarm(|| {
+                    tracing::error!(stream = name, size, "the witness knows a head that this stream never had")
+                });
+                self.retry(WitnessAnswer::Ahead).await
+            }
+            Outcome::Refused(status, why) => {
+                self.alarm(|| tracing::error!(stream = name, status, why, "the witness refuses the stream's head"));
+                self.retry(WitnessAnswer::Refused).await
+            }
+        }
+    }
+
+    /// Says something once until the next head is cosigned.
+    fn alarm(&mut self, say: impl FnOnce()) {
+        if !std::mem::replace(&mut self.alarmed, true) {
+            say();
+        }
+    }
+
+    /// Not cosigned: later again, unless this is the end.
+    async fn retry(&mut self, answer: WitnessAnswer) -> Option<()> {
+        self.metrics.witness(answer);
+        if self.recorder.is_closed() {
+            return None;
+        }
+        let wait = self.backoff.wait();
+        self.pause(Instant::now() + wait).await;
+        Some(())
+    }
+
+    /// Waits, but not beyond the end of the recorder.
+    async fn pause(&self, then: Instant) {
+        while !self.recorder.is_closed() {
+            tokio::select! {
+                () = sleep_until(then) => return,
+                () = self.recorder.shown_stirred() => {}
+            }
+        }
+    }
+}
