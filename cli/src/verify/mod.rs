@@ -9,11 +9,11 @@ mod ledger_tests;
 mod otlp;
 mod proof;
 mod quick;
+#[cfg(test)]
+mod quick_tests;
 mod roots;
 mod scope;
 mod sort;
-#[cfg(test)]
-mod quick_tests;
 #[cfg(test)]
 mod tests;
 mod url;
