@@ -8,6 +8,9 @@ mod input;
 mod ledger_tests;
 mod otlp;
 mod proof;
+mod quick;
+#[cfg(test)]
+mod quick_tests;
 mod roots;
 mod scope;
 mod sort;

@@ -1,5 +1,6 @@
 //! OTLP in JSON lines, as the Collector's file exporter writes them.
 
+use super::quick;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
@@ -157,8 +158,17 @@ struct Request<'a> {
 /// Gives each record of one line: its body, and what stands beside it.
 ///
 /// # Errors
-/// The line is no ExportLogsServiceRequest.
+/// The line is no ExportLogsServiceRequest; then some of its records may have been given.
 pub fn records(line: &str, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), serde_json::Error> {
+    let Err(mut given) = quick::records(line, give) else { return Ok(()) };
+    any_form(line, &mut |body, stored| match given.checked_sub(1) {
+        Some(rest) => given = rest,
+        None => give(body, stored),
+    })
+}
+
+/// As [`records`], in whatever form JSON allows.
+pub(super) fn any_form(line: &str, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), serde_json::Error> {
     let request: Request<'_> = serde_json::from_str(line)?;
     for logs in request.resource_logs {
         let of = |key: &str| {

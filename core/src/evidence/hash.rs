@@ -1,12 +1,15 @@
 //! SHA-256 hashes, as a type of their own.
 
 use crate::record::hex_digit;
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use std::fmt;
 use std::str::FromStr;
 
 /// Length of a hash, in bytes.
 pub const HASH_BYTES: usize = 32;
+
+/// What is hashed in one go, in bytes: the body of nearly every record fits.
+const ONE_SHOT_BYTES_MAX: usize = 2048;
 
 /// A SHA-256 hash. Written in lower-case hex (R2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,12 +23,18 @@ pub struct NotAHash;
 impl Hash {
     /// SHA-256 of the parts, one after the other.
     pub fn of(parts: &[&[u8]]) -> Self {
-        let mut context = Context::new(&SHA256);
-        for part in parts {
-            context.update(part);
-        }
+        let mut room = [0; ONE_SHOT_BYTES_MAX];
+        let digest = match joined(parts, &mut room) {
+            // Without a context on the heap: a third of the time of a short one.
+            Some(bytes) => digest(&SHA256, bytes),
+            None => {
+                let mut context = Context::new(&SHA256);
+                parts.iter().for_each(|part| context.update(part));
+                context.finish()
+            }
+        };
         let mut hash = [0; HASH_BYTES];
-        for (slot, byte) in hash.iter_mut().zip(context.finish().as_ref()) {
+        for (slot, byte) in hash.iter_mut().zip(digest.as_ref()) {
             *slot = *byte;
         }
         Self(hash)
@@ -73,6 +82,16 @@ impl FromStr for Hash {
     }
 }
 
+/// The parts in one piece, where there is room for them.
+fn joined<'a>(parts: &[&[u8]], room: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut at = 0;
+    for part in parts {
+        room.get_mut(at..)?.get_mut(..part.len())?.copy_from_slice(part);
+        at += part.len();
+    }
+    room.get(..at)
+}
+
 /// Exactly `N` bytes from lower-case hex.
 pub(crate) fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
@@ -94,6 +113,16 @@ pub(crate) fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn l1_long_and_short_are_hashed_alike() {
+        for length in [0, 1, 64, ONE_SHOT_BYTES_MAX - 1, ONE_SHOT_BYTES_MAX, ONE_SHOT_BYTES_MAX + 1, 65_536] {
+            let bytes = vec![7; length];
+            let whole = digest(&SHA256, &bytes);
+            let (a, b) = bytes.split_at(length / 3);
+            assert_eq!(Hash::of(&[a, b]).0, whole.as_ref(), "{length}");
+        }
+    }
 
     #[test]
     fn hex_both_ways() {

@@ -3,6 +3,7 @@
 use crate::canon::{BODY_BYTES_MAX, EscapeError, unescape};
 use crate::record::Field;
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::sync::LazyLock;
 
 /// Most members of a body: every field, and the headers of two heads.
@@ -15,6 +16,8 @@ pub struct Member<'a> {
     pub key: &'a str,
     /// The field of this key; `None`: a header, or none of the table.
     pub field: Option<Field>,
+    /// First bytes of its key, as [`first_bytes`] gives them.
+    first: u64,
     /// Its value as it stands in the body: with the escapes of JSON and of R1.
     raw: &'a str,
     /// Whether the raw value has escapes of JSON.
@@ -43,6 +46,11 @@ impl<'a> Member<'a> {
             return Some(self.text());
         }
         String::from_utf8(unescape(&self.text()).ok()?).ok().map(Cow::Owned)
+    }
+
+    /// How its key stands to another one with these first bytes. Few keys have the same.
+    fn order(&self, first: u64, key: &str) -> Ordering {
+        self.first.cmp(&first).then_with(|| self.key.cmp(key))
     }
 
     /// The value, which has no escape of any kind.
@@ -93,12 +101,14 @@ impl<'a> Body<'a> {
                 at += 1;
             }
             let key = text.get(key_at..at).filter(|key| !key.is_empty()).ok_or(Flaw::Form(at))?;
-            if members.last().is_some_and(|last| last.key >= key) {
+            let first = first_bytes(key);
+            if members.last().is_some_and(|last| last.order(first, key) != Ordering::Less) {
                 return Err(Flaw::Order(key_at));
             }
             at = expect(bytes, at, b"\":\"")?;
             let mut member = value(text, key, at)?;
-            member.field = find(&mut table, key);
+            member.first = first;
+            member.field = find(&mut table, first, key);
             at += member.raw.len() + 1;
             members.push(member);
             if members.len() > MEMBERS_MAX {
@@ -118,7 +128,8 @@ impl<'a> Body<'a> {
 
     /// The member with this key.
     pub fn get(&self, key: &str) -> Option<&Member<'a>> {
-        let at = self.members.binary_search_by(|member| member.key.cmp(key)).ok()?;
+        let first = first_bytes(key);
+        let at = self.members.binary_search_by(|member| member.order(first, key)).ok()?;
         self.members.get(at)
     }
 
@@ -136,15 +147,17 @@ fn table() -> &'static [(u64, Field)] {
 }
 
 /// First eight bytes of a key, as a number of the same order.
+#[inline]
 fn first_bytes(key: &str) -> u64 {
-    let mut first = [0; 8];
-    first.iter_mut().zip(key.bytes()).for_each(|(slot, byte)| *slot = byte);
-    u64::from_be_bytes(first)
+    let bytes = key.as_bytes();
+    match bytes.first_chunk::<8>() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => bytes.iter().rev().fold(0, |word, byte| word >> 8 | u64::from(*byte) << 56),
+    }
 }
 
 /// The field of a key. Table and keys come in the same order, so that one pass over the table is enough.
-fn find(table: &mut std::slice::Iter<'_, (u64, Field)>, key: &str) -> Option<Field> {
-    let first = first_bytes(key);
+fn find(table: &mut std::slice::Iter<'_, (u64, Field)>, first: u64, key: &str) -> Option<Field> {
     while let Some((begins, field)) = table.as_slice().first() {
         if *begins < first || (*begins == first && field.key() < key) {
             table.next();
@@ -165,11 +178,30 @@ fn expect(bytes: &[u8], at: usize, wanted: &[u8]) -> Result<usize, Flaw> {
     }
 }
 
+/// Passes over eight bytes at a time of what stands for itself, up to near the first byte that does not.
+fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    // The lowest marked byte of a word is right, whatever is marked above it.
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGHS;
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
+        let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+        let marks = below(word, b' ') | is(b'"') | is(b'\\') | is(b'%') | is(0x7f) | (word & HIGHS);
+        if marks != 0 {
+            return at + (marks.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    at
+}
+
 /// The member whose value begins at `start`, checked.
 fn value<'a>(text: &'a str, key: &'a str, start: usize) -> Result<Member<'a>, Flaw> {
     let bytes = text.as_bytes();
     let (mut at, mut json_escaped, mut percent) = (start, false, false);
     loop {
+        at = plain_until(bytes, at);
         match bytes.get(at) {
             Some(b'"') => break,
             Some(b'\\') if matches!(bytes.get(at + 1), Some(b'"' | b'\\')) => {
@@ -185,7 +217,7 @@ fn value<'a>(text: &'a str, key: &'a str, start: usize) -> Result<Member<'a>, Fl
         }
     }
     let raw = text.get(start..at).ok_or(Flaw::Form(at))?;
-    let member = Member { key, field: None, raw, json_escaped, percent };
+    let member = Member { key, field: None, first: 0, raw, json_escaped, percent };
     if percent || raw.is_empty() || raw.starts_with(' ') || raw.ends_with(' ') {
         unescape(&member.text()).map_err(|error| Flaw::Escape(at, error))?;
     }
@@ -227,7 +259,7 @@ mod tests {
     fn r3_every_field_is_found_by_its_key() {
         let mut walk = table().iter();
         for field in Field::ALL {
-            assert_eq!(find(&mut walk, field.key()), Some(*field));
+            assert_eq!(find(&mut walk, first_bytes(field.key()), field.key()), Some(*field));
         }
         let body = Body::parse("{\"action\":\"1\",\"actions\":\"2\",\"hq00\":\"3\",\"v\":\"1\",\"zz\":\"1\"}")
             .expect("canonical");
