@@ -66,9 +66,10 @@ fn comparable(mut pod: Value) -> Result<Value> {
 
 /// Takes out of an injected pod what may be added: two init containers, our volumes, one label, three annotations.
 fn without_ours(mut pod: Value) -> Result<Value> {
-    for (pointer, ours) in
-        [("/spec/initContainers", INJECTED.as_slice()), ("/spec/volumes", &["testimony-token", "testimony-state", "testimony-key"])]
-    {
+    for (pointer, ours) in [
+        ("/spec/initContainers", INJECTED.as_slice()),
+        ("/spec/volumes", &["testimony-token", "testimony-state", "testimony-key"]),
+    ] {
         let items = pod.pointer_mut(pointer).and_then(Value::as_array_mut).context("a list")?;
         items.retain(|item| !ours.contains(&text(item, "/name")));
         if items.is_empty() {

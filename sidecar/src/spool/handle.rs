@@ -108,6 +108,7 @@ impl SpoolHandle {
     /// The `recovered` records about an earlier process, and all that follows from them, are durable (D3).
     pub fn set_recovered(&self, boot: Boot) {
         lock(&self.shared.control).recovered.push(boot);
+        self.inbox.shared().request();
     }
 
     /// The operator unwrapped the key of a segment.

@@ -235,7 +235,7 @@ impl Work {
     fn run(mut self) {
         loop {
             let batch = self.handle.inbox.shared().next(TICK);
-            self.follow();
+            let recovered = self.follow();
             for (number, sid, exchanges) in batch.new_streams {
                 self.writer.add_stream(number, sid, exchanges);
             }
@@ -248,7 +248,7 @@ impl Work {
             let (entries_left, bytes_left) = self.writer.pending();
             self.handle.inbox.shared().publish(self.writer.durable());
             let (entries, bytes) = (entries.saturating_sub(entries_left), bytes.saturating_sub(bytes_left));
-            if batch.stopping || self.flushed_at.elapsed() >= TICK {
+            if batch.stopping || recovered || self.flushed_at.elapsed() >= TICK {
                 self.keep_house();
             }
             self.handle.inbox.shared().settle(entries, bytes, self.writer.room(), refusing);
@@ -262,8 +262,9 @@ impl Work {
         }
     }
 
-    /// Does what was asked for.
-    fn follow(&mut self) {
+    /// Does what was asked for. Whether an earlier process is told of now: that is to be durable at once, or a successor
+    /// tells it again.
+    fn follow(&mut self) -> bool {
         let control = std::mem::take(&mut *lock(&self.handle.shared.control));
         if let Some(sinks) = control.sinks {
             self.writer.set_sinks(&sinks);
@@ -283,6 +284,7 @@ impl Work {
                 tracing::debug!(sink, %error, "an acknowledgement is not taken");
             }
         }
+        let recovered = !control.recovered.is_empty();
         for boot in control.recovered {
             if let Some(shelf) = self.shelf(boot) {
                 shelf.set_recovered();
@@ -293,6 +295,7 @@ impl Work {
                 shelf.unlock(segment, key);
             }
         }
+        recovered
     }
 
     fn shelf(&mut self, boot: Boot) -> Option<&mut Shelf<Folder>> {
