@@ -431,6 +431,9 @@ mod tests {
         let metrics = Metrics::default();
         metrics.refused("chunk_size");
         metrics.undecided("no_header");
+        metrics.witness(WitnessAnswer::Cosigned);
+        metrics.cosigned(0, 1);
+        metrics.unanchored(0, 1);
         metrics.poll(PollResult::Changed);
         metrics.policy_in_force("00ff");
         metrics.policy_in_force("11ee");
