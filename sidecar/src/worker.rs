@@ -12,7 +12,7 @@ use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::spool::{self, Spool, SpoolHandle};
 use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
-use crate::witness::{Ask, Messenger, accompany};
+use crate::witness::{Ask, Messenger, abandon, accompany};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use std::convert::Infallible;
@@ -32,6 +32,12 @@ use tokio::time::{Instant, timeout};
 
 /// How long records may still be sent after the last connection has ended.
 const EXPORT_DRAIN: Duration = Duration::from_secs(5);
+
+/// How much of the spool is read, at the end, to tell what stays in it.
+const UNDELIVERED_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// How long the operator may take to write down what stays: a block, and an answer.
+const ABANDON_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long the spool may take to make the last records durable.
 const SPOOL_DRAIN: Duration = Duration::from_secs(2);
@@ -107,6 +113,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let awaited = config.operator.as_ref().is_some_and(|o| o.awaited) && start.source == PolicySource::Environment;
     let patience = awaited.then_some(POLICY_WAIT_MAX);
     let opening_state = state.clone();
+    let mut last_words = None;
     if let Some(operator) = config.operator.clone() {
         let apply = apply(policy, sinks);
         let caller = Caller::new(operator, start.operator_ca).context("the operator's URL")?;
@@ -115,6 +122,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
             let stopped = stop_watch.clone();
             tasks.spawn(async move { messenger.run(until(stopped)).await });
         }
+        last_words = Some(caller.another());
         let asker = names.map(|names| Asker::new(names, caller.another()));
         let poller = Poller::new(caller, store, apply, state, queue, metrics);
         let stopped = stop_watch.clone();
@@ -152,12 +160,27 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let left = export.await;
     // Ends its threads: acknowledgements become durable.
     drop(spool);
+    if let (Some(handle), Some(mut caller)) = (handle, last_words) {
+        let sinks = shared.policy.load().document().sinks.iter().map(|sink| sink.name.clone()).collect();
+        tell_undelivered(handle, sinks, &mut caller).await;
+    }
     stop.send_replace(true);
     while tasks.join_next().await.is_some() {}
     if left.records > 0 || left.undeclared > 0 {
         tracing::error!(records = left.records, undeclared = left.undeclared, "records were not delivered in time");
     }
     Ok(())
+}
+
+/// Tells the operator which records stay in the spool: they go with the pod, unless its container starts again.
+async fn tell_undelivered(spool: SpoolHandle, sinks: Vec<String>, caller: &mut Caller) {
+    let read = move || spool.undelivered(&sinks, UNDELIVERED_BYTES_MAX);
+    let Ok(left) = tokio::task::spawn_blocking(read).await else { return };
+    if left.is_empty() {
+        return;
+    }
+    let untold = abandon(caller, &left, ABANDON_PATIENCE).await;
+    tracing::warn!(streams = left.len(), untold, "records stay in the spool undelivered");
 }
 
 /// Says that the pod's other containers may start: at once, or when the operator has told what to record.

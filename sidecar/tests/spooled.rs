@@ -264,6 +264,30 @@ async fn s3_a_full_spool_is_a_gap_with_its_reason_and_an_outage_before_that_is_n
     assert!(lost > 0 && number(close, Field::OpenCount) == 0);
 }
 
+#[tokio::test]
+async fn w3_what_stays_undelivered_is_known_by_stream_and_place() {
+    let open = Arc::new(AtomicBool::new(true));
+    let gate = open.clone();
+    let server =
+        Server::start(None, move |_, _| Reply::status(if gate.load(Ordering::SeqCst) { 200 } else { 503 })).await;
+    let process = Process::start(&root(), 1, vec![sink(&server.url("http"))]);
+    process.record("/delivered");
+    server.until(arrived("exchange", 1)).await;
+    let sinks = ["main".to_owned()];
+    let handle = process.spool.handle().clone();
+    eventually("acknowledged", || handle.undelivered(&sinks, usize::MAX).is_empty()).await;
+    open.store(false, Ordering::SeqCst);
+    for at in 0..3 {
+        process.record(&format!("/{at}"));
+    }
+    process.recorder.all_durable().await;
+    process.recorder.close();
+    tokio::time::timeout(DEADLINE, process.recorder.settled()).await.expect("durable");
+    let left = handle.undelivered(&sinks, usize::MAX);
+    let left: Vec<_> = left.iter().map(|(stream, range)| (stream.as_str(), range.clone())).collect();
+    assert_eq!(left, [(format!("c-1/shop/u-1/{:032x}-0-0", 1).as_str(), 2..6)], "three exchanges and close");
+}
+
 fn rig_lost(rig: &Rig) -> u64 {
     rig.state().lost
 }

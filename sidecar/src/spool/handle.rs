@@ -6,12 +6,14 @@ use super::inbox::Inbox;
 use super::keys::DataKey;
 use super::page::{CounterPage, Counters};
 use super::position::Place;
-use super::reader::Reader;
+use super::reader::{Read, Reader};
 use super::recover::Report;
 use super::shelf::{Shared, Shelf, SinkRule, Skipped};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use testimony_core::evidence::stream::StreamId;
 use tokio::sync::watch;
 
 /// What the spool tells.
@@ -138,6 +140,34 @@ impl SpoolHandle {
     pub fn reader_at(&self, boot: Boot, at: Place) -> Option<Reader<Folder>> {
         let (folder, shared) = lock(&self.shared.shelves).get(&boot).cloned()?;
         Reader::new(Folder::new(&folder), shared, at).ok()
+    }
+
+    /// The records that some of these sinks have not acknowledged, by stream: from the first to the one after the last. Reads
+    /// the files: not for a thread that serves. What lies beyond `budget_bytes` of payloads is left out.
+    pub fn undelivered(&self, sinks: &[String], budget_bytes: usize) -> BTreeMap<StreamId, Range<u64>> {
+        let mut left: BTreeMap<StreamId, Range<u64>> = BTreeMap::new();
+        let mut bytes = 0;
+        for boot in self.boots() {
+            let Some((_, shared)) = lock(&self.shared.shelves).get(&boot).cloned() else { continue };
+            let first = sinks.iter().map(|sink| shared.sink_position(sink).unwrap_or_default()).min();
+            let Some(mut reader) = first.and_then(|first| self.reader_at(boot, first)) else { continue };
+            while bytes < budget_bytes {
+                // What cannot be read is told by others: as a hole, or by who finds it next.
+                let Ok(read) = reader.read() else { break };
+                let block = match read {
+                    Read::Block(block) => block,
+                    Read::Lost { .. } => continue,
+                    Read::End => break,
+                };
+                bytes = bytes.saturating_add(block.payload_bytes());
+                for one in block.iter().filter(|one| one.entry.kind.is_leaf()) {
+                    let seq = one.entry.seq;
+                    let range = left.entry(one.sid.clone()).or_insert(seq..seq);
+                    *range = range.start.min(seq)..range.end.max(seq.saturating_add(1));
+                }
+            }
+        }
+        left
     }
 
     /// How the spool is.

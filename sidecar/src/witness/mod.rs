@@ -7,10 +7,12 @@
 //! second runtime:                                          Messenger <---+  -> POST, by the pod's token
 //! ```
 
+mod abandon;
 mod accompany;
 mod messenger;
 mod shown;
 
+pub use abandon::abandon;
 pub use accompany::accompany;
 pub use messenger::{ANSWER_DEADLINE, Ask, Certified, Messenger};
 pub use shown::{Errand, STREAMS_MAX, Shown};
