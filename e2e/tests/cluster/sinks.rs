@@ -1,9 +1,10 @@
 //! A sink that is down, refuses TLS or credentials, or comes late: traffic flows, and status and metric say what is wrong.
 
-use crate::harness::{Space, cluster, eventually, marker};
-use crate::objects::{SELECT_SERVER, Sink, admin, in_force, metric};
+use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, marker};
+use crate::objects::{SELECT_SERVER, Sink, admin, in_force, metric, text};
+use crate::witness::{entries, replace, uid};
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use testimony_e2e::records::{GAP, HTTP_REQUEST, parse};
 
@@ -247,4 +248,26 @@ fn a_sink_that_would_give_secrets_away_is_refused_with_the_fix() -> Result<()> {
         assert!(error.contains(wanted), "{spec}: {wanted:?} is not in: {error}");
     }
     Ok(())
+}
+
+#[test]
+fn w3_what_a_pod_leaves_undelivered_is_told_to_the_ledger() -> Result<()> {
+    let space = Space::new("abandoned")?;
+    collector(&space)?;
+    let endpoint = format!("http://collector.{}.svc:4318", space.name);
+    let sink = Sink::new(&space.name, &json!({"endpoint": endpoint}))?;
+    sending_to(&space, &sink)?;
+    get(&space, &format!("/anything/{}", marker()))?;
+    sink.delivering("True", "1 of 1")?;
+    let server = uid(&space, "server")?;
+
+    cluster().kubectl.run(&["scale", "deployment/collector", "--replicas=0", "-n", &space.name])?;
+    eventually("the collector to be gone", 60, || Ok(space.pods("collector")?.is_empty()))?;
+    get(&space, &format!("/anything/{}", marker()))?;
+    replace(&space, "server")?;
+    eventually("the ledger to know what the pod left", 2 * OPERATOR_SECONDS_MAX, || {
+        let told = entries("ledger-abandoned", &server)?;
+        let place = |entry: &Value, name: &str| text(entry, name).parse::<u64>().unwrap_or(0);
+        Ok(told.iter().any(|entry| place(entry, "/from") < place(entry, "/to")))
+    })
 }

@@ -11,7 +11,7 @@ use testimony_e2e::install::{OPERATOR_NAMESPACE, export_of};
 const GRACE: &str = "--grace-period=30";
 
 /// Bodies of the ledger's entries of one type that speak of a pod, or of a stream of it, by its uid.
-fn entries(typ: &str, uid: &str) -> Result<Vec<Value>> {
+pub fn entries(typ: &str, uid: &str) -> Result<Vec<Value>> {
     let (code, lines) = run(&["ledger", "export"])?;
     ensure!(code == 0, "testimony ledger export ends with {code}");
     let mut found = Vec::new();
