@@ -163,7 +163,7 @@ impl Outcome {
     /// What always holds: everything is recorded or declared, and nothing twice; and the run was one.
     pub fn check_counts(&self) {
         self.check("client log = records + gaps", self.count.wrong.is_empty());
-        self.check("the clients sent something, and it was recorded", self.count.recorded > 50);
+        self.check("the clients sent something, and it was recorded", self.count.recorded > 0);
         // The verdict is the worst of all findings, those too that a report does not list.
         self.check("no finding but those that are allowed", self.report.verdict < Verdict::Projection);
     }
