@@ -4,6 +4,7 @@ mod alone;
 mod cli;
 mod cluster_policy;
 mod context;
+mod delivery;
 mod exchanges;
 mod grpc;
 mod harness;

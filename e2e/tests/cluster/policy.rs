@@ -110,7 +110,7 @@ fn a_policy_that_cannot_work_is_refused_and_the_field_is_named() -> Result<()> {
 fn an_unknown_field_is_never_accepted_in_silence() -> Result<()> {
     let space = Space::new("unknown")?;
     for (spec, field) in [
-        ("{delivery: {mode: Strict}}", "spec.delivery"),
+        ("{identity: {header: x-user}}", "spec.identity"),
         ("{rules: [{name: a, match: {path: /x}, level: None}]}", "spec.rules[0].match.path"),
         ("{capture: {excludePorts: [{port: 1, direction: Inbound, protocol: TCP}]}}", "protocol"),
     ] {
