@@ -20,6 +20,7 @@ use testimony_core::redact::{Redactor, redact};
 use testimony_sidecar::config::Operator;
 use testimony_sidecar::data::{Recorder, Shared};
 use testimony_sidecar::poll::Caller;
+use testimony_sidecar::spool::{Boot, LIMIT_BYTES_MIN, Limits, Settings, Spool};
 use testimony_sidecar::tail::Tail;
 use testimony_sidecar::witness::{Ask, Messenger, accompany};
 use tokio::sync::mpsc;
@@ -140,10 +141,15 @@ struct Scene {
     asks: mpsc::Sender<Ask>,
     _messenger: JoinSet<()>,
     _backend: Server,
+    _spool: Option<Spool>,
 }
 
 impl Scene {
     async fn new() -> Self {
+        Self::over(None).await
+    }
+
+    async fn over(spool: Option<Spool>) -> Self {
         let backend = Server::start(None, |_, _| Reply::status(200)).await;
         let rig = Rig::start(vec![sink(&backend.url("http"))]);
         let operator = Witness::new();
@@ -163,14 +169,14 @@ impl Scene {
             in_flight: Arc::default(),
             names: None,
             queue: rig.queue.clone(),
-            spool: None,
+            spool: spool.as_ref().map(|spool| spool.handle().clone()),
             metrics: rig.metrics.clone(),
             tail: Tail::default(),
         };
         let (cluster_uid, namespace, pod_uid) = ("c-1".to_owned(), "shop".to_owned(), "u-1".to_owned());
         let origin = Origin { cluster_uid, namespace, pod_uid, boot: 5, witness: true, ..Origin::default() };
         let recorder = Recorder::new(shared, origin).expect("a stream");
-        Self { recorder, rig, server, operator, asks, _messenger: running, _backend: backend }
+        Self { recorder, rig, server, operator, asks, _messenger: running, _backend: backend, _spool: spool }
     }
 
     fn record(&self, at: usize) {
@@ -187,6 +193,7 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             self.recorder.close();
+            self.recorder.settled().await;
         };
         let both = async { tokio::join!(schedule, accompany(self.recorder.clone(), self.asks.clone())) };
         tokio::time::timeout(DEADLINE, both).await.expect("in time");
@@ -219,6 +226,29 @@ async fn w2_heads_are_cosigned_while_records_come_and_at_the_end() {
     assert!(scene.rig.metrics.text().contains("testimony_witness_cosigned_at_seconds{thread=\"0\"} "));
     let authorized = |one: &Received| one.header("authorization") == "Bearer t1";
     assert!(scene.server.received().iter().all(authorized));
+}
+
+#[tokio::test]
+async fn h1_over_a_spool_the_end_is_shown_once_it_is_durable() {
+    let root = folder();
+    let key_folder = root.join("key");
+    std::fs::create_dir_all(&key_folder).expect("a folder");
+    let settings = Settings {
+        folder: root.join("spool"),
+        key_folder,
+        limit_bytes: LIMIT_BYTES_MIN,
+        // Long enough for somebody to give up who does not wait.
+        limits: Limits { commit_after: Duration::from_millis(300), ..Limits::default() },
+        boot: Boot(5_u128.to_be_bytes()),
+        recovery: None,
+        now_unix_nanos: || 1,
+    };
+    let (spool, _events) = Spool::start(settings, &[]).expect("a spool");
+    let scene = Scene::over(Some(spool)).await;
+    scene.record(0);
+    let operator = scene.operator.clone();
+    scene.until(|| !operator.cosigned().is_empty()).await;
+    assert!(operator.state().is_some_and(|state| state.closed));
 }
 
 #[tokio::test]

@@ -136,6 +136,12 @@ impl Recorder {
         self.inner.borrow().stream.is_closed()
     }
 
+    /// Whether the stream has ended, and its last head is signed and durable.
+    pub fn is_over(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.stream.is_closed() && !inner.stream.awaits_durable() && !inner.desk.has_heads()
+    }
+
     /// Works on what the witness must see; `None`: there is no witness.
     pub fn shown<R>(&self, work: impl FnOnce(&mut Shown) -> R) -> Option<R> {
         self.inner.borrow_mut().desk.shown.as_mut().map(work)
@@ -214,6 +220,7 @@ impl Recorder {
             let now = now();
             self.inner.borrow_mut().settle(&self.shared, &self.stirred, now);
         }
+        self.shown_stirred.notify_one();
     }
 
     /// Waits until all that was sealed so far is durable. Without a spool it is, as far as it gets.

@@ -61,7 +61,7 @@ impl Walk {
             Some(Errand::Certificate { .. }) if self.recorder.is_closed() => None,
             Some(Errand::Certificate { stream, csr }) => self.certificate(&stream, csr).await,
             Some(Errand::Checkpoint(body)) => self.checkpoint(body).await,
-            None if self.recorder.is_closed() => None,
+            None if self.recorder.is_over() => None,
             None => {
                 if timeout(IDLE, self.recorder.shown_stirred()).await.is_err() {
                     self.recorder.shown(Shown::again);
