@@ -51,7 +51,12 @@ fn ca_bundle() -> Result<String> {
     Ok(text(&webhook, "/webhooks/0/clientConfig/caBundle"))
 }
 
-/// Everything of ours in the cluster, as `kind.group/name`, but for the definitions, the namespace itself and Events.
+/// The ledger with its keys outlives an uninstall: it is evidence.
+fn is_evidence(name: &str) -> bool {
+    name == "secret/testimony-witness" || name.starts_with("configmap/testimony-ledger-")
+}
+
+/// Everything of ours in the cluster, as `kind.group/name`, but for the definitions, the namespace itself, evidence and Events.
 fn left_behind() -> Result<Vec<String>> {
     let kubectl = &cluster().kubectl;
     let kinds = |namespaced: &str| -> Result<String> {
@@ -64,7 +69,8 @@ fn left_behind() -> Result<Vec<String>> {
     let mut left = Vec::new();
     let inside = kubectl.run(&["get", &own, "-n", OPERATOR_NAMESPACE, "-o", "name"])?;
     let everyones = ["serviceaccount/default", "configmap/kube-root-ca.crt"];
-    left.extend(inside.lines().filter(|name| !everyones.contains(name)).map(str::to_string));
+    let others = |name: &&str| !everyones.contains(name) && !is_evidence(name);
+    left.extend(inside.lines().filter(others).map(str::to_string));
     let definitions = |name: &str| name.starts_with("customresourcedefinition") || name.starts_with("namespace/");
     let named = kubectl.run(&["get", &cluster_wide, "-o", "name"])?;
     let named =
@@ -75,7 +81,9 @@ fn left_behind() -> Result<Vec<String>> {
         if everywhere {
             arguments.push("--all-namespaces");
         }
-        left.extend(kubectl.run(&arguments)?.lines().filter(|name| !definitions(name)).map(str::to_string));
+        let labelled = kubectl.run(&arguments)?;
+        let others = labelled.lines().filter(|name| !definitions(name) && !is_evidence(name));
+        left.extend(others.map(str::to_string));
     }
     let sink = kubectl.run(&["get", "auditsink", "default", "--ignore-not-found", "-o", "name"])?;
     left.extend(sink.lines().map(str::to_string));
@@ -109,6 +117,8 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
         });
         gone.with_context(|| format!("there is {left:#?}"))
     })?;
+    let kept = cluster().kubectl.run(&["get", "configmaps,secrets", "-n", OPERATOR_NAMESPACE, "-o", "name"])?;
+    assert!(kept.lines().filter(|name| is_evidence(name)).count() > 1, "the ledger and its keys stay: {kept}");
     let definitions = cluster().kubectl.run(&["get", "crd", "-o", "name"])?;
     for name in ["auditpolicies", "auditsinks", "clusterauditpolicies"] {
         assert!(definitions.contains(&format!("{name}.audit.testimony.dev")), "{definitions}");
