@@ -61,7 +61,7 @@ impl Queue {
     }
 
     /// What each sink never gets, with its name: to be told once. A sink that refused records has to take others before more
-    /// is told of it; a record that tells could be refused, too, without end.
+    /// is told of it, or half a minute has to pass; a record that tells could be refused, too, without end.
     pub fn take_losses(&self) -> Vec<(Arc<str>, Loss)> {
         let sinks = self.shared.sinks.load();
         sinks.iter().flat_map(|sink| sink.take_losses().into_iter().map(|loss| (sink.name.clone(), loss))).collect()

@@ -6,6 +6,7 @@ use crate::data::now;
 use crate::metrics::SinkMetrics;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::seal::Class;
 use testimony_core::evidence::stream::StreamId;
@@ -14,6 +15,9 @@ use tokio::sync::{Notify, watch};
 
 /// Records about a stream itself may go over a queue's limit by one part in so many.
 const EVIDENCE_RESERVE_PART: usize = 10;
+
+/// A sink that refuses everything is told of so often.
+const LOSSES_HELD_MAX: Duration = Duration::from_secs(30);
 
 /// One sink's queue. Locked for a few instructions at a time, never across an await.
 pub(super) struct SinkQueue {
@@ -34,8 +38,8 @@ struct State {
     batches: VecDeque<Batch>,
     sending: Sending,
     losses: Losses,
-    /// Losses were told, and nothing was taken since.
-    losses_held: bool,
+    /// When losses were told, if nothing was taken since.
+    losses_held: Option<Instant>,
     /// Losses that were taken to be told, and whose holes are not durable.
     telling: usize,
     condition: SinkCondition,
@@ -58,6 +62,14 @@ pub(super) struct Taken {
     pub(super) batches: Vec<Batch>,
 }
 
+impl State {
+    /// Losses wait until the sink takes something: a record that tells one could be refused, too. Not for ever, because the
+    /// spool keeps what is not told.
+    fn holds_losses(&self) -> bool {
+        self.losses_held.is_some_and(|since| since.elapsed() < LOSSES_HELD_MAX)
+    }
+}
+
 impl SinkQueue {
     pub(super) fn new(
         name: &str,
@@ -73,7 +85,7 @@ impl SinkQueue {
             batches: VecDeque::new(),
             sending: Sending::default(),
             losses: Losses::default(),
-            losses_held: false,
+            losses_held: None,
             telling: 0,
             condition: SinkCondition::Unknown,
             error: None,
@@ -121,7 +133,7 @@ impl SinkQueue {
     pub(super) fn lose(&self, records: u64, seals: Option<&Seals>, reason: LossReason) {
         let mut state = self.lock();
         self.add_loss(&mut state, records, seals, reason);
-        let told = !state.losses.is_empty() && !state.losses_held;
+        let told = !state.losses.is_empty() && !state.holds_losses();
         drop(state);
         if told {
             self.losses_told.notify_one();
@@ -137,7 +149,7 @@ impl SinkQueue {
         if !state.losses.add_range(stream, range, LossReason::SpoolDamaged) {
             tracing::error!(sink = %self.name, records, "lost records cannot be told as a hole");
         }
-        let told = !state.losses_held;
+        let told = !state.holds_losses();
         drop(state);
         if told {
             self.losses_told.notify_one();
@@ -163,10 +175,10 @@ impl SinkQueue {
     /// What is to be told now.
     pub(super) fn take_losses(&self) -> Vec<Loss> {
         let mut state = self.lock();
-        if state.losses_held || state.losses.is_empty() {
+        if state.holds_losses() || state.losses.is_empty() {
             return Vec::new();
         }
-        state.losses_held = true;
+        state.losses_held = Some(Instant::now());
         let losses = state.losses.take();
         state.telling = state.telling.saturating_add(losses.len());
         losses
@@ -230,7 +242,7 @@ impl SinkQueue {
         state.sending.bytes = state.sending.bytes.saturating_sub(bytes);
         state.sending.records = state.sending.records.saturating_sub(records);
         state.delivered = state.delivered.saturating_add(delivered);
-        if delivered > 0 && std::mem::take(&mut state.losses_held) && !state.losses.is_empty() {
+        if delivered > 0 && state.losses_held.take().is_some() && !state.losses.is_empty() {
             self.losses_told.notify_one();
         }
         self.metrics.queue_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
