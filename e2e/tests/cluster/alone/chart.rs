@@ -51,9 +51,10 @@ fn ca_bundle() -> Result<String> {
     Ok(text(&webhook, "/webhooks/0/clientConfig/caBundle"))
 }
 
-/// The ledger with its keys outlives an uninstall: it is evidence.
+/// The ledger, its keys and the roots that prove it outlive an uninstall: they are evidence.
 fn is_evidence(name: &str) -> bool {
-    name == "secret/testimony-witness" || name.starts_with("configmap/testimony-ledger-")
+    ["secret/testimony-witness", "configmap/testimony-roots"].contains(&name)
+        || name.starts_with("configmap/testimony-ledger-")
 }
 
 /// Everything of ours in the cluster, as `kind.group/name`, but for the definitions, the namespace itself, evidence and Events.
