@@ -25,6 +25,7 @@ pub use scope::{ScopeArg, lag, scope};
 use crate::args::{self, ProveArgs, VerifyArgs};
 use crate::output::{Table, plural, print, printable};
 use anyhow::{Context, Result};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sort::{HELD_BYTES_MAX, Sorter};
 use std::fmt::Write as _;
