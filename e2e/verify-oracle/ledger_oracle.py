@@ -13,7 +13,7 @@ KEYS = {
     "uncovered": "pod ns name reason from to?", "certified": "stream key until cert", "head": "heads",
     "epoch": "stream size root next_key", "closed": "stream size root", "lost": "stream size root",
     "rebased": "stream size root old_size old_root key", "fork": "stream note", "abandoned": "stream from to reason",
-    "unwrap": "stream pod", "pruned": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered?",
+    "unwrap": "stream pod", "witnessed": "note", "pruned": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered?",
 }
 NUMBER = re.compile("0|[1-9][0-9]*")
 

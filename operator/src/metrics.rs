@@ -108,6 +108,10 @@ pub struct Metrics {
     pub ledger_blocks: Family<ResultLabels, Counter>,
     /// Requests with a block to a sink: `success` or `error` (tried again).
     pub ledger_exports: Family<ResultLabels, Counter>,
+    /// Heads of the ledger shown to a witness outside: `cosigned` or `error` (tried again).
+    pub ledger_outside: Family<ResultLabels, Counter>,
+    /// When a witness outside last cosigned the ledger, in seconds since the epoch.
+    pub ledger_outside_at: Gauge,
     /// Entries of the ledger.
     pub ledger_entries: Gauge,
     /// Bytes of the blocks in the cluster.
@@ -141,6 +145,8 @@ impl Metrics {
             streams: Family::default(),
             ledger_blocks: Family::default(),
             ledger_exports: Family::default(),
+            ledger_outside: Family::default(),
+            ledger_outside_at: Gauge::default(),
             ledger_entries: Gauge::default(),
             ledger_bytes: Gauge::default(),
             ledger_interval: Gauge::default(),
@@ -186,6 +192,10 @@ impl Metrics {
             "Blocks of the ledger sent to a sink, by result",
             self.ledger_exports.clone(),
         );
+        let outside = self.ledger_outside.clone();
+        registry.register("ledger_outside", "Heads of the ledger shown to a witness outside, by result", outside);
+        let at = self.ledger_outside_at.clone();
+        registry.register("ledger_outside_at", "Time of its last cosignature, seconds since the epoch", at);
         registry.register("ledger_entries", "Entries of the ledger", self.ledger_entries.clone());
         let (bytes, interval) = (self.ledger_bytes.clone(), self.ledger_interval.clone());
         registry.register_with_unit("ledger", "Blocks of the ledger in the cluster", Unit::Bytes, bytes);

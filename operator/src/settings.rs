@@ -3,10 +3,13 @@
 use crate::api::{Compression, Protocol};
 use crate::certs::CertConfig;
 use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig};
+use crate::witness::OutsideConfig;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use std::time::Duration;
 use testimony_core::contract::port;
+use testimony_core::evidence::note::Role;
+use testimony_core::evidence::roots::NamedKey;
 
 /// Name of our entry in the MutatingWebhookConfiguration.
 pub const WEBHOOK_ENTRY: &str = "inject.testimony.dev";
@@ -93,6 +96,18 @@ pub struct Settings {
     /// Name of the Secret that holds the keys of ledger and witness; made when absent.
     #[arg(long, env = "TESTIMONY_WITNESS_SECRET", default_value = "testimony-witness")]
     pub witness_secret: String,
+    /// Submission prefix of a C2SP witness outside of the cluster, which is shown the ledger's heads; omitted: none is.
+    #[arg(long, env = "TESTIMONY_OUTSIDE_WITNESS_URL", value_parser = http_url, requires = "outside_witness_key")]
+    pub outside_witness_url: Option<String>,
+    /// That witness's verifier key, as C2SP writes it: NAME+ID+KEY.
+    #[arg(long, env = "TESTIMONY_OUTSIDE_WITNESS_KEY", value_parser = witness_key, requires = "outside_witness_url")]
+    pub outside_witness_key: Option<NamedKey>,
+    /// PEM bundle that signs that witness's certificate.
+    #[arg(long, env = "TESTIMONY_OUTSIDE_WITNESS_CA_BUNDLE", requires = "outside_witness_url")]
+    pub outside_witness_ca_bundle: Option<String>,
+    /// Time between two heads that it is shown, in seconds.
+    #[arg(long, env = "TESTIMONY_OUTSIDE_WITNESS_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=86_400))]
+    pub outside_witness_seconds: u32,
     /// Name of the Lease of the leader election; made when absent.
     #[arg(long, env = "TESTIMONY_LEASE_NAME", default_value = "testimony-controller")]
     pub lease_name: String,
@@ -234,6 +249,16 @@ impl Settings {
         }
     }
 
+    /// The witness outside of the cluster, if there is one.
+    pub fn outside_witness(&self) -> Option<OutsideConfig> {
+        Some(OutsideConfig {
+            url: self.outside_witness_url.clone()?,
+            key: self.outside_witness_key.clone()?,
+            ca_bundle: self.outside_witness_ca_bundle.clone(),
+            interval: Duration::from_secs(u64::from(self.outside_witness_seconds)),
+        })
+    }
+
     /// Namespaces that are never touched.
     pub fn excluded(&self) -> ExcludedNamespaces {
         ExcludedNamespaces { own: self.namespace.clone(), further: self.exclude_namespaces.clone() }
@@ -251,6 +276,12 @@ const SPOOL_MEBIBYTES_MIN: u32 = 32;
 fn spool_mebibytes(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| *number == 0 || *number >= SPOOL_MEBIBYTES_MIN);
     number.ok_or_else(|| format!("use a number of MiB, {SPOOL_MEBIBYTES_MIN} or more, or 0 for no spool"))
+}
+
+fn witness_key(text: &str) -> Result<NamedKey, String> {
+    NamedKey::parse(text, Role::Witness).ok_or_else(|| {
+        "use a witness's verifier key as C2SP writes it: NAME+ID+KEY, of type 0x04 (cosignature/v1)".to_owned()
+    })
 }
 
 fn dns_label(text: &str) -> Result<String, String> {

@@ -73,6 +73,8 @@ fn the_page_of_the_metrics_is_the_codes() {
         streams,
         ledger_blocks,
         ledger_exports,
+        ledger_outside,
+        ledger_outside_at: _,
         ledger_entries: _,
         ledger_bytes: _,
         ledger_interval: _,
@@ -86,7 +88,7 @@ fn the_page_of_the_metrics_is_the_codes() {
         family.get_or_create(&KindLabels { kind: "Pod" }).inc();
     }
     objects.get_or_create(&KindLabels { kind: "Pod" }).inc();
-    for family in [polls, writes, witness_requests, ledger_blocks, ledger_exports, events, rollouts] {
+    for family in [polls, writes, witness_requests, ledger_blocks, ledger_exports, ledger_outside, events, rollouts] {
         family.get_or_create(&ResultLabels { result: "ok" }).inc();
     }
     pods.get_or_create(&StateLabels { state: "matched" }).inc();
@@ -99,7 +101,7 @@ fn the_page_of_the_metrics_is_the_codes() {
          path `/metrics`, in the OpenMetrics format.\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n",
     );
     let found = families(&scraped);
-    assert_eq!(found.len(), 23, "{scraped}");
+    assert_eq!(found.len(), 25, "{scraped}");
     for (name, family) in found {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         page.push_str(&format!("| `{name}` | {} | {} | {} |\n", family.kind, labels.join(", "), family.help));

@@ -11,6 +11,7 @@ pub mod names;
 pub mod poll;
 pub mod proxy;
 pub mod redirect_dst;
+pub mod routes;
 pub mod spool;
 pub mod supervisor;
 pub mod tail;

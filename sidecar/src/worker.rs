@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
 use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
+use crate::routes;
 use crate::spool::{self, Spool, SpoolHandle};
 use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
@@ -16,7 +17,7 @@ use crate::witness::{Ask, Messenger, abandon, accompany};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use std::convert::Infallible;
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::contract::path;
@@ -425,28 +426,11 @@ fn pod(config: &Config) -> Pod {
         Arc::from(format!("system:serviceaccount:{namespace}:{account}"))
     });
     let mut node_ips = config.host_ips.clone();
-    node_ips.extend(default_gateways());
+    node_ips.extend(routes::default_gateways());
     let listeners = [&config.listen.inbound, &config.listen.outbound];
     let mut own_ports: Vec<u16> = listeners.into_iter().flatten().map(|listener| listener.addr.port()).collect();
     own_ports.push(config.listen.admin.port());
     Pod { ips: config.pod_ips.clone(), node_ips, actor, own_ports }
-}
-
-/// With most network plug-ins the kubelet's probes come from the node's end of the pod's link: its default gateway.
-fn default_gateways() -> Vec<IpAddr> {
-    let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    parse_gateways(&table)
-}
-
-/// Default routes of `/proc/net/route`: destination 0, gateway in host byte order.
-fn parse_gateways(table: &str) -> Vec<IpAddr> {
-    let gateway = |line: &str| {
-        let mut columns = line.split_ascii_whitespace().skip(1);
-        let (destination, gateway) = (columns.next()?, columns.next()?);
-        let raw = u32::from_str_radix(gateway, 16).ok().filter(|raw| *raw != 0)?;
-        (destination == "00000000").then(|| IpAddr::from(raw.to_ne_bytes()))
-    };
-    table.lines().skip(1).filter_map(gateway).collect()
 }
 
 fn admin_state(
@@ -474,13 +458,6 @@ fn admin_state(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gateways_of_a_pod() {
-        let table = "Iface\tDestination\tGateway \tFlags\nlo\t0000007F\t00000000\t1\neth0\t00000000\t0100F40A\t0003\n";
-        assert_eq!(parse_gateways(table), ["10.244.0.1".parse::<IpAddr>().expect("address")]);
-        assert!(parse_gateways("").is_empty());
-    }
 
     fn stand_in() -> PolicyState {
         PolicyState::new("r0", PolicySource::Environment, Arc::default())

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use testimony_core::evidence::ledger::export::otlp_line;
 use testimony_core::evidence::ledger::{Book, Fact, Keys, PodRow, Pruned, UncoveredRow, ledger_id};
 use testimony_core::evidence::merkle::{Range, leaf};
-use testimony_core::evidence::note::{PublicKey, Role};
+use testimony_core::evidence::note::{PublicKey, Role, Signature, SignedNote};
 use testimony_core::evidence::roots::NamedKey;
 use testimony_core::evidence::seal::{Origin, Signer as _};
 use testimony_core::evidence::stream::StreamId;
@@ -80,7 +80,7 @@ fn seal(origin: Origin, seed: u8, authority: &Authority) -> Sealed {
     let head = host.lines.last().expect("a head");
     let body = testimony_core::canon::parse_body(head.body.as_bytes()).expect("a body");
     let note = STANDARD.decode(&body["note"]).expect("base64");
-    let note = testimony_core::evidence::note::SignedNote::parse(std::str::from_utf8(&note).expect("text"));
+    let note = SignedNote::parse(std::str::from_utf8(&note).expect("text"));
     let end = note.map(|note| (note.checkpoint.size, note.checkpoint.root)).expect("a note");
     let lines = host
         .lines
@@ -104,6 +104,11 @@ fn ledger(streams: &[&Sealed], authority: &Authority) -> String {
 
 /// And what it says after that.
 fn ledger_with(streams: &[&Sealed], authority: &Authority, more: &[Fact]) -> String {
+    ledger_then(streams, authority, |_| more.to_vec())
+}
+
+/// And what it says after its first head.
+fn ledger_then(streams: &[&Sealed], authority: &Authority, more: impl Fn(SignedNote) -> Vec<Fact>) -> String {
     let cluster = origin(1).cluster_uid;
     let sid = ledger_name(&cluster);
     let mut book = Book::new(sid.clone(), keys());
@@ -120,14 +125,18 @@ fn ledger_with(streams: &[&Sealed], authority: &Authority, more: &[Fact]) -> Str
     };
     let first: Vec<Fact> = [Fact::Expected(pod)].into_iter().chain(streams.iter().map(certified)).collect();
     let closed = |stream: &&Sealed| Fact::Closed(stream.sid.clone(), stream.end.0, stream.end.1);
-    let second: Vec<Fact> = streams.iter().map(closed).chain(more.iter().cloned()).collect();
     let mut out = String::new();
-    for (millis, facts) in [(1, first), (31_005, second)] {
+    let mut commit = |millis, facts: &[Fact]| {
         let sign = |text: &[u8]| TestKey::new(200).sign(text);
-        let proposed = book.propose(&facts, &[], at(millis).wall_ns, sign).expect("a block");
+        let proposed = book.propose(facts, &[], at(millis).wall_ns, sign).expect("a block");
         out += &(otlp_line(proposed.block(), &sid).expect("entries") + "\n");
+        let note = SignedNote::parse(&proposed.block().note).expect("a note");
         book.apply(proposed.committed()).expect("the next block");
-    }
+        note
+    };
+    let note = commit(1, &first);
+    let second: Vec<Fact> = streams.iter().map(closed).chain(more(note)).collect();
+    commit(31_005, &second);
     out
 }
 
@@ -138,6 +147,11 @@ fn roots_of(authority: &Authority) -> String {
 
 /// Verdict, exit code and findings.
 fn judged(export: &str, ledger: Option<&str>, roots: &str) -> (Verdict, u8, Vec<String>) {
+    let report = report(export, ledger, roots);
+    (report.verdict, report.exit_code, report.findings.iter().map(ToString::to_string).collect())
+}
+
+fn report(export: &str, ledger: Option<&str>, roots: &str) -> Report {
     // Tests run beside each other.
     static RUN: AtomicU32 = AtomicU32::new(0);
     let run = RUN.fetch_add(1, Ordering::Relaxed);
@@ -147,8 +161,7 @@ fn judged(export: &str, ledger: Option<&str>, roots: &str) -> (Verdict, u8, Vec<
     let trust = roots::parse(roots).expect("roots");
     let files = [file.0.clone()];
     let input = Input { files: &files, format: None, ledger: ledger.as_ref().map(|file| file.0.as_path()) };
-    let report = verification(input, settings, trust, 10_000).expect("an export");
-    (report.verdict, report.exit_code, report.findings.iter().map(ToString::to_string).collect())
+    verification(input, settings, trust, 10_000).expect("an export")
 }
 
 #[test]
@@ -303,4 +316,44 @@ fn k1_a_stream_made_up_under_a_known_name_is_tampered() {
     assert!(verdict >= Verdict::Tampered, "{findings:#?}");
     let first = "its first key is not the one that the operator certified";
     assert!(findings.iter().any(|finding| finding.starts_with("TAMPERED") && finding.contains(first)), "{findings:#?}");
+}
+
+#[test]
+fn w3_trust_is_external_as_far_as_a_witness_outside_cosigned_the_ledger() {
+    let authority = Authority::new();
+    let sealed = seal(origin(1), 1, &authority);
+    let export: String = sealed.lines.concat();
+    let outside = NamedKey { name: "outside.example/w".to_owned(), key: TestKey::new(77).public() };
+    let cosigned = |seed: u8, mut note: SignedNote| {
+        let key = TestKey::new(seed);
+        let signature = key.sign(note.checkpoint.cosigned_text(5).as_bytes());
+        note.signatures.push(Signature::witness(&outside.name, &key.public(), 5, &signature));
+        vec![Fact::Witnessed(note.encode())]
+    };
+    let with = |key: &NamedKey| format!("witness {}\n{}", key.vkey(Role::Witness), roots_of(&authority));
+    let trust = |ledger: &str, roots: &str| {
+        let report = report(&export, Some(ledger), roots);
+        (report.verdict, report.trust, report.external.map(|external| (external.until_ns, external.by)))
+    };
+    let good = ledger_then(&[&sealed], &authority, |note| cosigned(77, note));
+    let until = Some((at(1).wall_ns, outside.name.clone()));
+    assert_eq!(trust(&good, &with(&outside)), (Verdict::Ok, Basis::External, until));
+    assert_eq!(
+        trust(&good, &roots_of(&authority)),
+        (Verdict::Ok, Basis::Operator, None),
+        "nobody vouches for that key"
+    );
+    // The operator's own witness says nothing new of the operator's ledger.
+    let own = ledger_then(&[&sealed], &authority, |note| cosigned(201, note));
+    let named = NamedKey { name: outside.name.clone(), key: keys().witness };
+    assert_eq!(trust(&own, &with(&named)), (Verdict::Ok, Basis::Operator, None));
+    // A head that is not this ledger's.
+    let other = ledger_then(&[&sealed], &authority, |mut note| {
+        note.checkpoint.root = leaf(b"another past");
+        let signature = TestKey::new(200).sign(note.checkpoint.text().as_bytes());
+        note.signatures = vec![Signature::log(&note.checkpoint.origin, &keys().ledger, &signature)];
+        cosigned(77, note)
+    });
+    let (verdict, trusted, _) = trust(&other, &with(&outside));
+    assert_eq!((verdict, trusted), (Verdict::Tampered, Basis::Operator));
 }

@@ -25,13 +25,14 @@ pub use scope::{ScopeArg, lag, scope};
 use crate::args::{self, ProveArgs, VerifyArgs};
 use crate::output::{Table, plural, print, printable};
 use anyhow::{Context, Result};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sort::{HELD_BYTES_MAX, Sorter};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use testimony_core::evidence::verify::{
-    Basis, Intake, LEDGER_BYTES_MAX, Ledger, Report, Settings, Trust, Verification,
+    Basis, External, Intake, LEDGER_BYTES_MAX, Ledger, Report, Settings, Trust, Verification,
 };
 
 /// Exit code where the input cannot be judged at all (V1: 64 and above).
@@ -212,7 +213,12 @@ fn text(report: &Report, files: &[PathBuf]) -> String {
         Basis::Operator => "operator",
         Basis::External => "external",
     };
-    let _ = writeln!(out, "\nTrust: {basis}");
+    let _ = write!(out, "\nTrust: {basis}");
+    if let Some(External { until_ns, by }) = &report.external {
+        let until = Timestamp::from_nanosecond((*until_ns).into()).unwrap_or(Timestamp::UNIX_EPOCH);
+        let _ = write!(out, ", for what the ledger said up to {until}: {} cosigned that", printable(by));
+    }
+    out.push('\n');
     let exposure = &report.exposure;
     match exposure.longest_ns {
         Some(longest) => {

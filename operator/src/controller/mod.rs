@@ -30,7 +30,7 @@ use crate::settings::{InjectionMode, Settings};
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin, wait_for};
 use crate::watches::Watches;
-use crate::witness::{Asked, Exporter, Keeper, KeeperConfig, WitnessDoor};
+use crate::witness::{Asked, Exporter, Keeper, KeeperConfig, Shower, WitnessDoor};
 use crate::{admin, api};
 use anyhow::Context;
 use injection::Injection;
@@ -174,7 +174,16 @@ impl Leader {
         let keeper = Keeper::new(config, self.client.clone(), shared, certificates, (door, inbox));
         let (store, progress) = keeper.blocks();
         let exporter = Exporter { store, state: self.state.clone(), metrics: self.metrics.clone(), progress };
-        tokio::join!(keeper.run(shutdown.clone()), exporter.run(shutdown));
+        let shower = self.settings.outside_witness().map(|config| {
+            let (store, progress) = keeper.blocks();
+            Shower { config, store, metrics: self.metrics.clone(), progress, notes: keeper.notes() }
+        });
+        let show = async {
+            if let Some(shower) = shower {
+                shower.run(shutdown.clone()).await;
+            }
+        };
+        tokio::join!(keeper.run(shutdown.clone()), exporter.run(shutdown.clone()), show);
     }
 
     /// Keeps the admission policies, where there is no webhook.

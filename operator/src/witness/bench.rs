@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::ledger::Block;
 use testimony_core::evidence::ledger::read::{Reader, Summary};
 use testimony_core::evidence::merkle::{leaf, root_of};
 use testimony_core::evidence::note::{Checkpoint, PublicKey, SIGNATURE_BYTES, Signature, SignedNote};
@@ -67,10 +68,20 @@ pub(super) struct Bench {
     pub(super) door: WitnessDoor,
     pub(super) stop: watch::Sender<bool>,
     pub(super) keeper: JoinHandle<()>,
+    outside: Option<JoinHandle<()>>,
 }
 
 impl Bench {
     pub(super) fn new(api: FakeApi) -> Self {
+        Self::first(api, None)
+    }
+
+    /// With a witness outside.
+    pub(super) fn with_outside(api: FakeApi, config: OutsideConfig) -> Self {
+        Self::first(api, Some(config))
+    }
+
+    fn first(api: FakeApi, outside: Option<OutsideConfig>) -> Self {
         let authority =
             Authority::create(OffsetDateTime::now_utc(), Duration::from_secs(86_400 * 365)).expect("authority");
         let state = Arc::new(State::new("cluster.local"));
@@ -81,10 +92,28 @@ impl Bench {
                                           "metadata": {"name": "all", "namespace": "shop", "uid": "p"}}),
         );
         let (metrics, _) = Metrics::new();
-        Self::on(api, state, metrics, Arc::new(authority))
+        Self::keeping(api, state, metrics, Arc::new(authority), outside)
+    }
+
+    /// Ends, and starts again with a witness outside.
+    pub(super) async fn restarted(self, config: OutsideConfig) -> Self {
+        let (api, state) = (self.api.clone(), self.state.clone());
+        let (metrics, authority) = (self.metrics.clone(), self.authority.clone());
+        self.end().await;
+        Self::keeping(api, state, metrics, authority, Some(config))
     }
 
     pub(super) fn on(api: FakeApi, state: Arc<State>, metrics: Metrics, authority: Arc<Authority>) -> Self {
+        Self::keeping(api, state, metrics, authority, None)
+    }
+
+    fn keeping(
+        api: FakeApi,
+        state: Arc<State>,
+        metrics: Metrics,
+        authority: Arc<Authority>,
+        outside: Option<OutsideConfig>,
+    ) -> Self {
         let (stop, shutdown) = Shutdown::new();
         let (door, inbox) = WitnessDoor::new();
         let config =
@@ -94,8 +123,13 @@ impl Bench {
             (watch::Sender::new(Some(authority.clone())).subscribe(), watch::Sender::new(Some(bundle)).subscribe());
         let shared = (state.clone(), metrics.clone());
         let keeper = Keeper::new(config, api.client(), shared, certificates, (door.clone(), inbox));
+        let outside = outside.map(|config| {
+            let (store, progress) = keeper.blocks();
+            let shower = Shower { config, store, metrics: metrics.clone(), progress, notes: keeper.notes() };
+            tokio::spawn(shower.run(shutdown.clone()))
+        });
         let keeper = tokio::spawn(keeper.run(shutdown));
-        Self { api, state, metrics, authority, door, stop, keeper }
+        Self { api, state, metrics, authority, door, stop, keeper, outside }
     }
 
     /// Another replica of the same cluster.
@@ -105,7 +139,18 @@ impl Bench {
 
     pub(super) async fn end(self) {
         self.stop.send_replace(true);
-        tokio::time::timeout(Duration::from_secs(60), self.keeper).await.expect("in time").expect("a clean end");
+        for task in [Some(self.keeper), self.outside].into_iter().flatten() {
+            tokio::time::timeout(Duration::from_secs(60), task).await.expect("in time").expect("a clean end");
+        }
+    }
+
+    pub(super) fn outside_counted(&self, result: &'static str) -> u64 {
+        self.metrics.ledger_outside.get_or_create(&ResultLabels { result }).get()
+    }
+
+    pub(super) fn whole_blocks(&self) -> Vec<Block> {
+        let blocks = self.blocks().into_iter().enumerate();
+        blocks.map(|(number, (entries, note))| Block { number: number as u64, entries, note }).collect()
     }
 
     pub(super) fn blocks(&self) -> Vec<(String, String)> {

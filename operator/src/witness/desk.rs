@@ -227,6 +227,11 @@ impl Desk {
         let _ = reply.send(denied);
     }
 
+    /// Writes down that a witness outside cosigned a head of the ledger.
+    pub fn witnessed(&mut self, note: String) {
+        self.facts.push(Fact::Witnessed(note));
+    }
+
     fn judge(&mut self, identity: &Identity, request: &Request, now_s: u64) -> Result<Option<Cosignable>, Reply> {
         let head = &request.note.checkpoint;
         let Ok(sid) = head.origin.parse::<StreamId>() else { return Err(Reply::Refused(Refusal::Unknown)) };

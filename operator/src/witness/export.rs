@@ -221,15 +221,21 @@ fn client(sink: &DocumentSink) -> anyhow::Result<Client<HttpsConnector<HttpConne
     if sink.credentials || sink.client_certificate_secret.is_some() || sink.token_audience.is_some() {
         bail!("it wants credentials, which stand in the pods' namespaces: the operator may not read them");
     }
+    https(sink.ca_bundle.as_deref(), &sink.endpoint)
+}
+
+/// A client that trusts these authorities (PEM), or the image's own where there are none.
+pub(super) fn https(
+    ca_bundle: Option<&str>,
+    endpoint: &str,
+) -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>> {
     let builder = HttpsConnectorBuilder::new();
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(sink.ca_bundle.as_deref().unwrap_or_default().as_bytes()) {
+    for certificate in CertificateDer::pem_slice_iter(ca_bundle.unwrap_or_default().as_bytes()) {
         roots.add(certificate.context("caBundle")?).context("caBundle")?;
     }
-    let builder = match sink.endpoint.starts_with("https://") && roots.is_empty() {
-        true => {
-            builder.with_native_roots().context("no certificate authorities in this image: give the sink a caBundle")?
-        }
+    let builder = match endpoint.starts_with("https://") && roots.is_empty() {
+        true => builder.with_native_roots().context("no certificate authorities in this image: give a caBundle")?,
         false => {
             builder.with_tls_config(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
         }

@@ -78,6 +78,9 @@ enum Failure {
 /// The authority in force, and the PEM of all that clients must accept.
 pub type Authorities = (watch::Receiver<Option<Arc<Authority>>>, watch::Receiver<Option<Arc<str>>>);
 
+/// What a witness outside cosigned waits here for the next block.
+const NOTES_MAX: usize = 4;
+
 /// Keeps the ledger.
 pub struct Keeper {
     config: KeeperConfig,
@@ -90,6 +93,7 @@ pub struct Keeper {
     door: WitnessDoor,
     inbox: mpsc::Receiver<Asked>,
     progress: watch::Sender<Option<Progress>>,
+    notes: (mpsc::Sender<String>, mpsc::Receiver<String>),
 }
 
 /// Blocks at the API server: number and bytes.
@@ -106,12 +110,18 @@ impl Keeper {
     ) -> Self {
         let store = Store::new(client.clone(), &config.namespace);
         let progress = watch::Sender::new(None);
-        Self { config, client, store, state, metrics, authority, bundle, door, inbox, progress }
+        let notes = mpsc::channel(NOTES_MAX);
+        Self { config, client, store, state, metrics, authority, bundle, door, inbox, progress, notes }
     }
 
     /// Where its blocks are, and which there are.
     pub fn blocks(&self) -> (Store, watch::Receiver<Option<Progress>>) {
         (self.store.clone(), self.progress.subscribe())
+    }
+
+    /// Takes heads that a witness outside cosigned.
+    pub fn notes(&self) -> mpsc::Sender<String> {
+        self.notes.0.clone()
     }
 
     /// Keeps the ledger until the signal to stop. Errors are logged, counted, and tried again.
@@ -166,6 +176,7 @@ impl Keeper {
                     Some(asked) => self.answer(&mut desk, asked),
                     None => return Ok(()),
                 },
+                Some(note) = self.notes.1.recv() => desk.witnessed(note),
                 () = tokio::time::sleep_until(next) => {
                     if Instant::now() >= roots_at {
                         self.publish(&desk).await;

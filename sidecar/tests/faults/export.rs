@@ -99,7 +99,13 @@ fn row(body: &str) -> Option<Row> {
     };
     let number = |key: &str| field(key).and_then(|text| text.parse().ok());
     let typ = match field("typ")?.as_str() {
-        "exchange" => Typ::Exchange { path: path() },
+        "exchange" => Typ::Exchange {
+            path: path(),
+            told: (field("cause").as_deref() == Some("crash_unknown")).then(|| {
+                let place = |key: &&String| !["sid", "seq", "prev"].contains(&key.as_str());
+                map.keys().filter(place).map(|key| format!("{key}={}\n", field(key).unwrap_or_default())).collect()
+            }),
+        },
         "stage" => Typ::Stage { path: path() },
         "gap" => Typ::Gap {
             count: number("count").expect("a gap has a count"),

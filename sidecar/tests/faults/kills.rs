@@ -33,7 +33,8 @@ fn kill(how: impl FnOnce()) -> Kill {
     Kill { began, over: Instant::now() }
 }
 
-fn kills() -> u64 {
+/// How many.
+pub fn kills() -> u64 {
     std::env::var("TESTIMONY_KILLS").map_or(KILLS_DEFAULT, |text| text.parse().expect("TESTIMONY_KILLS is a number"))
 }
 
@@ -75,7 +76,8 @@ fn only_what_a_kill_explains(outcome: &Outcome, killed: &[Kill]) {
     outcome.check("each stream's end is told", outcome.report.findings.iter().all(|finding| ended(finding.verdict)));
 }
 
-fn wait(chance: &mut Chance) {
+/// For some time.
+pub fn wait(chance: &mut Chance) {
     std::thread::sleep(Duration::from_micros(chance.between(0, BETWEEN_KILLS_MAX_US)));
 }
 

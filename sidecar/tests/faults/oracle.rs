@@ -23,6 +23,9 @@ pub enum Typ {
     Exchange {
         /// Its path.
         path: Option<String>,
+        /// Somebody who came after the death of its process tells it: all that is said, but for the place. It may be told
+        /// again, in the same words, by who comes after that one (D3).
+        told: Option<String>,
     },
     /// One goes on.
     Stage {
@@ -61,6 +64,13 @@ pub enum Typ {
     },
     /// About the stream itself.
     Other,
+}
+
+impl Row {
+    /// Whether it is a gap that only knows bounds.
+    pub fn is_bound(&self) -> bool {
+        matches!(self.typ, Typ::Gap { exact: false, .. })
+    }
 }
 
 /// A request of the client's log.
@@ -124,6 +134,8 @@ pub struct Count {
     pub in_holes: u64,
     /// Records that came more than once.
     pub copies: u64,
+    /// Exchanges of a dead process that were told once more, in the same words.
+    pub told_again: u64,
     /// What is wrong.
     pub wrong: BTreeSet<Wrong>,
 }
@@ -139,7 +151,7 @@ impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} asked, {} answered, {} recorded, {} lost, {} doubtful, gaps {:?}, {} in holes, {} copies",
+            "{} asked, {} answered, {} recorded, {} lost, {} doubtful, gaps {:?}, {} in holes, {} copies, {} told again",
             self.asked,
             self.answered,
             self.recorded,
@@ -147,7 +159,8 @@ impl fmt::Display for Count {
             self.doubtful,
             self.gaps,
             self.in_holes,
-            self.copies
+            self.copies,
+            self.told_again
         )
     }
 }
@@ -157,21 +170,23 @@ pub fn count(requests: &[Request], rows: &[Row], exact: bool) -> Count {
     let mut out = Count { asked: requests.len() as u64, ..Count::default() };
     let places = places(rows, &mut out);
     let known: BTreeMap<&str, &Request> = requests.iter().map(|request| (request.path.as_str(), request)).collect();
-    let (mut recorded, mut staged): (BTreeSet<&str>, BTreeSet<&str>) = Default::default();
+    let (mut recorded, mut staged): (BTreeMap<&str, Option<&str>>, BTreeSet<&str>) = Default::default();
     // What was lost with one stream is told by whoever comes after it, perhaps twice, in the same words.
     let mut with_streams: BTreeMap<(&str, &str), (u64, bool)> = BTreeMap::new();
     let mut inexact = false;
     for row in places.values() {
         match &row.typ {
-            Typ::Exchange { path: Some(path) } => {
+            Typ::Exchange { path: Some(path), told } => {
                 if !known.contains_key(path.as_str()) {
                     out.wrong.insert(Wrong::Stranger(path.clone()));
                 }
-                if !recorded.insert(path) {
-                    out.wrong.insert(Wrong::TwoPlaces(path.clone()));
+                match recorded.insert(path, told.as_deref()) {
+                    None => {}
+                    Some(before) if before.is_some() && before == told.as_deref() => out.told_again += 1,
+                    Some(_) => drop(out.wrong.insert(Wrong::TwoPlaces(path.clone()))),
                 }
             }
-            Typ::Exchange { path: None } => *out.gaps.entry("unknown_exchange".to_owned()).or_default() += 1,
+            Typ::Exchange { path: None, .. } => *out.gaps.entry("unknown_exchange".to_owned()).or_default() += 1,
             Typ::Stage { path } => staged.extend(path.as_deref()),
             Typ::Gap { count, exact: precise, reason, lost_sid } => {
                 inexact |= !precise;
@@ -192,10 +207,10 @@ pub fn count(requests: &[Request], rows: &[Row], exact: bool) -> Count {
             Typ::Clock { .. } | Typ::Other => {}
         }
     }
-    out.recorded = recorded.iter().filter(|path| known.contains_key(**path)).count() as u64;
+    out.recorded = recorded.keys().filter(|path| known.contains_key(**path)).count() as u64;
     for request in requests {
         out.answered += u64::from(request.answered);
-        if !recorded.contains(request.path.as_str()) {
+        if !recorded.contains_key(request.path.as_str()) {
             if request.answered && !staged.contains(request.path.as_str()) {
                 out.untold.insert(request.path.clone());
             }

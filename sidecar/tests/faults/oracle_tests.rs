@@ -11,7 +11,7 @@ fn row(seq: u64, typ: Typ) -> Row {
 }
 
 fn exchange(at: u64) -> Row {
-    row(at, Typ::Exchange { path: Some(format!("/{at}")) })
+    row(at, Typ::Exchange { path: Some(format!("/{at}")), told: None })
 }
 
 fn gap(seq: u64, count: u64, exact: bool, lost_sid: Option<&str>) -> Row {
@@ -105,7 +105,7 @@ fn a_hole_covers_only_what_is_not_there() {
 
 #[test]
 fn a_burst_counts_as_what_it_folded_and_an_exchange_without_a_path_as_one() {
-    let rows = [exchange(0), row(7, Typ::Burst { count: 2 }), row(8, Typ::Exchange { path: None })];
+    let rows = [exchange(0), row(7, Typ::Burst { count: 2 }), row(8, Typ::Exchange { path: None, told: None })];
     assert_eq!(wrong(&asked(4), &rows, true), []);
     assert_eq!(wrong(&asked(5), &rows, true), [Wrong::Undeclared { lost: 4, declared: 3 }]);
 }
@@ -116,4 +116,16 @@ fn an_answered_request_of_which_nothing_tells_is_found_although_a_gap_counts_it(
     let got = count(&asked(3), &[exchange(0), stage, gap(7, 2, true, None)], true);
     assert_eq!((got.wrong.len(), got.lost.len()), (0, 2));
     assert_eq!(got.untold, ["/2".to_owned()].into());
+}
+
+#[test]
+fn an_exchange_of_a_dead_process_may_be_told_again_in_the_same_words_alone() {
+    let told = |seq, words: Option<&str>| {
+        row(seq, Typ::Exchange { path: Some("/0".to_owned()), told: words.map(str::to_owned) })
+    };
+    let got = count(&asked(1), &[told(4, Some("id=a")), told(5, Some("id=a"))], true);
+    assert_eq!((got.wrong, got.told_again, got.recorded), ([].into(), 1, 1));
+    for (first, second) in [(Some("id=a"), Some("id=b")), (None, Some("id=a")), (Some("id=a"), None)] {
+        assert_eq!(wrong(&asked(1), &[told(4, first), told(5, second)], true), [Wrong::TwoPlaces("/0".to_owned())]);
+    }
 }

@@ -30,6 +30,8 @@ pub struct Scene {
     origin: Origin,
     name: &'static str,
     folder: PathBuf,
+    /// Every gap has to know its number.
+    exact: bool,
 }
 
 /// What a run came to.
@@ -54,13 +56,13 @@ impl Scene {
 
     /// With a sidecar that runs over a spool of this limit.
     pub fn with_spool(name: &'static str, limit_bytes: u64) -> Self {
-        Self::with(name, |folder| {
-            let [spool, key] = ["spool", "key"].map(|part| folder.join(part));
-            std::fs::create_dir_all(&spool).expect("a folder");
-            std::fs::create_dir_all(&key).expect("a folder");
-            let (spool, key) = (spool.display(), key.display());
-            format!("spool: {{dir: '{spool}', keyDir: '{key}', bytesMax: {limit_bytes}}}")
-        })
+        Self::with(name, |folder| spool(folder, limit_bytes))
+    }
+
+    /// With a sidecar that answers nothing and forwards nothing of which it has no durable record.
+    pub fn strict(name: &'static str) -> Self {
+        let policy = "policy:\n  delivery: {mode: Strict}\n  failureMode: Closed\n";
+        Self::with(name, |folder| format!("{policy}{}", spool(folder, SPOOL_BYTES)))
     }
 
     /// With a sidecar that runs without a spool.
@@ -74,7 +76,7 @@ impl Scene {
         let (origin, sink) = (Origin::start(), Receiver::start());
         let mut sidecar = Sidecar::new(&folder, origin.address, sink.address, &more(&folder));
         sidecar.start();
-        Self { sidecar, sink, origin, name, folder }
+        Self { sidecar, sink, origin, name, folder, exact: true }
     }
 
     /// Clients begin.
@@ -89,7 +91,17 @@ impl Scene {
 
     /// Bytes of the spool's files.
     pub fn spool_bytes(&self) -> u64 {
-        bytes_below(&self.folder.join("spool"))
+        bytes_below(&self.spool_folder())
+    }
+
+    /// The folder of the spool.
+    pub fn spool_folder(&self) -> PathBuf {
+        self.folder.join("spool")
+    }
+
+    /// Gaps may be bounds from now on: a node dies.
+    pub fn allow_bounds(&mut self) {
+        self.exact = false;
     }
 
     /// Waits until so many more requests were sent.
@@ -113,7 +125,7 @@ impl Scene {
         };
         let requests: Vec<Request> = asked.iter().map(request).collect();
         let export = Export(self.sink.taken());
-        let count = count(&requests, &export.rows(), true);
+        let count = count(&requests, &export.rows(), self.exact);
         let report = export.verify();
         println!("{}: {count}; verdict {}, {:?}", self.name, report.verdict, self.sink.seen());
         Outcome { count, report, asked, folder: self.folder.clone(), log: self.sidecar.log(), export }
@@ -179,6 +191,15 @@ impl Drop for Outcome {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// Configuration of a spool.
+fn spool(folder: &Path, limit_bytes: u64) -> String {
+    let [spool, key] = ["spool", "key"].map(|part| folder.join(part));
+    std::fs::create_dir_all(&spool).expect("a folder");
+    std::fs::create_dir_all(&key).expect("a folder");
+    let (spool, key) = (spool.display(), key.display());
+    format!("spool: {{dir: '{spool}', keyDir: '{key}', bytesMax: {limit_bytes}}}")
 }
 
 /// What vanishes meanwhile counts as nothing.

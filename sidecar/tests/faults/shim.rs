@@ -1,5 +1,6 @@
 //! The other end of `preload.rs`: moves the sidecar's clock and lets its disk fail.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -7,11 +8,14 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// Length of the control file, in bytes.
-const CONTROL_BYTES: u64 = 4096;
+const CONTROL_BYTES: u64 = 512 * 1024;
 /// Where the words stand in it, in bytes.
 const CLOCK_AT: u64 = 0;
 const EVERY_AT: u64 = 8;
 const FAILED_AT: u64 = 56;
+const SYNCED_AT: usize = 80;
+/// Files of which it is known how much was synced.
+const SYNCED_FILES: usize = 30_000;
 
 /// What fails.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +69,15 @@ impl Shim {
         self.control.read_exact_at(&mut word, FAILED_AT + 8 * operation as u64).expect("read");
         u64::from_ne_bytes(word)
     }
+
+    /// Of each file below the folder, by its inode: how long it was when it was last synced, in bytes.
+    pub fn synced(&self) -> BTreeMap<u64, u64> {
+        let mut words = vec![0; CONTROL_BYTES as usize];
+        self.control.read_exact_at(&mut words, 0).expect("read");
+        let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("8 bytes"));
+        let table = words[SYNCED_AT..].chunks_exact(16).take(SYNCED_FILES);
+        table.map(|slot| (word(&slot[..8]), word(&slot[8..]))).filter(|(inode, _)| *inode != 0).collect()
+    }
 }
 
 /// Made once for each test program.
@@ -97,9 +110,13 @@ fn the_clock_and_the_disk_of_a_process_can_be_spoiled() {
         let output = output.expect("it starts");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
+    let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&folder.join(path).metadata().expect("a file"));
     let write = |file| run("dd", &["if=/dev/zero", &format!("of={file}"), "bs=1", "count=1", "conv=fsync"]).0;
     let read = || run("dd", &["if=disk/file", "of=/dev/null"]).0;
     assert!(write("disk/file") && read());
+    assert_eq!(shim.synced(), [(inode("disk/file"), 1)].into());
+    assert!(run("dd", &["if=/dev/zero", "of=disk/file", "bs=1", "count=3", "conv=notrunc"]).0);
+    assert_eq!(shim.synced(), [(inode("disk/file"), 1)].into(), "nothing was synced since");
     for operation in [Operation::Sync, Operation::Write] {
         shim.fail(operation, 1);
         assert_eq!((write("disk/file"), write("file")), (false, true), "{operation:?}");

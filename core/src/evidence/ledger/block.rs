@@ -122,6 +122,12 @@ impl Block {
         Ok(bodies)
     }
 
+    /// What its entries say; what is no entry is left out.
+    pub fn facts(&self) -> Vec<Fact> {
+        let entries = self.entries.lines().filter_map(|body| Entry::parse(body.as_bytes()).ok());
+        entries.map(|entry| entry.fact).collect()
+    }
+
     /// The chain ahead of this block, where reading may begin with it.
     pub fn begins(&self) -> Option<Chain> {
         let first = self.entries.lines().next()?;

@@ -47,6 +47,7 @@ pub fn typ(fact: &Fact) -> &'static str {
         Fact::Fork(..) => "ledger-fork",
         Fact::Abandoned(..) => "ledger-abandoned",
         Fact::Unwrapped(..) => "ledger-unwrap",
+        Fact::Witnessed(_) => "ledger-witnessed",
         Fact::Pruned(..) => "ledger-pruned",
         Fact::State(_) => "ledger-state",
     }
@@ -151,6 +152,7 @@ fn members(fact: &Fact) -> BTreeMap<&'static str, String> {
             out.add("stream", sid);
             out.add("note", STANDARD.encode(note));
         }
+        Fact::Witnessed(note) => out.add("note", STANDARD.encode(note)),
         Fact::Abandoned(sid, from, to, reason) => part(&mut out, sid, *from, *to, reason),
         Fact::Unwrapped(sid, pod) => {
             out.add("stream", sid);
@@ -269,6 +271,7 @@ fn fact(values: &Values) -> Option<Fact> {
         "ledger-fork" => Fact::Fork(stream()?, String::from_utf8(values.base64("note")?).ok()?),
         "ledger-abandoned" => Fact::Abandoned(stream()?, number("from")?, number("to")?, text("reason")?),
         "ledger-unwrap" => Fact::Unwrapped(stream()?, text("pod")?),
+        "ledger-witnessed" => Fact::Witnessed(String::from_utf8(values.base64("note")?).ok()?),
         "ledger-pruned" => {
             let range = Range::from_nodes(number("from")?, number("to")?, &values.hashes("nodes")?).ok()?;
             Fact::Pruned(Pruned { sid: stream()?, range, reason: text("reason")?, by: text("by")? })

@@ -3,10 +3,11 @@
 
 use super::block::Block;
 use super::entry::Entry;
+use super::fact::Fact;
 use super::read::{Reader, Summary};
 use crate::canon::{BodyWriter, parse_body};
 use crate::evidence::hash::Hash;
-use crate::evidence::note::PublicKey;
+use crate::evidence::note::{PublicKey, SignedNote};
 use crate::evidence::stream::StreamId;
 use crate::otlp::proto;
 use base64::Engine as _;
@@ -154,6 +155,21 @@ pub fn otlp_request(block: &Block, sid: &StreamId) -> Result<Vec<u8>, String> {
     Ok(crate::otlp::export_request(&crate::otlp::resource(resource(sid)), &[&records]))
 }
 
+/// Heads of which entries say that a witness outside cosigned them, by their size.
+fn witnessed(entries: &BTreeMap<u64, &[u8]>) -> Result<BTreeMap<u64, Vec<SignedNote>>, String> {
+    let mut heads: BTreeMap<u64, Vec<SignedNote>> = BTreeMap::new();
+    for (seq, body) in entries {
+        let fields = parse_body(body).unwrap_or_default();
+        if fields.get("typ").is_none_or(|typ| typ != b"ledger-witnessed") {
+            continue;
+        }
+        let Ok(Entry { fact: Fact::Witnessed(note), .. }) = Entry::parse(body) else { continue };
+        let note = SignedNote::parse(&note).map_err(|problem| format!("entry {seq}: its note: {problem}"))?;
+        heads.entry(note.checkpoint.size).or_default().push(note);
+    }
+    Ok(heads)
+}
+
 /// Reads exported bodies in any order, duplicates too: entries of one ledger and its heads. Other bodies are left out.
 ///
 /// # Errors
@@ -171,7 +187,7 @@ pub fn read_bodies<'a>(
         if text("typ") == Some("head") {
             let note = text("note").and_then(|note| STANDARD.decode(note).ok()).map(String::from_utf8);
             let Some(Ok(note)) = note else { continue };
-            let Ok(signed) = crate::evidence::note::SignedNote::parse(&note) else { continue };
+            let Ok(signed) = SignedNote::parse(&note) else { continue };
             // Another head of this size is another ledger's, or proves nothing: only the signed one is looked at.
             if signed.checkpoint.origin == sid.as_str() && signed.is_signed_by(sid.as_str(), &key) {
                 notes.insert(signed.checkpoint.size, note);
@@ -184,9 +200,14 @@ pub fn read_bodies<'a>(
             return Err(format!("entry {seq} is there with two bodies"));
         }
     }
+    let witnessed = witnessed(&entries)?;
     let mut reader = Reader::new(key);
     for (seq, body) in entries {
         reader.entry(body).map_err(|problem| format!("entry {seq}: {problem}"))?;
+        for note in witnessed.get(&seq.saturating_add(1)).into_iter().flatten() {
+            let size = note.checkpoint.size;
+            reader.witnessed(note).map_err(|problem| format!("a cosigned head of {size} entries: {problem}"))?;
+        }
         if let Some(note) = notes.get(&seq.saturating_add(1)) {
             reader.head(note).map_err(|problem| format!("head of {} entries: {problem}", seq.saturating_add(1)))?;
         }

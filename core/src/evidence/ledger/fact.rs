@@ -109,6 +109,9 @@ pub enum Fact {
     Abandoned(StreamId, u64, u64, String),
     /// The key of a spool was given out: for which stream, and to which pod.
     Unwrapped(StreamId, String),
+    /// A witness outside of the cluster cosigned a head of this ledger: the note with the ledger's signature and the
+    /// cosignature.
+    Witnessed(String),
     /// Records of a stream were removed from the backends by order.
     Pruned(Pruned),
     /// What is known, restated.

@@ -2,8 +2,7 @@
 //!
 //! [`fact`] is what can be said, [`entry`] its canonical body, [`tables`] what all entries add up to. A [`Book`] proposes
 //! blocks of entries; one create-only object for each block decides whether it stands ([`block`]). [`export`] shows it as OTLP,
-//! [`read`] is how others
-//! read that.
+//! [`read`] is how others read that. [`outside`] shows it to a witness outside of the cluster (W3).
 //!
 //! ```text
 //! Book::propose -> Proposed --(the object was created)--> Committed -> Book::apply -> Cosignable
@@ -16,6 +15,9 @@ pub mod book;
 pub mod entry;
 pub mod export;
 pub mod fact;
+pub mod outside;
+#[cfg(test)]
+mod outside_tests;
 pub mod read;
 pub mod tables;
 #[cfg(test)]

@@ -37,9 +37,22 @@ pub struct PodSaid {
     pub to_ns: Option<u64>,
 }
 
+/// A head of the ledger that others cosigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witnessed {
+    /// The head, with its signatures.
+    pub note: SignedNote,
+    /// When the last entry under it was written, in nanoseconds since the epoch.
+    pub until_ns: u64,
+}
+
 /// What a ledger says.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
+    /// Key of the ledger's own witness.
+    pub witness: Option<PublicKey>,
+    /// Heads that witnesses outside cosigned, as far as the entries under them are there.
+    pub witnessed: Vec<Witnessed>,
     /// Every stream that was certified.
     pub streams: BTreeMap<StreamId, StreamSaid>,
     /// Every expected pod, by uid.
@@ -125,6 +138,17 @@ impl Reader {
         Ok(())
     }
 
+    /// A head of the entries so far that a witness outside cosigned.
+    ///
+    /// # Errors
+    /// It is the head of other entries, or not signed by the ledger.
+    pub fn witnessed(&mut self, note: &SignedNote) -> Result<(), String> {
+        let chain = self.chain.as_ref().ok_or("there is no entry ahead of the head")?;
+        chain.check(&note.encode(), &self.key)?;
+        self.summary.witnessed.push(Witnessed { note: note.clone(), until_ns: self.summary.last_ns });
+        Ok(())
+    }
+
     /// All of it.
     pub fn finish(mut self) -> Summary {
         for row in self.tables.streams().values() {
@@ -160,6 +184,7 @@ impl Reader {
                 (said.first_key, said.certificate) = (Some(*key), Some(certificate.clone()));
             }
             Fact::State(state) => {
+                summary.witness = state.first.as_ref().map(|(_, witness, _)| *witness).or(summary.witness);
                 for pod in &state.pods {
                     let said = PodSaid { pod: pod.clone(), to_ns: None };
                     summary.pods.entry(pod.uid.clone()).or_insert(said);
@@ -177,7 +202,8 @@ impl Reader {
             Fact::Rebased(..) | Fact::Fork(..) | Fact::Abandoned(..) | Fact::Unwrapped(..) | Fact::Pruned(..) => {
                 summary.others.push((entry.seq, entry.fact.clone()));
             }
-            Fact::Open(..) | Fact::Heads(_) | Fact::Closed(..) | Fact::Lost(..) => {}
+            Fact::Open(_, witness) => summary.witness = Some(*witness),
+            Fact::Witnessed(_) | Fact::Heads(_) | Fact::Closed(..) | Fact::Lost(..) => {}
         }
         // What a restatement forgets stays known to who read it before.
         if matches!(entry.fact, Fact::Closed(..) | Fact::Lost(..))

@@ -100,6 +100,7 @@ impl Tables {
             | Fact::Fork(..)
             | Fact::Abandoned(..)
             | Fact::Unwrapped(..)
+            | Fact::Witnessed(_)
             | Fact::Pruned(..) => {}
         }
         Ok(())

@@ -12,11 +12,11 @@ use prost::Message as _;
 
 const START_NS: u64 = 1_700_000_000_000_000_000;
 
-fn pair(seed: u8) -> Ed25519KeyPair {
+pub(super) fn pair(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed")
 }
 
-fn public(seed: u8) -> PublicKey {
+pub(super) fn public(seed: u8) -> PublicKey {
     PublicKey(pair(seed).public_key().as_ref().try_into().expect("32 bytes"))
 }
 
@@ -32,11 +32,11 @@ fn ledger() -> StreamId {
     ledger_id("c-1", "testimony-system", 7).expect("a name")
 }
 
-fn sid(n: u64) -> StreamId {
+pub(super) fn sid(n: u64) -> StreamId {
     format!("c-1/shop/pod-{n}/{n:032x}-0-0").parse().expect("a name")
 }
 
-fn pod(n: u64) -> PodRow {
+pub(super) fn pod(n: u64) -> PodRow {
     let (uid, name) = (format!("pod-{n}"), format!("web-{n}"));
     PodRow { uid, namespace: "shop".to_owned(), name, injection_id: format!("i{n}"), from_ns: START_NS }
 }
@@ -50,7 +50,7 @@ fn root(n: u64) -> Hash {
     Hash::of(&[&n.to_be_bytes()])
 }
 
-fn certified(n: u64) -> Fact {
+pub(super) fn certified(n: u64) -> Fact {
     Fact::Certified(sid(n), public(1), START_NS / 1_000_000_000 + 93_600, vec![0x30; 400])
 }
 
@@ -58,18 +58,18 @@ fn certified(n: u64) -> Fact {
 type Damage<'a> = (&'a dyn Fn(&mut Vec<Block>), Result<(), &'a str>);
 
 /// A keeper whose objects are a list.
-struct Keeper {
-    book: Book,
-    blocks: Vec<Block>,
+pub(super) struct Keeper {
+    pub(super) book: Book,
+    pub(super) blocks: Vec<Block>,
     now_ns: u64,
 }
 
 impl Keeper {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { book: Book::new(ledger(), keys()), blocks: Vec::new(), now_ns: START_NS }
     }
 
-    fn commit(&mut self, facts: &[Fact], heads: &[HeadRow]) -> (usize, usize, Vec<Cosignable>) {
+    pub(super) fn commit(&mut self, facts: &[Fact], heads: &[HeadRow]) -> (usize, usize, Vec<Cosignable>) {
         self.now_ns += 1_000_000_000;
         let Some(proposed) = self.book.propose(facts, heads, self.now_ns, sign) else { return (0, 0, Vec::new()) };
         let (facts, heads) = (proposed.facts_taken, proposed.heads_taken);
@@ -83,7 +83,7 @@ impl Keeper {
         HeadRow { stream, size, root: root(size) }
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let read = Book::load(&self.blocks, keys()).expect("whole").expect("some");
         assert_eq!(read.tables(), self.book.tables());
         assert_eq!((read.size(), read.next_block()), (self.book.size(), self.book.next_block()));
@@ -125,6 +125,7 @@ fn facts() -> Vec<Fact> {
         Fact::Fork(sid(1), "note\n".to_owned()),
         Fact::Abandoned(sid(1), 5, 9, "pod gone".to_owned()),
         Fact::Unwrapped(sid(1), "pod-2".to_owned()),
+        Fact::Witnessed("note\n".to_owned()),
         Fact::Pruned(Pruned { sid: sid(1), range: pruned, reason: "retention".to_owned(), by: "alice".to_owned() }),
         Fact::State(state),
         Fact::State(StateFact { first, ..StateFact::default() }),

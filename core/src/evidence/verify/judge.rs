@@ -5,7 +5,7 @@ use super::chain::Chain;
 use super::conclude::{Conclusion, Condition, conclude};
 use super::fact::{Fact, Life, Source, StreamNo};
 use super::intake::Intake;
-use super::report::{Exposure, FINDINGS_MAX, Report, StreamReport, WINDOWS_MAX, limits};
+use super::report::{Exposure, External, FINDINGS_MAX, Report, StreamReport, WINDOWS_MAX, limits};
 use super::trust::{Basis, Ledger, Trust};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::stream::StreamId;
@@ -267,8 +267,10 @@ impl Verification {
         if self.streams.is_empty() {
             self.find(Finding::export(Verdict::Unknown, "there is no record of Testimony in the input"));
         }
-        let trust = match (&self.trust.ledger, &self.trust.roots) {
-            (Some(ledger), Some(_)) if ledger.external => Basis::External,
+        let external = self.trust.ledger.as_ref().and_then(|ledger| ledger.external(&self.trust.witnesses));
+        let external = external.map(|(until_ns, by)| External { until_ns, by: by.to_owned() });
+        let trust = match (&external, &self.trust.roots) {
+            (Some(_), Some(_)) => Basis::External,
             (_, Some(_)) => Basis::Operator,
             _ => Basis::None,
         };
@@ -292,6 +294,7 @@ impl Verification {
             verdict,
             exit_code: if broken { 1 } else { verdict.exit_code() },
             trust,
+            external,
             scope: self.settings.scope_text,
             records: streams.iter().map(|stream| stream.records).sum(),
             proved: streams.iter().map(|stream| stream.proved).sum(),

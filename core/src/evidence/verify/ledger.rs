@@ -84,6 +84,8 @@ impl Ledger {
         self.pruned.extend(other.pruned);
         self.told.extend(other.told);
         self.outages.extend(other.outages);
+        self.witnessed.extend(other.witnessed);
+        self.own_witnesses.extend(other.own_witnesses);
         self.last_ns = self.last_ns.max(other.last_ns);
         true
     }
@@ -120,6 +122,8 @@ impl Ledger {
             uncovered: summary.uncovered.into_iter().map(uncovered).collect(),
             outages: summary.outages,
             last_ns: summary.last_ns,
+            witnessed: summary.witnessed,
+            own_witnesses: summary.witness.into_iter().collect(),
             ..Self::empty(&cluster_uid)
         };
         summary.others.into_iter().for_each(|(seq, fact)| this.besides(seq, fact));

@@ -29,7 +29,7 @@ pub use intake::{Intake, LEDGER_BYTES_MAX};
 pub use judge::{Scope, Settings, Verification};
 pub use projection::{Projector, Shape, Stored, Value};
 pub use read::{ReadError, resource_digest};
-pub use report::{Exposure, Report, StreamReport};
+pub use report::{Exposure, External, Report, StreamReport};
 pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, Trust, Witness};
 pub use verdict::{Finding, Verdict};
 

@@ -17,6 +17,8 @@ pub struct Report {
     pub exit_code: u8,
     /// Where trust comes from.
     pub trust: Basis,
+    /// The witness outside, where trust comes from one.
+    pub external: Option<External>,
     /// What was looked at, in words.
     pub scope: String,
     /// Records of streams in scope, each once.
@@ -39,6 +41,15 @@ pub struct Report {
     pub ledger: Vec<String>,
     /// What cannot be concluded from all this.
     pub not_concluded: Vec<String>,
+}
+
+/// A witness outside of the cluster.
+#[derive(Clone, Debug, Serialize)]
+pub struct External {
+    /// What the ledger said until then is cosigned by it, in nanoseconds since the epoch; behind that, trust is the operator's.
+    pub until_ns: u64,
+    /// Its name.
+    pub by: String,
 }
 
 /// One stream.

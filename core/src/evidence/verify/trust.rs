@@ -3,6 +3,7 @@
 use super::fact::{Ended, Fact, Hole, Life, Source};
 use crate::evidence::hash::Hash;
 use crate::evidence::ledger::Pruned;
+use crate::evidence::ledger::read::Witnessed;
 use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
@@ -94,8 +95,10 @@ pub struct Ledger {
     pub outages: Vec<(u64, u64)>,
     /// Time of its last entry, in nanoseconds since the epoch.
     pub last_ns: u64,
-    /// Whether a witness outside of the cluster cosigned it.
-    pub external: bool,
+    /// Its heads that others cosigned.
+    pub witnessed: Vec<Witnessed>,
+    /// Keys of the witnesses inside, which say nothing new of their own ledger.
+    pub own_witnesses: Vec<PublicKey>,
 }
 
 impl Ledger {
@@ -115,6 +118,17 @@ impl Ledger {
             (sid, Fact::Hole(Hole { range: range.clone(), source: Self::SOURCE, reason }))
         });
         ends.chain(holes)
+    }
+
+    /// Until when, in nanoseconds since the epoch, what it says is cosigned by one of these witnesses outside of the cluster;
+    /// and by which.
+    pub(super) fn external<'a>(&self, witnesses: &'a [Witness]) -> Option<(u64, &'a str)> {
+        let outside = || witnesses.iter().filter(|witness| !self.own_witnesses.contains(&witness.key));
+        let cosigned = self.witnessed.iter().filter_map(|head| {
+            let by = outside().find(|witness| head.note.cosigned_at(&witness.name, &witness.key).is_some())?;
+            Some((head.until_ns, by.name.as_str()))
+        });
+        cosigned.max()
     }
 
     /// Which records of `[from, to)` it says were abandoned, and why; in order, each once.

@@ -166,7 +166,7 @@ fn parse_proof(lines: &str) -> Result<Vec<Hash>, RequestError> {
 }
 
 /// A number in its one form: no sign, no leading zero.
-pub(super) fn number(text: &str) -> Option<u64> {
+pub(in crate::evidence) fn number(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }

@@ -1,0 +1,126 @@
+use super::outside::{Answer, Outside};
+use super::tests::{Keeper, certified, pair, pod, public, sid};
+use super::*;
+use crate::evidence::note::{Signature, SignedNote};
+use crate::evidence::roots::NamedKey;
+use crate::evidence::witness::{Refusal, Request, StreamState, judge};
+
+fn named() -> NamedKey {
+    NamedKey { name: "outside.example/w".to_owned(), key: public(7) }
+}
+
+/// A witness that trusts the ledger's key.
+struct Witness(StreamState);
+
+impl Witness {
+    fn new() -> Self {
+        Self(StreamState::certified(public(8), u64::MAX))
+    }
+
+    fn ask(&mut self, body: &str) -> (u16, String) {
+        let request = Request::parse(body.as_bytes()).expect("what any witness takes");
+        match judge(&self.0, &request, 5, |_| false) {
+            Ok(accepted) => {
+                self.0.advance(&accepted);
+                let text = request.note.checkpoint.cosigned_text(5);
+                let signature = pair(7).sign(text.as_bytes()).as_ref().try_into().expect("64 bytes");
+                (200, Signature::witness(&named().name, &named().key, 5, &signature).line())
+            }
+            Err(Refusal::Known(size)) => (409, format!("{size}\n")),
+            Err(refusal) => (422, format!("{refusal}\n")),
+        }
+    }
+}
+
+/// Walks on to the newest block and asks.
+fn show(outside: &mut Outside, keeper: &Keeper, witness: &mut Witness) -> Option<Answer> {
+    for block in keeper.blocks.iter().filter(|block| block.number >= outside.next_block()).cloned().collect::<Vec<_>>()
+    {
+        outside.push(&block).expect("it follows");
+    }
+    let (status, body) = witness.ask(&outside.request()?);
+    Some(outside.answered(status, &body))
+}
+
+fn keeper(blocks: u64) -> Keeper {
+    let mut keeper = Keeper::new();
+    for n in 0..blocks {
+        keeper.commit(&[Fact::Expected(pod(n)), certified(n)], &[]);
+    }
+    keeper
+}
+
+#[test]
+fn w3_a_witness_outside_follows_the_ledger_from_its_first_head() {
+    let (mut keeper, mut witness) = (keeper(3), Witness::new());
+    let mut outside = Outside::begin(&keeper.blocks[0], 0, named()).expect("the first block");
+    for n in 3..40 {
+        let Some(Answer::Cosigned(note)) = show(&mut outside, &keeper, &mut witness) else { panic!("block {n}") };
+        let signed = SignedNote::parse(&note).expect("a note");
+        assert_eq!(signed.checkpoint.size, keeper.book.size());
+        assert!(signed.is_signed_by(keeper.book.sid().as_str(), &public(8)));
+        assert_eq!(signed.cosigned_at(&named().name, &named().key), Some(5));
+        // What it said stands in the ledger, and is no news for it.
+        keeper.commit(&[Fact::Witnessed(note)], &[]);
+        assert_eq!(show(&mut outside, &keeper, &mut witness), None);
+        keeper.commit(&[certified(n)], &[]);
+    }
+    keeper.check();
+}
+
+#[test]
+fn w3_after_a_restart_the_witness_says_where_it_stands() {
+    let (mut keeper, mut witness) = (keeper(5), Witness::new());
+    let first = keeper.blocks[0].clone();
+    let mut outside = Outside::begin(&first, 0, named()).expect("the first block");
+    assert!(matches!(show(&mut outside, &keeper, &mut witness), Some(Answer::Cosigned(_))));
+    let known = keeper.book.size();
+    (20..24).for_each(|n| drop(keeper.commit(&[certified(n)], &[])));
+    let mut again = Outside::begin(&first, 0, named()).expect("the first block");
+    assert_eq!(show(&mut again, &keeper, &mut witness), Some(Answer::Elsewhere(known)));
+    let mut again = Outside::begin(&first, known, named()).expect("the first block");
+    assert!(matches!(show(&mut again, &keeper, &mut witness), Some(Answer::Cosigned(_))));
+    // Where it stands is no head of this ledger: nothing can be shown.
+    let mut lost = Outside::begin(&first, known - 1, named()).expect("the first block");
+    assert_eq!((show(&mut lost, &keeper, &mut witness), lost.astray()), (None, Some(known - 1)));
+}
+
+#[test]
+fn w3_old_blocks_may_be_gone_unless_the_witness_stands_there() {
+    let mut keeper = keeper(STATE_EVERY_BLOCKS + 3);
+    keeper.commit(&[Fact::Lost(sid(1), 0, crate::evidence::merkle::empty_root())], &[]);
+    let begins = |block: &&Block| block.number > 0 && block.begins().is_some();
+    let first = keeper.blocks.iter().find(begins).expect("a restatement").clone();
+    let mut witness = Witness::new();
+    let mut outside = Outside::begin(&first, 0, named()).expect("a restatement");
+    assert!(matches!(show(&mut outside, &keeper, &mut witness), Some(Answer::Cosigned(_))), "it knew nothing");
+    let error = Outside::begin(&first, 1, named()).map(drop).expect_err("behind");
+    assert!(error.to_string().contains("the witness knows 1 entries"), "{error}");
+    assert!(Outside::begin(&keeper.blocks[1], 0, named()).is_err(), "reading cannot begin there");
+}
+
+#[test]
+fn w3_what_is_no_cosignature_of_the_configured_key_is_refused() {
+    let keeper = keeper(2);
+    let mut outside = Outside::begin(&keeper.blocks[0], 0, named()).expect("the first block");
+    keeper.blocks.iter().for_each(|block| outside.push(block).expect("it follows"));
+    let good = Witness::new().ask(&outside.request().expect("news")).1;
+    for (status, body) in [
+        (200, String::new()),
+        (200, "\n".to_owned()),
+        (200, good.replace("outside.example/w", "another.example/w")),
+        (200, format!("{}AAAA\n", &good[..good.len() - 5])),
+        (404, "unknown origin\n".to_owned()),
+        (409, "no number\n".to_owned()),
+        (403, "signature\n".to_owned()),
+        (503, String::new()),
+    ] {
+        let answer = outside.answered(status, &body);
+        assert!(matches!(answer, Answer::Refused(_)), "{status} {body}: {answer:?}");
+        for end in 0..body.len() {
+            let _ = outside.answered(status, body.get(..end).unwrap_or_default());
+        }
+    }
+    assert!(matches!(outside.answered(200, &good), Answer::Cosigned(_)));
+    assert_eq!(outside.request(), None, "nothing new");
+}
