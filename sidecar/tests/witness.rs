@@ -4,6 +4,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -140,7 +141,7 @@ struct Scene {
     operator: Arc<Witness>,
     asks: mpsc::Sender<Ask>,
     _messenger: JoinSet<()>,
-    _backend: Server,
+    backend: Server,
     _spool: Option<Spool>,
 }
 
@@ -176,7 +177,7 @@ impl Scene {
         let (cluster_uid, namespace, pod_uid) = ("c-1".to_owned(), "shop".to_owned(), "u-1".to_owned());
         let origin = Origin { cluster_uid, namespace, pod_uid, boot: 5, witness: true, ..Origin::default() };
         let recorder = Recorder::new(shared, origin).expect("a stream");
-        Self { recorder, rig, server, operator, asks, _messenger: running, _backend: backend, _spool: spool }
+        Self { recorder, rig, server, operator, asks, _messenger: running, backend, _spool: spool }
     }
 
     fn record(&self, at: usize) {
@@ -226,6 +227,33 @@ async fn w2_heads_are_cosigned_while_records_come_and_at_the_end() {
     assert!(scene.rig.metrics.text().contains("testimony_witness_cosigned_at_seconds{thread=\"0\"} "));
     let authorized = |one: &Received| one.header("authorization") == "Bearer t1";
     assert!(scene.server.received().iter().all(authorized));
+}
+
+#[tokio::test]
+async fn h3_a_head_goes_out_once_more_with_its_cosignature_and_not_with_each() {
+    let scene = Scene::new().await;
+    let operator = scene.operator.clone();
+    let cosigned = || -> Vec<SignedNote> {
+        let requests = scene.backend.received().into_iter().map(|one| one.request());
+        let logs = requests.flat_map(|request| request.resource_logs).flat_map(|logs| logs.scope_logs);
+        let notes = logs.flat_map(|scope| scope.log_records).filter_map(|record| {
+            let Value::StringValue(body) = record.body?.value? else { return None };
+            let fields = testimony_core::canon::parse_body(body.as_bytes()).expect("canonical");
+            let note = STANDARD.decode(fields.get("cosig")?).expect("base64");
+            Some(SignedNote::parse(std::str::from_utf8(&note).expect("text")).expect("a note"))
+        });
+        notes.collect()
+    };
+    scene
+        .until(|| {
+            scene.record(0);
+            operator.cosigned().len() >= 3 && !cosigned().is_empty()
+        })
+        .await;
+    let notes = cosigned();
+    let [note] = &notes[..] else { panic!("one in half a minute, not {}", notes.len()) };
+    assert_eq!(note.cosigned_at(WITNESS, &operator.public()), Some(NOW_S));
+    assert!(operator.cosigned().contains(&note.checkpoint.size));
 }
 
 #[tokio::test]

@@ -225,9 +225,14 @@ fn text(report: &Report, files: &[PathBuf]) -> String {
             let seconds = longest / 1_000_000_000;
             let _ = writeln!(
                 out,
-                "Exposure: at most {seconds} s from a record to a witness; {} longer than allowed; {} records without one",
+                "Exposure: at most {seconds} s from a record to a witness; {} certainly longer than allowed; {} records without one",
                 plural(exposure.windows.len(), "time"),
                 exposure.uncovered
+            );
+        }
+        None if exposure.uncovered == 0 => {
+            out.push_str(
+                "Exposure: every record is under a head of the ledger; no head of the export says since when\n",
             );
         }
         None => out.push_str("Exposure: no head was cosigned by a known witness\n"),

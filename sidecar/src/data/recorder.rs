@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use testimony_core::capture::{Begun, InFlight, Outcome, Receipt, Shell, Unrecorded};
+use testimony_core::evidence::note::SignedNote;
 use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Stream};
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{Compiled, Direction};
@@ -164,6 +165,15 @@ impl Recorder {
         let told = stream.certified(certificate, now, desk);
         guard.settle(&self.shared, &self.stirred, now);
         told
+    }
+
+    /// The witness cosigned this head: it goes out with the cosignature.
+    pub fn cosigned(&self, of: &Arc<StreamId>, note: &SignedNote) {
+        let now = now();
+        let mut guard = self.inner.borrow_mut();
+        let Inner { stream, desk, .. } = &mut *guard;
+        stream.cosigned(of, note, now, desk);
+        guard.settle(&self.shared, &self.stirred, now);
     }
 
     /// Begins to wait until a record of this thread is durable; it is written soon.

@@ -6,7 +6,8 @@ use crate::data::Recorder;
 use crate::metrics::{Metrics, WitnessAnswer};
 use std::sync::Arc;
 use std::time::Duration;
-use testimony_core::evidence::seal::WITNESS_IDLE_SECONDS;
+use testimony_core::evidence::note::SignedNote;
+use testimony_core::evidence::seal::{COSIGNED_SECONDS, WITNESS_IDLE_SECONDS};
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::witness::Outcome;
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +19,9 @@ const SEAL_AGAIN: Duration = Duration::from_secs(1);
 /// First and longest wait after a head that was not cosigned.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Time between two heads of a stream that go out with their cosignatures (H2).
+const COSIGNED_EVERY: Duration = Duration::from_secs(COSIGNED_SECONDS);
 
 /// A stream without news shows a sign of life after this.
 const IDLE: Duration = Duration::from_secs(WITNESS_IDLE_SECONDS);
@@ -34,6 +38,7 @@ pub async fn accompany(recorder: Recorder, asks: mpsc::Sender<Ask>) {
         next: Instant::now(),
         interval: Duration::ZERO,
         alarmed: false,
+        exported: None,
     };
     while walk.step().await.is_some() {}
 }
@@ -48,6 +53,8 @@ struct Walk {
     interval: Duration,
     /// The present trouble was told.
     alarmed: bool,
+    /// The head that went out with its cosignature last: of which stream and size, and when.
+    exported: Option<(Arc<StreamId>, u64, Instant)>,
 }
 
 impl Walk {
@@ -100,7 +107,10 @@ impl Walk {
         let stream = self.recorder.shown(|shown| shown.stream().cloned()).flatten();
         let name = stream.as_ref().map_or("", |stream| stream.as_str());
         match self.recorder.shown(|shown| shown.answered(status, &body)).flatten()? {
-            Outcome::Cosigned(_) => {
+            Outcome::Cosigned(note) => {
+                if let Some(stream) = &stream {
+                    self.export(stream, &note);
+                }
                 self.metrics.witness(WitnessAnswer::Cosigned);
                 self.metrics.cosigned(self.recorder.thread(), crate::data::now().wall_ns);
                 self.alarmed = false;
@@ -125,6 +135,19 @@ impl Walk {
                 self.alarm(|| tracing::error!(stream = name, status, why, "the witness refuses the stream's head"));
                 self.retry(WitnessAnswer::Refused).await
             }
+        }
+    }
+
+    /// Of heads that follow one another so fast, the export needs one in a while.
+    fn export(&mut self, stream: &Arc<StreamId>, note: &SignedNote) {
+        let size = note.checkpoint.size;
+        let soon = self.exported.as_ref().is_some_and(|(of, known, at)| {
+            Arc::ptr_eq(of, stream) && (*known == size || at.elapsed() < COSIGNED_EVERY)
+        });
+        // Of a stream's end the ledger says when it was shown.
+        if !soon && !self.recorder.is_closed() {
+            self.recorder.cosigned(stream, note);
+            self.exported = Some((stream.clone(), size, Instant::now()));
         }
     }
 

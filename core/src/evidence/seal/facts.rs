@@ -74,14 +74,30 @@ pub(super) fn fact(typ: Typ, revision: &str, now: Stamp, random: u128) -> Record
 
 /// A head (H3): no leaf, so no place, and the same whoever writes it again.
 pub(super) fn head(note: &str, frontier: &[Hash], now: Stamp) -> Redacted<Record> {
+    let mut record = with_note(note, now);
+    record.set(Field::Frontier, &hashes(frontier));
+    Redacted::new(record)
+}
+
+/// A head once more, now with the cosignatures.
+pub(super) fn cosigned_head(note: &str, cosigned: &str, now: Stamp) -> Redacted<Record> {
+    let mut record = with_note(note, now);
+    record.set(Field::Cosig, base64(cosigned).as_bytes());
+    Redacted::new(record)
+}
+
+fn base64(text: &str) -> String {
     use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+fn with_note(note: &str, now: Stamp) -> Record {
     let mut record = Record::new(Typ::Head.event());
     record.set(Field::V, RECORD_VERSION.as_bytes());
     record.set(Field::Typ, Typ::Head.as_str().as_bytes());
     record.set_int(Field::T0, now.wall_ns);
-    record.set(Field::Note, base64::engine::general_purpose::STANDARD.encode(note).as_bytes());
-    record.set(Field::Frontier, &hashes(frontier));
-    Redacted::new(record)
+    record.set(Field::Note, base64(note).as_bytes());
+    record
 }
 
 /// Writes what is known of the stream's maker into `open`.

@@ -76,6 +76,24 @@ impl<K: Signer> Stream<K> {
         }
     }
 
+    /// The witness cosigned this head of one of this thread's streams: it goes out once more, with the cosignature (H3).
+    pub fn cosigned<H: Host<Key = K>>(&mut self, of: &Arc<StreamId>, cosigned: &SignedNote, now: Stamp, host: &mut H) {
+        let signatures = cosigned.signatures.first().cloned().into_iter().collect();
+        let note = SignedNote { checkpoint: cosigned.checkpoint.clone(), signatures };
+        let rotation = of.parts().map_or(0, |parts| parts.rotation);
+        self.encoder.encode(&facts::cosigned_head(&note.encode(), &cosigned.encode(), now), None, now.wall_ns);
+        host.head(Head {
+            stream: of,
+            position: Position { rotation, size: note.checkpoint.size },
+            purpose: HeadUse::Cosigned,
+            note: &note,
+            next_key: None,
+            made_ns: now.wall_ns,
+            body: self.encoder.body(),
+            log: self.encoder.log_record(),
+        });
+    }
+
     /// Whether heads wait for more to become durable.
     pub fn awaits_durable(&self) -> bool {
         !self.pending.is_empty()

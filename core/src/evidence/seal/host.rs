@@ -145,6 +145,8 @@ pub enum HeadUse {
     Witness,
     /// To the witness, and out with the records.
     Export,
+    /// Out with the records once more: it carries the witness's cosignature.
+    Cosigned,
 }
 
 /// A signed head (H1, H3).

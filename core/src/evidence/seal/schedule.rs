@@ -8,6 +8,9 @@ pub const WITNESS_SECONDS: u64 = 1;
 /// would break K2.
 pub const WITNESS_IDLE_SECONDS: u64 = 30;
 
+/// Time between two heads of a stream that go out with their cosignatures, in seconds (H3).
+pub const COSIGNED_SECONDS: u64 = 30;
+
 /// A checkpoint is sealed so often, in seconds, or after so many records; and so often when nothing is new.
 pub const CHECKPOINT_SECONDS: u64 = 30;
 /// See [`CHECKPOINT_SECONDS`].

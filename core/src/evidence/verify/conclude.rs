@@ -9,6 +9,7 @@ use super::report::{Exposure, StreamReport, WINDOWS_MAX};
 use super::trust::{Ledger, Trust};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::note::SignedNote;
+use crate::evidence::seal::COSIGNED_SECONDS;
 use crate::evidence::stream::StreamId;
 use std::ops::Range;
 
@@ -452,10 +453,14 @@ impl Concluding<'_> {
             let length = if from == 0 { 0 } else { to.saturating_sub(from) };
             let exposure = &mut self.out.exposure;
             exposure.longest_ns = exposure.longest_ns.max(Some(length));
-            if length > self.settings.max_lag_ns && exposure.windows.len() < WINDOWS_MAX {
+            let certain_ns = self.settings.max_lag_ns.saturating_add(COSIGNED_SECONDS.saturating_mul(1_000_000_000));
+            if length > certain_ns && exposure.windows.len() < WINDOWS_MAX {
                 exposure.windows.push((self.chain.name.clone(), from, to));
             }
         }
+        // The head that the ledger has of the stream was cosigned, whether or not the export says so.
+        let ledger = self.trust.ledger.as_ref().and_then(|ledger| ledger.streams.get(&self.chain.name));
+        covered = covered.max(ledger.map_or(0, |last| last.size));
         self.out.exposure.uncovered = self.chain.found.size.saturating_sub(covered);
     }
 }

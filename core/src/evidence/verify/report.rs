@@ -78,7 +78,10 @@ pub struct StreamReport {
 /// For how long records were without a witness (W3).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Exposure {
-    /// Longest time from a record to the first cosigned head that covers it, in nanoseconds; `None`: no head was cosigned.
+    /// Longest time from a record to the first cosigned head that covers it, in nanoseconds; `None`: no head was cosigned. A
+    /// bound: of the heads that were cosigned, the export holds one in [`COSIGNED_SECONDS`].
+    ///
+    /// [`COSIGNED_SECONDS`]: crate::evidence::seal::COSIGNED_SECONDS
     pub longest_ns: Option<u64>,
     /// Times longer than the lag that is allowed: from the record to the cosignature, in nanoseconds since the epoch.
     pub windows: Vec<(StreamId, u64, u64)>,

@@ -179,7 +179,7 @@ impl Host for Desk {
         }
         let place = match &mut self.out {
             Out::Memory(memory) => {
-                if head.purpose() == HeadUse::Export {
+                if head.purpose() != HeadUse::Witness {
                     memory.head(&head);
                 }
                 None
@@ -189,7 +189,7 @@ impl Host for Desk {
                 None => return tracing::error!(stream = %head.stream(), "a defect: the spool took no head"),
             },
         };
-        let Some(shown) = &mut self.shown else { return };
+        let Some(shown) = self.shown.as_mut().filter(|_| head.purpose() != HeadUse::Cosigned) else { return };
         let (stream, note, next_key) = (head.stream().clone(), head.note().clone(), head.next_key());
         match place {
             Some(place) => self.heads.push_back((place, WitnessHead { stream, note, next_key })),

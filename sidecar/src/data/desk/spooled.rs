@@ -129,7 +129,7 @@ impl Spooled {
         self.frame.clear();
         head.append_to(&mut self.frame);
         let kind = match head.purpose() {
-            HeadUse::Export => Kind::Head,
+            HeadUse::Export | HeadUse::Cosigned => Kind::Head,
             HeadUse::Witness => Kind::WitnessHead,
         };
         let entry = Entry::new(number, kind, head.position().size, Hash([0; HASH_BYTES]), 0);
