@@ -91,7 +91,7 @@ pub fn install_chart(cluster: &Cluster, sink: &str, more: &[&str]) -> Result<Str
 /// As [`install_chart`], with values files, relative to the chart.
 pub fn install_chart_with(cluster: &Cluster, sink: &str, more: &[&str], files: &[&str]) -> Result<String> {
     let mut values = vec![format!("sink.endpoint={sink}"), format!("image.pullPolicy={}", cluster.pull_policy())];
-    for component in ["operator", "sidecar"] {
+    for component in ["operator", "sidecar", "cli"] {
         let name = format!("testimony-{component}");
         let reference = cluster.reference(&name)?;
         let (repository, tag) = reference.rsplit_once(':').context("an image reference without a tag")?;

@@ -42,7 +42,7 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Writes the images of the sidecar and the operator as archives for ctr, docker load and kind load.
+    /// Writes the images of the sidecar, the operator and the command line as archives for ctr, docker load and kind load.
     Image {
         /// Folder for the archives; target/images if it is not given.
         #[arg(long, value_name = "DIR")]

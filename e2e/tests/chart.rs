@@ -226,6 +226,11 @@ fn a_wrong_value_is_named() {
         (&[minimal, "controller.replicas=two"], &["/controller/replicas", "integer"]),
         (&[minimal, "sidecar.resources.limits.memory=null"], &["/sidecar/resources/limits", "'memory'"]),
         (&[minimal, "sidecar.resources.requests.cpu=ten"], &["/sidecar/resources/requests/cpu"]),
+        (&[minimal, "verify.enabled=true"], &["verify.source is missing", "_time:25h"]),
+        (&[minimal, "verify.schedule=daily"], &["/verify/schedule"]),
+        (&[minimal, "verify.roots=secret"], &["/verify/roots", "BEGIN CERTIFICATE"]),
+        (&[minimal, "witness.outside.url=https://w.example"], &["witness.outside.key", "NAME+ID+KEY"]),
+        (&[minimal, "witness.outside.url=w.example"], &["/witness/outside/url"]),
         (&[minimal, "logFormat=xml"], &["/logFormat", "'json'"]),
         (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
         (&[minimal, "injection.mode=Sidecar"], &["/injection/mode", "'AdmissionPolicy'"]),
@@ -285,7 +290,7 @@ fn no_value_does_nothing() {
         // Without the value, another manifest or a refusal: both show that it counts.
         let settings = match path.as_str() {
             "image.sidecar.tag" => "image.sidecar.digest=,image.sidecar.tag=other".to_owned(),
-            "image.operator.digest" => format!("{path}=sha256:{}", "0".repeat(64)),
+            "image.operator.digest" | "image.cli.digest" => format!("{path}=sha256:{}", "0".repeat(64)),
             _ => format!("{path}=null"),
         };
         let before = match path.as_str() {

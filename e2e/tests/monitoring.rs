@@ -19,6 +19,12 @@ use support::{chart, of_kind, program, rendered};
 
 const EVERYTHING: &str = "ci/everything-values.yaml";
 
+/// Metrics of kube-state-metrics that alerts use, with their labels.
+const KUBE_METRICS: [(&str, &[&str]); 2] = [
+    ("kube_job_status_failed", &["namespace", "job_name"]),
+    ("kube_cronjob_status_last_successful_time", &["namespace", "cronjob"]),
+];
+
 /// Labels that Prometheus adds to what it reads from a pod, and the bound of a histogram's bucket.
 const TARGET_LABELS: [&str; 4] = ["namespace", "pod", "instance", "le"];
 
@@ -50,6 +56,9 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
             metrics.insert(name.to_owned(), labels);
         }
     }
+    for (name, labels) in KUBE_METRICS {
+        metrics.insert(name.to_owned(), labels.iter().map(|label| (*label).to_owned()).collect());
+    }
     assert!(metrics.len() > 20, "the reference pages are no longer read: {metrics:?}");
     metrics
 }
@@ -63,7 +72,8 @@ fn rules() -> Vec<Value> {
 
 /// The queries of the dashboard, without Grafana's variables.
 fn queries() -> Vec<String> {
-    let map = the_only("ConfigMap");
+    let maps = of_kind(&rendered(&[EVERYTHING], &[]), "ConfigMap");
+    let map = maps.iter().find(|map| map["data"]["testimony.json"].is_string()).expect("the dashboard");
     let dashboard: Value =
         serde_json::from_str(map["data"]["testimony.json"].as_str().expect("the key")).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels").iter();
@@ -99,7 +109,8 @@ fn words(query: &str) -> Vec<(String, String)> {
 fn exists(query: &str, metrics: &BTreeMap<String, BTreeSet<String>>) {
     let mut known: BTreeSet<&str> = TARGET_LABELS.into();
     let words = words(query);
-    for (word, _) in words.iter().filter(|(word, _)| word.starts_with("testimony_")) {
+    for (word, _) in words.iter().filter(|(word, _)| ["testimony_", "kube_"].iter().any(|ours| word.starts_with(ours)))
+    {
         let labels = metrics.get(word).unwrap_or_else(|| panic!("{word} does not exist: {query}"));
         known.extend(labels.iter().map(String::as_str));
     }
@@ -124,7 +135,7 @@ fn every_metric_and_label_of_a_query_exists() {
         rules().iter().map(|rule| rule["expr"].as_str().expect("an expression").to_owned()).collect();
     assert!(alerts.len() >= 11 && queries().len() >= 25);
     for query in alerts.iter().chain(&queries()) {
-        assert!(query.contains("testimony_"), "{query}");
+        assert!(query.contains("testimony_") || query.contains("kube_"), "{query}");
         exists(query, &metrics);
     }
     // What a description says of a label.

@@ -25,8 +25,8 @@ const POSTGRES_UID: u32 = 999;
 const POSTGRES: &str = "/usr/lib/postgresql/15";
 const POSTGRES_SHARE: &str = "/usr/share/postgresql/15";
 
-/// Builds one product, static, and returns its binary.
-fn binary(package: &str, profile: &str, flags: &str, log: &Log) -> Result<PathBuf> {
+/// Builds one product, static, and returns the folder of its binary.
+fn built(package: &str, profile: &str, flags: &str, log: &Log) -> Result<PathBuf> {
     log.set_note(format!("cargo build -p {package}"));
     let repo = repo();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo.join("target"), PathBuf::from);
@@ -41,13 +41,15 @@ fn binary(package: &str, profile: &str, flags: &str, log: &Log) -> Result<PathBu
         package,
     ]))?;
     log.set_note("");
-    Ok(target.join(STATIC_TARGET).join(profile).join(package))
+    Ok(target.join(STATIC_TARGET).join(profile))
 }
 
-/// The sidecar's and the operator's image.
+/// The images of the sidecar, the operator and the command line.
 pub fn products(folder: &Path, log: &Log) -> Result<Vec<Archive>> {
-    let sidecar = binary("testimony-sidecar", "release", STATIC_FLAGS, log)?;
-    let operator = binary("testimony-operator", "operator", OPERATOR_FLAGS, log)?;
+    let sidecar = built("testimony-sidecar", "release", STATIC_FLAGS, log)?.join("testimony-sidecar");
+    let operator = built("testimony-operator", "operator", OPERATOR_FLAGS, log)?.join("testimony-operator");
+    // As the operator, whose library it holds: most of it is built already.
+    let cli = built("testimony-cli", "operator", OPERATOR_FLAGS, log)?.join("testimony");
     let (uid, gid) = SIDECAR_UID_GID;
     let sidecar = Image::new("testimony-sidecar", VERSION, &["/testimony-sidecar"])
         .user(uid, gid)
@@ -55,7 +57,8 @@ pub fn products(folder: &Path, log: &Log) -> Result<Vec<Archive>> {
     let operator = Image::new("testimony-operator", VERSION, &["/testimony-operator"])
         .user(NOBODY, NOBODY)
         .file("/testimony-operator", &operator);
-    let archives = vec![sidecar.write(folder)?, operator.write(folder)?];
+    let cli = Image::new("testimony-cli", VERSION, &["/testimony"]).user(NOBODY, NOBODY).file("/testimony", &cli);
+    let archives = vec![sidecar.write(folder)?, operator.write(folder)?, cli.write(folder)?];
     archives.iter().try_for_each(check_size)?;
     Ok(archives)
 }
