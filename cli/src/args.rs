@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::{Path, PathBuf};
 use testimony_core::evidence::note::PublicKey;
+use testimony_core::evidence::verify::Verdict;
 use testimony_core::policy;
 
 /// See what Testimony records, and why.
@@ -371,6 +372,10 @@ pub struct VerifyArgs {
     /// How long a record may be without a signed head, such as 10s or 5m
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::verify::lag)]
     pub max_lag: u64,
+    /// Verdicts that are no failure, separated by commas: PENDING, PARTIAL, GAP, UNCLOSED, UNANCHORED; the exit code is that
+    /// of what else was found
+    #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = crate::verify::acceptable)]
+    pub accept: Vec<Verdict>,
     /// Format of the files; omitted: recognised by the first line of each
     #[arg(long, value_enum)]
     pub format: Option<crate::verify::Format>,

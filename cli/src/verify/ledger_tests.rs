@@ -357,3 +357,21 @@ fn w3_trust_is_external_as_far_as_a_witness_outside_cosigned_the_ledger() {
     let (verdict, trusted, _) = trust(&other, &with(&outside));
     assert_eq!((verdict, trusted), (Verdict::Tampered, Basis::Operator));
 }
+
+#[test]
+fn v1_what_is_accepted_is_no_failure_and_hides_nothing_else() {
+    let authority = Authority::new();
+    let (a, b) = (seal(origin(1), 1, &authority), seal(origin(2), 2, &authority));
+    let (ledger, roots) = (ledger(&[&a, &b], &authority), roots_of(&authority));
+    let both = [a.lines.concat(), b.lines.concat()].concat();
+    let unanchored = report(&both, None, &roots);
+    assert_eq!(unanchored.exit_code_but_for(&[]), 3);
+    assert_eq!(unanchored.exit_code_but_for(&[Verdict::Partial, Verdict::Pending]), 3);
+    assert_eq!(unanchored.exit_code_but_for(&[Verdict::Unanchored]), 0);
+    let missing = report(&a.lines.concat(), Some(&ledger), &roots);
+    assert_eq!(missing.exit_code_but_for(&Verdict::ACCEPTABLE), 1);
+    assert_eq!(report(&both, Some(&ledger), &roots).exit_code_but_for(&[]), 0);
+    for (text, accepted) in [("gap", true), ("PENDING", true), ("MISSING", false), ("OK", false), ("", false)] {
+        assert_eq!(acceptable(text).is_ok(), accepted, "{text}");
+    }
+}

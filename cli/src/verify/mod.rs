@@ -32,7 +32,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use testimony_core::evidence::verify::{
-    Basis, External, Intake, LEDGER_BYTES_MAX, Ledger, Report, Settings, Trust, Verification,
+    Basis, External, Intake, LEDGER_BYTES_MAX, Ledger, Report, Settings, Trust, Verdict, Verification,
 };
 
 /// Exit code where the input cannot be judged at all (V1: 64 and above).
@@ -55,13 +55,24 @@ pub fn run(args: &VerifyArgs) -> Result<u8> {
     if let Some(proof) = &args.proof {
         return proof::verify(proof, args);
     }
-    or_input_error(judge(args).and_then(|report| {
+    or_input_error(judge(args).and_then(|mut report| {
+        report.exit_code = report.exit_code_but_for(&args.accept);
         match args.output {
             args::Format::Text => print(&text(&report, &args.files))?,
             args::Format::Json => print(&(serde_json::to_string_pretty(&as_json(&report, &args.files)?)? + "\n"))?,
         }
         Ok(report.exit_code)
     }))
+}
+
+/// Reads a verdict that may be accepted.
+///
+/// # Errors
+/// It is another one.
+pub fn acceptable(text: &str) -> Result<Verdict, String> {
+    let found = Verdict::ACCEPTABLE.into_iter().find(|verdict| verdict.as_str().eq_ignore_ascii_case(text));
+    let names = Verdict::ACCEPTABLE.map(Verdict::as_str).join(", ");
+    found.ok_or_else(|| format!("{text:?} cannot be accepted; these can: {names}"))
 }
 
 /// Runs `prove`.

@@ -43,6 +43,21 @@ pub struct Report {
     pub not_concluded: Vec<String>,
 }
 
+impl Report {
+    /// The exit code where these verdicts are accepted: that of what else was found.
+    pub fn exit_code_but_for(&self, accepted: &[Verdict]) -> u8 {
+        let rest = || self.findings.iter().map(|finding| finding.verdict).filter(|verdict| !accepted.contains(verdict));
+        let broken = rest().any(|verdict| verdict.exit_code() == 1);
+        match rest().max() {
+            _ if broken => 1,
+            // What is not listed is unknown, unless nothing is accepted.
+            None if self.more_findings > 0 => self.exit_code,
+            Some(_) if accepted.is_empty() => self.exit_code,
+            worst => worst.unwrap_or(Verdict::Ok).exit_code(),
+        }
+    }
+}
+
 /// A witness outside of the cluster.
 #[derive(Clone, Debug, Serialize)]
 pub struct External {

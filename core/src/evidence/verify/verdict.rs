@@ -49,6 +49,9 @@ impl Verdict {
         }
     }
 
+    /// Those that somebody may be content with: nothing is altered, and what is missing is declared or cannot be told yet.
+    pub const ACCEPTABLE: [Self; 5] = [Self::Pending, Self::Partial, Self::Gap, Self::Unclosed, Self::Unanchored];
+
     /// As reports print it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 
 mod anchoring;
 mod chart;
+mod daily;
 mod figures;
 mod honest;
 mod measures;
