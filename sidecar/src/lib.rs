@@ -15,5 +15,6 @@ pub mod routes;
 pub mod spool;
 pub mod supervisor;
 pub mod tail;
+pub mod unspooled;
 pub mod witness;
 pub mod worker;

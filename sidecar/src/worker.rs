@@ -3,17 +3,19 @@
 use crate::admin::{Admin, ConfigView, Ready, State};
 use crate::client::error_line;
 use crate::config::{Config, PolicySource, Target};
-use crate::data::{Random, Recorder, Shared, now, recover};
+use crate::data::{Random, Recorder, Shared, declared, now, recover};
 use crate::export::{self, Exporter, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
 use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::routes;
+use crate::spool::keys::RecoveryKey;
 use crate::spool::{self, Spool, SpoolHandle};
 use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
-use crate::witness::{Ask, Messenger, abandon, accompany};
+use crate::unspooled::Unspooled;
+use crate::witness::{Ask, Messenger, Unlocker, abandon, accompany};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use std::convert::Infallible;
@@ -76,8 +78,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (spool, found) = spool(&config, origin.boot, &sinks.borrow()).unzip();
     let handle = spool.as_ref().map(|spool| spool.handle().clone());
     let (queue, exporter) = exporter(&config, sinks_watch, metrics.clone(), handle.clone());
-    // The spool's counter page tells exactly what a worker that died took with it.
-    let predecessor = predecessor(&metrics, previous).filter(|_| handle.is_none());
+    let (predecessor, mark) = predecessor(&config, &metrics, previous, handle.is_some());
 
     // Without an operator nobody names addresses.
     let names = config.operator.is_some().then(Names::default);
@@ -98,7 +99,8 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
         Some(_) => threads.iter().map(|_| mpsc::channel(1)).unzip(),
         None => Default::default(),
     };
-    let first = First { lost: predecessor, found };
+    let (spooled_mark, memory_mark) = if handle.is_some() { (mark, None) } else { (None, mark) };
+    let first = First { lost: predecessor, mark: spooled_mark, found };
     let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch, &origin, asks, first)?;
 
     let (stop_export, export_watch) = watch::channel(None);
@@ -122,6 +124,11 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
             let messenger = Messenger::new(caller.another(), asked);
             let stopped = stop_watch.clone();
             tasks.spawn(async move { messenger.run(until(stopped)).await });
+        }
+        if let Some(spool) = handle.clone() {
+            let unlocker = Unlocker::new(caller.another(), spool, config.state_dir.as_deref());
+            let stopped = stop_watch.clone();
+            tasks.spawn(async move { unlocker.run(until(stopped)).await });
         }
         last_words = Some(caller.another());
         let asker = names.map(|names| Asker::new(names, caller.another()));
@@ -169,6 +176,8 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     while tasks.join_next().await.is_some() {}
     if left.records > 0 || left.undeclared > 0 {
         tracing::error!(records = left.records, undeclared = left.undeclared, "records were not delivered in time");
+    } else if let Some(mark) = memory_mark {
+        mark.clear();
     }
     Ok(())
 }
@@ -237,7 +246,7 @@ fn spool(config: &Config, boot: u128, sinks: &[DocumentSink]) -> Option<(Spool, 
         limit_bytes: wanted.bytes_max,
         limits: spool::Limits::default(),
         boot: spool::Boot(boot.to_be_bytes()),
-        recovery: None,
+        recovery: config.operator.is_some().then(|| Arc::new(recovery_key(config))),
         now_unix_nanos: || now().wall_ns,
     };
     match Spool::start(settings, &export::rules(sinks)) {
@@ -247,6 +256,11 @@ fn spool(config: &Config, boot: u128, sinks: &[DocumentSink]) -> Option<(Spool, 
             None
         }
     }
+}
+
+/// The operator opens what is wrapped to it for this pod alone.
+fn recovery_key(config: &Config) -> RecoveryKey {
+    RecoveryKey::new(config.workload.pod_uid.as_deref().unwrap_or_default())
 }
 
 fn exporter(
@@ -270,13 +284,31 @@ fn exporter(
     crate::export::new(settings, sinks)
 }
 
-/// A worker that died took records in memory and open connections with it; how many, nobody knows.
-fn predecessor(metrics: &Metrics, previous: Option<PreviousWorker>) -> Option<Gap> {
-    let previous = previous?;
-    metrics.worker_restarts.inc_by(previous.restarts);
-    let ended = previous.ended_at_unix_nanos;
-    tracing::error!(end = %previous.end, restarts = previous.restarts, "the worker before this one died");
-    Some(Gap { count: 0, exact: false, from_ns: ended, to_ns: ended, reason: GapReason::WorkerDied })
+/// A worker that died took records in memory and open connections with it. With a spool its counter page tells exactly how many;
+/// without one nobody knows. Also the mark of a process without a spool, which this one clears.
+fn predecessor(
+    config: &Config,
+    metrics: &Metrics,
+    previous: Option<PreviousWorker>,
+    spooled: bool,
+) -> (Option<Gap>, Option<Unspooled>) {
+    if let Some(previous) = &previous {
+        metrics.worker_restarts.inc_by(previous.restarts);
+        tracing::error!(end = %previous.end, restarts = previous.restarts, "the worker before this one died");
+    }
+    let mark = config.spool.as_ref().map(|spool| Unspooled::new(&spool.key_folder));
+    let since = mark.as_ref().and_then(Unspooled::since);
+    if !spooled && let Some(mark) = &mark {
+        mark.set();
+    }
+    let ended = previous.map(|previous| previous.ended_at_unix_nanos);
+    let gap = |from_ns, to_ns| Gap { count: 0, exact: false, from_ns, to_ns, reason: GapReason::WorkerDied };
+    let lost = match (since, ended) {
+        (Some(since), ended) => Some(gap(since, ended.unwrap_or_else(|| now().wall_ns).max(since))),
+        (None, Some(ended)) if !spooled => Some(gap(ended, ended)),
+        (None, _) => None,
+    };
+    (lost, mark)
 }
 
 /// Whose streams they are (S1, S2); each data thread adds its number.
@@ -333,6 +365,8 @@ fn split(config: &Config, listeners: Listeners) -> anyhow::Result<(Option<TcpLis
 struct First {
     /// What a worker lost that had no spool.
     lost: Option<Gap>,
+    /// To be cleared once that is declared, durably.
+    mark: Option<Unspooled>,
     /// What the spool finds.
     found: Option<mpsc::Receiver<spool::Event>>,
 }
@@ -384,10 +418,17 @@ fn data_thread(
     LocalSet::new().block_on(&runtime, async {
         let spool = shared.spool.clone();
         let recorder = Recorder::new(shared, origin).context("open the stream")?;
+        let mut recovering = JoinSet::new();
         if let Some(gap) = first.lost {
             recorder.lose(gap, None);
+            let (recorder, mark) = (recorder.clone(), first.mark);
+            recovering.spawn_local(async move {
+                declared(&recorder).await;
+                if let Some(mark) = mark {
+                    mark.clear();
+                }
+            });
         }
-        let mut recovering = JoinSet::new();
         if let (Some(found), Some(spool)) = (first.found, spool) {
             recovering.spawn_local(recover(recorder.clone(), found, spool));
         }

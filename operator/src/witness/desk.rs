@@ -15,6 +15,7 @@ use testimony_core::evidence::ledger::{
 };
 use testimony_core::evidence::note::{Checkpoint, PublicKey, SignedNote};
 use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::witness::unwrap::RECOVERY_KEY_BYTES;
 use testimony_core::evidence::witness::{Accepted, Refusal, Request, judge};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
@@ -34,6 +35,8 @@ pub enum Reply {
     Certificate(Vec<u8>),
     /// It stands in the ledger.
     Written,
+    /// The recovery key, and keys of a spool that it opened; to whom stands in the ledger.
+    Unwrapped([u8; RECOVERY_KEY_BYTES], Vec<Option<SpoolKey>>),
     /// A cosignature line.
     Cosigned(String),
     /// The witness's refusal.
@@ -42,6 +45,16 @@ pub enum Reply {
     Denied(u16, String),
     /// The witness cannot answer now.
     Later(&'static str),
+}
+
+/// A key of a segment. Never logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SpoolKey(pub Vec<u8>);
+
+impl std::fmt::Debug for SpoolKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SpoolKey")
+    }
 }
 
 /// Who gets the answer.
@@ -71,8 +84,8 @@ pub struct Desk {
     busy: HashSet<StreamId>,
     waiting: Vec<(Checkpoint, ReplyTo)>,
     certified: Vec<(StreamId, Vec<u8>, ReplyTo)>,
-    /// Who waits until so many facts are committed.
-    told: Vec<(u64, ReplyTo)>,
+    /// Who gets which answer once so many facts are committed.
+    told: Vec<(u64, Reply, ReplyTo)>,
     /// Facts that were committed.
     committed: u64,
     /// Streams whose contradicting head stands in the ledger already.
@@ -222,9 +235,36 @@ impl Desk {
             Reply::Later("too many wait")
         } else {
             self.facts.push(Fact::Abandoned(sid, range.start, range.end, reason));
-            return self.told.push((self.committed.saturating_add(self.facts.len() as u64), reply));
+            return self.tell(Reply::Written, reply);
         };
         let _ = reply.send(denied);
+    }
+
+    /// Opens keys of this pod's spool, after its node restarted (D5); each stream that can be read by it is an entry. Without
+    /// keys it only says the recovery key.
+    pub fn unwrap(&mut self, identity: &Identity, streams: &[StreamId], keys: &[Vec<u8>], reply: ReplyTo) {
+        let answer = if !streams.iter().all(|sid| self.is_of(sid, identity)) {
+            Reply::Denied(403, NOT_ITS_OWN.to_owned())
+        } else if self.told.len() >= WAITING_MAX {
+            Reply::Later("too many wait")
+        } else {
+            let pod = &identity.pod_uid;
+            let opened: Vec<_> = keys.iter().map(|wrapped| self.keys.unwrap(pod, wrapped).map(SpoolKey)).collect();
+            let any = opened.iter().any(Option::is_some);
+            let answer = Reply::Unwrapped(self.keys.recovery_key(), opened);
+            if any {
+                tracing::info!(pod, keys = keys.len(), "keys of a spool are opened: its node restarted");
+                self.facts.extend(streams.iter().map(|sid| Fact::Unwrapped(sid.clone(), pod.clone())));
+                return self.tell(answer, reply);
+            }
+            answer
+        };
+        let _ = reply.send(answer);
+    }
+
+    /// Answers once all facts up to here are committed.
+    fn tell(&mut self, answer: Reply, reply: ReplyTo) {
+        self.told.push((self.committed.saturating_add(self.facts.len() as u64), answer, reply));
     }
 
     /// Writes down that a witness outside cosigned a head of the ledger.
@@ -336,11 +376,11 @@ impl Desk {
             }
         }
         self.committed = self.committed.saturating_add(facts as u64);
-        for (at, reply) in std::mem::take(&mut self.told) {
+        for (at, answer, reply) in std::mem::take(&mut self.told) {
             if at <= self.committed {
-                let _ = reply.send(Reply::Written);
+                let _ = reply.send(answer);
             } else {
-                self.told.push((at, reply));
+                self.told.push((at, answer, reply));
             }
         }
         let waiting = self.waiting.iter().filter_map(|(head, _)| head.origin.parse().ok());

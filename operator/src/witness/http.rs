@@ -10,13 +10,16 @@ use hyper::{Request, StatusCode, header};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use testimony_core::contract::{ABANDONED_PATH, ADD_CHECKPOINT_PATH, CERTIFICATE_PATH};
+use testimony_core::contract::{ABANDONED_PATH, ADD_CHECKPOINT_PATH, CERTIFICATE_PATH, UNWRAP_PATH};
 use testimony_core::evidence::note::PublicKey;
 use testimony_core::evidence::stream::{NotAStream, StreamId};
 use testimony_core::evidence::witness::csr::{
     Abandoned, CSR_BYTES_MAX, CertificateRequest, CertificateResponse, REASON_BYTES_MAX, parse_csr,
 };
 use testimony_core::evidence::witness::request::REQUEST_BYTES_MAX;
+use testimony_core::evidence::witness::unwrap::{
+    KEYS_MAX, MESSAGE_BYTES_MAX, STREAMS_MAX, UnwrapRequest, UnwrapResponse, WRAPPED_BYTES_MAX,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that wait for the keeper at a time; more are told to come back.
@@ -51,6 +54,13 @@ pub enum Ask {
         /// Why.
         reason: String,
     },
+    /// To open keys of a spool.
+    Unwrap {
+        /// Streams that can be read by them.
+        streams: Vec<StreamId>,
+        /// The keys as they are wrapped.
+        keys: Vec<Vec<u8>>,
+    },
 }
 
 /// What a sidecar asks, who it is, and where the answer goes.
@@ -72,7 +82,7 @@ impl WitnessDoor {
 
     /// Whether a path is the witness's.
     pub fn serves(path: &str) -> bool {
-        [CERTIFICATE_PATH, ADD_CHECKPOINT_PATH, ABANDONED_PATH].contains(&path)
+        [CERTIFICATE_PATH, ADD_CHECKPOINT_PATH, ABANDONED_PATH, UNWRAP_PATH].contains(&path)
     }
 
     /// Says how long it takes from block to block now.
@@ -85,6 +95,7 @@ impl WitnessDoor {
         let asked = match request.uri().path() {
             CERTIFICATE_PATH => certificate(request).await,
             ABANDONED_PATH => abandoned(request).await,
+            UNWRAP_PATH => unwrap(request).await,
             _ => checkpoint(request).await,
         };
         let ask = match asked {
@@ -113,11 +124,12 @@ impl WitnessDoor {
         match reply {
             Reply::Certificate(der) => {
                 let interval_ms = self.interval_ms.load(Ordering::Relaxed);
-                let response = CertificateResponse { certificate: STANDARD.encode(der), interval_ms };
-                match serde_json::to_vec(&response) {
-                    Ok(bytes) => (json_answer(StatusCode::OK, bytes), "certified"),
-                    Err(error) => (text_answer(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()), "error"),
-                }
+                json(&CertificateResponse { certificate: STANDARD.encode(der), interval_ms }, "certified")
+            }
+            Reply::Unwrapped(recovery_key, keys) => {
+                let keys: Vec<_> = keys.into_iter().map(|key| key.map(|key| STANDARD.encode(key.0))).collect();
+                let said = if keys.is_empty() { "recovery_key" } else { "unwrapped" };
+                json(&UnwrapResponse { recovery_key: STANDARD.encode(recovery_key), keys }, said)
             }
             Reply::Written => (text_answer(StatusCode::NO_CONTENT, ""), "written"),
             Reply::Cosigned(line) => (text_answer(StatusCode::OK, line), "cosigned"),
@@ -127,6 +139,13 @@ impl WitnessDoor {
             Reply::Denied(code, why) => (text_answer(status(code), format!("{why}\n")), "denied"),
             Reply::Later(why) => later(why),
         }
+    }
+}
+
+fn json(response: &impl serde::Serialize, said: &'static str) -> (Answer, &'static str) {
+    match serde_json::to_vec(response) {
+        Ok(bytes) => (json_answer(StatusCode::OK, bytes), said),
+        Err(error) => (text_answer(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()), "error"),
     }
 }
 
@@ -159,6 +178,24 @@ async fn abandoned(request: Request<Incoming>) -> Result<Ask, Answer> {
         return Err(bad(format!("`from` must be below `to`, and `reason` have at most {REASON_BYTES_MAX} bytes")));
     }
     Ok(Ask::Abandon { sid, range: told.from..told.to, reason: told.reason })
+}
+
+async fn unwrap(request: Request<Incoming>) -> Result<Ask, Answer> {
+    let bad = |text: String| text_answer(StatusCode::BAD_REQUEST, format!("unwrap: {text}\n"));
+    let body = body(request, MESSAGE_BYTES_MAX).await?;
+    let asked: UnwrapRequest = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+    if asked.keys.len() > KEYS_MAX
+        || asked.streams.len() > STREAMS_MAX
+        || asked.streams.is_empty() != asked.keys.is_empty()
+    {
+        return Err(bad(format!(
+            "`keys` has at most {KEYS_MAX} and `streams`, whose they are, at most {STREAMS_MAX} members; neither or both"
+        )));
+    }
+    let decode = |key: &String| STANDARD.decode(key).ok().filter(|key| key.len() <= WRAPPED_BYTES_MAX);
+    let keys: Option<Vec<_>> = asked.keys.iter().map(decode).collect();
+    let keys = keys.ok_or_else(|| bad(format!("keys: base64 of at most {WRAPPED_BYTES_MAX} bytes each")))?;
+    Ok(Ask::Unwrap { streams: asked.streams, keys })
 }
 
 async fn checkpoint(request: Request<Incoming>) -> Result<Ask, Answer> {

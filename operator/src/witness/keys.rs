@@ -1,22 +1,29 @@
-//! The keys of ledger and witness, in a Secret of the operator's namespace. Made once: whoever verifies knows them.
+//! The keys of ledger, witness and recovery, in a Secret of the operator's namespace. Made once: whoever verifies knows the first
+//! two, and spools are wrapped to the third.
 
+use aws_lc_rs::agreement::{PrivateKey, X25519};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
+use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256;
+use rustls::crypto::hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use testimony_core::evidence::ledger::Keys;
 use testimony_core::evidence::note::{PublicKey, SIGNATURE_BYTES};
+use testimony_core::evidence::witness::unwrap::{HPKE_INFO, RECOVERY_KEY_BYTES};
 
 /// Key of the Secret: the seed of the key that signs the ledger's heads.
 const LEDGER: &str = "ledger.key";
 /// Key of the Secret: the seed of the key that cosigns heads of streams.
 const WITNESS: &str = "witness.key";
+/// Key of the Secret: the private X25519 key to which sidecars wrap the keys of their spools (D5).
+const RECOVERY: &str = "recovery.key";
 
-/// Bytes of an Ed25519 seed.
+/// Bytes of an Ed25519 seed, and of a private X25519 key.
 const SEED_BYTES: usize = 32;
 
 /// Why there are no keys.
@@ -24,7 +31,7 @@ const SEED_BYTES: usize = 32;
 pub enum KeyError {
     /// The Secret's content is none that we wrote.
     #[error(
-        "Secret {0}: {1} is not an Ed25519 seed of {SEED_BYTES} bytes; put the Secret back from a copy, or see \"Starting over\" in docs/witness.md"
+        "Secret {0}: {1} is not a key of {SEED_BYTES} bytes; put the Secret back from a copy, or see \"Starting over\" in docs/witness.md"
     )]
     Unreadable(String, &'static str),
     /// The system gives no randomness.
@@ -35,11 +42,25 @@ pub enum KeyError {
     Api(String, kube::Error),
 }
 
-/// Two key pairs; cloning shares them.
+/// Three key pairs; cloning shares them.
 #[derive(Clone)]
 pub struct WitnessKeys {
     ledger: Arc<Ed25519KeyPair>,
     witness: Arc<Ed25519KeyPair>,
+    recovery: Arc<Recovery>,
+}
+
+struct Recovery {
+    private: HpkePrivateKey,
+    public: [u8; RECOVERY_KEY_BYTES],
+}
+
+impl Recovery {
+    fn new(private: &[u8]) -> Option<Self> {
+        let pair = PrivateKey::from_private_key(&X25519, private).ok()?;
+        let public = pair.compute_public_key().ok()?.as_ref().try_into().ok()?;
+        Some(Self { private: HpkePrivateKey::from(private.to_vec()), public })
+    }
 }
 
 impl std::fmt::Debug for WitnessKeys {
@@ -49,7 +70,7 @@ impl std::fmt::Debug for WitnessKeys {
 }
 
 impl WitnessKeys {
-    /// Reads the keys from their Secret; makes both when it is absent. Of two replicas that make them, the first wins.
+    /// Reads the keys from their Secret; makes them when it is absent. Of two replicas that make them, the first wins.
     ///
     /// # Errors
     /// See [`KeyError`].
@@ -72,12 +93,28 @@ impl WitnessKeys {
     }
 
     fn from_secret(name: &str, data: &BTreeMap<String, ByteString>) -> Result<Self, KeyError> {
+        let seed = |key: &'static str| data.get(key).map(|seed| &seed.0).filter(|seed| seed.len() == SEED_BYTES);
+        let unreadable = |key: &'static str| KeyError::Unreadable(name.to_owned(), key);
         let pair = |key: &'static str| {
-            let seed = data.get(key).filter(|seed| seed.0.len() == SEED_BYTES);
-            let pair = seed.and_then(|seed| Ed25519KeyPair::from_seed_unchecked(&seed.0).ok());
-            pair.map(Arc::new).ok_or_else(|| KeyError::Unreadable(name.to_owned(), key))
+            let pair = seed(key).and_then(|seed| Ed25519KeyPair::from_seed_unchecked(seed).ok());
+            pair.map(Arc::new).ok_or_else(|| unreadable(key))
         };
-        Ok(Self { ledger: pair(LEDGER)?, witness: pair(WITNESS)? })
+        let recovery = seed(RECOVERY).and_then(|private| Recovery::new(private)).map(Arc::new);
+        let recovery = recovery.ok_or_else(|| unreadable(RECOVERY))?;
+        Ok(Self { ledger: pair(LEDGER)?, witness: pair(WITNESS)?, recovery })
+    }
+
+    /// The key to which sidecars wrap.
+    pub fn recovery_key(&self) -> [u8; RECOVERY_KEY_BYTES] {
+        self.recovery.public
+    }
+
+    /// Opens a spool's key that this pod wrapped. `None`: another pod did, or to another key.
+    pub fn unwrap(&self, pod_uid: &str, wrapped: &[u8]) -> Option<Vec<u8>> {
+        let (secret, sealed) = wrapped.split_at_checked(RECOVERY_KEY_BYTES)?;
+        let secret = EncapsulatedSecret(secret.to_vec());
+        let private = &self.recovery.private;
+        DH_KEM_X25519_HKDF_SHA256_AES_256.open(&secret, HPKE_INFO, pod_uid.as_bytes(), sealed, private).ok()
     }
 
     /// What others know them by.
@@ -98,7 +135,7 @@ impl WitnessKeys {
 
 fn new_secret(namespace: &str, name: &str) -> Result<Secret, KeyError> {
     let mut data = BTreeMap::new();
-    for key in [LEDGER, WITNESS] {
+    for key in [LEDGER, WITNESS, RECOVERY] {
         let mut seed = vec![0; SEED_BYTES];
         SystemRandom::new().fill(&mut seed).map_err(|_| KeyError::Random)?;
         data.insert(key.to_owned(), ByteString(seed));

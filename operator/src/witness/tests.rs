@@ -1,6 +1,6 @@
 use super::bench::*;
 use super::cover::{Cover, LOST_AFTER_NS};
-use super::desk::Reply;
+use super::desk::{Reply, SpoolKey};
 use super::http::Ask;
 use super::*;
 use crate::api::AuditPolicy;
@@ -8,10 +8,13 @@ use crate::index::Indexed;
 use crate::state::State;
 use crate::testing::FakeApi;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256;
+use rustls::crypto::hpke::{Hpke as _, HpkePublicKey};
 use serde_json::{Value, json};
 use std::time::Duration;
 use testimony_core::evidence::ledger::{Book, Fact, Life, ledger_id};
 use testimony_core::evidence::merkle::{leaf, root_of};
+use testimony_core::evidence::witness::unwrap::HPKE_INFO;
 use testimony_core::evidence::witness::{Outcome, Refusal, Request};
 
 #[tokio::test(start_paused = true)]
@@ -319,4 +322,32 @@ fn what_is_labelled_a_block_and_is_none_is_named() {
         let error = store::block(object(name, data)).expect_err("no block").to_string();
         assert!(error.contains(name) && error.contains("remove the label"), "{error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn d5_keys_of_a_spool_are_opened_for_the_pod_that_wrapped_them_and_the_ledger_says_so() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    let sidecar = Sidecar::new("a");
+    let ask = |keys: &[&Vec<u8>]| Ask::Unwrap {
+        streams: if keys.is_empty() { Vec::new() } else { vec![sidecar.sid.clone()] },
+        keys: keys.iter().map(|key| (*key).clone()).collect(),
+    };
+    let Reply::Unwrapped(public, none) = bench.ask("a", ask(&[])).await else { panic!("no recovery key") };
+    assert!(none.is_empty());
+    let wrap = |pod: &str, key: &[u8]| {
+        let public = HpkePublicKey(public.to_vec());
+        let (secret, sealed) =
+            DH_KEM_X25519_HKDF_SHA256_AES_256.seal(HPKE_INFO, pod.as_bytes(), key, &public).expect("sealed");
+        [secret.0, sealed].concat()
+    };
+    let (own, others) = (wrap("a", &[7; 32]), wrap("b", &[8; 32]));
+    let expected = Reply::Unwrapped(public, vec![Some(SpoolKey(vec![7; 32])), None]);
+    assert_eq!(bench.ask("a", ask(&[&own, &others])).await, expected, "another pod's key stays shut");
+    let stranger = bench.ask("b", ask(&[&own])).await;
+    assert!(matches!(stranger, Reply::Denied(403, _)), "{stranger:?}");
+    assert_eq!(bench.ask("a", ask(&[&others])).await, Reply::Unwrapped(public, vec![None]));
+    let told: Vec<_> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
+    assert_eq!(told, [Fact::Unwrapped(sidecar.sid.clone(), "a".to_owned())], "only what was opened is an entry");
+    bench.end().await;
 }

@@ -10,7 +10,7 @@ mod waiting;
 pub use key::EpochKey;
 pub use random::Random;
 pub use recorder::{FLUSH_AFTER, NoStream, Recorder, Shared};
-pub use recovery::recover;
+pub use recovery::{declared, recover};
 pub use waiting::{WAIT_MS_MAX, Wait, Waited};
 
 use std::sync::LazyLock;

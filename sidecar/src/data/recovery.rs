@@ -13,10 +13,13 @@ use testimony_core::evidence::stream::{StreamId, StreamParts};
 use testimony_core::policy::Direction;
 use testimony_core::record::{Field, Gap, GapReason, Record, Redacted, restore_exchange};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// What found no place is told again after this.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long exchanges that were open at a node's restart wait for the operator to open what was put aside of them.
+const UNLOCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why records of a hole are gone.
 const DAMAGED: &str = "spool_damaged";
@@ -32,12 +35,18 @@ pub async fn recover(recorder: Recorder, mut events: mpsc::Receiver<Event>, spoo
     }
 }
 
+/// Waits until the gaps of before are declared, durably.
+pub async fn declared(recorder: &Recorder) {
+    until(|| recorder.declare()).await;
+    recorder.all_durable().await;
+}
+
 async fn tell_found(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
     let report = &found.report;
     let (boot, streams) = (report.boot, report.streams.len());
     if report.locked_segments > 0 {
         let segments = report.locked_segments;
-        tracing::warn!(%boot, segments, "segments of the spool were written under another pod key; they stay");
+        tracing::warn!(%boot, segments, "segments of the spool were written before the node restarted; they wait for the operator");
     }
     if report.was_told {
         return;
@@ -81,6 +90,13 @@ async fn tell_begun(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
     if begins.is_empty() {
         return;
     }
+    // What cannot be read yet is counted by a gap: the wait has an end.
+    let unlocked = async {
+        while spool.locked().iter().any(|segment| segment.boot == boot) {
+            sleep(AGAIN).await;
+        }
+    };
+    let _ = timeout(UNLOCK_PATIENCE, unlocked).await;
     let handle = spool.clone();
     // Reading blocks on the disk, and traffic does not wait for that.
     let read = move || begins.iter().map(|begin| read_begin(&handle, boot, begin)).collect::<Vec<_>>();

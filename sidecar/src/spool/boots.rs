@@ -82,6 +82,14 @@ impl Boots {
         Ok(Self { path: path.to_owned(), own, _lock: lock })
     }
 
+    /// Removes what an attempt to make this process's folder left.
+    pub(super) fn clear(path: &Path, own: Boot) {
+        for name in [format!("{own}.partial"), own.to_string()] {
+            // It is not there as a rule.
+            let _ = fs::remove_dir_all(path.join(name));
+        }
+    }
+
     /// The folder of this process.
     pub fn folder(&self) -> PathBuf {
         self.path.join(self.own.to_string())

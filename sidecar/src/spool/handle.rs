@@ -3,7 +3,7 @@
 use super::boots::{Boot, Predecessor};
 use super::disk::Folder;
 use super::inbox::Inbox;
-use super::keys::DataKey;
+use super::keys::{DataKey, RecoveryKey};
 use super::page::{CounterPage, Counters};
 use super::position::Place;
 use super::reader::{Read, Reader};
@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::witness::unwrap::RECOVERY_KEY_BYTES;
 use tokio::sync::watch;
 
 /// What the spool tells.
@@ -34,6 +35,19 @@ pub struct Found {
     pub counters: Vec<Counters>,
     /// Whether they are exact: the node did not restart since (D2).
     pub counters_exact: bool,
+}
+
+/// A segment that the pod's key does not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockedSegment {
+    /// Of which process.
+    pub boot: Boot,
+    /// Its number.
+    pub number: u64,
+    /// Its key, wrapped to the operator's recovery key.
+    pub wrapped: Vec<u8>,
+    /// The streams whose records stand in it.
+    pub streams: Vec<StreamId>,
 }
 
 /// How the spool is.
@@ -60,6 +74,7 @@ pub(super) struct Common {
     pub(super) control: Mutex<Control>,
     pub(super) shelves: Mutex<BTreeMap<Boot, (PathBuf, Arc<Shared>)>>,
     pub(super) stats: Mutex<Stats>,
+    pub(super) recovery: Option<Arc<RecoveryKey>>,
     /// Counts the folders of earlier processes that can be read.
     pub(super) adopted: watch::Sender<usize>,
 }
@@ -72,6 +87,8 @@ pub(super) struct Control {
     pub(super) recovered: Vec<Boot>,
     pub(super) unlocked: Vec<(Boot, u64, DataKey)>,
     pub(super) adopted: Vec<(Shelf<Folder>, Predecessor)>,
+    /// The open segment is to end.
+    pub(super) roll: bool,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -113,7 +130,21 @@ impl SpoolHandle {
         self.inbox.shared().request();
     }
 
-    /// The operator unwrapped the key of a segment.
+    /// The operator's recovery key: segments are wrapped to it from now on.
+    pub fn set_recovery_key(&self, key: [u8; RECOVERY_KEY_BYTES]) {
+        if self.shared.recovery.as_ref().is_some_and(|recovery| recovery.set(key)) {
+            lock(&self.shared.control).roll = true;
+            self.inbox.shared().request();
+        }
+    }
+
+    /// Segments of earlier processes that only the operator can open: the node restarted since.
+    pub fn locked(&self) -> Vec<LockedSegment> {
+        let shelves = lock(&self.shared.shelves);
+        shelves.iter().flat_map(|(boot, (_, shared))| shared.locked(*boot)).collect()
+    }
+
+    /// The operator unwrapped the key of a segment, or cannot.
     pub fn unlock(&self, boot: Boot, segment: u64, key: DataKey) {
         lock(&self.shared.control).unlocked.push((boot, segment, key));
         self.inbox.shared().request();

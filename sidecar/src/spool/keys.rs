@@ -1,14 +1,18 @@
 //! Keys (D5): each segment has one of its own, wrapped under the pod's key for a restarted container, and to the operator's
 //! recovery key for a restarted node.
 
+use arc_swap::ArcSwapOption;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap};
 use aws_lc_rs::rand;
+use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256;
+use rustls::crypto::hpke::{Hpke as _, HpkePublicKey};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use testimony_core::evidence::witness::unwrap::{HPKE_INFO, RECOVERY_KEY_BYTES};
 
 /// Length of every key, in bytes.
 pub const KEY_BYTES: usize = 32;
@@ -44,17 +48,40 @@ pub enum KeyError {
     Foreign,
 }
 
-/// Wraps a key to the operator's recovery key. Where there is none yet, the field in the header is empty.
-pub trait RecoveryKey: Send + Sync {
-    /// The wrapped key, at most [`super::WRAPPED_KEY_BYTES_MAX`] bytes.
-    fn wrap(&self, key: &[u8; KEY_BYTES]) -> Vec<u8>;
+/// The operator's recovery key, once it is known: segments are wrapped to it from then on.
+pub struct RecoveryKey {
+    pod_uid: String,
+    key: ArcSwapOption<HpkePublicKey>,
+}
+
+impl RecoveryKey {
+    /// Of this pod, for which alone the operator opens what is wrapped here.
+    pub fn new(pod_uid: &str) -> Self {
+        Self { pod_uid: pod_uid.to_owned(), key: ArcSwapOption::empty() }
+    }
+
+    /// The key in force. Whether it is another one than before.
+    pub fn set(&self, key: [u8; RECOVERY_KEY_BYTES]) -> bool {
+        let is_news = self.key.load().as_ref().is_none_or(|known| known.0 != key);
+        if is_news {
+            self.key.store(Some(Arc::new(HpkePublicKey(key.to_vec()))));
+        }
+        is_news
+    }
+
+    /// The wrapped key; empty while there is no recovery key, or none that can be used.
+    fn wrap(&self, key: &[u8; KEY_BYTES]) -> Vec<u8> {
+        let Some(recovery) = self.key.load_full() else { return Vec::new() };
+        let sealed = DH_KEM_X25519_HKDF_SHA256_AES_256.seal(HPKE_INFO, self.pod_uid.as_bytes(), key, &recovery);
+        sealed.map_or_else(|_| Vec::new(), |(secret, sealed)| [secret.0, sealed].concat())
+    }
 }
 
 /// Makes and opens the keys of segments.
 #[derive(Clone)]
 pub struct Keys {
     pod: Arc<[u8; KEY_BYTES]>,
-    recovery: Option<Arc<dyn RecoveryKey>>,
+    recovery: Option<Arc<RecoveryKey>>,
 }
 
 /// The key of one segment.
@@ -75,7 +102,7 @@ impl Keys {
     ///
     /// # Errors
     /// The file can be neither read nor made.
-    pub fn load(folder: &Path, recovery: Option<Arc<dyn RecoveryKey>>) -> Result<Self, KeyError> {
+    pub fn load(folder: &Path, recovery: Option<Arc<RecoveryKey>>) -> Result<Self, KeyError> {
         let path = folder.join(POD_KEY_FILE);
         let pod = match File::open(&path) {
             Ok(file) => read_key(file, &path)?,
@@ -86,7 +113,7 @@ impl Keys {
     }
 
     /// With a given key: for tests, and where a pod's key lives elsewhere.
-    pub fn with_pod_key(pod: [u8; KEY_BYTES], recovery: Option<Arc<dyn RecoveryKey>>) -> Self {
+    pub fn with_pod_key(pod: [u8; KEY_BYTES], recovery: Option<Arc<RecoveryKey>>) -> Self {
         Self { pod: Arc::new(pod), recovery }
     }
 
@@ -129,6 +156,11 @@ impl DataKey {
     /// From its bytes: what an unwrapping by the operator gives.
     pub fn new(key: &[u8; KEY_BYTES]) -> Option<Self> {
         UnboundKey::new(&AES_256_GCM, key).ok().map(|key| Self(LessSafeKey::new(key)))
+    }
+
+    /// In place of a key that nobody can open any more: under it every frame is damaged, and so told.
+    pub fn lost() -> Option<Self> {
+        Self::new(&[0; KEY_BYTES])
     }
 
     /// Encrypts in place and gives the tag. `number` is used once under a key: a frame's number, and no file is written

@@ -26,7 +26,7 @@ mod tests;
 
 pub use boots::{Boot, BootError, Boots, Predecessor};
 pub use entry::{Block, Entry, Kind, StreamNumber};
-pub use handle::{Event, Found, SpoolHandle, Stats};
+pub use handle::{Event, Found, LockedSegment, SpoolHandle, Stats};
 pub use inbox::{Class, Inbox, Limits, Permit, PushError, Refusal};
 pub use page::THREADS_MAX as COUNTED_THREADS_MAX;
 pub use page::{CounterPage, Counters, ThreadCounters, kernel_boot_id};

@@ -5,7 +5,7 @@ use super::boots::{Boot, BootError, Boots, Predecessor};
 use super::disk::{Files, Folder};
 use super::handle::{Common, Control, Event, Found, SpoolHandle, Stats, lock};
 use super::inbox::{Inbox, Limits, Refusal};
-use super::keys::{KeyError, Keys, RecoveryKey};
+use super::keys::{DataKey, KeyError, Keys, RecoveryKey};
 use super::page::{self, CounterPage, Counters, kernel_boot_id};
 use super::position::Place;
 use super::recover::{Unreadable, scan};
@@ -22,6 +22,11 @@ use tokio::sync::{mpsc, watch};
 
 /// How often acknowledgements are made durable, old segments go, and a disk that failed is tried again.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often the folder of a new process is tried to be made,
+const STARTS_MAX: u32 = 8;
+/// and the pause between two attempts, in ms: traffic waits for it.
+const START_PAUSE_MS: u64 = 50;
 
 /// Events that may wait to be taken.
 const EVENTS_MAX: usize = 256;
@@ -43,8 +48,8 @@ pub struct Settings {
     pub limits: Limits,
     /// This start of the process.
     pub boot: Boot,
-    /// The operator's recovery key, where there is one.
-    pub recovery: Option<Arc<dyn RecoveryKey>>,
+    /// The operator's recovery key, where there is an operator.
+    pub recovery: Option<Arc<RecoveryKey>>,
     /// Time in ns since the epoch.
     pub now_unix_nanos: fn() -> u64,
 }
@@ -81,11 +86,9 @@ impl Spool {
     /// The folder, the key or the page cannot be made.
     pub fn start(settings: Settings, sinks: &[SinkRule]) -> Result<(Self, mpsc::Receiver<Event>), StartError> {
         let io = |what| move |source| StartError::Io { what, source };
-        let boots = Boots::open(&settings.folder, settings.boot)?;
         let keys = Keys::load(&settings.key_folder, settings.recovery.clone())?;
+        let Made { boots, page, predecessors } = made(&settings)?;
         let folder = boots.folder();
-        let page = CounterPage::create(&folder, kernel_boot_id()).map_err(io("the counter page"))?;
-        let predecessors = boots.predecessors()?;
         let shelf = Shelf::new(Folder::new(&folder), settings.boot);
         let shared = shelf.shared().clone();
         let mut writer = Writer::new(WriterSettings::new(settings.limit_bytes), keys.clone(), shelf)
@@ -99,6 +102,7 @@ impl Spool {
             control: Mutex::<Control>::default(),
             shelves: Mutex::new(BTreeMap::from([(settings.boot, (folder, shared))])),
             stats: Mutex::default(),
+            recovery: settings.recovery,
             adopted: watch::channel(0).0,
         };
         let handle = SpoolHandle { inbox, page, boot: settings.boot, shared: Arc::new(common) };
@@ -154,6 +158,34 @@ impl Drop for Spool {
     }
 }
 
+/// What stands on the disk before the threads start.
+struct Made {
+    boots: Boots,
+    page: CounterPage,
+    predecessors: Vec<Predecessor>,
+}
+
+/// A disk that fails for a moment must not cost this process its spool.
+fn made(settings: &Settings) -> Result<Made, StartError> {
+    for _ in 1..STARTS_MAX {
+        match make(settings) {
+            Err(error) => tracing::warn!(%error, "the spool's folder cannot be made yet"),
+            made => return made,
+        }
+        std::thread::sleep(Duration::from_millis(START_PAUSE_MS));
+    }
+    make(settings)
+}
+
+fn make(settings: &Settings) -> Result<Made, StartError> {
+    Boots::clear(&settings.folder, settings.boot);
+    let boots = Boots::open(&settings.folder, settings.boot)?;
+    let page = CounterPage::create(&boots.folder(), kernel_boot_id());
+    let page = page.map_err(|source| StartError::Io { what: "the counter page", source })?;
+    let predecessors = boots.predecessors()?;
+    Ok(Made { boots, page, predecessors })
+}
+
 /// Reads what earlier processes left, one folder after the other.
 fn recover(
     handle: &SpoolHandle,
@@ -172,7 +204,8 @@ fn recover(
             }
         });
         match scanned {
-            Ok((scanned, counters)) => {
+            Ok((mut scanned, counters)) => {
+                give_up_unwrapped(&mut scanned.shelf, handle.shared.recovery.is_some());
                 let (kernel, counters) = counters.unwrap_or_default();
                 let shelf = (predecessor.path.clone(), scanned.shelf.shared().clone());
                 lock(&handle.shared.shelves).insert(predecessor.boot, shelf);
@@ -187,6 +220,18 @@ fn recover(
             }
             // It stays for the next process.
             Err(error) => tracing::error!(path = %predecessor.path.display(), %error, "a spool cannot be read"),
+        }
+    }
+}
+
+/// Segments that no recovery key ever opens: what stands in them is told as damaged.
+fn give_up_unwrapped(shelf: &mut Shelf<Folder>, operator: bool) {
+    let hopeless = |(_, wrapped): &(u64, &[u8])| wrapped.is_empty() || !operator;
+    let numbers: Vec<u64> = shelf.locked().filter(hopeless).map(|(number, _)| number).collect();
+    for number in numbers {
+        tracing::error!(boot = %shelf.boot(), number, "the pod's key is another one, and no recovery key opens this segment");
+        if let Some(key) = DataKey::lost() {
+            shelf.unlock(number, key);
         }
     }
 }
@@ -283,6 +328,12 @@ impl Work {
             if let Err(error) = shelf.ack(&sink, end) {
                 tracing::debug!(sink, %error, "an acknowledgement is not taken");
             }
+        }
+        // Its key is the one of before; the next segment is wrapped to the recovery key of now.
+        if control.roll
+            && let Err(fault) = self.writer.finish()
+        {
+            tracing::warn!(%fault, "the segment has no end");
         }
         let recovered = !control.recovered.is_empty();
         for boot in control.recovered {

@@ -11,8 +11,10 @@ mod abandon;
 mod accompany;
 mod messenger;
 mod shown;
+mod unlock;
 
 pub use abandon::abandon;
 pub use accompany::accompany;
 pub use messenger::{ANSWER_DEADLINE, Ask, Certified, Messenger};
 pub use shown::{Errand, STREAMS_MAX, Shown};
+pub use unlock::Unlocker;

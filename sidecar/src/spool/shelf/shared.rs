@@ -2,6 +2,7 @@
 
 use super::Segment;
 use crate::spool::position::Place;
+use crate::spool::{Boot, LockedSegment};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -53,6 +54,19 @@ impl Shared {
         let mut view = self.lock();
         view.segments.insert(segment.number(), segment.clone());
         view.durable = durable;
+    }
+
+    /// Segments whose keys only the operator can unwrap.
+    pub(in crate::spool) fn locked(&self, boot: Boot) -> Vec<LockedSegment> {
+        let view = self.lock();
+        let locked = view.segments.values().filter(|segment| segment.key.is_none());
+        let told = |segment: &Segment| LockedSegment {
+            boot,
+            number: segment.number(),
+            wrapped: segment.header.recovery_key.clone(),
+            streams: segment.header.streams.iter().map(|stream| stream.sid.clone()).collect(),
+        };
+        locked.map(told).collect()
     }
 
     /// Where this place is to be read.

@@ -1,0 +1,188 @@
+//! A node that restarted: the pod's key is gone, and the operator opens what was spooled before (D5). The operator is simulated;
+//! its half of HPKE is the library's.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256 as SUITE;
+use rustls::crypto::hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey, HpkePublicKey};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use testimony_core::contract::UNWRAP_PATH;
+use testimony_core::evidence::merkle;
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::evidence::witness::unwrap::{HPKE_INFO, RECOVERY_KEY_BYTES, UnwrapRequest, UnwrapResponse};
+use testimony_sidecar::config::Operator;
+use testimony_sidecar::poll::Caller;
+use testimony_sidecar::spool::keys::RecoveryKey;
+use testimony_sidecar::spool::{
+    Boot, Class, Entry, Event, Kind, LIMIT_BYTES_MIN, Limits, Place, Read, ReadError, Settings, SinkRule, Spool,
+    SpoolHandle,
+};
+use testimony_sidecar::witness::Unlocker;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+mod control_support;
+use control_support::{Ca, DEADLINE, Received, Reply, Server, eventually, folder};
+
+const POD: &str = "u-1";
+const BEFORE: Boot = Boot([1; 16]);
+const RECORDS: u64 = 50;
+
+/// The operator's recovery key.
+struct Keys {
+    public: HpkePublicKey,
+    private: HpkePrivateKey,
+}
+
+impl Keys {
+    fn new() -> Self {
+        let (public, private) = SUITE.generate_key_pair().expect("a key pair");
+        Self { public, private }
+    }
+
+    fn answer(&self, received: &Received) -> Reply {
+        assert_eq!(received.path, UNWRAP_PATH);
+        let asked: UnwrapRequest = serde_json::from_slice(&received.body).expect("JSON");
+        assert!(asked.keys.is_empty() || asked.streams == [sid()], "the streams are named");
+        let open = |wrapped: &String| {
+            let wrapped = STANDARD.decode(wrapped).expect("base64");
+            let (secret, sealed) = wrapped.split_at(RECOVERY_KEY_BYTES);
+            let secret = EncapsulatedSecret(secret.to_vec());
+            SUITE.open(&secret, HPKE_INFO, POD.as_bytes(), sealed, &self.private).ok()
+        };
+        let keys = asked.keys.iter().map(|key| open(key).map(|key| STANDARD.encode(key))).collect();
+        let response = UnwrapResponse { recovery_key: STANDARD.encode(&self.public.0), keys };
+        Reply::body(200, serde_json::to_vec(&response).expect("JSON"))
+    }
+}
+
+fn sid() -> StreamId {
+    format!("c-1/shop/{POD}/{:032x}-0-0", 1).parse().expect("a name")
+}
+
+fn start(root: &Path, boot: Boot) -> (Spool, mpsc::Receiver<Event>) {
+    std::fs::create_dir_all(root.join("memory")).expect("a folder");
+    let settings = Settings {
+        folder: root.join("disk"),
+        key_folder: root.join("memory"),
+        limit_bytes: LIMIT_BYTES_MIN,
+        limits: Limits::default(),
+        boot,
+        recovery: Some(Arc::new(RecoveryKey::new(POD))),
+        now_unix_nanos: || 1,
+    };
+    Spool::start(settings, &[SinkRule { name: "a".to_owned(), required: true }]).expect("a spool")
+}
+
+/// The sidecar's side of an operator.
+struct Sidecar {
+    _server: Server,
+    _running: JoinSet<()>,
+}
+
+async fn sidecar(root: &Path, spool: &SpoolHandle, away: Arc<AtomicBool>, keys: Arc<Keys>) -> Sidecar {
+    let ca = Ca::new();
+    let server = Server::start(Some(&ca), move |_, received| match away.load(Ordering::SeqCst) {
+        true => Reply::status(503),
+        false => keys.answer(received),
+    })
+    .await;
+    let token_file = root.join("token");
+    std::fs::write(&token_file, "t1\n").expect("a token");
+    let (url, ca_pem, injection_id) = (server.url("https"), ca.pem.clone(), "i-1".to_owned());
+    let operator = Operator { url, ca_pem, token_file, injection_id, awaited: false };
+    let caller = Caller::new(operator, None).expect("a URL");
+    let unlocker = Unlocker::new(caller, spool.clone(), Some(root));
+    let mut running = JoinSet::new();
+    running.spawn(unlocker.run(std::future::pending()));
+    Sidecar { _server: server, _running: running }
+}
+
+/// A process that spooled something, and died with its node. What it knew of the recovery key is on the disk.
+async fn node_restarted(keys: &Arc<Keys>) -> PathBuf {
+    let root = folder();
+    let (spool, _events) = start(&root, BEFORE);
+    let handle = spool.handle().clone();
+    let _sidecar = sidecar(&root, &handle, Arc::default(), keys.clone()).await;
+    eventually("the recovery key to be kept", || root.join("recovery.pub").exists()).await;
+    let stream = handle.inbox().add_stream(sid(), 0);
+    let mut last = Place::default();
+    for seq in 0..RECORDS {
+        let payload = format!("record {seq}");
+        let leaf = merkle::leaf(payload.as_bytes());
+        let mut permit = handle.inbox().reserve(Class::Ordinary, 100).expect("room");
+        last = permit.push(Entry::new(stream, Kind::Exchange, seq, leaf, 1), payload.as_bytes()).expect("in order");
+    }
+    assert!(handle.inbox().wait_durable(last, DEADLINE).await);
+    spool.stop();
+    std::fs::remove_file(root.join("memory/spool.key")).expect("the pod's key");
+    root
+}
+
+async fn found_locked(events: &mut mpsc::Receiver<Event>) {
+    let event = tokio::time::timeout(DEADLINE, events.recv()).await.expect("in time");
+    let Some(Event::Found(found)) = event else { panic!("{event:?}") };
+    assert_eq!(found.report.streams[&sid()].size(), RECORDS, "what there is can be told without the key");
+    assert!(found.report.locked_segments > 0);
+}
+
+fn read(handle: &SpoolHandle) -> Result<Read, ReadError> {
+    handle.reader_at(BEFORE, Place(0)).expect("a reader").read()
+}
+
+#[tokio::test]
+async fn d5_after_a_node_s_restart_the_operator_opens_the_old_segments() {
+    let keys = Arc::new(Keys::new());
+    let root = node_restarted(&keys).await;
+    let (spool, mut events) = start(&root, Boot([2; 16]));
+    found_locked(&mut events).await;
+    let handle = spool.handle().clone();
+    assert!(matches!(read(&handle), Err(ReadError::Locked(_))));
+    let away = Arc::new(AtomicBool::new(true));
+    let _sidecar = sidecar(&root, &handle, away.clone(), keys).await;
+    assert!(matches!(read(&handle), Err(ReadError::Locked(_))), "the operator is away: they wait");
+    away.store(false, Ordering::SeqCst);
+    eventually("the segments to be open", || handle.locked().is_empty()).await;
+    let Ok(Read::Block(block)) = read(&handle) else { panic!("entries were left") };
+    assert_eq!(block.iter().next().map(|entry| entry.payload), Some(&b"record 0"[..]));
+    spool.stop();
+}
+
+#[tokio::test]
+async fn d5_what_nobody_can_open_is_told_as_lost_and_waits_for_nobody() {
+    let root = node_restarted(&Arc::new(Keys::new())).await;
+    let (spool, mut events) = start(&root, Boot([2; 16]));
+    found_locked(&mut events).await;
+    let handle = spool.handle().clone();
+    // The operator's keys were made anew.
+    let _sidecar = sidecar(&root, &handle, Arc::default(), Arc::new(Keys::new())).await;
+    eventually("the segments to be given up", || handle.locked().is_empty()).await;
+    let Ok(Read::Lost { leaves, .. }) = read(&handle) else { panic!("their content is lost") };
+    let (stream, range) = leaves.first().expect("the leaves are known");
+    assert_eq!((stream, range.begin()), (&sid(), 0));
+    spool.stop();
+}
+
+#[tokio::test]
+async fn d5_without_a_recovery_key_a_segment_of_before_is_lost_at_once() {
+    let root = folder();
+    let (spool, _events) = start(&root, BEFORE);
+    let handle = spool.handle().clone();
+    let stream = handle.inbox().add_stream(sid(), 0);
+    let mut permit = handle.inbox().reserve(Class::Ordinary, 100).expect("room");
+    let entry = Entry::new(stream, Kind::Exchange, 0, merkle::leaf(b"record"), 1);
+    let last = permit.push(entry, b"record").expect("in order");
+    assert!(handle.inbox().wait_durable(last, DEADLINE).await);
+    drop(permit);
+    spool.stop();
+    std::fs::remove_file(root.join("memory/spool.key")).expect("the pod's key");
+    let (spool, mut events) = start(&root, Boot([2; 16]));
+    let found = tokio::time::timeout(DEADLINE, events.recv()).await.expect("in time");
+    assert!(matches!(found, Some(Event::Found(_))));
+    let handle = spool.handle().clone();
+    assert!(handle.locked().is_empty());
+    assert!(matches!(read(&handle), Ok(Read::Lost { .. })));
+    spool.stop();
+}
