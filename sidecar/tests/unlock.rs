@@ -129,7 +129,7 @@ async fn found_locked(events: &mut mpsc::Receiver<Event>) {
 }
 
 fn read(handle: &SpoolHandle) -> Result<Read, ReadError> {
-    handle.reader_at(BEFORE, Place(0)).expect("a reader").read()
+    handle.reader_at(BEFORE, Place::default()).expect("a reader").read()
 }
 
 #[tokio::test]

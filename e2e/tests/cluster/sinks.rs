@@ -147,13 +147,13 @@ fn ev_1_a_sink_that_comes_late_gets_every_record_once() -> Result<()> {
 }
 
 /// The Collector of the demo, in a namespace of the test's own.
-fn collector(space: &Space) -> Result<()> {
+pub fn collector(space: &Space) -> Result<()> {
     space.apply(&include_str!("../../assets/collector.yaml").replace("observability", &space.name))?;
     cluster().kubectl.rollout(&space.name, "deployment/collector")
 }
 
 /// How many exchanges with each path that holds `wanted` stand in the test's own backend.
-fn paths(space: &Space, wanted: &str) -> Result<BTreeMap<String, usize>> {
+pub fn paths(space: &Space, wanted: &str) -> Result<BTreeMap<String, usize>> {
     let read = ["sh", "-c", "cat /data/logs.jsonl"];
     let text = cluster().kubectl.exec(&space.name, "deploy/collector", "collector", &read)?;
     let mut times = BTreeMap::new();

@@ -303,12 +303,15 @@ async fn keys_are_made_once_and_a_broken_secret_is_told() {
     let first = load().await.expect("keys").public();
     assert_ne!(first.ledger, first.witness);
     assert_eq!(load().await.expect("keys").public(), first);
-    let mut secret = api.get(SECRET).expect("a Secret");
+    let secret = api.get(SECRET).expect("a Secret");
     assert_eq!(secret["immutable"], true);
-    secret["data"]["witness.key"] = json!("AAAA");
-    api.put(SECRET, secret);
-    let error = load().await.expect_err("broken").to_string();
-    assert!(error.starts_with("Secret testimony-witness: witness.key is not an Ed25519 seed"), "{error}");
+    for key in ["witness.key", "ledger.key", "recovery.key"] {
+        let mut broken = secret.clone();
+        broken["data"][key] = json!("AAAA");
+        api.put(SECRET, broken);
+        let error = load().await.expect_err("broken").to_string();
+        assert!(error.starts_with(&format!("Secret testimony-witness: {key} is not a key of 32 bytes")), "{error}");
+    }
 }
 
 #[test]
