@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 use testimony_core::policy::Direction;
-use testimony_core::record::Typ;
+use testimony_core::record::{GapReason, Typ};
 
 /// Content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -39,6 +39,7 @@ definitions! {
     RECORDS: "counter", "testimony_records_total", [], "Records that were made";
     STAGES: "counter", "testimony_stage_records_total", [], "Records among them that show an exchange which is still open";
     NOT_RECORDED: "counter", "testimony_not_recorded_total", ["reason"], "Exchanges of which policy wants no record (reason level_none)";
+    GAPS: "counter", "testimony_gap_exchanges_total", ["reason"], "Exchanges that have no record, by the reason that their audit.gap gives; worker_died: of an earlier process";
     SEALED: "counter", "testimony_sealed_records_total", ["type"], "Records that were sealed into a stream, those about the stream itself too";
     HEADS: "counter", "testimony_heads_total", [], "Signed heads of streams that were sent with the records";
     CONNECTIONS: "counter", "testimony_connections_total", ["direction", "protocol"], "Connections, by what they turned out to carry";
@@ -157,6 +158,7 @@ pub struct Metrics {
     /// Those of exchanges that are still open.
     pub stages: Counter,
     not_recorded: Counter,
+    gaps: [Counter; GapReason::ALL.len()],
     sealed: [Counter; Typ::ALL.len()],
     /// Signed heads that were sent.
     pub heads: Counter,
@@ -203,6 +205,7 @@ impl Default for Metrics {
         let exchanges: Family<Labels<2>, Counter> = register(&mut registry, EXCHANGES);
         let connections: Family<Labels<2>, Counter> = register(&mut registry, CONNECTIONS);
         let not_recorded: Family<Labels<1>, Counter> = register(&mut registry, NOT_RECORDED);
+        let gaps: Family<Labels<1>, Counter> = register(&mut registry, GAPS);
         let sealed: Family<Labels<1>, Counter> = register(&mut registry, SEALED);
         let held: Family<Labels<1>, Counter> = register(&mut registry, HELD);
         let both = ["inbound", "outbound"];
@@ -217,6 +220,7 @@ impl Default for Metrics {
                 })
             }),
             not_recorded: not_recorded.get_or_create_owned(&[("reason", "level_none")]),
+            gaps: GapReason::ALL.map(|reason| gaps.get_or_create_owned(&[("reason", reason.as_str())])),
             sealed: Typ::ALL.map(|typ| sealed.get_or_create_owned(&[("type", typ.as_str())])),
             heads: register(&mut registry, HEADS),
             records: register(&mut registry, RECORDS),
@@ -270,6 +274,14 @@ impl Metrics {
     /// Policy wants no record of an exchange: the highest level of all policies is `None`.
     pub fn not_recorded(&self) {
         self.not_recorded.inc();
+    }
+
+    /// So many exchanges have no record: a gap tells.
+    pub fn gap(&self, reason: GapReason, exchanges: u64) {
+        let known = GapReason::ALL.iter().zip(&self.gaps).find(|(known, _)| **known == reason);
+        if let Some((_, counter)) = known {
+            counter.inc_by(exchanges);
+        }
     }
 
     /// A record of this kind was sealed.
@@ -439,6 +451,8 @@ mod tests {
         metrics.policy_in_force("11ee");
         metrics.sink("default").request(ExportResult::Partial);
         metrics.exchange(Direction::Outbound, Outcome::Failure);
+        metrics.gap(GapReason::WorkerDied, 3);
+        metrics.gap(GapReason::WorkerDied, 2);
         let text = metrics.text();
         for definition in DEFINITIONS {
             let family = definition.name.strip_suffix("_total").unwrap_or(definition.name);
@@ -454,6 +468,12 @@ mod tests {
         assert!(text.contains("testimony_exchanges_total{direction=\"outbound\",outcome=\"failure\"} 1\n"), "{text}");
         assert!(text.contains("testimony_policy_revision_info{revision=\"11ee\"} 1\n"), "{text}");
         assert!(!text.contains("00ff"), "{text}");
+        // A series that is there from the start shows its first increase.
+        for reason in GapReason::ALL {
+            let count = if reason == GapReason::WorkerDied { 5 } else { 0 };
+            let sample = format!("testimony_gap_exchanges_total{{reason=\"{}\"}} {count}\n", reason.as_str());
+            assert!(text.contains(&sample), "{sample}{text}");
+        }
         assert_eq!(text.lines().filter(|line| line.starts_with("# TYPE")).count(), DEFINITIONS.len());
     }
 }

@@ -12,7 +12,7 @@ use testimony_core::evidence::merkle::{leaf, root_of};
 use testimony_core::evidence::note::{PublicKey, SignedNote};
 use testimony_core::evidence::seal::Origin;
 use testimony_core::policy::{Compiled, Direction};
-use testimony_core::record::{EventName, Field, Record, Redacted};
+use testimony_core::record::{EventName, Field, Gap, GapReason, Record, Redacted};
 use testimony_core::redact::{Redactor, redact};
 use testimony_sidecar::data::{Recorder, Shared};
 use testimony_sidecar::tail::Tail;
@@ -160,6 +160,27 @@ async fn ev_1_s3_exchanges_without_a_place_are_counted_in_sealed_gaps() {
     assert_eq!((told, of("exchange").len() as u64), (lost, 100 - lost));
     let close = of("close")[0];
     assert_eq!((number(close, Field::Begun), number(close, Field::Gaps)), (100, lost));
+    let (metrics, counted) =
+        (rig.metrics.text(), format!("testimony_gap_exchanges_total{{reason=\"queue_full\"}} {lost}\n"));
+    assert!(metrics.contains(&counted), "{counted} is not in {metrics}");
+}
+
+#[tokio::test]
+async fn ev_1_a_gap_is_counted_where_there_is_no_sink_and_where_an_earlier_process_lost_what_it_tells() {
+    let rig = Rig::start(Vec::new());
+    let mut recorder = recorder(shared(&rig));
+    let gap = |count| Gap { count, exact: count > 0, from_ns: 1, to_ns: 2, reason: GapReason::WorkerDied };
+    recorder.lose(gap(3), None);
+    // Without a spool nobody knows how many.
+    recorder.lose(gap(0), None);
+    recorder.close();
+    recorder.begin();
+    recorder.emit(exchange("/late"));
+    let metrics = rig.metrics.text();
+    for (reason, count) in [("worker_died", 3), ("closed", 1), ("queue_full", 0)] {
+        let counted = format!("testimony_gap_exchanges_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&counted), "{counted} is not in {metrics}");
+    }
 }
 
 #[tokio::test]

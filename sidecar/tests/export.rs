@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use testimony_core::evidence::seal::Class;
 use testimony_core::policy::SinkCondition;
-use testimony_sidecar::export::{self, Batch, LossReason, Undelivered};
+use testimony_core::record::GapReason;
+use testimony_sidecar::export::{self, Batch, Undelivered};
 use tokio::time::Instant;
 
 mod control_support;
@@ -154,14 +155,19 @@ async fn s3_a_full_queue_gives_no_place_until_something_was_taken() {
     let placed: Vec<bool> = (1..=9).map(|number| rig.push(batch(number * 10, 10))).collect();
     assert_eq!(placed, [true, true, true, false, false, false, false, false, false]);
     assert!(rig.queue.ticket(1, Class::Traffic).is_none() && rig.queue.ticket(1, Class::Evidence).is_some());
-    rig.queue.count_unsealed(LossReason::QueueFull);
-    assert_eq!((rig.state().lost, rig.losses()), (1, Vec::new()), "what was not sealed is a gap and no hole");
+    rig.queue.count_unsealed(GapReason::QueueFull);
+    rig.queue.count_unsealed(GapReason::DiskFailed);
+    rig.queue.count_unsealed(GapReason::WorkerDied);
+    assert_eq!((rig.state().lost, rig.losses()), (2, Vec::new()), "what was not sealed is a gap and no hole");
     open.store(true, Ordering::SeqCst);
     eventually("delivered", || rig.state().delivered == 30).await;
     assert!(rig.push(batch(100, 1)));
     eventually("all", || rig.state().delivered == 31).await;
-    let lost = "testimony_export_lost_records_total{sink=\"main\",reason=\"queue_full\"} 1\n";
-    assert!(rig.metrics.text().contains(lost));
+    let metrics = rig.metrics.text();
+    for reason in ["queue_full", "disk_failed"] {
+        let lost = format!("testimony_export_lost_records_total{{sink=\"main\",reason=\"{reason}\"}} 1\n");
+        assert!(metrics.contains(&lost), "{lost} is not in {metrics}");
+    }
 }
 
 #[tokio::test]

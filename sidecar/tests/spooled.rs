@@ -174,6 +174,7 @@ async fn d3_a_successor_delivers_what_was_durable_and_declares_what_was_not() {
     let gap = of(&all, "gap")[0];
     assert_eq!((number(gap, Field::Count), text(gap, Field::Exact)), (2, "1"));
     assert_eq!(text(gap, Field::LostSid), text(recovered[0], Field::RecSid));
+    assert!(rig.metrics.text().contains("testimony_gap_exchanges_total{reason=\"worker_died\"} 2\n"));
     let old = spool.handle().boots().len();
     assert!(old >= 1);
     eventually("acknowledged", || rig.queue.sink_states()[0].delivered >= 53).await;
@@ -262,6 +263,13 @@ async fn s3_a_full_spool_is_a_gap_with_its_reason_and_an_outage_before_that_is_n
     let lost: u64 = gaps.iter().map(|gap| number(gap, Field::Count)).sum();
     assert_eq!((of(&all, "exchange").len() as u64 + lost, number(close, Field::Begun)), (sent, sent));
     assert!(lost > 0 && number(close, Field::OpenCount) == 0);
+    let metrics = process.rig.metrics.text();
+    for counted in [
+        format!("testimony_gap_exchanges_total{{reason=\"spool_full\"}} {lost}\n"),
+        format!("testimony_export_lost_records_total{{sink=\"main\",reason=\"spool_full\"}} {lost}\n"),
+    ] {
+        assert!(metrics.contains(&counted), "{counted} is not in {metrics}");
+    }
 }
 
 #[tokio::test]

@@ -103,13 +103,13 @@ fields! {
     Found "found" 4096 Body, "open: sids of earlier streams that were found in the spool.";
     From "from" 20 Text("testimony.gap.from", Own), "gap: earliest possible time, in nanoseconds since the epoch.";
     Frontier "frontier" 4160 Body, "head: compact form of the tree without its last leaf, hashes from left to right.";
-    GapReason "gap_reason" 32 Text("testimony.gap.reason", Own), "gap: queue_full, worker_died, record_too_long or closed.";
+    GapReason "gap_reason" 32 Text("testimony.gap.reason", Own), "gap: queue_full, worker_died, record_too_long, closed, spool_full or disk_failed.";
     Gaps "gaps" 20 Int("testimony.totals.gaps", Own), "checkpoint, close: exchanges counted in gaps.";
     GrpcStatus "grpc_status" 3 Int("rpc.grpc.status_code", Development), "Status of a gRPC call, from its trailers; absent when none came.";
     H2Error "h2_error" 24 Text("testimony.http2.error", Own), "Error code of the RST_STREAM that ended the exchange: cancel, refused_stream, ...";
     HeadSize "head_size" 20 Int("testimony.recovered.head_size", Own), "recovered: size of its last signed head.";
     HoleFrom "hole_from" 20 Int("testimony.hole.from", Own), "hole: seq of the first record that is not there.";
-    HoleReason "hole_reason" 32 Text("testimony.hole.reason", Own), "hole: rejected, queue_full or export_failed.";
+    HoleReason "hole_reason" 32 Text("testimony.hole.reason", Own), "hole: rejected, queue_full, export_failed, spool_damaged or spool_full.";
     HoleSid "hole_sid" 256 Text("testimony.hole.stream_id", Own), "hole: the stream whose records are not there.";
     HoleTo "hole_to" 20 Int("testimony.hole.to", Own), "hole: seq after the last record that is not there.";
     Id "id" 36 Text("audit.record.id", AuditDraft), "UUIDv7 of the record, the same over retries.";

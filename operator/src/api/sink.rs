@@ -109,7 +109,7 @@ pub struct AuditSinkSpec {
     #[serde(default = "timeout_seconds")]
     #[schemars(range(min = 1, max = 60))]
     pub timeout_seconds: u32,
-    /// Records that wait.
+    /// Records that wait in memory, where there is no spool.
     #[serde(default)]
     pub queue: Queue,
 }
@@ -205,11 +205,12 @@ pub struct Tls {
     pub client_certificate_secret_name: Option<String>,
 }
 
-/// Records that wait.
+/// Records that wait in memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Queue {
-    /// Most bytes of encoded records that wait in each sidecar; more become a declared gap.
+    /// Most bytes of encoded records that wait for this sink in each sidecar's memory; more become a declared gap. It counts
+    /// only without a spool (the chart's `sidecar.spoolMebibytes: 0`).
     #[serde(default = "queue_bytes_max")]
     #[schemars(range(min = 65536, max = 268435456))]
     pub bytes_max: u32,

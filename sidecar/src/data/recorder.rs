@@ -3,7 +3,7 @@
 use super::desk::{Desk, Out};
 use super::waiting::{Wait, Waiting};
 use super::{EpochKey, now};
-use crate::export::{LossReason, Queue};
+use crate::export::Queue;
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
 use crate::spool::{Durable, Place, SpoolHandle};
@@ -20,7 +20,7 @@ use testimony_core::evidence::note::SignedNote;
 use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Stream};
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{Compiled, Direction};
-use testimony_core::record::{Gap, GapReason, Record, Redacted, Stamp, Typ, body_of};
+use testimony_core::record::{Gap, Record, Redacted, Stamp, Typ, body_of};
 use tokio::sync::{Notify, watch};
 
 /// A batch leaves the data thread when its first record is this old, full or not.
@@ -203,6 +203,7 @@ impl Recorder {
 
     /// Declares exchanges that an earlier process saw; `lost`: its stream, if that is known.
     pub fn lose(&self, gap: Gap, lost: Option<StreamId>) {
+        self.shared.metrics.gap(gap.reason, gap.count);
         self.inner.borrow_mut().stream.lose(gap, lost);
         self.stirred.notify_one();
     }
@@ -417,10 +418,8 @@ impl Shell for Recorder {
             Fate::Lost(reason) => {
                 self.stirred.notify_one();
                 if record.get().typ() == Some(Typ::Exchange) {
-                    self.shared.queue.count_unsealed(match reason {
-                        GapReason::RecordTooLong => LossReason::RecordTooLong,
-                        _ => LossReason::QueueFull,
-                    });
+                    self.shared.metrics.gap(reason, 1);
+                    self.shared.queue.count_unsealed(reason);
                 }
             }
         }

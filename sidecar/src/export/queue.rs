@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use testimony_core::evidence::seal::Class;
 use testimony_core::policy::SinkState;
+use testimony_core::record::GapReason;
 use tokio::sync::{Notify, watch};
 
 /// The way into export. Clones share the same queues.
@@ -51,8 +52,10 @@ impl Queue {
     }
 
     /// Counts an exchange that was not sealed: no sink ever gets it, and the stream declares a gap.
-    pub fn count_unsealed(&self, reason: LossReason) {
-        self.shared.sinks.load().iter().for_each(|sink| sink.count_lost(1, reason));
+    pub fn count_unsealed(&self, reason: GapReason) {
+        if let Some(reason) = LossReason::of_gap(reason) {
+            self.shared.sinks.load().iter().for_each(|sink| sink.count_lost(1, reason));
+        }
     }
 
     /// Notified when there is something to [`Queue::take_losses`].

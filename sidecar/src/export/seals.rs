@@ -4,6 +4,7 @@ use std::sync::Arc;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::stream::StreamId;
+use testimony_core::record::GapReason;
 
 /// Most separate ranges of lost records that wait to be told for one sink; more cannot be told.
 pub const LOSSES_MAX: usize = 1024;
@@ -23,7 +24,7 @@ pub struct Seals {
 /// Why a sink never gets records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LossReason {
-    /// Its queue was full.
+    /// Its queue was full; of what was never sealed: every queue, or what waits for the spool's disk.
     QueueFull,
     /// It refused them for good.
     Rejected,
@@ -33,6 +34,12 @@ pub enum LossReason {
     SpoolDamaged,
     /// A record over the limit of its body even after cutting: never sealed.
     RecordTooLong,
+    /// The spool was full: never sealed.
+    SpoolFull,
+    /// The spool's disk failed: never sealed.
+    DiskFailed,
+    /// The stream or the spool had ended: never sealed.
+    Closed,
 }
 
 /// Records that one sink never gets.
@@ -56,8 +63,28 @@ pub(super) struct Losses {
 
 impl LossReason {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::QueueFull, Self::Rejected, Self::ExportFailed, Self::SpoolDamaged, Self::RecordTooLong];
+    pub const ALL: [Self; 8] = [
+        Self::QueueFull,
+        Self::Rejected,
+        Self::ExportFailed,
+        Self::SpoolDamaged,
+        Self::RecordTooLong,
+        Self::SpoolFull,
+        Self::DiskFailed,
+        Self::Closed,
+    ];
+
+    /// Why an exchange has no record that a sink could get. `None`: another process lost it, of whose sinks nobody knows.
+    pub const fn of_gap(reason: GapReason) -> Option<Self> {
+        match reason {
+            GapReason::QueueFull => Some(Self::QueueFull),
+            GapReason::RecordTooLong => Some(Self::RecordTooLong),
+            GapReason::SpoolFull => Some(Self::SpoolFull),
+            GapReason::DiskFailed => Some(Self::DiskFailed),
+            GapReason::Closed => Some(Self::Closed),
+            GapReason::WorkerDied => None,
+        }
+    }
 
     /// As it stands in records and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -67,6 +94,9 @@ impl LossReason {
             Self::ExportFailed => "export_failed",
             Self::SpoolDamaged => "spool_damaged",
             Self::RecordTooLong => "record_too_long",
+            Self::SpoolFull => "spool_full",
+            Self::DiskFailed => "disk_failed",
+            Self::Closed => "closed",
         }
     }
 }

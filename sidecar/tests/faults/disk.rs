@@ -17,6 +17,7 @@ const REQUESTS: u64 = 150;
 fn gaps_only(outcome: &Outcome, reasons: &[&str]) {
     let found = outcome.count.gaps.keys().all(|reason| reasons.contains(&reason.as_str()));
     outcome.check(&format!("only gaps of {reasons:?}"), found);
+    outcome.check_gap_metric();
     outcome.check("every request was answered", outcome.count.answered == outcome.count.asked);
 }
 

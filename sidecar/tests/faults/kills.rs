@@ -71,6 +71,7 @@ fn only_what_a_kill_explains(outcome: &Outcome, killed: &[Kill]) {
     outcome.check("what was lost was young", last.is_none_or(|age| age < LOST_AGE_BUSY_MAX));
     outcome.check("most of it was very young", killed.len() < MANY_KILLS || median < Some(LOST_AGE_MAX));
     let reasons: Vec<&String> = outcome.count.gaps.keys().collect();
+    outcome.check_gap_metric();
     outcome.check("no other gap", reasons.iter().all(|reason| *reason == "worker_died"));
     let ended = |verdict| !matches!(verdict, Verdict::Unclosed | Verdict::Pending);
     outcome.check("each stream's end is told", outcome.report.findings.iter().all(|finding| ended(finding.verdict)));

@@ -2,10 +2,11 @@
 
 use super::client::{Asked, Load};
 use super::export::Export;
-use super::oracle::{Count, Request, Row, count};
+use super::oracle::{Count, Request, Row, Typ, count};
 use super::origin::Origin;
 use super::process::{DEADLINE, Sidecar};
 use super::receiver::{Fault, Receiver, Weather};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::{Report, Verdict};
@@ -20,6 +21,9 @@ const SPOOL_BYTES: u64 = 256 * 1024 * 1024;
 const HEAVY_BYTES: usize = 4000;
 /// How long nothing more may come until the export counts as settled.
 const QUIET: Duration = Duration::from_millis(1500);
+
+/// Counts the exchanges that gaps tell of.
+const GAP_METRIC: &str = "testimony_gap_exchanges_total";
 
 /// Everything around a sidecar.
 pub struct Scene {
@@ -42,6 +46,8 @@ pub struct Outcome {
     pub report: Report,
     /// The client's log.
     pub asked: Vec<Asked>,
+    /// Exchanges of gaps, as the metrics of the last process count them.
+    gap_metric: u64,
     /// Where the export and the sidecar's log stand.
     folder: PathBuf,
     log: String,
@@ -115,6 +121,7 @@ impl Scene {
         let asked = load.stop();
         self.sink.set(Weather::Always(Fault::None));
         self.settle();
+        let gap_metric = self.sidecar.metric(GAP_METRIC);
         let status = self.sidecar.terminate();
         assert!(status.success(), "{}: the sidecar ended with {status}\n{}", self.name, self.sidecar.log());
         let reached = self.origin.reached();
@@ -128,7 +135,7 @@ impl Scene {
         let count = count(&requests, &export.rows(), self.exact);
         let report = export.verify();
         println!("{}: {count}; verdict {}, {:?}", self.name, report.verdict, self.sink.seen());
-        Outcome { count, report, asked, folder: self.folder.clone(), log: self.sidecar.log(), export }
+        Outcome { count, report, asked, gap_metric, folder: self.folder.clone(), log: self.sidecar.log(), export }
     }
 
     /// Waits until nothing waits in memory and nothing more comes: what earlier processes left may still be read.
@@ -179,6 +186,23 @@ impl Outcome {
         // The verdict is the worst of all findings, those too that a report does not list.
         self.check("no finding but those that are allowed", self.report.verdict < Verdict::Projection);
     }
+
+    /// The last process counts in its metrics what its gaps tell, those too about processes before it.
+    pub fn check_gap_metric(&self) {
+        let rows: Vec<Row> = self.rows().collect();
+        // Who ends in order closes its streams, last of all.
+        let last = rows.iter().rev().find(|row| row.body.contains(r#""typ":"close""#)).map(|row| boot_of(&row.sid));
+        let own = rows.iter().filter(|row| Some(boot_of(&row.sid)) == last);
+        // Copies are the same place.
+        let gaps: BTreeMap<(&str, u64), u64> = own
+            .filter_map(|row| match row.typ {
+                Typ::Gap { count, .. } => Some(((row.sid.as_str(), row.seq), count)),
+                _ => None,
+            })
+            .collect();
+        let told: u64 = gaps.values().sum();
+        self.check(&format!("{GAP_METRIC} is {}, and gaps tell {told}", self.gap_metric), self.gap_metric == told);
+    }
 }
 
 impl Drop for Outcome {
@@ -191,6 +215,12 @@ impl Drop for Outcome {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// The process of a stream, by the stream's name.
+fn boot_of(sid: &str) -> &str {
+    let last = sid.rsplit('/').next().unwrap_or_default();
+    last.split('-').next().unwrap_or_default()
 }
 
 /// Configuration of a spool.

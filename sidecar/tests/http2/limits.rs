@@ -13,6 +13,9 @@ const WINDOW_BYTES: usize = 65_535;
 /// What the sidecar may hold of one direction of a stream beside the windows.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Most fields of a head.
+const FIELDS_MAX: usize = 128;
+
 /// Sends up to `total` bytes within the receiver's window, until that stays shut for a while.
 async fn send(stream: &mut h2::SendStream<Bytes>, total: usize, patience: Duration) -> usize {
     let mut sent = 0;
@@ -130,5 +133,46 @@ fn a_header_list_over_the_limit_gets_431_and_is_recorded() {
         }
         let records = rig.records(2).await;
         assert_eq!((records[1]["refusal"].as_str(), records[1]["status"].as_str()), ("header_list_too_long", "431"));
+    });
+}
+
+#[test]
+fn a_head_with_too_many_fields_is_refused_alone_and_recorded() {
+    play(|| async {
+        let mut rig = Rig::usual().await;
+        let many = vec![("x-many", "1"); FIELDS_MAX + 1];
+        for is_end in [true, false] {
+            let (response, _up) = rig.send(post("/refused", &many), is_end).await;
+            assert_eq!(within(response).await.expect("an answer").status().as_u16(), 431);
+        }
+        // As many as may pass each way; the pieces of Cookie are one field.
+        let (most, but_one) = (&many[..FIELDS_MAX], &many[..FIELDS_MAX - 1]);
+        let fields = [but_one, &[("cookie", "a=1"); 50]].concat();
+        let (response, _up, (request, mut respond)) = rig.ask(post("/passed", &fields)).await;
+        assert_eq!(request.uri().path(), "/passed", "nothing of what was refused went on");
+        assert_eq!(request.headers().get_all("x-many").iter().count(), but_one.len());
+        let _ = respond.send_response(answer(200, most), true).expect("head");
+        assert_eq!(within(response).await.expect("the answer").headers().len(), most.len());
+        // A final head, and one before it.
+        let (response, _up, (_request, mut respond)) = rig.ask(get("/final")).await;
+        let _down = respond.send_response(answer(200, &many), false).expect("head");
+        assert_eq!(within(response).await.expect("an answer").status().as_u16(), 502);
+        let (response, _up, (_request, mut respond)) = rig.exchange(post("/interim", &[])).await;
+        respond.send_informational(answer(103, &many)).expect("an interim head");
+        assert_eq!(within(response).await.expect("an answer").status().as_u16(), 502);
+        assert_eq!(within(poll_fn(|cx| respond.poll_reset(cx))).await.expect("a reset"), Reason::CANCEL);
+        let records = rig.records(5).await;
+        let told: Vec<_> = records
+            .iter()
+            .map(|record| ["path", "status", "refusal", "cause"].map(|key| record.get(key).map_or("", String::as_str)))
+            .collect();
+        let expected = [
+            ["/refused", "431", "too_many_headers", "rejected"],
+            ["/refused", "431", "too_many_headers", "rejected"],
+            ["/passed", "200", "", ""],
+            ["/final", "502", "too_many_headers", "protocol_error"],
+            ["/interim", "502", "too_many_headers", "protocol_error"],
+        ];
+        assert_eq!(told, expected);
     });
 }

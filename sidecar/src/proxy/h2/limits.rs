@@ -1,6 +1,8 @@
 //! Limits of HTTP/2, and how a peer's SETTINGS become ours towards the other side.
 
 use h2::{client, server};
+use http::{HeaderMap, header};
+use testimony_core::http1::Refusal;
 use testimony_core::http2::Settings;
 
 /// Most streams that a client may have open, where its server does not say less.
@@ -26,6 +28,12 @@ const FRAME_BYTES_MIN: u32 = 16_384;
 /// Largest header list, by RFC 9113 section 6.5.2. The library bounds CONTINUATION frames by it. A request over it gets 431.
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 
+/// Most fields of a head, as for HTTP/1; pseudo header fields do not count. A request over it gets 431, an answer becomes 502.
+const FIELDS_MAX: usize = 128;
+
+/// The refusal of a head with more fields, in the words of HTTP/1.
+pub(super) const TOO_MANY_FIELDS: &str = Refusal::TooManyHeaders.as_str();
+
 /// What small DATA frames may take beyond their payload, for all streams of a connection that wait: 256 bytes each at most.
 /// A client that sends more of them than its server takes loses the connection (ENHANCE_YOUR_CALM).
 const SMALL_FRAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -44,6 +52,16 @@ const ERROR_RESETS_MAX: usize = 16 * 1024;
 pub(super) const EARLY_RESETS_MAX: u32 = 1000;
 /// The time over which early resets count, in seconds.
 pub(super) const RESETS_WINDOW_S: u64 = 10;
+
+/// Whether a head has more fields than may pass.
+pub(super) fn has_too_many_fields(head: &HeaderMap) -> bool {
+    if head.len() <= FIELDS_MAX {
+        return false;
+    }
+    // A client may send each cookie as a field of its own, which all together are one (RFC 9113 section 8.2.3).
+    let cookies = head.get_all(header::COOKIE).iter().count();
+    head.len().saturating_sub(cookies.saturating_sub(1)) > FIELDS_MAX
+}
 
 fn window(other: Settings) -> u32 {
     let asked = other.initial_window_bytes.unwrap_or(STREAM_WINDOW_BYTES_MIN);
@@ -97,6 +115,24 @@ pub(super) fn client(of_client: Settings) -> client::Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_head_has_as_many_fields_as_one_of_http1() {
+        assert_eq!(FIELDS_MAX, testimony_core::http1::Limits::default().header_count_max);
+        let head = |fields: usize, cookies: usize| {
+            let mut head = HeaderMap::new();
+            for _ in 0..fields {
+                head.append("x-many", http::HeaderValue::from_static("1"));
+            }
+            for _ in 0..cookies {
+                head.append(header::COOKIE, http::HeaderValue::from_static("a=1"));
+            }
+            head
+        };
+        let refused = [(0, 0), (128, 0), (129, 0), (127, 1), (127, 500), (128, 1)]
+            .map(|(fields, cookies)| has_too_many_fields(&head(fields, cookies)));
+        assert_eq!(refused, [false, false, true, false, false, true]);
+    }
 
     #[test]
     fn what_the_other_side_says_goes_on_within_bounds() {

@@ -3,6 +3,7 @@
 //! What passes: heads, interim answers and trailers, bodies within the receiver's window, reset codes, GOAWAY, half-closed
 //! streams, the SETTINGS that bind the other side (see `limits`). What ends here: PING, PRIORITY, server push, frame borders.
 
+mod ending;
 mod head;
 mod io;
 mod limits;

@@ -1,7 +1,9 @@
 //! One stream: a request from the client, its answer from the server, and its record.
 
 use super::super::hold::{Held, Verdict};
+use super::ending::{Ending, client_failed, reset_by_client, reset_by_upstream, upstream_failed};
 use super::head;
+use super::limits::{TOO_MANY_FIELDS, has_too_many_fields};
 use super::pump::{Passed, Pump, Stopped};
 use crate::data::Recorder;
 use bytes::Bytes;
@@ -30,8 +32,8 @@ pub(super) struct Stream {
     /// The server takes no more of the request, with this code.
     upload_stopped: Option<Reason>,
     download: Pump,
-    /// Nothing of it may go on, because it cannot be recorded.
-    refused: bool,
+    /// Nothing of it may go on, for this reason.
+    refused: Option<&'static str>,
     /// What waits for a durable record; nothing most of the time.
     waiting: Option<Box<Waiting>>,
 }
@@ -88,20 +90,6 @@ impl Finished {
     }
 }
 
-/// How a stream ends, and who is told.
-struct Ending {
-    end: StreamEnd,
-    to_client: Option<Reason>,
-    to_upstream: Option<Reason>,
-    is_broken: bool,
-}
-
-impl Ending {
-    const fn of(end: StreamEnd) -> Self {
-        Self { end, to_client: None, to_upstream: None, is_broken: false }
-    }
-}
-
 impl Stream {
     /// Takes a request that came in and sends it on.
     pub fn begin(
@@ -114,9 +102,11 @@ impl Stream {
     ) -> Self {
         let (parts, request_body) = request.into_parts();
         let (mut capture, edit) = head::capture(&parts, recorder, conn, seq);
+        let refused = has_too_many_fields(&parts.headers).then_some(TOO_MANY_FIELDS);
+        let refused = refused.or_else(|| capture.is_refused().then_some(AUDIT_FAILED));
         let is_end = request_body.is_end_stream();
         let request = head::forward(parts, edit);
-        let (refused, begin) = (capture.is_refused(), capture.take_begin());
+        let begin = capture.take_begin().filter(|_| refused.is_none());
         let held = begin.map(|hold| Held::new(capture.shell(), &hold));
         let mut stream = Self {
             capture: Some(capture),
@@ -134,7 +124,7 @@ impl Stream {
             (Some(sender), Some(held)) => {
                 stream.waiting = Some(Box::new(Waiting::Request { held, request, sender: sender.clone() }));
             }
-            (Some(sender), None) if !refused => stream.send(request, sender),
+            (Some(sender), None) if refused.is_none() => stream.send(request, sender),
             _ => {}
         }
         stream
@@ -148,8 +138,8 @@ impl Stream {
 
     /// Ready: the request may go on, or the stream is over.
     fn turn_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ending>> {
-        if self.refused {
-            return Poll::Ready(Some(self.refuse(StreamEnd::RequestRefused(AUDIT_FAILED))));
+        if let Some(reason) = self.refused {
+            return Poll::Ready(Some(self.refuse(StreamEnd::RequestRefused(reason))));
         }
         let Some(Waiting::Request { held, .. }) = self.waiting.as_deref_mut() else { return Poll::Ready(None) };
         let Poll::Ready(verdict) = held.poll(cx) else {
@@ -165,25 +155,44 @@ impl Stream {
         }
     }
 
-    /// Answers in the server's place that nothing can be recorded.
+    /// Ends it with an answer in the server's place.
     fn refuse(&mut self, end: StreamEnd) -> Ending {
-        let mut answer = Response::new(());
-        if let Some(capture) = &mut self.capture {
-            if capture.is_rpc() {
-                let fields = answer.headers_mut();
-                fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-                fields.insert("grpc-status", HeaderValue::from_static(GRPC_UNAVAILABLE));
-                fields.insert("grpc-message", HeaderValue::from_static("the audit record cannot be kept"));
-                capture.answered(StatusCode::OK.as_u16());
-                capture.response_trailers(&[Header { name: "grpc-status", value: GRPC_UNAVAILABLE.as_bytes() }]);
-            } else {
-                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                capture.answered(StatusCode::SERVICE_UNAVAILABLE.as_u16());
-            }
+        match end {
+            StreamEnd::RequestRefused(TOO_MANY_FIELDS) => self.answer_with(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            StreamEnd::ResponseRefused(TOO_MANY_FIELDS) => self.answer_with(StatusCode::BAD_GATEWAY),
+            _ if self.capture.as_ref().is_some_and(StreamCapture::is_rpc) => self.answer_rpc_unavailable(),
+            _ => self.answer_with(StatusCode::SERVICE_UNAVAILABLE),
         }
+        Ending { to_client: self.stop_upload(), to_upstream: Some(Reason::CANCEL), ..Ending::of(end) }
+    }
+
+    /// What tells a client that has its answer to send no more.
+    fn stop_upload(&self) -> Option<Reason> {
+        Some(Reason::NO_ERROR).filter(|_| !self.upload.is_over())
+    }
+
+    /// Answers with this status and nothing else.
+    fn answer_with(&mut self, status: StatusCode) {
+        if let Some(capture) = &mut self.capture {
+            capture.answered(status.as_u16());
+        }
+        let mut answer = Response::new(());
+        *answer.status_mut() = status;
         self.down = self.respond.send_response(answer, true).ok();
-        let to_client = Some(Reason::NO_ERROR).filter(|_| !self.upload.is_over());
-        Ending { to_client, to_upstream: Some(Reason::CANCEL), ..Ending::of(end) }
+    }
+
+    /// Answers a call of gRPC in its own words.
+    fn answer_rpc_unavailable(&mut self) {
+        if let Some(capture) = &mut self.capture {
+            capture.answered(StatusCode::OK.as_u16());
+            capture.response_trailers(&[Header { name: "grpc-status", value: GRPC_UNAVAILABLE.as_bytes() }]);
+        }
+        let mut answer = Response::new(());
+        let fields = answer.headers_mut();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        fields.insert("grpc-status", HeaderValue::from_static(GRPC_UNAVAILABLE));
+        fields.insert("grpc-message", HeaderValue::from_static("the audit record cannot be kept"));
+        self.down = self.respond.send_response(answer, true).ok();
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
@@ -335,6 +344,9 @@ impl Stream {
         }
         let Some(upstream) = &mut self.upstream else { return Poll::Pending };
         while let Poll::Ready(Some(Ok(interim))) = upstream.response.poll_informational(cx) {
+            if has_too_many_fields(interim.headers()) {
+                return Poll::Ready(Some(self.refuse(StreamEnd::ResponseRefused(TOO_MANY_FIELDS))));
+            }
             // A failure shows at the next look at the client's side.
             let _ = self.respond.send_informational(interim);
         }
@@ -345,17 +357,15 @@ impl Stream {
                 let mut ending = upstream_failed(&error);
                 if matches!(ending.end, StreamEnd::ResponseRefused(_)) && !ending.is_broken {
                     // Nothing of the answer has left: say so in the client's words (section 10).
-                    if let Some(capture) = &mut self.capture {
-                        capture.answered(StatusCode::BAD_GATEWAY.as_u16());
-                    }
-                    let mut bad_gateway = Response::new(());
-                    *bad_gateway.status_mut() = StatusCode::BAD_GATEWAY;
-                    self.down = self.respond.send_response(bad_gateway, true).ok();
-                    ending.to_client = Some(Reason::NO_ERROR).filter(|_| !self.upload.is_over());
+                    self.answer_with(StatusCode::BAD_GATEWAY);
+                    ending.to_client = self.stop_upload();
                 }
                 return Poll::Ready(Some(ending));
             }
         };
+        if has_too_many_fields(response.headers()) {
+            return Poll::Ready(Some(self.refuse(StreamEnd::ResponseRefused(TOO_MANY_FIELDS))));
+        }
         let (parts, body) = response.into_parts();
         let is_end = body.is_end_stream();
         if is_end {
@@ -371,52 +381,6 @@ impl Stream {
             }
         }
         Poll::Ready(self.answer(parts, is_end))
-    }
-}
-
-fn reset_by_client(reason: Reason) -> Ending {
-    Ending { to_upstream: Some(reason), ..Ending::of(StreamEnd::ClientReset(reason.into())) }
-}
-
-fn reset_by_upstream(reason: Reason) -> Ending {
-    Ending { to_client: Some(reason), ..Ending::of(StreamEnd::UpstreamReset(reason.into())) }
-}
-
-/// What became of a stream whose client's side failed so.
-fn client_failed(error: &h2::Error) -> Ending {
-    let to_upstream = Some(Reason::CANCEL);
-    match error.reason() {
-        Some(reason) if error.is_reset() && error.is_remote() => reset_by_client(reason),
-        // The library has reset it: what came breaks the protocol.
-        Some(_) if error.is_reset() => {
-            Ending { to_upstream, ..Ending::of(StreamEnd::RequestRefused("malformed_request")) }
-        }
-        Some(reason) if error.is_library() => {
-            let why = testimony_core::http2::error_name(reason.into());
-            Ending { to_upstream, ..Ending::of(StreamEnd::RequestRefused(why)) }
-        }
-        _ => Ending { to_upstream, ..Ending::of(StreamEnd::ClientGone) },
-    }
-}
-
-/// What became of a stream whose server's side failed so.
-fn upstream_failed(error: &h2::Error) -> Ending {
-    match error.reason() {
-        Some(reason) if error.is_reset() && error.is_remote() => reset_by_upstream(reason),
-        Some(_) if error.is_reset() => Ending {
-            to_client: Some(Reason::PROTOCOL_ERROR),
-            ..Ending::of(StreamEnd::ResponseRefused("malformed_response"))
-        },
-        // A GOAWAY that does not count this stream in: the server never looked at it.
-        Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => reset_by_upstream(Reason::REFUSED_STREAM),
-        Some(reason) if error.is_go_away() && error.is_remote() => {
-            Ending { is_broken: true, ..Ending::of(StreamEnd::UpstreamReset(reason.into())) }
-        }
-        Some(reason) if error.is_library() => {
-            let why = testimony_core::http2::error_name(reason.into());
-            Ending { is_broken: true, ..Ending::of(StreamEnd::ResponseRefused(why)) }
-        }
-        _ => Ending { is_broken: true, ..Ending::of(StreamEnd::UpstreamGone) },
     }
 }
 
