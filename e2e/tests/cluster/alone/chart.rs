@@ -98,6 +98,7 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
     space.policy("extra", "{podSelector: {matchLabels: {app: extra}}}")?;
     let before = ca_bundle()?;
     ensure!(!before.is_empty(), "the webhook has no authority");
+    let restored = Restored;
     while_requests_flow(&space, || {
         let upgraded =
             install_chart(cluster(), BACKEND_ENDPOINT, &["podAnnotations.upgraded=again", "logFormat=text"])?;
@@ -129,6 +130,7 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
     assert!(!is_injected(&space)?, "without the chart nothing is injected");
 
     install_chart(cluster(), BACKEND_ENDPOINT, &[])?;
+    restored.by_the_test();
     new_pods_are_audited(&space)?;
     while_requests_flow(&space, || Ok(()))?;
     Ok(())
@@ -145,7 +147,7 @@ fn an_upgrade_takes_the_meaning_of_strict_away_and_gives_it_back() -> Result<()>
     };
     let host_network = serde_json::json!({"spec": {"hostNetwork": true}});
     ensure!(strict()? == 3 && dry_run(&space, &host_network).is_err());
-    let _restored = Restored;
+    let restored = Restored;
     install_chart(cluster(), BACKEND_ENDPOINT, &["strict.enabled=false"])?;
     ensure!(strict()? == 0, "the webhook and the policy of strict namespaces are gone");
     eventually("the label to mean nothing", OPERATOR_SECONDS_MAX, || {
@@ -156,6 +158,7 @@ fn an_upgrade_takes_the_meaning_of_strict_away_and_gives_it_back() -> Result<()>
     let rollback = ["rollback", "testimony", "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
     cluster().helm.run(&rollback)?;
     ensure!(strict()? == 3);
+    restored.by_the_test();
     eventually("the label to have its meaning again", OPERATOR_SECONDS_MAX, || {
         let refused = dry_run(&space, &host_network).is_err();
         let pod = dry_run(&space, &serde_json::json!({}));
@@ -181,6 +184,7 @@ fn an_upgrade_to_high_availability_and_its_rollback_go_unnoticed() -> Result<()>
     let space = audited("ha", "rules: []")?;
     space.policy("extra", "{podSelector: {matchLabels: {app: extra}}}")?;
     let before = ca_bundle()?;
+    let restored = Restored;
     while_requests_flow(&space, || {
         install_chart_with(cluster(), BACKEND_ENDPOINT, &[], &["values-ha.yaml"])?;
         ensure!(ready("controller")? == 2 && ready("webhook")? == 3, "the replicas of values-ha.yaml are ready");
@@ -201,6 +205,7 @@ fn an_upgrade_to_high_availability_and_its_rollback_go_unnoticed() -> Result<()>
             Ok(ready("controller")? == 1 && ready("webhook")? == 1)
         })
     })?;
+    restored.by_the_test();
     assert_eq!(ca_bundle()?, before, "the authority outlives both");
     in_force(&space, "audit", 1)?;
     new_pods_are_audited(&space)
