@@ -1,9 +1,10 @@
 //! Protocols whose timing a proxy could spoil: who speaks first, streams, upgrades.
 
+use crate::certificates::Authority;
 use crate::harness::{RECORD_SECONDS_MAX, Space, eventually, marker, single};
 use crate::pods::EVERY_POD;
 use anyhow::{Context, Result, ensure};
-use testimony_e2e::records::{AuditRecord, STREAM_CLOSE, TCP_CLOSE, TCP_OPEN};
+use testimony_e2e::records::{AuditRecord, STREAM_CLOSE, TCP_CLOSE, TCP_OPEN, TLS_FAILED};
 
 /// The longest that two sidecars may hold a greeting back, in hundredths of a second; a wait for the client's first bytes
 /// would show in every run, starting a process on a busy machine does not.
@@ -239,6 +240,69 @@ fn a_silent_connection_shows_while_it_is_open() -> Result<()> {
     for stage in &stages {
         let end = end_of(&space, stage)?;
         assert_eq!(end.event, TCP_CLOSE, "{end:#?}");
+    }
+    Ok(())
+}
+
+/// A TLS server for the names below `example.test`, and a client that has its authority and that of nobody; both recorded.
+fn with_tls(test: &str) -> Result<Space> {
+    let space = Space::new(test)?;
+    space.policy("all", EVERY_POD)?;
+    let (known, stranger) = (Authority::new("known")?, Authority::new("stranger")?);
+    known.secret(&space, "server-tls", &["*.example.test"])?;
+    let container = "image: \"{{image:go-httpbin}}\", args: [-host, \"0.0.0.0\", -port, \"8443\", \
+                     -https-cert-file, /tls/tls.crt, -https-key-file, /tls/tls.key], \
+                     volumeMounts: [{name: tls, mountPath: /tls}], readinessProbe: {tcpSocket: {port: 8443}, periodSeconds: 1}";
+    space.server_with_volumes("server", 8443, container, "[{name: tls, secret: {secretName: server-tls}}]")?;
+    space.toolbox("client", "{app: client}")?;
+    for (file, authority) in [("known", &known), ("stranger", &stranger)] {
+        space.sh("client", &format!("cat >/tmp/{file}.pem <<END\n{}END", authority.pem()))?;
+    }
+    Ok(space)
+}
+
+/// What a connection is recorded as: event, handshake, outcome, who ended it.
+struct Told(&'static str, &'static str, &'static str, &'static str);
+
+#[test]
+fn tls_is_recorded_by_what_it_says_in_the_clear_and_a_refused_certificate_as_failed() -> Result<()> {
+    let space = with_tls("tls")?;
+    const ANSWERED: &str = "200 0";
+    // curl's exit code for a certificate that it does not accept.
+    const REFUSED: &str = "000 60";
+    let completed = || Told(TCP_CLOSE, "completed", "success", "");
+    let failed = |alert| Told(TLS_FAILED, "failed", "failure", alert);
+    let cases = [
+        ("modern.example.test", "1.3", "known", ANSWERED, completed()),
+        ("legacy.example.test", "1.2", "known", ANSWERED, completed()),
+        ("wary.example.test", "1.3", "stranger", REFUSED, failed("client:")),
+        ("legacy-wary.example.test", "1.2", "stranger", REFUSED, failed("client:unknown_ca")),
+    ];
+    for (name, version, authority, said, _) in &cases {
+        let script = format!(
+            "curl -s -o /dev/null -w '%{{http_code}}' --max-time 20 --tls-max {version} --cacert /tmp/{authority}.pem \
+             --connect-to {name}:8443:server:8443 https://{name}:8443/anything; echo \" $?\""
+        );
+        assert_eq!(space.sh("client", &script)?.trim(), *said, "{name}");
+    }
+    for (name, version, _, said, Told(event, handshake, outcome, alert)) in cases {
+        let with = |record: &&AuditRecord| record.attribute("tls.client.server_name") == name;
+        let records = space.records_when(name, |records| records.iter().filter(with).count() >= 2)?;
+        let (inbound, outbound): (Vec<_>, Vec<_>) = records.iter().filter(with).partition(|one| one.is_inbound());
+        let (inbound, outbound) = (single(inbound)?, single(outbound)?);
+        ensure!(outbound.pairs_with(inbound), "{outbound:#?}\n{inbound:#?}");
+        for record in [inbound, outbound] {
+            let fields =
+                ["tls_handshake", "outcome", "proto", "target", "tls_version", "alpn_offered", "alpn_selected"];
+            let target = format!("{name}:8443");
+            // In TLS 1.3 the server's choice is encrypted.
+            let chosen = if version == "1.2" { "h2" } else { "" };
+            let expected = [handshake, outcome, "tls", &target, version, "h2,http/1.1", chosen];
+            assert_eq!(fields.map(|field| record.field(field)), expected, "{record:#?}");
+            assert_eq!(record.event, event, "{record:#?}");
+            let told = record.field("tls_alert");
+            ensure!(told.starts_with(alert) && told.is_empty() == (said == ANSWERED), "{record:#?}");
+        }
     }
     Ok(())
 }
