@@ -18,7 +18,7 @@ fn get(space: &Space, path: &str) -> Result<()> {
 }
 
 /// Sends requests while `work` runs, and waits until each has its record. Returns how many.
-fn while_requests_flow(space: &Space, work: impl FnOnce() -> Result<()>) -> Result<usize> {
+pub fn while_requests_flow(space: &Space, work: impl FnOnce() -> Result<()>) -> Result<usize> {
     let (wanted, done) = (marker(), AtomicBool::new(false));
     let sent = std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
@@ -44,6 +44,12 @@ fn while_requests_flow(space: &Space, work: impl FnOnce() -> Result<()>) -> Resu
     ensure!(recorded.len() == sent.len(), "{} records of {} requests", recorded.len(), sent.len());
     ensure!(recorded.into_iter().collect::<BTreeSet<_>>() == sent, "each request has its record");
     Ok(sent.len())
+}
+
+/// Puts the release back to what it was before its last upgrade.
+pub fn roll_back() -> Result<()> {
+    let rollback = ["rollback", "testimony", "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
+    cluster().helm.run(&rollback).map(drop)
 }
 
 fn ca_bundle() -> Result<String> {
@@ -155,8 +161,7 @@ fn an_upgrade_takes_the_meaning_of_strict_away_and_gives_it_back() -> Result<()>
         Ok(pod.is_ok_and(|pod| init_containers(&pod).is_empty()))
     })?;
     // By a rollback: what the operator owns in the objects must not be in its way.
-    let rollback = ["rollback", "testimony", "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
-    cluster().helm.run(&rollback)?;
+    roll_back()?;
     ensure!(strict()? == 3);
     restored.by_the_test();
     eventually("the label to have its meaning again", OPERATOR_SECONDS_MAX, || {
@@ -198,8 +203,7 @@ fn an_upgrade_to_high_availability_and_its_rollback_go_unnoticed() -> Result<()>
     in_force(&space, "audit", 1)?;
 
     while_requests_flow(&space, || {
-        let rollback = ["rollback", "testimony", "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
-        cluster().helm.run(&rollback)?;
+        roll_back()?;
         ensure!(named("poddisruptionbudgets")?.is_empty() && named("networkpolicies")?.is_empty());
         eventually("one replica of each", OPERATOR_SECONDS_MAX, || {
             Ok(ready("controller")? == 1 && ready("webhook")? == 1)
