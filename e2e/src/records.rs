@@ -16,6 +16,8 @@ pub const STREAM_CLOSE: &str = "audit.stream.close";
 pub const TCP_OPEN: &str = "audit.tcp.open";
 /// Event name of an opaque connection at its end.
 pub const TCP_CLOSE: &str = "audit.tcp.close";
+/// Event name of a TLS connection whose handshake failed.
+pub const TLS_FAILED: &str = "audit.tls.failed";
 /// Event name of a declared loss.
 pub const GAP: &str = "audit.gap";
 

@@ -6,6 +6,7 @@ use crate::harness::{
 use crate::objects::{audited, policy, revision, text};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -194,5 +195,85 @@ fn an_injected_manifest_runs_as_an_admitted_pod_does() -> Result<()> {
     for field in ["image", "args", "resources", "securityContext", "volumeMounts", "startupProbe"] {
         assert_eq!(spec(&by_hand, field), spec(&admitted, field), "{field}");
     }
+    Ok(())
+}
+
+/// Sends a request as it stands from the client to the server, which closes the connection after it; the whole response.
+fn raw_exchange(space: &Space, request: &str) -> Result<String> {
+    // The client keeps its side open, as most do.
+    let script = "rm -f /tmp/open; mkfifo /tmp/open; exec 3<>/tmp/open; printf %s \"$0\" >&3; nc server 8080 <&3";
+    cluster().kubectl.exec(&space.name, "client", "toolbox", &["sh", "-c", script, request])
+}
+
+/// What `testimony policy test` says of an exchange with the server, by the policy and the sink of the cluster.
+fn policy_test(space: &Space, request: &str, response: &str) -> Result<Value> {
+    let folder = std::env::temp_dir().join(format!("testimony-{}", space.name));
+    std::fs::create_dir_all(&folder)?;
+    let sink = cluster().kubectl.get("default", &["auditsink", "default"])?.to_string();
+    let policy = policy(space, "audit")?.to_string();
+    let mut arguments = vec!["policy".to_string(), "test".into(), "--pod-labels".into(), "app=server".into()];
+    for (option, name, text) in [
+        ("--filename", "policy.json", policy.as_str()),
+        ("--filename", "sink.json", sink.as_str()),
+        ("--request", "request", request),
+        ("--response", "response", response),
+    ] {
+        std::fs::write(folder.join(name), text)?;
+        arguments.extend([option.to_string(), folder.join(name).to_str().context("a path in UTF-8")?.to_string()]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(["-n", &space.name]).collect();
+    let said = run_json(&arguments);
+    let _ = std::fs::remove_dir_all(&folder);
+    let (code, said) = said?;
+    ensure!(code == 0, "{code}: {said:#}");
+    Ok(said)
+}
+
+/// Whether a field belongs to one connection, its moment or its place in a stream, and not to what was asked and answered.
+fn is_of_one_time(field: &str) -> bool {
+    const FIELDS: [&str; 11] =
+        ["conn_id", "dur", "id", "local", "prev", "seq", "sid", "t0", "t1", "upstream_local", "xid"];
+    field.starts_with("peer") || FIELDS.contains(&field)
+}
+
+#[test]
+fn ev_2_policy_test_says_what_a_sidecar_records() -> Result<()> {
+    let space = audited(
+        "dry",
+        "rules: [{name: quiet, match: {methods: [DELETE]}, level: None}, {name: posts, match: {methods: [POST]}, \
+         level: Metadata}], redact: {headers: [accept], query: [page]}",
+    )?;
+    let wanted = marker();
+    let request = |method: &str| {
+        format!(
+            "{method} /anything/{wanted}?token=s3cret&page=2 HTTP/1.1\r\nHost: server:8080\r\nUser-Agent: e2e\r\n\
+             Authorization: Basic YWxpY2U6czNjcmV0\r\nCookie: session=s3cret\r\nAccept: text/s3cret\r\n\
+             X-Request-Id: r-1\r\nTraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\
+             Content-Length: 6\r\nConnection: close\r\n\r\ns3cret"
+        )
+    };
+    let (delete, post) = (request("DELETE"), request("POST"));
+    let (deleted, posted) = (raw_exchange(&space, &delete)?, raw_exchange(&space, &post)?);
+    // The sidecar sends in order: had the first request a record, it would be there as well.
+    let records = space.records_when("the record", |records| records.iter().any(|r| r.body.contains(&wanted)))?;
+    let record = single(records.into_iter().filter(|record| record.body.contains(&wanted)).collect())?;
+
+    let said = policy_test(&space, &delete, &deleted)?;
+    assert_eq!((text(&said, "/level").as_str(), text(&said, "/rule").as_str()), ("None", "quiet"), "{said:#}");
+    assert_eq!(said["records"], serde_json::json!([]), "{said:#}");
+    let said = policy_test(&space, &post, &posted)?;
+    assert_eq!((text(&said, "/level").as_str(), text(&said, "/rule").as_str()), ("Metadata", "posts"), "{said:#}");
+    assert_eq!(said["records"].as_array().map(Vec::len), Some(1), "{said:#}");
+    assert_eq!(text(&said, "/records/0/event"), record.event);
+    let mut told: BTreeMap<String, String> = serde_json::from_value(said["records"][0]["record"].clone())?;
+    let mut recorded = record.fields();
+    told.retain(|field, _| !is_of_one_time(field));
+    recorded.retain(|field, _| !is_of_one_time(field));
+    assert_eq!(told, recorded);
+    // What is equal is not empty, and hides what it must.
+    for (field, value) in [("rule", "posts"), ("query", "token=*&*=*"), ("actor", "alice"), ("method", "POST")] {
+        assert_eq!(told.get(field).map(String::as_str), Some(value), "{told:#?}");
+    }
+    ensure!(!record.body.contains("s3cret") && !told.values().any(|value| value.contains("s3cret")), "{record:#?}");
     Ok(())
 }

@@ -102,10 +102,15 @@ impl Space {
 
     /// A Deployment of one pod and its Service; `container` is one container's fields in flow style without its name.
     pub fn server(&self, name: &str, port: u16, container: &str) -> Result<()> {
+        self.server_with_volumes(name, port, container, "[]")
+    }
+
+    /// As [`Self::server`], with the pod's `volumes`, a list in flow style.
+    pub fn server_with_volumes(&self, name: &str, port: u16, container: &str, volumes: &str) -> Result<()> {
         self.apply(&format!(
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: {name}}}}}\n  \
              template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      \
-             containers:\n      - {{name: {name}, {container}}}\n---\n\
+             volumes: {volumes}\n      containers:\n      - {{name: {name}, {container}}}\n---\n\
              apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {name}}}, ports: [{{port: {port}}}]}}\n"
         ))?;
         cluster().kubectl.rollout(&self.name, &format!("deployment/{name}"))
@@ -137,7 +142,8 @@ impl Space {
         cluster().kubectl.exec(&self.name, pod, "toolbox", &["sh", "-c", script])
     }
 
-    /// Runs a shell script in a toolbox with `input` on its standard input.
+    /// Runs a shell script in a toolbox with `input` on its standard input. The script must keep its standard output open until
+    /// it has read all of it, as `cat >FILE` alone does not: the rest of the input is lost then.
     pub fn sh_with_input(&self, pod: &str, script: &str, input: &[u8]) -> Result<String> {
         let arguments = ["exec", "-i", "-n", &self.name, pod, "-c", "toolbox", "--", "sh", "-c", script];
         output_with_input(cluster().kubectl.command().args(arguments), input)

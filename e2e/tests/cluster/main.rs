@@ -1,6 +1,7 @@
 //! Tests against a real cluster with the chart installed; `cargo xtask test --only cluster` prepares it and runs them.
 
 mod alone;
+mod certificates;
 mod cli;
 mod cluster_policy;
 mod context;

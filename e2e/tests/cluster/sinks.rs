@@ -1,12 +1,16 @@
 //! A sink that is down, refuses TLS or credentials, or comes late: traffic flows, and status and metric say what is wrong.
 
-use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, marker};
+use crate::certificates::Authority;
+use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, marker, single};
 use crate::objects::{SELECT_SERVER, Sink, admin, in_force, metric, text};
 use crate::witness::{entries, replace, uid};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use testimony_e2e::records::{GAP, HTTP_REQUEST, parse};
+use testimony_e2e::steps::output_with_input;
 
 /// Longest pause of a sidecar between two tries, and the time for a try, in seconds.
 const RETRY_SECONDS_MAX: u64 = 60;
@@ -204,24 +208,108 @@ fn records_go_to_several_sinks_at_once_by_http_and_grpc_and_none_waits_for_anoth
     Ok(())
 }
 
+/// The Collector of the demo, which takes records over TLS alone, from who shows a certificate of this authority.
+fn collector_that_asks_for_a_certificate(space: &Space, authority: &Authority) -> Result<()> {
+    authority.secret(space, "collector-tls", &[&format!("collector.{}.svc", space.name)])?;
+    let tls = "\n            tls: {cert_file: /tls/tls.crt, key_file: /tls/tls.key, client_ca_file: /tls/ca.crt}";
+    let mut manifest = include_str!("../../assets/collector.yaml").replace("observability", &space.name);
+    for (line, more) in [
+        ("endpoint: 0.0.0.0:4317", tls),
+        ("endpoint: 0.0.0.0:4318", tls),
+        ("- {name: data, mountPath: /data}", "\n        - {name: tls, mountPath: /tls, readOnly: true}"),
+        ("- {name: data, emptyDir: {}}", "\n      - {name: tls, secret: {secretName: collector-tls}}"),
+    ] {
+        ensure!(manifest.contains(line), "the Collector's manifest has no {line:?}");
+        manifest = manifest.replace(line, &format!("{line}{more}"));
+    }
+    space.apply(&manifest)?;
+    cluster().kubectl.rollout(&space.name, "deployment/collector")
+}
+
 #[test]
-fn a_service_account_token_is_shown_and_a_missing_client_certificate_parks() -> Result<()> {
-    let space = Space::new("shown")?;
-    // Its answer, a JSON object, counts as a receipt; without a bearer token it is 401.
-    space.httpbin("backend")?;
-    let backend = format!("http://backend.{}.svc:8080/bearer", space.name);
-    let token = json!({"audience": "backend.example", "allowHttp": true});
-    let bearer = Sink::new(&space.name, &json!({"endpoint": backend, "serviceAccountToken": token}))?;
-    let spec = json!({"endpoint": "https://collector.example", "tls": {"clientCertificateSecretName": "sink-client"}});
-    let mutual = Sink::new(&format!("{}-tls", space.name), &spec)?;
-    space.policy("audit", &format!("{{{SELECT_SERVER}, sinks: [{}, {}]}}", bearer.name, mutual.name))?;
+fn a_client_certificate_opens_a_sink_that_asks_for_one_and_a_missing_one_parks() -> Result<()> {
+    let space = Space::new("mutual")?;
+    let authority = Authority::new("sinks")?;
+    collector_that_asks_for_a_certificate(&space, &authority)?;
+    authority.secret(&space, "sink-client", &["sidecar.example"])?;
+    let sink = |kind: &str, port: u16, protocol: &str, secret: Option<&str>| {
+        let endpoint = format!("https://collector.{}.svc:{port}", space.name);
+        let tls = json!({"caBundle": authority.pem(), "clientCertificateSecretName": secret});
+        let spec = json!({"endpoint": endpoint, "protocol": protocol, "tls": tls});
+        Sink::new(&format!("{}-{kind}", space.name), &spec)
+    };
+    let http = sink("http", 4318, "HttpProtobuf", Some("sink-client"))?;
+    let grpc = sink("grpc", 4317, "Grpc", Some("sink-client"))?;
+    let anonymous = sink("anonymous", 4318, "HttpProtobuf", None)?;
+    let missing = sink("missing", 4318, "HttpProtobuf", Some("no-such"))?;
+    let names = [&http, &grpc, &anonymous, &missing].map(|sink| sink.name.as_str()).join(", ");
+    space.policy("audit", &format!("{{{SELECT_SERVER}, sinks: [{names}]}}"))?;
     space.httpbin("server")?;
     space.toolbox("client", "{app: client}")?;
     in_force(&space, "audit", 1)?;
+    let wanted = marker();
+    get(&space, &format!("/anything/{wanted}"))?;
+    // At least twice: a request whose answer came too late is sent again.
+    eventually("the record from both sinks", RETRY_SECONDS_MAX, || {
+        Ok(paths(&space, &wanted)?.values().sum::<usize>() >= 2)
+    })?;
+    for sink in [&http, &grpc] {
+        sink.delivering("True", "1 of 1")?;
+    }
+    // Parked by the alert; failing where the connection ends before it is read.
+    anonymous.delivering("False", "client certificate")?;
+    missing.delivering("False Parked", &format!("create Secret no-such in namespace {}", space.name))?;
+    for sink in [&anonymous, &missing] {
+        assert_eq!(requests(&space, sink, "success")?, 0, "{}", sink.name);
+    }
+    Ok(())
+}
+
+/// A server that takes every request, with an empty response of OTLP, and keeps the last `authorization` that it was shown.
+fn receiver(space: &Space) -> Result<()> {
+    let script = "end=$(printf '\\r'); while IFS= read -r line; do line=${line%$end}; case $line in '') break;; \
+                  [Aa]uthorization:*) shown=${line#*: };; [Cc]ontent-[Ll]ength:*) length=${line#*: };; esac; done; \
+                  [ -n \"$length\" ] || exit; head -c $length >/dev/null; printf %s \"$shown\" >/tmp/shown; \
+                  printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n'";
+    let command = json!(["nc", "-ll", "-p", "8080", "-e", "sh", "-c", script]);
+    let container = format!(
+        "image: \"{{{{image:toolbox}}}}\", command: {command}, readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}"
+    );
+    space.server("receiver", 8080, &container)
+}
+
+#[test]
+fn a_service_account_token_names_the_sinks_audience_and_the_pod() -> Result<()> {
+    const AUDIENCE: &str = "backend.example";
+    let space = Space::new("token")?;
+    receiver(&space)?;
+    let spec = json!({
+        "endpoint": format!("http://receiver.{}.svc:8080", space.name),
+        "serviceAccountToken": {"audience": AUDIENCE, "allowHttp": true},
+    });
+    let sink = Sink::new(&space.name, &spec)?;
+    sending_to(&space, &sink)?;
     get(&space, "/anything/shown")?;
-    bearer.delivering("True", "1 of 1")?;
-    assert_eq!(requests(&space, &bearer, "parked")?, 0);
-    mutual.delivering("False Parked", &format!("create Secret sink-client in namespace {}", space.name))?;
+    sink.delivering("True", "1 of 1")?;
+    assert_eq!(requests(&space, &sink, "parked")?, 0);
+
+    let shown = cluster().kubectl.exec(&space.name, "deploy/receiver", "receiver", &["cat", "/tmp/shown"])?;
+    let token = shown.strip_prefix("Bearer ").with_context(|| format!("no bearer token: {shown:?}"))?;
+    let payload = token.split('.').nth(1).context("a token has three parts")?;
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload)?)?;
+    let subject = format!("system:serviceaccount:{}:default", space.name);
+    assert_eq!((&claims["aud"], &claims["sub"]), (&json!([AUDIENCE]), &json!(subject)), "{claims:#}");
+    let pod = single(space.pods("server")?)?;
+    assert_eq!(claims["kubernetes.io"]["pod"]["uid"], pod["metadata"]["uid"], "{claims:#}");
+
+    // As a receiver verifies it.
+    let review = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": [AUDIENCE]},
+    });
+    let create = ["create", "-o", "json", "-f", "-"];
+    let review = output_with_input(cluster().kubectl.command().args(create), review.to_string().as_bytes())?;
+    let status = serde_json::from_str::<Value>(&review)?["status"].take();
+    assert_eq!((&status["authenticated"], &status["user"]["username"]), (&json!(true), &json!(subject)), "{status:#}");
     Ok(())
 }
 

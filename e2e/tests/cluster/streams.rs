@@ -1,9 +1,10 @@
 //! Protocols whose timing a proxy could spoil: who speaks first, streams, upgrades.
 
+use crate::certificates::Authority;
 use crate::harness::{RECORD_SECONDS_MAX, Space, eventually, marker, single};
 use crate::pods::EVERY_POD;
 use anyhow::{Context, Result, ensure};
-use testimony_e2e::records::{AuditRecord, STREAM_CLOSE, TCP_CLOSE, TCP_OPEN};
+use testimony_e2e::records::{AuditRecord, RPC_CALL, STREAM_CLOSE, STREAM_OPEN, TCP_CLOSE, TCP_OPEN, TLS_FAILED};
 
 /// The longest that two sidecars may hold a greeting back, in hundredths of a second; a wait for the client's first bytes
 /// would show in every run, starting a process on a busy machine does not.
@@ -11,6 +12,9 @@ const GREETING_HUNDREDTHS_MAX: u64 = 20;
 /// How often a stream is asked for until its parts come one after the other.
 const STREAM_RUNS: usize = 5;
 const GREETING: &str = "220 ready";
+/// The longest that an exchange may be open before it is shown, in milliseconds: it is due within a second, and the machine
+/// is busy.
+const OPENED_MILLIS_MAX: u64 = 1500;
 
 fn records_of<'a>(records: &'a [AuditRecord], wanted: &'a str) -> impl Iterator<Item = &'a AuditRecord> {
     records.iter().filter(move |record| record.body.contains(wanted))
@@ -239,6 +243,145 @@ fn a_silent_connection_shows_while_it_is_open() -> Result<()> {
     for stage in &stages {
         let end = end_of(&space, stage)?;
         assert_eq!(end.event, TCP_CLOSE, "{end:#?}");
+    }
+    Ok(())
+}
+
+/// A request of the toolbox `client` that is open until its script reads a line; the arguments of curl.
+fn open_request(space: &Space, arguments: &str) -> Result<crate::pods::Running> {
+    space.start(
+        "client",
+        "toolbox",
+        &format!("curl -sSN -o /dev/null --max-time 300 {arguments} & read line; kill $!; wait"),
+    )
+}
+
+/// The stages of both sides that `wanted` holds for, each in time, while the exchange is open.
+fn opened_in_time(space: &Space, wanted: impl Fn(&AuditRecord) -> bool) -> Result<Vec<AuditRecord>> {
+    let opened = |record: &AuditRecord| record.field("stage") == "opened" && wanted(record);
+    let stages = stages_of(space, "both sides' stages", opened)?;
+    assert_eq!(space.records()?.iter().filter(|record| wanted(record)).count(), 0, "it is still open");
+    assert_eq!(stages.len(), 2, "{stages:#?}");
+    for stage in &stages {
+        let number = |field: &str| stage.field(field).parse::<u64>().with_context(|| format!("{field} of {stage:#?}"));
+        let (begin, shown, duration) = (number("t0")?, number("t1")?, number("dur")?);
+        let millis = shown.saturating_sub(begin).max(duration) / 1_000_000;
+        println!("an open exchange is shown after {millis} ms, {}", stage.direction());
+        ensure!(stage.event == STREAM_OPEN && millis <= OPENED_MILLIS_MAX, "after {millis} ms: {stage:#?}");
+    }
+    Ok(stages)
+}
+
+#[test]
+fn server_sent_events_show_within_a_second_while_they_flow() -> Result<()> {
+    let space = Space::new("open-sse")?;
+    space.policy("all", EVERY_POD)?;
+    space.server(
+        "server",
+        8080,
+        "image: \"{{image:go-httpbin}}\", args: [-host, \"0.0.0.0\", -port, \"8080\", -max-duration, 300s], \
+         readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}",
+    )?;
+    space.toolbox("client", "{app: client}")?;
+    let wanted = marker();
+    let mut events = open_request(&space, &format!("'http://server:8080/sse?count=300&duration=300s&{wanted}=1'"))?;
+    let stages = opened_in_time(&space, |record| record.body.contains(&wanted))?;
+    events.say("over")?;
+    events.finish()?;
+    for stage in &stages {
+        assert_eq!(stage.status(), Some(200), "it is shown once its answer began: {stage:#?}");
+        let end = end_of(&space, stage)?;
+        assert_eq!((end.event.as_str(), end.status()), (STREAM_CLOSE, Some(200)), "{end:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stream_of_grpc_shows_after_a_second_with_its_messages_so_far() -> Result<()> {
+    let space = Space::new("open-grpc")?;
+    space.policy("all", EVERY_POD)?;
+    let interop = "image: \"{{image:grpc-interop}}\", args: [-port, \"10000\"], \
+                   readinessProbe: {tcpSocket: {port: 10000}, periodSeconds: 1}";
+    space.server("server", 10_000, interop)?;
+    space.toolbox("client", "{app: client}")?;
+    // A StreamingOutputCallRequest: a message of 8 bytes at once, another one after 300 s.
+    let call = "\\0\\0\\0\\0\\016\\022\\002\\010\\010\\022\\010\\010\\010\\020\\200\\306\\206\\217\\001";
+    space.sh("client", &format!("printf '{call}' >/tmp/call"))?;
+    let mut stream = open_request(
+        &space,
+        "--http2-prior-knowledge -H 'content-type: application/grpc' -H 'te: trailers' --data-binary @/tmp/call \
+         http://server:10000/grpc.testing.TestService/StreamingOutputCall",
+    )?;
+    let stages = opened_in_time(&space, |record| record.attribute("rpc.method") == "StreamingOutputCall")?;
+    stream.say("over")?;
+    stream.finish()?;
+    for stage in &stages {
+        assert_eq!((stage.field("req_msgs"), stage.field("res_msgs")), ("1".into(), "1".into()), "{stage:#?}");
+        let end = end_of(&space, stage)?;
+        assert_eq!((end.event.as_str(), end.field("outcome").as_str()), (RPC_CALL, "failure"), "{end:#?}");
+    }
+    Ok(())
+}
+
+/// A TLS server for the names below `example.test`, and a client that has its authority and that of nobody; both recorded.
+fn with_tls(test: &str) -> Result<Space> {
+    let space = Space::new(test)?;
+    space.policy("all", EVERY_POD)?;
+    let (known, stranger) = (Authority::new("known")?, Authority::new("stranger")?);
+    known.secret(&space, "server-tls", &["*.example.test"])?;
+    let container = "image: \"{{image:go-httpbin}}\", args: [-host, \"0.0.0.0\", -port, \"8443\", \
+                     -https-cert-file, /tls/tls.crt, -https-key-file, /tls/tls.key], \
+                     volumeMounts: [{name: tls, mountPath: /tls}], readinessProbe: {tcpSocket: {port: 8443}, periodSeconds: 1}";
+    space.server_with_volumes("server", 8443, container, "[{name: tls, secret: {secretName: server-tls}}]")?;
+    space.toolbox("client", "{app: client}")?;
+    for (file, authority) in [("known", &known), ("stranger", &stranger)] {
+        space.sh("client", &format!("cat >/tmp/{file}.pem <<END\n{}END", authority.pem()))?;
+    }
+    Ok(space)
+}
+
+/// What a connection is recorded as: event, handshake, outcome, who ended it.
+struct Told(&'static str, &'static str, &'static str, &'static str);
+
+#[test]
+fn tls_is_recorded_by_what_it_says_in_the_clear_and_a_refused_certificate_as_failed() -> Result<()> {
+    let space = with_tls("tls")?;
+    const ANSWERED: &str = "200 0";
+    // curl's exit code for a certificate that it does not accept.
+    const REFUSED: &str = "000 60";
+    let completed = || Told(TCP_CLOSE, "completed", "success", "");
+    let failed = |alert| Told(TLS_FAILED, "failed", "failure", alert);
+    let cases = [
+        ("modern.example.test", "1.3", "known", ANSWERED, completed()),
+        ("legacy.example.test", "1.2", "known", ANSWERED, completed()),
+        ("wary.example.test", "1.3", "stranger", REFUSED, failed("client:")),
+        ("legacy-wary.example.test", "1.2", "stranger", REFUSED, failed("client:unknown_ca")),
+    ];
+    for (name, version, authority, said, _) in &cases {
+        let script = format!(
+            "curl -s -o /dev/null -w '%{{http_code}}' --max-time 20 --tls-max {version} --cacert /tmp/{authority}.pem \
+             --connect-to {name}:8443:server:8443 https://{name}:8443/anything; echo \" $?\""
+        );
+        assert_eq!(space.sh("client", &script)?.trim(), *said, "{name}");
+    }
+    for (name, version, _, said, Told(event, handshake, outcome, alert)) in cases {
+        let with = |record: &&AuditRecord| record.attribute("tls.client.server_name") == name;
+        let records = space.records_when(name, |records| records.iter().filter(with).count() >= 2)?;
+        let (inbound, outbound): (Vec<_>, Vec<_>) = records.iter().filter(with).partition(|one| one.is_inbound());
+        let (inbound, outbound) = (single(inbound)?, single(outbound)?);
+        ensure!(outbound.pairs_with(inbound), "{outbound:#?}\n{inbound:#?}");
+        for record in [inbound, outbound] {
+            let fields =
+                ["tls_handshake", "outcome", "proto", "target", "tls_version", "alpn_offered", "alpn_selected"];
+            let target = format!("{name}:8443");
+            // In TLS 1.3 the server's choice is encrypted.
+            let chosen = if version == "1.2" { "h2" } else { "" };
+            let expected = [handshake, outcome, "tls", &target, version, "h2,http/1.1", chosen];
+            assert_eq!(fields.map(|field| record.field(field)), expected, "{record:#?}");
+            assert_eq!(record.event, event, "{record:#?}");
+            let told = record.field("tls_alert");
+            ensure!(told.starts_with(alert) && told.is_empty() == (said == ANSWERED), "{record:#?}");
+        }
     }
     Ok(())
 }

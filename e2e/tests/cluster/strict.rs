@@ -1,19 +1,25 @@
 //! Strict namespaces: every pod is injected, and what cannot be audited does not start, with a message that says what to do.
 
 use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, init_containers, marker};
-use crate::objects::{SELECT_SERVER, in_force};
+use crate::objects::{SELECT_SERVER, counts, in_force, policy_when, text};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use testimony_e2e::steps::output_with_input;
+use std::io::Write;
+use std::process::Stdio;
 
 /// A space whose namespace is strict; returns when the API server knows it.
 pub fn strict_space(test: &str) -> Result<Space> {
     let space = Space::new(test)?;
-    label(&space, "testimony.dev/enforcement=strict")?;
-    eventually("the namespace to be strict", OPERATOR_SECONDS_MAX, || {
-        Ok(refusal(&space, &json!({"spec": {"hostNetwork": true}})).is_ok())
-    })?;
+    make_strict(&space)?;
     Ok(space)
+}
+
+/// Makes a space strict; returns when the API server knows it.
+fn make_strict(space: &Space) -> Result<()> {
+    label(space, "testimony.dev/enforcement=strict")?;
+    eventually("the namespace to be strict", OPERATOR_SECONDS_MAX, || {
+        Ok(refusal(space, &json!({"spec": {"hostNetwork": true}})).is_ok())
+    })
 }
 
 /// Labels a space's namespace.
@@ -34,14 +40,24 @@ fn merge(into: &mut Value, from: &Value) {
 
 /// What the API server would store for a pod of one container, changed by `extra`; nothing is stored.
 pub fn dry_run(space: &Space, extra: &Value) -> Result<Value> {
+    dry_run_warned(space, extra).map(|(pod, _)| pod)
+}
+
+/// As [`dry_run`], with what kubectl wrote to standard error: the admission's warnings.
+fn dry_run_warned(space: &Space, extra: &Value) -> Result<(Value, String)> {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": marker(), "namespace": space.name},
         "spec": {"containers": [{"name": "app", "image": "app:1"}]},
     });
     merge(&mut pod, extra);
-    let arguments = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
-    let stored = output_with_input(cluster().kubectl.command().args(arguments), pod.to_string().as_bytes())?;
-    serde_json::from_str(&stored).context("kubectl's JSON")
+    let mut command = cluster().kubectl.command();
+    command.args(["create", "--dry-run=server", "-o", "json", "-f", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no standard input")?.write_all(pod.to_string().as_bytes())?;
+    let done = child.wait_with_output()?;
+    let warnings = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(done.status.success(), "kubectl create: {warnings}");
+    Ok((serde_json::from_slice(&done.stdout).context("kubectl's JSON")?, warnings))
 }
 
 /// The message with which such a pod is refused.
@@ -69,11 +85,13 @@ fn every_pod_is_injected_or_refused_with_what_to_do() -> Result<()> {
         (json!({"spec": {"os": {"name": "windows"}}}), "Windows", "a namespace that is not strict"),
         (json!({"metadata": {"labels": {"testimony.dev/inject": "disabled"}}}), "OptedOut", "remove the label"),
         (json!({"spec": {"containers": [{"name": "linkerd-proxy", "image": "a"}]}}), "OtherProxy", "another mesh"),
+        (json!({"spec": {"containers": [{"name": "istio-proxy", "image": "a"}]}}), "OtherProxy", "another mesh"),
         (app(json!({"ports": [{"containerPort": 24802}]})), "PortCollision", "use others"),
         (json!({"spec": {"volumes": [{"name": "testimony-state", "emptyDir": {}}]}}), "NameCollision", "rename it"),
         (app(json!({"securityContext": ids})), "UidCollision", "[app]"),
         (json!({"spec": {"securityContext": ids}}), "UidCollision", "[app]"),
         (app(json!({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}})), "NetworkAdmin", "[app]"),
+        (app(json!({"securityContext": {"capabilities": {"add": ["NET_RAW"]}}})), "NetworkAdmin", "[app]"),
         (app(json!({"securityContext": {"privileged": true}})), "NetworkAdmin", "remove the capability"),
     ];
     for (extra, reason, fix) in cases {
@@ -82,11 +100,34 @@ fn every_pod_is_injected_or_refused_with_what_to_do() -> Result<()> {
             ensure!(message.contains(&wanted), "{extra}: {wanted:?} is not in: {message}");
         }
     }
-    label(&space, "pod-security.kubernetes.io/enforce=baseline")?;
-    eventually("Pod Security to be in the way", OPERATOR_SECONDS_MAX, || {
-        let message = refusal(&space, &json!({}))?;
-        Ok(message.contains("testimony: refused (PodSecurity)") && message.contains("enforce: privileged"))
+    for level in ["baseline", "restricted"] {
+        label(&space, &format!("pod-security.kubernetes.io/enforce={level}"))?;
+        eventually(&format!("Pod Security {level} to be in the way"), OPERATOR_SECONDS_MAX, || {
+            let message = refusal(&space, &json!({}))?;
+            Ok(message.contains("testimony: refused (PodSecurity)") && message.contains("enforce: privileged"))
+        })?;
+        label(&space, "pod-security.kubernetes.io/enforce=privileged")?;
+        eventually("Pod Security to be out of the way", OPERATOR_SECONDS_MAX, || {
+            dry_run(&space, &json!({})).map(|pod| !init_containers(&pod).is_empty())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_is_older_than_its_strict_namespace_stays_and_needs_a_restart() -> Result<()> {
+    let space = Space::new("strictolder")?;
+    space.toolbox("server", "{app: server}")?;
+    make_strict(&space)?;
+    space.policy("audit", &format!("{{{SELECT_SERVER}}}"))?;
+    let told = policy_when(&space, "audit", "to tell of the older pod", OPERATOR_SECONDS_MAX, |policy| {
+        counts(policy) == [1, 0, 0, 1, 0]
     })?;
+    assert_eq!(text(&told, "/status/skipped/0/reason"), "NeedsRestart", "{told:#}");
+    // What it does not bring is not held against it.
+    cluster().kubectl.run(&["label", "pod", "server", "-n", &space.name, "some=thing"])?;
+    let pod = space.pod("server")?;
+    ensure!(init_containers(&pod).is_empty() && text(&pod, "/status/phase") == "Running", "{pod:#}");
     Ok(())
 }
 
@@ -98,12 +139,18 @@ fn a_pod_of_a_normal_namespace_starts_with_a_warning() -> Result<()> {
     eventually("pods to be injected", OPERATOR_SECONDS_MAX, || {
         Ok(!init_containers(&dry_run(&space, &json!({}))?).is_empty())
     })?;
-    for (spec, injected) in [
-        (json!({"hostNetwork": true}), false),
-        (json!({"securityContext": {"runAsUser": 62819, "runAsGroup": 62820}}), true),
+    let ids = json!({"runAsUser": 62819, "runAsGroup": 62820});
+    for (spec, injected, warning) in [
+        (json!({"hostNetwork": true}), false, "Warning: testimony: no sidecar (HostNetwork): "),
+        (
+            json!({"securityContext": ids}),
+            true,
+            "Warning: testimony: container app runs as the sidecar's user and group",
+        ),
     ] {
-        let pod = dry_run(&space, &json!({"spec": spec}))?;
+        let (pod, warnings) = dry_run_warned(&space, &json!({"spec": spec}))?;
         ensure!(init_containers(&pod).is_empty() != injected, "{pod:#}");
+        ensure!(warnings.contains(warning), "{warning:?} is not in: {warnings}");
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ fn get(space: &Space, path: &str) -> Result<()> {
 }
 
 /// Sends requests while `work` runs, and waits until each has its record. Returns how many.
-fn while_requests_flow(space: &Space, work: impl FnOnce() -> Result<()>) -> Result<usize> {
+pub fn while_requests_flow(space: &Space, work: impl FnOnce() -> Result<()>) -> Result<usize> {
     let (wanted, done) = (marker(), AtomicBool::new(false));
     let sent = std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
@@ -44,6 +44,12 @@ fn while_requests_flow(space: &Space, work: impl FnOnce() -> Result<()>) -> Resu
     ensure!(recorded.len() == sent.len(), "{} records of {} requests", recorded.len(), sent.len());
     ensure!(recorded.into_iter().collect::<BTreeSet<_>>() == sent, "each request has its record");
     Ok(sent.len())
+}
+
+/// Puts the release back to what it was before its last upgrade.
+pub fn roll_back() -> Result<()> {
+    let rollback = ["rollback", "testimony", "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
+    cluster().helm.run(&rollback).map(drop)
 }
 
 fn ca_bundle() -> Result<String> {
@@ -98,6 +104,7 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
     space.policy("extra", "{podSelector: {matchLabels: {app: extra}}}")?;
     let before = ca_bundle()?;
     ensure!(!before.is_empty(), "the webhook has no authority");
+    let restored = Restored;
     while_requests_flow(&space, || {
         let upgraded =
             install_chart(cluster(), BACKEND_ENDPOINT, &["podAnnotations.upgraded=again", "logFormat=text"])?;
@@ -129,6 +136,7 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
     assert!(!is_injected(&space)?, "without the chart nothing is injected");
 
     install_chart(cluster(), BACKEND_ENDPOINT, &[])?;
+    restored.by_the_test();
     new_pods_are_audited(&space)?;
     while_requests_flow(&space, || Ok(()))?;
     Ok(())
@@ -145,7 +153,7 @@ fn an_upgrade_takes_the_meaning_of_strict_away_and_gives_it_back() -> Result<()>
     };
     let host_network = serde_json::json!({"spec": {"hostNetwork": true}});
     ensure!(strict()? == 3 && dry_run(&space, &host_network).is_err());
-    let _restored = Restored;
+    let restored = Restored;
     install_chart(cluster(), BACKEND_ENDPOINT, &["strict.enabled=false"])?;
     ensure!(strict()? == 0, "the webhook and the policy of strict namespaces are gone");
     eventually("the label to mean nothing", OPERATOR_SECONDS_MAX, || {
@@ -153,9 +161,9 @@ fn an_upgrade_takes_the_meaning_of_strict_away_and_gives_it_back() -> Result<()>
         Ok(pod.is_ok_and(|pod| init_containers(&pod).is_empty()))
     })?;
     // By a rollback: what the operator owns in the objects must not be in its way.
-    let rollback = ["rollback", "testimony", "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
-    cluster().helm.run(&rollback)?;
+    roll_back()?;
     ensure!(strict()? == 3);
+    restored.by_the_test();
     eventually("the label to have its meaning again", OPERATOR_SECONDS_MAX, || {
         let refused = dry_run(&space, &host_network).is_err();
         let pod = dry_run(&space, &serde_json::json!({}));
@@ -181,6 +189,7 @@ fn an_upgrade_to_high_availability_and_its_rollback_go_unnoticed() -> Result<()>
     let space = audited("ha", "rules: []")?;
     space.policy("extra", "{podSelector: {matchLabels: {app: extra}}}")?;
     let before = ca_bundle()?;
+    let restored = Restored;
     while_requests_flow(&space, || {
         install_chart_with(cluster(), BACKEND_ENDPOINT, &[], &["values-ha.yaml"])?;
         ensure!(ready("controller")? == 2 && ready("webhook")? == 3, "the replicas of values-ha.yaml are ready");
@@ -194,13 +203,13 @@ fn an_upgrade_to_high_availability_and_its_rollback_go_unnoticed() -> Result<()>
     in_force(&space, "audit", 1)?;
 
     while_requests_flow(&space, || {
-        let rollback = ["rollback", "testimony", "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
-        cluster().helm.run(&rollback)?;
+        roll_back()?;
         ensure!(named("poddisruptionbudgets")?.is_empty() && named("networkpolicies")?.is_empty());
         eventually("one replica of each", OPERATOR_SECONDS_MAX, || {
             Ok(ready("controller")? == 1 && ready("webhook")? == 1)
         })
     })?;
+    restored.by_the_test();
     assert_eq!(ca_bundle()?, before, "the authority outlives both");
     in_force(&space, "audit", 1)?;
     new_pods_are_audited(&space)

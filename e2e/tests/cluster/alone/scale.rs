@@ -1,8 +1,8 @@
-//! A large cluster: many policies, many pods, many sidecars that wait for news. Asserted is that everything is right; how long it
-//! takes and what it costs is printed.
+//! A large cluster: many policies, many pods, many sidecars that wait for news. Asserted is that everything is right, and the
+//! goals of what people wait for; how long the rest takes and what it costs is printed.
 
 use super::alone;
-use super::measures::{Usage, of_the_api_server, of_the_webhook, quantile, usage};
+use super::measures::{Histogram, Usage, of_the_api_server, of_the_webhook, quantile, usage};
 use super::polling::{News, Sidecars};
 use super::simulated::{
     CALLS_AT_A_TIME, SimulatedNode, at_once, client, creation, has_sidecar, is_full_scale, pods_of, run, runtime,
@@ -21,8 +21,12 @@ use testimony_core::contract::annotation;
 
 /// How long statuses may take to tell of everything, in seconds.
 const TOLD_SECONDS_MAX: u64 = 300;
-/// How long news may take to every sidecar, in seconds. The goal, 2, is printed with the figure.
+/// How long news may take to every sidecar, in seconds.
 const NEWS_SECONDS_MAX: u64 = 60;
+/// Within so many milliseconds the last sidecar has an edit, in the median of some edits.
+const NEWS_MILLIS_GOAL: f64 = 2000.0;
+/// So many milliseconds the webhook takes at most, for 99 of 100 pods.
+const ADMISSION_MILLIS_GOAL: f64 = 50.0;
 /// Sidecars that wait for news.
 const SIDECARS: usize = 200;
 /// Edits of their policy.
@@ -136,6 +140,16 @@ fn print_usage(component: &str, before: &[Usage]) -> Result<()> {
     Ok(())
 }
 
+/// Prints how long admission took, in milliseconds; the time that 99 in 100 pods do not exceed.
+fn print_admission(who: &str, seen: &Histogram) -> f64 {
+    let [p50, p99] = [0.5, 0.99].map(|share| seen.quantile_millis(share));
+    let count = seen.count();
+    println!(
+        "figure: admission, seen by {who}: p50 {p50:.2} ms, p99 {p99:.2} ms (goal: below {ADMISSION_MILLIS_GOAL}) of {count}"
+    );
+    p99
+}
+
 #[test]
 fn many_policies_and_pods_are_told_right() -> Result<()> {
     let _alone = alone();
@@ -163,13 +177,10 @@ fn many_policies_and_pods_are_told_right() -> Result<()> {
     let (own, seen) = (of_the_webhook()?.since(&own), of_the_api_server("inject.testimony.dev")?.since(&seen));
     let rate = millis.len() as f64 / made.as_secs_f64();
     println!("figure: {} pods made and run in {:.1} s, {rate:.0} each second", millis.len(), made.as_secs_f64());
-    for (who, histogram) in [("the webhook itself", &own), ("the API server", &seen)] {
-        let [p50, p99] = [0.5, 0.99].map(|share| histogram.quantile_millis(share));
-        println!(
-            "figure: admission, seen by {who}: p50 {p50:.2} ms, p99 {p99:.2} ms (goal: below 50) of {}",
-            histogram.count()
-        );
-    }
+    let p99 = print_admission("the webhook itself", &own);
+    // Not by what the API server saw: its histogram knows nothing between 25 and 100 ms.
+    ensure!(!is_full_scale() || p99 < ADMISSION_MILLIS_GOAL, "the webhook takes {p99:.2} ms for one in 100 pods");
+    print_admission("the API server", &seen);
     let [p50, p99] = [0.5, 0.99].map(|share| quantile(millis.clone(), share));
     println!(
         "figure: creation of a pod, seen by a client of {CALLS_AT_A_TIME} at a time: p50 {p50:.1} ms, p99 {p99:.1} ms"
@@ -266,12 +277,12 @@ fn an_edit_reaches_two_hundred_sidecars() -> Result<()> {
         ensure!(counts(&told)[1] == SIDECARS as i64, "{told:#}");
         revision = next;
     }
+    let (usual, worst) = (quantile(last.clone(), 0.5), quantile(last, 1.0));
     println!(
-        "figure: an edit reaches {SIDECARS} sidecars: the last one after {:.0} ms, at worst {:.0} ms (goal: 2000), the middle one \
-         after {:.0} ms; median of {EDITS} edits",
-        quantile(last.clone(), 0.5),
-        quantile(last, 1.0),
+        "figure: an edit reaches {SIDECARS} sidecars: the last one after {usual:.0} ms (goal: {NEWS_MILLIS_GOAL}), at worst \
+         {worst:.0} ms, the middle one after {:.0} ms; median of {EDITS} edits",
         quantile(middle, 0.5)
     );
+    ensure!(usual < NEWS_MILLIS_GOAL, "the last sidecar has an edit after {usual:.0} ms");
     Ok(())
 }
