@@ -3,7 +3,7 @@
 //! Where a stream is as it was sealed there is one way. Where a record was changed or removed, the record after it still says by
 //! `prev` what stood there; each possibility becomes a branch, and the next signed head tells which one is true.
 
-use super::fact::{Gap, Hole, Kind, Leaf, Place, Source, Totals};
+use super::fact::{Excuse, Gap, Hole, Kind, Leaf, Place, Source, Totals};
 use super::group::Group;
 use super::verdict::Verdict;
 use crate::evidence::hash::Hash;
@@ -28,7 +28,7 @@ pub(super) enum Effect {
     /// Exchanges that were not recorded.
     Gap(u64, Gap),
     /// Records `[from, to)` are declared as not there.
-    Hole(u64, u64, Source, String),
+    Hole(u64, u64, Source, String, Excuse),
     /// A record that says something of another stream.
     Source(u64, Hash),
     /// A certificate.
@@ -49,7 +49,7 @@ impl Effect {
     /// Whether it speaks against the branch: an honest and whole export has none of these.
     fn weight(&self) -> usize {
         match self {
-            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(_) => 1,
+            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(_) | Self::Hole(.., Excuse::None) => 1,
             Self::Absent(..) | Self::Stranded(..) => 2,
             _ => 0,
         }
@@ -251,14 +251,14 @@ impl Branch {
         self.break_link(to);
     }
 
-    /// Passes over records that a hole stands for.
-    pub(super) fn skip(&mut self, hole: &Hole) {
+    /// Passes over records that a hole stands for, in the export of a sink.
+    pub(super) fn skip(&mut self, hole: &Hole, export_of: Option<&str>) {
         let grown = self.range.as_mut().is_some_and(|range| range.append(&hole.range));
         if !grown {
             self.range = None;
         }
         let (from, to) = (self.next, hole.range.end());
-        self.add(Effect::Hole(from, to, hole.source, hole.reason.clone()));
+        self.add(Effect::Hole(from, to, hole.source, hole.reason.clone(), hole.excuse(export_of)));
         self.last = None;
         self.next = to;
         self.break_link(to);

@@ -36,14 +36,21 @@ pub(super) struct Chain {
     /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
     pub(super) later_keys: BTreeMap<u64, PublicKey>,
     window: Range64,
+    /// The sink whose export this is, where it is known.
+    export_of: Option<String>,
 }
 
 /// A span of time, in nanoseconds since the epoch.
 type Range64 = std::ops::RangeInclusive<u64>;
 
 impl Chain {
-    /// A stream; what the ledger knows of it; the time that matters.
-    pub(super) fn new(name: StreamId, known: Option<&LedgerStream>, window: Range64) -> Self {
+    /// A stream; what the ledger knows of it; the time that matters; the sink whose export this is.
+    pub(super) fn new(
+        name: StreamId,
+        known: Option<&LedgerStream>,
+        window: Range64,
+        export_of: Option<String>,
+    ) -> Self {
         let mut first = Branch::new();
         first.epoch.key = known.and_then(|known| known.key);
         let later_keys = known.map(|known| known.later_keys.clone()).unwrap_or_default();
@@ -59,6 +66,7 @@ impl Chain {
             key: None,
             later_keys,
             window,
+            export_of,
         }
     }
 
@@ -220,7 +228,7 @@ impl Chain {
                 if let Some(hole) = holes.next() {
                     for other in holes.take(BRANCHES_MAX.saturating_sub(ways.len())) {
                         let mut read = branch.clone();
-                        read.skip(other);
+                        read.skip(other, self.export_of.as_deref());
                         ways.push(read);
                     }
                     // Its hashes may be wrong, or what it stands for be there in part.
@@ -229,7 +237,7 @@ impl Chain {
                         without.lose(next.seq);
                         branches.push(without);
                     }
-                    branch.skip(hole);
+                    branch.skip(hole, self.export_of.as_deref());
                     continue;
                 }
                 let from = branch.next;
@@ -264,7 +272,7 @@ impl Chain {
             for hole in self.holes.iter().filter(|hole| hole.range.begin() == seq) {
                 for branch in self.branches.iter().filter(|branch| branch.next == seq) {
                     let mut without = branch.clone();
-                    without.skip(hole);
+                    without.skip(hole, self.export_of.as_deref());
                     branches.push(without);
                 }
             }

@@ -49,8 +49,33 @@ pub struct Hole {
     pub range: Range,
     /// Who says so.
     pub source: Source,
-    /// `all`, or `sink=<name>`, and why.
+    /// Why, and its scope.
     pub reason: String,
+    /// The only sink that never gets them; `None`: nobody does.
+    pub sink: Option<String>,
+}
+
+/// What a hole amounts to in an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excuse {
+    /// Its records need not be there.
+    Good,
+    /// They need not be there if this is the export of the sink that it names; which one this is was not said.
+    OfSomeSink,
+    /// It is of another sink than the export: its records must be there.
+    None,
+}
+
+impl Hole {
+    /// What it amounts to in the export of a sink; `None`: it is not known of which.
+    pub fn excuse(&self, export_of: Option<&str>) -> Excuse {
+        match (&self.sink, export_of) {
+            (None, _) => Excuse::Good,
+            (Some(_), None) => Excuse::OfSomeSink,
+            (Some(sink), Some(export)) if sink == export => Excuse::Good,
+            (Some(_), Some(_)) => Excuse::None,
+        }
+    }
 }
 
 /// A record of a stream.
@@ -197,6 +222,7 @@ impl Fact {
                 put_u64(out, hole.range.end());
                 put_hashes(out, &hole.range.nodes().collect::<Vec<_>>());
                 put_bytes(out, hole.reason.as_bytes());
+                put_bytes(out, hole.sink.as_deref().unwrap_or_default().as_bytes());
             }
             Self::Leaf(leaf) => put_leaf(out, leaf),
             Self::Head(head) => {
@@ -226,7 +252,9 @@ impl Fact {
                 let source = input.source()?;
                 let end = input.u64()?;
                 let range = Range::from_nodes(position, end, &input.hashes()?).ok()?;
-                Self::Hole(Hole { range, source, reason: input.text()? })
+                let reason = input.text()?;
+                let sink = Some(input.text()?).filter(|sink| !sink.is_empty());
+                Self::Hole(Hole { range, source, reason, sink })
             }
             2 => Self::Leaf(input.leaf(position)?),
             3 => {

@@ -296,8 +296,14 @@ fn hole(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(S
     let range = Range::from_nodes(from, to, &fields.hashes("nodes")?)
         .map_err(|_| bad("nodes", "are not the compact form of the hole"))?;
     let about = names.number(&fields.text("hole_sid")?).ok_or(bad("hole_sid", "names no stream"))?;
-    let reason = format!("{} ({})", fields.text("hole_reason")?, fields.text("scope")?);
-    Ok((about, Hole { range, source, reason }))
+    let scope = fields.text("scope")?;
+    let sink = match scope.strip_prefix("sink=") {
+        Some(sink) if !sink.is_empty() => Some(sink.to_owned()),
+        None if scope == "all" => None,
+        _ => return Err(bad("scope", "is neither all nor sink=NAME")),
+    };
+    let reason = format!("{} ({scope})", fields.text("hole_reason")?);
+    Ok((about, Hole { range, source, reason, sink }))
 }
 
 fn head(fields: &Fields<'_, '_>, place: Place, names: &mut Names) -> Result<(StreamNo, Head), ReadError> {

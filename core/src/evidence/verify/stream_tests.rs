@@ -63,6 +63,69 @@ fn g2_a_hole_stands_for_what_is_lost() {
     assert!(found.contains(&"TAMPERED 7..8".to_owned()) && found.contains(&"MISSING 2..5".to_owned()), "{found:?}");
 }
 
+/// 0 open, 1-6 exchanges, 7 a hole of [2, 5) for the sink `b`, 8 an exchange, 9 close.
+fn with_a_hole_of_b() -> Writer {
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    (0..6).for_each(|n| writer.exchange(&format!("/{n}")));
+    let mut range = crate::evidence::merkle::Range::empty(2);
+    writer.leaves[2..5].iter().for_each(|leaf| range.push(*leaf));
+    let nodes: Vec<String> = range.nodes().map(crate::evidence::hash::Hash::to_hex).collect();
+    let (own, nodes) = (writer.sid.to_string(), nodes.join(","));
+    let hole = [("hole_sid", own.as_str()), ("hole_from", "2"), ("hole_to", "5"), ("nodes", nodes.as_str())];
+    writer.record("hole", &[&hole[..], &[("scope", "sink=b"), ("hole_reason", "rejected")]].concat());
+    writer.exchange("/6");
+    writer.close();
+    writer
+}
+
+fn export_of(bodies: &[String], sink: Option<&str>) -> Report {
+    verify(bodies, Settings { sink: sink.map(str::to_owned), ..settings() }, Trust::default())
+}
+
+#[test]
+fn g2_a_hole_of_another_sink_excuses_nothing() {
+    let writer = with_a_hole_of_b();
+    let without = |from: usize, to: usize| [&writer.all()[..from], &writer.all()[to..]].concat();
+    let found_in = |bodies: &[String], sink| found(&export_of(bodies, sink));
+    assert_eq!(found_in(&without(2, 5), Some("b")), ["GAP 2..5"]);
+    let report = export_of(&without(2, 5), Some("a"));
+    assert_eq!(found(&report), ["MISSING 2..5"]);
+    assert_eq!((report.exit_code, report.proved), (1, 7), "what is there is proved all the same");
+    assert!(report.findings[0].message.ends_with("another sink's: rejected (sink=b)"), "{:?}", report.findings[0]);
+    // What the export of the other sink must have is there.
+    assert_eq!(found_in(&writer.all(), Some("a")), [""; 0]);
+    // Of some that are there it is not told which ones, as with a hole that counts.
+    assert_eq!(found_in(&without(3, 4), Some("a")), ["MISSING 2..5"]);
+    let mut edited = writer.all();
+    edited[3] = edit(&edited[3], "path", Some("/x"));
+    assert_eq!(found_in(&edited, Some("a")), ["TAMPERED 3..4"]);
+    let copy = edit(&writer.bodies[3], "path", Some("/x"));
+    assert_eq!(found_in(&[writer.all(), vec![copy]].concat(), Some("a")), ["FOREIGN 3..4"]);
+    let partial = Settings { sink: Some("a".to_owned()), partial: true, ..settings() };
+    let found = found(&verify(&without(2, 5), partial, Trust::default()));
+    assert_eq!(found, ["PARTIAL", "PARTIAL 2..5"], "absence proves nothing");
+}
+
+#[test]
+fn g2_v3_a_hole_of_any_sink_is_accepted_and_told_where_the_sink_is_not_known() {
+    let writer = with_a_hole_of_b();
+    let mut bodies = writer.all();
+    let told = |report: &Report| report.not_concluded.iter().any(|limit| limit.contains("holes of any sink"));
+    assert!(!told(&export_of(&bodies, None)), "it excused nothing");
+    bodies.drain(2..5);
+    let report = export_of(&bodies, None);
+    assert_eq!(found(&report), ["GAP 2..5"]);
+    assert!(told(&report), "{:?}", report.not_concluded);
+    assert!(!told(&export_of(&bodies, Some("b"))));
+    // A scope that is neither: the record is genuine, and says nothing.
+    let mut odd = Writer::new(sid("p", 0), 1, &[]);
+    let hole = [("hole_from", "0"), ("hole_to", "1"), ("scope", "sink="), ("hole_reason", "rejected")];
+    let (own, node) = (odd.sid.to_string(), odd.leaves[0].to_hex());
+    odd.record("hole", &[&hole[..], &[("hole_sid", &own), ("nodes", &node)]].concat());
+    odd.close();
+    assert_eq!(check(&odd.all()), ["UNKNOWN 1..2"]);
+}
+
 #[test]
 fn d3_a_later_start_proves_the_tail() {
     let mut crashed = Writer::new(sid("p", 0), 1, &[]);

@@ -115,7 +115,7 @@ impl Ledger {
         });
         let holes = self.pruned.iter().map(|Pruned { sid, range, reason, by }| {
             let reason = format!("{reason}, by {by}");
-            (sid, Fact::Hole(Hole { range: range.clone(), source: Self::SOURCE, reason }))
+            (sid, Fact::Hole(Hole { range: range.clone(), source: Self::SOURCE, reason, sink: None }))
         });
         ends.chain(holes)
     }
