@@ -85,16 +85,25 @@ impl Chain {
                 self.group(leaf.seq).leaf(leaf);
             }
             Fact::Head(head) => self.group(head.size.saturating_sub(1)).head(head),
-            Fact::Ended(ended) if ended.size == 0 => self.found.nothing = true,
-            Fact::Ended(ended) => {
-                if ended.source == Ledger::SOURCE {
-                    self.found.life = Some(ended.life);
-                }
-                let group = self.group(ended.size.saturating_sub(1));
-                if !group.ends.contains(&ended) {
-                    group.ends.push(ended);
-                }
-            }
+            Fact::Ended(ended) => self.told(ended),
+        }
+    }
+
+    /// Takes what others say of its end.
+    fn told(&mut self, ended: Ended) {
+        if ended.head_size > ended.size && self.found.beyond.len() < NAMED_MAX {
+            self.found.beyond.push(ended.clone());
+        }
+        if ended.size == 0 {
+            self.found.nothing |= ended.head_size == 0;
+            return;
+        }
+        if ended.source == Ledger::SOURCE {
+            self.found.life = Some(ended.life);
+        }
+        let group = self.group(ended.size.saturating_sub(1));
+        if !group.ends.contains(&ended) {
+            group.ends.push(ended);
         }
     }
 

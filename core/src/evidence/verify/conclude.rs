@@ -82,6 +82,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
         exposure: Exposure::default(),
     };
     let mut this = Concluding { chain, number, settings, trust, out };
+    this.beyond();
     if found.records == 0 && found.claimed == 0 {
         this.absent();
         return this.out;
@@ -266,6 +267,20 @@ impl Concluding<'_> {
             let message =
                 "read from here on: what came before is not there, and with it the key that vouched for the next one";
             self.say(Verdict::Partial, one(from), message);
+        }
+    }
+
+    /// D3: a head is signed over what is durable, so recovery finds at least that; else the disk was altered.
+    fn beyond(&mut self) {
+        for ended in &self.chain.found.beyond {
+            let message = format!(
+                "{} found {} records on its disk, but a head over {} had been signed: what was durable there is gone",
+                said_by(ended.source),
+                ended.size,
+                ended.head_size
+            );
+            let yes = vec![Finding::of(Verdict::Tampered, &self.chain.name, ended.size..ended.head_size, message)];
+            self.out.conditions.push(Condition::that(&self.chain.name, ended.source, yes));
         }
     }
 

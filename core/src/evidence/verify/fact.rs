@@ -191,6 +191,8 @@ pub struct Ended {
     pub size: u64,
     /// Root over them.
     pub root: Hash,
+    /// Size of its last signed head, as recovery found it; 0: none, or not told.
+    pub head_size: u64,
     /// Whether it goes on.
     pub life: Life,
     /// Who says so.
@@ -235,8 +237,9 @@ impl Fact {
             Self::Ended(ended) => {
                 put_source(out, &ended.source);
                 out.extend_from_slice(&ended.root.0);
-                put_u64(out, ended.life as u64);
-                put_u64(out, ended.size);
+                for number in [ended.life as u64, ended.size, ended.head_size] {
+                    put_u64(out, number);
+                }
             }
         }
     }
@@ -272,7 +275,7 @@ impl Fact {
                     1 => Life::Closed,
                     _ => Life::Lost,
                 };
-                Self::Ended(Ended { size: input.u64()?, root, life, source })
+                Self::Ended(Ended { size: input.u64()?, root, head_size: input.u64()?, life, source })
             }
         };
         Some((u32::from_be_bytes(*stream), fact))

@@ -285,7 +285,7 @@ fn recovered(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Resu
         _ => return Err(bad("state", "is neither closed nor lost")),
     };
     let root = if size == 0 { empty_root() } else { fields.parsed("root", "is not a hash")? };
-    Ok((about, Ended { size, root, life, source }))
+    Ok((about, Ended { size, root, head_size: fields.number_or_zero("head_size")?, life, source }))
 }
 
 fn hole(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(StreamNo, Hole), ReadError> {

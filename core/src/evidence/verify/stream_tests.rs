@@ -157,6 +157,40 @@ fn d3_a_later_start_proves_the_tail() {
 }
 
 #[test]
+fn d3_a_head_beyond_what_recovery_found_is_a_finding() {
+    let mut crashed = Writer::new(sid("p", 0), 1, &[]);
+    (0..3).for_each(|_| crashed.exchange("/a"));
+    crashed.checkpoint();
+    let name = crashed.sid.to_string().replace("0123456789abcdef0123456789abcdef", &"f".repeat(32));
+    let recovered = |size: usize, head_size: u64| {
+        let mut next = Writer::new(name.parse().expect("a name"), 2, &[("found", crashed.sid.as_str())]);
+        let (size_text, head_size) = (size.to_string(), head_size.to_string());
+        let root = crashed.range(size).root().map(crate::evidence::hash::Hash::to_hex).unwrap_or_default();
+        let told = [("rec_sid", crashed.sid.as_str()), ("size", &size_text), ("root", &root), ("state", "lost")];
+        next.record("recovered", &[&told[..], &[("head_size", &head_size)]].concat());
+        next.close();
+        next
+    };
+    let all = |next: &Writer| [crashed.all(), next.all()].concat();
+    // As many records as the head covers.
+    assert_eq!(check(&all(&recovered(5, 5))), [""; 0]);
+    let next = recovered(5, 8);
+    let report = verify(&all(&next), settings(), Trust::default());
+    assert_eq!(found(&report), ["TAMPERED 5..8"]);
+    assert_eq!((report.verdict, report.exit_code), (Verdict::Tampered, 1));
+    assert!(report.findings[0].message.contains("5 records on its disk, but a head over 8"), "{:?}", report.findings[0]);
+    // Nothing was on the disk, and nothing is in the export: that it was never kept excuses nothing.
+    assert_eq!(check(&recovered(0, 0).all()), [""; 0]);
+    assert_eq!(check(&recovered(0, 4).all()), ["TAMPERED 0..4", "MISSING"]);
+    // Whoever is not proved accuses nobody.
+    let mut forged = all(&recovered(5, 5));
+    let at = forged.iter().position(|body| body.contains("\"typ\":\"recovered\"")).expect("it is there");
+    forged.push(edit(&forged[at], "head_size", Some("9")));
+    let found = check(&forged);
+    assert!(found[0] == "FOREIGN 1..2" && !found.iter().any(|found| found.starts_with("TAMPERED")), "{found:?}");
+}
+
+#[test]
 fn v3_a_filtered_export_is_partial() {
     let writer = honest("p", 1);
     let partial = Settings { partial: true, ..settings() };
