@@ -9,6 +9,7 @@ use super::verdict::Verdict;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
+use std::cmp::Ordering;
 
 /// Most effects that a branch keeps between two heads; more are counted.
 const EFFECTS_MAX: usize = 4096;
@@ -360,7 +361,22 @@ impl Branch {
                 }
             }
         }
+        self.check_none(seq, totals);
         self.totals = Some((*totals, Totals::default()));
+    }
+
+    /// G3: what policy leaves out stands under the revision and the rule that leave it out.
+    fn check_none(&mut self, seq: u64, totals: &Totals) {
+        let (verdict, what) = match totals.none_named.cmp(&totals.none) {
+            Ordering::Equal => return,
+            Ordering::Less => (Verdict::Missing, "no policy revision and rule stands for the others"),
+            Ordering::Greater => (Verdict::Tampered, "more are under policy revisions and rules"),
+        };
+        let message = format!(
+            "the signed totals do not add up: {} exchanges of which policy wants no record, {} by policy revision and rule: {what}",
+            totals.none, totals.none_named
+        );
+        self.add(Effect::Totals(seq, verdict, message));
     }
 
     /// It waits behind a hole while another branch proves a head before the hole's end.

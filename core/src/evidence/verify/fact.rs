@@ -146,6 +146,8 @@ pub struct Totals {
     pub gaps: u64,
     /// Exchanges of which policy wants no record.
     pub none: u64,
+    /// Of them, those for which a policy revision and rule are named, or which are too many to be told apart.
+    pub none_named: u64,
     /// Exchanges not yet ended.
     pub open: u64,
 }
@@ -303,7 +305,9 @@ fn put_source(out: &mut Vec<u8>, source: &Source) {
 }
 
 fn put_totals(out: &mut Vec<u8>, totals: &Totals) {
-    for count in [totals.begun, totals.exchanges, totals.bursts, totals.gaps, totals.none, totals.open] {
+    for count in
+        [totals.begun, totals.exchanges, totals.bursts, totals.gaps, totals.none, totals.none_named, totals.open]
+    {
         put_u64(out, count);
     }
 }
@@ -405,7 +409,8 @@ impl<'a> Input<'a> {
 
     fn totals(&mut self) -> Option<Totals> {
         let [begun, exchanges, bursts] = [self.u64()?, self.u64()?, self.u64()?];
-        Some(Totals { begun, exchanges, bursts, gaps: self.u64()?, none: self.u64()?, open: self.u64()? })
+        let [gaps, none, none_named, open] = [self.u64()?, self.u64()?, self.u64()?, self.u64()?];
+        Some(Totals { begun, exchanges, bursts, gaps, none, none_named, open })
     }
 
     fn leaf(&mut self, seq: u64) -> Option<Leaf> {

@@ -266,14 +266,30 @@ pub fn resource_digest(pod: &str, node: &str) -> u64 {
 }
 
 fn totals(fields: &Fields<'_, '_>) -> Result<Totals, ReadError> {
+    let none = fields.number_or_zero("none")?;
     Ok(Totals {
         begun: fields.number_or_zero("begun")?,
         exchanges: fields.number_or_zero("exchanges")?,
         bursts: fields.number_or_zero("bursts")?,
         gaps: fields.number_or_zero("gaps")?,
-        none: fields.number_or_zero("none")?,
+        none,
+        none_named: none_named(fields, none)?,
         open: fields.number_or_zero("open")?,
     })
+}
+
+/// The sum of `none_by`: `revision/rule=count`, separated by commas.
+fn none_named(fields: &Fields<'_, '_>, none: u64) -> Result<u64, ReadError> {
+    let cut = fields.0.get("trunc").and_then(super::body::Member::plain);
+    if cut.is_some_and(|cut| cut.split(',').any(|field| field.starts_with("none_by="))) {
+        // What was cut off cannot be counted.
+        return Ok(none);
+    }
+    let list = fields.0.get("none_by").map(|_| fields.text("none_by")).transpose()?.unwrap_or_default();
+    let counts = list.split(',').filter(|entry| !entry.is_empty());
+    let counts = counts.map(|entry| entry.rsplit_once('=').and_then(|(_, count)| count.parse::<u64>().ok()));
+    let mut counts = counts.map(|count| count.ok_or(bad("none_by", "is not a list of counts")));
+    counts.try_fold(0_u64, |sum, count| count.map(|count| sum.saturating_add(count)))
 }
 
 fn recovered(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(StreamNo, Ended), ReadError> {

@@ -23,6 +23,32 @@ fn g1_g3_gaps_and_totals_cannot_be_changed_or_wrong() {
 }
 
 #[test]
+fn g3_what_policy_leaves_out_stands_under_a_revision_and_a_rule() {
+    let found_with = |none: &str, more: &[(&str, &str)]| {
+        let mut writer = Writer::new(sid("p", 0), 1, &[]);
+        writer.exchange("/a");
+        let begun = (1 + none.parse::<u64>().expect("a number")).to_string();
+        let totals = [("begun", begun.as_str()), ("exchanges", "1"), ("none", none)];
+        writer.record("close", &[&totals[..], more].concat());
+        writer.head(false);
+        check(&writer.all())
+    };
+    let by = |list: &'static str| [("none_by", list)];
+    assert_eq!(found_with("5", &by("0011/probes=3,0011/a%252Cb%253Dc=1,other=1")), [""; 0]);
+    assert_eq!(found_with("0", &[]), [""; 0]);
+    assert_eq!(found_with("5", &by("0011/probes=3")), ["MISSING 2..3"]);
+    assert_eq!(found_with("5", &[]), ["MISSING 2..3"]);
+    assert_eq!(found_with("2", &by("0011/probes=3")), ["TAMPERED 2..3"]);
+    assert_eq!(found_with("0", &by("0011/probes=3")), ["TAMPERED 2..3"]);
+    for odd in ["probes", "probes=", "probes=-1", "a=1,,b=x"] {
+        assert_eq!(found_with("1", &[("none_by", odd)])[0], "UNKNOWN 2..3", "{odd}");
+    }
+    // A list that was cut cannot be summed up.
+    assert_eq!(found_with("5", &[("none_by", "0011/probes=3"), ("trunc", "none_by=9000")]), [""; 0]);
+    assert_eq!(found_with("5", &[("none_by", "0011/probes=3"), ("trunc", "other_none_by=9000")]), ["MISSING 2..3"]);
+}
+
+#[test]
 fn g2_a_hole_stands_for_what_is_lost() {
     let mut writer = Writer::new(sid("p", 0), 1, &[]);
     (0..6).for_each(|n| writer.exchange(&format!("/{n}")));
@@ -178,7 +204,11 @@ fn d3_a_head_beyond_what_recovery_found_is_a_finding() {
     let report = verify(&all(&next), settings(), Trust::default());
     assert_eq!(found(&report), ["TAMPERED 5..8"]);
     assert_eq!((report.verdict, report.exit_code), (Verdict::Tampered, 1));
-    assert!(report.findings[0].message.contains("5 records on its disk, but a head over 8"), "{:?}", report.findings[0]);
+    assert!(
+        report.findings[0].message.contains("5 records on its disk, but a head over 8"),
+        "{:?}",
+        report.findings[0]
+    );
     // Nothing was on the disk, and nothing is in the export: that it was never kept excuses nothing.
     assert_eq!(check(&recovered(0, 0).all()), [""; 0]);
     assert_eq!(check(&recovered(0, 4).all()), ["TAMPERED 0..4", "MISSING"]);
