@@ -366,6 +366,9 @@ pub struct VerifyArgs {
     /// Look at a part: ns=NAME, stream=PREFIX, from=TIME, to=TIME, separated by commas; of an export by time, too
     #[arg(long, value_name = "SCOPE", value_parser = crate::verify::scope)]
     pub scope: Option<crate::verify::ScopeArg>,
+    /// The sink whose export this is, by the name of its AuditSink: holes that are declared for other sinks excuse nothing
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub sink: Option<String>,
     /// The export is filtered: what is absent from it proves nothing
     #[arg(long)]
     pub partial: bool,

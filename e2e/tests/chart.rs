@@ -228,6 +228,7 @@ fn a_wrong_value_is_named() {
         (&[minimal, "sidecar.resources.requests.cpu=ten"], &["/sidecar/resources/requests/cpu"]),
         (&[minimal, "verify.enabled=true"], &["verify.source is missing", "_time:25h"]),
         (&[minimal, "verify.schedule=daily"], &["/verify/schedule"]),
+        (&[minimal, "verify.sink=Main_1"], &["/verify/sink"]),
         (&[minimal, "verify.roots=secret"], &["/verify/roots", "BEGIN CERTIFICATE"]),
         (&[minimal, "witness.outside.url=https://w.example"], &["witness.outside.key", "NAME+ID+KEY"]),
         (&[minimal, "witness.outside.url=w.example"], &["/witness/outside/url"]),

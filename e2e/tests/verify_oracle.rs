@@ -152,6 +152,38 @@ fn cases() -> Vec<(String, Vec<String>)> {
     cases
 }
 
+/// Where the second verifier tells another kind of what is worst, by what was done: the first one's kind, and its own.
+const UNTOLD: [(&str, &str, &str); 5] = [
+    // Of two records at one place it cannot tell which is genuine where none after them says so: it reads from the end.
+    ("altered copy", "FOREIGN", "TAMPERED"),
+    ("another prev", "FOREIGN", "TAMPERED"),
+    // An edited record that was to be pruned is to it no record of another's.
+    ("edited", "FOREIGN", "TAMPERED"),
+    // Without the record that names a key it takes the heads under that key for somebody else's.
+    ("without line", "MISSING", "FOREIGN"),
+    // It knows a stream's key by the stream's own heads alone, not by those of the ledger.
+    ("without line", "GAP", "UNANCHORED"),
+];
+
+/// At most one case in so many may be judged as [`UNTOLD`] has it.
+const UNTOLD_PART: usize = 30;
+
+/// Counts the cases in which both verifiers see something wrong, and the second one cannot tell its kind.
+#[derive(Default)]
+struct Kinds {
+    untold: usize,
+}
+
+impl Kinds {
+    /// Whether both verdicts are of one kind, as far as the second verifier can tell it.
+    fn alike(&mut self, case: &str, own: &str, other: &str) -> bool {
+        let untold =
+            UNTOLD.iter().any(|(done, first, second)| case.contains(done) && (*first, *second) == (own, other));
+        self.untold += usize::from(untold);
+        own == other || untold
+    }
+}
+
 #[test]
 fn v1_a_second_verifier_agrees() {
     let cases = cases();
@@ -161,20 +193,23 @@ fn v1_a_second_verifier_agrees() {
     let output = run(&python, &[&repository().join("e2e/verify-oracle/verify_oracle.py")], &input);
     let answers: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(answers.len(), cases.len());
-    let mut differences = Vec::new();
+    let (mut differences, mut kinds) = (Vec::new(), Kinds::default());
     for ((name, bodies), answer) in cases.iter().zip(&answers) {
         let report = judge(bodies);
-        let bad = |verdict: &str| matches!(verdict, "FORK" | "TAMPERED" | "FOREIGN" | "MISSING");
         let (own, other) = (report.verdict.as_str(), answer["verdict"].as_str().unwrap_or_default());
-        // Where a change leaves more than one reading, both find it; an honest export is judged alike, record for record.
+        // An honest export is judged alike, record for record; one that was tampered with, by the kind of what is worst.
         let honest = name.ends_with("twice") || name == "all at once";
-        let alike = if honest { own == other && answer["proved"] == report.proved } else { bad(own) == bad(other) };
+        let alike = match honest {
+            true => own == other && answer["proved"] == report.proved,
+            false => kinds.alike(name, own, other),
+        };
         if !alike || answer["records"] != report.records {
             differences.push(format!("{name}: {own} {} of {}, the other {answer}", report.proved, report.records));
         }
     }
     assert!(differences.is_empty(), "{} of {}:\n{}", differences.len(), cases.len(), differences.join("\n"));
     assert!(cases.len() > 500, "{}", cases.len());
+    assert!(kinds.untold * UNTOLD_PART <= cases.len(), "{} of {} by another kind", kinds.untold, cases.len());
 }
 
 /// One case with a ledger: what it is, the export, the roots, the ledger.
@@ -278,17 +313,17 @@ fn v2_w4_a_second_verifier_agrees_on_roots_and_ledger() {
     let output = run(&python, &[&repository().join("e2e/verify-oracle/verify_oracle.py")], &input);
     let answers: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(answers.len(), cases.len());
-    let mut differences = Vec::new();
+    let (mut differences, mut seen) = (Vec::new(), Kinds::default());
     for (case, answer) in cases.iter().zip(&answers) {
         let report = judge_with(&case.bodies, &case.roots, &case.ledger);
         let kinds: BTreeSet<&str> = report.findings.iter().map(|finding| finding.verdict.as_str()).collect();
         let other: BTreeSet<&str> =
             answer["findings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let other: BTreeSet<&str> = other.into_iter().filter(|kind| *kind != "OK").collect();
-        let bad =
-            |kinds: &BTreeSet<&str>| ["FORK", "TAMPERED", "FOREIGN", "MISSING"].iter().any(|kind| kinds.contains(kind));
-        let alike =
-            if case.exact { kinds == other && answer["proved"] == report.proved } else { bad(&kinds) == bad(&other) };
+        let alike = match case.exact {
+            true => kinds == other && answer["proved"] == report.proved,
+            false => seen.alike(&case.name, report.verdict.as_str(), answer["verdict"].as_str().unwrap_or_default()),
+        };
         if !alike || answer["records"] != report.records {
             let texts: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
             differences.push(format!(
@@ -299,6 +334,7 @@ fn v2_w4_a_second_verifier_agrees_on_roots_and_ledger() {
     }
     assert!(differences.is_empty(), "{} of {}:\n{}", differences.len(), cases.len(), differences.join("\n"));
     assert!(cases.len() > 100, "{}", cases.len());
+    assert!(seen.untold * UNTOLD_PART <= cases.len(), "{} of {} by another kind", seen.untold, cases.len());
     // The golden cases are what they are meant to be.
     let verdict = |at: usize| answers[at]["findings"].to_string();
     assert!(verdict(2).contains("PRUNED") && !verdict(2).contains("MISSING"), "{}", verdict(2));

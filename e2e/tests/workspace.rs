@@ -178,6 +178,39 @@ fn every_invariant_is_named_by_a_test() {
     }
 }
 
+/// `t1` to `t5` of `T1-T5`.
+fn ids(cell: &str) -> Vec<String> {
+    let (first, last) = cell.split_once('-').unwrap_or((cell, cell));
+    let parts = |id: &str| {
+        let (letter, number) = id.split_at(1);
+        (letter.to_lowercase(), number.parse::<u32>().unwrap_or_else(|_| panic!("{cell} is no rule")))
+    };
+    let ((letter, from), (other, to)) = (parts(first), parts(last));
+    assert!(letter == other && from <= to, "{cell} is no range of rules");
+    (from..=to).map(|number| format!("{letter}{number}")).collect()
+}
+
+#[test]
+fn every_rule_of_the_record_is_named_by_a_test() {
+    let page = read(&repository().join("ARCHITECTURE.md"));
+    let part = page.split("\n### Rules of the record\n").nth(1).expect("a part on the rules");
+    let part = part.split("\n##").next().unwrap_or_default();
+    let cells = part.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let rules: Vec<String> = cells.filter(|cell| *cell != "id").flat_map(ids).collect();
+    assert!(rules.len() >= 37 && rules.iter().any(|rule| rule == "t5"), "rules are no longer found: {rules:?}");
+    let sources: Vec<String> = files(".rs").iter().map(|path| read(path)).collect();
+    // The ids are the first words of a name, one or several.
+    let named: BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|source| source.split("fn ").skip(1))
+        .filter_map(|rest| rest.split('(').next())
+        .flat_map(|name| name.split('_').take_while(|word| word.len() <= 2))
+        .collect();
+    for rule in &rules {
+        assert!(named.contains(rule.as_str()), "no test is named {rule}_...");
+    }
+}
+
 #[test]
 fn every_source_file_belongs_to_a_crate() {
     let metadata = metadata(&["--no-deps"]);

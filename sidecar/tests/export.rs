@@ -139,7 +139,7 @@ async fn a_hanging_request_ends_at_the_deadline_and_is_sent_again() {
 }
 
 #[tokio::test]
-async fn s3_a_full_queue_gives_no_place_until_something_was_taken() {
+async fn s3_t5_a_full_queue_gives_a_place_to_evidence_alone_until_something_was_taken() {
     let open = Arc::new(AtomicBool::new(false));
     let gate = open.clone();
     let server = Server::start(

@@ -100,7 +100,8 @@ fn judge(args: &VerifyArgs) -> Result<Report> {
     let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
     let scope = args.scope.clone().unwrap_or_default();
     let settings = Settings {
-        scope_text: scope.describe(args.partial),
+        scope_text: scope.describe(args.partial, args.sink.as_deref()),
+        sink: args.sink.clone(),
         scope: scope.resolve(now_ns),
         partial: args.partial,
         now_ns,

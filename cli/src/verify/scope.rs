@@ -16,8 +16,11 @@ pub struct ScopeArg {
 
 impl ScopeArg {
     /// In words.
-    pub fn describe(&self, partial: bool) -> String {
-        let scope = if self.text.is_empty() { "the whole export".to_owned() } else { self.text.clone() };
+    pub fn describe(&self, partial: bool, sink: Option<&str>) -> String {
+        let mut scope = if self.text.is_empty() { "the whole export".to_owned() } else { self.text.clone() };
+        if let Some(sink) = sink {
+            scope = format!("{scope} of sink {sink}");
+        }
         if partial { format!("{scope} (filtered)") } else { scope }
     }
 
@@ -73,7 +76,7 @@ mod tests {
         assert_eq!(resolved.stream.as_deref(), Some("c/shop/"));
         assert_eq!(resolved.from_ns, Some(1_769_817_600_000_000_000));
         assert_eq!(resolved.to_ns, Some(1_799_996_400_000_000_000));
-        assert!(scope.describe(true).ends_with("(filtered)"));
+        assert!(scope.describe(true, Some("main")).ends_with(" of sink main (filtered)"));
     }
 
     #[test]

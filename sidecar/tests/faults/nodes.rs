@@ -1,6 +1,6 @@
 //! A node that dies: the process is killed, of each file of its spool remains what was synced, perhaps more, perhaps torn, the
-//! counter page is as old as it may be, and the kernel's boot id is another one. The pod's key is kept here: how it comes back
-//! from the operator is tested where the operator is.
+//! counter page is as old as it may be, and the kernel's boot id is another one. The pod's key is kept here, so that what
+//! remains can be read; in a pod it goes with the node, and the segments stay locked: there is no recovery key of the operator yet.
 
 use super::kills::{kills, wait};
 use super::scene::{CLIENTS, Outcome, Scene};

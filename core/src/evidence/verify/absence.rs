@@ -35,10 +35,15 @@ impl Concluding<'_> {
     }
 
     pub(super) fn missing(&mut self, from: u64, to: u64) {
+        self.lacking(from, to, "signed, but not in the export");
+    }
+
+    /// Says that `[from, to)` are not there; where nothing excuses that, with these words.
+    pub(super) fn lacking(&mut self, from: u64, to: u64, words: &str) {
         let parts = self.absence(from, to).into_iter().map(|(verdict, records, reason)| {
             let message = match (reason, verdict) {
                 (Some(reason), _) => abandoned(reason),
-                (_, Verdict::Missing) => "signed, but not in the export".to_owned(),
+                (_, Verdict::Missing) => words.to_owned(),
                 _ => "not in the export, which is not whole".to_owned(),
             };
             (verdict, records, message)

@@ -3,12 +3,13 @@
 //! Where a stream is as it was sealed there is one way. Where a record was changed or removed, the record after it still says by
 //! `prev` what stood there; each possibility becomes a branch, and the next signed head tells which one is true.
 
-use super::fact::{Gap, Hole, Kind, Leaf, Place, Source, Totals};
+use super::fact::{Excuse, Gap, Hole, Kind, Leaf, Place, Source, Totals};
 use super::group::Group;
 use super::verdict::Verdict;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
+use std::cmp::Ordering;
 
 /// Most effects that a branch keeps between two heads; more are counted.
 const EFFECTS_MAX: usize = 4096;
@@ -28,7 +29,7 @@ pub(super) enum Effect {
     /// Exchanges that were not recorded.
     Gap(u64, Gap),
     /// Records `[from, to)` are declared as not there.
-    Hole(u64, u64, Source, String),
+    Hole(u64, u64, Source, String, Excuse),
     /// A record that says something of another stream.
     Source(u64, Hash),
     /// A certificate.
@@ -49,7 +50,7 @@ impl Effect {
     /// Whether it speaks against the branch: an honest and whole export has none of these.
     fn weight(&self) -> usize {
         match self {
-            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(_) => 1,
+            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(_) | Self::Hole(.., Excuse::None) => 1,
             Self::Absent(..) | Self::Stranded(..) => 2,
             _ => 0,
         }
@@ -251,14 +252,14 @@ impl Branch {
         self.break_link(to);
     }
 
-    /// Passes over records that a hole stands for.
-    pub(super) fn skip(&mut self, hole: &Hole) {
+    /// Passes over records that a hole stands for, in the export of a sink.
+    pub(super) fn skip(&mut self, hole: &Hole, export_of: Option<&str>) {
         let grown = self.range.as_mut().is_some_and(|range| range.append(&hole.range));
         if !grown {
             self.range = None;
         }
         let (from, to) = (self.next, hole.range.end());
-        self.add(Effect::Hole(from, to, hole.source, hole.reason.clone()));
+        self.add(Effect::Hole(from, to, hole.source, hole.reason.clone(), hole.excuse(export_of)));
         self.last = None;
         self.next = to;
         self.break_link(to);
@@ -360,7 +361,22 @@ impl Branch {
                 }
             }
         }
+        self.check_none(seq, totals);
         self.totals = Some((*totals, Totals::default()));
+    }
+
+    /// G3: what policy leaves out stands under the revision and the rule that leave it out.
+    fn check_none(&mut self, seq: u64, totals: &Totals) {
+        let (verdict, what) = match totals.none_named.cmp(&totals.none) {
+            Ordering::Equal => return,
+            Ordering::Less => (Verdict::Missing, "no policy revision and rule stands for the others"),
+            Ordering::Greater => (Verdict::Tampered, "more are under policy revisions and rules"),
+        };
+        let message = format!(
+            "the signed totals do not add up: {} exchanges of which policy wants no record, {} by policy revision and rule: {what}",
+            totals.none, totals.none_named
+        );
+        self.add(Effect::Totals(seq, verdict, message));
     }
 
     /// It waits behind a hole while another branch proves a head before the hole's end.

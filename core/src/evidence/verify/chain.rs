@@ -36,14 +36,21 @@ pub(super) struct Chain {
     /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
     pub(super) later_keys: BTreeMap<u64, PublicKey>,
     window: Range64,
+    /// The sink whose export this is, where it is known.
+    export_of: Option<String>,
 }
 
 /// A span of time, in nanoseconds since the epoch.
 type Range64 = std::ops::RangeInclusive<u64>;
 
 impl Chain {
-    /// A stream; what the ledger knows of it; the time that matters.
-    pub(super) fn new(name: StreamId, known: Option<&LedgerStream>, window: Range64) -> Self {
+    /// A stream; what the ledger knows of it; the time that matters; the sink whose export this is.
+    pub(super) fn new(
+        name: StreamId,
+        known: Option<&LedgerStream>,
+        window: Range64,
+        export_of: Option<String>,
+    ) -> Self {
         let mut first = Branch::new();
         first.epoch.key = known.and_then(|known| known.key);
         let later_keys = known.map(|known| known.later_keys.clone()).unwrap_or_default();
@@ -59,6 +66,7 @@ impl Chain {
             key: None,
             later_keys,
             window,
+            export_of,
         }
     }
 
@@ -77,16 +85,25 @@ impl Chain {
                 self.group(leaf.seq).leaf(leaf);
             }
             Fact::Head(head) => self.group(head.size.saturating_sub(1)).head(head),
-            Fact::Ended(ended) if ended.size == 0 => self.found.nothing = true,
-            Fact::Ended(ended) => {
-                if ended.source == Ledger::SOURCE {
-                    self.found.life = Some(ended.life);
-                }
-                let group = self.group(ended.size.saturating_sub(1));
-                if !group.ends.contains(&ended) {
-                    group.ends.push(ended);
-                }
-            }
+            Fact::Ended(ended) => self.told(ended),
+        }
+    }
+
+    /// Takes what others say of its end.
+    fn told(&mut self, ended: Ended) {
+        if ended.head_size > ended.size && self.found.beyond.len() < NAMED_MAX {
+            self.found.beyond.push(ended.clone());
+        }
+        if ended.size == 0 {
+            self.found.nothing |= ended.head_size == 0;
+            return;
+        }
+        if ended.source == Ledger::SOURCE {
+            self.found.life = Some(ended.life);
+        }
+        let group = self.group(ended.size.saturating_sub(1));
+        if !group.ends.contains(&ended) {
+            group.ends.push(ended);
         }
     }
 
@@ -220,7 +237,7 @@ impl Chain {
                 if let Some(hole) = holes.next() {
                     for other in holes.take(BRANCHES_MAX.saturating_sub(ways.len())) {
                         let mut read = branch.clone();
-                        read.skip(other);
+                        read.skip(other, self.export_of.as_deref());
                         ways.push(read);
                     }
                     // Its hashes may be wrong, or what it stands for be there in part.
@@ -229,7 +246,7 @@ impl Chain {
                         without.lose(next.seq);
                         branches.push(without);
                     }
-                    branch.skip(hole);
+                    branch.skip(hole, self.export_of.as_deref());
                     continue;
                 }
                 let from = branch.next;
@@ -264,7 +281,7 @@ impl Chain {
             for hole in self.holes.iter().filter(|hole| hole.range.begin() == seq) {
                 for branch in self.branches.iter().filter(|branch| branch.next == seq) {
                     let mut without = branch.clone();
-                    without.skip(hole);
+                    without.skip(hole, self.export_of.as_deref());
                     branches.push(without);
                 }
             }

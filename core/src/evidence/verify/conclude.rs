@@ -3,7 +3,7 @@
 use super::absence::abandoned;
 use super::branch::{Branch, Effect};
 use super::chain::Chain;
-use super::fact::{Life, Source};
+use super::fact::{Excuse, Life, Source};
 use super::judge::Settings;
 use super::report::{Exposure, StreamReport, WINDOWS_MAX};
 use super::trust::{Ledger, Trust};
@@ -30,6 +30,16 @@ pub(super) struct Condition {
     /// Sources that are proved with it, and records.
     pub(super) sources: Vec<Source>,
     pub(super) proved: u64,
+    /// It excuses records by a hole of one sink, though it is not known whose export this is.
+    pub(super) of_some_sink: bool,
+}
+
+impl Condition {
+    /// Findings that hold once this source is proved.
+    fn that(about: &StreamId, source: Source, yes: Vec<Finding>) -> Self {
+        let (no, sources) = (Vec::new(), Vec::new());
+        Self { about: about.clone(), source, yes, no, sources, proved: 0, of_some_sink: false }
+    }
 }
 
 /// What is said of one stream.
@@ -72,6 +82,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
         exposure: Exposure::default(),
     };
     let mut this = Concluding { chain, number, settings, trust, out };
+    this.beyond();
     if found.records == 0 && found.claimed == 0 {
         this.absent();
         return this.out;
@@ -109,8 +120,8 @@ impl Concluding<'_> {
         }
         // Removed as a whole, by order.
         for effect in self.chain.attested.iter().flat_map(|attested| &attested.effects) {
-            if let Effect::Hole(from, to, source, reason) = effect {
-                self.hole(*from, *to, *source, reason);
+            if let Effect::Hole(from, to, source, reason, excuse) = effect {
+                self.hole(*from, *to, *source, reason, *excuse);
             }
         }
         let finding = |message: String| vec![Finding::whole(Verdict::Missing, &self.chain.name, message)];
@@ -118,15 +129,7 @@ impl Concluding<'_> {
         let expected = self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&self.chain.name));
         if !expected && let Some(source) = self.chain.found.named.first() {
             let yes = finding("another stream of its pod names this one; nothing of it is in the export".into());
-            let condition = Condition {
-                source: *source,
-                yes,
-                no: Vec::new(),
-                sources: Vec::new(),
-                proved: 0,
-                about: self.chain.name.clone(),
-            };
-            self.out.conditions.push(condition);
+            self.out.conditions.push(Condition::that(&self.chain.name, *source, yes));
         }
     }
 
@@ -142,7 +145,7 @@ impl Concluding<'_> {
                 let message = format!("{least}{} exchanges were not recorded: {}", gap.count, gap.reason);
                 self.say(Verdict::Gap, one(*seq), message);
             }
-            Effect::Hole(from, to, source, reason) => self.hole(*from, *to, *source, reason),
+            Effect::Hole(from, to, source, reason, excuse) => self.hole(*from, *to, *source, reason, *excuse),
             Effect::Source(seq, leaf) => {
                 self.out.sources.push(Source { stream: self.number, seq: *seq, leaf: *leaf });
             }
@@ -189,7 +192,12 @@ impl Concluding<'_> {
         }
     }
 
-    fn hole(&mut self, from: u64, to: u64, source: Source, reason: &str) {
+    fn hole(&mut self, from: u64, to: u64, source: Source, reason: &str, excuse: Excuse) {
+        if excuse == Excuse::None {
+            let what =
+                format!("sealed, and not all in the export; the hole declared there is another sink's: {reason}");
+            return self.lacking(from, to, &what);
+        }
         let finding = |verdict, message: String| vec![Finding::of(verdict, &self.chain.name, from..to, message)];
         let yes = if source == Ledger::SOURCE {
             finding(Verdict::Pruned, format!("removed by order: {reason}"))
@@ -198,14 +206,9 @@ impl Concluding<'_> {
         };
         let no =
             finding(Verdict::Missing, format!("not in the export; the record that says why ({reason}) is not proved"));
-        self.out.conditions.push(Condition {
-            source,
-            yes,
-            no,
-            sources: Vec::new(),
-            proved: 0,
-            about: self.chain.name.clone(),
-        });
+        let of_some_sink = excuse == Excuse::OfSomeSink;
+        let condition = Condition::that(&self.chain.name, source, yes);
+        self.out.conditions.push(Condition { no, of_some_sink, ..condition });
     }
 
     fn certified(&mut self, seq: u64, der: &[u8]) {
@@ -242,15 +245,7 @@ impl Concluding<'_> {
             });
             let yes = yes.collect();
             told = if from_ledger { ended.size } else { told };
-            let condition = Condition {
-                source: ended.source,
-                yes,
-                no: Vec::new(),
-                sources: Vec::new(),
-                proved: 0,
-                about: self.chain.name.clone(),
-            };
-            self.out.conditions.push(condition);
+            self.out.conditions.push(Condition::that(&self.chain.name, ended.source, yes));
         }
         for ended in &found.denied {
             let message = format!("{} says another root for the first {} records", said_by(ended.source), ended.size);
@@ -259,15 +254,7 @@ impl Concluding<'_> {
             } else {
                 vec![Finding::of(Verdict::Tampered, &self.chain.name, found.size..ended.size, message)]
             };
-            let condition = Condition {
-                source: ended.source,
-                yes,
-                no: Vec::new(),
-                sources: Vec::new(),
-                proved: 0,
-                about: self.chain.name.clone(),
-            };
-            self.out.conditions.push(condition);
+            self.out.conditions.push(Condition::that(&self.chain.name, ended.source, yes));
         }
         if let (Some(first), Some(last)) = (found.unchecked.iter().min(), found.unchecked.iter().max()) {
             let message = format!(
@@ -280,6 +267,20 @@ impl Concluding<'_> {
             let message =
                 "read from here on: what came before is not there, and with it the key that vouched for the next one";
             self.say(Verdict::Partial, one(from), message);
+        }
+    }
+
+    /// D3: a head is signed over what is durable, so recovery finds at least that; else the disk was altered.
+    fn beyond(&mut self) {
+        for ended in &self.chain.found.beyond {
+            let message = format!(
+                "{} found {} records on its disk, but a head over {} had been signed: what was durable there is gone",
+                said_by(ended.source),
+                ended.size,
+                ended.head_size
+            );
+            let yes = vec![Finding::of(Verdict::Tampered, &self.chain.name, ended.size..ended.head_size, message)];
+            self.out.conditions.push(Condition::that(&self.chain.name, ended.source, yes));
         }
     }
 
@@ -347,15 +348,8 @@ impl Concluding<'_> {
         self.open_end(tail, covered);
         let no = std::mem::replace(&mut self.out.findings, before);
         self.out.report.closed |= closed;
-        let condition = Condition {
-            source: attested.ended.source,
-            yes,
-            no,
-            sources,
-            proved: attested.present,
-            about: self.chain.name.clone(),
-        };
-        self.out.conditions.push(condition);
+        let condition = Condition::that(&self.chain.name, attested.ended.source, yes);
+        self.out.conditions.push(Condition { no, sources, proved: attested.present, ..condition });
     }
 
     /// An effect that no head covers.

@@ -49,8 +49,33 @@ pub struct Hole {
     pub range: Range,
     /// Who says so.
     pub source: Source,
-    /// `all`, or `sink=<name>`, and why.
+    /// Why, and its scope.
     pub reason: String,
+    /// The only sink that never gets them; `None`: nobody does.
+    pub sink: Option<String>,
+}
+
+/// What a hole amounts to in an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excuse {
+    /// Its records need not be there.
+    Good,
+    /// They need not be there if this is the export of the sink that it names; which one this is was not said.
+    OfSomeSink,
+    /// It is of another sink than the export: its records must be there.
+    None,
+}
+
+impl Hole {
+    /// What it amounts to in the export of a sink; `None`: it is not known of which.
+    pub fn excuse(&self, export_of: Option<&str>) -> Excuse {
+        match (&self.sink, export_of) {
+            (None, _) => Excuse::Good,
+            (Some(_), None) => Excuse::OfSomeSink,
+            (Some(sink), Some(export)) if sink == export => Excuse::Good,
+            (Some(_), Some(_)) => Excuse::None,
+        }
+    }
 }
 
 /// A record of a stream.
@@ -121,6 +146,8 @@ pub struct Totals {
     pub gaps: u64,
     /// Exchanges of which policy wants no record.
     pub none: u64,
+    /// Of them, those for which a policy revision and rule are named, or which are too many to be told apart.
+    pub none_named: u64,
     /// Exchanges not yet ended.
     pub open: u64,
 }
@@ -166,6 +193,8 @@ pub struct Ended {
     pub size: u64,
     /// Root over them.
     pub root: Hash,
+    /// Size of its last signed head, as recovery found it; 0: none, or not told.
+    pub head_size: u64,
     /// Whether it goes on.
     pub life: Life,
     /// Who says so.
@@ -197,6 +226,7 @@ impl Fact {
                 put_u64(out, hole.range.end());
                 put_hashes(out, &hole.range.nodes().collect::<Vec<_>>());
                 put_bytes(out, hole.reason.as_bytes());
+                put_bytes(out, hole.sink.as_deref().unwrap_or_default().as_bytes());
             }
             Self::Leaf(leaf) => put_leaf(out, leaf),
             Self::Head(head) => {
@@ -209,8 +239,9 @@ impl Fact {
             Self::Ended(ended) => {
                 put_source(out, &ended.source);
                 out.extend_from_slice(&ended.root.0);
-                put_u64(out, ended.life as u64);
-                put_u64(out, ended.size);
+                for number in [ended.life as u64, ended.size, ended.head_size] {
+                    put_u64(out, number);
+                }
             }
         }
     }
@@ -226,7 +257,9 @@ impl Fact {
                 let source = input.source()?;
                 let end = input.u64()?;
                 let range = Range::from_nodes(position, end, &input.hashes()?).ok()?;
-                Self::Hole(Hole { range, source, reason: input.text()? })
+                let reason = input.text()?;
+                let sink = Some(input.text()?).filter(|sink| !sink.is_empty());
+                Self::Hole(Hole { range, source, reason, sink })
             }
             2 => Self::Leaf(input.leaf(position)?),
             3 => {
@@ -244,7 +277,7 @@ impl Fact {
                     1 => Life::Closed,
                     _ => Life::Lost,
                 };
-                Self::Ended(Ended { size: input.u64()?, root, life, source })
+                Self::Ended(Ended { size: input.u64()?, root, head_size: input.u64()?, life, source })
             }
         };
         Some((u32::from_be_bytes(*stream), fact))
@@ -272,7 +305,9 @@ fn put_source(out: &mut Vec<u8>, source: &Source) {
 }
 
 fn put_totals(out: &mut Vec<u8>, totals: &Totals) {
-    for count in [totals.begun, totals.exchanges, totals.bursts, totals.gaps, totals.none, totals.open] {
+    for count in
+        [totals.begun, totals.exchanges, totals.bursts, totals.gaps, totals.none, totals.none_named, totals.open]
+    {
         put_u64(out, count);
     }
 }
@@ -374,7 +409,8 @@ impl<'a> Input<'a> {
 
     fn totals(&mut self) -> Option<Totals> {
         let [begun, exchanges, bursts] = [self.u64()?, self.u64()?, self.u64()?];
-        Some(Totals { begun, exchanges, bursts, gaps: self.u64()?, none: self.u64()?, open: self.u64()? })
+        let [gaps, none, none_named, open] = [self.u64()?, self.u64()?, self.u64()?, self.u64()?];
+        Some(Totals { begun, exchanges, bursts, gaps, none, none_named, open })
     }
 
     fn leaf(&mut self, seq: u64) -> Option<Leaf> {

@@ -22,6 +22,8 @@ pub(super) struct Found {
     pub(super) denied: Vec<Ended>,
     /// Statements of others that the stream is longer than what is there, and what is absent.
     pub(super) short: Vec<(Ended, Vec<Range<u64>>)>,
+    /// Statements of others that a head was signed beyond what recovery found.
+    pub(super) beyond: Vec<Ended>,
     /// Whether it goes on, as the ledger says.
     pub(super) life: Option<Life>,
     /// Genuine records under a head.

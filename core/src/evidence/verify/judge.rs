@@ -46,6 +46,8 @@ pub struct Settings {
     pub scope: Scope,
     /// The scope in words.
     pub scope_text: String,
+    /// The sink whose export this is: holes of other sinks excuse nothing. `None`: it is not known, and those of each sink do.
+    pub sink: Option<String>,
     /// The export is filtered: absence proves nothing (V3).
     pub partial: bool,
     /// The present, in nanoseconds since the epoch.
@@ -68,6 +70,8 @@ pub struct Verification {
     sources: HashSet<Source>,
     exposure: Exposure,
     copies: u64,
+    /// A hole of one sink was accepted, though it is not known whose export this is.
+    of_some_sink: bool,
 }
 
 impl Verification {
@@ -85,6 +89,7 @@ impl Verification {
             sources: HashSet::from([Ledger::SOURCE]),
             exposure: Exposure::default(),
             copies: 0,
+            of_some_sink: false,
             intake: Intake::default(),
         };
         for finding in std::mem::take(&mut intake.findings) {
@@ -110,7 +115,7 @@ impl Verification {
             let known = self.trust.ledger.as_ref().and_then(|ledger| ledger.streams.get(&name));
             let scope = &self.settings.scope;
             let window = scope.from_ns.unwrap_or(0)..=scope.to_ns.unwrap_or(u64::MAX);
-            self.current = Some((number, Chain::new(name, known, window)));
+            self.current = Some((number, Chain::new(name, known, window, self.settings.sink.clone())));
         }
         if let Some((_, chain)) = &mut self.current {
             chain.feed(fact);
@@ -169,6 +174,7 @@ impl Verification {
                 break;
             }
             for (wanted, condition) in ready {
+                self.of_some_sink |= wanted && condition.of_some_sink;
                 self.sources.extend(condition.sources);
                 if let Some(report) = self.streams.get_mut(&condition.about) {
                     report.proved += condition.proved;
@@ -305,7 +311,7 @@ impl Verification {
             more_findings: self.more_findings,
             exposure: self.exposure,
             ledger: told,
-            not_concluded: limits(trust, self.trust.ledger.is_some()),
+            not_concluded: limits(trust, self.trust.ledger.is_some(), self.of_some_sink),
         }
     }
 }

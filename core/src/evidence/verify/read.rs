@@ -266,14 +266,30 @@ pub fn resource_digest(pod: &str, node: &str) -> u64 {
 }
 
 fn totals(fields: &Fields<'_, '_>) -> Result<Totals, ReadError> {
+    let none = fields.number_or_zero("none")?;
     Ok(Totals {
         begun: fields.number_or_zero("begun")?,
         exchanges: fields.number_or_zero("exchanges")?,
         bursts: fields.number_or_zero("bursts")?,
         gaps: fields.number_or_zero("gaps")?,
-        none: fields.number_or_zero("none")?,
+        none,
+        none_named: none_named(fields, none)?,
         open: fields.number_or_zero("open")?,
     })
+}
+
+/// The sum of `none_by`: `revision/rule=count`, separated by commas.
+fn none_named(fields: &Fields<'_, '_>, none: u64) -> Result<u64, ReadError> {
+    let cut = fields.0.get("trunc").and_then(super::body::Member::plain);
+    if cut.is_some_and(|cut| cut.split(',').any(|field| field.starts_with("none_by="))) {
+        // What was cut off cannot be counted.
+        return Ok(none);
+    }
+    let list = fields.0.get("none_by").map(|_| fields.text("none_by")).transpose()?.unwrap_or_default();
+    let counts = list.split(',').filter(|entry| !entry.is_empty());
+    let counts = counts.map(|entry| entry.rsplit_once('=').and_then(|(_, count)| count.parse::<u64>().ok()));
+    let mut counts = counts.map(|count| count.ok_or(bad("none_by", "is not a list of counts")));
+    counts.try_fold(0_u64, |sum, count| count.map(|count| sum.saturating_add(count)))
 }
 
 fn recovered(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(StreamNo, Ended), ReadError> {
@@ -285,7 +301,7 @@ fn recovered(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Resu
         _ => return Err(bad("state", "is neither closed nor lost")),
     };
     let root = if size == 0 { empty_root() } else { fields.parsed("root", "is not a hash")? };
-    Ok((about, Ended { size, root, life, source }))
+    Ok((about, Ended { size, root, head_size: fields.number_or_zero("head_size")?, life, source }))
 }
 
 fn hole(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(StreamNo, Hole), ReadError> {
@@ -296,8 +312,14 @@ fn hole(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(S
     let range = Range::from_nodes(from, to, &fields.hashes("nodes")?)
         .map_err(|_| bad("nodes", "are not the compact form of the hole"))?;
     let about = names.number(&fields.text("hole_sid")?).ok_or(bad("hole_sid", "names no stream"))?;
-    let reason = format!("{} ({})", fields.text("hole_reason")?, fields.text("scope")?);
-    Ok((about, Hole { range, source, reason }))
+    let scope = fields.text("scope")?;
+    let sink = match scope.strip_prefix("sink=") {
+        Some(sink) if !sink.is_empty() => Some(sink.to_owned()),
+        None if scope == "all" => None,
+        _ => return Err(bad("scope", "is neither all nor sink=NAME")),
+    };
+    let reason = format!("{} ({scope})", fields.text("hole_reason")?);
+    Ok((about, Hole { range, source, reason, sink }))
 }
 
 fn head(fields: &Fields<'_, '_>, place: Place, names: &mut Names) -> Result<(StreamNo, Head), ReadError> {

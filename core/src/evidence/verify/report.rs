@@ -108,7 +108,7 @@ pub struct Exposure {
 pub(super) const WINDOWS_MAX: usize = 1000;
 
 /// What no verification of records can say.
-pub(super) fn limits(trust: Basis, has_ledger: bool) -> Vec<String> {
+pub(super) fn limits(trust: Basis, has_ledger: bool, of_some_sink: bool) -> Vec<String> {
     let mut limits = vec![
         "traffic that was not redirected to a sidecar is in no record".to_owned(),
         "a sidecar that was taken over could leave exchanges out, or write what was not, from then on".to_owned(),
@@ -119,6 +119,13 @@ pub(super) fn limits(trust: Basis, has_ledger: bool) -> Vec<String> {
         );
         limits.push(
             "without the ledger, a tail that was cut off together with its heads looks like a stream that ended there"
+                .into(),
+        );
+    }
+    if of_some_sink {
+        limits.push(
+            "whose export this is was not said: holes of any sink were accepted, so that what only another sink never got may \
+             have been removed here"
                 .into(),
         );
     }

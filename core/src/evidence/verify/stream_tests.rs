@@ -23,6 +23,32 @@ fn g1_g3_gaps_and_totals_cannot_be_changed_or_wrong() {
 }
 
 #[test]
+fn g3_what_policy_leaves_out_stands_under_a_revision_and_a_rule() {
+    let found_with = |none: &str, more: &[(&str, &str)]| {
+        let mut writer = Writer::new(sid("p", 0), 1, &[]);
+        writer.exchange("/a");
+        let begun = (1 + none.parse::<u64>().expect("a number")).to_string();
+        let totals = [("begun", begun.as_str()), ("exchanges", "1"), ("none", none)];
+        writer.record("close", &[&totals[..], more].concat());
+        writer.head(false);
+        check(&writer.all())
+    };
+    let by = |list: &'static str| [("none_by", list)];
+    assert_eq!(found_with("5", &by("0011/probes=3,0011/a%252Cb%253Dc=1,other=1")), [""; 0]);
+    assert_eq!(found_with("0", &[]), [""; 0]);
+    assert_eq!(found_with("5", &by("0011/probes=3")), ["MISSING 2..3"]);
+    assert_eq!(found_with("5", &[]), ["MISSING 2..3"]);
+    assert_eq!(found_with("2", &by("0011/probes=3")), ["TAMPERED 2..3"]);
+    assert_eq!(found_with("0", &by("0011/probes=3")), ["TAMPERED 2..3"]);
+    for odd in ["probes", "probes=", "probes=-1", "a=1,,b=x"] {
+        assert_eq!(found_with("1", &[("none_by", odd)])[0], "UNKNOWN 2..3", "{odd}");
+    }
+    // A list that was cut cannot be summed up.
+    assert_eq!(found_with("5", &[("none_by", "0011/probes=3"), ("trunc", "none_by=9000")]), [""; 0]);
+    assert_eq!(found_with("5", &[("none_by", "0011/probes=3"), ("trunc", "other_none_by=9000")]), ["MISSING 2..3"]);
+}
+
+#[test]
 fn g2_a_hole_stands_for_what_is_lost() {
     let mut writer = Writer::new(sid("p", 0), 1, &[]);
     (0..6).for_each(|n| writer.exchange(&format!("/{n}")));
@@ -63,6 +89,69 @@ fn g2_a_hole_stands_for_what_is_lost() {
     assert!(found.contains(&"TAMPERED 7..8".to_owned()) && found.contains(&"MISSING 2..5".to_owned()), "{found:?}");
 }
 
+/// 0 open, 1-6 exchanges, 7 a hole of [2, 5) for the sink `b`, 8 an exchange, 9 close.
+fn with_a_hole_of_b() -> Writer {
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    (0..6).for_each(|n| writer.exchange(&format!("/{n}")));
+    let mut range = crate::evidence::merkle::Range::empty(2);
+    writer.leaves[2..5].iter().for_each(|leaf| range.push(*leaf));
+    let nodes: Vec<String> = range.nodes().map(crate::evidence::hash::Hash::to_hex).collect();
+    let (own, nodes) = (writer.sid.to_string(), nodes.join(","));
+    let hole = [("hole_sid", own.as_str()), ("hole_from", "2"), ("hole_to", "5"), ("nodes", nodes.as_str())];
+    writer.record("hole", &[&hole[..], &[("scope", "sink=b"), ("hole_reason", "rejected")]].concat());
+    writer.exchange("/6");
+    writer.close();
+    writer
+}
+
+fn export_of(bodies: &[String], sink: Option<&str>) -> Report {
+    verify(bodies, Settings { sink: sink.map(str::to_owned), ..settings() }, Trust::default())
+}
+
+#[test]
+fn g2_a_hole_of_another_sink_excuses_nothing() {
+    let writer = with_a_hole_of_b();
+    let without = |from: usize, to: usize| [&writer.all()[..from], &writer.all()[to..]].concat();
+    let found_in = |bodies: &[String], sink| found(&export_of(bodies, sink));
+    assert_eq!(found_in(&without(2, 5), Some("b")), ["GAP 2..5"]);
+    let report = export_of(&without(2, 5), Some("a"));
+    assert_eq!(found(&report), ["MISSING 2..5"]);
+    assert_eq!((report.exit_code, report.proved), (1, 7), "what is there is proved all the same");
+    assert!(report.findings[0].message.ends_with("another sink's: rejected (sink=b)"), "{:?}", report.findings[0]);
+    // What the export of the other sink must have is there.
+    assert_eq!(found_in(&writer.all(), Some("a")), [""; 0]);
+    // Of some that are there it is not told which ones, as with a hole that counts.
+    assert_eq!(found_in(&without(3, 4), Some("a")), ["MISSING 2..5"]);
+    let mut edited = writer.all();
+    edited[3] = edit(&edited[3], "path", Some("/x"));
+    assert_eq!(found_in(&edited, Some("a")), ["TAMPERED 3..4"]);
+    let copy = edit(&writer.bodies[3], "path", Some("/x"));
+    assert_eq!(found_in(&[writer.all(), vec![copy]].concat(), Some("a")), ["FOREIGN 3..4"]);
+    let partial = Settings { sink: Some("a".to_owned()), partial: true, ..settings() };
+    let found = found(&verify(&without(2, 5), partial, Trust::default()));
+    assert_eq!(found, ["PARTIAL", "PARTIAL 2..5"], "absence proves nothing");
+}
+
+#[test]
+fn g2_v3_a_hole_of_any_sink_is_accepted_and_told_where_the_sink_is_not_known() {
+    let writer = with_a_hole_of_b();
+    let mut bodies = writer.all();
+    let told = |report: &Report| report.not_concluded.iter().any(|limit| limit.contains("holes of any sink"));
+    assert!(!told(&export_of(&bodies, None)), "it excused nothing");
+    bodies.drain(2..5);
+    let report = export_of(&bodies, None);
+    assert_eq!(found(&report), ["GAP 2..5"]);
+    assert!(told(&report), "{:?}", report.not_concluded);
+    assert!(!told(&export_of(&bodies, Some("b"))));
+    // A scope that is neither: the record is genuine, and says nothing.
+    let mut odd = Writer::new(sid("p", 0), 1, &[]);
+    let hole = [("hole_from", "0"), ("hole_to", "1"), ("scope", "sink="), ("hole_reason", "rejected")];
+    let (own, node) = (odd.sid.to_string(), odd.leaves[0].to_hex());
+    odd.record("hole", &[&hole[..], &[("hole_sid", &own), ("nodes", &node)]].concat());
+    odd.close();
+    assert_eq!(check(&odd.all()), ["UNKNOWN 1..2"]);
+}
+
 #[test]
 fn d3_a_later_start_proves_the_tail() {
     let mut crashed = Writer::new(sid("p", 0), 1, &[]);
@@ -91,6 +180,44 @@ fn d3_a_later_start_proves_the_tail() {
     edited[7] = edit(&edited[7], "path", Some("/c"));
     assert!(check(&[edited, next.all()].concat()).contains(&"TAMPERED 5..8".to_owned()));
     assert_eq!(check(&next.all()), ["MISSING"], "the stream as a whole");
+}
+
+#[test]
+fn d3_a_head_beyond_what_recovery_found_is_a_finding() {
+    let mut crashed = Writer::new(sid("p", 0), 1, &[]);
+    (0..3).for_each(|_| crashed.exchange("/a"));
+    crashed.checkpoint();
+    let name = crashed.sid.to_string().replace("0123456789abcdef0123456789abcdef", &"f".repeat(32));
+    let recovered = |size: usize, head_size: u64| {
+        let mut next = Writer::new(name.parse().expect("a name"), 2, &[("found", crashed.sid.as_str())]);
+        let (size_text, head_size) = (size.to_string(), head_size.to_string());
+        let root = crashed.range(size).root().map(crate::evidence::hash::Hash::to_hex).unwrap_or_default();
+        let told = [("rec_sid", crashed.sid.as_str()), ("size", &size_text), ("root", &root), ("state", "lost")];
+        next.record("recovered", &[&told[..], &[("head_size", &head_size)]].concat());
+        next.close();
+        next
+    };
+    let all = |next: &Writer| [crashed.all(), next.all()].concat();
+    // As many records as the head covers.
+    assert_eq!(check(&all(&recovered(5, 5))), [""; 0]);
+    let next = recovered(5, 8);
+    let report = verify(&all(&next), settings(), Trust::default());
+    assert_eq!(found(&report), ["TAMPERED 5..8"]);
+    assert_eq!((report.verdict, report.exit_code), (Verdict::Tampered, 1));
+    assert!(
+        report.findings[0].message.contains("5 records on its disk, but a head over 8"),
+        "{:?}",
+        report.findings[0]
+    );
+    // Nothing was on the disk, and nothing is in the export: that it was never kept excuses nothing.
+    assert_eq!(check(&recovered(0, 0).all()), [""; 0]);
+    assert_eq!(check(&recovered(0, 4).all()), ["TAMPERED 0..4", "MISSING"]);
+    // Whoever is not proved accuses nobody.
+    let mut forged = all(&recovered(5, 5));
+    let at = forged.iter().position(|body| body.contains("\"typ\":\"recovered\"")).expect("it is there");
+    forged.push(edit(&forged[at], "head_size", Some("9")));
+    let found = check(&forged);
+    assert!(found[0] == "FOREIGN 1..2" && !found.iter().any(|found| found.starts_with("TAMPERED")), "{found:?}");
 }
 
 #[test]

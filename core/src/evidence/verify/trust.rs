@@ -107,7 +107,7 @@ impl Ledger {
 
     /// What it says of streams, to be sorted in among the records: how far they came, and what was removed by order.
     pub fn facts(&self) -> impl Iterator<Item = (&StreamId, Fact)> {
-        let ended = |size, root, life| Fact::Ended(Ended { size, root, life, source: Self::SOURCE });
+        let ended = |size, root, life| Fact::Ended(Ended { size, root, head_size: 0, life, source: Self::SOURCE });
         let ends = self.streams.iter().filter(|(_, stream)| stream.size > 0).flat_map(move |(name, stream)| {
             let older = stream.heads.iter().filter(|(size, _)| (1..stream.size).contains(size));
             let older = older.map(move |(size, root)| (name, ended(*size, *root, Life::Open)));
@@ -115,7 +115,7 @@ impl Ledger {
         });
         let holes = self.pruned.iter().map(|Pruned { sid, range, reason, by }| {
             let reason = format!("{reason}, by {by}");
-            (sid, Fact::Hole(Hole { range: range.clone(), source: Self::SOURCE, reason }))
+            (sid, Fact::Hole(Hole { range: range.clone(), source: Self::SOURCE, reason, sink: None }))
         });
         ends.chain(holes)
     }

@@ -101,7 +101,7 @@ fn d5_without_the_pods_key_the_size_is_known_and_the_content_waits() {
 }
 
 #[test]
-fn sp_3_a_full_spool_refuses_and_goes_on_after_acknowledgements() {
+fn sp_3_t5_a_full_spool_refuses_sheds_what_nobody_must_have_and_goes_on_after_acknowledgements() {
     let mut rig = Rig::new(3);
     let settings = WriterSettings { limit_bytes: FIXED_RESERVE_BYTES + 32 * 1024, segment_bytes: 4096 };
     let shelf = crate::spool::Shelf::new(rig.disk.clone(), super::rig::BOOT);
