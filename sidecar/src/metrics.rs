@@ -2,13 +2,14 @@
 //! data threads touch plain atomics only.
 
 use crate::export::LossReason;
+use crate::witness::Anchoring;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 use testimony_core::policy::Direction;
-use testimony_core::record::Typ;
+use testimony_core::record::{GapReason, Typ};
 
 /// Content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -157,6 +158,7 @@ pub struct Metrics {
     /// Those of exchanges that are still open.
     pub stages: Counter,
     not_recorded: Counter,
+    gaps: [Counter; GapReason::ALL.len()],
     sealed: [Counter; Typ::ALL.len()],
     /// Signed heads that were sent.
     pub heads: Counter,
@@ -175,6 +177,8 @@ pub struct Metrics {
     witness_answers: Family<Labels<1>, Counter>,
     witness_cosigned: Family<SinkLabels, Gauge>,
     witness_unanchored: Family<SinkLabels, Gauge>,
+    /// How far the witness is with all streams.
+    pub anchoring: Anchoring,
     export_records: Family<SinkLabels, Counter>,
     export_requests: Family<SinkLabels, Counter>,
     export_lost: Family<SinkLabels, Counter>,
@@ -217,6 +221,7 @@ impl Default for Metrics {
                 })
             }),
             not_recorded: not_recorded.get_or_create_owned(&[("reason", "level_none")]),
+            gaps: Default::default(),
             sealed: Typ::ALL.map(|typ| sealed.get_or_create_owned(&[("type", typ.as_str())])),
             heads: register(&mut registry, HEADS),
             records: register(&mut registry, RECORDS),
@@ -232,6 +237,7 @@ impl Default for Metrics {
             witness_answers: register(&mut registry, WITNESS_ANSWERS),
             witness_cosigned: register(&mut registry, WITNESS_COSIGNED),
             witness_unanchored: register(&mut registry, WITNESS_UNANCHORED),
+            anchoring: Anchoring::default(),
             export_records: register(&mut registry, EXPORT_RECORDS),
             export_requests: register(&mut registry, EXPORT_REQUESTS),
             export_lost: register(&mut registry, EXPORT_LOST),
@@ -270,6 +276,14 @@ impl Metrics {
     /// Policy wants no record of an exchange: the highest level of all policies is `None`.
     pub fn not_recorded(&self) {
         self.not_recorded.inc();
+    }
+
+    /// So many exchanges have no record: a gap tells.
+    pub fn gap(&self, reason: GapReason, exchanges: u64) {
+        let known = GapReason::ALL.iter().zip(&self.gaps).find(|(known, _)| **known == reason);
+        if let Some((_, counter)) = known {
+            counter.inc_by(exchanges);
+        }
     }
 
     /// A record of this kind was sealed.
@@ -336,6 +350,11 @@ impl Metrics {
     pub fn unanchored(&self, thread: u32, streams: usize) {
         let streams = i64::try_from(streams).unwrap_or(i64::MAX);
         self.witness_unanchored.get_or_create(&vec![("thread", thread.to_string())]).set(streams);
+    }
+
+    /// Exchanges that have no record, whatever the reason.
+    pub fn gap_exchanges(&self) -> u64 {
+        self.gaps.iter().map(Counter::get).fold(0, u64::saturating_add)
     }
 
     /// Another policy is in force.

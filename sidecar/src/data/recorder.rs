@@ -203,6 +203,7 @@ impl Recorder {
 
     /// Declares exchanges that an earlier process saw; `lost`: its stream, if that is known.
     pub fn lose(&self, gap: Gap, lost: Option<StreamId>) {
+        self.shared.metrics.gap(gap.reason, gap.count);
         self.inner.borrow_mut().stream.lose(gap, lost);
         self.stirred.notify_one();
     }
@@ -417,6 +418,7 @@ impl Shell for Recorder {
             Fate::Lost(reason) => {
                 self.stirred.notify_one();
                 if record.get().typ() == Some(Typ::Exchange) {
+                    self.shared.metrics.gap(reason, 1);
                     self.shared.queue.count_unsealed(match reason {
                         GapReason::RecordTooLong => LossReason::RecordTooLong,
                         _ => LossReason::QueueFull,

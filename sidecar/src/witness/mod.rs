@@ -9,10 +9,12 @@
 
 mod abandon;
 mod accompany;
+mod anchoring;
 mod messenger;
 mod shown;
 
 pub use abandon::abandon;
 pub use accompany::accompany;
+pub use anchoring::Anchoring;
 pub use messenger::{ANSWER_DEADLINE, Ask, Certified, Messenger};
 pub use shown::{Errand, STREAMS_MAX, Shown};
