@@ -10,7 +10,7 @@ use prost::Message as _;
 use testimony_core::canon::parse_body;
 use testimony_core::evidence::merkle::leaf;
 use testimony_core::evidence::seal::{Fate, Stream};
-use testimony_core::otlp::{export_request, resource, split_records};
+use testimony_core::otlp::{export_request, observed_time_of_log_record, resource, split_records};
 use testimony_core::policy::Redact;
 use testimony_core::record::{EventName, Field, Record, Redacted, Side, Stamp, body_of};
 use testimony_core::redact::{Redactor, redact};
@@ -142,14 +142,18 @@ proptest! {
         }
         let batch = host.batch;
         let request = decode(&batch);
-        prop_assert_eq!(request.resource_logs[0].scope_logs[0].log_records.len(), records);
+        let logs = &request.resource_logs[0].scope_logs[0].log_records;
+        prop_assert_eq!(logs.len(), records);
+        prop_assert!(logs[0].observed_time_unix_nano > 0);
+        prop_assert_eq!(observed_time_of_log_record(&batch), Some(logs[0].observed_time_unix_nano));
         let parts = split_records(&batch);
         prop_assert_eq!(parts.len(), records);
         prop_assert_eq!(parts.concat(), batch);
     }
 
     #[test]
-    fn splitting_any_bytes_never_panics(run in proptest::collection::vec(any::<u8>(), 0..60)) {
+    fn reading_any_bytes_never_panics(run in proptest::collection::vec(any::<u8>(), 0..60)) {
         let _ = split_records(&run);
+        let _ = observed_time_of_log_record(&run);
     }
 }

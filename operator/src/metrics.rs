@@ -52,7 +52,8 @@ pub struct TransitionLabels {
 impl TransitionLabels {
     /// Labels from a closed set, whatever the API server holds.
     pub fn of(kind: &str, condition: &str, status: &str) -> Self {
-        let conditions = ["Accepted", "ResolvedRefs", "Programmed", "Ready", "Encrypted", "Reachable", "Delivering"];
+        let conditions =
+            ["Accepted", "ResolvedRefs", "Programmed", "Ready", "Encrypted", "Reachable", "Delivering", "Delivered"];
         let known = |set: &[&'static str], text: &str| set.iter().find(|s| **s == text).copied().unwrap_or("other");
         let status = known(&["True", "False", "Unknown"], status);
         let kind = known(&["AuditPolicy", "ClusterAuditPolicy", "AuditSink"], kind);

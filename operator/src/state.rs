@@ -4,7 +4,7 @@ use crate::index::{Index, Touched};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
-use testimony_core::policy::{Refused, SinkCondition, SinkState};
+use testimony_core::policy::{EvidenceState, Refused, SinkCondition, SinkState};
 use tokio::sync::{Notify, watch};
 
 /// Most acknowledgements that are kept; each belongs to a pod of the index.
@@ -25,6 +25,8 @@ pub struct Ack {
     pub refused: Option<Refused>,
     /// Its sinks.
     pub sinks: Vec<SinkState>,
+    /// How its evidence stands; sidecars of older versions do not tell.
+    pub evidence: Option<EvidenceState>,
     /// When it said so.
     pub at: Instant,
     /// The authorities' bundle that it was given last.
@@ -94,6 +96,7 @@ impl State {
     /// Keeps what the sidecar of a known pod says; of an unknown pod nothing is kept.
     pub fn acknowledge(&self, uid: &str, mut ack: Ack) {
         ack.sinks.truncate(ACK_SINKS_MAX);
+        ack.evidence = ack.evidence.map(EvidenceState::bounded);
         if self.index().pod(uid).is_none() {
             return;
         }
@@ -105,7 +108,7 @@ impl State {
         ack.bundle = known.and_then(|k| k.bundle.clone());
         let news = known.is_none_or(|known| {
             let same = (&known.revision, &known.refused) == (&ack.revision, &ack.refused);
-            !same || sink_states(known).ne(sink_states(&ack))
+            !same || sink_states(known).ne(sink_states(&ack)) || is_whole(known) != is_whole(&ack)
         });
         acks.insert(uid.to_owned(), ack);
         drop(acks);
@@ -143,4 +146,9 @@ impl State {
 /// What statuses show at once. Ages and counts change with each poll, and wait for the next look.
 fn sink_states(ack: &Ack) -> impl Iterator<Item = (&str, SinkCondition, Option<&str>)> {
     ack.sinks.iter().map(|s| (s.name.as_str(), s.state, s.error.as_deref()))
+}
+
+/// Whether there are gaps, and streams without an anchor: how many waits, as other counts do.
+fn is_whole(ack: &Ack) -> Option<(bool, bool)> {
+    ack.evidence.map(|evidence| (evidence.gap_exchanges == 0, evidence.unanchored == 0))
 }

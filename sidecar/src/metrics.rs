@@ -2,6 +2,7 @@
 //! data threads touch plain atomics only.
 
 use crate::export::LossReason;
+use crate::witness::Anchoring;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -177,6 +178,8 @@ pub struct Metrics {
     witness_answers: Family<Labels<1>, Counter>,
     witness_cosigned: Family<SinkLabels, Gauge>,
     witness_unanchored: Family<SinkLabels, Gauge>,
+    /// How far the witness is with all streams.
+    pub anchoring: Anchoring,
     export_records: Family<SinkLabels, Counter>,
     export_requests: Family<SinkLabels, Counter>,
     export_lost: Family<SinkLabels, Counter>,
@@ -236,6 +239,7 @@ impl Default for Metrics {
             witness_answers: register(&mut registry, WITNESS_ANSWERS),
             witness_cosigned: register(&mut registry, WITNESS_COSIGNED),
             witness_unanchored: register(&mut registry, WITNESS_UNANCHORED),
+            anchoring: Anchoring::default(),
             export_records: register(&mut registry, EXPORT_RECORDS),
             export_requests: register(&mut registry, EXPORT_REQUESTS),
             export_lost: register(&mut registry, EXPORT_LOST),
@@ -348,6 +352,11 @@ impl Metrics {
     pub fn unanchored(&self, thread: u32, streams: usize) {
         let streams = i64::try_from(streams).unwrap_or(i64::MAX);
         self.witness_unanchored.get_or_create(&vec![("thread", thread.to_string())]).set(streams);
+    }
+
+    /// Exchanges that have no record, whatever the reason.
+    pub fn gap_exchanges(&self) -> u64 {
+        self.gaps.iter().map(Counter::get).fold(0, u64::saturating_add)
     }
 
     /// Another policy is in force.

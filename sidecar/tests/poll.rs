@@ -4,13 +4,15 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use testimony_core::contract::POLL_PATH;
-use testimony_core::policy::{PolicyDocument, PollRequest, PollResponse, Refused};
+use testimony_core::policy::{EvidenceState, PolicyDocument, PollRequest, PollResponse, Refused};
+use testimony_core::record::GapReason;
 use testimony_sidecar::config::{Operator, PolicySource, from_yaml};
 use testimony_sidecar::export::{self, Batch, Queue, Settings};
 use testimony_sidecar::metrics::Metrics;
 use testimony_sidecar::poll::{self, Apply, Caller, LAST_GOOD, LastGood, PolicyState, Poller, Store, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 mod control_support;
 use control_support::{Ca, DEADLINE, Received, Reply, Server, batch, document, eventually, folder};
@@ -215,6 +217,23 @@ async fn a_sink_that_changes_its_state_is_told_before_the_wait_is_over() {
     let received = tokio::time::timeout(DEADLINE, server.until(|all| all.len() == 2)).await.expect("in time");
     let told = poll_request(&received[1]);
     assert_eq!(serde_json::to_value(told.sinks[0].state).expect("JSON"), "Parked");
+}
+
+#[tokio::test]
+async fn each_poll_tells_how_the_evidence_stands() {
+    let ca = Ca::new();
+    let server = Server::start(Some(&ca), |number, _| if number == 0 { Reply::status(204) } else { Reply::Hang }).await;
+    let rig = start(server.url("https"), ca.pem.clone(), NOWHERE);
+    rig.metrics.anchoring.shown(0, 2, 2);
+    server.until(|all| all.len() == 1).await;
+    rig.metrics.gap(GapReason::QueueFull, 1);
+    rig.metrics.gap(GapReason::WorkerDied, 4);
+    rig.metrics.anchoring.cosigned(0, Instant::now());
+    rig.metrics.anchoring.shown(0, 2, 1);
+    let received = server.until(|all| all.len() == 2).await;
+    let told: Vec<_> = received.iter().map(|one| poll_request(one).evidence).collect();
+    let evidence = |gap_exchanges, streams, unanchored| Some(EvidenceState { gap_exchanges, streams, unanchored });
+    assert_eq!(told, [evidence(0, 2, 2), evidence(5, 2, 1)]);
 }
 
 #[test]

@@ -141,6 +141,18 @@ async fn d1_what_is_durable_is_delivered_and_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_record_waits_since_it_was_sealed_however_long_its_exchange_took() {
+    let is_exchange = |received: &Received| received.records().iter().any(|body| body.contains(r#""typ":"exchange""#));
+    let hanging = move |_, received: &Received| if is_exchange(received) { Reply::Hang } else { Reply::status(200) };
+    let server = Server::start(None, hanging).await;
+    let process = Process::start(&root(), 1, vec![sink(&server.url("http"))]);
+    process.record("/of-1970");
+    server.until(arrived("exchange", 1)).await;
+    let age = process.rig.state().oldest_undelivered_seconds;
+    assert!(age < DEADLINE.as_secs(), "{age}");
+}
+
+#[tokio::test]
 async fn d3_a_successor_delivers_what_was_durable_and_declares_what_was_not() {
     let open = Arc::new(AtomicBool::new(false));
     let gate = open.clone();

@@ -213,13 +213,17 @@ async fn w2_heads_are_cosigned_while_records_come_and_at_the_end() {
     scene.record(0);
     let mut at = 0;
     let operator = scene.operator.clone();
+    let streams = || scene.rig.metrics.anchoring.streams(tokio::time::Instant::now());
+    let mut during = (0, 0);
     scene
         .until(|| {
             at += 1;
             scene.record(at);
+            during = streams();
             operator.cosigned().len() >= 2
         })
         .await;
+    assert_eq!((during, streams()), ((1, 0), (0, 0)), "anchored while it is open, then shown to its end");
     let state = operator.state().expect("certified");
     assert_eq!(state.closed.then_some(state.size), operator.cosigned().last().copied(), "its end is shown");
     assert!(operator.cosigned().is_sorted());

@@ -36,15 +36,9 @@ pub fn export_request(resource: &[u8], log_records: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-/// `time_unix_nano` of the first record of such a run: [`crate::record::Encoder`] writes it first. `None`: it begins otherwise.
-pub fn time_of_log_record(run: &[u8]) -> Option<u64> {
-    let length = proto::field_len(run)?;
-    let record = run.get(..length)?;
-    // Key and length of the record, then the field: key 1 of wire type 1, and eight bytes.
-    let header = record.iter().skip(1).position(|byte| byte & 0x80 == 0)? + 2;
-    let field = record.get(header..)?;
-    let (key, rest) = field.split_first()?;
-    (*key == 0x09).then(|| rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)))?
+/// `observed_time_unix_nano` of the first record of such a run: when it was sealed. `None`: it has none, or it is no run.
+pub fn observed_time_of_log_record(run: &[u8]) -> Option<u64> {
+    proto::fixed64_of(proto::content(run)?, 11)
 }
 
 /// Splits a run of `log_records` fields into single ones, so that a refused batch can be sent in parts. Ends early at

@@ -57,6 +57,34 @@ pub fn field_len(input: &[u8]) -> Option<usize> {
     input.len().checked_sub(after.len())?.checked_add(usize::try_from(length).ok()?)
 }
 
+/// Content of the length-delimited field at the start of `input`.
+pub fn content(input: &[u8]) -> Option<&[u8]> {
+    let (key, rest) = read_varint(input)?;
+    if key & 7 != 2 {
+        return None;
+    }
+    let (length, after) = read_varint(rest)?;
+    after.get(..usize::try_from(length).ok()?)
+}
+
+/// The first fixed64 field of this number in a message of fields that this module writes.
+pub fn fixed64_of(mut message: &[u8], field: u32) -> Option<u64> {
+    while !message.is_empty() {
+        let (key, rest) = read_varint(message)?;
+        message = match key & 7 {
+            0 => read_varint(rest)?.1,
+            1 if key >> 3 == u64::from(field) => return rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)),
+            1 => rest.get(8..)?,
+            2 => {
+                let (length, after) = read_varint(rest)?;
+                after.get(usize::try_from(length).ok()?..)?
+            }
+            _ => return None,
+        };
+    }
+    None
+}
+
 fn read_varint(input: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     for (at, &byte) in input.iter().enumerate().take(10) {

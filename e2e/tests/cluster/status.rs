@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const RESTART_SECONDS_MAX: u64 = 180;
 /// Two looks more, in seconds: a second restart would show by then.
 const QUIET_SECONDS: u64 = 15;
+/// A sidecar tells its counts every 50 s, a record is late after 30 s, and the operator sees that within 30 s more.
+const FIGURES_SECONDS_MAX: u64 = OPERATOR_SECONDS_MAX * 2;
 /// Annotation of a pod template that the operator restarted.
 const RESTARTED_FOR: &str = "/spec/template/metadata/annotations/testimony.dev~1restarted-for";
 
@@ -82,7 +84,7 @@ fn a_sink_that_is_away_is_told_with_age_error_and_an_example_and_so_is_its_retur
     let sink = Sink::new(&space.name, &json!({"endpoint": endpoint}))?;
     let when = |what: &str, wanted: &dyn Fn(&Value) -> bool| {
         let mut last = Value::Null;
-        eventually(&format!("sink {}: {what}", sink.name), OPERATOR_SECONDS_MAX, || {
+        eventually(&format!("sink {}: {what}", sink.name), FIGURES_SECONDS_MAX, || {
             last = cluster().kubectl.get("default", &["auditsink", &sink.name])?;
             Ok(wanted(&last))
         })
@@ -98,9 +100,13 @@ fn a_sink_that_is_away_is_told_with_age_error_and_an_example_and_so_is_its_retur
     })?;
     assert!(text(&away, "/status/lastError/pod").starts_with(&format!("{}/server-", space.name)), "{away:#}");
     assert!(!text(&away, "/status/lastError/message").is_empty(), "{away:#}");
+    let late =
+        when("records that are late, with an example", &|sink| condition(sink, "Delivered").starts_with("False Late"))?;
+    let (late, pod) = (condition(&late, "Delivered"), format!("such as pod {}/server-", space.name));
+    assert!(late.contains(" the oldest since ") && late.contains(&pod), "{late}");
     eventually("an Event that tells it", OPERATOR_SECONDS_MAX, || told("default", &sink.name, "SinkUnreachable"))?;
     let table = cluster().kubectl.run(&["get", "auditsink", &sink.name])?;
-    for column in ["REACHABLE", "DELIVERING", "OLDEST"] {
+    for column in ["REACHABLE", "DELIVERING", "DELIVERED", "OLDEST"] {
         assert!(table.contains(column), "{table}");
     }
 
@@ -115,8 +121,19 @@ fn a_sink_that_is_away_is_told_with_age_error_and_an_example_and_so_is_its_retur
         "{back:#}"
     );
     eventually("an Event that tells it", OPERATOR_SECONDS_MAX, || told("default", &sink.name, "SinkRecovered"))?;
-    when("its records to be counted", &|sink| {
+    when("its records to be counted, and none to be late", &|sink| {
         sink.pointer("/status/delivered").and_then(Value::as_i64).is_some_and(|delivered| delivered > 0)
+            && condition(sink, "Delivered").starts_with("True Delivered")
     })?;
+    // The sink was away for less than the spool holds, and the witness was not.
+    policy_when(&space, "audit", "its evidence to be anchored and whole", FIGURES_SECONDS_MAX, |policy| {
+        let figure = |name: &str| policy.pointer(&format!("/status/evidence/{name}")).and_then(Value::as_i64);
+        let told = ["sidecars", "gaps", "unanchored"].map(figure);
+        told == [Some(1), Some(0), Some(0)] && figure("streams").is_some_and(|streams| streams > 0)
+    })?;
+    let table = cluster().kubectl.run(&["get", "audpol", "audit", "-n", &space.name, "-o", "wide"])?;
+    for column in ["GAPS", "UNANCHORED"] {
+        assert!(table.contains(column), "{table}");
+    }
     Ok(())
 }

@@ -30,6 +30,8 @@ use testimony_core::policy;
     printcolumn(name = "Restart", type_ = "integer", json_path = ".status.pods.needRestart"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Gaps", type_ = "integer", json_path = ".status.evidence.gaps", priority = 1),
+    printcolumn(name = "Unanchored", type_ = "integer", json_path = ".status.evidence.unanchored", priority = 1),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.effectiveRevision", priority = 1),
     printcolumn(
         name = "Message",

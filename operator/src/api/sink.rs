@@ -39,6 +39,7 @@ const SECRET_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Delivering')].status"
     ),
+    printcolumn(name = "Delivered", type_ = "string", json_path = ".status.conditions[?(@.type=='Delivered')].status"),
     printcolumn(name = "Oldest", type_ = "date", json_path = ".status.oldestUndelivered"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
@@ -47,7 +48,8 @@ const SECRET_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*
         json_path = ".status.conditions[?(@.type=='Delivering')].message",
         priority = 1
     ),
-    printcolumn(name = "Delivered", type_ = "integer", json_path = ".status.delivered", priority = 1)
+    printcolumn(name = "Records", type_ = "integer", json_path = ".status.delivered", priority = 1),
+    printcolumn(name = "Lost", type_ = "integer", json_path = ".status.lost", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [

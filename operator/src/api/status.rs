@@ -25,6 +25,9 @@ pub struct AuditPolicyStatus {
     /// How many pods.
     #[serde(default)]
     pub pods: PodCounts,
+    /// How the evidence stands; absent while no sidecar has told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<EvidenceCounts>,
     /// Names of the AuditSinks that receive the records, also where `spec.sinks` leaves it to the default one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<String>,
@@ -69,6 +72,20 @@ pub struct PodCounts {
     pub skipped: i64,
 }
 
+/// How the evidence of the selected pods stands, by what their sidecars tell; brought up to date twice a minute.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceCounts {
+    /// Sidecars that told it; those of older versions do not.
+    pub sidecars: i64,
+    /// Exchanges without a record since these sidecars started; each is declared in a gap record.
+    pub gaps: i64,
+    /// Streams that are open, or whose end the witness has not seen yet.
+    pub streams: i64,
+    /// Of these, without a head that the witness cosigned, or with none that is younger than 10 minutes.
+    pub unanchored: i64,
+}
+
 /// One reason for pods without a sidecar, or outside of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -90,7 +107,8 @@ pub struct AuditSinkStatus {
     pub observed_generation: Option<i64>,
     /// `Accepted`: the latest spec is valid. `ResolvedRefs`: no sidecar misses the Secret with the credentials. `Encrypted`:
     /// records travel over TLS. `Reachable`: the endpoint answers every sidecar; unknown while none sends to it.
-    /// `Delivering`: the last export of every sidecar succeeded; unknown while none has exported.
+    /// `Delivering`: the last export of every sidecar succeeded; unknown while none has exported. `Delivered`: every sidecar's
+    /// records are acknowledged within 30 s; unknown while none was delivered.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -103,7 +121,7 @@ pub struct AuditSinkStatus {
     /// Records that today's sidecars have lost since they started; each loss is declared in a gap record.
     #[serde(default)]
     pub lost: i64,
-    /// Since when the oldest record waits, where a sidecar cannot deliver.
+    /// Since when the oldest record waits, where a sidecar cannot deliver or is more than 30 s late.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_undelivered: Option<Time>,
     /// What a sidecar that cannot deliver says.

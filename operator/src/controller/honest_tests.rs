@@ -208,6 +208,7 @@ fn a_sink_tells_reach_age_error_and_counts() {
         ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Reachable=Unknown NotUsed: no sidecar sends to this sink
         Delivering=Unknown NoReports: no sidecar has sent a record to this sink yet
+        Delivered=Unknown NotUsed: no sidecar sends to this sink
         delivering 0 failing 0 parked 0 unknown 0; delivered 0 lost 0; oldest None; last None
     "#]]
     .assert_eq(&sink_lines(&status(&[], 0, "main", None)));
@@ -223,6 +224,7 @@ fn a_sink_tells_reach_age_error_and_counts() {
         ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Reachable=False Unreachable: 2 of 3 sidecars cannot deliver: timeout (pod shop/b)
         Delivering=False Failing: 2 of 3 sidecars cannot deliver: timeout (pod shop/b)
+        Delivered=False Late: 1 of 3 sidecars have records that wait for over 30 s, the oldest since 1970-01-01T00:16:00Z, such as pod shop/c
         delivering 1 failing 2 parked 0 unknown 0; delivered 77 lost 3; oldest Some(960); last Some("shop/b: timeout")
     "#]]
     .assert_eq(&sink_lines(&first));
@@ -234,6 +236,7 @@ fn a_sink_tells_reach_age_error_and_counts() {
         ResolvedRefs=False SecretNotFound: spec.credentialsSecretName: the Secret otlp is missing in, or not mounted from, the namespaces shop; create it there; records wait
         Reachable=Unknown Parked: all that send wait for credentials: credentials are missing: /x cannot be read; create the Secret in the pod's namespace (pod shop/b)
         Delivering=False Parked: 1 of 1 sidecars wait for credentials: credentials are missing: /x cannot be read; create the Secret in the pod's namespace (pod shop/b)
+        Delivered=Unknown NoReports: no sidecar has delivered a record to this sink yet
         delivering 0 failing 0 parked 1 unknown 0; delivered 0 lost 1; oldest Some(991); last Some("shop/b: credentials are missing: /x cannot be read; create the Secret in the pod's namespace")
     "#]].assert_eq(&sink_lines(&status(&parked, 0, "login", None)));
 
@@ -287,6 +290,7 @@ fn a_sink_is_not_well_before_all_of_its_sidecars_have_told_a_new_leader() {
         ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Reachable=Unknown Reconciling: 1 of its sidecars have not reported since the controller started
         Delivering=Unknown Reconciling: 1 of its sidecars have not reported since the controller started
+        Delivered=Unknown Reconciling: 1 of its sidecars have not reported since the controller started
         delivering 1 failing 0 parked 0 unknown 0; delivered 11 lost 2; oldest None; last None
     "#]]
     .assert_eq(&lines(&part, "main", Some(25)));
@@ -359,6 +363,7 @@ async fn counts_of_a_poll_do_not_wake_the_writer_but_a_change_of_state_does() {
         revision: None,
         refused: None,
         sinks: vec![says("main", condition, None, delivered, delivered)],
+        evidence: None,
         at: Instant::now(),
         bundle: None,
     };

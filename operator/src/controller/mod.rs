@@ -3,6 +3,9 @@
 
 pub mod conditions;
 mod events;
+mod evidence_status;
+#[cfg(test)]
+mod evidence_tests;
 #[cfg(test)]
 mod honest_tests;
 mod injection;

@@ -52,7 +52,7 @@ fn look(index: &Index) -> Report {
         .values()
         .map(|pod| {
             let revision = Some(index.document(&pod.namespace, &pod.traits.labels).document.revision.clone());
-            (pod.uid.clone(), Ack { revision, refused: None, sinks: Vec::new(), at: now, bundle: None })
+            (pod.uid.clone(), Ack { revision, refused: None, sinks: Vec::new(), evidence: None, at: now, bundle: None })
         })
         .collect();
     let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), further: Vec::new() };

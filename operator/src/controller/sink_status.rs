@@ -16,6 +16,12 @@ const NAMESPACES_LISTED_MAX: usize = 10;
 /// is the same, in seconds.
 const BEGIN_SECONDS_SAME: i64 = 5;
 
+/// A record that a sink has not acknowledged after this time, in seconds, is late. Healthy sidecars need less than a second.
+const LATE_SECONDS: i64 = 30;
+
+/// Whether records are acknowledged in time.
+const DELIVERED: &str = "Delivered";
+
 /// Longest error that is kept, in characters.
 const ERROR_CHARS_MAX: usize = 512;
 
@@ -27,6 +33,10 @@ struct Heard {
     lost: u64,
     /// Since when the oldest record waits.
     oldest: Option<Timestamp>,
+    /// Sidecars with records that are late.
+    late: i64,
+    /// The smallest name of their pods.
+    late_pod: Option<String>,
     /// The error of the pod whose name is the smallest, so that it does not change with the order of a map.
     error: Option<(String, String)>,
     /// Namespaces whose pods miss the Secret with the headers.
@@ -55,7 +65,8 @@ impl Reports {
                     Some(heard) => heard,
                     None => sinks.entry(state.name.clone()).or_default(),
                 };
-                heard.add(state, &pod.namespace, &pod.name, said_at);
+                let pod = (pod.namespace.as_str(), pod.name.as_str());
+                heard.add(state, pod, said_at, view.now);
             }
         }
         Self { sinks, unheard }
@@ -66,6 +77,7 @@ impl Reports {
         let nothing = Heard::default();
         let heard = self.sinks.get(&sink.name).unwrap_or(&nothing);
         let error = heard.error.as_ref();
+        let oldest = heard.oldest.map(|begin| steady(sink.status.oldest_undelivered.as_ref(), begin));
         let unheard = self.unheard.get(&sink.name).copied().unwrap_or_default();
         let findings = vec![
             accepted(view.index, sink),
@@ -73,18 +85,19 @@ impl Reports {
             encrypted(sink),
             settled(reachable(heard), unheard),
             settled(delivering(heard), unheard),
+            settled(delivered(heard, oldest.as_ref()), unheard),
         ];
-        let (delivered, lost) = (i64::try_from(heard.delivered), i64::try_from(heard.lost));
-        let (delivered, lost) = (delivered.unwrap_or(i64::MAX), lost.unwrap_or(i64::MAX));
+        let (taken, lost) = (i64::try_from(heard.delivered), i64::try_from(heard.lost));
+        let (taken, lost) = (taken.unwrap_or(i64::MAX), lost.unwrap_or(i64::MAX));
         // Until all can have told again, what was counted last stays.
         let before = if unheard > 0 { (sink.status.delivered, sink.status.lost) } else { (0, 0) };
         AuditSinkStatus {
             observed_generation: sink.generation,
             conditions: conditions(&sink.status.conditions, findings, sink.generation, view.now),
             sidecars: heard.sidecars.clone(),
-            delivered: delivered.max(before.0),
+            delivered: taken.max(before.0),
             lost: lost.max(before.1),
-            oldest_undelivered: heard.oldest.map(|begin| steady(sink.status.oldest_undelivered.as_ref(), begin)),
+            oldest_undelivered: oldest,
             last_error: error.map(|(pod, message)| SinkError {
                 pod: pod.clone(),
                 message: message.chars().take(ERROR_CHARS_MAX).collect(),
@@ -103,7 +116,7 @@ fn settled(finding: Finding, unheard: i64) -> Finding {
 }
 
 impl Heard {
-    fn add(&mut self, state: &SinkState, namespace: &str, name: &str, said_at: Timestamp) {
+    fn add(&mut self, state: &SinkState, (namespace, name): (&str, &str), said_at: Timestamp, now: Timestamp) {
         let count = match state.state {
             SinkCondition::Delivering => &mut self.sidecars.delivering,
             SinkCondition::Failing => &mut self.sidecars.failing,
@@ -113,15 +126,21 @@ impl Heard {
         *count += 1;
         self.delivered = self.delivered.saturating_add(state.delivered);
         self.lost = self.lost.saturating_add(state.lost);
-        if !matches!(state.state, SinkCondition::Failing | SinkCondition::Parked) {
-            return;
-        }
-        // A sidecar that delivers has records on their way too, but none that waits.
-        let age = i64::try_from(state.oldest_undelivered_seconds).unwrap_or(i64::MAX);
-        if age > 0
-            && let Ok(begin) = said_at.checked_sub(SignedDuration::from_secs(age))
-        {
+        // Most have nothing to tell, and need no text.
+        let pod = || format!("{namespace}/{name}");
+        let fails = matches!(state.state, SinkCondition::Failing | SinkCondition::Parked);
+        if let Some(begin) = waits_since(state, fails, said_at) {
             self.oldest = Some(self.oldest.map_or(begin, |known| known.min(begin)));
+            if now.duration_since(begin).as_secs() > LATE_SECONDS {
+                self.late += 1;
+                let pod = pod();
+                if self.late_pod.as_ref().is_none_or(|known| pod < *known) {
+                    self.late_pod = Some(pod);
+                }
+            }
+        }
+        if !fails {
+            return;
         }
         let error = state.error.as_deref().unwrap_or("no error was given");
         if state.state == SinkCondition::Parked && error.contains(CREDENTIALS_MISSING) {
@@ -130,7 +149,7 @@ impl Heard {
         if state.state == SinkCondition::Parked && error.contains(CERTIFICATE_MISSING) {
             self.without_certificate.insert(namespace.to_owned());
         }
-        let pod = format!("{namespace}/{name}");
+        let pod = pod();
         if self.error.as_ref().is_none_or(|(known, _)| pod < *known) {
             self.error = Some((pod, error.to_owned()));
         }
@@ -146,6 +165,16 @@ impl Heard {
     }
 }
 
+/// Since when the oldest record of a sidecar waits; `None`: none does. A sidecar that delivers has records on their way, of
+/// which it says no more until its next report: only one that was late already waits.
+fn waits_since(state: &SinkState, fails: bool, said_at: Timestamp) -> Option<Timestamp> {
+    let age = i64::try_from(state.oldest_undelivered_seconds).unwrap_or(i64::MAX);
+    if age == 0 || !fails && age <= LATE_SECONDS {
+        return None;
+    }
+    said_at.checked_sub(SignedDuration::from_secs(age)).ok()
+}
+
 /// Whole seconds; the known begin, where it is about the same.
 fn steady(known: Option<&Time>, begin: Timestamp) -> Time {
     let begin = Timestamp::from_second(begin.as_second()).unwrap_or(begin);
@@ -157,7 +186,17 @@ fn steady(known: Option<&Time>, begin: Timestamp) -> Time {
 
 /// Whether the status differs from the known one in more than what changes with each record.
 pub(super) fn is_news(known: &AuditSinkStatus, status: &AuditSinkStatus) -> bool {
-    let same = AuditSinkStatus { delivered: known.delivered, lost: known.lost, ..status.clone() };
+    let mut same = AuditSinkStatus { delivered: known.delivered, lost: known.lost, ..status.clone() };
+    // While sidecars catch up, the oldest record is another one with each report.
+    if let (Some(oldest), Some(_)) = (&known.oldest_undelivered, &same.oldest_undelivered) {
+        same.oldest_undelivered = Some(oldest.clone());
+    }
+    let was = known.conditions.iter().find(|c| c.type_ == DELIVERED);
+    if let (Some(was), Some(is)) = (was, same.conditions.iter_mut().find(|c| c.type_ == DELIVERED))
+        && was.status == is.status
+    {
+        is.message.clone_from(&was.message);
+    }
     same != *known
 }
 
@@ -259,4 +298,24 @@ fn delivering(heard: &Heard) -> Finding {
         return Finding::yes(KIND, "Delivering", text);
     }
     Finding::unknown(KIND, "NoReports", "no sidecar has sent a record to this sink yet")
+}
+
+/// What `Delivering` does not say: a sink that takes records may be far behind.
+fn delivered(heard: &Heard, oldest: Option<&Time>) -> Finding {
+    let total = heard.total();
+    if let (Some(oldest), Some(pod)) = (oldest, &heard.late_pod) {
+        let text = format!(
+            "{} of {total} sidecars have records that wait for over {LATE_SECONDS} s, the oldest since {}, such as pod {pod}",
+            heard.late, oldest.0
+        );
+        return Finding::no(DELIVERED, "Late", text);
+    }
+    if total == 0 {
+        return Finding::unknown(DELIVERED, "NotUsed", "no sidecar sends to this sink");
+    }
+    if heard.delivered == 0 {
+        return Finding::unknown(DELIVERED, "NoReports", "no sidecar has delivered a record to this sink yet");
+    }
+    let text = format!("no record of its {total} sidecars waits for over {LATE_SECONDS} s");
+    Finding::yes(DELIVERED, "Delivered", text)
 }

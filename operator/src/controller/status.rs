@@ -1,6 +1,7 @@
 //! What policies, sinks and pods are told. Pure: from the index and the acknowledgements to statuses.
 
 use super::conditions::{Finding, conditions};
+use super::evidence_status::{at_least, sum};
 use super::sink_status::Reports;
 use crate::api::{AuditPolicyStatus, AuditSinkStatus, PodCounts, Rollout, SKIPPED_MAX, Skipped};
 use crate::compile::{Compiled, Reach};
@@ -11,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use testimony_core::policy::EvidenceState;
 
 /// A sidecar that has said nothing for this long is not counted as programmed: three of its longest waits.
 const ACK_SECONDS_MAX: u64 = 150;
@@ -83,6 +85,7 @@ struct Standing<'a> {
     /// It is older than this leader and has not reported to it yet.
     unheard: bool,
     refused: Option<String>,
+    evidence: Option<EvidenceState>,
     /// Why it has no sidecar.
     uncovered: Option<(&'static str, &'static str)>,
     /// A volume that its document's sinks need is not there.
@@ -195,6 +198,7 @@ fn standing<'a>(view: View<'a>, pod: &'a PodFacts, policies: &[&PolicyEntry]) ->
         unheard: uncovered.is_none() && view.settling.is_some_and(before_us) && !view.acks.contains_key(&pod.uid),
         programmed: ack.is_some_and(|a| a.revision.as_ref() == Some(&document.revision)),
         refused: refused.map(|r| r.message.clone()),
+        evidence: ack.and_then(|a| a.evidence),
         mount_missing: lacks_volume(&compiled, pod),
         compiled,
         uncovered,
@@ -261,6 +265,10 @@ fn policy_status(
     let alone = || policy.good.as_ref().map(|_| view.index.join(&[policy]).document.revision.clone());
     let effective = effective.or_else(alone);
     let unheard = i64::try_from(own.iter().filter(|s| s.unheard).count()).unwrap_or(i64::MAX);
+    let mut evidence = sum(own.iter().filter_map(|s| s.evidence));
+    if unheard > 0 {
+        evidence = at_least(evidence, policy.status.evidence.as_ref());
+    }
     if unheard > 0 && policy.status.effective_revision == effective {
         // What was counted last stays until those who were counted can have reported again; `Programmed` is unknown so long.
         pods.programmed = pods.programmed.max(policy.status.pods.programmed.min(pods.injected));
@@ -272,6 +280,7 @@ fn policy_status(
         conditions: conditions(&policy.status.conditions, findings, policy.generation, view.now),
         effective_revision: effective,
         pods,
+        evidence,
         sinks: view.index.sinks_of(policy).0.into_iter().collect(),
         last_good: policy.good_spec.clone().filter(|_| policy.invalid.is_some()),
         skipped: reasons.list(),

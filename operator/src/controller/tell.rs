@@ -99,9 +99,10 @@ pub(super) fn changed<'a>(before: &'a [Condition], after: &'a [Condition]) -> im
     })
 }
 
-/// Transitions that are worth an Event. `Ready` repeats the others; `Programmed=False` comes with each rollout, and is told
-/// only where waiting does not help.
+/// Transitions that are worth an Event. `Ready` repeats the others, and `Delivered=False` repeats `Delivering=False`;
+/// `Programmed=False` comes with each rollout, and is told only where waiting does not help.
 pub(super) fn of_conditions(before: &[Condition], after: &[Condition]) -> Vec<News> {
+    let fails = after.iter().any(|c| c.type_ == "Delivering" && c.status == "False");
     let was = |kind: &str| before.iter().find(|c| c.type_ == kind).map(|c| c.status.as_str());
     let event = |condition: &Condition, reason: &str| News {
         action: condition.type_.clone(),
@@ -111,12 +112,13 @@ pub(super) fn of_conditions(before: &[Condition], after: &[Condition]) -> Vec<Ne
     };
     let news = changed(before, after).filter_map(|c| match (c.type_.as_str(), c.status.as_str()) {
         ("Ready", _) | (_, "Unknown") => None,
+        ("Delivered", "False") if fails => None,
         ("Programmed", "True") if c.reason == "NoPods" => None,
         ("Programmed", "False") if !matches!(c.reason.as_str(), "Refused" | "NoSidecars") => None,
         ("Reachable", "False") => Some(event(c, "SinkUnreachable")),
         ("Reachable", "True") => (was("Reachable") == Some("False")).then(|| event(c, "SinkRecovered")),
         // Before there was a status nothing was wrong.
-        ("Accepted" | "ResolvedRefs" | "Encrypted" | "Delivering", "True") => {
+        ("Accepted" | "ResolvedRefs" | "Encrypted" | "Delivering" | "Delivered", "True") => {
             was(&c.type_).filter(|status| *status == "False").map(|_| event(c, &c.reason))
         }
         _ => Some(event(c, &c.reason)),
@@ -177,6 +179,10 @@ mod tests {
         assert_eq!(one("Reachable", Some(("False", "Unreachable")), ("True", "Reachable")), yes("SinkRecovered"));
         assert_eq!(one("Reachable", Some(("True", "Reachable")), ("True", "Reachable")), []);
         assert_eq!(one("Ready", Some(("False", "Pending")), ("True", "Programmed")), []);
+        assert_eq!(one("Delivered", Some(("True", "Delivered")), ("False", "Late")), bad("Late"));
+        assert_eq!(one("Delivered", Some(("False", "Late")), ("True", "Delivered")), yes("Delivered"));
+        let down = [condition("Delivering", "False", "Failing"), condition("Delivered", "False", "Late")];
+        assert_eq!(reasons(&down[..1], &down), [], "it is told already that nothing is delivered");
     }
 
     #[test]

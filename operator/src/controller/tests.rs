@@ -51,7 +51,7 @@ pub(super) fn pod(name: &str, injected: bool) -> Value {
 
 pub(super) fn ack(index: &Index, at: Instant) -> Ack {
     let revision = Some(index.document("shop", &Default::default()).document.revision.clone());
-    Ack { revision, refused: None, sinks: Vec::new(), at, bundle: None }
+    Ack { revision, refused: None, sinks: Vec::new(), evidence: None, at, bundle: None }
 }
 
 fn look(index: &Index, acks: &[(&str, Ack)], now: Instant) -> Report {
@@ -290,6 +290,7 @@ fn a_sink_says_what_its_sidecars_say() {
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
         Reachable=Unknown NotUsed: no sidecar sends to this sink
         Delivering=Unknown NoReports: no sidecar has sent a record to this sink yet
+        Delivered=Unknown NotUsed: no sidecar sends to this sink
     "#]]
     .assert_eq(&lines(&[], "main"));
     expect![[r#"
@@ -298,6 +299,7 @@ fn a_sink_says_what_its_sidecars_say() {
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
         Reachable=True Reachable: it answers 1 of 1 sidecars
         Delivering=True Delivering: 1 of 1 sidecars deliver, the others have sent nothing yet
+        Delivered=True Delivered: no record of its 1 sidecars waits for over 30 s
     "#]]
     .assert_eq(&lines(&[("a", with(vec![state(SinkCondition::Delivering, None)]))], "main"));
     let failing = with(vec![state(SinkCondition::Failing, Some("connection refused"))]);
@@ -307,6 +309,7 @@ fn a_sink_says_what_its_sidecars_say() {
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
         Reachable=False Unreachable: 1 of 2 sidecars cannot deliver: connection refused (pod shop/b)
         Delivering=False Failing: 1 of 2 sidecars cannot deliver: connection refused (pod shop/b)
+        Delivered=True Delivered: no record of its 2 sidecars waits for over 30 s
     "#]]
     .assert_eq(&lines(&[("a", with(vec![state(SinkCondition::Delivering, None)])), ("b", failing)], "main"));
     let parked = with(vec![state(SinkCondition::Parked, Some("401"))]);
@@ -316,6 +319,7 @@ fn a_sink_says_what_its_sidecars_say() {
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
         Reachable=Unknown Parked: all that send wait for credentials: 401 (pod shop/a)
         Delivering=False Parked: 1 of 1 sidecars wait for credentials: 401 (pod shop/a)
+        Delivered=True Delivered: no record of its 1 sidecars waits for over 30 s
     "#]]
     .assert_eq(&lines(&[("a", parked)], "main"));
     expect![[r#"
@@ -324,6 +328,7 @@ fn a_sink_says_what_its_sidecars_say() {
         Encrypted=True Tls: records travel over TLS
         Reachable=Unknown NotUsed: no sidecar sends to this sink
         Delivering=Unknown NoReports: no sidecar has sent a record to this sink yet
+        Delivered=Unknown NotUsed: no sidecar sends to this sink
     "#]].assert_eq(&lines(&[], "tls"));
 }
 

@@ -1,9 +1,9 @@
 //! Writes statuses and Events, and keeps the leader's label.
 
 use super::events::{Events, reference};
-use super::sink_status::is_news;
 use super::status::{Report, View, report};
 use super::tell::{News, changed, of_conditions, of_injection};
+use super::{evidence_status, sink_status};
 use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus, ClusterAuditPolicy};
 use crate::index::{Index, Key, PolicyEntry, SinkEntry};
 use crate::inject::ExcludedNamespaces;
@@ -19,7 +19,7 @@ use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use testimony_core::contract::label;
 use tracing::Instrument;
@@ -46,7 +46,7 @@ const HOLD_SECONDS: u64 = 3;
 /// longest pause between two tries, and time for all to be answered.
 const SETTLE_SECONDS: u64 = 60;
 
-/// Counts of a sink's records are written after this time, in seconds, where nothing else changed.
+/// Counts of a sink's records and of a policy's evidence are written after this time, in seconds, where nothing else changed.
 const COUNTS_SECONDS: u64 = 30;
 
 /// Statuses are looked at anew after this time without changes, in seconds: acknowledgements grow old.
@@ -141,8 +141,8 @@ pub struct Writer {
     /// Since when it leads.
     since: Since,
     events: Events,
-    /// When each sink's status was written last, by uid.
-    sinks_written: Mutex<HashMap<String, Instant>>,
+    /// When each status was written, by uid, for as long as its counts wait.
+    written: Mutex<HashMap<String, tokio::time::Instant>>,
 }
 
 /// A moment on both clocks.
@@ -174,16 +174,7 @@ impl Writer {
         rollouts: bool,
     ) -> Self {
         let events = Events::new(client.clone(), metrics.clone(), replica);
-        Self {
-            client,
-            state,
-            excluded,
-            metrics,
-            rollouts,
-            since: Since::now(),
-            events,
-            sinks_written: Mutex::default(),
-        }
+        Self { client, state, excluded, metrics, rollouts, since: Since::now(), events, written: Mutex::default() }
     }
 
     /// Writes until the signal to stop. Errors are logged and tried again with the next pass.
@@ -262,9 +253,8 @@ impl Writer {
         for news in &change.told.news {
             self.events.publish(news, &at).await;
         }
-        if let (Status::Sink(_), Some(uid)) = (&change.status, &at.uid) {
-            let mut written = self.sinks_written.lock().unwrap_or_else(PoisonError::into_inner);
-            written.insert(uid.clone(), Instant::now());
+        if let Some(uid) = &at.uid {
+            self.written().insert(uid.clone(), tokio::time::Instant::now());
         }
         // Not only by the watch: it does not bring the status of an undecodable object.
         self.state.remember(|index| change.remember(index));
@@ -274,25 +264,31 @@ impl Writer {
     fn changes(&self, report: &Report) -> Vec<Change> {
         let index = self.state.index();
         let hold = self.since.seconds() < HOLD_SECONDS;
+        let mut written = self.written();
+        written.retain(|_, at| at.elapsed() < Duration::from_secs(COUNTS_SECONDS));
         let policies = report.policies.iter().filter_map(|(key, status)| {
             let entry = index.policies.get(key).filter(|entry| entry.status != *status)?;
-            if hold && is_reconciling(&status.conditions) {
+            let recent = written.contains_key(&entry.uid);
+            if hold && is_reconciling(&status.conditions) || recent && !evidence_status::is_news(&entry.status, status)
+            {
                 return None;
             }
             Some(Change::policy(key, entry, status))
         });
-        let mut written = self.sinks_written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.retain(|uid, _| index.sinks.values().any(|sink| sink.uid == *uid));
         let sinks = report.sinks.iter().filter_map(|(name, status)| {
             let entry = index.sinks.get(name).filter(|entry| entry.status != *status)?;
-            let recent = written.get(&entry.uid).is_some_and(|at| at.elapsed() < Duration::from_secs(COUNTS_SECONDS));
+            let recent = written.contains_key(&entry.uid);
             let partial = report.unheard > 0 || hold && is_reconciling(&status.conditions);
-            if partial && hold || (recent || partial) && !is_news(&entry.status, status) {
+            if partial && hold || (recent || partial) && !sink_status::is_news(&entry.status, status) {
                 return None;
             }
             Some(Change::sink(name, entry, status))
         });
         policies.chain(sinks).collect()
+    }
+
+    fn written(&self) -> MutexGuard<'_, HashMap<String, tokio::time::Instant>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn write_one(&self, change: &Change) -> kube::Result<()> {

@@ -7,12 +7,13 @@ use crate::index::Index;
 use crate::inject::ExcludedNamespaces;
 use crate::metrics::Metrics;
 use crate::serve::Shutdown;
-use crate::state::State;
+use crate::state::{Ack, State};
 use crate::testing::FakeApi;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use testimony_core::policy::EvidenceState;
 
 const POLICY: &str = "/apis/audit.testimony.dev/v1alpha1/namespaces/shop/auditpolicies/all";
 const WIDE: &str = "/apis/audit.testimony.dev/v1alpha1/clusterauditpolicies/floor";
@@ -120,4 +121,36 @@ async fn nothing_new_is_not_written_again() {
     let before = [POLICY, WIDE, SINK].map(version);
     lead(&api, &state, 90).await;
     assert_eq!([POLICY, WIDE, SINK].map(version), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn figures_of_the_evidence_are_written_twice_a_minute_but_what_begins_or_ends_at_once() {
+    let (api, index) = shop();
+    let state = state(index);
+    let tell = |gap_exchanges, streams| {
+        let evidence = Some(EvidenceState { gap_exchanges, streams, unanchored: 0 });
+        let said = Ack { evidence, ..ack(&state.index(), Instant::now()) };
+        state.acknowledge("a", said);
+        // Something else is looked at.
+        state.changed.notify_one();
+    };
+    let told = || status(&api, POLICY).evidence.map(|evidence| (evidence.gaps, evidence.streams));
+    let soon = || tokio::time::sleep(Duration::from_secs(3));
+    let changes = async {
+        tell(0, 1);
+        soon().await;
+        assert_eq!(told(), Some((0, 1)));
+        tell(0, 2);
+        soon().await;
+        assert_eq!(told(), Some((0, 1)), "it waits");
+        tell(5, 2);
+        soon().await;
+        assert_eq!(told(), Some((5, 2)), "the first gap is told at once");
+        tell(6, 2);
+        soon().await;
+        assert_eq!(told(), Some((5, 2)), "it waits");
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        assert_eq!(told(), Some((6, 2)));
+    };
+    tokio::join!(lead(&api, &state, 100), changes);
 }

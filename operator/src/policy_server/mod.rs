@@ -198,6 +198,7 @@ impl<I: Identify> PolicyServer<I> {
                 revision: poll.revision.clone(),
                 refused: poll.refused.clone(),
                 sinks: poll.sinks.clone(),
+                evidence: poll.evidence,
                 at: Instant::now(),
                 bundle: None,
             },

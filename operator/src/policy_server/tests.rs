@@ -4,7 +4,7 @@ use crate::api::{AuditPolicy, AuditSink};
 use crate::index::Indexed;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use testimony_core::policy::{Refused, SinkCondition, SinkState};
+use testimony_core::policy::{EvidenceState, Refused, SinkCondition, SinkState};
 
 /// Deadline of what must happen, in seconds.
 const SOON: u64 = 10;
@@ -76,7 +76,8 @@ fn identity() -> Identity {
 }
 
 fn request(revision: Option<String>, wait_seconds: u16) -> PollRequest {
-    PollRequest { revision, injection_id: "i".to_owned(), refused: None, sinks: Vec::new(), wait_seconds }
+    let (refused, sinks, evidence) = Default::default();
+    PollRequest { revision, injection_id: "i".to_owned(), refused, sinks, evidence, wait_seconds }
 }
 
 /// Polls until the bundle is known, as a sidecar does after its start.
@@ -114,7 +115,11 @@ async fn the_revision_in_the_poll_is_the_acknowledgement() {
     bench.pod();
     let revision = settled(&bench).await;
     bench.poll(&request(Some(revision.clone()), 0)).await;
-    assert_eq!(bench.state.acks()["a"].revision, Some(revision));
+    assert_eq!(bench.state.acks()["a"].revision, Some(revision.clone()));
+    assert_eq!(bench.state.acks()["a"].evidence, None, "a sidecar of an older version tells none");
+    let wild = EvidenceState { gap_exchanges: 3, streams: u32::MAX, unanchored: 2 };
+    bench.poll(&PollRequest { evidence: Some(wild), ..request(Some(revision), 0) }).await;
+    assert_eq!(bench.state.acks()["a"].evidence, Some(wild.bounded()));
     bench.state.change(|index| Pod::delete(index, &("shop".to_owned(), "a".to_owned())));
     assert!(bench.state.acks().is_empty(), "it goes with its pod");
 }

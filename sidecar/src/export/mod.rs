@@ -42,9 +42,9 @@ pub struct Batch {
     pub log_records: Bytes,
     /// How many.
     pub records: u32,
-    /// When the first of their exchanges began, in nanoseconds since the epoch.
+    /// When the first of them was sealed, in nanoseconds since the epoch.
     pub first_unix_nanos: u64,
-    /// When the last of them began, in nanoseconds since the epoch.
+    /// When the last of them was sealed, in nanoseconds since the epoch.
     pub last_unix_nanos: u64,
     /// Their places in their stream; `None`: they have none, and their loss can only be counted.
     pub seals: Option<Seals>,

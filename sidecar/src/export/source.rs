@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::stream::StreamId;
-use testimony_core::otlp::time_of_log_record;
+use testimony_core::otlp::observed_time_of_log_record;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -189,7 +189,7 @@ impl Run {
     fn push(&mut self, mark: Mark, payload: &[u8]) {
         self.bytes.extend_from_slice(payload);
         self.marks.push(mark);
-        let time_ns = time_of_log_record(payload).unwrap_or(0);
+        let time_ns = observed_time_of_log_record(payload).unwrap_or(0);
         self.first_ns = self.first_ns.min(time_ns);
         self.last_ns = self.last_ns.max(time_ns);
     }

@@ -11,7 +11,9 @@ use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::contract::POLL_PATH;
-use testimony_core::policy::{DOCUMENT_BYTES_MAX, POLL_WAIT_S_MAX, PolicyDocument, PollRequest, Refused};
+use testimony_core::policy::{
+    DOCUMENT_BYTES_MAX, EvidenceState, POLL_WAIT_S_MAX, PolicyDocument, PollRequest, Refused,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -122,8 +124,14 @@ impl Poller {
             injection_id: self.caller.injection_id().to_owned(),
             refused,
             sinks: self.queue.sink_states(),
+            evidence: Some(self.evidence()),
             wait_seconds: POLL_WAIT_S_MAX,
         }
+    }
+
+    fn evidence(&self) -> EvidenceState {
+        let (streams, unanchored) = self.metrics.anchoring.streams(Instant::now());
+        EvidenceState { gap_exchanges: self.metrics.gap_exchanges(), streams, unanchored }.bounded()
     }
 
     /// One request; none: nothing is new.

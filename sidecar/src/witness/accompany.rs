@@ -61,9 +61,7 @@ impl Walk {
     /// One errand, or a wait for one. `None`: it is over.
     async fn step(&mut self) -> Option<()> {
         let errand = self.recorder.shown(Shown::errand).flatten();
-        if let Some(streams) = self.recorder.shown(|shown| shown.unanchored()) {
-            self.metrics.unanchored(self.recorder.thread(), streams);
-        }
+        self.count();
         match errand {
             Some(Errand::Certificate { .. }) if self.recorder.is_closed() => None,
             Some(Errand::Certificate { stream, csr }) => self.certificate(&stream, csr).await,
@@ -78,13 +76,26 @@ impl Walk {
         }
     }
 
+    /// Tells how far the witness is.
+    fn count(&self) {
+        let Some((streams, never)) = self.recorder.shown(|shown| (shown.streams(), shown.unanchored())) else { return };
+        self.metrics.unanchored(self.recorder.thread(), never);
+        self.metrics.anchoring.shown(self.recorder.thread(), streams, never);
+    }
+
     async fn certificate(&mut self, stream: &StreamId, csr: Vec<u8>) -> Option<()> {
         let (answer, mut answered) = oneshot::channel();
         self.asks.send(Ask::Certificate { csr, answer }).await.ok()?;
         let Certified { certificate, interval } = loop {
             tokio::select! {
                 certified = &mut answered => break certified.ok()?,
-                () = self.recorder.shown_stirred() => if self.recorder.is_closed() { return None },
+                () = self.recorder.shown_stirred() => {
+                    if self.recorder.is_closed() {
+                        return None;
+                    }
+                    // An operator that is away for long meets the streams of more than one day.
+                    self.count();
+                }
             }
         };
         self.interval = interval;
@@ -113,6 +124,8 @@ impl Walk {
                 }
                 self.metrics.witness(WitnessAnswer::Cosigned);
                 self.metrics.cosigned(self.recorder.thread(), crate::data::now().wall_ns);
+                self.metrics.anchoring.cosigned(self.recorder.thread(), Instant::now());
+                self.count();
                 self.alarmed = false;
                 self.backoff.reset();
                 self.pause(self.next).await;

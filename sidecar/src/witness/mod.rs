@@ -9,12 +9,14 @@
 
 mod abandon;
 mod accompany;
+mod anchoring;
 mod messenger;
 mod shown;
 mod unlock;
 
 pub use abandon::abandon;
 pub use accompany::accompany;
+pub use anchoring::Anchoring;
 pub use messenger::{ANSWER_DEADLINE, Ask, Certified, Messenger};
 pub use shown::{Errand, STREAMS_MAX, Shown};
 pub use unlock::Unlocker;

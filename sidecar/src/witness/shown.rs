@@ -136,6 +136,11 @@ impl Shown {
         }
     }
 
+    /// Streams that are not shown to their end.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
     /// Streams of which no head was cosigned yet.
     pub fn unanchored(&self) -> usize {
         self.streams.iter().filter(|showing| showing.client.anchored() == 0).count()

@@ -78,6 +78,7 @@ pub struct Sealed<'a> {
     pub(super) body: &'a [u8],
     pub(super) log: &'a [u8],
     pub(super) start_ns: u64,
+    pub(super) sealed_ns: u64,
     pub(super) exchanges: u64,
 }
 
@@ -130,6 +131,11 @@ impl<'a> Sealed<'a> {
     /// Its `t0`, in nanoseconds since the epoch.
     pub fn start_ns(&self) -> u64 {
         self.start_ns
+    }
+
+    /// When it was sealed, in nanoseconds since the epoch.
+    pub fn sealed_ns(&self) -> u64 {
+        self.sealed_ns
     }
 
     /// Appends the LogRecord as a `log_records` field of a ScopeLogs, so that batches can be joined by concatenation.

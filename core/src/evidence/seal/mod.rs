@@ -242,6 +242,7 @@ impl<K: Signer> Stream<K> {
             body,
             log,
             start_ns: start_of(raw),
+            sealed_ns: now.wall_ns,
             exchanges,
         });
         Ok(())

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testimony_core::contract::{POLL_PATH, TOKEN_AUDIENCE, annotation, env, pod, port};
-use testimony_core::policy::{POLL_WAIT_S_MAX, PollRequest, PollResponse};
+use testimony_core::policy::{EvidenceState, POLL_WAIT_S_MAX, PollRequest, PollResponse};
 use testimony_e2e::install::OPERATOR_NAMESPACE;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -148,7 +148,9 @@ impl Sidecar {
 
     async fn poll(&mut self, revision: Option<String>) -> Result<Option<PollResponse>> {
         let injection_id = self.injection_id.clone();
-        let poll = PollRequest { revision, injection_id, refused: None, sinks: vec![], wait_seconds: WAIT_SECONDS };
+        let evidence = Some(EvidenceState { gap_exchanges: 0, streams: 1, unanchored: 0 });
+        let (refused, sinks, wait_seconds) = (None, vec![], WAIT_SECONDS);
+        let poll = PollRequest { revision, injection_id, refused, sinks, evidence, wait_seconds };
         let request = Request::post(POLL_PATH)
             .header(header::HOST, SERVER)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))

@@ -111,7 +111,7 @@ impl Memory {
     pub fn write(&mut self, sealed: &Sealed<'_>) {
         self.turn_to(sealed.stream());
         sealed.append_to(&mut self.bytes);
-        self.add(sealed.stream(), Some((sealed.seq(), sealed.leaf())), sealed.start_ns());
+        self.add(sealed.stream(), Some((sealed.seq(), sealed.leaf())), sealed.sealed_ns());
     }
 
     pub fn head(&mut self, head: &Head<'_>) {
@@ -120,13 +120,13 @@ impl Memory {
         self.add(head.stream(), None, head.made_ns());
     }
 
-    fn add(&mut self, stream: &Arc<StreamId>, mark: Mark, start_ns: u64) {
+    fn add(&mut self, stream: &Arc<StreamId>, mark: Mark, sealed_ns: u64) {
         self.stream.get_or_insert_with(|| stream.clone());
         self.marks.push(mark);
         self.begun |= self.records == 0;
         self.records = self.records.saturating_add(1);
-        self.first_ns = self.first_ns.min(start_ns);
-        self.last_ns = self.last_ns.max(start_ns);
+        self.first_ns = self.first_ns.min(sealed_ns);
+        self.last_ns = self.last_ns.max(sealed_ns);
     }
 
     /// A batch is of one stream.

@@ -1,8 +1,10 @@
 //! `status`: policies, sinks and the operator at a glance.
 
+mod text;
+
 use crate::args::{ClusterArgs, Format, StatusArgs};
 use crate::cluster::Cluster;
-use crate::output::{Table, print, print_json};
+use crate::output::{print, print_json};
 use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -59,6 +61,9 @@ pub struct Policy {
     pub message: String,
     /// How many pods.
     pub pods: testimony_operator::api::PodCounts,
+    /// How their evidence stands, where a sidecar tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<testimony_operator::api::EvidenceCounts>,
     /// Why pods have no sidecar.
     pub skipped: Vec<testimony_operator::api::Skipped>,
     /// Why pods are outside of a ClusterAuditPolicy.
@@ -86,6 +91,8 @@ pub struct Sink {
     pub reachable: String,
     /// `True`, `False` or `Unknown`.
     pub delivering: String,
+    /// Whether no record waits for over 30 s, by the condition `Delivered`: `True`, `False` or `Unknown`.
+    pub in_time: String,
     /// Sidecars that deliver, fail, wait for credentials, and those that have sent nothing yet.
     pub sidecars: testimony_operator::api::SinkCounts,
     /// Records that today's sidecars have delivered.
@@ -109,7 +116,7 @@ pub async fn run(args: &StatusArgs, cluster: &ClusterArgs) -> Result<u8> {
     let report = read(&cluster, chosen.as_deref(), &args.operator_namespace).await?;
     match args.output {
         Format::Json => print_json(&report)?,
-        Format::Text => print(&text(&report, Timestamp::now()))?,
+        Format::Text => print(&text::text(&report, Timestamp::now()))?,
     }
     Ok(0)
 }
@@ -176,6 +183,7 @@ fn policy(namespace: Option<String>, name: String, status: Option<AuditPolicySta
         ready,
         message,
         pods: status.pods,
+        evidence: status.evidence,
         skipped: status.skipped,
         excluded: status.excluded,
         sinks: status.sinks,
@@ -188,95 +196,26 @@ fn sink(sink: AuditSink) -> Sink {
     let status: AuditSinkStatus = sink.status.unwrap_or_default();
     let (accepted, refusal) = condition(&status.conditions, "Accepted");
     let (delivering, message) = condition(&status.conditions, "Delivering");
+    let (in_time, late) = condition(&status.conditions, "Delivered");
     Sink {
         name,
         endpoint: sink.spec.endpoint,
         default: sink.spec.default,
         reachable: condition(&status.conditions, "Reachable").0,
-        message: if accepted == "False" { refusal } else { message },
+        message: match (accepted.as_str(), delivering.as_str(), in_time.as_str()) {
+            ("False", ..) => refusal,
+            // It takes records, and is far behind.
+            (_, "True", "False") => late,
+            _ => message,
+        },
         accepted,
         delivering,
+        in_time,
         sidecars: status.sidecars,
         delivered: status.delivered,
         lost: status.lost,
         oldest_undelivered: status.oldest_undelivered.map(|time| time.0),
     }
-}
-
-/// An age as kubectl shows it.
-fn age(since: Timestamp, now: Timestamp) -> String {
-    let seconds = now.duration_since(since).as_secs().max(0);
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7_200 => format!("{}m", seconds / 60),
-        7_200..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
-    }
-}
-
-fn text(report: &Report, now: Timestamp) -> String {
-    let mut operator = Table::new(&["OPERATOR", "READY", "IMAGE"]);
-    for part in &report.operator {
-        operator.row([part.name.clone(), format!("{}/{}", part.ready, part.wanted), part.image.clone()]);
-    }
-    if operator.is_empty() {
-        operator.row(["not found: name its namespace with --operator-namespace", "", ""]);
-    }
-    let leader = report.leader.as_deref().unwrap_or("none");
-    format!("{operator}leader: {leader}\n\n{}\n{}", policies(&report.policies), sinks(&report.sinks, now))
-}
-
-fn policies(policies: &[Policy]) -> Table {
-    let mut table =
-        Table::new(&["POLICY", "READY", "SINKS", "MATCHED", "INJECTED", "PROGRAMMED", "RESTART", "SKIPPED", "MESSAGE"]);
-    for policy in policies {
-        let pods = &policy.pods;
-        let counts = [pods.matched, pods.injected, pods.programmed, pods.need_restart, pods.skipped];
-        let name = match &policy.namespace {
-            Some(namespace) => format!("{namespace}/{}", policy.name),
-            None => format!("{} (cluster)", policy.name),
-        };
-        let mut row = vec![name, policy.ready.clone(), policy.sinks.join(",")];
-        row.extend(counts.iter().map(i64::to_string));
-        row.push(policy.message.clone());
-        table.row(row);
-        let excluded = policy.excluded.iter().map(|excluded| ("excluded, ", excluded));
-        for (how, why) in policy.skipped.iter().map(|skipped| ("", skipped)).chain(excluded) {
-            let why = format!("{how}{}: {}, such as {}", why.reason, why.count, why.example);
-            table.row(["", "", "", "", "", "", "", "", &why]);
-        }
-    }
-    if table.is_empty() {
-        table.row(["none"]);
-    }
-    table
-}
-
-fn sinks(sinks: &[Sink], now: Timestamp) -> Table {
-    let mut table = Table::new(&[
-        "SINK",
-        "DEFAULT",
-        "REACHABLE",
-        "DELIVERING",
-        "OLDEST",
-        "DELIVERED",
-        "LOST",
-        "ENDPOINT",
-        "MESSAGE",
-    ]);
-    for sink in sinks {
-        let default = if sink.default { "yes" } else { "" };
-        let oldest = sink.oldest_undelivered.map(|since| age(since, now)).unwrap_or_default();
-        let (delivered, lost) = (sink.delivered.to_string(), sink.lost.to_string());
-        let (reachable, delivering) = (sink.reachable.as_str(), sink.delivering.as_str());
-        let row =
-            [&sink.name, default, reachable, delivering, &oldest, &delivered, &lost, &sink.endpoint, &sink.message];
-        table.row(row);
-    }
-    if table.is_empty() {
-        table.row(["none"]);
-    }
-    table
 }
 
 #[cfg(test)]
@@ -303,80 +242,5 @@ mod tests {
         assert!(read(&cluster, None, "ours").await.is_err());
         let asked = asked.lock().expect("no panic").clone();
         assert!(asked.iter().any(|path| path == "/apis/audit.testimony.dev/v1alpha1/auditpolicies"), "{asked:?}");
-    }
-
-    fn ready(status: &str, reason: &str, message: &str) -> serde_json::Value {
-        json!({"type": "Ready", "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-01-01T00:00:00Z"})
-    }
-
-    fn found(kind: &str, status: &str, reason: &str, message: &str) -> serde_json::Value {
-        let mut condition = ready(status, reason, message);
-        condition["type"] = json!(kind);
-        condition
-    }
-
-    fn policy_of(namespace: Option<&str>, name: &str, status: serde_json::Value) -> Policy {
-        policy(namespace.map(str::to_owned), name.to_owned(), serde_json::from_value(status).expect("a status"))
-    }
-
-    fn sink_of(name: &str, default: bool, status: serde_json::Value) -> Sink {
-        let object = json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink", "metadata": {"name": name},
-                            "spec": {"endpoint": "http://c:4318", "default": default}, "status": status});
-        sink(serde_json::from_value(object).expect("a sink"))
-    }
-
-    #[test]
-    fn a_report_for_people() {
-        let restart = policy_of(
-            Some("shop"),
-            "p",
-            json!({
-                "conditions": [ready("False", "NeedsRestart", "1 pod needs a restart")],
-                "pods": {"matched": 3, "injected": 1, "programmed": 1, "needRestart": 1, "skipped": 1},
-                "sinks": ["default", "other"],
-                "skipped": [{"reason": "HostNetwork", "count": 1, "example": "shop/node-agent"}]
-            }),
-        );
-        let remark = found("Accepted", "True", "RolloutDisabled", "the policy is valid, but rollouts are off");
-        let wide = policy_of(
-            None,
-            "floor",
-            json!({
-                "conditions": [remark, ready("True", "Programmed", "2 of 2 pods run it")],
-                "pods": {"matched": 2, "injected": 2, "programmed": 2, "needRestart": 0, "skipped": 0},
-                "sinks": ["default"],
-                "excluded": [{"reason": "tests", "count": 4, "example": "ci/a"}]
-            }),
-        );
-        let away = sink_of(
-            "away",
-            false,
-            json!({
-                "conditions": [
-                    found("Reachable", "False", "Unreachable", "no"),
-                    found("Delivering", "False", "Failing", "1 of 2 sidecars cannot deliver: refused (pod shop/b)"),
-                ],
-                "delivered": 7, "lost": 2, "oldestUndelivered": "2026-01-01T00:00:00Z"
-            }),
-        );
-        let part = Part { name: "testimony-webhook".into(), ready: 1, wanted: 2, image: "i:1".into() };
-        let sinks = vec![sink_of("default", true, serde_json::Value::Null), away];
-        let report = Report { operator: vec![part], leader: None, policies: vec![restart, wide], sinks };
-        let now = "2026-01-01T00:05:10Z".parse().expect("a time");
-        expect_test::expect![[r#"
-            OPERATOR            READY   IMAGE
-            testimony-webhook   1/2     i:1
-            leader: none
-
-            POLICY            READY   SINKS           MATCHED   INJECTED   PROGRAMMED   RESTART   SKIPPED   MESSAGE
-            shop/p            False   default,other   3         1          1            1         1         1 pod needs a restart
-                                                                                                            HostNetwork: 1, such as shop/node-agent
-            floor (cluster)   True    default         2         2          2            0         0         the policy is valid, but rollouts are off
-                                                                                                            excluded, tests: 4, such as ci/a
-
-            SINK      DEFAULT   REACHABLE   DELIVERING   OLDEST   DELIVERED   LOST   ENDPOINT        MESSAGE
-            default   yes       Unknown     Unknown               0           0      http://c:4318   the controller has not looked at it yet
-            away                False       False        5m       7           2      http://c:4318   1 of 2 sidecars cannot deliver: refused (pod shop/b)
-        "#]].assert_eq(&text(&report, now));
     }
 }
