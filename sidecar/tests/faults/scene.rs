@@ -14,6 +14,8 @@ use testimony_core::evidence::verify::{Report, Verdict};
 pub const CLIENTS: usize = 4;
 /// Pause of a client after each request: some 1,000 requests a second, all together.
 const PAUSE: Duration = Duration::from_millis(3);
+/// Pause of the only client of a sparse load.
+const SPARSE_PAUSE: Duration = Duration::from_millis(50);
 /// Limit of the spool where a test does not fill it, in bytes.
 const SPOOL_BYTES: u64 = 256 * 1024 * 1024;
 /// What a heavy request's path is longer by: near the most that a record takes.
@@ -87,6 +89,12 @@ impl Scene {
     /// Clients begin whose records take some kilobytes each.
     pub fn heavy_load(&self) -> Load {
         Load::start(self.sidecar.inbound, CLIENTS, Duration::ZERO, HEAVY_BYTES)
+    }
+
+    /// One client with heavy requests and long pauses: a frame of the spool holds few records, each of more bytes than a
+    /// long read has.
+    pub fn sparse_load(&self) -> Load {
+        Load::start(self.sidecar.inbound, 1, SPARSE_PAUSE, HEAVY_BYTES)
     }
 
     /// Bytes of the spool's files.
