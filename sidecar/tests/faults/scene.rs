@@ -9,6 +9,7 @@ use super::receiver::{Fault, Receiver, Weather};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::{Report, Verdict};
+use testimony_sidecar::spool::format::acks::{Acks, read};
 
 /// Clients of each run.
 pub const CLIENTS: usize = 4;
@@ -139,16 +140,16 @@ impl Scene {
         Outcome { count, report, asked, folder: self.folder.clone(), log: self.sidecar.log(), export }
     }
 
-    /// Waits until nothing waits in memory and nothing more comes: what earlier processes left may still be read.
+    /// Waits until nothing waits in memory, what earlier processes left is told, and nothing more comes.
     fn settle(&self) {
         let (mut last, mut since) = (self.sink.requests(), Instant::now());
-        let end = since + DEADLINE;
-        while Instant::now() < end {
+        while since.elapsed() < DEADLINE {
             let now = self.sink.requests();
             if now != last {
                 (last, since) = (now, Instant::now());
             }
-            if since.elapsed() > QUIET && self.sidecar.metric("testimony_export_queue_bytes") == 0 {
+            let is_quiet = since.elapsed() > QUIET && self.sidecar.metric("testimony_export_queue_bytes") == 0;
+            if is_quiet && all_is_told(&self.spool_folder()) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -208,6 +209,25 @@ fn spool(folder: &Path, limit_bytes: u64) -> String {
     std::fs::create_dir_all(&key).expect("a folder");
     let (spool, key) = (spool.display(), key.display());
     format!("spool: {{dir: '{spool}', keyDir: '{key}', bytesMax: {limit_bytes}}}")
+}
+
+/// Whether the newest process has told, durably, what each process before it left.
+fn all_is_told(spool: &Path) -> bool {
+    let folders = std::fs::read_dir(spool).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+    let mut folders: Vec<_> =
+        folders.filter_map(|entry| Some((entry.metadata().ok()?.created().ok()?, entry))).collect();
+    folders.sort_by_key(|(created, _)| *created);
+    let Some((_, newest)) = folders.pop() else { return true };
+    let log = format!("acks-{}", newest.file_name().display());
+    folders.iter().all(|(_, folder)| {
+        let files = std::fs::read_dir(folder.path()).into_iter().flatten().flatten();
+        let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with(&log));
+        let mut acks = Acks::default();
+        let read =
+            logs.filter_map(|file| std::fs::read(file.path()).ok()).filter(|bytes| read(bytes, &mut acks).is_ok());
+        // A folder that is gone meanwhile is done with.
+        read.count() > 0 && acks.recovered || !folder.path().exists()
+    })
 }
 
 /// What vanishes meanwhile counts as nothing.
