@@ -103,6 +103,26 @@ impl Scene {
         bytes_below(&self.spool_folder())
     }
 
+    /// Waits until nothing more comes into the spool.
+    pub fn until_the_spool_rests(&self) {
+        let (mut last, mut since) = (self.spool_bytes(), Instant::now());
+        self.sidecar.until("the spool rests", |_| {
+            let now = self.spool_bytes();
+            if now != std::mem::replace(&mut last, now) {
+                since = Instant::now();
+            }
+            since.elapsed() > QUIET
+        });
+    }
+
+    /// Ends without a count: the test made its own.
+    pub fn leave(mut self) {
+        let status = self.sidecar.terminate();
+        assert!(status.success(), "{}: the sidecar ended with {status}\n{}", self.name, self.sidecar.log());
+        // Only tidiness: cargo's folder for tests may keep it.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+
     /// The folder of the spool.
     pub fn spool_folder(&self) -> PathBuf {
         self.folder.join("spool")
