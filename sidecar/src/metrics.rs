@@ -49,7 +49,7 @@ definitions! {
     REFUSED: "counter", "testimony_refused_total", ["reason"], "Exchanges and connections that were refused";
     EXPORT_RECORDS: "counter", "testimony_export_records_total", ["sink"], "Records that a sink acknowledged";
     EXPORT_REQUESTS: "counter", "testimony_export_requests_total", ["sink", "result"], "Export requests, by what became of them: success, partial, retry, parked or refused";
-    EXPORT_LOST: "counter", "testimony_export_lost_records_total", ["sink", "reason"], "Records that a sink will never have; each is declared in a gap or a hole";
+    EXPORT_LOST: "counter", "testimony_export_lost_records_total", ["sink", "reason"], "Records that a sink will never have; each is declared in a gap or a hole, unless the log says that it cannot be";
     EXPORT_UNDELIVERED: "counter", "testimony_export_undelivered_records_total", ["sink"], "Records that still waited when the sidecar or the sink went";
     EXPORT_QUEUE_BYTES: "gauge", "testimony_export_queue_bytes", ["sink"], "Encoded bytes that wait for a sink";
     EXPORT_OLDEST: "gauge", "testimony_export_oldest_seconds", ["sink"], "Age of the oldest record that a sink has not acknowledged";

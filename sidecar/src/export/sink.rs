@@ -114,6 +114,9 @@ impl SinkTask {
         for (stream, range) in due.lost {
             self.queue.lose_range(stream, range);
         }
+        if due.untold > 0 {
+            self.queue.count_lost(due.untold, LossReason::SpoolDamaged);
+        }
         if due.batches.is_empty() {
             source.done(due.ends);
             return true;

@@ -165,7 +165,7 @@ impl SinkQueue {
         }
     }
 
-    /// Counts exchanges that were never sealed.
+    /// Counts what no hole tells of: exchanges that were never sealed, and what the spool has lost with its hashes.
     pub(super) fn count_lost(&self, records: u64, reason: LossReason) {
         self.metrics.lost(reason, records);
         let mut state = self.lock();

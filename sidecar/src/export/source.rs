@@ -2,7 +2,7 @@
 
 use super::seals::{Mark, Seals};
 use super::{Batch, REQUEST_BYTES_MAX};
-use crate::spool::{Boot, Durable, FolderReader, Place, Read, ReadBlock, SpoolHandle};
+use crate::spool::{Boot, Durable, FolderReader, Place, Read, ReadBlock, ReadError, SpoolHandle, Untold};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +15,10 @@ use tokio::time::Instant;
 
 /// A folder that cannot be read now is tried again after this.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// What the disk does not give is tried so often, one after the other; then it counts as lost, so that the rest can go: a
+/// minute, which is longer than a disk is busy, and shorter than the spool needs to fill.
+const UNREADABLE_TRIES_MAX: u32 = 6;
 
 /// Names of streams that are kept; a stream lives a day.
 const NAMES_MAX: usize = 64;
@@ -37,6 +41,8 @@ pub(super) struct Source {
 struct Folder {
     reader: Option<FolderReader>,
     again: Option<Instant>,
+    /// Tries that the disk answered with nothing, since it last gave something.
+    unreadable: u32,
 }
 
 /// What was read.
@@ -45,6 +51,8 @@ pub(super) struct Due {
     pub(super) batches: Vec<Batch>,
     /// Records that cannot be read any more, by stream.
     pub(super) lost: Vec<(Arc<StreamId>, Range)>,
+    /// And so many entries more, for which no hole can stand.
+    pub(super) untold: u64,
     /// Where it ends, by process.
     pub(super) ends: BTreeMap<Boot, Place>,
 }
@@ -72,9 +80,11 @@ impl Source {
                         due.ends.insert(boot, block.end());
                         self.batches(&block, &mut due.batches);
                     }
-                    Read::Lost { to, leaves, problem, .. } => {
+                    Read::Lost { to, leaves, untold, problem, .. } => {
                         tracing::error!(sink = %self.sink, %boot, problem, "records of the spool cannot be sent");
                         due.ends.insert(boot, to);
+                        due.untold = due.untold.saturating_add(untold.entries);
+                        self.tell(&untold);
                         for (stream, range) in leaves {
                             due.lost.push((self.name(&stream), range));
                         }
@@ -127,8 +137,12 @@ impl Source {
             folder.again = Some(Instant::now() + AGAIN / 100);
             return None;
         };
+        let is_last_try = folder.unreadable.saturating_add(1) >= UNREADABLE_TRIES_MAX;
         let (reader, read) = tokio::task::spawn_blocking(move || {
-            let read = reader.read();
+            let read = match reader.read() {
+                Err(ReadError::Unreadable(_)) if is_last_try => reader.give_up().map_or_else(|| reader.read(), Ok),
+                read => read,
+            };
             (reader, read)
         })
         .await
@@ -136,12 +150,29 @@ impl Source {
         let folder = self.folders.entry(boot).or_default();
         folder.reader = Some(reader);
         match read {
-            Ok(read) => Some(read),
+            Ok(read) => {
+                folder.unreadable = 0;
+                Some(read)
+            }
             Err(error) => {
+                // A segment that is locked waits for its key, however long.
+                let is_unreadable = matches!(error, ReadError::Unreadable(_));
+                folder.unreadable = folder.unreadable.saturating_add(u32::from(is_unreadable));
                 tracing::warn!(sink = %self.sink, %boot, %error, "the spool cannot be read now");
                 folder.again = Some(Instant::now() + AGAIN);
                 None
             }
+        }
+    }
+
+    fn tell(&self, untold: &Untold) {
+        let (sink, entries) = (&self.sink, untold.entries);
+        if entries > 0 {
+            tracing::error!(%sink, entries, "entries are gone with their hashes: no hole can stand for them");
+        }
+        for (stream, seqs) in &untold.leaves {
+            let (from, to) = (seqs.start, seqs.end);
+            tracing::error!(%sink, %stream, from, to, "the records that are gone are among these");
         }
     }
 
@@ -202,5 +233,106 @@ impl Run {
             last_unix_nanos: self.last_ns,
             seals: Some(Seals::new(self.stream, self.marks.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::{Class, Entry, Kind, Limits, Settings, SinkRule, Spool};
+    use std::path::{Path, PathBuf};
+    use testimony_core::evidence::merkle;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn folder(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("testimony-source-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder");
+        path
+    }
+
+    fn start(folder: &Path, key: &str, boot: u8) -> Spool {
+        let key_folder = folder.join(key);
+        std::fs::create_dir_all(&key_folder).expect("a folder");
+        let settings = Settings {
+            folder: folder.join("disk"),
+            key_folder,
+            limit_bytes: crate::spool::LIMIT_BYTES_MIN,
+            limits: Limits::default(),
+            boot: Boot([boot; 16]),
+            recovery: None,
+            now_unix_nanos: || 1,
+        };
+        Spool::start(settings, &[SinkRule { name: "a".to_owned(), required: true }]).expect("a spool").0
+    }
+
+    /// Puts so many records of a stream that is new, and so into a segment of its own; returns when they are durable.
+    async fn put(spool: &SpoolHandle, thread: u32, records: u64) {
+        let sid = format!("c/n/p/{}-{thread}-0", spool.boot()).parse().expect("a name");
+        let stream = spool.inbox().add_stream(sid, 0);
+        let mut last = Place::default();
+        for seq in 0..records {
+            let mut permit = spool.inbox().reserve(Class::Ordinary, 100).expect("room");
+            let entry = Entry::new(stream, Kind::Exchange, seq, merkle::leaf(b"record"), 1);
+            last = permit.push(entry, b"record").expect("in order");
+        }
+        assert!(spool.inbox().wait_durable(last, PATIENCE).await);
+    }
+
+    fn records(due: &Due) -> u32 {
+        due.batches.iter().map(|batch| batch.records).sum()
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_never_gives_counts_as_lost_after_some_tries_and_the_rest_is_sent() {
+        let folder = folder("unreadable");
+        let spool = start(&folder, "key", 1);
+        let handle = spool.handle().clone();
+        put(&handle, 0, 10).await;
+        put(&handle, 1, 5).await;
+        let first = folder.join("disk").join(handle.boot().to_string()).join(format!("{:020}.seg", 0));
+        std::fs::rename(&first, first.with_extension("gone")).expect("a segment");
+        tokio::time::pause();
+        let mut source = Source::new(handle.clone(), "a".into());
+        let mut tries = Vec::new();
+        let due = loop {
+            tries.push(Instant::now());
+            match source.read().await {
+                Some(due) => break due,
+                None => source.changed().await,
+            }
+        };
+        assert_eq!(tries.len(), UNREADABLE_TRIES_MAX as usize);
+        assert!(tries.windows(2).all(|pair| pair[1] - pair[0] >= AGAIN), "{tries:?}");
+        assert_eq!((due.untold, due.lost.len(), records(&due)), (10, 0, 5));
+        assert_eq!(due.ends.get(&handle.boot()).map(|end| end.number()), Some(15));
+        drop(spool);
+        std::fs::remove_dir_all(&folder).expect("the folder goes");
+    }
+
+    #[tokio::test]
+    async fn d5_a_segment_that_is_locked_waits_for_its_key_however_long() {
+        let folder = folder("locked");
+        let before = start(&folder, "key", 1);
+        let boot = before.handle().boot();
+        put(before.handle(), 0, 10).await;
+        drop(before);
+        let spool = start(&folder, "other-key", 2);
+        let mut adopted = spool.handle().adopted();
+        adopted.wait_for(|count| *count == 1).await.expect("it runs");
+        let mut source = Source::new(spool.handle().clone(), "a".into());
+        // The spool hears of the sink within a moment.
+        while spool.handle().reader(boot, "a").is_none() {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::pause();
+        for _ in 0..3 * UNREADABLE_TRIES_MAX {
+            assert!(source.read().await.is_none(), "nothing opens it");
+            let folder = source.folders.get(&boot).expect("a folder");
+            assert!(folder.reader.is_some() && folder.again.is_some() && folder.unreadable == 0, "it was tried");
+            tokio::time::advance(AGAIN).await;
+        }
+        drop(spool);
+        std::fs::remove_dir_all(&folder).expect("the folder goes");
     }
 }

@@ -10,6 +10,7 @@ mod boots;
 pub mod disk;
 mod entry;
 pub mod format;
+mod gone;
 mod handle;
 mod inbox;
 pub mod keys;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use boots::{Boot, BootError, Boots, Predecessor};
 pub use entry::{Block, Entry, Kind, StreamNumber};
+pub use gone::Untold;
 pub use handle::{Event, Found, LockedSegment, SpoolHandle, Stats};
 pub use inbox::{Class, Inbox, Limits, Permit, PushError, Refusal};
 pub use page::THREADS_MAX as COUNTED_THREADS_MAX;

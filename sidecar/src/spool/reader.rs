@@ -5,6 +5,7 @@ use super::entry::{Block, Entry};
 use super::format::frame::Decoder;
 use super::format::header::Header;
 use super::format::{FormatError, Problem};
+use super::gone::{self, Untold};
 use super::position::Place;
 use super::recover::walk::{Step, Walk};
 use super::shelf::{self, Segment, Shared, Spot};
@@ -19,7 +20,7 @@ pub enum ReadError {
     /// The pod's key does not open the segment: see [`super::Shelf::unlock`].
     #[error("segment {0} was written under another pod key; only the operator's recovery key opens it")]
     Locked(u64),
-    /// The disk gave nothing, several times. [`Reader::give_up`] goes on behind the segment.
+    /// The disk does not give it, after several tries. [`Reader::give_up`] goes on behind what it does not give.
     #[error("the disk does not give segment {0}")]
     Unreadable(u64),
 }
@@ -37,6 +38,8 @@ pub enum Read {
         to: Place,
         /// By stream, the leaves, as far as they are known.
         leaves: Vec<(StreamId, Range)>,
+        /// And those that are not.
+        untold: Untold,
         /// Why.
         problem: String,
     },
@@ -161,6 +164,10 @@ impl<F: Files> Reader<F> {
             if frame_end <= self.at {
                 continue;
             }
+            if whole == Err(Problem::Unreadable.into()) {
+                self.here = None;
+                return Err(ReadError::Unreadable(number));
+            }
             let (hash, frame) = (here.segment.header_hash, here.walk.frame_bytes());
             let opened = whole.and_then(|()| self.decoder.open(&clear, &key, hash, frame));
             let header = here.segment.header.clone();
@@ -179,15 +186,24 @@ impl<F: Files> Reader<F> {
         }
     }
 
-    /// Goes on behind a segment that the disk does not give.
+    /// Goes on behind what the disk does not give: before the next frame of the segment that it gives, else behind the
+    /// segment. `None`: it gives what stands next.
     pub fn give_up(&mut self) -> Option<Read> {
         let Spot::In(segment) = self.shared.find(self.at) else { return None };
         self.here = None;
-        Some(self.lost(segment.end(), Vec::new(), format!("the disk does not give segment {}", segment.number())))
+        let next = match self.shared.find(segment.end()) {
+            Spot::In(next) => Some(next.header),
+            // What stood between is gone, too, or nothing follows: nobody knows what this segment alone lacks.
+            Spot::Gone(_) | Spot::End => None,
+        };
+        let gone = gone::from(&self.files, &segment, self.at, next.as_deref());
+        let problem = format!("the disk does not give segment {}", segment.number());
+        let (from, to) = (std::mem::replace(&mut self.at, gone.to), gone.to);
+        (from < to).then_some(Read::Lost { from, to, leaves: gone.leaves, untold: gone.untold, problem })
     }
 
     fn lost(&mut self, to: Place, leaves: Vec<(StreamId, Range)>, problem: String) -> Read {
         let from = std::mem::replace(&mut self.at, to);
-        Read::Lost { from, to, leaves, problem }
+        Read::Lost { from, to, leaves, untold: Untold::default(), problem }
     }
 }

@@ -6,8 +6,8 @@ use super::sinks::nothing_is_lost;
 
 /// The smallest spool that there can be, in bytes.
 const SMALL_SPOOL_BYTES: u64 = 16 * 1024 * 1024;
-/// Exchanges that found no place in the spool.
-const NOT_SEALED: &str = "testimony_export_lost_records_total";
+/// What the sink never gets: exchanges that found no place in the spool, records that cannot be read.
+const LOST: &str = "testimony_export_lost_records_total";
 /// Exchanges with a record.
 const RECORDED: &str = "testimony_records_total";
 /// Requests of each part.
@@ -26,16 +26,16 @@ fn sp_3_a_full_spool_loses_only_what_a_gap_declares_and_takes_records_again_once
     let scene = Scene::with_spool("full", SMALL_SPOOL_BYTES);
     scene.sink.down();
     let load = scene.heavy_load();
-    scene.sidecar.until("the spool refuses records", |sidecar| sidecar.metric(NOT_SEALED) > 0);
+    scene.sidecar.until("the spool refuses records", |sidecar| sidecar.metric(LOST) > 0);
     scene.more(&load, REQUESTS);
     assert!(scene.spool_bytes() <= SMALL_SPOOL_BYTES, "{} bytes are used", scene.spool_bytes());
     scene.sink.up();
     // More than what was let in while it was full, now and then.
     let target = scene.sidecar.metric(RECORDED) + REQUESTS;
     scene.sidecar.until("records are taken again", |sidecar| sidecar.metric(RECORDED) > target);
-    let refused = scene.sidecar.metric(NOT_SEALED);
+    let refused = scene.sidecar.metric(LOST);
     scene.more(&load, REQUESTS);
-    assert_eq!(scene.sidecar.metric(NOT_SEALED), refused, "there is room");
+    assert_eq!(scene.sidecar.metric(LOST), refused, "there is room");
     let outcome = scene.end(load);
     outcome.check_counts();
     gaps_only(&outcome, &["spool_full"]);
@@ -82,4 +82,24 @@ fn ex_1_a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
     scene.more(&load, REQUESTS);
     scene.sidecar.shim.fail(Operation::Read, 0);
     nothing_is_lost(&scene.end(load));
+}
+
+/// The parts in clear of its frames can be read, so that holes can stand for the records.
+#[test]
+fn g2_what_the_disk_never_gives_is_told_as_holes_and_the_rest_arrives() {
+    let scene = Scene::start("unreadable");
+    let load = scene.sparse_load();
+    scene.sidecar.until("something arrives", |_| scene.sink.exchanges() > 0);
+    scene.sidecar.shim.fail(Operation::LongRead, 1);
+    scene.sidecar.until("it is given up", |sidecar| sidecar.metric(LOST) > 0);
+    scene.sidecar.shim.fail(Operation::LongRead, 0);
+    let before = scene.sink.exchanges();
+    scene.sidecar.until("something arrives", |_| scene.sink.exchanges() > before);
+    let outcome = scene.end(load);
+    outcome.check_counts();
+    gaps_only(&outcome, &[]);
+    outcome.check("something is lost", !outcome.count.lost.is_empty());
+    outcome.check("each one is in a hole", outcome.count.in_holes >= outcome.count.lost.len() as u64);
+    let last = outcome.asked.iter().max_by_key(|one| one.sent).expect("requests");
+    outcome.check("the last one is there", !outcome.count.lost.contains(&last.path));
 }

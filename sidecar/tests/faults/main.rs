@@ -9,6 +9,7 @@ mod clock;
 mod disk;
 mod export;
 mod kills;
+mod large;
 mod nodes;
 mod oracle;
 mod oracle_tests;

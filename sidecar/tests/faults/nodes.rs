@@ -2,14 +2,18 @@
 //! counter page is as old as it may be, and the kernel's boot id is another one. The pod's key is kept here, so that what
 //! remains can be read; in a pod it goes with the node, and the segments stay locked: there is no recovery key of the operator yet.
 
-use super::kills::{kills, wait};
+use super::kills::{Kill, SERVED, kill, kills, only_what_is_young_is_lost, wait};
 use super::scene::{CLIENTS, Outcome, Scene};
 use super::wire::Chance;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use testimony_core::evidence::verify::Verdict;
+use testimony_sidecar::spool::Boot;
+use testimony_sidecar::spool::disk::Folder;
+use testimony_sidecar::spool::keys::Keys;
+use testimony_sidecar::spool::recover::{Unreadable, scan};
 
 /// Name of the counter page's file, and where it has the kernel's boot id, in bytes.
 const PAGE: &str = "counters";
@@ -25,11 +29,16 @@ struct Node {
     pages: BTreeMap<PathBuf, Vec<u8>>,
     /// How long files were when the node came back, in bytes: what was read from the disk then stays there.
     settled: BTreeMap<PathBuf, u64>,
+    /// Folders of processes that are dead: nothing more comes into them.
+    dead: BTreeSet<PathBuf>,
+    /// By stream, how many records were durable when its process died.
+    durable: BTreeMap<String, u64>,
 }
 
 impl Node {
     fn of(scene: Scene, chance: Chance) -> Self {
-        Self { scene, chance, pages: BTreeMap::new(), settled: BTreeMap::new() }
+        let (pages, settled, dead, durable) = Default::default();
+        Self { scene, chance, pages, settled, dead, durable }
     }
 
     /// The disk has the counter pages as they are now, and may get nothing newer.
@@ -39,9 +48,10 @@ impl Node {
     }
 
     /// It dies and comes back.
-    fn die(&mut self) {
-        self.scene.sidecar.kill_all();
+    fn die(&mut self) -> Kill {
+        let kill = kill(|| self.scene.sidecar.kill_all());
         let synced = self.scene.sidecar.shim.synced();
+        self.note_durable(&synced);
         for path in files_below(&self.scene.spool_folder()) {
             if is_page(&path) {
                 if self.settled.insert(path.clone(), 0).is_some() {
@@ -61,6 +71,30 @@ impl Node {
             }
         }
         self.scene.sidecar.start();
+        kill
+    }
+
+    /// How many records are durable, from a copy in which nothing stands but what was synced.
+    fn note_durable(&mut self, synced: &BTreeMap<u64, u64>) {
+        let copy = self.scene.spool_folder().with_extension("synced");
+        for folder in folders_in(&self.scene.spool_folder()) {
+            let boot = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Boot>().ok());
+            let Some(boot) = boot.filter(|_| self.dead.insert(folder.clone())) else { continue };
+            fs::create_dir_all(&copy).expect("a folder");
+            for path in files_below(&folder).into_iter().filter(|path| !is_page(path)) {
+                let to = copy.join(path.file_name().expect("a name"));
+                fs::copy(&path, &to).expect("a copy");
+                let data = path.metadata().expect("a file");
+                let length = synced.get(&data.ino()).copied().unwrap_or(0).min(data.len());
+                open(&to).set_len(length).expect("shorter");
+            }
+            // Sizes stand in the clear: any key will do.
+            let keys = Keys::with_pod_key([0; 32], None);
+            let found = scan(Folder::new(&copy), &keys, boot, boot, Unreadable::Damaged).expect("a folder");
+            let sizes = found.report.streams.iter().map(|(sid, stream)| (sid.to_string(), stream.size()));
+            self.durable.extend(sizes);
+            fs::remove_dir_all(&copy).expect("it goes");
+        }
     }
 
     /// Of what is beyond `synced` a part remains, and the end of that may be anything.
@@ -93,20 +127,48 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     below.collect()
 }
 
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.filter(|path| path.is_dir()).collect()
+}
+
+/// Whatever was durable when its process died has come.
+fn everything_durable_is_delivered(outcome: &Outcome, durable: &BTreeMap<String, u64>) {
+    let came: BTreeSet<(String, u64)> = outcome.rows().map(|row| (row.sid, row.seq)).collect();
+    let places = durable.iter().flat_map(|(sid, size)| (0..*size).map(|seq| (sid.clone(), seq)));
+    let missing: Vec<(String, u64)> = places.filter(|place| !came.contains(place)).take(20).collect();
+    let count: u64 = durable.values().sum();
+    println!("figure: {count} records of {} streams were durable when their process died", durable.len());
+    outcome.check("something was durable", count > 0);
+    outcome.check(&format!("everything durable is delivered, not so: {missing:?}"), missing.is_empty());
+}
+
 /// Some nodes die under load; what it came to.
 fn nodes_die(scene: Scene, chance: Chance) -> Outcome {
     let mut node = Node::of(scene, chance);
     node.scene.allow_bounds();
     let load = node.scene.load();
-    for _ in 0..kills() {
+    let mut killed = Vec::new();
+    for round in 0..kills() {
         node.scene.more(&load, CLIENTS as u64);
         node.write_pages_back();
+        // What is durable then is nowhere else.
+        let is_away = round % 2 == 0;
+        if is_away {
+            node.scene.sink.down();
+            node.scene.more(&load, SERVED);
+        }
         wait(&mut node.chance);
-        node.die();
-        node.scene.more(&load, CLIENTS as u64);
+        killed.push(node.die());
+        if is_away {
+            node.scene.sink.up();
+        }
+        node.scene.more(&load, SERVED);
     }
     let outcome = node.scene.end(load);
+    everything_durable_is_delivered(&outcome, &node.durable);
     outcome.check_counts();
+    only_what_is_young_is_lost(&outcome, &killed);
     let (lost, declared) = (outcome.count.lost.len() as u64, outcome.count.declared());
     println!("figure: {} nodes died: {lost} lost, at least {declared} declared", kills());
     outcome.check("what is lost stands in a gap with bounds", outcome.rows().any(|row| row.is_bound()));

@@ -238,7 +238,8 @@ fn places<'a>(rows: &'a [Row], out: &mut Count) -> BTreeMap<(&'a str, u64), &'a 
     places
 }
 
-/// Whether what is lost is what is declared.
+/// Whether what is lost is what is declared. Gaps with bounds declare the least: where there are some, whoever counts has to
+/// show that nothing is lost but what may be (`nodes.rs`).
 fn weigh(out: &mut Count, inexact: bool) {
     let (lost, declared) = (out.lost.len() as u64, out.declared());
     if declared + out.in_holes < lost && !inexact {

@@ -14,6 +14,8 @@ const MAP_SHARED: c_int = 1;
 const NANOS: i64 = 1_000_000_000;
 const CONTROL_BYTES: usize = 512 * 1024;
 const SYNCED_FILES: usize = 30_000;
+/// A read of more bytes is a long one.
+const LONG_READ_BYTES: usize = 2048;
 /// Where `struct stat` has inode and length, in words of 64 bits, on both architectures.
 const STAT_INODE: usize = 1;
 const STAT_LENGTH: usize = 6;
@@ -52,10 +54,10 @@ pub struct Timespec {
 #[repr(C)]
 struct Control {
     clock_ns: AtomicI64,
-    /// Of syncs, writes, reads: every so many fails; 0: none.
-    every: [AtomicU64; 3],
-    calls: [AtomicU64; 3],
-    failed: [AtomicU64; 3],
+    /// Of syncs, writes, reads, long reads: every so many fails; 0: none.
+    every: [AtomicU64; 4],
+    calls: [AtomicU64; 4],
+    failed: [AtomicU64; 4],
     /// Of the files below the folder: inode and length when they were last synced. Inode 0: free.
     synced: [[AtomicU64; 2]; SYNCED_FILES],
 }
@@ -65,6 +67,7 @@ enum Operation {
     Sync,
     Write,
     Read,
+    LongRead,
 }
 
 unsafe extern "C" {
@@ -127,6 +130,10 @@ fn fails(operation: Operation, fd: c_int) -> bool {
     let fails = (control.calls[at].fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every);
     control.failed[at].fetch_add(u64::from(fails), Ordering::Relaxed);
     fails
+}
+
+fn reading_fails(fd: c_int, length: usize) -> bool {
+    fails(Operation::Read, fd) || length > LONG_READ_BYTES && fails(Operation::LongRead, fd)
 }
 
 fn fail(error: c_int) -> c_int {
@@ -211,7 +218,7 @@ pub unsafe extern "C" fn pwrite64(fd: c_int, from: *const c_void, length: usize,
 /// As `read(2)`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn read(fd: c_int, to: *mut c_void, length: usize) -> isize {
-    if fails(Operation::Read, fd) {
+    if reading_fails(fd, length) {
         return fail(EIO) as isize;
     }
     unsafe { syscall(number::READ, fd, to, length) as isize }
@@ -221,7 +228,7 @@ pub unsafe extern "C" fn read(fd: c_int, to: *mut c_void, length: usize) -> isiz
 /// As `pread(2)`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pread64(fd: c_int, to: *mut c_void, length: usize, offset: i64) -> isize {
-    if fails(Operation::Read, fd) {
+    if reading_fails(fd, length) {
         return fail(EIO) as isize;
     }
     unsafe { syscall(number::PREAD, fd, to, length, offset) as isize }

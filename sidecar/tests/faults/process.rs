@@ -129,6 +129,30 @@ impl Sidecar {
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
+    /// Peak of the worker's resident memory since it started, in KiB.
+    pub fn memory_peak_kib(&self) -> u64 {
+        let pid = self.worker().expect("a worker");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Waits until a number has come so far; however long, if only it grows.
+    pub fn until_it_grows_to(&self, what: &str, target: u64, mut number: impl FnMut() -> u64) {
+        let (mut last, mut end) = (0, Instant::now() + DEADLINE);
+        loop {
+            let now = number();
+            if now >= target {
+                return;
+            }
+            if now > last {
+                (last, end) = (now, Instant::now() + DEADLINE);
+            }
+            assert!(Instant::now() < end, "not in time: {what}: {now} of {target}\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits for a condition.
     pub fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let end = Instant::now() + DEADLINE;

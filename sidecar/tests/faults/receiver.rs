@@ -1,5 +1,6 @@
 //! A sink: an OTLP receiver over HTTP that fails as it is told to, and keeps what it took.
 
+use super::client::NAME_BYTES;
 use super::process::{DEADLINE, free_port};
 use super::wire::{Chance, Message};
 use flate2::read::GzDecoder;
@@ -8,7 +9,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,6 +89,8 @@ struct Inner {
     taken: Vec<ExportLogsServiceRequest>,
     seen: BTreeMap<Fault, u64>,
     exchanges: u64,
+    /// Instead of all that was taken: names of exchanges, and what gaps say.
+    names: Option<(BTreeSet<String>, BTreeMap<String, u64>)>,
 }
 
 impl Receiver {
@@ -95,7 +98,7 @@ impl Receiver {
     pub fn start() -> Self {
         let address = free_port();
         let weather = Weather::Always(Fault::None);
-        let inner = Inner { weather, taken: Vec::new(), seen: BTreeMap::new(), exchanges: 0 };
+        let inner = Inner { weather, taken: Vec::new(), seen: BTreeMap::new(), exchanges: 0, names: None };
         let inner = Arc::new(Mutex::new(inner));
         let receiver = Self { address, inner, listens: Arc::default() };
         receiver.up();
@@ -134,6 +137,26 @@ impl Receiver {
     /// From now on.
     pub fn set(&self, weather: Weather) {
         self.inner.lock().expect("lock").weather = weather;
+    }
+
+    /// From now on nothing is kept but the names of exchanges: for more records than memory has room for.
+    pub fn keep_names_only(&self) {
+        self.inner.lock().expect("lock").names = Some(Default::default());
+    }
+
+    /// How many exchanges came, each counted once.
+    pub fn names(&self) -> u64 {
+        self.inner.lock().expect("lock").names.as_ref().map_or(0, |(names, _)| names.len() as u64)
+    }
+
+    /// Whether this exchange came.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.inner.lock().expect("lock").names.as_ref().is_some_and(|(names, _)| names.contains(name))
+    }
+
+    /// How many exchanges gaps count, each gap counted once.
+    pub fn in_gaps(&self) -> u64 {
+        self.inner.lock().expect("lock").names.as_ref().map_or(0, |(_, gaps)| gaps.values().sum())
     }
 
     /// How often each fault has struck.
@@ -226,11 +249,33 @@ fn half(mut request: ExportLogsServiceRequest) -> (ExportLogsServiceRequest, i64
 fn keep(shared: &Mutex<Inner>, request: ExportLogsServiceRequest) {
     let scopes = request.resource_logs.iter().flat_map(|logs| &logs.scope_logs);
     let bodies = scopes.flat_map(|scope| &scope.log_records).filter_map(|record| record.body.as_ref()?.value.as_ref());
-    let exchange = |value: &&Value| matches!(value, Value::StringValue(body) if body.contains(r#""typ":"exchange""#));
-    let exchanges = bodies.filter(exchange).count() as u64;
+    let bodies = bodies.filter_map(|value| match value {
+        Value::StringValue(body) => Some(body.as_str()),
+        _ => None,
+    });
     let mut inner = shared.lock().expect("lock");
-    inner.exchanges += exchanges;
-    inner.taken.push(request);
+    for body in bodies {
+        let is_exchange = body.contains(r#""typ":"exchange""#);
+        inner.exchanges += u64::from(is_exchange);
+        if let Some((names, gaps)) = &mut inner.names {
+            match (is_exchange, after(body, r#""path":""#), after(body, r#""count":""#)) {
+                (true, Some(path), _) => drop(names.insert(path.chars().take(NAME_BYTES).collect())),
+                (false, _, Some(count)) if body.contains(r#""typ":"gap""#) => {
+                    let count = count.split('"').next().and_then(|digits| digits.parse().ok()).expect("a number");
+                    gaps.insert(body.to_owned(), count);
+                }
+                _ => {}
+            }
+        }
+    }
+    if inner.names.is_none() {
+        inner.taken.push(request);
+    }
+}
+
+/// What of a record's body follows a key.
+fn after<'a>(body: &'a str, key: &str) -> Option<&'a str> {
+    body.split_once(key).map(|(_, rest)| rest)
 }
 
 fn answer(stream: &TcpStream, shared: &Mutex<Inner>, request: ExportLogsServiceRequest, rejected: i64) -> Option<()> {

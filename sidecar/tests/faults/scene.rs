@@ -10,11 +10,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::{Report, Verdict};
+use testimony_sidecar::spool::format::acks::{Acks, read};
 
 /// Clients of each run.
 pub const CLIENTS: usize = 4;
 /// Pause of a client after each request: some 1,000 requests a second, all together.
 const PAUSE: Duration = Duration::from_millis(3);
+/// Pause of the only client of a sparse load.
+const SPARSE_PAUSE: Duration = Duration::from_millis(50);
 /// Limit of the spool where a test does not fill it, in bytes.
 const SPOOL_BYTES: u64 = 256 * 1024 * 1024;
 /// What a heavy request's path is longer by: near the most that a record takes.
@@ -95,9 +98,35 @@ impl Scene {
         Load::start(self.sidecar.inbound, CLIENTS, Duration::ZERO, HEAVY_BYTES)
     }
 
+    /// One client with heavy requests and long pauses: a frame of the spool holds few records, each of more bytes than a
+    /// long read has.
+    pub fn sparse_load(&self) -> Load {
+        Load::start(self.sidecar.inbound, 1, SPARSE_PAUSE, HEAVY_BYTES)
+    }
+
     /// Bytes of the spool's files.
     pub fn spool_bytes(&self) -> u64 {
         bytes_below(&self.spool_folder())
+    }
+
+    /// Waits until nothing more comes into the spool.
+    pub fn until_the_spool_rests(&self) {
+        let (mut last, mut since) = (self.spool_bytes(), Instant::now());
+        self.sidecar.until("the spool rests", |_| {
+            let now = self.spool_bytes();
+            if now != std::mem::replace(&mut last, now) {
+                since = Instant::now();
+            }
+            since.elapsed() > QUIET
+        });
+    }
+
+    /// Ends without a count: the test made its own.
+    pub fn leave(mut self) {
+        let status = self.sidecar.terminate();
+        assert!(status.success(), "{}: the sidecar ended with {status}\n{}", self.name, self.sidecar.log());
+        // Only tidiness: cargo's folder for tests may keep it.
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 
     /// The folder of the spool.
@@ -138,16 +167,16 @@ impl Scene {
         Outcome { count, report, asked, gap_metric, folder: self.folder.clone(), log: self.sidecar.log(), export }
     }
 
-    /// Waits until nothing waits in memory and nothing more comes: what earlier processes left may still be read.
+    /// Waits until nothing waits in memory, what earlier processes left is told, and nothing more comes.
     fn settle(&self) {
         let (mut last, mut since) = (self.sink.requests(), Instant::now());
-        let end = since + DEADLINE;
-        while Instant::now() < end {
+        while since.elapsed() < DEADLINE {
             let now = self.sink.requests();
             if now != last {
                 (last, since) = (now, Instant::now());
             }
-            if since.elapsed() > QUIET && self.sidecar.metric("testimony_export_queue_bytes") == 0 {
+            let is_quiet = since.elapsed() > QUIET && self.sidecar.metric("testimony_export_queue_bytes") == 0;
+            if is_quiet && all_is_told(&self.spool_folder()) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -230,6 +259,25 @@ fn spool(folder: &Path, limit_bytes: u64) -> String {
     std::fs::create_dir_all(&key).expect("a folder");
     let (spool, key) = (spool.display(), key.display());
     format!("spool: {{dir: '{spool}', keyDir: '{key}', bytesMax: {limit_bytes}}}")
+}
+
+/// Whether the newest process has told, durably, what each process before it left.
+fn all_is_told(spool: &Path) -> bool {
+    let folders = std::fs::read_dir(spool).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+    let mut folders: Vec<_> =
+        folders.filter_map(|entry| Some((entry.metadata().ok()?.created().ok()?, entry))).collect();
+    folders.sort_by_key(|(created, _)| *created);
+    let Some((_, newest)) = folders.pop() else { return true };
+    let log = format!("acks-{}", newest.file_name().display());
+    folders.iter().all(|(_, folder)| {
+        let files = std::fs::read_dir(folder.path()).into_iter().flatten().flatten();
+        let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with(&log));
+        let mut acks = Acks::default();
+        let read =
+            logs.filter_map(|file| std::fs::read(file.path()).ok()).filter(|bytes| read(bytes, &mut acks).is_ok());
+        // A folder that is gone meanwhile is done with.
+        read.count() > 0 && acks.recovered || !folder.path().exists()
+    })
 }
 
 /// What vanishes meanwhile counts as nothing.

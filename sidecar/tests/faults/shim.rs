@@ -12,10 +12,14 @@ const CONTROL_BYTES: u64 = 512 * 1024;
 /// Where the words stand in it, in bytes.
 const CLOCK_AT: u64 = 0;
 const EVERY_AT: u64 = 8;
-const FAILED_AT: u64 = 56;
-const SYNCED_AT: usize = 80;
+const FAILED_AT: u64 = 72;
+const SYNCED_AT: usize = 104;
 /// Files of which it is known how much was synced.
 const SYNCED_FILES: usize = 30_000;
+
+/// A read of more bytes is a long one: of the content of a frame with one heavy record, and not of the part in clear of a
+/// frame with few entries.
+const LONG_READ_BYTES: usize = 2048;
 
 /// What fails.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +30,8 @@ pub enum Operation {
     Write = 1,
     /// read: EIO.
     Read = 2,
+    /// read of more than [`LONG_READ_BYTES`]: EIO.
+    LongRead = 3,
 }
 
 /// A sidecar's clock and disk.
@@ -125,6 +131,10 @@ fn the_clock_and_the_disk_of_a_process_can_be_spoiled() {
     }
     shim.fail(Operation::Read, 1);
     assert!(!read() && shim.failed(Operation::Read) == 1);
+    shim.fail(Operation::Read, 0);
+    shim.fail(Operation::LongRead, 1);
+    let read_by = |bytes: usize| run("dd", &["if=disk/file", "of=/dev/null", &format!("bs={bytes}")]).0;
+    assert_eq!((read_by(LONG_READ_BYTES), read_by(LONG_READ_BYTES + 1)), (true, false));
     shim.set_clock(-i64::MAX / 2);
     let (_, year) = run("date", &["+%Y"]);
     assert!(year.parse::<i32>().expect("a year") < 1990, "{year}");

@@ -3,6 +3,7 @@
 use super::{Disk, Files, Listed};
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes that reach a disk together or not at all.
@@ -72,6 +73,8 @@ struct State {
     /// Removed or renamed, but the folder was not synced: they may come back.
     unlinked: BTreeMap<String, SimFile>,
     faults: Vec<Fault>,
+    /// No read of these bytes succeeds any more.
+    broken: Vec<(String, Range<usize>)>,
     /// This says that it was done, and is not.
     lie: Option<Fault>,
     capacity: u64,
@@ -90,6 +93,7 @@ impl SimDisk {
             files: BTreeMap::new(),
             unlinked: BTreeMap::new(),
             faults: Vec::new(),
+            broken: Vec::new(),
             lie: None,
             capacity: u64::MAX,
             dice,
@@ -108,6 +112,11 @@ impl SimDisk {
     /// A disk that lies: what a test of tests needs.
     pub fn lie_about(&self, what: Fault) {
         self.state().lie = Some(what);
+    }
+
+    /// These bytes of a file cannot be read any more.
+    pub fn break_bytes(&self, name: &str, bytes: Range<usize>) {
+        self.state().broken.push((name.to_owned(), bytes));
     }
 
     /// No fault is due any more.
@@ -153,8 +162,7 @@ impl SimDisk {
                 files.insert(name.clone(), file.crashed(&mut dice));
             }
         }
-        let state = State { files, unlinked: BTreeMap::new(), faults: Vec::new(), lie: None, capacity: u64::MAX, dice };
-        Self(Arc::new(Mutex::new(state)))
+        state.found_by_the_next(files, dice)
     }
 
     /// The process dies, the node does not: everything written is there.
@@ -162,8 +170,7 @@ impl SimDisk {
         let state = self.state();
         let files = state.files.clone();
         let dice = state.dice.clone();
-        let state = State { files, unlinked: BTreeMap::new(), faults: Vec::new(), lie: None, capacity: u64::MAX, dice };
-        Self(Arc::new(Mutex::new(state)))
+        state.found_by_the_next(files, dice)
     }
 }
 
@@ -196,6 +203,12 @@ impl SimFile {
 }
 
 impl State {
+    fn found_by_the_next(&self, files: BTreeMap<String, SimFile>, dice: Dice) -> SimDisk {
+        let (unlinked, faults, broken) = (BTreeMap::new(), Vec::new(), self.broken.clone());
+        let state = Self { files, unlinked, faults, broken, lie: None, capacity: u64::MAX, dice };
+        SimDisk(Arc::new(Mutex::new(state)))
+    }
+
     fn used(&self) -> u64 {
         self.files.values().map(|file| file.bytes.len() as u64).sum()
     }
@@ -229,6 +242,9 @@ impl Files for SimDisk {
         let file = state.files.get(name).ok_or_else(missing)?;
         let start = usize::try_from(offset).expect("small").min(file.bytes.len());
         let end = start.saturating_add(count).min(file.bytes.len());
+        if state.broken.iter().any(|(of, bytes)| of == name && bytes.start < end && start < bytes.end) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         Ok(file.bytes[start..end].to_vec())
     }
 }

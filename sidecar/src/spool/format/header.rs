@@ -46,6 +46,9 @@ pub struct StreamStart {
 }
 
 impl Header {
+    /// From so many bytes on it is known how long a header is.
+    pub const START_BYTES: usize = LENGTH_AT + 4;
+
     /// Appends the header's bytes.
     ///
     /// # Errors
@@ -96,10 +99,7 @@ impl Header {
         if version != FORMAT_VERSION {
             return Err(Problem::Version(version).into());
         }
-        let length = cursor.length()?;
-        if !(LENGTH_AT + 8..=HEADER_BYTES_MAX).contains(&length) {
-            return Err(Problem::Length.into());
-        }
+        let length = Self::bytes_needed(bytes)?;
         let whole = bytes.get(..length).ok_or(FormatError::Short)?;
         let (content, checksum) = whole.split_last_chunk::<4>().ok_or(FormatError::Short)?;
         if crc32c::crc32c(content) != u32::from_le_bytes(*checksum) {
@@ -112,6 +112,16 @@ impl Header {
             other => other,
         })?;
         if cursor.0.is_empty() { Ok((header, length)) } else { Err(Problem::Length.into()) }
+    }
+
+    /// How many bytes a header has, from its first [`Header::START_BYTES`].
+    ///
+    /// # Errors
+    /// [`FormatError::Short`] with fewer; a length beyond its limit.
+    pub fn bytes_needed(bytes: &[u8]) -> Result<usize, FormatError> {
+        let length = Cursor(bytes.get(LENGTH_AT..).ok_or(FormatError::Short)?).length()?;
+        let is_allowed = (LENGTH_AT + 8..=HEADER_BYTES_MAX).contains(&length);
+        is_allowed.then_some(length).ok_or(Problem::Length.into())
     }
 
     fn fields(cursor: &mut Cursor<'_>) -> Result<Self, FormatError> {

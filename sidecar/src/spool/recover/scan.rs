@@ -116,7 +116,9 @@ pub fn scan<D: Disk>(
 
 fn header<F: Files>(files: &F, name: &str, boot: Boot, number: u64) -> Result<(Header, u64, Hash), FormatError> {
     let read = |count| files.read_at(name, 0, count).map_err(|_| FormatError::from(Problem::Unreadable));
-    let mut bytes = read(HEADER_BYTES_USUAL)?;
+    // What is needed may be there where what follows it is not.
+    let needed = || read(Header::bytes_needed(&read(Header::START_BYTES)?)?);
+    let mut bytes = read(HEADER_BYTES_USUAL).or_else(|_| needed())?;
     let parsed = match Header::parse(&bytes) {
         Err(FormatError::Short) => {
             bytes = read(HEADER_BYTES_MAX)?;
@@ -179,6 +181,7 @@ impl Scan {
                 }
                 Step::Frame(clear, Err(problem)) if limit.is_some() && self.follows(&header, &clear.entries) => {
                     // What follows was written after this was durable, so this is no torn end. What is gone is known.
+                    self.unreadable |= problem == Problem::Unreadable.into();
                     self.lose_frame(&segment, offset, &problem, &clear.entries);
                     segment.readable_bytes = walk.offset();
                 }

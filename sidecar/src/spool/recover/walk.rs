@@ -105,7 +105,8 @@ impl Walk {
         }
         let needed = Clear::bytes_needed(start)?;
         let clear = Clear::parse(self.fill(files, needed as u64)?, number, streams)?;
-        let rest = clear.check(self.fill(files, clear.frame_bytes as u64)?);
+        // Who has the part in clear goes on behind the frame, whether the rest can be read or not.
+        let rest = self.fill(files, clear.frame_bytes as u64).and_then(|frame| clear.check(frame));
         Ok(Some((clear, rest)))
     }
 
@@ -119,8 +120,11 @@ impl Walk {
         let allowed = self.limit.saturating_sub(self.offset);
         let count = count.min(allowed);
         if (self.from(self.offset).len() as u64) < count {
-            let wanted = usize::try_from(count.max(WINDOW_BYTES).min(allowed)).unwrap_or(usize::MAX);
-            self.window = read(files, &self.name, self.offset, wanted)?;
+            let [wanted, needed] = [count.max(WINDOW_BYTES).min(allowed), count];
+            let from_here =
+                |count: u64| read(files, &self.name, self.offset, usize::try_from(count).unwrap_or(usize::MAX));
+            // What is needed may be there where what follows it is not.
+            self.window = from_here(wanted).or_else(|_| from_here(needed))?;
             self.window_at = self.offset;
         }
         let found = self.from(self.offset);

@@ -1,10 +1,10 @@
 //! Disks that alter what was durable: told, set aside, and the rest is read.
 
-use super::rig::{Rig, keys, read_all, recover, sinks};
+use super::rig::{Rig, keys, read_all, recover, sid, sinks};
 use crate::spool::disk::Files;
 use crate::spool::keys::Keys;
 use crate::spool::recover::{Unreadable, scan};
-use crate::spool::{FIXED_RESERVE_BYTES, Fault, Place, ReadError, Reader, WriterSettings};
+use crate::spool::{FIXED_RESERVE_BYTES, Fault, Place, Read, ReadError, Reader, Untold, WriterSettings};
 
 /// Several segments, each with several frames; the first one's entries end at the returned place.
 fn segments() -> (Rig, u64) {
@@ -21,6 +21,9 @@ fn segments() -> (Rig, u64) {
     (rig, first_end.expect("a second segment"))
 }
 
+/// Bytes of a frame's part in clear: four entries.
+const CLEAR_BYTES: usize = 16 + 4 * crate::spool::format::frame::ENTRY_BYTES + 4;
+
 fn name(number: u64) -> String {
     format!("{number:020}.seg")
 }
@@ -31,7 +34,7 @@ fn a_frame_whose_content_is_damaged_is_told_with_its_leaves() {
     let disk = rig.disk.killed();
     // Within the ciphertext of the first frame.
     let header = rig.writer.shelf().segments.get(&0).expect("a segment").header_bytes;
-    let at = usize::try_from(header).expect("small") + 16 + 4 * 51 + 4 + 10;
+    let at = usize::try_from(header).expect("small") + CLEAR_BYTES + 10;
     disk.alter(&name(0), |bytes| bytes[at] ^= 1);
     let mut scanned = recover(&disk);
     let [damage] = scanned.report.damage.as_slice() else { panic!("{:?}", scanned.report.damage) };
@@ -82,6 +85,59 @@ fn a_segment_without_a_header_is_set_aside() {
     let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory"));
     assert_eq!(lost, [(first_end, second_end.number())]);
     assert_eq!(found.len() as u64, rig.given.len() as u64 - (second_end.number() - first_end));
+}
+
+/// Where the first frame of a segment begins, in bytes.
+fn first_frame(rig: &Rig, number: u64) -> usize {
+    let segment = rig.writer.shelf().segments.get(&number).expect("a segment");
+    usize::try_from(segment.header_bytes).expect("small")
+}
+
+#[test]
+fn g2_a_frame_of_which_the_disk_gives_the_part_in_clear_alone_is_lost_with_its_leaves() {
+    let (rig, _) = segments();
+    let at = first_frame(&rig, 0) + CLEAR_BYTES + 10;
+    rig.disk.break_bytes(&name(0), at..at + 1);
+    let mut reader = rig.reader(Place(0));
+    assert_eq!(reader.read(), Err(ReadError::Unreadable(0)));
+    assert_eq!(reader.position(), Place(0), "it stands where it stood");
+    let Some(Read::Lost { from, to, leaves, untold, .. }) = reader.give_up() else { panic!("nothing is lost") };
+    assert_eq!((from, to, untold), (Place(0), Place(4), Untold::default()));
+    assert_eq!(leaves, [(sid(0), rig.leaves(0, 4))]);
+    assert_eq!(reader.give_up(), None, "what follows can be read");
+    let (found, lost) = read_all(reader);
+    assert!(lost.is_empty() && found.keys().copied().eq(4..rig.given.len() as u64));
+    // The next process tells the same.
+    let disk = rig.disk.killed();
+    let retry = scan(disk.clone(), &keys(), super::rig::BOOT, super::rig::NEXT_BOOT, Unreadable::Retry);
+    assert!(retry.is_err(), "it may be there the next time");
+    let report = recover(&disk).report;
+    let [damage] = report.damage.as_slice() else { panic!("{:?}", report.damage) };
+    let [lost] = damage.lost.as_slice() else { panic!("{damage:?}") };
+    assert_eq!((damage.from, damage.to, lost.nodes.as_ref()), (Place(0), Place(4), Some(&rig.leaves(0, 4))));
+}
+
+#[test]
+fn g2_a_segment_of_which_the_disk_gives_nothing_is_lost_up_to_the_next_one() {
+    let (rig, first_end) = segments();
+    let at = first_frame(&rig, 0) + 5;
+    rig.disk.break_bytes(&name(0), at..at + 1);
+    let mut reader = rig.reader(Place(0));
+    assert_eq!(reader.read(), Err(ReadError::Unreadable(0)));
+    let Some(Read::Lost { from, to, leaves, untold, .. }) = reader.give_up() else { panic!("nothing is lost") };
+    assert_eq!((from, to, leaves), (Place(0), Place(first_end), Vec::new()));
+    let end = rig.leaves(0, usize::try_from(first_end).expect("small")).end();
+    assert_eq!(untold, Untold { entries: first_end, leaves: vec![(sid(0), 0..end)] });
+    assert!(matches!(reader.read(), Ok(Read::Block(_))));
+    // Of the last one nobody knows yet how far its streams go.
+    let (last, segment) = rig.writer.shelf().segments.last_key_value().expect("a segment");
+    let (at, first, end) = (first_frame(&rig, *last) + 5, segment.first(), segment.end());
+    rig.disk.break_bytes(&name(*last), at..at + 1);
+    reader.seek(first);
+    assert_eq!(reader.read(), Err(ReadError::Unreadable(*last)));
+    let Some(Read::Lost { to, untold, .. }) = reader.give_up() else { panic!("nothing is lost") };
+    assert_eq!((to, untold), (end, Untold { entries: end.number() - first.number(), leaves: Vec::new() }));
+    assert_eq!(reader.read(), Ok(Read::End));
 }
 
 #[test]
