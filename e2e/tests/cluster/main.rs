@@ -10,6 +10,7 @@ mod exchanges;
 mod grpc;
 mod harness;
 mod injection;
+mod leaving;
 mod objects;
 mod pods;
 mod policy;
