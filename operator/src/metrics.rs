@@ -31,10 +31,11 @@ pub struct ResultLabels {
     pub result: &'static str,
 }
 
-/// A state of pods or streams.
+/// A state of pods, streams or sinks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StateLabels {
-    /// Of pods `matched`, `injected`, `programmed`, `need_restart` or `skipped`; of streams `live` or `silent`.
+    /// Of pods `matched`, `injected`, `programmed`, `need_restart` or `skipped`; of streams `live` or `silent`;
+    /// of sinks `sent`, `failing` or `unable`.
     pub state: &'static str,
 }
 
@@ -109,6 +110,8 @@ pub struct Metrics {
     pub ledger_blocks: Family<ResultLabels, Counter>,
     /// Requests with a block to a sink: `success` or `error` (tried again).
     pub ledger_exports: Family<ResultLabels, Counter>,
+    /// Sinks that policies use: `sent` the ledger, `failing` (tried again), or `unable`: the operator cannot send it there.
+    pub ledger_sinks: Family<StateLabels, Gauge>,
     /// Heads of the ledger shown to a witness outside: `cosigned` or `error` (tried again).
     pub ledger_outside: Family<ResultLabels, Counter>,
     /// When a witness outside last cosigned the ledger, in seconds since the epoch.
@@ -146,6 +149,7 @@ impl Metrics {
             streams: Family::default(),
             ledger_blocks: Family::default(),
             ledger_exports: Family::default(),
+            ledger_sinks: Family::default(),
             ledger_outside: Family::default(),
             ledger_outside_at: Gauge::default(),
             ledger_entries: Gauge::default(),
@@ -193,6 +197,8 @@ impl Metrics {
             "Blocks of the ledger sent to a sink, by result",
             self.ledger_exports.clone(),
         );
+        let sinks = self.ledger_sinks.clone();
+        registry.register("ledger_sinks", "Sinks by whether the ledger is sent to them", sinks);
         let outside = self.ledger_outside.clone();
         registry.register("ledger_outside", "Heads of the ledger shown to a witness outside, by result", outside);
         let at = self.ledger_outside_at.clone();

@@ -73,6 +73,7 @@ fn the_page_of_the_metrics_is_the_codes() {
         streams,
         ledger_blocks,
         ledger_exports,
+        ledger_sinks,
         ledger_outside,
         ledger_outside_at: _,
         ledger_entries: _,
@@ -91,8 +92,9 @@ fn the_page_of_the_metrics_is_the_codes() {
     for family in [polls, writes, witness_requests, ledger_blocks, ledger_exports, ledger_outside, events, rollouts] {
         family.get_or_create(&ResultLabels { result: "ok" }).inc();
     }
-    pods.get_or_create(&StateLabels { state: "matched" }).inc();
-    streams.get_or_create(&StateLabels { state: "live" }).inc();
+    for (family, state) in [(pods, "matched"), (streams, "live"), (ledger_sinks, "sent")] {
+        family.get_or_create(&StateLabels { state }).inc();
+    }
     certificate_not_after.get_or_create(&CertificateLabels { certificate: "leaf" }).inc();
     let mut scraped = String::new();
     text::encode(&mut scraped, &registry).expect("text");
@@ -101,7 +103,7 @@ fn the_page_of_the_metrics_is_the_codes() {
          path `/metrics`, in the OpenMetrics format.\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n",
     );
     let found = families(&scraped);
-    assert_eq!(found.len(), 25, "{scraped}");
+    assert_eq!(found.len(), 26, "{scraped}");
     for (name, family) in found {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         page.push_str(&format!("| `{name}` | {} | {} | {} |\n", family.kind, labels.join(", "), family.help));

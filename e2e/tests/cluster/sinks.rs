@@ -1,6 +1,7 @@
 //! A sink that is down, refuses TLS or credentials, or comes late: traffic flows, and status and metric say what is wrong.
 
 use crate::certificates::Authority;
+use crate::evidence::{Evidence, findings};
 use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, marker, single};
 use crate::objects::{SELECT_SERVER, Sink, admin, in_force, metric, text};
 use crate::witness::{entries, replace, uid};
@@ -338,24 +339,59 @@ fn a_sink_that_would_give_secrets_away_is_refused_with_the_fix() -> Result<()> {
     Ok(())
 }
 
+/// A way to the test's own backend that can be closed: what the backend has stays.
+fn gate(space: &Space) -> Result<()> {
+    space.server(
+        "gate",
+        4318,
+        "image: \"{{image:toolbox}}\", command: [nc, -ll, -p, \"4318\", -e, nc, collector, \"4318\"], \
+         ports: [{containerPort: 4318}], readinessProbe: {tcpSocket: {port: 4318}, periodSeconds: 1}",
+    )
+}
+
+/// Closes the gate, or opens it again.
+fn set_gate(space: &Space, replicas: usize) -> Result<()> {
+    let replicas_are = format!("--replicas={replicas}");
+    cluster().kubectl.run(&["scale", "deployment/gate", &replicas_are, "-n", &space.name])?;
+    eventually("the gate", 60, || Ok(space.pods("gate")?.len() == replicas))?;
+    cluster().kubectl.rollout(&space.name, "deployment/gate")
+}
+
 #[test]
-fn w3_what_a_pod_leaves_undelivered_is_told_to_the_ledger() -> Result<()> {
+fn w3_v2_what_a_pod_leaves_undelivered_is_told_to_the_ledger_and_never_missing() -> Result<()> {
     let space = Space::new("abandoned")?;
     collector(&space)?;
-    let endpoint = format!("http://collector.{}.svc:4318", space.name);
+    gate(&space)?;
+    let endpoint = format!("http://gate.{}.svc:4318", space.name);
     let sink = Sink::new(&space.name, &json!({"endpoint": endpoint}))?;
     sending_to(&space, &sink)?;
     get(&space, &format!("/anything/{}", marker()))?;
     sink.delivering("True", "1 of 1")?;
     let server = uid(&space, "server")?;
 
-    cluster().kubectl.run(&["scale", "deployment/collector", "--replicas=0", "-n", &space.name])?;
-    eventually("the collector to be gone", 60, || Ok(space.pods("collector")?.is_empty()))?;
+    set_gate(&space, 0)?;
     get(&space, &format!("/anything/{}", marker()))?;
     replace(&space, "server")?;
     eventually("the ledger to know what the pod left", 2 * OPERATOR_SECONDS_MAX, || {
         let told = entries("ledger-abandoned", &server)?;
         let place = |entry: &Value, name: &str| text(entry, name).parse::<u64>().unwrap_or(0);
         Ok(told.iter().any(|entry| place(entry, "/from") < place(entry, "/to")))
-    })
+    })?;
+
+    // The next pod has what it recorded meanwhile, and delivers it.
+    set_gate(&space, 1)?;
+    let mut said = Value::Null;
+    let waited = eventually("nothing but a declared gap", RETRY_SECONDS_MAX + OPERATOR_SECONDS_MAX, || {
+        let read =
+            || cluster().kubectl.exec(&space.name, "deploy/collector", "collector", &["cat", "/data/logs.jsonl"]);
+        said = Evidence::with(&space, read)?.verified()?;
+        let allowed = |one: &Value| ["GAP", "UNCLOSED", "PENDING"].contains(&text(one, "/verdict").as_str());
+        Ok(findings(&said).iter().all(allowed))
+    });
+    waited.with_context(|| format!("{said:#}"))?;
+    let declared = |one: &&Value| text(one, "/verdict") == "GAP" && text(one, "/stream").contains(&server);
+    let declared: Vec<String> = findings(&said).iter().filter(declared).map(|one| text(one, "/message")).collect();
+    assert!(!declared.is_empty(), "{said:#}");
+    assert!(declared.iter().all(|message| message.starts_with("abandoned: ")), "{declared:#?}");
+    Ok(())
 }

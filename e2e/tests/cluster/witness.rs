@@ -1,11 +1,12 @@
 //! The operator's ledger: which pods must have a stream, which are not covered, and how far each stream had come.
 
 use crate::cli::{run, run_json};
+use crate::evidence::Evidence;
 use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, single};
 use crate::objects::{audited, text};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testimony_e2e::install::{OPERATOR_NAMESPACE, export_of};
+use testimony_e2e::install::OPERATOR_NAMESPACE;
 
 /// How long a pod may take to go in order, in seconds: its stream's end is shown within three.
 const GRACE: &str = "--grace-period=30";
@@ -30,26 +31,7 @@ pub fn entries(typ: &str, uid: &str) -> Result<Vec<Value>> {
 
 /// What `testimony verify` says of a namespace's records by roots and ledger as they are now.
 pub fn verified(space: &Space) -> Result<Value> {
-    let folder = std::env::temp_dir().join(format!("testimony-{}", space.name));
-    std::fs::create_dir_all(&folder)?;
-    let file = |name: &str, text: &str| -> Result<String> {
-        let path = folder.join(name);
-        std::fs::write(&path, text)?;
-        Ok(path.to_str().context("a path in UTF-8")?.to_owned())
-    };
-    let (code, roots) = run(&["roots"])?;
-    ensure!(code == 0, "testimony roots ends with {code}");
-    // First the ledger: what it knows must be among the records.
-    let (code, ledger) = run(&["ledger", "export"])?;
-    ensure!(code == 0, "testimony ledger export ends with {code}");
-    let (roots, ledger) = (file("roots.txt", &roots)?, file("ledger.jsonl", &ledger)?);
-    let export = file("export.jsonl", &export_of(cluster(), &space.name)?)?;
-    let scope = format!("ns={}", space.name);
-    let said = run_json(&["verify", "--roots", &roots, "--ledger", &ledger, "--scope", &scope, &export]);
-    let _ = std::fs::remove_dir_all(&folder);
-    let (code, said) = said?;
-    ensure!(said.get("exit_code").and_then(Value::as_i64) == Some(code.into()), "{code}: {said:#}");
-    Ok(said)
+    Evidence::of(space)?.verified()
 }
 
 /// The streams of a pod in what `verified` said.

@@ -1,15 +1,16 @@
 //! The ledger through the sinks: every block as OTLP log records, to each AuditSink that a policy uses and that needs no
 //! secrets. At least once, in order; blocks come from the API server, so that nothing is kept in memory.
 
+use super::receipt::receipt;
 use super::store::Store;
 use crate::index::Index;
-use crate::metrics::{Metrics, ResultLabels};
+use crate::metrics::{Metrics, ResultLabels, StateLabels};
 use crate::serve::Shutdown;
 use crate::state::State;
-use anyhow::{Context, bail};
+use anyhow::{Context, Error, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, StatusCode, header};
+use hyper::{Request, header};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
@@ -78,7 +79,7 @@ impl Exporter {
         let mut routes: BTreeMap<String, Route> = BTreeMap::new();
         let mut positions: Option<BTreeMap<String, u64>> = None;
         let mut written_at = Instant::now();
-        let mut told = BTreeSet::new();
+        let mut unable = BTreeMap::new();
         loop {
             let progress = self.progress.borrow_and_update().clone();
             if let Some(progress) = progress {
@@ -86,11 +87,12 @@ impl Exporter {
                     positions = self.store.positions().await.ok();
                 }
                 if let Some(positions) = &mut positions {
-                    self.routes(&mut routes, positions, &progress, &mut told);
+                    self.routes(&mut routes, positions, &progress, &mut unable);
                     for route in routes.values_mut() {
                         self.advance(route, &progress).await;
                         positions.insert(route.sink.name.clone(), route.next);
                     }
+                    self.show(&routes, unable.len());
                     if written_at.elapsed() >= Duration::from_secs(POSITIONS_SECONDS) {
                         written_at = Instant::now();
                         self.write(positions).await;
@@ -99,7 +101,7 @@ impl Exporter {
             }
             tokio::select! {
                 _ = self.progress.changed() => {}
-                () = tokio::time::sleep(Duration::from_secs(LOOK_SECONDS)) => {}
+                () = tokio::time::sleep_until(next_look(&routes)) => {}
                 () = shutdown.wait() => break,
             }
         }
@@ -114,16 +116,26 @@ impl Exporter {
         }
     }
 
-    /// Keeps one route for each sink as it is now.
+    /// How many sinks get the ledger, and how many do not.
+    fn show(&self, routes: &BTreeMap<String, Route>, unable: usize) {
+        let failing = routes.values().filter(|route| route.failing).count();
+        for (state, count) in [("sent", routes.len() - failing), ("failing", failing), ("unable", unable)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.metrics.ledger_sinks.get_or_create(&StateLabels { state }).set(count);
+        }
+    }
+
+    /// Keeps one route for each sink as it is now; `unable`: the sinks that none leads to, and why.
     fn routes(
         &self,
         routes: &mut BTreeMap<String, Route>,
         positions: &BTreeMap<String, u64>,
         progress: &Progress,
-        told: &mut BTreeSet<String>,
+        unable: &mut BTreeMap<String, String>,
     ) {
         let sinks = sinks(&self.state.index());
         routes.retain(|name, route| sinks.get(name) == Some(&route.sink));
+        unable.retain(|name, _| sinks.contains_key(name));
         for (name, sink) in sinks {
             if routes.contains_key(&name) {
                 continue;
@@ -132,15 +144,13 @@ impl Exporter {
                 Ok(client) => {
                     let next = positions.get(&name).copied().unwrap_or_default().min(progress.next);
                     let (retry_at, pause) = (Instant::now(), Duration::from_secs(RETRY_SECONDS));
+                    unable.remove(&name);
                     routes.insert(name, Route { sink, client, next, retry_at, pause, failing: false });
                 }
                 Err(error) => {
-                    if told.insert(name) {
-                        tracing::warn!(
-                            sink = sink.name,
-                            error = format!("{error:#}"),
-                            "the ledger is not sent to this sink"
-                        );
+                    let why = format!("{error:#}");
+                    if unable.insert(name, why.clone()).as_ref() != Some(&why) {
+                        tracing::warn!(sink = sink.name, error = why, "the ledger is not sent to this sink");
                     }
                 }
             }
@@ -179,25 +189,26 @@ impl Exporter {
     async fn send(&self, route: &Route, sid: &StreamId) -> anyhow::Result<()> {
         // Removed in between: what it said is restated in a later one.
         let Some(block) = self.store.get(route.next).await? else { return Ok(()) };
-        let body = otlp_request(&block, sid).map_err(anyhow::Error::msg)?;
+        let body = otlp_request(&block, sid).map_err(Error::msg)?;
         let request = Request::post(url(&route.sink.endpoint))
             .header(header::CONTENT_TYPE, "application/x-protobuf")
             .body(Full::new(Bytes::from(body)))?;
         let exchange = async {
             let answer = route.client.request(request).await?;
             let (status, body) = (answer.status(), answer.into_body());
-            let body =
-                Limited::new(body, ANSWER_BYTES_MAX).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            Ok::<_, anyhow::Error>((status, body))
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.ok();
+            Ok::<_, Error>((status, body.map(|body| body.to_bytes())))
         };
         let deadline = Duration::from_secs(REQUEST_SECONDS_MAX);
         let (status, body) = tokio::time::timeout(deadline, exchange).await.context("no answer in time")??;
-        if status != StatusCode::OK && status != StatusCode::ACCEPTED && status != StatusCode::NO_CONTENT {
-            let text: String = String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).take(200).collect();
-            bail!("{status}: {text}");
-        }
-        Ok(())
+        receipt(status, body.as_ref()).map_err(Error::msg)
     }
+}
+
+/// When there is something to do, if nothing is committed before.
+fn next_look(routes: &BTreeMap<String, Route>) -> Instant {
+    let look = Instant::now() + Duration::from_secs(LOOK_SECONDS);
+    routes.values().filter(|route| route.failing).fold(look, |look, route| look.min(route.retry_at))
 }
 
 /// Sinks that policies use, by name.
@@ -244,126 +255,4 @@ pub(super) fn https(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::{AuditPolicy, AuditSink};
-    use crate::index::Indexed;
-    use crate::serve::{serve, text_answer};
-    use crate::testing::FakeApi;
-    use serde_json::{Value, json};
-    use testimony_core::evidence::ledger::{Block, Book, Fact, Keys, ledger_id};
-    use testimony_core::evidence::note::PublicKey;
-    use tokio::net::TcpListener;
-    use tokio::sync::mpsc;
-
-    const MAPS: &str = "/api/v1/namespaces/testimony-system/configmaps";
-
-    fn put<K: Indexed + serde::de::DeserializeOwned>(state: &State, object: Value) {
-        let object: K = serde_json::from_value(object).expect("object");
-        state.change(|index| K::apply(index, object));
-    }
-
-    fn state(endpoint: &str, sink: Value) -> Arc<State> {
-        let state = State::new("cluster.local");
-        let mut spec = json!({"endpoint": endpoint, "default": true});
-        spec.as_object_mut().expect("a map").extend(sink.as_object().cloned().unwrap_or_default());
-        put::<AuditSink>(
-            &state,
-            json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink",
-            "metadata": {"name": "main", "uid": "s"}, "spec": spec}),
-        );
-        put::<AuditPolicy>(
-            &state,
-            json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},
-            "metadata": {"name": "all", "namespace": "shop", "uid": "p"}}),
-        );
-        Arc::new(state)
-    }
-
-    fn blocks(count: u64) -> Vec<Block> {
-        let key = PublicKey([1; 32]);
-        let mut book =
-            Book::new(ledger_id("c-1", "testimony-system", 7).expect("a name"), Keys { ledger: key, witness: key });
-        let block = |now: u64| {
-            let proposed = book.propose(&[Fact::Gone(now.to_string())], &[], now, |_| [0; 64]).expect("a fact");
-            let block = proposed.block().clone();
-            book.apply(proposed.committed()).expect("the next block");
-            block
-        };
-        (0..count).map(block).collect()
-    }
-
-    #[tokio::test]
-    async fn every_block_reaches_the_sink_and_none_twice_after_a_restart() {
-        let api = FakeApi::default();
-        let store = Store::new(api.client(), "testimony-system");
-        let blocks = blocks(4);
-        for block in &blocks {
-            store.create(block).await.expect("created");
-        }
-        // One was removed: what it says is restated.
-        api.delete(&format!("{MAPS}/testimony-ledger-1"));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let endpoint = format!("http://{}", listener.local_addr().expect("address"));
-        let (sender, mut received) = mpsc::unbounded_channel();
-        let (stop, shutdown) = Shutdown::new();
-        let handler = move |request: Request<hyper::body::Incoming>| {
-            let sender = sender.clone();
-            async move {
-                let path = request.uri().path().to_owned();
-                let body = request.into_body().collect().await.expect("body").to_bytes();
-                let _ = sender.send((path, body));
-                text_answer(StatusCode::OK, "")
-            }
-        };
-        let server = tokio::spawn(serve(listener, None, 4, handler, shutdown.clone()));
-        let sid = ledger_id("c-1", "testimony-system", 7).expect("a name");
-        let (metrics, _) = Metrics::new();
-        let mut next = 3;
-        for expected in [&[0, 2][..], &[3]] {
-            let progress = watch::Sender::new(Some(Progress { sid: sid.clone(), oldest: 0, next }));
-            let (end, until) = Shutdown::new();
-            let state = state(&endpoint, json!({}));
-            let exporter =
-                Exporter { store: store.clone(), state, metrics: metrics.clone(), progress: progress.subscribe() };
-            let exporter = tokio::spawn(exporter.run(until));
-            for number in expected {
-                let soon = tokio::time::timeout(Duration::from_secs(20), received.recv());
-                let (path, body) = soon.await.expect("in time").expect("a request");
-                assert_eq!(path, "/v1/logs");
-                assert_eq!(body, otlp_request(&blocks[*number], &sid).expect("entries"), "{number}");
-            }
-            end.send_replace(true);
-            exporter.await.expect("a clean end");
-            next = 4;
-        }
-        assert!(received.try_recv().is_err(), "nothing twice");
-        assert_eq!(metrics.ledger_exports.get_or_create(&ResultLabels { result: "success" }).get(), 4);
-        stop.send_replace(true);
-        server.await.expect("server").expect("a clean end");
-    }
-
-    #[test]
-    fn sinks_that_want_what_the_operator_lacks_are_told() {
-        let problem = |sink: Value| {
-            let sinks = sinks(&state("http://c.example", sink).index());
-            client(&sinks["main"]).map(|_| ()).map_err(|error| error.to_string())
-        };
-        assert_eq!(problem(json!({})), Ok(()));
-        let secret = problem(json!({"credentialsSecretName": "s"})).expect_err("a secret");
-        assert!(secret.contains("may not read them"), "{secret}");
-        let grpc = problem(json!({"protocol": "Grpc"})).expect_err("gRPC");
-        assert!(grpc.contains("HTTP/protobuf only"), "{grpc}");
-    }
-
-    #[test]
-    fn the_signals_path_is_added_where_there_is_none() {
-        for (endpoint, expected) in [
-            ("http://c:4318", "http://c:4318/v1/logs"),
-            ("http://c:4318/", "http://c:4318/v1/logs"),
-            ("http://c/insert/logs", "http://c/insert/logs"),
-        ] {
-            assert_eq!(url(endpoint), expected);
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,9 @@
 //! The witness: certifies streams, remembers their heads in a ledger at the API server, and cosigns what is committed
 //! (rules K1, W1, W2, W4). Only the leader answers; the ledger itself keeps two of them apart.
 //!
-//! [`desk`] decides, [`cover`] looks at the cluster (both without I/O); [`keeper`] commits, [`export`] sends blocks to sinks, [`outside`]
-//! shows heads to a witness outside of the cluster, [`store`] and [`keys`] hold objects, [`http`] is what sidecars call.
+//! [`desk`] decides, [`cover`] looks at the cluster (both without I/O); [`keeper`] commits, [`export`] sends blocks to sinks until each
+//! has given a [`receipt`], [`outside`] shows heads to a witness outside of the cluster, [`store`] and [`keys`] hold objects, [`http`]
+//! is what sidecars call.
 
 #[cfg(test)]
 mod bench;
@@ -13,6 +14,7 @@ pub mod http;
 pub mod keeper;
 pub mod keys;
 pub mod outside;
+pub mod receipt;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,10 @@
 //! What a sink's answer means.
 
-use super::wire::{PartialSuccess, partial_success};
 use crate::client::Answer;
 use hyper::StatusCode;
 use hyper::header::RETRY_AFTER;
 use std::time::{Duration, SystemTime};
+use testimony_core::otlp::answer::{PartialSuccess, http_success};
 use testimony_core::policy::{Compression, DocumentSink, SinkProtocol};
 
 /// Longest wait that a sink may ask for by `Retry-After`.
@@ -67,9 +67,7 @@ pub(super) fn judge(answer: &Answer, now: SystemTime, sink: &DocumentSink) -> Ve
 }
 
 fn judge_success(answer: &Answer) -> Verdict {
-    let parsed =
-        if answer.cut { None } else { partial_success(&answer.body).ok().or_else(|| json_success(&answer.body)) };
-    match parsed {
+    match http_success(&answer.body).ok().filter(|_| !answer.cut) {
         Some(success) => Verdict::Taken(success),
         // A login page or a proxy says 200 too: that is no receipt.
         None => Verdict::Again {
@@ -77,17 +75,6 @@ fn judge_success(answer: &Answer) -> Verdict {
             why: format!("{} without an OTLP response in its body", answer.status.as_u16()),
         },
     }
-}
-
-/// Some backends answer in JSON whatever they are asked in.
-fn json_success(body: &[u8]) -> Option<PartialSuccess> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let object = value.as_object()?;
-    let partial = object.get("partialSuccess");
-    let rejected = partial.and_then(|partial| partial.get("rejectedLogRecords"));
-    let rejected = rejected.and_then(|count| count.as_u64().or_else(|| count.as_str()?.parse().ok())).unwrap_or(0);
-    let message = partial.and_then(|partial| partial.get("errorMessage")?.as_str()).unwrap_or_default();
-    Some(PartialSuccess { rejected, message: message.to_owned() })
 }
 
 /// Seconds or an HTTP date, at most [`RETRY_AFTER_MAX`].

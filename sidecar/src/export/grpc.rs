@@ -2,7 +2,6 @@
 
 use super::answer::{self, RETRY_AFTER_MAX, Verdict};
 use super::transport::ANSWER_BYTES_MAX;
-use super::wire::{Value, fields, partial_success};
 use crate::client::Answer;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -14,6 +13,7 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use std::borrow::Cow;
 use std::io::Read;
 use std::time::{Duration, SystemTime};
+use testimony_core::otlp::answer::{NotAResponse, Value, fields, partial_success};
 use testimony_core::policy::DocumentSink;
 
 /// Where OTLP logs go.
@@ -209,7 +209,7 @@ fn retry_info(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// A `google.protobuf.Duration`; what is negative is none.
-fn duration(bytes: &[u8]) -> Result<Duration, super::wire::NotAResponse> {
+fn duration(bytes: &[u8]) -> Result<Duration, NotAResponse> {
     let (mut seconds, mut nanos) = (0, 0);
     fields(bytes, |number, value| {
         match (number, value) {

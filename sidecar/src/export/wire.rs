@@ -1,29 +1,12 @@
-//! The bytes of OTLP that export needs: parts of requests that can be split between records, and the answer's partial
-//! success.
+//! Requests in parts: OTLP that can be split between records.
 
 use super::Batch;
 use bytes::Bytes;
 use testimony_core::otlp::split_records;
 
-const LENGTH_DELIMITED: u64 = 2;
-
 /// Batches that are sent together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Piece(pub(super) Vec<Batch>);
-
-/// What a sink says of a request that it took.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct PartialSuccess {
-    /// Records that it refused.
-    pub(super) rejected: u64,
-    /// Why, or a warning.
-    pub(super) message: String,
-}
-
-/// The answer is not an ExportLogsServiceResponse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not an ExportLogsServiceResponse")]
-pub(super) struct NotAResponse;
 
 // === impl Piece ===
 
@@ -70,75 +53,9 @@ impl Piece {
     }
 }
 
-/// Reads an ExportLogsServiceResponse; unknown fields are skipped.
-pub(super) fn partial_success(body: &[u8]) -> Result<PartialSuccess, NotAResponse> {
-    let mut found = PartialSuccess::default();
-    fields(body, |number, value| {
-        if let (1, Value::Bytes(inner)) = (number, value) {
-            fields(inner, |number, value| {
-                match (number, value) {
-                    // An int64: what is negative makes no sense and counts as none.
-                    (1, Value::Number(count)) => found.rejected = u64::try_from(count.cast_signed()).unwrap_or(0),
-                    (2, Value::Bytes(text)) => found.message = String::from_utf8_lossy(text).into_owned(),
-                    _ => {}
-                }
-                Ok(())
-            })?;
-        }
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-/// The value of a field.
-pub(super) enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-    Other,
-}
-
-/// Reads a message, field by field.
-pub(super) fn fields<'a>(
-    mut rest: &'a [u8],
-    mut each: impl FnMut(u64, Value<'a>) -> Result<(), NotAResponse>,
-) -> Result<(), NotAResponse> {
-    while !rest.is_empty() {
-        let (tag, after) = varint(rest).ok_or(NotAResponse)?;
-        let (value, after) = match tag & 7 {
-            0 => varint(after).map(|(number, after)| (Value::Number(number), after)),
-            1 => after.get(8..).map(|after| (Value::Other, after)),
-            LENGTH_DELIMITED => varint(after).and_then(|(length, after)| {
-                let (bytes, after) = after.split_at_checked(usize::try_from(length).ok()?)?;
-                Some((Value::Bytes(bytes), after))
-            }),
-            5 => after.get(4..).map(|after| (Value::Other, after)),
-            _ => None,
-        }
-        .ok_or(NotAResponse)?;
-        if tag >> 3 == 0 {
-            return Err(NotAResponse);
-        }
-        each(tag >> 3, value)?;
-        rest = after;
-    }
-    Ok(())
-}
-
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0_u64;
-    for (index, byte) in bytes.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f).checked_shl(7 * u32::try_from(index).ok()?)?;
-        if byte & 0x80 == 0 {
-            return Some((value, bytes.get(index + 1..)?));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
     use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
     use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs};
     use proptest::prelude::*;
@@ -195,30 +112,5 @@ mod tests {
             prop_assert_eq!(joined, bytes);
             prop_assert_eq!(singles.iter().map(Piece::records).sum::<u64>(), u64::from(records));
         }
-
-        #[test]
-        fn any_answer_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let ours = partial_success(&bytes);
-            if let Ok(theirs) = ExportLogsServiceResponse::decode(&bytes[..]) {
-                let theirs = theirs.partial_success.unwrap_or_default();
-                if let Ok(ours) = ours {
-                    prop_assert_eq!(ours.rejected, u64::try_from(theirs.rejected_log_records).unwrap_or(0));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_partial_success_is_read_and_every_cut_of_it_refused() {
-        let partial = ExportLogsPartialSuccess { rejected_log_records: 300, error_message: "too old".to_owned() };
-        let bytes = ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec();
-        let expected = PartialSuccess { rejected: 300, message: "too old".to_owned() };
-        assert_eq!(partial_success(&bytes), Ok(expected));
-        for cut in 1..bytes.len() {
-            assert_eq!(partial_success(&bytes[..cut]), Err(NotAResponse), "{cut}");
-        }
-        let negative = ExportLogsPartialSuccess { rejected_log_records: -1, error_message: String::new() };
-        let bytes = ExportLogsServiceResponse { partial_success: Some(negative) }.encode_to_vec();
-        assert_eq!(partial_success(&bytes), Ok(PartialSuccess::default()));
     }
 }

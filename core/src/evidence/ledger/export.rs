@@ -1,12 +1,13 @@
 //! A ledger as OTLP logs, and back: entries and heads look like the records of a stream, so that the same backends keep them
 //! and the same adapters read them.
 
-use super::block::Block;
+use super::block::{Block, Chain};
 use super::entry::Entry;
 use super::fact::Fact;
 use super::read::{Reader, Summary};
 use crate::canon::{BodyWriter, parse_body};
 use crate::evidence::hash::Hash;
+use crate::evidence::merkle::leaf;
 use crate::evidence::note::{PublicKey, SignedNote};
 use crate::evidence::stream::StreamId;
 use crate::otlp::proto;
@@ -170,6 +171,35 @@ fn witnessed(entries: &BTreeMap<u64, &[u8]>) -> Result<BTreeMap<u64, Vec<SignedN
     Ok(heads)
 }
 
+/// Old blocks are removed one by one, so that a ledger may begin amid two restatements. What stands ahead of the first of them
+/// is restated there; it must be what was signed all the same, which the entries behind it tell.
+fn leave_out_what_comes_before(entries: &mut BTreeMap<u64, &[u8]>) -> Result<(), String> {
+    let mut before: Option<(u64, Hash)> = None;
+    let mut begin = None;
+    for (seq, body) in entries.iter() {
+        let entry = Entry::parse(body).map_err(|problem| format!("entry {seq}: {problem}"))?;
+        if let Some((last, hash)) = before {
+            let due = last.saturating_add(1);
+            if *seq != due {
+                return Err(format!("entry {seq}: its number is {seq}, and {due} was due"));
+            }
+            if entry.prev != Some(hash) {
+                return Err(format!("entry {seq}: it does not follow the one before"));
+            }
+        }
+        if Chain::before(&entry).is_some() {
+            begin = Some(*seq);
+            break;
+        }
+        before = Some((*seq, leaf(body)));
+    }
+    // Where there is none, reading says so.
+    if let Some(begin) = begin {
+        *entries = entries.split_off(&begin);
+    }
+    Ok(())
+}
+
 /// Reads exported bodies in any order, duplicates too: entries of one ledger and its heads. Other bodies are left out.
 ///
 /// # Errors
@@ -200,6 +230,7 @@ pub fn read_bodies<'a>(
             return Err(format!("entry {seq} is there with two bodies"));
         }
     }
+    leave_out_what_comes_before(&mut entries)?;
     let witnessed = witnessed(&entries)?;
     let mut reader = Reader::new(key);
     for (seq, body) in entries {

@@ -257,6 +257,20 @@ fn what_is_known_is_restated_and_older_blocks_may_go() {
     let summary = reader.finish();
     assert_eq!((summary.streams.len(), summary.pods.len(), summary.missing.len()), (700, 700, 1));
     assert_eq!((summary.unproved, summary.streams[&sid(650)].size), (0, STATE_EVERY_BLOCKS + 20));
+    // An export whose oldest blocks are gone is read from the first restatement on; none of what comes before may be changed.
+    let mut bodies: Vec<Vec<u8>> = Vec::new();
+    for block in keeper.blocks.iter().skip(3) {
+        bodies.extend(block.entries.lines().map(|line| line.as_bytes().to_vec()));
+        bodies.push(export::head_body(&block.note));
+    }
+    let read = |bodies: &[Vec<u8>]| export::read_bodies(&ledger(), public(8), bodies.iter().map(Vec::as_slice));
+    let summary = read(&bodies).expect("whole");
+    assert_eq!((summary.streams.len(), summary.pods.len(), summary.unproved), (700, 700, 0));
+    let text = String::from_utf8(bodies[0].clone()).expect("ASCII");
+    bodies[0] = text.replacen("\"t0\":\"1", "\"t0\":\"2", 1).into_bytes();
+    assert!(read(&bodies).is_err_and(|error| error.ends_with("it does not follow the one before")));
+    bodies.remove(1);
+    assert!(read(&bodies).is_err_and(|error| error.ends_with("was due")));
     for cut in [1, from as usize] {
         keeper.blocks.drain(..cut - usize::from(cut > 1));
         keeper.check();

@@ -234,7 +234,12 @@ impl Verification {
         let scope = &self.settings.scope;
         let wanted = |namespace: &str| scope.namespace.as_ref().is_none_or(|name| name == namespace);
         let mut findings = Vec::new();
-        for (namespace, text) in ledger.uncovered.iter().filter(|(namespace, _)| wanted(namespace)) {
+        // A scope of streams holds pods without one only where it holds all streams of their namespace.
+        let of_streams = |namespace: &str| {
+            let names = format!("{}/{namespace}/", ledger.cluster_uid);
+            scope.stream.as_ref().is_none_or(|prefix| names.starts_with(prefix.as_str()))
+        };
+        for (namespace, text) in ledger.uncovered.iter().filter(|(ns, _)| wanted(ns) && of_streams(ns)) {
             findings.push(Finding::export(Verdict::Gap, format!("not recorded: {namespace}/{text}")));
         }
         // A stream that the ledger knows is judged by itself.

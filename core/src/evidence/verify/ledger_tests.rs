@@ -91,7 +91,14 @@ fn w4_strangers_are_foreign_and_pods_without_a_stream_missing() {
     let elsewhere = Ledger { cluster_uid: "other".to_owned(), pods: vec![pod("q")], ..only() };
     assert_eq!(check(&all, elsewhere), ["FOREIGN", "UNANCHORED"], "another cluster's stream");
     let uncovered = Ledger { uncovered: vec![("shop".to_owned(), "job-1: skipped".to_owned())], ..only() };
-    assert_eq!(check(&a.all(), uncovered), ["GAP"]);
+    assert_eq!(check(&a.all(), uncovered.clone()), ["GAP"]);
+    for (prefix, told) in [("c/", true), ("c/shop/", true), ("c/shop/p/", false), ("c/other/", false)] {
+        let scope = Scope { stream: Some(prefix.to_owned()), ..Scope::default() };
+        let trust = Trust { ledger: Some(uncovered.clone()), ..Trust::default() };
+        let report = verify(&a.all(), Settings { scope, ..settings() }, trust);
+        let gap = |finding: &&Finding| finding.verdict == Verdict::Gap && finding.stream.is_none();
+        assert_eq!(report.findings.iter().any(|finding| gap(&finding)), told, "{prefix}");
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 use super::*;
 use crate::export::testing::sink;
-use crate::export::wire::PartialSuccess;
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
 use proptest::prelude::*;
 use prost::Message;
+use testimony_core::otlp::answer::PartialSuccess;
 use testimony_core::policy::SinkProtocol;
 
 fn grpc_sink() -> DocumentSink {

@@ -1,0 +1,203 @@
+//! Blocks reach sinks, each at least once, and whoever gets none is told.
+
+use super::*;
+use crate::api::{AuditPolicy, AuditSink};
+use crate::index::Indexed;
+use crate::serve::{serve, text_answer};
+use crate::testing::FakeApi;
+use hyper::StatusCode;
+use serde_json::{Value, json};
+use testimony_core::evidence::ledger::{Block, Book, Fact, Keys, ledger_id};
+use testimony_core::evidence::note::PublicKey;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+const MAPS: &str = "/api/v1/namespaces/testimony-system/configmaps";
+
+fn put<K: Indexed + serde::de::DeserializeOwned>(state: &State, object: Value) {
+    let object: K = serde_json::from_value(object).expect("object");
+    state.change(|index| K::apply(index, object));
+}
+
+fn state(endpoint: &str, sink: Value) -> Arc<State> {
+    let state = State::new("cluster.local");
+    let mut spec = json!({"endpoint": endpoint, "default": true});
+    spec.as_object_mut().expect("a map").extend(sink.as_object().cloned().unwrap_or_default());
+    put::<AuditSink>(
+        &state,
+        json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink",
+        "metadata": {"name": "main", "uid": "s"}, "spec": spec}),
+    );
+    put::<AuditPolicy>(
+        &state,
+        json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},
+        "metadata": {"name": "all", "namespace": "shop", "uid": "p"}}),
+    );
+    Arc::new(state)
+}
+
+/// A sink that answers 200 with one of these bodies after the other, and with an empty one after that.
+struct Sink {
+    endpoint: String,
+    received: mpsc::UnboundedReceiver<(String, Bytes)>,
+    stop: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Sink {
+    async fn start(answers: &[&'static str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let endpoint = format!("http://{}", listener.local_addr().expect("address"));
+        let (sender, received) = mpsc::unbounded_channel();
+        let (stop, shutdown) = Shutdown::new();
+        let answers = Arc::new(std::sync::Mutex::new(answers.iter().rev().copied().collect::<Vec<_>>()));
+        let handler = move |request: Request<hyper::body::Incoming>| {
+            let (sender, answers) = (sender.clone(), answers.clone());
+            async move {
+                let path = request.uri().path().to_owned();
+                let body = request.into_body().collect().await.expect("body").to_bytes();
+                let _ = sender.send((path, body));
+                let answer = answers.lock().expect("nobody panics").pop();
+                text_answer(StatusCode::OK, answer.unwrap_or_default())
+            }
+        };
+        let server = tokio::spawn(serve(listener, None, 4, handler, shutdown));
+        Self { endpoint, received, stop, server }
+    }
+
+    /// The next request is this block.
+    async fn gets(&mut self, block: &Block, sid: &StreamId) {
+        let soon = tokio::time::timeout(Duration::from_secs(20), self.received.recv());
+        let (path, body) = soon.await.expect("in time").expect("a request");
+        assert_eq!(path, "/v1/logs");
+        assert_eq!(body, otlp_request(block, sid).expect("entries"), "{}", block.number);
+    }
+
+    /// It gets nothing more.
+    async fn end(mut self) {
+        assert!(self.received.try_recv().is_err(), "nothing twice");
+        self.stop.send_replace(true);
+        self.server.await.expect("server").expect("a clean end");
+    }
+}
+
+fn sid() -> StreamId {
+    ledger_id("c-1", "testimony-system", 7).expect("a name")
+}
+
+/// The API server with these blocks.
+async fn stored(blocks: &[Block]) -> (FakeApi, Store) {
+    let api = FakeApi::default();
+    let store = Store::new(api.client(), "testimony-system");
+    for block in blocks {
+        store.create(block).await.expect("created");
+    }
+    (api, store)
+}
+
+fn blocks(count: u64) -> Vec<Block> {
+    let key = PublicKey([1; 32]);
+    let mut book =
+        Book::new(ledger_id("c-1", "testimony-system", 7).expect("a name"), Keys { ledger: key, witness: key });
+    let block = |now: u64| {
+        let proposed = book.propose(&[Fact::Gone(now.to_string())], &[], now, |_| [0; 64]).expect("a fact");
+        let block = proposed.block().clone();
+        book.apply(proposed.committed()).expect("the next block");
+        block
+    };
+    (0..count).map(block).collect()
+}
+
+#[tokio::test]
+async fn every_block_reaches_the_sink_and_none_twice_after_a_restart() {
+    let blocks = blocks(4);
+    let (api, store) = stored(&blocks).await;
+    // One was removed: what it says is restated.
+    api.delete(&format!("{MAPS}/testimony-ledger-1"));
+    let mut sink = Sink::start(&[]).await;
+    let (metrics, _) = Metrics::new();
+    let mut next = 3;
+    for expected in [&[0, 2][..], &[3]] {
+        let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next }));
+        let (end, until) = Shutdown::new();
+        let state = state(&sink.endpoint, json!({}));
+        let exporter =
+            Exporter { store: store.clone(), state, metrics: metrics.clone(), progress: progress.subscribe() };
+        let exporter = tokio::spawn(exporter.run(until));
+        for number in expected {
+            sink.gets(&blocks[*number], &sid()).await;
+        }
+        end.send_replace(true);
+        exporter.await.expect("a clean end");
+        next = 4;
+    }
+    assert_eq!(metrics.ledger_exports.get_or_create(&ResultLabels { result: "success" }).get(), 4);
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn what_a_sink_does_not_take_is_sent_again() {
+    let blocks = blocks(2);
+    let (_api, store) = stored(&blocks).await;
+    let mut sink = Sink::start(&["<html>log in</html>", "\n\x05\x08\x01\x12\x01x"]).await;
+    let (metrics, _) = Metrics::new();
+    let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next: 2 }));
+    let (end, until) = Shutdown::new();
+    let state = state(&sink.endpoint, json!({}));
+    let exporter = Exporter { store, state, metrics: metrics.clone(), progress: progress.subscribe() };
+    let exporter = tokio::spawn(exporter.run(until));
+    // A page is no receipt, nor is an answer that refuses one of the entries.
+    for number in [0, 0, 0, 1] {
+        sink.gets(&blocks[number], &sid()).await;
+    }
+    end.send_replace(true);
+    exporter.await.expect("a clean end");
+    let count = |result| metrics.ledger_exports.get_or_create(&ResultLabels { result }).get();
+    assert_eq!((count("success"), count("error")), (2, 2));
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn sinks_that_get_nothing_are_counted() {
+    let (_api, store) = stored(&[]).await;
+    let state = state("http://c.example", json!({"protocol": "Grpc"}));
+    let (metrics, _) = Metrics::new();
+    let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next: 0 }));
+    let (end, until) = Shutdown::new();
+    let exporter = Exporter { store, state, metrics: metrics.clone(), progress: progress.subscribe() };
+    let exporter = tokio::spawn(exporter.run(until));
+    let count = |state| metrics.ledger_sinks.get_or_create(&StateLabels { state }).get();
+    let told = async {
+        while count("unable") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("in time");
+    assert_eq!((count("sent"), count("failing"), count("unable")), (0, 0, 1));
+    end.send_replace(true);
+    exporter.await.expect("a clean end");
+}
+
+#[test]
+fn sinks_that_want_what_the_operator_lacks_are_told() {
+    let problem = |sink: Value| {
+        let sinks = sinks(&state("http://c.example", sink).index());
+        client(&sinks["main"]).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(problem(json!({})), Ok(()));
+    let secret = problem(json!({"credentialsSecretName": "s"})).expect_err("a secret");
+    assert!(secret.contains("may not read them"), "{secret}");
+    let grpc = problem(json!({"protocol": "Grpc"})).expect_err("gRPC");
+    assert!(grpc.contains("HTTP/protobuf only"), "{grpc}");
+}
+
+#[test]
+fn the_signals_path_is_added_where_there_is_none() {
+    for (endpoint, expected) in [
+        ("http://c:4318", "http://c:4318/v1/logs"),
+        ("http://c:4318/", "http://c:4318/v1/logs"),
+        ("http://c/insert/logs", "http://c/insert/logs"),
+    ] {
+        assert_eq!(url(endpoint), expected);
+    }
+}
