@@ -239,6 +239,7 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::keys::RecoveryKey;
     use crate::spool::{Class, Entry, Kind, Limits, Settings, SinkRule, Spool};
     use std::path::{Path, PathBuf};
     use testimony_core::evidence::merkle;
@@ -254,13 +255,15 @@ mod tests {
     fn start(folder: &Path, key: &str, boot: u8) -> Spool {
         let key_folder = folder.join(key);
         std::fs::create_dir_all(&key_folder).expect("a folder");
+        let recovery = RecoveryKey::new("p");
+        recovery.set([9; 32]);
         let settings = Settings {
             folder: folder.join("disk"),
             key_folder,
             limit_bytes: crate::spool::LIMIT_BYTES_MIN,
             limits: Limits::default(),
             boot: Boot([boot; 16]),
-            recovery: None,
+            recovery: Some(Arc::new(recovery)),
             now_unix_nanos: || 1,
         };
         Spool::start(settings, &[SinkRule { name: "a".to_owned(), required: true }]).expect("a spool").0
