@@ -153,10 +153,11 @@ fn cases() -> Vec<(String, Vec<String>)> {
 }
 
 /// Where the second verifier tells another kind of what is worst, by what was done: the first one's kind, and its own.
-const UNTOLD: [(&str, &str, &str); 5] = [
+const UNTOLD: [(&str, &str, &str); 6] = [
     // Of two records at one place it cannot tell which is genuine where none after them says so: it reads from the end.
     ("altered copy", "FOREIGN", "TAMPERED"),
     ("another prev", "FOREIGN", "TAMPERED"),
+    ("another seq", "FOREIGN", "TAMPERED"),
     // An edited record that was to be pruned is to it no record of another's.
     ("edited", "FOREIGN", "TAMPERED"),
     // Without the record that names a key it takes the heads under that key for somebody else's.

@@ -238,7 +238,7 @@ def verify(bodies, roots="", ledger=None):
         told, findings = ledger_oracle.read(roots, ledger)
     stream = lambda sid: streams.setdefault(sid, Stream(sid))
     named = set()
-    for body in set(bodies):
+    for body in sorted(set(bodies)):
         try:
             fields = parse(body)
             typ = fields["typ"]

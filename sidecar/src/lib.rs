@@ -8,6 +8,7 @@ pub mod export;
 pub mod init;
 pub mod metrics;
 pub mod names;
+pub mod origin;
 pub mod poll;
 pub mod proxy;
 pub mod redirect_dst;

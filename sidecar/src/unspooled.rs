@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
+use testimony_core::record::{Gap, GapReason};
 
 /// Name of the mark.
 const FILE: &str = "unspooled";
@@ -46,9 +47,34 @@ impl Unspooled {
     }
 }
 
+/// What an earlier process took along, if there is no counter page to tell it exactly: nobody knows how many. `since` is what the
+/// mark says, `ended` when a worker of this container died, `spooled` whether this process has a spool, which shows that that
+/// worker had one, too, unless there is a mark. All times in nanoseconds since the epoch.
+pub fn lost(since: Option<u64>, ended: Option<u64>, spooled: bool, now: u64) -> Option<Gap> {
+    let gap = |from_ns, to_ns| Gap { count: 0, exact: false, from_ns, to_ns, reason: GapReason::WorkerDied };
+    match (since, ended) {
+        (Some(since), ended) => Some(gap(since, ended.unwrap_or(now).max(since))),
+        (None, Some(ended)) if !spooled => Some(gap(ended, ended)),
+        (None, _) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ev_1_what_a_process_without_a_spool_took_along_is_a_gap_of_unknown_size() {
+        let times = |gap: Option<Gap>| gap.map(|gap| (gap.from_ns, gap.to_ns, gap.count, gap.exact));
+        // With a spool, and no mark: the counter page tells.
+        assert_eq!(times(lost(None, Some(5), true, 9)), None);
+        assert_eq!(times(lost(None, None, false, 9)), None, "nobody went before");
+        assert_eq!(times(lost(None, Some(5), false, 9)), Some((5, 5, 0, false)));
+        for spooled in [true, false] {
+            assert_eq!(times(lost(Some(3), Some(5), spooled, 9)), Some((3, 5, 0, false)));
+            assert_eq!(times(lost(Some(3), None, spooled, 9)), Some((3, 9, 0, false)), "the container was restarted");
+        }
+    }
 
     #[test]
     fn a_mark_is_set_once_and_cleared() {

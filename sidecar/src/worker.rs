@@ -3,10 +3,11 @@
 use crate::admin::{Admin, ConfigView, Ready, State};
 use crate::client::error_line;
 use crate::config::{Config, PolicySource, Target};
-use crate::data::{Random, Recorder, Shared, declared, now, recover};
+use crate::data::{Recorder, Shared, declared, now, recover};
 use crate::export::{self, Exporter, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
+use crate::origin;
 use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::routes;
@@ -14,7 +15,7 @@ use crate::spool::keys::RecoveryKey;
 use crate::spool::{self, Spool, SpoolHandle};
 use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
-use crate::unspooled::Unspooled;
+use crate::unspooled::{self, Unspooled};
 use crate::witness::{Ask, Messenger, Unlocker, abandon, accompany};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -26,7 +27,7 @@ use testimony_core::contract::path;
 use testimony_core::evidence::seal::Origin;
 use testimony_core::otlp;
 use testimony_core::policy::{Compiled, Direction, DocumentSink};
-use testimony_core::record::{Gap, GapReason};
+use testimony_core::record::Gap;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -48,9 +49,6 @@ const SPOOL_DRAIN: Duration = Duration::from_secs(2);
 /// Longest wait for the operator's first answer, where the document at admission is a stand-in. An operator that is away must
 /// not keep a pod from starting.
 const POLICY_WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// Longest part of a stream's name: that of a namespace.
-const NAME_PART_MAX: usize = 63;
 
 /// How long a data thread that has ended may take to show its stream's end to the witness: a block, and an answer.
 const WITNESS_DRAIN: Duration = Duration::from_secs(3);
@@ -74,7 +72,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (sinks, sinks_watch) = watch::channel(sinks_of(&compiled));
     let state = PolicyState::new(&compiled.document().revision, start.source, metrics.clone());
     let policy = Arc::new(ArcSwap::from_pointee(compiled));
-    let origin = origin(&config);
+    let origin = origin::of(&config);
     let (spool, found) = spool(&config, origin.boot, &sinks.borrow()).unzip();
     let handle = spool.as_ref().map(|spool| spool.handle().clone());
     let (queue, exporter) = exporter(&config, sinks_watch, metrics.clone(), handle.clone());
@@ -284,8 +282,7 @@ fn exporter(
     crate::export::new(settings, sinks)
 }
 
-/// A worker that died took records in memory and open connections with it. With a spool its counter page tells exactly how many;
-/// without one nobody knows. Also the mark of a process without a spool, which this one clears.
+/// What an earlier process lost that no counter page tells, and its mark.
 fn predecessor(
     config: &Config,
     metrics: &Metrics,
@@ -302,42 +299,7 @@ fn predecessor(
         mark.set();
     }
     let ended = previous.map(|previous| previous.ended_at_unix_nanos);
-    let gap = |from_ns, to_ns| Gap { count: 0, exact: false, from_ns, to_ns, reason: GapReason::WorkerDied };
-    let lost = match (since, ended) {
-        (Some(since), ended) => Some(gap(since, ended.unwrap_or_else(|| now().wall_ns).max(since))),
-        (None, Some(ended)) if !spooled => Some(gap(ended, ended)),
-        (None, _) => None,
-    };
-    (lost, mark)
-}
-
-/// Whose streams they are (S1, S2); each data thread adds its number.
-fn origin(config: &Config) -> Origin {
-    let workload = &config.workload;
-    if workload.cluster_uid.is_none() {
-        tracing::warn!("the cluster's uid is not known; streams are named `unknown/...`");
-    }
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    Origin {
-        cluster_uid: name_part(workload.cluster_uid.as_deref()),
-        namespace: name_part(workload.namespace.as_deref()),
-        pod_uid: name_part(workload.pod_uid.as_deref()),
-        boot: Random::default().next_u128(),
-        thread: 0,
-        pod: text(&workload.pod_name),
-        node: text(&workload.node),
-        image: text(&config.image),
-        service_account: text(&workload.service_account),
-        found: Vec::new(),
-        witness: false,
-    }
-}
-
-/// A part of a stream's name: what cannot stand there becomes a hyphen, what is not known `unknown`.
-fn name_part(value: Option<&str>) -> String {
-    let kept = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-') { c } else { '-' };
-    let part: String = value.unwrap_or("unknown").to_ascii_lowercase().chars().map(kept).take(NAME_PART_MAX).collect();
-    if part.is_empty() { "unknown".to_owned() } else { part }
+    (unspooled::lost(since, ended, spooled, now().wall_ns), mark)
 }
 
 /// The sockets of one data thread.
