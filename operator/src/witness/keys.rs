@@ -1,7 +1,8 @@
-//! The keys of ledger, witness and recovery, in a Secret of the operator's namespace. Made once: whoever verifies knows the first
-//! two, and spools are wrapped to the third.
+//! The keys of ledger and witness, in a Secret of the operator's namespace. Made once: whoever verifies knows them. The recovery
+//! key of the spools follows from the witness's, so that a Secret of before has it too.
 
 use aws_lc_rs::agreement::{PrivateKey, X25519};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use k8s_openapi::ByteString;
@@ -20,8 +21,9 @@ use testimony_core::evidence::witness::unwrap::{HPKE_INFO, RECOVERY_KEY_BYTES};
 const LEDGER: &str = "ledger.key";
 /// Key of the Secret: the seed of the key that cosigns heads of streams.
 const WITNESS: &str = "witness.key";
-/// Key of the Secret: the private X25519 key to which sidecars wrap the keys of their spools (D5).
-const RECOVERY: &str = "recovery.key";
+
+/// What sets the recovery key (D5) apart from all else that is made of the witness's seed (HKDF, RFC 5869).
+const RECOVERY_INFO: &[u8] = b"testimony recovery key v1";
 
 /// Bytes of an Ed25519 seed, and of a private X25519 key.
 const SEED_BYTES: usize = 32;
@@ -42,7 +44,7 @@ pub enum KeyError {
     Api(String, kube::Error),
 }
 
-/// Three key pairs; cloning shares them.
+/// Their key pairs; cloning shares them.
 #[derive(Clone)]
 pub struct WitnessKeys {
     ledger: Arc<Ed25519KeyPair>,
@@ -56,10 +58,13 @@ struct Recovery {
 }
 
 impl Recovery {
-    fn new(private: &[u8]) -> Option<Self> {
-        let pair = PrivateKey::from_private_key(&X25519, private).ok()?;
+    fn of(witness_seed: &[u8]) -> Option<Self> {
+        let extracted = Salt::none(HKDF_SHA256).extract(witness_seed);
+        let mut private = vec![0; SEED_BYTES];
+        extracted.expand(&[RECOVERY_INFO], HKDF_SHA256).and_then(|okm| okm.fill(&mut private)).ok()?;
+        let pair = PrivateKey::from_private_key(&X25519, &private).ok()?;
         let public = pair.compute_public_key().ok()?.as_ref().try_into().ok()?;
-        Some(Self { private: HpkePrivateKey::from(private.to_vec()), public })
+        Some(Self { private: HpkePrivateKey::from(private), public })
     }
 }
 
@@ -99,8 +104,8 @@ impl WitnessKeys {
             let pair = seed(key).and_then(|seed| Ed25519KeyPair::from_seed_unchecked(seed).ok());
             pair.map(Arc::new).ok_or_else(|| unreadable(key))
         };
-        let recovery = seed(RECOVERY).and_then(|private| Recovery::new(private)).map(Arc::new);
-        let recovery = recovery.ok_or_else(|| unreadable(RECOVERY))?;
+        let recovery = seed(WITNESS).and_then(|seed| Recovery::of(seed)).map(Arc::new);
+        let recovery = recovery.ok_or_else(|| unreadable(WITNESS))?;
         Ok(Self { ledger: pair(LEDGER)?, witness: pair(WITNESS)?, recovery })
     }
 
@@ -135,7 +140,7 @@ impl WitnessKeys {
 
 fn new_secret(namespace: &str, name: &str) -> Result<Secret, KeyError> {
     let mut data = BTreeMap::new();
-    for key in [LEDGER, WITNESS, RECOVERY] {
+    for key in [LEDGER, WITNESS] {
         let mut seed = vec![0; SEED_BYTES];
         SystemRandom::new().fill(&mut seed).map_err(|_| KeyError::Random)?;
         data.insert(key.to_owned(), ByteString(seed));
