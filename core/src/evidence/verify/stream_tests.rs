@@ -89,8 +89,8 @@ fn g2_a_hole_stands_for_what_is_lost() {
     assert!(found.contains(&"TAMPERED 7..8".to_owned()) && found.contains(&"MISSING 2..5".to_owned()), "{found:?}");
 }
 
-/// 0 open, 1-6 exchanges, 7 a hole of [2, 5) for the sink `b`, 8 an exchange, 9 close.
-fn with_a_hole_of_b() -> Writer {
+/// 0 open, 1-6 exchanges, 7 a hole of [2, 5) with this scope.
+fn with_a_hole(scope: &str) -> Writer {
     let mut writer = Writer::new(sid("p", 0), 1, &[]);
     (0..6).for_each(|n| writer.exchange(&format!("/{n}")));
     let mut range = crate::evidence::merkle::Range::empty(2);
@@ -98,7 +98,13 @@ fn with_a_hole_of_b() -> Writer {
     let nodes: Vec<String> = range.nodes().map(crate::evidence::hash::Hash::to_hex).collect();
     let (own, nodes) = (writer.sid.to_string(), nodes.join(","));
     let hole = [("hole_sid", own.as_str()), ("hole_from", "2"), ("hole_to", "5"), ("nodes", nodes.as_str())];
-    writer.record("hole", &[&hole[..], &[("scope", "sink=b"), ("hole_reason", "rejected")]].concat());
+    writer.record("hole", &[&hole[..], &[("scope", scope), ("hole_reason", "rejected")]].concat());
+    writer
+}
+
+/// With a hole for the sink `b`, 8 an exchange, 9 close.
+fn with_a_hole_of_b() -> Writer {
+    let mut writer = with_a_hole("sink=b");
     writer.exchange("/6");
     writer.close();
     writer
@@ -248,14 +254,7 @@ fn h4_reading_can_begin_at_a_rollover() {
 
 #[test]
 fn g2_what_lies_in_a_hole_must_be_what_was_sealed() {
-    let mut writer = Writer::new(sid("p", 0), 1, &[]);
-    (0..6).for_each(|n| writer.exchange(&format!("/{n}")));
-    let mut range = crate::evidence::merkle::Range::empty(2);
-    writer.leaves[2..5].iter().for_each(|leaf| range.push(*leaf));
-    let nodes: Vec<String> = range.nodes().map(crate::evidence::hash::Hash::to_hex).collect();
-    let (own, nodes) = (writer.sid.to_string(), nodes.join(","));
-    let hole = [("hole_sid", own.as_str()), ("hole_from", "2"), ("hole_to", "5"), ("nodes", nodes.as_str())];
-    writer.record("hole", &[&hole[..], &[("scope", "all"), ("hole_reason", "rejected")]].concat());
+    let mut writer = with_a_hole("all");
     writer.close();
     for seqs in [&[2][..], &[3], &[4], &[2, 4], &[2, 3, 4]] {
         let mut bodies = writer.all();
