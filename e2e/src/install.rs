@@ -139,7 +139,9 @@ pub fn records_of(cluster: &Cluster, namespace: &str) -> Result<Vec<AuditRecord>
 
 /// Lines of the backend's file that hold records of a namespace.
 pub fn export_of(cluster: &Cluster, namespace: &str) -> Result<String> {
-    // Each line holds the records of one pod, so the filter may look at lines. No line is no error.
-    let script = format!("grep -F '\"stringValue\":\"{namespace}\"' {BACKEND_FILE} || true");
+    // Each line holds the records of one pod, so the filter may look at lines. No line is no error. A last line that is still
+    // being written is left out here: grep would end it.
+    let whole = format!("head -n \"$(wc -l < {BACKEND_FILE})\" {BACKEND_FILE}");
+    let script = format!("{whole} | grep -F '\"stringValue\":\"{namespace}\"' || true");
     cluster.kubectl.exec(BACKEND_NAMESPACE, "deploy/collector", "collector", &["sh", "-c", &script])
 }

@@ -15,6 +15,7 @@ const PACKAGES: &[&str] = &[
     "ethtool",
     "gcc",
     "iproute2",
+    "ipset",
     "iptables",
     "libc6-dev",
     "libseccomp-dev",

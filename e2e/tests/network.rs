@@ -1,6 +1,6 @@
 //! What the chart's NetworkPolicies let through, by the rules of the API, and what its metadata says to Artifact Hub.
 //!
-//! The policies are judged here and not tried: the network plugin of the local cluster does not enforce them.
+//! The policies are judged here; `alone::network` of the cluster tests tries them.
 
 #[allow(dead_code)]
 #[path = "support/golden.rs"]
@@ -12,6 +12,7 @@ use golden::repository;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use support::{chart, objects, of_kind, rendered};
+use testimony_core::contract::label::INJECTED;
 
 /// A pod that connects: the labels of its namespace and its own. The namespace is `testimony-system` or another one.
 struct Peer {
@@ -57,7 +58,7 @@ fn lets_in(policies: &[Value], labels: &Value, port: (&str, u64), peer: &Peer) -
 }
 
 #[test]
-fn from_outside_only_the_webhook_and_the_policy_server_can_be_reached() {
+fn from_outside_only_the_webhook_can_be_reached_and_by_sidecars_the_policy_server() {
     let manifest = rendered(&["values-ha.yaml", "ci/minimal-values.yaml"], &[]);
     let policies = of_kind(&manifest, "NetworkPolicy");
     let outside = Peer {
@@ -65,12 +66,17 @@ fn from_outside_only_the_webhook_and_the_policy_server_can_be_reached() {
         namespace_labels: serde_json::json!({"kubernetes.io/metadata.name": "shop"}),
         labels: serde_json::json!({"app": "shop"}),
     };
+    let sidecar = Peer {
+        own_namespace: false,
+        namespace_labels: serde_json::json!({"kubernetes.io/metadata.name": "shop"}),
+        labels: serde_json::json!({"app": "shop", INJECTED: "true"}),
+    };
     let inside = Peer {
         own_namespace: true,
         namespace_labels: serde_json::json!({"kubernetes.io/metadata.name": "testimony-system"}),
         labels: serde_json::json!({"app": "prometheus"}),
     };
-    let (mut reached, mut all) = (BTreeSet::new(), BTreeSet::new());
+    let (mut reached, mut by_sidecars, mut all) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for deployment in of_kind(&manifest, "Deployment") {
         let labels = &deployment["spec"]["template"]["metadata"]["labels"];
         for port in deployment["spec"]["template"]["spec"]["containers"][0]["ports"].as_array().expect("ports") {
@@ -80,12 +86,16 @@ fn from_outside_only_the_webhook_and_the_policy_server_can_be_reached() {
             if lets_in(&policies, labels, named, &outside) {
                 reached.insert(number);
             }
+            if lets_in(&policies, labels, named, &sidecar) {
+                by_sidecars.insert(number);
+            }
             assert!(lets_in(&policies, labels, named, &inside), "{number} is closed to the release's namespace");
         }
         // A port that nobody declares is closed.
         assert!(!lets_in(&policies, labels, ("", 9999), &outside));
     }
-    assert_eq!(reached, [8443, 10250].into());
+    assert_eq!(reached, [10250].into());
+    assert_eq!(by_sidecars, [8443, 10250].into());
     assert_eq!(all, [8080, 8443, 10250].into());
 }
 

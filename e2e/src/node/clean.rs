@@ -4,7 +4,7 @@
 //! below it, links have our names, iptables chains carry Kubernetes' prefix or our CNI network's name (a node is not
 //! started while another Kubernetes holds the ports, so the prefix is ours).
 
-use super::{CNI_NETWORK, NODE_IP, NODE_LINK, POD_LINK, process};
+use super::{CNI_NETWORK, NODE_IP, NODE_LINK, POD_LINK, firewall, process};
 use crate::paths::Paths;
 use crate::steps::{Log, output, output_with_input, wait_until};
 use anyhow::{Context, Result, ensure};
@@ -55,13 +55,14 @@ fn sysctl(name: &str) -> PathBuf {
 pub fn clean(paths: &Paths, log: &Log) -> Result<()> {
     let dir = paths.node();
     log.set_note("stopping processes");
-    kill_all(&dir, log)?;
+    kill(&dir, |_| true, log)?;
     log.set_note("removing mounts, links and rules");
     unmount(&dir, log)?;
     remove_links(log)?;
     for save in ["iptables-save", "ip6tables-save"] {
-        remove_rules(save, log)?;
+        remove_rules(save, is_ours, log)?;
     }
+    firewall::remove_sets()?;
     restore_sysctls(&dir, log)?;
     remove_cgroups(log);
     remove_files(&dir)?;
@@ -78,19 +79,27 @@ pub fn clean(paths: &Paths, log: &Log) -> Result<()> {
     Ok(())
 }
 
+/// Ends the firewall, and removes its rules and sets alone.
+pub fn remove_firewall(dir: &Path, log: &Log) -> Result<()> {
+    let of_firewall = |process: &process::Owned| process.program == firewall::NAME;
+    kill(dir, of_firewall, log)?;
+    remove_rules("iptables-save", |chain, _| firewall::is_chain(chain), log)?;
+    firewall::remove_sets()
+}
+
 /// Ends all that a power cut would end: processes, their mounts, the pods' cables. Files stay.
 pub fn cut_power(paths: &Paths, log: &Log) -> Result<()> {
     let dir = paths.node();
     log.set_note("cutting the power");
-    kill_all(&dir, log)?;
+    kill(&dir, |_| true, log)?;
     unmount(&dir, log)
 }
 
 /// Kills at once: what a program would tidy at its end is removed here in any case.
-fn kill_all(dir: &Path, log: &Log) -> Result<()> {
+fn kill(dir: &Path, which: impl Fn(&process::Owned) -> bool, log: &Log) -> Result<()> {
     let gone = Duration::from_secs(PROCESSES_GONE_SECONDS_MAX);
     wait_until("the end of the node's processes", gone, Duration::from_millis(POLL_MILLIS), || {
-        let owned = process::owned(dir);
+        let owned: Vec<_> = process::owned(dir).into_iter().filter(&which).collect();
         for process in &owned {
             log.line(&format!("kill {} {}", process.pid, process.program));
             // SAFETY: kill has no memory effects. The process may have ended meanwhile, which is what is wanted.
@@ -143,18 +152,18 @@ fn remove_links(log: &Log) -> Result<()> {
     Ok(())
 }
 
-fn remove_rules(save: &str, log: &Log) -> Result<()> {
+fn remove_rules(save: &str, is_ours: impl Fn(&str, &[&str]) -> bool, log: &Log) -> Result<()> {
     // Without the program no node ever ran here.
     let Ok(rules) = output(&mut Command::new(save)) else { return Ok(()) };
-    let Some(script) = removal_script(&rules) else { return Ok(()) };
+    let Some(script) = removal_script(&rules, is_ours) else { return Ok(()) };
     log.line(&script);
     let restore = save.replace("-save", "-restore");
     output_with_input(Command::new(restore).args(["--noflush", "-w", "10"]), script.as_bytes())?;
     Ok(())
 }
 
-/// What to give to `iptables-restore --noflush` so that the node's chains, and the rules that lead into them, go.
-fn removal_script(save: &str) -> Option<String> {
+/// What to give to `iptables-restore --noflush` so that chains that are ours, and the rules that lead into them, go.
+fn removal_script(save: &str, is_ours: impl Fn(&str, &[&str]) -> bool) -> Option<String> {
     let mut script = String::new();
     for table in save.split("\n*").map(|table| table.trim_start_matches('*')) {
         // The first piece may be a comment only.
@@ -314,13 +323,13 @@ COMMIT
 -A INPUT -j ACCEPT
 COMMIT
 "#;
-        let script = removal_script(save).unwrap_or_default();
+        let script = removal_script(save, is_ours).unwrap_or_default();
         let expected = "*nat\n\
             -D PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
             -D POSTROUTING -s 10.244.0.2/32 -m comment --comment \"name: \\\"testimony\\\" id: \\\"1\\\"\" -j CNI-aaa\n\
             -F CNI-aaa\n-F KUBE-SEP-X\n-F KUBE-SERVICES\n-X CNI-aaa\n-X KUBE-SEP-X\n-X KUBE-SERVICES\nCOMMIT\n";
         assert_eq!(script, expected);
-        assert_eq!(removal_script("# nothing\n*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n"), None);
+        assert_eq!(removal_script("# nothing\n*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n", is_ours), None);
     }
 
     #[test]

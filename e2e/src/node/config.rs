@@ -20,6 +20,7 @@ pub fn arguments(name: &str, dir: &Path) -> Vec<String> {
         "containerd" => "-c {dir}/containerd.toml",
         "kubelet" => KUBELET,
         "kube-proxy" => "--config={dir}/proxy.yaml",
+        "kube-router" => KUBE_ROUTER,
         _ => "",
     };
     text.split_whitespace().map(|word| fill(word, dir)).collect()
@@ -92,6 +93,11 @@ const SCHEDULER: &str = "--kubeconfig={dir}/scheduler.kubeconfig
 
 const KUBELET: &str = "--config={dir}/kubelet.yaml --kubeconfig={dir}/kubelet.kubeconfig --hostname-override={node}
  --node-ip={node_ip} --root-dir={dir}/kubelet --cert-dir={dir}/kubelet/pki";
+
+/// The firewall and nothing else of it; IPv4, as the node is.
+const KUBE_ROUTER: &str = "--kubeconfig={dir}/admin.kubeconfig --hostname-override={node}
+ --run-firewall=true --run-router=false --run-service-proxy=false --run-loadbalancer=false --enable-cni=false
+ --service-cluster-ip-range=10.96.0.0/16 --health-port=0 --iptables-sync-period=10s";
 
 const KUBECONFIG: &str = r#"apiVersion: v1
 kind: Config

@@ -6,9 +6,11 @@
 
 pub mod clean;
 mod config;
+mod firewall;
 mod pki;
 mod process;
 
+pub use firewall::Firewall;
 pub use process::NODE_ENV;
 
 use crate::image::{Archive, catalog};

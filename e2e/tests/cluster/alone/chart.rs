@@ -265,6 +265,6 @@ fn is_injected(space: &Space) -> Result<bool> {
 }
 
 /// The API server may take a moment to reach a webhook that is new.
-fn new_pods_are_audited(space: &Space) -> Result<()> {
+pub fn new_pods_are_audited(space: &Space) -> Result<()> {
     eventually("new pods to have a sidecar", OPERATOR_SECONDS_MAX, || is_injected(space))
 }

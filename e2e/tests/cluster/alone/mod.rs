@@ -7,6 +7,7 @@ mod daily;
 mod figures;
 mod honest;
 mod measures;
+mod network;
 mod node_restart;
 mod operator;
 mod polling;
