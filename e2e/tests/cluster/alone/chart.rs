@@ -2,6 +2,7 @@
 
 use super::strict::Restored;
 use super::{Scaled, alone};
+use crate::cli::run_json;
 use crate::harness::{OPERATOR_SECONDS_MAX, Space, cluster, eventually, init_containers, marker};
 use crate::objects::{audited, in_force, text};
 use crate::strict::{dry_run, strict_space};
@@ -125,6 +126,7 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
         });
         gone.with_context(|| format!("there is {left:#?}"))
     })?;
+    check_says_what_an_empty_cluster_needs()?;
     let kept = cluster().kubectl.run(&["get", "configmaps,secrets", "-n", OPERATOR_NAMESPACE, "-o", "name"])?;
     assert!(kept.lines().filter(|name| is_evidence(name)).count() > 1, "the ledger and its keys stay: {kept}");
     let definitions = cluster().kubectl.run(&["get", "crd", "-o", "name"])?;
@@ -139,6 +141,22 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
     restored.by_the_test();
     new_pods_are_audited(&space)?;
     while_requests_flow(&space, || Ok(()))?;
+    Ok(())
+}
+
+/// `testimony check` where nothing is installed: before an installation nothing is in the way, and after one all would be.
+fn check_says_what_an_empty_cluster_needs() -> Result<()> {
+    let severity = |findings: &serde_json::Value, id: &str| {
+        let mut found = findings.as_array().into_iter().flatten().filter(|finding| finding["id"] == id);
+        found.next().map(|finding| text(finding, "/severity")).unwrap_or_default()
+    };
+    let (code, before) = run_json(&["check", "--pre"])?;
+    ensure!(code < 2, "exit code {code}: {before:#}");
+    for id in ["kubernetes-version", "install-rights", "node-kernel", "node-kubelet"] {
+        ensure!(severity(&before, id) == "ok", "{id}: {before:#}");
+    }
+    let (code, after) = run_json(&["check"])?;
+    ensure!(code == 2 && severity(&after, "operator-ready") == "error", "exit code {code}: {after:#}");
     Ok(())
 }
 
