@@ -3,8 +3,12 @@
 use super::receiver::{Fault, Weather};
 use super::scene::{Outcome, Scene};
 use super::wire::Chance;
+use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::Verdict;
 
+/// A spool for an outage: so much in any case, and for each second of it.
+const SPOOL_BYTES_MIN: u64 = 256 * 1024 * 1024;
+const SPOOL_BYTES_PER_SECOND: u64 = 2 * 1024 * 1024;
 /// Requests that each fault sees.
 const REQUESTS_PER_FAULT: u64 = 150;
 
@@ -71,13 +75,21 @@ fn ex_1_a_sink_that_takes_no_credentials_for_a_while_loses_nothing() {
 
 #[test]
 fn ex_1_a_sink_that_is_away_under_load_and_comes_back_loses_nothing() {
-    let scene = Scene::start("outage");
+    let by_hand = std::env::var("TESTIMONY_OUTAGE_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
+    let outage = Duration::from_secs(by_hand.unwrap_or(0));
+    let scene = Scene::with_spool("outage", SPOOL_BYTES_MIN + outage.as_secs() * SPOOL_BYTES_PER_SECOND);
     let load = scene.load();
     for _ in 0..2 {
         let before = scene.sink.exchanges();
         scene.sidecar.until("something arrives", |_| scene.sink.exchanges() > before);
         scene.sink.down();
+        let (down, sent) = (Instant::now(), load.sent());
         scene.more(&load, 5 * REQUESTS_PER_FAULT);
+        while down.elapsed() < outage / 2 {
+            scene.more(&load, REQUESTS_PER_FAULT);
+        }
+        let (away, spooled) = (down.elapsed(), scene.spool_bytes());
+        println!("figure: {} requests in an outage of {away:?}; {spooled} bytes in the spool", load.sent() - sent);
         scene.sink.up();
     }
     nothing_is_lost(&scene.end(load));
