@@ -8,7 +8,7 @@ use super::inbox::{Inbox, Limits, Refusal};
 use super::keys::{DataKey, KeyError, Keys, RecoveryKey};
 use super::page::{self, CounterPage, Counters, kernel_boot_id};
 use super::position::Place;
-use super::recover::{Unreadable, scan};
+use super::recover::{Unreadable, names, scan};
 use super::shelf::{Shelf, SinkRule};
 use super::writer::{Fault, Writer, WriterSettings};
 use super::{Block, SEGMENT_BYTES_MAX, StreamNumber};
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use testimony_core::evidence::stream::StreamId;
 use tokio::sync::{mpsc, watch};
 
 /// How often acknowledgements are made durable, old segments go, and a disk that failed is tried again.
@@ -76,6 +77,8 @@ pub enum StartError {
 /// A running spool. Dropping it stops it and waits for what waits to be written.
 pub struct Spool {
     handle: SpoolHandle,
+    /// Streams of earlier processes.
+    found: Vec<StreamId>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -88,6 +91,7 @@ impl Spool {
         let io = |what| move |source| StartError::Io { what, source };
         let keys = Keys::load(&settings.key_folder, settings.recovery.clone())?;
         let Made { boots, page, predecessors } = made(&settings)?;
+        let found = names(predecessors.iter().map(|one| (one.boot, Folder::new(&one.path))));
         let folder = boots.folder();
         let shelf = Shelf::new(Folder::new(&folder), settings.boot);
         let shared = shelf.shared().clone();
@@ -129,12 +133,17 @@ impl Spool {
             threads
                 .push(spawn("spool-recovery", Box::new(move || recover(&handle, predecessors, &keys, boot, &events)))?);
         }
-        Ok((Self { handle, threads }, receiver))
+        Ok((Self { handle, found, threads }, receiver))
     }
 
     /// The ways to it.
     pub fn handle(&self) -> &SpoolHandle {
         &self.handle
+    }
+
+    /// Names of streams that earlier processes left here (S2), newest first.
+    pub fn found(&self) -> &[StreamId] {
+        &self.found
     }
 
     /// Writes what waits, ends the open segment and the threads.

@@ -16,6 +16,7 @@ mod oracle_tests;
 mod origin;
 mod process;
 mod receiver;
+mod restarts;
 mod scene;
 mod shim;
 mod sinks;

@@ -114,7 +114,12 @@ pub fn scan<D: Disk>(
     Ok(Scanned { shelf: Shelf::with(disk, boot, reader, segments, acks), report })
 }
 
-fn header<F: Files>(files: &F, name: &str, boot: Boot, number: u64) -> Result<(Header, u64, Hash), FormatError> {
+pub(super) fn header<F: Files>(
+    files: &F,
+    name: &str,
+    boot: Boot,
+    number: u64,
+) -> Result<(Header, u64, Hash), FormatError> {
     let read = |count| files.read_at(name, 0, count).map_err(|_| FormatError::from(Problem::Unreadable));
     // What is needed may be there where what follows it is not.
     let needed = || read(Header::bytes_needed(&read(Header::START_BYTES)?)?);
