@@ -1,12 +1,20 @@
 //! What a process that starts says of those before it, and what it is good for.
 
+use super::oracle::Typ;
 use super::scene::{Outcome, Scene};
+use super::shim::Operation;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use testimony_core::canon::parse_body;
 use testimony_core::evidence::verify::{Finding, Report, Verdict};
+use testimony_sidecar::spool::Boot;
+use testimony_sidecar::spool::disk::Folder;
+use testimony_sidecar::spool::keys::Keys;
+use testimony_sidecar::spool::recover::{Report as Found, Unreadable, scan};
 
 /// Requests of each process.
 const REQUESTS: u64 = 60;
@@ -87,4 +95,69 @@ fn s2_a_restarted_sidecar_names_the_streams_that_it_finds_and_none_can_be_taken_
         let report = outcome.export().verify_changed(|body| (stream(body) != *gone).then_some(Cow::Borrowed(body)));
         outcome.check(&format!("{gone} is missed"), is_missing(&report, gone));
     }
+}
+
+/// What the folder of a dead process shows. Damage stands in the clear: any key will do.
+fn look(folder: &Path) -> Found {
+    let name = folder.file_name().and_then(|name| name.to_str()).expect("a name");
+    let boot: Boot = name.parse().expect("a process");
+    let keys = Keys::with_pod_key([0; 32], None);
+    scan(Folder::new(folder), &keys, boot, boot, Unreadable::Damaged).expect("a folder").report
+}
+
+/// Alters one byte of a segment that another one follows, so that the content of one frame is gone and nothing else. The
+/// records that stood there, by stream.
+fn damage(folder: &Path) -> Vec<(String, u64, u64)> {
+    let files = fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path());
+    let mut segments: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "seg")).collect();
+    segments.sort();
+    segments.pop();
+    let largest =
+        segments.iter().max_by_key(|path| path.metadata().map_or(0, |data| data.len())).expect("two segments");
+    let whole = fs::read(largest).expect("a segment");
+    for at in whole.len() / 2..whole.len() {
+        let mut altered = whole.clone();
+        altered[at] ^= 1;
+        fs::write(largest, &altered).expect("written");
+        let lost: Vec<_> = look(folder).damage.into_iter().flat_map(|damage| damage.lost).collect();
+        if !lost.is_empty() && lost.iter().all(|lost| lost.nodes.is_some()) {
+            return lost.into_iter().map(|lost| (lost.sid.to_string(), lost.from, lost.to)).collect();
+        }
+    }
+    panic!("no byte of {} belongs to the content of a frame", largest.display());
+}
+
+#[test]
+fn g2_what_a_restarted_sidecar_finds_damaged_is_told_by_one_hole() {
+    let mut scene = Scene::start("damaged");
+    scene.sink.down();
+    let load = scene.load();
+    scene.more(&load, REQUESTS);
+    // After a sync that failed another segment is begun.
+    scene.sidecar.shim.fail(Operation::Sync, 1);
+    scene.sidecar.until("it has failed", |sidecar| sidecar.shim.failed(Operation::Sync) > 0);
+    scene.sidecar.shim.fail(Operation::Sync, 0);
+    scene.more(&load, REQUESTS);
+    scene.sidecar.kill_all();
+    let mut folders = fs::read_dir(scene.spool_folder()).expect("a folder").flatten().map(|entry| entry.path());
+    let mut lost = damage(&folders.find(|path| path.is_dir()).expect("a process's folder"));
+    // A process that tells what it finds, and dies before the sink is back; and one after it.
+    scene.sidecar.start();
+    scene.sidecar.until("it has looked", |sidecar| sidecar.log().contains("the spool is damaged"));
+    scene.more(&load, REQUESTS);
+    scene.sidecar.kill_all();
+    scene.sidecar.start();
+    scene.sink.up();
+    scene.more(&load, REQUESTS);
+    let outcome = scene.end(load);
+    outcome.check_counts();
+    let rows: BTreeMap<(String, u64), Typ> = outcome.rows().map(|row| ((row.sid, row.seq), row.typ)).collect();
+    let holes = rows.values().filter_map(|typ| match typ {
+        Typ::Hole { sid, from, to } => Some((sid.clone(), *from, *to)),
+        _ => None,
+    });
+    let mut holes: Vec<_> = holes.collect();
+    holes.sort();
+    lost.sort();
+    outcome.check(&format!("one hole for each stream of {lost:?}: {holes:?}"), holes == lost);
 }
