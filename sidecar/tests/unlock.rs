@@ -202,6 +202,55 @@ async fn d5_without_a_recovery_key_a_segment_of_before_is_lost_at_once() {
     spool.stop();
 }
 
+/// Waits until keys of a process's segments are wrapped after the fact.
+async fn rewrapped(root: &Path, boot: Boot) {
+    let folder = root.join("disk").join(boot.to_string());
+    let has_keys = || {
+        let mut files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        // Its name appears before its content does.
+        files.any(|file| {
+            let length = file.metadata().map_or(0, |data| data.len());
+            file.file_name().to_string_lossy().starts_with("keys-") && length > 100
+        })
+    };
+    eventually("the keys to be wrapped", has_keys).await;
+}
+
+#[tokio::test]
+async fn d5_what_was_spooled_before_the_recovery_key_was_known_is_opened_too() {
+    let keys = Arc::new(Keys::new());
+    for is_predecessor in [false, true] {
+        let root = folder();
+        let (mut spool, first) = start(&root, BEFORE);
+        let mut all_events = vec![first];
+        let last = put(spool.handle(), sid(), RECORDS);
+        assert!(spool.handle().inbox().wait_durable(last, DEADLINE).await);
+        if is_predecessor {
+            // Only the container restarts: the pod's key is there, and the next process meets the operator.
+            spool.stop();
+            let (next, mut events) = start(&root, Boot([2; 16]));
+            spool = next;
+            let event = tokio::time::timeout(DEADLINE, events.recv()).await.expect("in time");
+            assert!(matches!(event, Some(Event::Found(found)) if found.report.locked_segments == 0));
+            all_events.push(events);
+        }
+        let first_contact = sidecar(&root, spool.handle(), Arc::default(), keys.clone()).await;
+        rewrapped(&root, BEFORE).await;
+        drop(first_contact);
+        spool.stop();
+        std::fs::remove_file(root.join("memory/spool.key")).expect("the pod's key");
+        let (spool, mut events) = start(&root, Boot([3; 16]));
+        found_locked(&mut events).await;
+        let handle = spool.handle().clone();
+        assert!(matches!(read(&handle), Err(ReadError::Locked(_))), "it is not given up");
+        let _sidecar = sidecar(&root, &handle, Arc::default(), keys.clone()).await;
+        eventually("the segments to be open", || handle.locked().is_empty()).await;
+        let Ok(Read::Block(block)) = read(&handle) else { panic!("entries were left") };
+        assert_eq!(block.iter().next().map(|entry| entry.payload), Some(&b"record 0"[..]));
+        spool.stop();
+    }
+}
+
 #[tokio::test]
 async fn d5_a_segment_with_as_many_streams_as_it_may_hold_is_opened() {
     let keys = Arc::new(Keys::new());

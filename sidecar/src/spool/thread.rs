@@ -113,6 +113,8 @@ impl Spool {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let work = Work {
             writer,
+            keys: keys.clone(),
+            rewraps: false,
             handle: handle.clone(),
             foreign: Vec::new(),
             sinks: sinks.to_vec(),
@@ -271,6 +273,9 @@ struct Foreign {
 /// What the thread owns.
 struct Work {
     writer: Writer<Folder>,
+    keys: Keys,
+    /// Keys may have to be wrapped to the recovery key (D5).
+    rewraps: bool,
     handle: SpoolHandle,
     foreign: Vec<Foreign>,
     sinks: Vec<SinkRule>,
@@ -325,6 +330,7 @@ impl Work {
             self.foreign.iter_mut().for_each(|foreign| foreign.shelf.set_sinks(&sinks, Place::default()));
             self.sinks = sinks;
         }
+        self.rewraps |= control.roll || !control.adopted.is_empty();
         for (mut shelf, predecessor) in control.adopted {
             shelf.set_sinks(&self.sinks, Place::default());
             let bytes = folder_bytes(&predecessor.path);
@@ -414,6 +420,7 @@ impl Work {
             }
             self.untold.extend(shelf.take_skipped().into_iter().map(|skipped| Event::Skipped(boot, skipped)));
         }
+        self.rewrap();
         for at in (0..self.foreign.len()).rev() {
             let is_empty = self.foreign.get(at).is_some_and(|f| f.shelf.is_done() && f.shelf.used_bytes() == 0);
             if is_empty {
@@ -422,6 +429,20 @@ impl Work {
                 if let Err(error) = predecessor.remove() {
                     tracing::warn!(%error, "a folder cannot be removed");
                 }
+            }
+        }
+    }
+
+    /// Wraps keys that were made before the recovery key was known. What the disk does not take is tried again.
+    fn rewrap(&mut self) {
+        if !std::mem::take(&mut self.rewraps) {
+            return;
+        }
+        let foreign = self.foreign.iter_mut().map(|foreign| &mut foreign.shelf);
+        for shelf in std::iter::once(self.writer.shelf_mut()).chain(foreign) {
+            if let Err(error) = shelf.rewrap(&self.keys) {
+                tracing::warn!(boot = %shelf.boot(), %error, "keys are not wrapped to the recovery key yet");
+                self.rewraps = true;
             }
         }
     }

@@ -86,6 +86,7 @@ pub fn scan<D: Disk>(
         }
     }
     headers.sort_by_key(|(header, ..)| header.number);
+    let mut rewrapped = shelf::rewrapped_keys(&disk);
     let mut segments = Vec::new();
     if let Some((first, ..)) = headers.first() {
         scan.lose_beginning(first);
@@ -98,6 +99,7 @@ pub fn scan<D: Disk>(
             header: Arc::new(header.clone()),
             header_hash: *hash,
             header_bytes: *length,
+            rewrapped: rewrapped.remove(&header.number).unwrap_or_default().into(),
             key,
             end: header.first,
             readable_bytes: *length,
