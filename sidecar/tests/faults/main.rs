@@ -20,4 +20,5 @@ mod restarts;
 mod scene;
 mod shim;
 mod sinks;
+mod tamper;
 mod wire;
