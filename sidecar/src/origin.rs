@@ -7,7 +7,7 @@ use testimony_core::evidence::seal::Origin;
 /// Longest part of a stream's name: that of a namespace.
 const NAME_PART_MAX: usize = 63;
 
-/// As the configuration says it; each data thread adds its number.
+/// As the configuration says it; each data thread adds its number, and the spool what it found.
 pub fn of(config: &Config) -> Origin {
     let workload = &config.workload;
     if workload.cluster_uid.is_none() {

@@ -72,8 +72,9 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (sinks, sinks_watch) = watch::channel(sinks_of(&compiled));
     let state = PolicyState::new(&compiled.document().revision, start.source, metrics.clone());
     let policy = Arc::new(ArcSwap::from_pointee(compiled));
-    let origin = origin::of(&config);
+    let mut origin = origin::of(&config);
     let (spool, found) = spool(&config, origin.boot, &sinks.borrow()).unzip();
+    origin.found = spool.as_ref().map(|spool| spool.found().to_vec()).unwrap_or_default();
     let handle = spool.as_ref().map(|spool| spool.handle().clone());
     let (queue, exporter) = exporter(&config, sinks_watch, metrics.clone(), handle.clone());
     let (predecessor, mark) = predecessor(&config, &metrics, previous, handle.is_some());

@@ -21,8 +21,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long exchanges that were open at a node's restart wait for the operator to open what was put aside of them.
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Why records of a hole are gone.
-const DAMAGED: &str = "spool_damaged";
+/// Why records of a hole are gone. Of what is damaged each sink that comes to it tells: what it never gets is told once, and
+/// it goes on behind it only when that is durable.
 const QUOTA: &str = "spool_full";
 
 /// Tells what the spool finds, for as long as it finds anything.
@@ -70,14 +70,9 @@ async fn tell_found(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
     for damage in &report.damage {
         let (file, offset, problem) = (&damage.file, damage.offset, &damage.problem);
         tracing::error!(%boot, file, offset, problem, "the spool is damaged; what can be read is delivered");
-        for lost in &damage.lost {
-            match &lost.nodes {
-                Some(range) => hole(recorder, &lost.sid, range, None, DAMAGED).await,
-                None => {
-                    let (stream, from, to) = (&lost.sid, lost.from, lost.to);
-                    tracing::error!(%stream, from, to, "records are gone with their hashes: no hole can stand for them");
-                }
-            }
+        for lost in damage.lost.iter().filter(|lost| lost.nodes.is_none()) {
+            let (stream, from, to) = (&lost.sid, lost.from, lost.to);
+            tracing::error!(%stream, from, to, "records are gone with their hashes: no hole can stand for them");
         }
     }
     recorder.all_durable().await;
@@ -132,13 +127,14 @@ async fn tell_skipped(recorder: &Recorder, boot: Boot, skipped: &Skipped) {
     let sink = &skipped.sink;
     tracing::warn!(%boot, sink, "the spool had no more room for what this sink does not take");
     for (stream, range) in &skipped.leaves {
-        hole(recorder, stream, range, Some(sink), QUOTA).await;
+        hole(recorder, stream, range, sink).await;
     }
 }
 
-async fn hole(recorder: &Recorder, stream: &StreamId, range: &Range, sink: Option<&str>, reason: &str) {
+async fn hole(recorder: &Recorder, stream: &StreamId, range: &Range, sink: &str) {
     let nodes: Vec<_> = range.nodes().collect();
-    let facts = HoleFacts { stream, from: range.begin(), to: range.end(), sink, reason, nodes: &nodes };
+    let (from, to) = (range.begin(), range.end());
+    let facts = HoleFacts { stream, from, to, sink: Some(sink), reason: QUOTA, nodes: &nodes };
     until(|| recorder.tell(|own, now, desk| own.hole(&facts, now, desk))).await;
 }
 

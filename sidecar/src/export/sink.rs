@@ -13,6 +13,8 @@ use crate::spool::{Boot, Place};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use testimony_core::evidence::merkle::Range;
+use testimony_core::evidence::stream::StreamId;
 use testimony_core::otlp::answer::PartialSuccess;
 use testimony_core::otlp::export_request;
 use testimony_core::policy::{DocumentSink, SinkCondition};
@@ -45,8 +47,11 @@ pub(super) struct SinkTask {
     jitter: Jitter,
     /// Where records come from, where there is a spool.
     source: Option<Source>,
-    /// Where what was taken ends in the spool.
+    /// Where what was taken ends in the spool,
     ends: BTreeMap<Boot, Place>,
+    /// and what of it cannot be read, by stream. It is told when the rest is delivered: the sink of a process that dies before
+    /// stands where it stood, and the next process tells the same.
+    lost: Vec<(Arc<StreamId>, Range)>,
 }
 
 /// What became of one piece.
@@ -65,8 +70,8 @@ impl SinkTask {
         let backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, Jitter::seeded());
         let transport = Transport::new(settings.clone());
         let source = settings.spool.clone().map(|spool| Source::new(spool, queue.name.clone()));
-        let (jitter, ends) = (Jitter::seeded(), BTreeMap::new());
-        Self { queue, control, settings, sink, drain, transport, backoff, jitter, source, ends }
+        let (jitter, ends, lost) = (Jitter::seeded(), BTreeMap::new(), Vec::new());
+        Self { queue, control, settings, sink, drain, transport, backoff, jitter, source, ends, lost }
     }
 
     pub(super) async fn run(mut self) -> Undelivered {
@@ -112,29 +117,33 @@ impl SinkTask {
     async fn read(&mut self) -> bool {
         let Some(source) = &mut self.source else { return false };
         let Some(due) = source.read().await else { return false };
-        for (stream, range) in due.lost {
-            self.queue.lose_range(stream, range);
-        }
         if due.untold > 0 {
             self.queue.count_lost(due.untold, LossReason::SpoolDamaged);
         }
+        (self.ends, self.lost) = (due.ends, due.lost);
         if due.batches.is_empty() {
-            source.done(due.ends);
-            return true;
+            self.passed();
         }
-        self.ends = due.ends;
         due.batches.into_iter().for_each(|batch| self.queue.push(batch, 0));
         true
     }
 
     /// All that was taken is delivered, or told as lost.
     fn done(&mut self) {
-        if let Some(source) = &mut self.source
-            && self.queue.is_empty()
-        {
-            source.done(std::mem::take(&mut self.ends));
+        if self.queue.is_empty() {
+            self.passed();
         }
         self.acknowledge();
+    }
+
+    /// The sink is done with all that was read.
+    fn passed(&mut self) {
+        for (stream, range) in self.lost.drain(..) {
+            self.queue.lose_range(stream, range);
+        }
+        if let Some(source) = &mut self.source {
+            source.done(std::mem::take(&mut self.ends));
+        }
     }
 
     /// Tells the spool, unless a hole is still to be told durably: after a crash it would be told by nobody.

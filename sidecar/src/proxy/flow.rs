@@ -289,7 +289,7 @@ impl Flow {
         let (end, opaque_end) = match why {
             Lost::Client => (End::ClientGone, OpaqueEnd::ClientGone),
             Lost::Upstream => (End::UpstreamGone, OpaqueEnd::UpstreamFailed),
-            Lost::TimedOut => (End::TimedOut, OpaqueEnd::ClientGone),
+            Lost::TimedOut => (End::TimedOut, OpaqueEnd::TimedOut),
             Lost::Drained => (End::Drained, OpaqueEnd::Drained),
         };
         match std::mem::replace(self, Self::Over) {

@@ -130,7 +130,7 @@ impl SpoolHandle {
         self.inbox.shared().request();
     }
 
-    /// The operator's recovery key: segments are wrapped to it from now on.
+    /// The operator's recovery key: segments are wrapped to it from now on, and those that were wrapped to none.
     pub fn set_recovery_key(&self, key: [u8; RECOVERY_KEY_BYTES]) {
         if self.shared.recovery.as_ref().is_some_and(|recovery| recovery.set(key)) {
             lock(&self.shared.control).roll = true;

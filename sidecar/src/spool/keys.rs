@@ -48,7 +48,7 @@ pub enum KeyError {
     Foreign,
 }
 
-/// The operator's recovery key, once it is known: segments are wrapped to it from then on.
+/// The operator's recovery key, once it is known: segments are wrapped to it from then on, and those of before, too.
 pub struct RecoveryKey {
     pod_uid: String,
     key: ArcSwapOption<HpkePublicKey>,
@@ -132,16 +132,29 @@ impl Keys {
         Ok(Fresh { key: fresh, pod, recovery })
     }
 
-    /// Opens a segment's key.
-    ///
-    /// # Errors
-    /// [`KeyError::Foreign`].
-    pub fn unwrap(&self, wrapped: &[u8]) -> Result<DataKey, KeyError> {
+    /// A segment's key, wrapped to the recovery key. `None`: there is none, or the pod's key does not open it.
+    pub fn rewrap(&self, wrapped: &[u8]) -> Option<Vec<u8>> {
+        let mut key = self.open(wrapped).ok()?;
+        let rewrapped = self.recovery.as_ref().map(|recovery| recovery.wrap(&key));
+        wipe(&mut key);
+        rewrapped.filter(|rewrapped| !rewrapped.is_empty())
+    }
+
+    fn open(&self, wrapped: &[u8]) -> Result<[u8; KEY_BYTES], KeyError> {
         let mut key = [0; KEY_BYTES];
         if wrapped.len() != KEY_BYTES + WRAP_BYTES {
             return Err(KeyError::Foreign);
         }
         self.kek()?.unwrap(wrapped, &mut key).map_err(|_| KeyError::Foreign)?;
+        Ok(key)
+    }
+
+    /// Opens a segment's key.
+    ///
+    /// # Errors
+    /// [`KeyError::Foreign`].
+    pub fn unwrap(&self, wrapped: &[u8]) -> Result<DataKey, KeyError> {
+        let mut key = self.open(wrapped)?;
         let opened = DataKey::new(&key).ok_or(KeyError::Make);
         wipe(&mut key);
         opened

@@ -59,8 +59,8 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a segment's header.
 pub const HEADER_BYTES_MAX: usize = 256 * 1024;
 
-/// Streams that one segment may hold.
-pub const STREAMS_MAX: usize = 128;
+/// Streams that one segment may hold: as many as one request for its key may name, or it would stay locked.
+pub const STREAMS_MAX: usize = testimony_core::evidence::witness::unwrap::STREAMS_MAX;
 
 /// Bytes of one wrapped key.
 pub const WRAPPED_KEY_BYTES_MAX: usize = 4096;

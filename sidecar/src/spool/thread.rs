@@ -8,7 +8,7 @@ use super::inbox::{Inbox, Limits, Refusal};
 use super::keys::{DataKey, KeyError, Keys, RecoveryKey};
 use super::page::{self, CounterPage, Counters, kernel_boot_id};
 use super::position::Place;
-use super::recover::{Unreadable, scan};
+use super::recover::{Unreadable, names, scan};
 use super::shelf::{Shelf, SinkRule};
 use super::writer::{Fault, Writer, WriterSettings};
 use super::{Block, SEGMENT_BYTES_MAX, StreamNumber};
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use testimony_core::evidence::stream::StreamId;
 use tokio::sync::{mpsc, watch};
 
 /// How often acknowledgements are made durable, old segments go, and a disk that failed is tried again.
@@ -76,6 +77,8 @@ pub enum StartError {
 /// A running spool. Dropping it stops it and waits for what waits to be written.
 pub struct Spool {
     handle: SpoolHandle,
+    /// Streams of earlier processes.
+    found: Vec<StreamId>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -88,6 +91,7 @@ impl Spool {
         let io = |what| move |source| StartError::Io { what, source };
         let keys = Keys::load(&settings.key_folder, settings.recovery.clone())?;
         let Made { boots, page, predecessors } = made(&settings)?;
+        let found = names(predecessors.iter().map(|one| (one.boot, Folder::new(&one.path))));
         let folder = boots.folder();
         let shelf = Shelf::new(Folder::new(&folder), settings.boot);
         let shared = shelf.shared().clone();
@@ -109,6 +113,8 @@ impl Spool {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let work = Work {
             writer,
+            keys: keys.clone(),
+            rewraps: false,
             handle: handle.clone(),
             foreign: Vec::new(),
             sinks: sinks.to_vec(),
@@ -129,12 +135,17 @@ impl Spool {
             threads
                 .push(spawn("spool-recovery", Box::new(move || recover(&handle, predecessors, &keys, boot, &events)))?);
         }
-        Ok((Self { handle, threads }, receiver))
+        Ok((Self { handle, found, threads }, receiver))
     }
 
     /// The ways to it.
     pub fn handle(&self) -> &SpoolHandle {
         &self.handle
+    }
+
+    /// Names of streams that earlier processes left here (S2), newest first.
+    pub fn found(&self) -> &[StreamId] {
+        &self.found
     }
 
     /// Writes what waits, ends the open segment and the threads.
@@ -262,6 +273,9 @@ struct Foreign {
 /// What the thread owns.
 struct Work {
     writer: Writer<Folder>,
+    keys: Keys,
+    /// Keys may have to be wrapped to the recovery key (D5).
+    rewraps: bool,
     handle: SpoolHandle,
     foreign: Vec<Foreign>,
     sinks: Vec<SinkRule>,
@@ -316,6 +330,7 @@ impl Work {
             self.foreign.iter_mut().for_each(|foreign| foreign.shelf.set_sinks(&sinks, Place::default()));
             self.sinks = sinks;
         }
+        self.rewraps |= control.roll || !control.adopted.is_empty();
         for (mut shelf, predecessor) in control.adopted {
             shelf.set_sinks(&self.sinks, Place::default());
             let bytes = folder_bytes(&predecessor.path);
@@ -405,6 +420,7 @@ impl Work {
             }
             self.untold.extend(shelf.take_skipped().into_iter().map(|skipped| Event::Skipped(boot, skipped)));
         }
+        self.rewrap();
         for at in (0..self.foreign.len()).rev() {
             let is_empty = self.foreign.get(at).is_some_and(|f| f.shelf.is_done() && f.shelf.used_bytes() == 0);
             if is_empty {
@@ -413,6 +429,20 @@ impl Work {
                 if let Err(error) = predecessor.remove() {
                     tracing::warn!(%error, "a folder cannot be removed");
                 }
+            }
+        }
+    }
+
+    /// Wraps keys that were made before the recovery key was known. What the disk does not take is tried again.
+    fn rewrap(&mut self) {
+        if !std::mem::take(&mut self.rewraps) {
+            return;
+        }
+        let foreign = self.foreign.iter_mut().map(|foreign| &mut foreign.shelf);
+        for shelf in std::iter::once(self.writer.shelf_mut()).chain(foreign) {
+            if let Err(error) = shelf.rewrap(&self.keys) {
+                tracing::warn!(boot = %shelf.boot(), %error, "keys are not wrapped to the recovery key yet");
+                self.rewraps = true;
             }
         }
     }

@@ -36,6 +36,8 @@ pub struct Unlocker {
     /// Segments that were answered for.
     done: BTreeSet<(Boot, u64)>,
     backoff: Backoff,
+    /// The last request brought nothing, and that was said.
+    troubled: bool,
 }
 
 impl Unlocker {
@@ -48,7 +50,7 @@ impl Unlocker {
         }
         let adopted = spool.adopted();
         let backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, Jitter::seeded());
-        Self { caller, spool, adopted, file, done: BTreeSet::new(), backoff }
+        Self { caller, spool, adopted, file, done: BTreeSet::new(), backoff, troubled: false }
     }
 
     /// Asks until `shutdown` ends.
@@ -76,13 +78,25 @@ impl Unlocker {
                 Ok(()) => {
                     knows_key = true;
                     self.backoff.reset();
+                    if std::mem::take(&mut self.troubled) {
+                        tracing::info!("the operator answers for keys of the spool again");
+                    }
                 }
                 Err(error) => {
                     self.caller.disconnect();
-                    tracing::warn!(%error, segments = locked.len(), "no keys of the spool from the operator; asking again");
+                    self.say(&error, locked.len());
                     tokio::time::sleep(self.backoff.wait()).await;
                 }
             }
+        }
+    }
+
+    /// Once, until it works again: an operator may be away for long.
+    fn say(&mut self, error: &CallError, segments: usize) {
+        if std::mem::replace(&mut self.troubled, true) {
+            tracing::debug!(%error, segments, "no keys of the spool from the operator");
+        } else {
+            tracing::warn!(%error, segments, "no keys of the spool from the operator; asking again until it answers");
         }
     }
 

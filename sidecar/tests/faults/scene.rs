@@ -190,6 +190,11 @@ impl Outcome {
         self.export.rows().into_iter()
     }
 
+    /// What the sink took.
+    pub fn export(&self) -> &Export {
+        &self.export
+    }
+
     /// Fails, with everything that explains it, unless this holds.
     pub fn check(&self, what: &str, holds: bool) {
         if !holds {

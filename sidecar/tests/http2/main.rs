@@ -3,10 +3,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deadlines;
 mod drain;
 mod ends;
+mod floods;
 mod limits;
 mod passes;
+mod peer;
 mod raw;
 mod rig;
 mod rpc;

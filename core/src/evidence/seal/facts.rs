@@ -117,7 +117,8 @@ pub(super) fn describe_origin(record: &mut Record, origin: &Origin, key: PublicK
         record.set(Field::After, after.as_str().as_bytes());
     }
     let mut found = String::new();
-    for stream in &origin.found {
+    // What follows a rotation names that stream; what the spool held at the start may be delivered and gone by now.
+    for stream in origin.found.iter().filter(|_| after.is_none()) {
         // Names are left out whole; `recovered` tells of each one.
         if found.len() + stream.as_str().len() < Field::Found.bytes_max() {
             found.push_str(if found.is_empty() { "" } else { "," });

@@ -124,7 +124,11 @@ impl Concluding<'_> {
                 self.hole(*from, *to, *source, reason, *excuse);
             }
         }
-        let finding = |message: String| vec![Finding::whole(Verdict::Missing, &self.chain.name, message)];
+        let scope = &self.settings.scope;
+        let is_whole = !self.settings.partial && scope.from_ns.is_none() && scope.to_ns.is_none();
+        // It may have ended before the window.
+        let verdict = if is_whole { Verdict::Missing } else { Verdict::Partial };
+        let finding = |message: String| vec![Finding::whole(verdict, &self.chain.name, message)];
         // Of streams that the ledger expects, the verification says it in the end, as of those that nobody else names.
         let expected = self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&self.chain.name));
         if !expected && let Some(source) = self.chain.found.named.first() {

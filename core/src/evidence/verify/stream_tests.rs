@@ -186,6 +186,13 @@ fn d3_a_later_start_proves_the_tail() {
     edited[7] = edit(&edited[7], "path", Some("/c"));
     assert!(check(&[edited, next.all()].concat()).contains(&"TAMPERED 5..8".to_owned()));
     assert_eq!(check(&next.all()), ["MISSING"], "the stream as a whole");
+    // V3: where not everything is there, that proves nothing; it may have ended before the window.
+    let partial = Settings { partial: true, ..settings() };
+    let window = Settings { scope: Scope { from_ns: Some(1), ..Scope::default() }, ..settings() };
+    for settings in [partial, window] {
+        let found = found(&verify(&next.all(), settings, Trust::default()));
+        assert!(found.contains(&"PARTIAL".to_owned()) && !found.contains(&"MISSING".to_owned()), "{found:?}");
+    }
 }
 
 #[test]

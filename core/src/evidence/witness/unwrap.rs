@@ -3,7 +3,7 @@
 //! opens the other form for the same pod, and its ledger says so. Nothing is encrypted here: what is sent, and what both bind
 //! a wrapped key to.
 
-use crate::evidence::stream::StreamId;
+use crate::evidence::stream::{STREAM_ID_BYTES_MAX, StreamId};
 use serde::{Deserialize, Serialize};
 
 /// HPKE's `info`. The additional data is the pod's uid: another pod's request opens nothing.
@@ -18,11 +18,18 @@ pub const WRAPPED_BYTES_MAX: usize = RECOVERY_KEY_BYTES + 32 + 16;
 /// Most keys of one request.
 pub const KEYS_MAX: usize = 64;
 
-/// Most streams of one request: each is an entry of the ledger.
-pub const STREAMS_MAX: usize = 64;
+/// Most streams of one request: each is an entry of the ledger. A segment of a spool holds no more, so that each can be asked
+/// for.
+pub const STREAMS_MAX: usize = 128;
 
 /// Largest request and largest answer, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// A request of the most and the longest fits: a name in quotes with a comma, a key in base64 likewise, and what stands around.
+const _: () = assert!(
+    STREAMS_MAX * (STREAM_ID_BYTES_MAX + 3) + KEYS_MAX * (WRAPPED_BYTES_MAX.div_ceil(3) * 4 + 3) + 64
+        <= MESSAGE_BYTES_MAX
+);
 
 /// What a sidecar asks, as JSON to [`crate::contract::UNWRAP_PATH`]. Without keys it only asks for the recovery key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ pub mod acks;
 pub mod bytes;
 pub mod frame;
 pub mod header;
+pub mod rewrapped;
 
 use std::fmt;
 

@@ -71,7 +71,7 @@ pub struct OpenBegin {
     pub place: Place,
 }
 
-/// What is broken: becomes a `hole`.
+/// What is broken: each sink that comes to it tells a `hole`, where the hashes are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// In which file.

@@ -86,6 +86,7 @@ pub fn scan<D: Disk>(
         }
     }
     headers.sort_by_key(|(header, ..)| header.number);
+    let mut rewrapped = shelf::rewrapped_keys(&disk);
     let mut segments = Vec::new();
     if let Some((first, ..)) = headers.first() {
         scan.lose_beginning(first);
@@ -98,6 +99,7 @@ pub fn scan<D: Disk>(
             header: Arc::new(header.clone()),
             header_hash: *hash,
             header_bytes: *length,
+            rewrapped: rewrapped.remove(&header.number).unwrap_or_default().into(),
             key,
             end: header.first,
             readable_bytes: *length,
@@ -114,7 +116,12 @@ pub fn scan<D: Disk>(
     Ok(Scanned { shelf: Shelf::with(disk, boot, reader, segments, acks), report })
 }
 
-fn header<F: Files>(files: &F, name: &str, boot: Boot, number: u64) -> Result<(Header, u64, Hash), FormatError> {
+pub(super) fn header<F: Files>(
+    files: &F,
+    name: &str,
+    boot: Boot,
+    number: u64,
+) -> Result<(Header, u64, Hash), FormatError> {
     let read = |count| files.read_at(name, 0, count).map_err(|_| FormatError::from(Problem::Unreadable));
     // What is needed may be there where what follows it is not.
     let needed = || read(Header::bytes_needed(&read(Header::START_BYTES)?)?);

@@ -1,6 +1,7 @@
 //! The segments of one folder: who has acknowledged what of them, and when they go.
 
 mod ack_log;
+mod rewrap;
 mod segment;
 mod shared;
 mod shed;
@@ -10,6 +11,7 @@ pub use shared::Shared;
 pub use shed::Skipped;
 
 pub(super) use ack_log::is_log;
+pub(super) use rewrap::read_all as rewrapped_keys;
 pub(super) use segment::{name as segment_name, number as segment_number};
 pub(super) use shared::Spot;
 pub(super) use shed::leaves_of;
@@ -56,6 +58,8 @@ struct Sink {
 pub struct Shelf<D> {
     pub(super) disk: D,
     boot: Boot,
+    /// The process that reads it, which names its files.
+    reader: Boot,
     pub(super) segments: BTreeMap<u64, Segment>,
     shared: Arc<Shared>,
     sinks: BTreeMap<String, Sink>,
@@ -70,6 +74,8 @@ pub struct Shelf<D> {
     folder_dirty: bool,
     skipped: Vec<Skipped>,
     recovered: bool,
+    /// Files of keys that this process made.
+    rewraps: u64,
 }
 
 impl<D: Disk> Shelf<D> {
@@ -85,6 +91,7 @@ impl<D: Disk> Shelf<D> {
         let shelf = Self {
             disk,
             boot,
+            reader,
             segments: segments.into_iter().map(|segment| (segment.number(), segment)).collect(),
             shared,
             sinks: BTreeMap::new(),
@@ -96,6 +103,7 @@ impl<D: Disk> Shelf<D> {
             folder_dirty: false,
             skipped: Vec::new(),
             recovered: acks.recovered,
+            rewraps: 0,
         };
         shelf.publish();
         shelf
@@ -291,7 +299,7 @@ impl<D: Disk> Shelf<D> {
     /// Segments whose keys only the operator can unwrap, with the wrapped keys.
     pub fn locked(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let locked = self.segments.values().filter(|segment| segment.key.is_none());
-        locked.map(|segment| (segment.number(), segment.header.recovery_key.as_slice()))
+        locked.map(|segment| (segment.number(), segment.recovery_key()))
     }
 
     /// Makes removals durable.

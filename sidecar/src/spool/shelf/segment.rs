@@ -16,6 +16,8 @@ pub struct Segment {
     /// Frames open only below this header.
     pub(in crate::spool) header_hash: Hash,
     pub(in crate::spool) header_bytes: u64,
+    /// Its key, wrapped to the recovery key after the header was written; may be empty.
+    pub(in crate::spool) rewrapped: Arc<[u8]>,
     /// `None`: the pod's key does not open it.
     pub(in crate::spool) key: Option<Arc<DataKey>>,
     /// The place after its last entry that is whole and durable.
@@ -47,6 +49,11 @@ impl Segment {
     /// Its header.
     pub fn header(&self) -> &Arc<Header> {
         &self.header
+    }
+
+    /// Its key, wrapped to the operator's recovery key; empty: that was never known.
+    pub fn recovery_key(&self) -> &[u8] {
+        if self.header.recovery_key.is_empty() { &self.rewrapped } else { &self.header.recovery_key }
     }
 
     /// The name of its file.

@@ -63,7 +63,7 @@ impl Shared {
         let told = |segment: &Segment| LockedSegment {
             boot,
             number: segment.number(),
-            wrapped: segment.header.recovery_key.clone(),
+            wrapped: segment.recovery_key().to_vec(),
             streams: segment.header.streams.iter().map(|stream| stream.sid.clone()).collect(),
         };
         locked.map(told).collect()

@@ -1,9 +1,9 @@
 //! Disks that alter what was durable: told, set aside, and the rest is read.
 
-use super::rig::{Rig, keys, read_all, recover, sid, sinks};
+use super::rig::{BOOT, NEXT_BOOT, Rig, keys, read_all, recover, sid, sinks};
 use crate::spool::disk::Files;
 use crate::spool::keys::Keys;
-use crate::spool::recover::{Unreadable, scan};
+use crate::spool::recover::{Unreadable, names, scan};
 use crate::spool::{FIXED_RESERVE_BYTES, Fault, Place, Read, ReadError, Reader, Untold, WriterSettings};
 
 /// Several segments, each with several frames; the first one's entries end at the returned place.
@@ -87,6 +87,28 @@ fn a_segment_without_a_header_is_set_aside() {
     assert_eq!(found.len() as u64, rig.given.len() as u64 - (second_end.number() - first_end));
 }
 
+#[test]
+fn s2_names_stand_in_the_newest_headers_and_what_cannot_be_read_is_left_out() {
+    let (mut rig, _) = segments();
+    rig.add_stream();
+    assert!(rig.commit(40, 10), "both streams have entries");
+    let disk = rig.disk.killed();
+    let of = |boot| names([(boot, disk.clone())]);
+    let all = of(BOOT);
+    assert_eq!((all.len(), all.contains(&sid(0)), all.contains(&sid(1))), (2, true, true), "{all:?}");
+    assert_eq!(of(NEXT_BOOT), [], "of another process");
+    let (newest, segment) = rig.writer.shelf().segments.last_key_value().expect("a segment");
+    assert_eq!(segment.header.streams.len(), 2);
+    disk.alter(&name(*newest), |bytes| bytes[3] ^= 1);
+    assert_eq!(of(BOOT), [sid(0)], "the header before names one");
+    rig.writer.shelf().segments.keys().for_each(|number| disk.alter(&name(*number), |bytes| bytes[4] ^= 1));
+    assert_eq!(of(BOOT), []);
+    // However many processes there were, a start looks at few.
+    let mut looked = 0;
+    names((0..10_000).map(|_| (BOOT, disk.clone())).inspect(|_| looked += 1));
+    assert!(looked <= 64, "{looked}");
+}
+
 /// Where the first frame of a segment begins, in bytes.
 fn first_frame(rig: &Rig, number: u64) -> usize {
     let segment = rig.writer.shelf().segments.get(&number).expect("a segment");
@@ -109,7 +131,7 @@ fn g2_a_frame_of_which_the_disk_gives_the_part_in_clear_alone_is_lost_with_its_l
     assert!(lost.is_empty() && found.keys().copied().eq(4..rig.given.len() as u64));
     // The next process tells the same.
     let disk = rig.disk.killed();
-    let retry = scan(disk.clone(), &keys(), super::rig::BOOT, super::rig::NEXT_BOOT, Unreadable::Retry);
+    let retry = scan(disk.clone(), &keys(), BOOT, NEXT_BOOT, Unreadable::Retry);
     assert!(retry.is_err(), "it may be there the next time");
     let report = recover(&disk).report;
     let [damage] = report.damage.as_slice() else { panic!("{:?}", report.damage) };
@@ -145,8 +167,7 @@ fn d5_without_the_pods_key_the_size_is_known_and_the_content_waits() {
     let (rig, _) = segments();
     let disk = rig.disk.killed();
     let other = Keys::with_pod_key([4; 32], None);
-    let mut scanned =
-        scan(disk.clone(), &other, super::rig::BOOT, super::rig::NEXT_BOOT, Unreadable::Damaged).expect("listed");
+    let mut scanned = scan(disk.clone(), &other, BOOT, NEXT_BOOT, Unreadable::Damaged).expect("listed");
     assert_eq!(scanned.report.locked_segments, rig.writer.shelf().segments.len() as u64);
     assert_eq!(scanned.report.streams[&super::rig::sid(0)].leaves, rig.leaves(0, rig.given.len()));
     let mut reader = Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory");
@@ -160,7 +181,7 @@ fn d5_without_the_pods_key_the_size_is_known_and_the_content_waits() {
 fn sp_3_t5_a_full_spool_refuses_sheds_what_nobody_must_have_and_goes_on_after_acknowledgements() {
     let mut rig = Rig::new(3);
     let settings = WriterSettings { limit_bytes: FIXED_RESERVE_BYTES + 32 * 1024, segment_bytes: 4096 };
-    let shelf = crate::spool::Shelf::new(rig.disk.clone(), super::rig::BOOT);
+    let shelf = crate::spool::Shelf::new(rig.disk.clone(), BOOT);
     rig.writer = crate::spool::Writer::new(settings, keys(), shelf).expect("a writer");
     rig.writer.set_sinks(&sinks());
     rig.writer.add_stream(crate::spool::StreamNumber(0), super::rig::sid(0), 0);

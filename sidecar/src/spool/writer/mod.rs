@@ -312,6 +312,7 @@ impl<D: Disk> Writer<D> {
             header_hash: Hash::of(&[&bytes]),
             header: Arc::new(header),
             header_bytes: length,
+            rewrapped: Arc::default(),
             key: Some(Arc::new(fresh.key)),
             end: first,
             readable_bytes: length,

@@ -1,0 +1,135 @@
+//! What audit adds to an answer's time: `cargo bench -p testimony-sidecar --bench latency`.
+//!
+//! Real sidecars, each a process of its own, between an application and clients on this machine. The load is an open loop: each
+//! request has its time on a fixed schedule, and its latency counts from there, whether or not the connection was free (no
+//! coordinated omission). First Async against no audit at all (level `None`, no spool), in rounds that alternate; then Strict
+//! against Async, beside the commit interval and the time that a sync takes on this disk. Prints figures and asserts nothing
+//! about time.
+//!
+//! `TESTIMONY_LATENCY_SECONDS` is the length of each measurement (5), `TESTIMONY_LATENCY_DIR` where spools stand (the
+//! temporary folder): a disk is measured only if that is on one.
+
+mod load;
+mod world;
+
+use load::{Latencies, measure};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use testimony_sidecar::spool::Limits;
+use world::{Sidecar, application, sink};
+
+/// Rounds of each comparison.
+const ROUNDS: usize = 5;
+/// Requests a second, and connections they share, where Async is compared with no audit,
+const RATE: u32 = 4_000;
+const CONNECTIONS: usize = 32;
+/// and where Strict is compared with Async: each answer takes a commit, so fewer come at once.
+const STRICT_RATE: u32 = 1_000;
+/// What is sent before a measurement counts.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Audit may add so much to the 99th percentile: a part of it, and so many microseconds.
+const GOAL_PART: f64 = 0.05;
+const GOAL_US: f64 = 20.0;
+/// Limit of each spool, in bytes: the chart's.
+const SPOOL_BYTES: u64 = 256 * 1024 * 1024;
+/// Syncs that are timed, and bytes that each makes durable.
+const SYNCS: usize = 200;
+const SYNC_BYTES: usize = 4096;
+
+fn main() {
+    let seconds = std::env::var("TESTIMONY_LATENCY_SECONDS").map_or(5, |text| text.parse().expect("a number"));
+    let length = Duration::from_secs(seconds);
+    let place = std::env::var_os("TESTIMONY_LATENCY_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let folder = place.join(format!("testimony-bench-latency-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (origin, sink) = (application(), sink());
+    let spool = |name: &str| {
+        let [disk, key] = ["disk", "key"].map(|part| folder.join(name).join(part));
+        [&disk, &key].into_iter().for_each(|path| std::fs::create_dir_all(path).expect("a folder"));
+        format!("spool: {{dir: '{}', keyDir: '{}', bytesMax: {SPOOL_BYTES}}}\n", disk.display(), key.display())
+    };
+    let start = |name: &str, yaml: &str| Sidecar::start(&folder.join(name), origin, sink, yaml);
+    std::fs::create_dir_all(folder.join("off")).expect("a folder");
+    let off = start("off", "policy: {rules: [{name: all, level: None}]}\n");
+    let on = start("async", &format!("policy: {{rules: []}}\n{}", spool("async")));
+    let strict = start("strict", &format!("policy: {{delivery: {{mode: Strict}}}}\n{}", spool("strict")));
+
+    println!(
+        "Async against no audit: {RATE} requests a second, {CONNECTIONS} connections, {seconds} s each, {ROUNDS} rounds"
+    );
+    let [without, with] = alternate([("no audit", &off), ("Async", &on)], RATE, length);
+    let goal = without.p99_us * (1.0 + GOAL_PART) + GOAL_US;
+    let reached = if with.p99_us <= goal { "reached" } else { "missed" };
+    println!(
+        "medians: no audit p50 {:.0} p99 {:.0} us, Async p50 {:.0} p99 {:.0} us: {:+.0} us at p99; goal {goal:.0} us (5 % and 20 us \
+         more than without): {reached}\n",
+        without.p50_us,
+        without.p99_us,
+        with.p50_us,
+        with.p99_us,
+        with.p99_us - without.p99_us,
+    );
+
+    println!(
+        "Strict against Async: {STRICT_RATE} requests a second, {CONNECTIONS} connections, {seconds} s each, {ROUNDS} rounds"
+    );
+    let [with, held] = alternate([("Async", &on), ("Strict", &strict)], STRICT_RATE, length);
+    let sync = syncs(&folder.join("strict/disk"));
+    println!(
+        "medians: Async p50 {:.0} p99 {:.0} us, Strict p50 {:.0} p99 {:.0} us: {:+.0} us at p50, {:+.0} us at p99\n\
+         commit interval {} us (Strict), {} us (Async); a sync of {SYNC_BYTES} bytes takes {:.0} us (p50), {:.0} us (p99) on this disk",
+        with.p50_us,
+        with.p99_us,
+        held.p50_us,
+        held.p99_us,
+        held.p50_us - with.p50_us,
+        held.p99_us - with.p99_us,
+        Limits::default().commit_after_urgent.as_micros(),
+        Limits::default().commit_after.as_micros(),
+        sync.p50_us,
+        sync.p99_us,
+    );
+    drop((off, on, strict));
+    std::fs::remove_dir_all(&folder).expect("the folder goes");
+}
+
+/// Measures one after the other, in the other order every other round; prints each and returns the medians.
+fn alternate(sidecars: [(&str, &Sidecar); 2], rate: u32, length: Duration) -> [Latencies; 2] {
+    let mut rounds: [Vec<Latencies>; 2] = Default::default();
+    for round in 0..ROUNDS {
+        for turn in 0..2 {
+            let at = (round + turn) % 2;
+            let (name, sidecar) = sidecars[at];
+            measure(sidecar.inbound, rate, CONNECTIONS, WARM_UP);
+            let got = measure(sidecar.inbound, rate, CONNECTIONS, length);
+            println!(
+                "round {}, {name}: {} answers, p50 {:.0} p99 {:.0} max {:.0} us; sent late by p99 {:.0} us",
+                round + 1,
+                got.count,
+                got.p50_us,
+                got.p99_us,
+                got.max_us,
+                got.late_p99_us,
+            );
+            rounds[at].push(got);
+        }
+    }
+    rounds.map(|rounds| Latencies::median_of(&rounds))
+}
+
+/// How long a sync takes where spools stand, with nothing else to do.
+fn syncs(folder: &Path) -> Latencies {
+    let path = folder.join("sync");
+    let mut file = File::create(&path).expect("a file");
+    let mut took = Vec::new();
+    for _ in 0..SYNCS {
+        file.write_all(&[7; SYNC_BYTES]).expect("written");
+        let begun = Instant::now();
+        file.sync_data().expect("synced");
+        took.push(begun.elapsed());
+    }
+    std::fs::remove_file(&path).expect("it goes");
+    Latencies::of(took, Vec::new())
+}

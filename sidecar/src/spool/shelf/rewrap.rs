@@ -1,0 +1,62 @@
+//! Segments that were begun before the operator's recovery key was known: their keys are wrapped to it afterwards (D5).
+
+use super::{Segment, Shelf};
+use crate::spool::disk::{Disk, Files};
+use crate::spool::format::rewrapped;
+use crate::spool::keys::Keys;
+use std::collections::BTreeMap;
+use std::io;
+
+/// Beginning of a file's name.
+const PREFIX: &str = "keys-";
+
+/// Bytes of a file that are read: some thousand keys.
+const FILE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Keys that one file gets; what is beyond waits for the next.
+const KEYS_MAX: usize = 4096;
+
+/// What the files of a folder say, by segment. One that cannot be read means that the segment waits, or is lost, as without it.
+pub(in crate::spool) fn read_all<F: Files>(files: &F) -> BTreeMap<u64, Vec<u8>> {
+    let mut keys = BTreeMap::new();
+    for file in files.list().unwrap_or_default() {
+        if file.name.starts_with(PREFIX)
+            && let Ok(bytes) = files.read_at(&file.name, 0, FILE_BYTES_MAX)
+            && let Err(error) = rewrapped::read(&bytes, &mut keys)
+        {
+            tracing::warn!(file = file.name, %error, "wrapped keys cannot be read");
+        }
+    }
+    keys
+}
+
+impl<D: Disk> Shelf<D> {
+    /// Wraps the keys that no recovery key opens to the one in force. They come into a file of their own: no process writes into
+    /// a segment that is there (D4).
+    ///
+    /// # Errors
+    /// What the disk says; the next call tries again, with another file.
+    pub fn rewrap(&mut self, keys: &Keys) -> io::Result<()> {
+        let bare = self.segments.values().filter(|segment| segment.recovery_key().is_empty());
+        let wrap = |segment: &Segment| Some((segment.number(), keys.rewrap(&segment.header.pod_key)?));
+        let wrapped: Vec<(u64, Vec<u8>)> = bare.filter_map(wrap).take(KEYS_MAX).collect();
+        if wrapped.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        rewrapped::begin(&mut bytes);
+        wrapped.iter().for_each(|(number, key)| rewrapped::append(&mut bytes, *number, key));
+        let name = format!("{PREFIX}{}-{:010}", self.reader, self.rewraps);
+        self.rewraps = self.rewraps.saturating_add(1);
+        self.disk.create(&name)?;
+        let written = self.disk.append(&name, &bytes).and_then(|()| self.disk.sync(&name));
+        self.disk.close(&name);
+        written.and_then(|()| self.disk.sync_folder())?;
+        for (number, key) in wrapped {
+            if let Some(segment) = self.segments.get_mut(&number) {
+                segment.rewrapped = key.into();
+            }
+        }
+        Ok(())
+    }
+}
