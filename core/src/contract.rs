@@ -98,6 +98,8 @@ pub mod annotation {
     pub const REVISION: &str = "testimony.dev/revision";
     /// JSON of what the injection changed (the original `tcpSocket` probes), so that it can be undone.
     pub const STATUS: &str = "testimony.dev/status";
+    /// Not ours: the volumes that do not keep the cluster autoscaler from removing a node, separated by commas (D5).
+    pub const EVICTABLE_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 }
 
 /// Environment variables of the sidecar.
