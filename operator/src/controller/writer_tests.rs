@@ -11,9 +11,9 @@ use crate::state::{Ack, State};
 use crate::testing::FakeApi;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use testimony_core::policy::EvidenceState;
+use testimony_core::policy::{ABSENT_RETRY_MS_MAX, EvidenceState};
 
 const POLICY: &str = "/apis/audit.testimony.dev/v1alpha1/namespaces/shop/auditpolicies/all";
 const WIDE: &str = "/apis/audit.testimony.dev/v1alpha1/clusterauditpolicies/floor";
@@ -99,6 +99,65 @@ async fn a_new_leader_holds_back_then_says_unknown_then_what_is_so() {
     lead(&api, &after, 2).await;
     for path in [POLICY, WIDE] {
         assert_eq!(programmed(&api, path), ("True Programmed".to_owned(), 1), "{path}");
+    }
+}
+
+/// A sidecar that lost its leader tries again within [`ABSENT_RETRY_MS_MAX`]; what happened while nobody led is true within 5 s
+/// of the new leader's start, and nothing else is shown meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_tells_what_is_so_within_five_seconds_and_nothing_else_before() {
+    for late_ms in [0, 300, ABSENT_RETRY_MS_MAX, 2 * ABSENT_RETRY_MS_MAX] {
+        let (api, mut index) = shop();
+        let second = || {
+            let mut old = pod("b", true);
+            old["metadata"]["creationTimestamp"] = json!("1970-01-01T00:00:10Z");
+            old
+        };
+        put::<Pod>(&mut index, second());
+        let before = state(index);
+        for uid in ["a", "b"] {
+            let said = ack(&before.index(), Instant::now());
+            before.acknowledge(uid, said);
+        }
+        lead(&api, &before, 2).await;
+        assert_eq!(programmed(&api, POLICY), ("True Programmed".to_owned(), 2));
+
+        // One pod went while nobody led.
+        let (_, mut index) = shop();
+        put::<AuditPolicy>(&mut index, api.get(POLICY).expect("the policy"));
+        put::<ClusterAuditPolicy>(&mut index, api.get(WIDE).expect("the policy"));
+        let after = state(index);
+        let seen = Mutex::new(Vec::new());
+        let begun = tokio::time::Instant::now();
+        let looks = async {
+            loop {
+                let now = (programmed(&api, POLICY), status(&api, POLICY).pods.matched);
+                {
+                    let mut seen = seen.lock().expect("a lock");
+                    if seen.last().is_none_or(|(last, _)| *last != now) {
+                        seen.push((now, begun.elapsed()));
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let tells = async {
+            tokio::time::sleep(Duration::from_millis(late_ms)).await;
+            acknowledge(&after);
+            // The leader's time is over first.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = lead(&api, &after, 10) => {}
+            () = looks => {}
+            () = tells => {}
+        }
+        let seen = seen.into_inner().expect("a lock");
+        let states: Vec<_> =
+            seen.iter().map(|((programmed, matched), _)| (programmed.0.as_str(), programmed.1, *matched)).collect();
+        assert_eq!(states, [("True Programmed", 2, 2), ("True Programmed", 1, 1)], "told after {late_ms} ms");
+        let last = seen.last().expect("a look").1;
+        assert!(last <= Duration::from_secs(5), "{last:?}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use testimony_core::contract::TOKEN_AUDIENCE;
+use tokio::sync::Semaphore;
 
 /// How long a review is believed, in seconds.
 const REVIEW_SECONDS_MAX: u64 = 60;
@@ -17,6 +18,10 @@ const REFUSAL_SECONDS_MAX: u64 = 10;
 
 /// Most reviews that are kept.
 const REVIEWS_MAX: usize = 20_000;
+
+/// Reviews at a time: after a change of the leader all sidecars come within a second or two, and the API server answers others
+/// too.
+const REVIEWS_AT_ONCE_MAX: usize = 128;
 
 /// Longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -56,12 +61,13 @@ type Verdicts = HashMap<[u8; 32], (Verdict, Instant)>;
 pub struct Reviewer {
     api: Api<TokenReview>,
     verdicts: Arc<Mutex<Verdicts>>,
+    turns: Arc<Semaphore>,
 }
 
 impl Reviewer {
     /// A reviewer with an empty cache.
     pub fn new(client: Client) -> Self {
-        Self { api: Api::all(client), verdicts: Arc::default() }
+        Self { api: Api::all(client), verdicts: Arc::default(), turns: Arc::new(Semaphore::new(REVIEWS_AT_ONCE_MAX)) }
     }
 
     fn known(&self, hash: &[u8; 32], now: Instant) -> Option<Verdict> {
@@ -92,12 +98,18 @@ impl Identify for Reviewer {
         if let Some(verdict) = self.known(&hash, Instant::now()) {
             return verdict;
         }
+        let turn = self.turns.acquire().await.map_err(|error| Unauthorized::Unavailable(error.to_string()))?;
+        // The callers of one sidecar come together: one of them may have asked meanwhile.
+        if let Some(verdict) = self.known(&hash, Instant::now()) {
+            return verdict;
+        }
         let review = TokenReview {
             metadata: ObjectMeta::default(),
             spec: TokenReviewSpec { token: token.to_owned(), audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]) },
             status: None,
         };
         let answer = self.api.create(&PostParams::default(), &review).await;
+        drop(turn);
         let review = answer.map_err(|e| Unauthorized::Unavailable(e.to_string()))?;
         let verdict = verdict(&review);
         self.keep(hash, verdict.clone(), Instant::now());
