@@ -21,8 +21,12 @@ use testimony_operator::witness::store::{BLOCK_LABEL, block};
 /// # Errors
 /// The cluster is not reached, there is no ledger, or it is not whole.
 pub async fn run(command: &LedgerCommand, cluster: &ClusterArgs) -> Result<u8> {
+    if let LedgerCommand::Prune(args) = command {
+        return crate::prune::run(args, cluster).await;
+    }
     let cluster = Cluster::connect(cluster).await?;
     match command {
+        LedgerCommand::Prune(_) => {}
         LedgerCommand::Export(args) => {
             let blocks = blocks(&cluster, &args.operator_namespace).await?;
             print(&export(&blocks)?)?;

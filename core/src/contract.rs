@@ -165,5 +165,8 @@ pub const ADD_CHECKPOINT_PATH: &str = "/v1/witness/add-checkpoint";
 /// Path on which a sidecar tells what its pod takes along undelivered.
 pub const ABANDONED_PATH: &str = "/v1/witness/abandoned";
 
+/// Path on which the ledger is told what is removed from the backends by order (G2): for people with that right.
+pub const PRUNE_PATH: &str = "/v1/ledger/prune";
+
 /// Path on which the operator opens keys of a spool whose node restarted (D5).
 pub const UNWRAP_PATH: &str = "/v1/witness/unwrap";

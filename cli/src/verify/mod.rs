@@ -19,6 +19,7 @@ mod tests;
 mod url;
 
 pub use backend::Format;
+pub(crate) use input::bodies;
 pub use proof::{RecordName, record_name};
 pub use scope::{ScopeArg, lag, scope};
 

@@ -131,7 +131,7 @@ impl Leader {
             return Ok(());
         }
         let listener = bind(self.settings.policy_port, "--policy-port").await?;
-        let reviewer = Reviewer::new(self.client.clone());
+        let reviewer = Reviewer::new(self.client.clone(), &self.settings.namespace);
         let server = PolicyServer::new(
             self.state.clone(),
             reviewer,

@@ -1,6 +1,6 @@
 //! Who polls: the pod to which a projected ServiceAccount token is bound.
 
-use super::Identify;
+use super::{Identify, orders};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::api::{Api, PostParams};
 use kube::{Client, api::ObjectMeta};
@@ -46,6 +46,9 @@ pub enum Unauthorized {
     /// The token is valid, but bound to no pod.
     #[error("the token is not bound to a pod: use a projected token")]
     NotBound,
+    /// The token is valid, and its owner lacks the right.
+    #[error("{0}")]
+    Forbidden(String),
     /// The API server did not answer.
     #[error("the token cannot be reviewed now: {0}")]
     Unavailable(String),
@@ -59,15 +62,23 @@ type Verdicts = HashMap<[u8; 32], (Verdict, Instant)>;
 /// Reviews tokens at the API server and keeps the verdicts for a short time, by the token's hash.
 #[derive(Clone)]
 pub struct Reviewer {
+    client: Client,
+    namespace: String,
     api: Api<TokenReview>,
     verdicts: Arc<Mutex<Verdicts>>,
     turns: Arc<Semaphore>,
 }
 
 impl Reviewer {
-    /// A reviewer with an empty cache.
-    pub fn new(client: Client) -> Self {
-        Self { api: Api::all(client), verdicts: Arc::default(), turns: Arc::new(Semaphore::new(REVIEWS_AT_ONCE_MAX)) }
+    /// A reviewer with an empty cache; `namespace` is the operator's.
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self {
+            client: client.clone(),
+            namespace: namespace.to_owned(),
+            api: Api::all(client),
+            verdicts: Arc::default(),
+            turns: Arc::new(Semaphore::new(REVIEWS_AT_ONCE_MAX)),
+        }
     }
 
     fn known(&self, hash: &[u8; 32], now: Instant) -> Option<Verdict> {
@@ -114,6 +125,14 @@ impl Identify for Reviewer {
         let verdict = verdict(&review);
         self.keep(hash, verdict.clone(), Instant::now());
         verdict
+    }
+
+    /// Orders are rare: nothing is believed for any time.
+    async fn may_prune(&self, token: &str) -> Result<String, Unauthorized> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Unauthorized::Refused(format!("it is longer than {TOKEN_BYTES_MAX} bytes")));
+        }
+        orders::may_prune(&self.client, &self.namespace, token).await
     }
 }
 
