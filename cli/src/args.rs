@@ -403,6 +403,10 @@ pub struct VerifyArgs {
     /// The operator's ledger, as `testimony ledger export` prints it; omitted: what of it is in the export
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
+    /// A head of the ledger that you kept, as the ConfigMap testimony-ledger-head holds it: a ledger that is smaller, or another
+    /// one, is TAMPERED; may be repeated
+    #[arg(long, value_name = "FILE", requires = "roots")]
+    pub ledger_head: Vec<PathBuf>,
     /// Look at a part: ns=NAME, stream=PREFIX, from=TIME, to=TIME, separated by commas; of an export by time, too
     #[arg(long, value_name = "SCOPE", value_parser = crate::verify::scope)]
     pub scope: Option<crate::verify::ScopeArg>,
