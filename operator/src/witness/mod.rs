@@ -10,6 +10,7 @@ mod bench;
 pub mod cover;
 pub mod desk;
 pub mod export;
+mod grpc;
 pub mod head_copy;
 pub mod http;
 pub mod keeper;
