@@ -82,8 +82,8 @@ mod tests {
     #[test]
     fn only_status_0_with_an_answer_that_takes_everything_is_a_receipt() {
         let ok = fields(&[("grpc-status", "0")]);
-        let says = |trailers: Option<&HeaderMap>, body: &'static [u8]| {
-            receipt(StatusCode::OK, &HeaderMap::new(), trailers, Some(&Bytes::from_static(body)))
+        let says = |trailers: Option<&HeaderMap>, body: &[u8]| {
+            receipt(StatusCode::OK, &HeaderMap::new(), trailers, Some(&Bytes::copy_from_slice(body)))
         };
         assert_eq!(says(Some(&ok), b"\0\0\0\0\0"), Ok(()));
         assert_eq!(
@@ -103,7 +103,7 @@ mod tests {
             (Some(&ok), b"\0\0\0\0\x07\x0a\x05\x08\x03\x12\x01x", "not 3 of its records: x"),
         ];
         for (trailers, body, why) in refused {
-            let error = says(trailers, Box::leak(body.to_vec().into_boxed_slice())).expect_err(why);
+            let error = says(trailers, body).expect_err(why);
             assert!(error.contains(why), "{error}");
         }
         assert!(receipt(StatusCode::OK, &HeaderMap::new(), Some(&ok), None).is_err(), "it broke off");

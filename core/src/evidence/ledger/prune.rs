@@ -334,22 +334,23 @@ mod tests {
         let body = Entry { sid: ledger, seq: 3, prev: Some(leaf(b"x")), at_ns: 5, fact: fact.clone() }.body();
         assert_eq!(Entry::parse(&body).expect("an entry").fact, fact);
 
-        let wrong = |change: &dyn Fn(&mut PruneRequest), by: &str| {
+        let wrong = |change: fn(&mut PruneRequest), by: &str| {
             let mut request = request.clone();
             change(&mut request);
             request.entries(by).map(|_| ()).map_err(|error| error.to_string())
         };
-        let table: [(&dyn Fn(&mut PruneRequest), &str); 5] = [
-            (&|r| r.reason = " ".to_owned(), "reason: it is needed"),
-            (&|r| r.orders.clear(), "orders: between 1 and 200"),
-            (&|r| r.orders[0].to = 0, "orders[0]: `from` must be below `to`"),
-            (&|r| r.orders[0].to = 8, "orders[0]: [0, 8) has 1 hashes"),
-            (&|r| r.orders[0].nodes[0] = "x".to_owned(), "orders[0]: nodes: 64"),
+        type Change = fn(&mut PruneRequest);
+        let table: [(Change, &str); 5] = [
+            (|r| r.reason = " ".to_owned(), "reason: it is needed"),
+            (|r| r.orders.clear(), "orders: between 1 and 200"),
+            (|r| r.orders[0].to = 0, "orders[0]: `from` must be below `to`"),
+            (|r| r.orders[0].to = 8, "orders[0]: [0, 8) has 1 hashes"),
+            (|r| r.orders[0].nodes[0] = "x".to_owned(), "orders[0]: nodes: 64"),
         ];
         for (change, problem) in table {
             let error = wrong(change, "alice").expect_err(problem);
             assert!(error.starts_with(problem), "{error}");
         }
-        assert_eq!(wrong(&|_| {}, ""), Err(WrongOrder::By.to_string()));
+        assert_eq!(wrong(|_| {}, ""), Err(WrongOrder::By.to_string()));
     }
 }
