@@ -265,6 +265,13 @@ pub enum LedgerCommand {
     Export(LedgerArgs),
     /// Check the ledger with its roots, and show what it says
     Show(LedgerShowArgs),
+    /// Say that records are removed from the backends by order, before they are
+    ///
+    /// Reads an export that still holds the records, and writes their hashes into the ledger, with who ordered it and why. What is
+    /// left can then still be proved: `testimony verify` tells what was removed as PRUNED. Records themselves go nowhere, and
+    /// nothing is removed: that is the backend's business. Needs the ClusterRole testimony-ledger-prune, bound in the operator's
+    /// namespace.
+    Prune(LedgerPruneArgs),
 }
 
 /// `ledger export`.
@@ -287,6 +294,39 @@ pub struct LedgerShowArgs {
     /// Form of the output
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,
+}
+
+/// `ledger prune`.
+#[derive(Args, Clone, Debug)]
+#[command(group = clap::ArgGroup::new("choice").args(["stream", "records_of"]).required(true).multiple(true))]
+pub struct LedgerPruneArgs {
+    /// Files of the export that holds the records, or URLs; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Records of streams whose name begins so
+    #[arg(long, value_name = "PREFIX", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub stream: Option<String>,
+    /// Records of this namespace's pods
+    #[arg(long, value_name = "NAMESPACE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub records_of: Option<String>,
+    /// Begun before: 30d, 12h ago, or a time such as 2026-01-31T12:00:00Z; omitted: all of them
+    #[arg(long, value_name = "TIME", value_parser = crate::tail::since)]
+    pub before: Option<crate::tail::Since>,
+    /// Why, for whoever verifies later: it stands in the ledger
+    #[arg(long, value_name = "TEXT", required = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub reason: String,
+    /// Show what would be told, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// File with a token of the cluster, which says who orders this; - is standard input; omitted: the kubeconfig's
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Namespace of the installation
+    #[arg(long, value_name = "NAME", default_value = "testimony-system")]
+    pub operator_namespace: String,
+    /// Format of the files; omitted: recognised by the first line of each
+    #[arg(long, value_enum)]
+    pub format: Option<crate::verify::Format>,
 }
 
 /// Form of `tail`'s output.
@@ -363,6 +403,10 @@ pub struct VerifyArgs {
     /// The operator's ledger, as `testimony ledger export` prints it; omitted: what of it is in the export
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
+    /// A head of the ledger that you kept, as the ConfigMap testimony-ledger-head holds it: a ledger that is smaller, or another
+    /// one, is TAMPERED; may be repeated
+    #[arg(long, value_name = "FILE", requires = "roots")]
+    pub ledger_head: Vec<PathBuf>,
     /// Look at a part: ns=NAME, stream=PREFIX, from=TIME, to=TIME, separated by commas; of an export by time, too
     #[arg(long, value_name = "SCOPE", value_parser = crate::verify::scope)]
     pub scope: Option<crate::verify::ScopeArg>,

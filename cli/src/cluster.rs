@@ -2,11 +2,14 @@
 
 use crate::args::ClusterArgs;
 use anyhow::{Context, Result, anyhow, bail};
+use hyper::header::AUTHORIZATION;
+use hyper::{Request, Response};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::{Api, ListParams, Portforwarder};
+use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::DeserializeGuard;
 use kube::{Client, Config, Resource};
@@ -20,6 +23,7 @@ use testimony_operator::index::{Index, Indexed};
 use testimony_operator::plain::Plain;
 use testimony_operator::settings::Settings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::{Layer, ServiceExt};
 
 /// Name of the webhook's configuration: it never changes.
 pub const WEBHOOK_CONFIGURATION: &str = "testimony-default";
@@ -54,20 +58,28 @@ impl Cluster {
     /// # Errors
     /// There is no usable kubeconfig.
     pub async fn connect(args: &ClusterArgs) -> Result<Self> {
-        let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
-        let config = match &args.kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
-                Config::from_custom_kubeconfig(file, &options).await.map_err(anyhow::Error::from)
-            }
-            None if args.context.is_some() => Config::from_kubeconfig(&options).await.map_err(anyhow::Error::from),
-            None => Config::infer().await.map_err(anyhow::Error::from),
-        };
-        let mut config = config.context("no cluster: name one with --kubeconfig and --context, as with kubectl")?;
+        let mut config = config(args).await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).context("the kubeconfig")?;
         Ok(Self { client, namespace })
+    }
+
+    /// The token of the kubeconfig's user, whatever it comes from; `None`: the user has a certificate, or nothing.
+    ///
+    /// # Errors
+    /// There is no usable kubeconfig, or its program that makes tokens fails.
+    pub async fn bearer(args: &ClusterArgs) -> Result<Option<String>> {
+        let layer = config(args).await?.auth_layer().context("the kubeconfig's user")?;
+        let Some(layer) = layer else { return Ok(None) };
+        // What the layer adds to a request is the only way to its token.
+        let echo = tower::service_fn(|request: Request<Body>| async move {
+            Ok::<_, tower::BoxError>(Response::new(request.headers().get(AUTHORIZATION).cloned()))
+        });
+        let answer = layer.layer(echo).oneshot(Request::new(Body::empty())).await;
+        let header = answer.map_err(|error| anyhow!("the kubeconfig's user: {error}"))?.into_body();
+        let text = header.as_ref().and_then(|header| header.to_str().ok());
+        Ok(text.and_then(|text| text.strip_prefix("Bearer ")).map(str::to_owned))
     }
 
     /// An error of the API server in words, with what to do.
@@ -280,8 +292,22 @@ impl Drop for SidecarStream {
     }
 }
 
+/// The kubeconfig as kubectl finds it.
+async fn config(args: &ClusterArgs) -> Result<Config> {
+    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    let config = match &args.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &options).await.map_err(anyhow::Error::from)
+        }
+        None if args.context.is_some() => Config::from_kubeconfig(&options).await.map_err(anyhow::Error::from),
+        None => Config::infer().await.map_err(anyhow::Error::from),
+    };
+    config.context("no cluster: name one with --kubeconfig and --context, as with kubectl")
+}
+
 /// Reads up to the empty line: the head, and what came with it.
-async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
+pub(crate) async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -303,6 +329,7 @@ async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn settings_come_from_the_webhooks_arguments() {
@@ -316,6 +343,28 @@ mod tests {
         let error =
             settings_of("ours", arguments(&["webhook", "--from-the-future=1"])).map(|_| ()).expect_err("unknown");
         assert!(error.to_string().contains("use one version for both"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_kubeconfigs_token_is_found_and_a_certificate_is_none() {
+        let file = std::env::temp_dir().join(format!("testimony-kubeconfig-{}", std::process::id()));
+        let args = ClusterArgs { kubeconfig: Some(file.clone()), ..ClusterArgs::default() };
+        let version = "client.authentication.k8s.io/v1";
+        let made = json!({"apiVersion": version, "kind": "ExecCredential", "status": {"token": "t2"}}).to_string();
+        let exec = json!({"apiVersion": version, "command": "echo", "args": [made], "interactiveMode": "Never"});
+        let mut found = Vec::new();
+        for user in [json!({"token": "t1"}), json!({"exec": exec}), json!({})] {
+            let kubeconfig = json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+                "clusters": [{"name": "k", "cluster": {"server": "https://127.0.0.1:6443"}}],
+                "users": [{"name": "u", "user": user}],
+            });
+            std::fs::write(&file, kubeconfig.to_string()).expect("a file");
+            found.push(Cluster::bearer(&args).await.expect("a kubeconfig"));
+        }
+        let _ = std::fs::remove_file(&file);
+        assert_eq!(found, [Some("t1".to_owned()), Some("t2".to_owned()), None]);
     }
 
     #[tokio::test]

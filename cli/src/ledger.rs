@@ -2,7 +2,7 @@
 
 use crate::args::{ClusterArgs, Format, LedgerCommand, LedgerShowArgs};
 use crate::cluster::Cluster;
-use crate::output::{Table, print, print_json};
+use crate::output::{Table, print, print_json, printable};
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ListParams};
@@ -11,7 +11,7 @@ use std::path::Path;
 use testimony_core::evidence::ledger::entry::Entry;
 use testimony_core::evidence::ledger::export::{head_body, otlp_line, read_bodies};
 use testimony_core::evidence::ledger::read::Summary;
-use testimony_core::evidence::ledger::{Block, Life};
+use testimony_core::evidence::ledger::{Block, Fact, Life, Pruned};
 use testimony_core::evidence::roots::Roots;
 use testimony_core::evidence::stream::StreamId;
 use testimony_operator::witness::store::{BLOCK_LABEL, block};
@@ -21,8 +21,12 @@ use testimony_operator::witness::store::{BLOCK_LABEL, block};
 /// # Errors
 /// The cluster is not reached, there is no ledger, or it is not whole.
 pub async fn run(command: &LedgerCommand, cluster: &ClusterArgs) -> Result<u8> {
+    if let LedgerCommand::Prune(args) = command {
+        return crate::prune::run(args, cluster).await;
+    }
     let cluster = Cluster::connect(cluster).await?;
     match command {
+        LedgerCommand::Prune(_) => {}
         LedgerCommand::Export(args) => {
             let blocks = blocks(&cluster, &args.operator_namespace).await?;
             print(&export(&blocks)?)?;
@@ -103,6 +107,8 @@ pub struct Said {
     pub lost: Vec<String>,
     /// Pods that are not covered now: namespace, name and reason.
     pub uncovered: Vec<String>,
+    /// Records that were removed by order: which, why and by whom.
+    pub pruned: Vec<String>,
     /// What needs a look: heads that contradict each other, or that the ledger had forgotten.
     pub alarms: Vec<String>,
 }
@@ -165,13 +171,20 @@ impl Said {
                 .collect(),
             lost: lost.map(|(sid, said)| format!("{sid} at {} records", said.size)).collect(),
             uncovered: uncovered.map(|(pod, _)| format!("{}/{} ({})", pod.namespace, pod.name, pod.reason)).collect(),
+            pruned: summary.others.iter().filter_map(|(seq, fact)| pruned(*seq, fact)).collect(),
             alarms: summary.others.iter().filter_map(|(seq, fact)| alarm(*seq, fact)).collect(),
         }
     }
 }
 
-fn alarm(seq: u64, fact: &testimony_core::evidence::ledger::Fact) -> Option<String> {
-    use testimony_core::evidence::ledger::Fact;
+fn pruned(seq: u64, fact: &Fact) -> Option<String> {
+    let Fact::Pruned(Pruned { sid, range, reason, by }) = fact else { return None };
+    let last = range.end().saturating_sub(1);
+    let (reason, by) = (printable(reason), printable(by));
+    Some(format!("entry {seq}: records {} to {last} of {sid}: {reason}, by {by}", range.begin()))
+}
+
+fn alarm(seq: u64, fact: &Fact) -> Option<String> {
     match fact {
         Fact::Fork(sid, _) => Some(format!("entry {seq}: stream {sid} showed two heads of one size")),
         Fact::Rebased(sid, (old, _), (size, _), _) => {
@@ -204,6 +217,7 @@ fn text(said: &Said) -> String {
         ("Pods that must have a stream and have shown none", &said.silent),
         ("Streams without an end", &said.lost),
         ("Pods that are not covered", &said.uncovered),
+        ("Records that were removed by order", &said.pruned),
         ("Alarms", &said.alarms),
     ];
     for (title, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
@@ -221,7 +235,8 @@ mod tests {
     use serde_json::{Value, json};
     use std::collections::BTreeMap;
     use testimony_core::evidence::hash::Hash;
-    use testimony_core::evidence::ledger::{Book, Fact, HeadRow, Keys, PodRow, UncoveredRow, ledger_id};
+    use testimony_core::evidence::ledger::{Book, HeadRow, Keys, PodRow, UncoveredRow, ledger_id};
+    use testimony_core::evidence::merkle::Range;
     use testimony_core::evidence::note::PublicKey;
     use testimony_core::evidence::roots::NamedKey;
 
@@ -260,7 +275,11 @@ mod tests {
             Fact::Certified(stream.clone(), key(), 9, vec![1]),
         ];
         let root = Hash::of(&[]);
-        let later = [Fact::Lost(stream.clone(), 3, root), Fact::Fork(stream, "note".to_owned())];
+        let mut range = Range::empty(1);
+        range.push(root);
+        let (reason, by) = ("ticket 4711".to_owned(), "alice".to_owned());
+        let order = Fact::Pruned(Pruned { sid: stream.clone(), range, reason, by });
+        let later = [Fact::Lost(stream.clone(), 3, root), Fact::Fork(stream, "note".to_owned()), order];
         let mut blocks = Vec::new();
         for (facts, heads) in [(&facts[..], &[][..]), (&[], &[HeadRow { stream: 4, size: 3, root }]), (&later, &[])] {
             let sign = |message: &[u8]| pair().sign(message).as_ref().try_into().expect("64 bytes");
@@ -295,7 +314,7 @@ mod tests {
         let roots = crate::roots::read(&cluster, "testimony-system").await.expect("roots");
         expect_test::expect![[r#"
             LEDGER                                                             ENTRIES   FROM   LIVE   CLOSED   LOST
-            c-1/testimony-system/ledger/00000000000000000000000000000007-0-0   8         0      0      0        1
+            c-1/testimony-system/ledger/00000000000000000000000000000007-0-0   9         0      0      0        1
 
             Pods that must have a stream and have shown none:
               shop/web-2
@@ -305,6 +324,9 @@ mod tests {
 
             Pods that are not covered:
               shop/bare (HostNetwork)
+
+            Records that were removed by order:
+              entry 8: records 1 to 1 of c-1/shop/pod-1/00000000000000000000000000000001-0-0: ticket 4711, by alice
 
             Alarms:
               entry 7: stream c-1/shop/pod-1/00000000000000000000000000000001-0-0 showed two heads of one size
@@ -336,10 +358,10 @@ mod tests {
         let cut = with(&|b| b[2].entries = String::new());
         assert_eq!(
             cut,
-            Err("the ledger is not whole: the ledger has 8 entries, as its own head says, and 6 are there".to_owned())
+            Err("the ledger is not whole: the ledger has 9 entries, as its own head says, and 6 are there".to_owned())
         );
         let unsigned = with(&|b| b[2].note = b[1].note.clone());
-        assert_eq!(unsigned, Err("the ledger is not whole: 2 entries stand behind its last signed head".to_owned()));
+        assert_eq!(unsigned, Err("the ledger is not whole: 3 entries stand behind its last signed head".to_owned()));
         let other = Said::of(&good, &Roots::default()).expect_err("no key").to_string();
         assert!(other.starts_with("the roots hold no key of ledger c-1/"), "{other}");
     }

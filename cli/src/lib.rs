@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod manifest;
 pub mod output;
 pub mod policy_test;
+pub mod prune;
 pub mod reference;
 pub mod roots;
 pub mod status;

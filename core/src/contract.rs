@@ -98,6 +98,8 @@ pub mod annotation {
     pub const REVISION: &str = "testimony.dev/revision";
     /// JSON of what the injection changed (the original `tcpSocket` probes), so that it can be undone.
     pub const STATUS: &str = "testimony.dev/status";
+    /// Not ours: the volumes that do not keep the cluster autoscaler from removing a node, separated by commas (D5).
+    pub const EVICTABLE_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 }
 
 /// Environment variables of the sidecar.
@@ -162,6 +164,9 @@ pub const ADD_CHECKPOINT_PATH: &str = "/v1/witness/add-checkpoint";
 
 /// Path on which a sidecar tells what its pod takes along undelivered.
 pub const ABANDONED_PATH: &str = "/v1/witness/abandoned";
+
+/// Path on which the ledger is told what is removed from the backends by order (G2): for people with that right.
+pub const PRUNE_PATH: &str = "/v1/ledger/prune";
 
 /// Path on which the operator opens keys of a spool whose node restarted (D5).
 pub const UNWRAP_PATH: &str = "/v1/witness/unwrap";

@@ -103,6 +103,8 @@ where
         });
         while connections.try_join_next().is_some() {}
     }
+    // Who comes now must not wait in the backlog of somebody who leaves: refused, it finds the next one.
+    drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), drained).await;
     Ok(())

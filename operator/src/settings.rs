@@ -108,6 +108,9 @@ pub struct Settings {
     /// Time between two heads that it is shown, in seconds.
     #[arg(long, env = "TESTIMONY_OUTSIDE_WITNESS_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=86_400))]
     pub outside_witness_seconds: u32,
+    /// Copy the ledger's newest head into the ConfigMap testimony-ledger-head, at most so often, in seconds; 0: no copy.
+    #[arg(long, env = "TESTIMONY_LEDGER_HEAD_COPY_SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub ledger_head_copy_seconds: u32,
     /// Name of the Lease of the leader election; made when absent.
     #[arg(long, env = "TESTIMONY_LEASE_NAME", default_value = "testimony-controller")]
     pub lease_name: String,

@@ -147,11 +147,20 @@ fn roots_of(authority: &Authority) -> String {
 
 /// Verdict, exit code and findings.
 fn judged(export: &str, ledger: Option<&str>, roots: &str) -> (Verdict, u8, Vec<String>) {
-    let report = report(export, ledger, roots);
+    held_against(export, ledger, roots, &[])
+}
+
+/// The same with heads that somebody kept.
+fn held_against(export: &str, ledger: Option<&str>, roots: &str, heads: &[String]) -> (Verdict, u8, Vec<String>) {
+    let report = report_with(export, ledger, roots, heads);
     (report.verdict, report.exit_code, report.findings.iter().map(ToString::to_string).collect())
 }
 
 fn report(export: &str, ledger: Option<&str>, roots: &str) -> Report {
+    report_with(export, ledger, roots, &[])
+}
+
+fn report_with(export: &str, ledger: Option<&str>, roots: &str, heads: &[String]) -> Report {
     // Tests run beside each other.
     static RUN: AtomicU32 = AtomicU32::new(0);
     let run = RUN.fetch_add(1, Ordering::Relaxed);
@@ -160,7 +169,13 @@ fn report(export: &str, ledger: Option<&str>, roots: &str) -> Report {
     let settings = Settings { now_ns: 1_800_000_000_000_000_000, max_lag_ns: 10_000_000_000, ..Settings::default() };
     let trust = roots::parse(roots).expect("roots");
     let files = [file.0.clone()];
-    let input = Input { files: &files, format: None, ledger: ledger.as_ref().map(|file| file.0.as_path()) };
+    let heads = heads.iter().enumerate().map(|(number, text)| {
+        let file = Temporary::new(&format!("head-{run}-{number}"), text.as_bytes());
+        heads::load(&file.0, &trust.ledger_keys).expect("a head")
+    });
+    let heads: Vec<_> = heads.collect();
+    let ledger = ledger.as_ref().map(|file| file.0.as_path());
+    let input = Input { files: &files, format: None, ledger, heads: &heads };
     verification(input, settings, trust, 10_000).expect("an export")
 }
 
@@ -373,5 +388,60 @@ fn v1_what_is_accepted_is_no_failure_and_hides_nothing_else() {
     assert_eq!(report(&both, Some(&ledger), &roots).exit_code_but_for(&[]), 0);
     for (text, accepted) in [("gap", true), ("PENDING", true), ("MISSING", false), ("OK", false), ("", false)] {
         assert_eq!(acceptable(text).is_ok(), accepted, "{text}");
+    }
+}
+
+/// The head at the end of a line of the ledger's export, as the operator copies it.
+fn head_of(line: &str) -> String {
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    let records = line["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().expect("records").clone();
+    let body: Value =
+        serde_json::from_str(records.last().expect("a head")["body"]["stringValue"].as_str().expect("a body"))
+            .expect("JSON");
+    String::from_utf8(STANDARD.decode(body["note"].as_str().expect("a note")).expect("base64")).expect("text")
+}
+
+#[test]
+fn w3_a_ledger_is_held_against_the_heads_that_somebody_kept() {
+    let authority = Authority::new();
+    let (a, b) = (seal(origin(1), 1, &authority), seal(origin(2), 2, &authority));
+    let (whole, roots) = (ledger(&[&a, &b], &authority), roots_of(&authority));
+    let both = [a.lines.concat(), b.lines.concat()].concat();
+    let blocks: Vec<&str> = whole.lines().collect();
+    let heads: Vec<String> = blocks.iter().map(|block| head_of(block)).collect();
+    assert_eq!(heads.len(), 2);
+    // Whoever copies by hand may lose the end of the last line.
+    let kept = [heads[0].trim_end().to_owned(), heads[1].clone()];
+    assert_eq!(held_against(&both, Some(&whole), &roots, &kept), (Verdict::Ok, 0, vec![]));
+    assert_eq!(held_against(&format!("{whole}{both}"), None, &roots, &kept), (Verdict::Ok, 0, vec![]));
+
+    // Put back from an old copy: whole by itself, and smaller than what was there.
+    let old = format!("{}\n", blocks[0]);
+    let alone = judged(&both, Some(&old), &roots);
+    assert!(!alone.2.iter().any(|finding| finding.starts_with("TAMPERED")), "{alone:#?}");
+    let (verdict, code, findings) = held_against(&both, Some(&old), &roots, &kept);
+    assert!(code == 1 && verdict >= Verdict::Missing, "{findings:#?}");
+    assert!(
+        findings.iter().any(|finding| finding.starts_with("TAMPERED") && finding.contains("entries")),
+        "{findings:#?}"
+    );
+
+    // Written anew under the same key.
+    let other = ledger_with(&[&a, &b], &authority, &[Fact::Gone("x".to_owned())]);
+    assert!(other.lines().count() == 2 && judged(&both, Some(&other), &roots).1 == 0);
+    let rewritten = ledger(&[&b, &a], &authority);
+    let (_, code, findings) = held_against(&both, Some(&rewritten), &roots, &kept[..1]);
+    assert!(code == 1 && findings.iter().any(|finding| finding.starts_with("TAMPERED")), "{findings:#?}");
+
+    // What no ledger of the roots signed is no head.
+    let keys = roots::parse(&roots).expect("roots").ledger_keys;
+    for (text, problem) in [
+        ("", "no signed note".to_owned()),
+        (&heads[0].replacen("testimony-system", "another", 1), "not in the roots".to_owned()),
+        (&heads[0].replacen('\n', "\n1", 1), "not signed by ledger".to_owned()),
+    ] {
+        let file = Temporary::new(&format!("no-head-{}", problem.len()), text.as_bytes());
+        let error = format!("{:#}", heads::load(&file.0, &keys).expect_err(&problem));
+        assert!(error.contains(&problem), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 //! The judgement is core's. Here are the files, the formats of the backends, the sorting outside of memory, and X.509.
 
 mod backend;
+mod heads;
 mod input;
 #[cfg(test)]
 mod ledger_tests;
@@ -19,6 +20,7 @@ mod tests;
 mod url;
 
 pub use backend::Format;
+pub(crate) use input::bodies;
 pub use proof::{RecordName, record_name};
 pub use scope::{ScopeArg, lag, scope};
 
@@ -107,7 +109,9 @@ fn judge(args: &VerifyArgs) -> Result<Report> {
         now_ns,
         max_lag_ns: args.max_lag,
     };
-    let input = Input { files: &args.files, format: args.format, ledger: args.ledger.as_deref() };
+    let heads = args.ledger_head.iter().map(|file| heads::load(file, &trust.ledger_keys));
+    let heads = heads.collect::<Result<Vec<_>>>()?;
+    let input = Input { files: &args.files, format: args.format, ledger: args.ledger.as_deref(), heads: &heads };
     verification(input, settings, trust, HELD_BYTES_MAX)
 }
 
@@ -118,6 +122,8 @@ pub(crate) struct Input<'a> {
     format: Option<Format>,
     /// The ledger, where it stands in a file of its own.
     ledger: Option<&'a Path>,
+    /// Bodies of heads that the ledger must continue.
+    heads: &'a [String],
 }
 
 /// Reads, sorts and judges.
@@ -126,9 +132,11 @@ fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max
     let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
     input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
     let given = input.ledger.map(ledger_bodies).transpose()?;
-    let bodies = given.as_deref().unwrap_or(intake.ledger());
+    let mut bodies = given.clone().unwrap_or_else(|| intake.ledger().to_vec());
     if given.is_some() || !bodies.is_empty() {
-        let (ledger, findings) = Ledger::read(&trust.ledger_keys, bodies);
+        // Behind those of the export: of two heads of one size the one that was kept counts.
+        bodies.extend_from_slice(input.heads);
+        let (ledger, findings) = Ledger::read(&trust.ledger_keys, &bodies);
         intake.ledger_findings(findings);
         trust.ledger = ledger;
     }

@@ -15,6 +15,10 @@ pub const CERTIFICATE_MISSING: &str = "the client certificate is missing";
 /// Longest wait that a sidecar asks for, in seconds.
 pub const POLL_WAIT_S_MAX: u16 = 50;
 
+/// Longest pause of a sidecar between two tries while nobody answers, in milliseconds: a leader hears of all sidecars that live
+/// soon after it began. An operator that answers, but not as it should, is given more time.
+pub const ABSENT_RETRY_MS_MAX: u64 = 1000;
+
 /// Most streams that a sidecar is counted with: many times what its data threads can have.
 pub const STREAMS_TOLD_MAX: u32 = 1024;
 

@@ -13,7 +13,7 @@ kind: Pod
 metadata:
   name: rich
   labels: {{audited: "{audited}", app: rich}}
-  annotations: {{example.com/note: kept}}
+  annotations: {{example.com/note: kept, cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes: scratch}}
 spec:
   terminationGracePeriodSeconds: 3
   securityContext: {{runAsUser: 65532, fsGroup: 65532}}
@@ -64,7 +64,10 @@ fn comparable(mut pod: Value) -> Result<Value> {
     Ok(serde_json::from_str(&text)?)
 }
 
-/// Takes out of an injected pod what may be added: two init containers, our volumes, one label, three annotations.
+/// The autoscaler's list of volumes that keep no node.
+const EVICTABLE: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+
+/// Takes out of an injected pod what may be added: two init containers, our volumes, one label, four annotations.
 fn without_ours(mut pod: Value) -> Result<Value> {
     for (pointer, ours) in [
         ("/spec/initContainers", INJECTED.as_slice()),
@@ -82,6 +85,14 @@ fn without_ours(mut pod: Value) -> Result<Value> {
     let annotations = pod.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut).context("annotations")?;
     for name in ["injection-id", "revision", "status"] {
         assert!(annotations.remove(&format!("testimony.dev/{name}")).is_some(), "{name}");
+    }
+    let ours = "testimony-state,testimony-key";
+    let evictable = annotations.remove(EVICTABLE).context("the autoscaler's list")?;
+    match evictable.as_str().context("text")?.strip_suffix(ours).context("our volumes")? {
+        "" => {}
+        own => {
+            annotations.insert(EVICTABLE.to_string(), json!(own.trim_end_matches(',')));
+        }
     }
     if annotations.is_empty() {
         pod.pointer_mut("/metadata").and_then(Value::as_object_mut).context("metadata")?.remove("annotations");

@@ -19,8 +19,8 @@ const RENEW_SECONDS: u64 = 5;
 /// A leader gives up when no renewal succeeded for this long, before others may take over, in seconds.
 const RENEW_DEADLINE_SECONDS: u64 = 10;
 
-/// Time between two looks of a candidate, in seconds.
-const CANDIDATE_SECONDS: u64 = 2;
+/// Time between two looks of a candidate, in seconds: a lease that was given up has its next holder so soon.
+const CANDIDATE_SECONDS: u64 = 1;
 
 /// Why a leader must end.
 #[derive(Debug, thiserror::Error)]

@@ -33,7 +33,7 @@ use crate::settings::{InjectionMode, Settings};
 use crate::state::State;
 use crate::supervise::{Supervisor, bind, serve_admin, wait_for};
 use crate::watches::Watches;
-use crate::witness::{Asked, Exporter, Keeper, KeeperConfig, Shower, WitnessDoor};
+use crate::witness::{Asked, Exporter, HeadCopy, Keeper, KeeperConfig, Shower, WitnessDoor};
 use crate::{admin, api};
 use anyhow::Context;
 use injection::Injection;
@@ -131,7 +131,7 @@ impl Leader {
             return Ok(());
         }
         let listener = bind(self.settings.policy_port, "--policy-port").await?;
-        let reviewer = Reviewer::new(self.client.clone());
+        let reviewer = Reviewer::new(self.client.clone(), &self.settings.namespace);
         let server = PolicyServer::new(
             self.state.clone(),
             reviewer,
@@ -186,7 +186,17 @@ impl Leader {
                 shower.run(shutdown.clone()).await;
             }
         };
-        tokio::join!(keeper.run(shutdown.clone()), exporter.run(shutdown.clone()), show);
+        let interval = Duration::from_secs(u64::from(self.settings.ledger_head_copy_seconds));
+        let head_copy = (!interval.is_zero()).then(|| {
+            let (store, progress) = keeper.blocks();
+            HeadCopy { store, progress, interval }
+        });
+        let copy = async {
+            if let Some(head_copy) = head_copy {
+                head_copy.run(shutdown.clone()).await;
+            }
+        };
+        tokio::join!(keeper.run(shutdown.clone()), exporter.run(shutdown.clone()), show, copy);
     }
 
     /// Keeps the admission policies, where there is no webhook.

@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use testimony_core::contract::label;
+use testimony_core::policy::ABSENT_RETRY_MS_MAX;
 use tracing::Instrument;
 
 /// Field manager of statuses.
@@ -39,11 +40,14 @@ const DEBOUNCE_FACTOR: u32 = 5;
 /// Statuses that are written at a time.
 const WRITES_AT_ONCE: usize = 8;
 
-/// A new leader holds back what it does not know for this long, in seconds: most sidecars have reported again by then.
+/// A new leader holds back what it does not know for this long, in seconds: sidecars that live have reported again by then.
 const HOLD_SECONDS: u64 = 3;
 
-/// Sidecars that are older than the leader have reported again within this time, or are counted as silent, in seconds: their
-/// longest pause between two tries, and time for all to be answered.
+// Their longest pause, and as long again for the way to the new leader.
+const _: () = assert!(HOLD_SECONDS * 1000 >= 2 * ABSENT_RETRY_MS_MAX);
+
+/// Sidecars that are older than the leader have reported again within this time, or are counted as silent, in seconds: those of
+/// earlier versions pause for longer, and in a large cluster it takes time until all are answered.
 const SETTLE_SECONDS: u64 = 60;
 
 /// Counts of a sink's records and of a policy's evidence are written after this time, in seconds, where nothing else changed.

@@ -205,6 +205,14 @@ pub(super) fn volumes(plan: &Plan<'_>) -> Vec<Value> {
     volumes
 }
 
+/// Those of our volumes that would keep the cluster autoscaler from removing a node, as its annotation lists them (D5): what
+/// is in the spool then is sent at the pod's end, or told as abandoned.
+pub(super) fn evictable(plan: &Plan<'_>) -> String {
+    let local = volumes(plan).into_iter().filter(|volume| volume.get("emptyDir").is_some());
+    let names = local.filter_map(|volume| Some(volume.get("name")?.as_str()?.to_owned()));
+    names.collect::<Vec<_>>().join(",")
+}
+
 fn state_size_limit(config: &SidecarConfig) -> String {
     format!("{}Mi", config.spool_mebibytes.saturating_add(STATE_MEBIBYTES))
 }

@@ -7,6 +7,7 @@
 pub mod admission_policy;
 mod build;
 mod decide;
+mod evictable;
 mod patch;
 mod probes;
 mod reason;

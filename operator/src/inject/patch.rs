@@ -1,7 +1,7 @@
 //! The JSON patch that adds the sidecar.
 
 use super::traits::is_our_container;
-use super::{InjectionStatus, Plan, PodTraits, build, probes};
+use super::{InjectionStatus, Plan, PodTraits, build, evictable, probes};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -40,7 +40,8 @@ pub fn patch(pod: &Pod, plan: Option<&Plan<'_>>) -> Result<Patch, PatchError> {
         return Ok(Patch(operations));
     };
     let mut status = InjectionStatus { probes: changed, absent: absent(pod, spec) };
-    if PodTraits::of(pod).injected {
+    let again = PodTraits::of(pod).injected;
+    if again {
         let before = written(pod)?;
         status = InjectionStatus { probes: [before.probes, status.probes].concat(), absent: before.absent };
     }
@@ -73,7 +74,9 @@ pub fn patch(pod: &Pod, plan: Option<&Plan<'_>>) -> Result<Patch, PatchError> {
     }
     let labels = [(label::INJECTED, "true".to_owned())];
     add_entries(&mut operations, "labels", pod.metadata.labels.is_some(), &labels);
+    let own = pod.annotations().get(annotation::EVICTABLE_VOLUMES).map(String::as_str);
     let annotations = [
+        (annotation::EVICTABLE_VOLUMES, evictable::with(own, &build::evictable(plan), again)),
         (annotation::INJECTION_ID, plan.injection_id.to_owned()),
         (annotation::REVISION, plan.selection.document.revision.clone()),
         (annotation::STATUS, serde_json::to_string(&status)?),

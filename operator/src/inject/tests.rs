@@ -301,6 +301,7 @@ prop_compose! {
         second in proptest::option::of(any_container("second")),
         init in proptest::option::of(any_container("native")),
         (empty_init, volumes, labels, annotations) in (any::<bool>(), 0usize..3, 0usize..3, 0usize..3),
+        evictable in proptest::option::of("[a-z,]{0,8}"),
     ) -> Value {
         let containers: Vec<Value> = std::iter::once(first).chain(second).collect();
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": containers}});
@@ -318,8 +319,28 @@ prop_compose! {
                 pod["metadata"][field] = (1..n).map(|i| (format!("k/{i}"), json!("v"))).collect::<serde_json::Map<_, _>>().into();
             }
         }
+        if let (Some(list), true) = (evictable, annotations > 0) {
+            pod["metadata"]["annotations"][EVICTABLE] = json!(list);
+        }
         pod
     }
+}
+
+const EVICTABLE: &str = testimony_core::contract::annotation::EVICTABLE_VOLUMES;
+
+#[test]
+fn d5_our_volumes_keep_no_node_and_those_of_the_pod_stay_listed() {
+    let listed = |pod: &Value| injected(pod)["metadata"]["annotations"][EVICTABLE].clone();
+    let mut pod = yaml(include_str!("../../tests/fixtures/smallest.yaml"));
+    assert_eq!(listed(&pod), "testimony-state,testimony-key");
+    pod["metadata"]["annotations"] = json!({EVICTABLE: "cache,tmp"});
+    assert_eq!(listed(&pod), "cache,tmp,testimony-state,testimony-key");
+    // Every volume of ours that lies on the node stands in it.
+    let volumes = injected(&pod)["spec"]["volumes"].as_array().expect("list").clone();
+    let local = volumes.iter().filter(|v| v.get("emptyDir").is_some()).filter_map(|v| v["name"].as_str());
+    let list = listed(&pod);
+    let list: Vec<&str> = list.as_str().expect("text").split(',').collect();
+    assert!(local.filter(|name| traits::is_our_volume(name)).all(|name| list.contains(&name)), "{list:?}");
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! Taking an injection back (OP-2).
 
-use super::InjectionStatus;
 use super::traits::{is_our_container, is_our_volume};
+use super::{InjectionStatus, evictable};
 use serde_json::Value;
 use testimony_core::contract::{annotation, label};
 
@@ -25,6 +25,7 @@ pub fn undo(pod: &Value) -> Result<Value, UndoError> {
     let annotations = pod.pointer("/metadata/annotations");
     let written = annotations.and_then(|a| a.get(annotation::STATUS)).and_then(Value::as_str);
     let status: InjectionStatus = serde_json::from_str(written.ok_or(UndoError::NotInjected)?)?;
+    take_evictable(&mut pod);
     retain(&mut pod, "/spec/initContainers", |name| !is_our_container(name));
     retain(&mut pod, "/spec/volumes", |name| !is_our_volume(name));
     for changed in &status.probes {
@@ -54,6 +55,23 @@ pub fn undo(pod: &Value) -> Result<Value, UndoError> {
         }
     }
     Ok(pod)
+}
+
+/// Takes our volumes out of the autoscaler's list, while they still stand in the pod.
+fn take_evictable(pod: &mut Value) {
+    let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
+    let local = volumes.into_iter().flatten().filter(|volume| volume.get("emptyDir").is_some());
+    let names = local.filter_map(|volume| volume.get("name")?.as_str()).filter(|name| is_our_volume(name));
+    let ours = names.collect::<Vec<_>>().join(",");
+    let Some(Value::Object(annotations)) = pod.pointer_mut("/metadata/annotations") else { return };
+    if ours.is_empty() {
+        return;
+    }
+    let Some(list) = annotations.get(annotation::EVICTABLE_VOLUMES).and_then(Value::as_str) else { return };
+    match evictable::without(list, &ours) {
+        Some(list) => annotations.insert(annotation::EVICTABLE_VOLUMES.to_owned(), Value::from(list)),
+        None => annotations.remove(annotation::EVICTABLE_VOLUMES),
+    };
 }
 
 fn retain(pod: &mut Value, list: &str, keep: impl Fn(&str) -> bool) {

@@ -40,6 +40,14 @@ impl Identify for OneToken {
             _ => Err(Unauthorized::Refused("unknown".to_owned())),
         }
     }
+
+    async fn may_prune(&self, token: &str) -> Result<String, Unauthorized> {
+        match token {
+            "alice" => Ok("alice".to_owned()),
+            "good" => Err(Unauthorized::Forbidden("the pod may not prune".to_owned())),
+            _ => Err(Unauthorized::Refused("unknown".to_owned())),
+        }
+    }
 }
 
 struct Bench {
@@ -231,6 +239,43 @@ async fn k1_a_sidecar_is_certified_and_cosigned_over_tls() {
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(found == status && answer.contains(text), "{path}: {found} {answer}");
     }
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn g2_an_order_to_prune_needs_the_right_and_a_reason() {
+    let bench = bench().await;
+    let sid = format!("c-1/shop/a/{:032x}-0-0", 1);
+    let order = |sid: &str, reason: &str| {
+        let orders = json!([{"stream": sid, "from": 0, "to": 1, "nodes": [leaf(b"x").to_hex()]}]);
+        json!({"reason": reason, "orders": orders}).to_string().into_bytes()
+    };
+    let good = || order(&sid, "ticket 4711");
+    let cases = [
+        ("GET", Some("alice"), good(), StatusCode::METHOD_NOT_ALLOWED, "use POST"),
+        ("POST", None, good(), StatusCode::UNAUTHORIZED, "send a token"),
+        ("POST", Some("bad"), good(), StatusCode::UNAUTHORIZED, "not accepted: unknown"),
+        ("POST", Some("good"), good(), StatusCode::FORBIDDEN, "the pod may not prune"),
+        ("POST", Some("alice"), b"{".to_vec(), StatusCode::BAD_REQUEST, "prune: EOF"),
+        ("POST", Some("alice"), order(&sid, ""), StatusCode::BAD_REQUEST, "prune: reason: it is needed"),
+        ("POST", Some("alice"), order("x", "why"), StatusCode::BAD_REQUEST, "prune: "),
+    ];
+    for (method, token, body, status, text) in cases {
+        let (found, answer) = bench.send(method, PRUNE_PATH, token, body).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(found == status && answer.contains(text), "{token:?}: {found} {answer}");
+    }
+    let written = loop {
+        match bench.send("POST", PRUNE_PATH, Some("alice"), good()).await {
+            (StatusCode::SERVICE_UNAVAILABLE, _) => {}
+            (status, body) => break (status, String::from_utf8_lossy(&body).into_owned()),
+        }
+    };
+    assert_eq!(written, (StatusCode::OK, r#"{"by":"alice"}"#.to_owned()));
+    let foreign = order(&sid.replacen("c-1", "c-2", 1), "why");
+    let (status, answer) = bench.send("POST", PRUNE_PATH, Some("alice"), foreign).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(status == StatusCode::UNPROCESSABLE_ENTITY && answer.contains("no stream of this cluster"), "{answer}");
     bench.end().await;
 }
 

@@ -1,6 +1,6 @@
 //! Who polls: the pod to which a projected ServiceAccount token is bound.
 
-use super::Identify;
+use super::{Identify, orders};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::api::{Api, PostParams};
 use kube::{Client, api::ObjectMeta};
@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use testimony_core::contract::TOKEN_AUDIENCE;
+use tokio::sync::Semaphore;
 
 /// How long a review is believed, in seconds.
 const REVIEW_SECONDS_MAX: u64 = 60;
@@ -17,6 +18,10 @@ const REFUSAL_SECONDS_MAX: u64 = 10;
 
 /// Most reviews that are kept.
 const REVIEWS_MAX: usize = 20_000;
+
+/// Reviews at a time: after a change of the leader all sidecars come within a second or two, and the API server answers others
+/// too.
+const REVIEWS_AT_ONCE_MAX: usize = 128;
 
 /// Longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -41,6 +46,9 @@ pub enum Unauthorized {
     /// The token is valid, but bound to no pod.
     #[error("the token is not bound to a pod: use a projected token")]
     NotBound,
+    /// The token is valid, and its owner lacks the right.
+    #[error("{0}")]
+    Forbidden(String),
     /// The API server did not answer.
     #[error("the token cannot be reviewed now: {0}")]
     Unavailable(String),
@@ -54,14 +62,23 @@ type Verdicts = HashMap<[u8; 32], (Verdict, Instant)>;
 /// Reviews tokens at the API server and keeps the verdicts for a short time, by the token's hash.
 #[derive(Clone)]
 pub struct Reviewer {
+    client: Client,
+    namespace: String,
     api: Api<TokenReview>,
     verdicts: Arc<Mutex<Verdicts>>,
+    turns: Arc<Semaphore>,
 }
 
 impl Reviewer {
-    /// A reviewer with an empty cache.
-    pub fn new(client: Client) -> Self {
-        Self { api: Api::all(client), verdicts: Arc::default() }
+    /// A reviewer with an empty cache; `namespace` is the operator's.
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self {
+            client: client.clone(),
+            namespace: namespace.to_owned(),
+            api: Api::all(client),
+            verdicts: Arc::default(),
+            turns: Arc::new(Semaphore::new(REVIEWS_AT_ONCE_MAX)),
+        }
     }
 
     fn known(&self, hash: &[u8; 32], now: Instant) -> Option<Verdict> {
@@ -92,16 +109,30 @@ impl Identify for Reviewer {
         if let Some(verdict) = self.known(&hash, Instant::now()) {
             return verdict;
         }
+        let turn = self.turns.acquire().await.map_err(|error| Unauthorized::Unavailable(error.to_string()))?;
+        // The callers of one sidecar come together: one of them may have asked meanwhile.
+        if let Some(verdict) = self.known(&hash, Instant::now()) {
+            return verdict;
+        }
         let review = TokenReview {
             metadata: ObjectMeta::default(),
             spec: TokenReviewSpec { token: token.to_owned(), audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]) },
             status: None,
         };
         let answer = self.api.create(&PostParams::default(), &review).await;
+        drop(turn);
         let review = answer.map_err(|e| Unauthorized::Unavailable(e.to_string()))?;
         let verdict = verdict(&review);
         self.keep(hash, verdict.clone(), Instant::now());
         verdict
+    }
+
+    /// Orders are rare: nothing is believed for any time.
+    async fn may_prune(&self, token: &str) -> Result<String, Unauthorized> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Unauthorized::Refused(format!("it is longer than {TOKEN_BYTES_MAX} bytes")));
+        }
+        orders::may_prune(&self.client, &self.namespace, token).await
     }
 }
 

@@ -1,10 +1,12 @@
 //! The policy server: sidecars poll it for their document, and say by that what they run; and they ask it for the names of
-//! addresses. The witness answers here too (see [`crate::witness`]). Only the leader serves.
+//! addresses. The witness answers here too (see [`crate::witness`]), and [`orders`] of people to the ledger come in here.
+//! Only the leader serves.
 
 #[cfg(test)]
 mod http_tests;
 mod identity;
 mod names;
+mod orders;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, StatusCode, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use testimony_core::contract::{NAMES_PATH, POLL_PATH};
+use testimony_core::contract::{NAMES_PATH, POLL_PATH, PRUNE_PATH};
 use testimony_core::names::{ADDRESSES_MAX, NamesRequest};
 use testimony_core::policy::{POLL_WAIT_S_MAX, PollRequest, PollResponse};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -42,6 +44,9 @@ type Refusal = (Answer, &'static str);
 pub trait Identify: Clone + Send + Sync + 'static {
     /// The pod that a token belongs to.
     fn identify(&self, token: &str) -> impl Future<Output = Result<Identity, Unauthorized>> + Send;
+
+    /// Who the owner of a token is, where they may prune the ledger.
+    fn may_prune(&self, token: &str) -> impl Future<Output = Result<String, Unauthorized>> + Send;
 }
 
 /// Answers polls.
@@ -77,7 +82,7 @@ impl<I: Identify> PolicyServer<I> {
     /// Handles one HTTP request.
     pub async fn handle(self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path();
-        let witness = self.witness.clone().filter(|_| WitnessDoor::serves(path));
+        let witness = self.witness.clone().filter(|_| WitnessDoor::serves(path) || path == PRUNE_PATH);
         if path != POLL_PATH && path != NAMES_PATH && witness.is_none() {
             return text_answer(StatusCode::NOT_FOUND, format!("try {POLL_PATH}\n"));
         }
@@ -85,7 +90,11 @@ impl<I: Identify> PolicyServer<I> {
             return text_answer(StatusCode::METHOD_NOT_ALLOWED, "use POST\n");
         }
         if let Some(door) = witness {
-            let (answer, result) = self.witness(door, request).await.unwrap_or_else(|refused| refused);
+            let done = match path == PRUNE_PATH {
+                true => self.order(door, request).await,
+                false => self.witness(door, request).await,
+            };
+            let (answer, result) = done.unwrap_or_else(|refused| refused);
             self.metrics.witness_requests.get_or_create(&ResultLabels { result }).inc();
             return answer;
         }

@@ -16,6 +16,10 @@ impl Identify for Nobody {
     async fn identify(&self, _: &str) -> Result<Identity, Unauthorized> {
         Err(Unauthorized::NotBound)
     }
+
+    async fn may_prune(&self, _: &str) -> Result<String, Unauthorized> {
+        Err(Unauthorized::NotBound)
+    }
 }
 
 struct Bench {

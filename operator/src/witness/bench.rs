@@ -154,8 +154,11 @@ impl Bench {
     }
 
     pub(super) fn blocks(&self) -> Vec<(String, String)> {
+        let number = |path: &String| path.rsplit('-').next().and_then(|number| number.parse::<u64>().ok());
         let mut paths = self.api.paths(&format!("{MAPS}/testimony-ledger-"));
-        paths.sort_by_key(|path| path.rsplit('-').next().and_then(|number| number.parse::<u64>().ok()));
+        // Other things of the ledger have a word there.
+        paths.retain(|path| number(path).is_some());
+        paths.sort_by_key(number);
         let text = |object: &Value, key: &str| object["data"][key].as_str().unwrap_or_default().to_owned();
         let objects = paths.iter().filter_map(|path| self.api.get(path));
         objects.map(|object| (text(&object, "entries"), text(&object, "note"))).collect()

@@ -11,7 +11,8 @@ use std::ops::Range;
 use std::time::Duration;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::ledger::{
-    Book, Committed, Cosignable, Fact, HeadRow, LedgerError, Life, Proposed, STREAMS_MAX, interval_ms, witness_name,
+    Book, Committed, Cosignable, Fact, HeadRow, LEDGER, LedgerError, Life, Proposed, Pruned, STREAMS_MAX, interval_ms,
+    witness_name,
 };
 use testimony_core::evidence::note::{Checkpoint, PublicKey, SignedNote};
 use testimony_core::evidence::stream::StreamId;
@@ -238,6 +239,37 @@ impl Desk {
             return self.tell(Reply::Written, reply);
         };
         let _ = reply.send(denied);
+    }
+
+    /// Writes down records that are removed by order (G2). What a stream has not shown yet cannot be ordered away, nor what is
+    /// another cluster's.
+    pub fn prune(&mut self, orders: Vec<Pruned>, reply: ReplyTo) {
+        let wrong = orders.iter().find_map(|order| {
+            let Pruned { sid, range, .. } = order;
+            let size = self.book.tables().stream(sid).map(|row| row.state.size);
+            match size {
+                _ if sid
+                    .parts()
+                    .is_none_or(|parts| parts.cluster_uid != self.cluster_uid || parts.pod_uid == LEDGER) =>
+                {
+                    Some(format!("{sid} is no stream of this cluster"))
+                }
+                // Streams that ended a week ago are known to the ledger's export alone.
+                Some(size) if range.end() > size => {
+                    Some(format!("{sid}: the witness has seen {size} records, and not {}", range.end()))
+                }
+                _ => None,
+            }
+        });
+        let answer = match wrong {
+            Some(why) => Reply::Denied(422, why),
+            None if self.told.len() >= WAITING_MAX => Reply::Later("too many wait"),
+            None => {
+                self.facts.extend(orders.into_iter().map(Fact::Pruned));
+                return self.tell(Reply::Written, reply);
+            }
+        };
+        let _ = reply.send(answer);
     }
 
     /// Opens keys of this pod's spool, after its node restarted (D5); each stream that can be read by it is an entry. Without

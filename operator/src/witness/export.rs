@@ -1,6 +1,7 @@
 //! The ledger through the sinks: every block as OTLP log records, to each AuditSink that a policy uses and that needs no
 //! secrets. At least once, in order; blocks come from the API server, so that nothing is kept in memory.
 
+use super::grpc;
 use super::receipt::receipt;
 use super::store::Store;
 use crate::index::Index;
@@ -9,7 +10,7 @@ use crate::serve::Shutdown;
 use crate::state::State;
 use anyhow::{Context, Error, bail};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::{Request, header};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
@@ -190,18 +191,26 @@ impl Exporter {
         // Removed in between: what it said is restated in a later one.
         let Some(block) = self.store.get(route.next).await? else { return Ok(()) };
         let body = otlp_request(&block, sid).map_err(Error::msg)?;
-        let request = Request::post(url(&route.sink.endpoint))
-            .header(header::CONTENT_TYPE, "application/x-protobuf")
-            .body(Full::new(Bytes::from(body)))?;
+        let request = match route.sink.protocol {
+            SinkProtocol::Grpc => grpc::call(&route.sink.endpoint, &body)?,
+            SinkProtocol::HttpProtobuf => Request::post(url(&route.sink.endpoint))
+                .header(header::CONTENT_TYPE, "application/x-protobuf")
+                .body(Full::new(Bytes::from(body)))?,
+        };
         let exchange = async {
-            let answer = route.client.request(request).await?;
-            let (status, body) = (answer.status(), answer.into_body());
+            let (head, body) = route.client.request(request).await?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.ok();
-            Ok::<_, Error>((status, body.map(|body| body.to_bytes())))
+            Ok::<_, Error>((head, body))
         };
         let deadline = Duration::from_secs(REQUEST_SECONDS_MAX);
-        let (status, body) = tokio::time::timeout(deadline, exchange).await.context("no answer in time")??;
-        receipt(status, body.as_ref()).map_err(Error::msg)
+        let (head, body) = tokio::time::timeout(deadline, exchange).await.context("no answer in time")??;
+        let trailers = body.as_ref().and_then(|body| body.trailers().cloned());
+        let body = body.map(Collected::to_bytes);
+        let result = match route.sink.protocol {
+            SinkProtocol::Grpc => grpc::receipt(head.status, &head.headers, trailers.as_ref(), body.as_ref()),
+            SinkProtocol::HttpProtobuf => receipt(head.status, body.as_ref()),
+        };
+        result.map_err(Error::msg)
     }
 }
 
@@ -226,19 +235,25 @@ fn url(endpoint: &str) -> String {
 
 /// A client of this sink.
 fn client(sink: &DocumentSink) -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>> {
-    if sink.protocol != SinkProtocol::HttpProtobuf {
-        bail!("the operator sends OTLP over HTTP/protobuf only");
-    }
     if sink.credentials || sink.client_certificate_secret.is_some() || sink.token_audience.is_some() {
         bail!("it wants credentials, which stand in the pods' namespaces: the operator may not read them");
     }
-    https(sink.ca_bundle.as_deref(), &sink.endpoint)
+    http(sink.ca_bundle.as_deref(), &sink.endpoint, sink.protocol == SinkProtocol::Grpc)
 }
 
-/// A client that trusts these authorities (PEM), or the image's own where there are none.
+/// A client over HTTP/1.1 that trusts these authorities (PEM), or the image's own where there are none.
 pub(super) fn https(
     ca_bundle: Option<&str>,
     endpoint: &str,
+) -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>> {
+    http(ca_bundle, endpoint, false)
+}
+
+/// The same; `http2` says that it speaks HTTP/2, by prior knowledge or by ALPN, and nothing else.
+fn http(
+    ca_bundle: Option<&str>,
+    endpoint: &str,
+    http2: bool,
 ) -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>> {
     let builder = HttpsConnectorBuilder::new();
     let mut roots = rustls::RootCertStore::empty();
@@ -251,7 +266,11 @@ pub(super) fn https(
             builder.with_tls_config(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
         }
     };
-    Ok(Client::builder(TokioExecutor::new()).build(builder.https_or_http().enable_http1().build()))
+    let mut client = Client::builder(TokioExecutor::new());
+    Ok(match http2 {
+        true => client.http2_only(true).build(builder.https_or_http().enable_http2().build()),
+        false => client.build(builder.https_or_http().enable_http1().build()),
+    })
 }
 
 #[cfg(test)]

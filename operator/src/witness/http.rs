@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use testimony_core::contract::{ABANDONED_PATH, ADD_CHECKPOINT_PATH, CERTIFICATE_PATH, UNWRAP_PATH};
+use testimony_core::evidence::ledger::Pruned;
 use testimony_core::evidence::note::PublicKey;
 use testimony_core::evidence::stream::{NotAStream, StreamId};
 use testimony_core::evidence::witness::csr::{
@@ -63,8 +64,17 @@ pub enum Ask {
     },
 }
 
-/// What a sidecar asks, who it is, and where the answer goes.
-pub type Asked = (Identity, Ask, oneshot::Sender<Reply>);
+/// What is asked of the keeper.
+#[derive(Debug)]
+pub enum Wanted {
+    /// By the sidecar of this pod.
+    Of(Identity, Ask),
+    /// To write down records that are removed by order. Whoever orders it was authorised.
+    Prune(Vec<Pruned>),
+}
+
+/// What is asked, and where the answer goes.
+pub type Asked = (Wanted, oneshot::Sender<Reply>);
 
 /// Where sidecars reach the keeper; cloning shares it.
 #[derive(Clone, Debug)]
@@ -108,8 +118,23 @@ impl WitnessDoor {
 
     /// Asks the keeper.
     pub async fn ask(&self, identity: Identity, ask: Ask) -> Reply {
+        self.want(Wanted::Of(identity, ask)).await
+    }
+
+    /// Writes down what is removed by order.
+    ///
+    /// # Errors
+    /// What is answered then, and what metrics call it.
+    pub async fn prune(&self, orders: Vec<Pruned>) -> Result<(), (Answer, &'static str)> {
+        match self.want(Wanted::Prune(orders)).await {
+            Reply::Written => Ok(()),
+            refused => Err(self.say(refused)),
+        }
+    }
+
+    async fn want(&self, wanted: Wanted) -> Reply {
         let (reply, answer) = oneshot::channel();
-        if self.asks.try_send((identity, ask, reply)).is_err() {
+        if self.asks.try_send((wanted, reply)).is_err() {
             return Reply::Later("the witness is busy, or not ready");
         }
         match tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), answer).await {

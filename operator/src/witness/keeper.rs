@@ -4,7 +4,7 @@
 
 use super::desk::{Desk, Reply};
 use super::export::Progress;
-use super::http::{Ask, Asked, WitnessDoor};
+use super::http::{Ask, Asked, Wanted, WitnessDoor};
 use super::keys::{KeyError, WitnessKeys};
 use super::store::{Store, StoreError, Stored};
 use crate::certs::Authority;
@@ -148,7 +148,7 @@ impl Keeper {
     }
 
     fn refuse_all(&mut self, why: &'static str) {
-        while let Ok((_, _, reply)) = self.inbox.try_recv() {
+        while let Ok((_, reply)) = self.inbox.try_recv() {
             let _ = reply.send(Reply::Later(why));
         }
     }
@@ -194,7 +194,11 @@ impl Keeper {
         }
     }
 
-    fn answer(&self, desk: &mut Desk, (identity, ask, reply): Asked) {
+    fn answer(&self, desk: &mut Desk, (wanted, reply): Asked) {
+        let (identity, ask) = match wanted {
+            Wanted::Of(identity, ask) => (identity, ask),
+            Wanted::Prune(orders) => return desk.prune(orders, reply),
+        };
         let now = OffsetDateTime::now_utc();
         match ask {
             Ask::Certify { injection_id, sid, key } => {

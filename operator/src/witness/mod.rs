@@ -2,14 +2,16 @@
 //! (rules K1, W1, W2, W4). Only the leader answers; the ledger itself keeps two of them apart.
 //!
 //! [`desk`] decides, [`cover`] looks at the cluster (both without I/O); [`keeper`] commits, [`export`] sends blocks to sinks until each
-//! has given a [`receipt`], [`outside`] shows heads to a witness outside of the cluster, [`store`] and [`keys`] hold objects, [`http`]
-//! is what sidecars call.
+//! has given a [`receipt`], [`outside`] shows heads to a witness outside of the cluster, [`head_copy`] copies the newest one, [`store`]
+//! and [`keys`] hold objects, [`http`] is what sidecars call.
 
 #[cfg(test)]
 mod bench;
 pub mod cover;
 pub mod desk;
 pub mod export;
+mod grpc;
+pub mod head_copy;
 pub mod http;
 pub mod keeper;
 pub mod keys;
@@ -20,6 +22,7 @@ pub mod store;
 mod tests;
 
 pub use export::Exporter;
+pub use head_copy::HeadCopy;
 pub use http::{Asked, WitnessDoor};
 pub use keeper::{Keeper, KeeperConfig};
 pub use outside::{OutsideConfig, Shower};

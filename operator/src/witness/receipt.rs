@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use testimony_core::otlp::answer::http_success;
+use testimony_core::otlp::answer::{PartialSuccess, http_success};
 
 /// Longest part of a sink's own words that is repeated, in characters.
 const WORDS_CHARS_MAX: usize = 200;
@@ -22,17 +22,23 @@ pub fn receipt(status: StatusCode, body: Option<&Bytes>) -> Result<(), String> {
         });
     }
     match body.map(|body| http_success(body)) {
-        Some(Ok(answer)) if answer.rejected == 0 => Ok(()),
-        Some(Ok(answer)) => {
-            Err(format!("it took the request, but not {} of its records: {}", answer.rejected, words(&answer.message)))
-        }
+        Some(Ok(answer)) => taken(&answer),
         // A login page or a proxy says 200 too: that is no receipt.
         Some(Err(_)) => Err(format!("answered {number} without an OTLP response in its body")),
         None => Err(format!("the body of its answer ({number}) broke off, or is too long")),
     }
 }
 
-fn words(text: &str) -> String {
+/// Whether an answer takes all records.
+pub(super) fn taken(answer: &PartialSuccess) -> Result<(), String> {
+    match answer.rejected {
+        0 => Ok(()),
+        rejected => Err(format!("it took the request, but not {rejected} of its records: {}", words(&answer.message))),
+    }
+}
+
+/// What is repeated of a sink's own words.
+pub(super) fn words(text: &str) -> String {
     text.trim().chars().filter(|c| !c.is_control()).take(WORDS_CHARS_MAX).collect()
 }
 

@@ -20,6 +20,12 @@ pub const ROOTS: &str = "testimony-roots";
 /// Name of the ConfigMap that says how far each sink is: the next block's number by the sink's name.
 pub const POSITIONS: &str = "testimony-ledger-sent";
 
+/// Name of the ConfigMap with a copy of the ledger's newest head, where it is asked for.
+pub const HEAD: &str = "testimony-ledger-head";
+
+/// Key of that ConfigMap: a signed note.
+pub const HEAD_KEY: &str = "head";
+
 /// Key of the ConfigMap with the roots.
 pub const ROOTS_KEY: &str = "roots";
 
@@ -133,6 +139,14 @@ impl Store {
     /// The API server's.
     pub async fn publish_roots(&self, text: &str) -> Result<(), StoreError> {
         self.publish(ROOTS, BTreeMap::from([(ROOTS_KEY.to_owned(), text.to_owned())])).await
+    }
+
+    /// Copies the ledger's newest head.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn publish_head(&self, note: &str) -> Result<(), StoreError> {
+        self.publish(HEAD, BTreeMap::from([(HEAD_KEY.to_owned(), note.to_owned())])).await
     }
 
     /// How far each sink is: the next block's number by the sink's name.

@@ -12,8 +12,8 @@ use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256;
 use rustls::crypto::hpke::{Hpke as _, HpkePublicKey};
 use serde_json::{Value, json};
 use std::time::Duration;
-use testimony_core::evidence::ledger::{Book, Fact, Life, ledger_id};
-use testimony_core::evidence::merkle::{leaf, root_of};
+use testimony_core::evidence::ledger::{Book, Fact, Life, Pruned, ledger_id};
+use testimony_core::evidence::merkle::{Range, leaf, root_of};
 use testimony_core::evidence::witness::unwrap::HPKE_INFO;
 use testimony_core::evidence::witness::{Outcome, Refusal, Request};
 
@@ -353,5 +353,37 @@ async fn d5_keys_of_a_spool_are_opened_for_the_pod_that_wrapped_them_and_the_led
     assert_eq!(bench.ask("a", ask(&[&others])).await, Reply::Unwrapped(public, vec![None]));
     let told: Vec<_> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
     assert_eq!(told, [Fact::Unwrapped(sidecar.sid.clone(), "a".to_owned())], "only what was opened is an entry");
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_what_is_removed_by_order_stands_in_the_ledger_before_it_is_answered() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    let mut sidecar = Sidecar::new("a");
+    assert!(matches!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(_)));
+    sidecar.seal(7);
+    assert_eq!(cosigned(&bench, sidecar.show(&bench).await.as_ref()), Some(7));
+    let order = |sid: &str, from: usize, to: usize| {
+        let mut range = Range::empty(from as u64);
+        (from..to).for_each(|seq| range.push(sidecar.leaves.get(seq).copied().unwrap_or_else(|| leaf(b"x"))));
+        Pruned { sid: sid.parse().expect("a name"), range, reason: "ticket 4711".to_owned(), by: "alice".to_owned() }
+    };
+    let sid = sidecar.sid.to_string();
+    assert!(bench.door.prune(vec![order(&sid, 2, 5)]).await.is_ok());
+    let told: Vec<_> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
+    assert_eq!(told, [Fact::Pruned(order(&sid, 2, 5))]);
+
+    // Nothing of a list is written where one of it is wrong.
+    let boot = "0123456789abcdef0123456789abcdef-0-0";
+    let (another, ledger) = (format!("c-2/shop/a/{boot}"), bench.roots().ledgers[0].name.clone());
+    for (sid, to) in [(sid.as_str(), 9), (another.as_str(), 5), (ledger.as_str(), 5)] {
+        let refused = bench.door.prune(vec![order(&sidecar.sid.to_string(), 0, 1), order(sid, 4, to)]).await;
+        let (answer, result) = refused.expect_err("refused");
+        assert_eq!((answer.status().as_u16(), result), (422, "denied"), "{sid} {to}");
+    }
+    // A stream that the ledger has forgotten meanwhile.
+    assert!(bench.door.prune(vec![order(&format!("c-1/shop/old/{boot}"), 0, 3)]).await.is_ok());
+    assert_eq!(bench.read().others.len(), 2);
     bench.end().await;
 }

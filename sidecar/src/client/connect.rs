@@ -1,5 +1,6 @@
 //! From an endpoint to a stream of bytes: resolve, connect, TLS.
 
+use super::standing::Addresses;
 use super::{ClientError, Endpoint, Identity, TlsError, server_name, tls};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -32,6 +33,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 pub(super) struct Connector {
     endpoint: Endpoint,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// Of the operator.
+    standing: Option<Addresses>,
 }
 
 // === impl Connector ===
@@ -45,7 +48,12 @@ impl Connector {
         } else {
             None
         };
-        Ok(Self { endpoint, tls })
+        Ok(Self { endpoint, tls, standing: None })
+    }
+
+    /// Connects as to the operator.
+    pub(super) fn stand(&mut self) {
+        self.standing = Some(Addresses::default());
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
@@ -57,18 +65,24 @@ impl Connector {
         self.endpoint.to_string()
     }
 
-    pub(super) async fn open(&self) -> Result<Box<dyn Stream>, ClientError> {
+    pub(super) async fn open(&mut self) -> Result<Box<dyn Stream>, ClientError> {
         self.open_within(CONNECT_DEADLINE).await
     }
 
-    async fn open_within(&self, deadline: Duration) -> Result<Box<dyn Stream>, ClientError> {
+    async fn open_within(&mut self, deadline: Duration) -> Result<Box<dyn Stream>, ClientError> {
         let opened = tokio::time::timeout(deadline, self.open_unbounded()).await;
         opened.unwrap_or_else(|_| Err(ClientError::Timeout { to: self.to(), after_ms: deadline.as_millis() }))
     }
 
-    async fn open_unbounded(&self) -> Result<Box<dyn Stream>, ClientError> {
-        let tcp = TcpStream::connect((self.endpoint.host(), self.endpoint.port())).await;
-        let tcp = tcp.map_err(|source| ClientError::Connect { to: self.to(), source })?;
+    async fn open_unbounded(&mut self) -> Result<Box<dyn Stream>, ClientError> {
+        let (to, host, port) = (self.to(), self.endpoint.host(), self.endpoint.port());
+        let tcp = match &mut self.standing {
+            Some(addresses) => addresses.dial(&to, host, port).await?,
+            None => {
+                let tcp = TcpStream::connect((host, port)).await;
+                tcp.map_err(|source| ClientError::Connect { to, source })?
+            }
+        };
         // Best effort: a request is written in one piece anyway.
         let _ = tcp.set_nodelay(true);
         let Some((config, name)) = &self.tls else { return Ok(Box::new(tcp)) };
@@ -87,7 +101,7 @@ mod tests {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("https://{}", silent.local_addr().expect("an address"));
         let endpoint = Endpoint::parse(&url).expect("a URL");
-        let connector = Connector::new(endpoint, &Trust::default(), b"http/1.1").expect("a connector");
+        let mut connector = Connector::new(endpoint, &Trust::default(), b"http/1.1").expect("a connector");
         let result = connector.open_within(Duration::from_millis(20)).await;
         let Err(error) = result else { panic!("a connection without a peer") };
         assert!(matches!(error, ClientError::Timeout { after_ms: 20, .. }), "{error}");

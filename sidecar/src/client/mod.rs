@@ -9,6 +9,7 @@ mod backoff;
 mod connect;
 mod endpoint;
 mod secret;
+mod standing;
 mod tasks;
 mod tls;
 
@@ -77,6 +78,14 @@ pub struct Answer {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// The operator's name does not resolve.
+    #[error("cannot resolve {to}: {source}")]
+    Resolve {
+        /// `host:port`.
+        to: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The name does not resolve, or nobody listens.
     #[error("cannot connect to {to}: {source}")]
     Connect {
@@ -126,6 +135,13 @@ impl Client {
         };
         let connector = Connector::new(endpoint, trust, alpn)?;
         Ok(Self { connector, version, sender: None, tasks: Tasks::default() })
+    }
+
+    /// Connects as to the operator: see [`standing`].
+    #[must_use]
+    pub fn standing(mut self) -> Self {
+        self.connector.stand();
+        self
     }
 
     /// Sends a `POST` and takes the whole answer. A connection that the peer closed while it was idle is replaced once.
@@ -299,6 +315,17 @@ impl Sender {
 // === impl ClientError ===
 
 impl ClientError {
+    /// Nobody answers there now: there is no connection, or it broke. Whoever comes next may answer.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Timeout { .. } => true,
+            // A peer that speaks TLS, but not as it should, is there.
+            Self::Tls { source, .. } => !source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+            Self::Http { source, .. } => !source.is_parse(),
+            Self::Resolve { .. } | Self::Request(_) => false,
+        }
+    }
+
     /// The peer does not accept the client's certificate, or misses one.
     pub fn refuses_identity(&self) -> bool {
         use rustls::AlertDescription as Alert;

@@ -42,7 +42,10 @@ pub enum CallError {
     /// The answer cannot be read.
     #[error("the operator's answer cannot be read: {0}")]
     Body(String),
-    /// There is no answer.
+    /// Nobody answers: there is no connection, or it broke.
+    #[error("{0}")]
+    Absent(String),
+    /// There is no answer for another reason.
     #[error("{0}")]
     Client(String),
 }
@@ -142,7 +145,10 @@ impl Caller {
         let path = format!("{base}{path}");
         let client = self.client()?;
         let answer = client.post(&path, &headers, Bytes::from(body), deadline, answer_bytes_max).await;
-        answer.map_err(|error| CallError::Client(error_line(&error)))
+        answer.map_err(|error| match error.is_absence() {
+            true => CallError::Absent(error_line(&error)),
+            false => CallError::Client(error_line(&error)),
+        })
     }
 
     /// The connection, unless the authority has changed since.
@@ -153,7 +159,7 @@ impl Caller {
             _ => {
                 let trust = Trust { ca_pem: Some(&ca_pem), ..Trust::default() };
                 let client = Client::new(self.endpoint.clone(), Version::Http1, &trust);
-                (client.map_err(|error| CallError::Client(error_line(&error)))?, ca_pem)
+                (client.map_err(|error| CallError::Client(error_line(&error)))?.standing(), ca_pem)
             }
         };
         Ok(&mut self.client.insert(fresh).0)

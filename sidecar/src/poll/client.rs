@@ -1,9 +1,10 @@
 //! The client of the operator's long poll.
 
 use super::caller::{CallError, Caller};
+use super::pause::Pauses;
 use super::state::{Apply, PolicyState};
 use super::store::{LastGood, Store};
-use crate::client::{Backoff, Jitter};
+use crate::client::Jitter;
 use crate::config::document_problems;
 use crate::export::Queue;
 use crate::metrics::{Metrics, PollResult};
@@ -23,13 +24,6 @@ pub const POLL_DEADLINE: Duration = Duration::from_secs(POLL_WAIT_S_MAX as u64 +
 /// A sink's change of state is told at once, but at most this often.
 pub const STATE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// First and longest wait after a request that failed.
-const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(10);
-
-/// Shortest time between two requests that were answered: an operator that answers at once keeps nobody busy.
-const ANSWERED_PAUSE: Duration = Duration::from_millis(100);
-
 /// Largest answer, in bytes: a document and a CA bundle, each with room for JSON's escapes.
 const ANSWER_BYTES_MAX: usize = 8 * DOCUMENT_BYTES_MAX;
 
@@ -41,7 +35,7 @@ pub struct Poller {
     state: PolicyState,
     queue: Queue,
     metrics: Arc<Metrics>,
-    backoff: Backoff,
+    pauses: Pauses,
     /// The operator answered the last request.
     reachable: bool,
 }
@@ -71,8 +65,8 @@ impl Poller {
         queue: Queue,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, Jitter::seeded());
-        Self { caller, store, apply, state, queue, metrics, backoff, reachable: true }
+        let pauses = Pauses::new(Jitter::seeded());
+        Self { caller, store, apply, state, queue, metrics, pauses, reachable: true }
     }
 
     /// Polls until `shutdown` ends.
@@ -99,18 +93,13 @@ impl Poller {
                     self.caller.disconnect();
                     Duration::ZERO
                 }
-                // An operator that repeats what is in force, or what was refused, is not asked again at once.
                 Some(Ok(answer)) => {
-                    if self.answered(answer) {
-                        self.backoff.reset();
-                        ANSWERED_PAUSE
-                    } else {
-                        self.backoff.wait()
-                    }
+                    let of_use = self.answered(answer);
+                    self.pauses.answered(of_use)
                 }
                 Some(Err(error)) => {
                     self.failed(&error);
-                    self.backoff.wait()
+                    self.pauses.failed(&error)
                 }
             };
             tokio::time::sleep(pause).await;

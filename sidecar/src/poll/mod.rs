@@ -5,6 +5,7 @@
 
 mod caller;
 mod client;
+mod pause;
 mod state;
 mod store;
 

@@ -2,7 +2,8 @@
 //!
 //! [`fact`] is what can be said, [`entry`] its canonical body, [`tables`] what all entries add up to. A [`Book`] proposes
 //! blocks of entries; one create-only object for each block decides whether it stands ([`block`]). [`export`] shows it as OTLP,
-//! [`read`] is how others read that. [`outside`] shows it to a witness outside of the cluster (W3).
+//! [`read`] is how others read that. [`outside`] shows it to a witness outside of the cluster (W3); [`prune`] is how records are
+//! ordered away (G2).
 //!
 //! ```text
 //! Book::propose -> Proposed --(the object was created)--> Committed -> Book::apply -> Cosignable
@@ -18,6 +19,7 @@ pub mod fact;
 pub mod outside;
 #[cfg(test)]
 mod outside_tests;
+pub mod prune;
 pub mod read;
 pub mod tables;
 #[cfg(test)]

@@ -374,7 +374,14 @@ fn entries(plan: &Plan<'_>) -> String {
                  variables.absent == '' ? '' : '\"absent\":[' + variables.absent + ']']";
     let status = format!("'{{' + {parts}.filter(t, t != '').join(',') + '}}'");
     let labels = [(label::INJECTED, quoted("true"))];
+    let (evictable, ours) = (quoted(annotation::EVICTABLE_VOLUMES), build::evictable(plan));
+    let merged = format!(
+        "({evictable} in variables.annotations ? variables.annotations[{evictable}] + {} : {})",
+        quoted(&format!(",{ours}")),
+        quoted(&ours)
+    );
     let annotations = [
+        (annotation::EVICTABLE_VOLUMES, merged),
         (annotation::INJECTION_ID, quoted(plan.injection_id)),
         (annotation::REVISION, quoted(&plan.selection.document.revision)),
         (annotation::STATUS, status),

@@ -76,6 +76,18 @@ fn all_policies_make_the_same_pod() {
     assert_eq!(sidecar(0), sidecar(4));
 }
 
+/// The webhook's list, in the words of the API server: behind what the pod has, or alone.
+#[test]
+fn d5_the_autoscalers_list_is_the_webhooks() {
+    let objects = rendered(true);
+    let patch = objects[0]["spec"]["mutations"][0]["jsonPatch"]["expression"].as_str().expect("CEL");
+    let key = annotation::EVICTABLE_VOLUMES;
+    let ours = "testimony-state,testimony-key";
+    let merged =
+        format!(r#"("{key}" in variables.annotations ? variables.annotations["{key}"] + ",{ours}" : "{ours}")"#);
+    assert_eq!(patch.matches(&merged).count(), 2, "with annotations and without any");
+}
+
 #[test]
 fn the_chart_lets_the_controller_keep_each_of_them() {
     let rights = include_str!("../../../../charts/testimony/templates/injection.yaml");

@@ -160,7 +160,7 @@ async fn what_a_sink_does_not_take_is_sent_again() {
 #[tokio::test]
 async fn sinks_that_get_nothing_are_counted() {
     let (_api, store) = stored(&[]).await;
-    let state = state("http://c.example", json!({"protocol": "Grpc"}));
+    let state = state("http://c.example", json!({"credentialsSecretName": "s"}));
     let (metrics, _) = Metrics::new();
     let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next: 0 }));
     let (end, until) = Shutdown::new();
@@ -187,8 +187,7 @@ fn sinks_that_want_what_the_operator_lacks_are_told() {
     assert_eq!(problem(json!({})), Ok(()));
     let secret = problem(json!({"credentialsSecretName": "s"})).expect_err("a secret");
     assert!(secret.contains("may not read them"), "{secret}");
-    let grpc = problem(json!({"protocol": "Grpc"})).expect_err("gRPC");
-    assert!(grpc.contains("HTTP/protobuf only"), "{grpc}");
+    assert_eq!(problem(json!({"protocol": "Grpc"})), Ok(()));
 }
 
 #[test]
@@ -200,4 +199,79 @@ fn the_signals_path_is_added_where_there_is_none() {
     ] {
         assert_eq!(url(endpoint), expected);
     }
+}
+
+/// What a scripted peer of gRPC answers: a message, and the fields behind it; without a message they stand in the head.
+type GrpcAnswer = (Option<&'static [u8]>, &'static [(&'static str, &'static str)]);
+
+/// A peer that gives these answers one after the other, and takes everything after that. It speaks HTTP/2 and nothing else.
+async fn grpc_peer(
+    answers: &[GrpcAnswer],
+) -> (String, mpsc::UnboundedReceiver<(String, Bytes)>, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let endpoint = format!("http://{}", listener.local_addr().expect("address"));
+    let (sender, received) = mpsc::unbounded_channel();
+    let answers = Arc::new(std::sync::Mutex::new(answers.iter().rev().copied().collect::<Vec<_>>()));
+    let served = tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (sender, answers) = (sender.clone(), answers.clone());
+            let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                let (sender, answers) = (sender.clone(), answers.clone());
+                async move {
+                    assert_eq!(request.headers()[header::CONTENT_TYPE], "application/grpc");
+                    let path = request.uri().path().to_owned();
+                    let body = request.into_body().collect().await.expect("a body").to_bytes();
+                    let _ = sender.send((path, body));
+                    let next = answers.lock().expect("nobody panics").pop();
+                    let (message, fields) = next.unwrap_or((Some(b"\0\0\0\0\0"), &[("grpc-status", "0")]));
+                    let mut answer = hyper::Response::new(());
+                    let mut trailers = hyper::HeaderMap::new();
+                    for (name, value) in fields {
+                        let value = header::HeaderValue::from_static(value);
+                        if message.is_some() { &mut trailers } else { answer.headers_mut() }.insert(*name, value);
+                    }
+                    let body = Full::new(Bytes::from_static(message.unwrap_or_default()));
+                    let behind = message.map(|_| Ok(trailers));
+                    Ok::<_, std::convert::Infallible>(answer.map(|()| body.with_trailers(std::future::ready(behind))))
+                }
+            });
+            let io = hyper_util::rt::TokioIo::new(tcp);
+            tokio::spawn(hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service));
+        }
+    });
+    (endpoint, received, served)
+}
+
+#[tokio::test]
+async fn a_sink_that_takes_grpc_gets_every_block_until_it_takes_it_whole() {
+    let blocks = blocks(2);
+    let (_api, store) = stored(&blocks).await;
+    let partial: GrpcAnswer = (Some(b"\0\0\0\0\x07\x0a\x05\x08\x01\x12\x01x"), &[("grpc-status", "0")]);
+    let (endpoint, mut received, served) = grpc_peer(&[(None, &[("grpc-status", "14")]), partial]).await;
+    let (metrics, _) = Metrics::new();
+    let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next: 2 }));
+    let (end, until) = Shutdown::new();
+    let state = state(&endpoint, json!({"protocol": "Grpc"}));
+    let exporter = Exporter { store, state, metrics: metrics.clone(), progress: progress.subscribe() };
+    let exporter = tokio::spawn(exporter.run(until));
+    for number in [0, 0, 0, 1] {
+        let soon = tokio::time::timeout(Duration::from_secs(20), received.recv());
+        let (path, body) = soon.await.expect("in time").expect("a request");
+        assert_eq!(path, "/opentelemetry.proto.collector.logs.v1.LogsService/Export");
+        let block = &blocks[number];
+        assert_eq!(body[5..], otlp_request(block, &sid()).expect("entries"), "{}", block.number);
+        assert_eq!(body[..5], [&[0][..], &u32::try_from(body.len() - 5).expect("short").to_be_bytes()].concat());
+    }
+    let count = |result| metrics.ledger_exports.get_or_create(&ResultLabels { result }).get();
+    let told = async {
+        while count("success") < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("in time");
+    assert_eq!((count("success"), count("error")), (2, 2));
+    assert_eq!(metrics.ledger_sinks.get_or_create(&StateLabels { state: "unable" }).get(), 0);
+    end.send_replace(true);
+    exporter.await.expect("a clean end");
+    served.abort();
 }

@@ -1,0 +1,224 @@
+//! `ledger prune`: writes into the ledger which records are removed from the backends by order, before they are.
+//!
+//! Only hashes leave this machine. They come from an export that still holds the records: core finds what is meant, and says
+//! what is wrong with it.
+
+mod door;
+
+use crate::args::{ClusterArgs, LedgerPruneArgs};
+use crate::cluster::Cluster;
+use crate::output::{Table, plural, print, printable};
+use crate::verify::bodies;
+use anyhow::{Context, Result, bail};
+use door::Door;
+use k8s_openapi::jiff::Timestamp;
+use std::fmt::Write as _;
+use testimony_core::evidence::ledger::prune::{ORDERS_MAX, Part, Plan, PruneRequest, Selection};
+
+/// Ranges that are printed.
+const PARTS_SHOWN: usize = 50;
+
+/// Runs the command.
+///
+/// # Errors
+/// The export cannot be read or was changed, nothing is meant, or the operator does not take the order.
+pub async fn run(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<u8> {
+    let plan = plan(args, Timestamp::now())?;
+    let parts = plan.parts()?;
+    print(&text(&parts, &plan, args))?;
+    if parts.is_empty() {
+        bail!("no record of the export is meant: nothing is ordered");
+    }
+    if args.dry_run {
+        print("\nDry run: nothing was written.\n")?;
+        return Ok(0);
+    }
+    let by = give(args, cluster, &requests(&parts, &args.reason)).await?;
+    print(&format!(
+        "\nThe ledger says that {} ordered it. Now remove these records, and no others, from the backend; `testimony verify` \
+         tells them as PRUNED.\n",
+        printable(&by)
+    ))?;
+    Ok(0)
+}
+
+/// Gives the orders, one after the other; who the ledger says that gave them.
+async fn give(args: &LedgerPruneArgs, cluster: &ClusterArgs, requests: &[PruneRequest]) -> Result<String> {
+    let token = token(args, cluster).await?;
+    let cluster = Cluster::connect(cluster).await?;
+    let roots = crate::roots::read(&cluster, &args.operator_namespace).await?;
+    let (namespace, authorities) = (args.operator_namespace.as_str(), roots.authorities.as_str());
+    let door = Door { cluster: &cluster, namespace, authorities };
+    let mut by = String::new();
+    for (number, request) in requests.iter().enumerate() {
+        let told = door.order(&token, request).await.with_context(|| match number {
+            0 => "nothing stands in the ledger".to_owned(),
+            _ => format!("{} ranges stand in the ledger; to order all again does no harm", number * ORDERS_MAX),
+        });
+        by = told?.by;
+    }
+    Ok(by)
+}
+
+fn plan(args: &LedgerPruneArgs, now: Timestamp) -> Result<Plan> {
+    let selection = Selection {
+        stream: args.stream.clone(),
+        namespace: args.records_of.clone(),
+        before_ns: args.before.map(|before| before.nanos(now)),
+    };
+    let mut plan = Plan::new(selection);
+    let mut failed = Ok(());
+    bodies(&args.files, args.format, &mut |body| {
+        if failed.is_ok() {
+            failed = plan.body(body);
+        }
+    })?;
+    failed?;
+    Ok(plan)
+}
+
+/// As many requests as it takes.
+fn requests(parts: &[Part], reason: &str) -> Vec<PruneRequest> {
+    let request =
+        |parts: &[Part]| PruneRequest { reason: reason.to_owned(), orders: parts.iter().map(Part::order).collect() };
+    parts.chunks(ORDERS_MAX).map(request).collect()
+}
+
+/// The token that is shown: a file's, or the kubeconfig's.
+async fn token(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<String> {
+    if let Some(file) = &args.token_file {
+        let text = match file.as_os_str() == "-" {
+            true => std::io::read_to_string(std::io::stdin()),
+            false => std::fs::read_to_string(file),
+        };
+        let text = text.map_err(|error| anyhow::anyhow!("--token-file {}: {error}", file.display()))?;
+        return Ok(text.trim().to_owned());
+    }
+    match Cluster::bearer(cluster).await? {
+        Some(token) => Ok(token),
+        None => bail!(
+            "the kubeconfig holds no token, so the operator cannot know who orders this: give one with --token-file, such as \
+             that of `kubectl create token NAME --audience testimony.dev/operator`"
+        ),
+    }
+}
+
+/// What will be told.
+fn text(parts: &[Part], plan: &Plan, args: &LedgerPruneArgs) -> String {
+    let mut table = Table::new(&["STREAM", "FROM", "TO", "RECORDS"]);
+    for Part { sid, range } in parts.iter().take(PARTS_SHOWN) {
+        let (from, to) = (range.begin(), range.end());
+        let last = to.saturating_sub(1);
+        table.row([sid.to_string(), from.to_string(), last.to_string(), (to - from).to_string()]);
+    }
+    let mut out = table.to_string();
+    if parts.len() > PARTS_SHOWN {
+        let _ = writeln!(out, "... and {} more", parts.len() - PARTS_SHOWN);
+    }
+    let records: u64 = parts.iter().map(|part| part.range.end() - part.range.begin()).sum();
+    let records = plural(usize::try_from(records).unwrap_or(usize::MAX), "record");
+    let _ = writeln!(out, "\nThe ledger is told that {records} are removed by order: {}", printable(&args.reason));
+    let absent = plan.absent();
+    for (sid, range) in absent.iter().take(PARTS_SHOWN) {
+        let (from, last) = (range.start, range.end.saturating_sub(1));
+        let _ = writeln!(out, "Not in the export, and so not told: records {from} to {last} of {sid}");
+    }
+    if absent.len() > PARTS_SHOWN {
+        let _ = writeln!(out, "... and {} more places", absent.len() - PARTS_SHOWN);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command, LedgerCommand};
+    use clap::Parser as _;
+    use serde_json::json;
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn parsed(arguments: &[&str]) -> Result<LedgerPruneArgs, String> {
+        let all = [&["testimony", "ledger", "prune"], arguments].concat();
+        match Cli::try_parse_from(all).map_err(|error| error.to_string())?.command {
+            Command::Ledger(LedgerCommand::Prune(args)) => Ok(args),
+            _ => Err("another command".to_owned()),
+        }
+    }
+
+    /// The golden streams of core, as one export.
+    struct Export(PathBuf);
+
+    impl Export {
+        fn of(name: &str, change: impl Fn(String) -> String) -> Self {
+            let vectors =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../core/tests/vectors/evidence/{name}.jsonl"));
+            let text = std::fs::read_to_string(vectors).expect("golden streams");
+            let line = |line: &str| {
+                let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                let body = change(line["body"].as_str().expect("a body").to_owned());
+                json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": body}}]}]}]})
+                    .to_string()
+            };
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("testimony-prune-{}-{number}.jsonl", std::process::id()));
+            std::fs::write(&path, text.lines().map(line).collect::<Vec<_>>().join("\n")).expect("a file");
+            Self(path)
+        }
+    }
+
+    impl Drop for Export {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn told(export: &Export, arguments: &[&str]) -> Result<(String, Vec<Part>)> {
+        let file = export.0.to_str().expect("text");
+        let args = parsed(&[&["--reason", "GDPR 17", file], arguments].concat()).expect("arguments");
+        let plan = plan(&args, Timestamp::UNIX_EPOCH)?;
+        let parts = plan.parts()?;
+        Ok((text(&parts, &plan, &args), parts))
+    }
+
+    #[test]
+    fn g2_what_will_be_told_is_shown_and_follows_from_the_export_alone() {
+        let export = Export::of("rollover", |body| body);
+        let (text, parts) =
+            told(&export, &["--records-of", "shop", "--before", "2023-11-14T22:13:30Z"]).expect("a plan");
+        expect_test::expect![[r#"
+            STREAM                                                                                                                FROM   TO   RECORDS
+            2b1c6d1e-6a0f-4f6e-9b59-0d0a4f0a7a01/shop/7d6f2c1a-0001-4000-8000-00000000000a/00000000000000000000000000000003-0-0   0      3    4
+
+            The ledger is told that 4 records are removed by order: GDPR 17
+        "#]].assert_eq(&text);
+        let whole: u64 = parts.iter().map(|part| part.range.end() - part.range.begin()).sum();
+        assert!(whole > 0);
+        let (_, none) = told(&export, &["--records-of", "bank"]).expect("a plan");
+        assert_eq!(none, []);
+        let requests = requests(&parts, "GDPR 17");
+        assert_eq!((requests.len(), requests[0].orders.len()), (1, parts.len()));
+        assert!(requests[0].clone().entries("alice").is_ok(), "the operator takes it");
+    }
+
+    #[test]
+    fn g2_of_an_export_that_was_changed_nothing_is_ordered() {
+        let changed = Export::of("rollover", |body| body.replace("\"seq\":\"1\"", "\"seq\":\"1\",\"sia\":\"1\""));
+        let error = told(&changed, &["--stream", "2b1c6d1e-6a0f-4f6e-9b59-0d0a4f0a7a01/"]).expect_err("changed");
+        assert!(error.to_string().contains("nothing is ordered"), "{error}");
+    }
+
+    #[test]
+    fn a_reason_and_a_choice_are_needed() {
+        for (arguments, problem) in [
+            (&["--stream", "x", "file"][..], "--reason"),
+            (&["--reason", "", "--stream", "x", "file"], "--reason"),
+            (&["--reason", "why", "file"], "--stream"),
+            (&["--reason", "why", "--stream", "x"], "FILE"),
+        ] {
+            let error = parsed(arguments).expect_err(problem);
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+}
