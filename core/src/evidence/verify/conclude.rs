@@ -124,6 +124,13 @@ impl Concluding<'_> {
                 self.hole(*from, *to, *source, reason, *excuse);
             }
         }
+        // Where holes account for all that was found of it, they say what that is worth.
+        let declared = self.chain.attested.as_ref().map(|attested| &attested.effects).is_some_and(|effects| {
+            !effects.is_empty() && effects.iter().all(|effect| matches!(effect, Effect::Hole(..)))
+        });
+        if declared {
+            return;
+        }
         let scope = &self.settings.scope;
         let is_whole = !self.settings.partial && scope.from_ns.is_none() && scope.to_ns.is_none();
         // It may have ended before the window.

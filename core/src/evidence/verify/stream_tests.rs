@@ -3,6 +3,7 @@
 use super::tamper_tests::{check, honest};
 use super::testing::*;
 use super::*;
+use crate::evidence::hash::Hash;
 
 #[test]
 fn g1_g3_gaps_and_totals_cannot_be_changed_or_wrong() {
@@ -193,6 +194,33 @@ fn d3_a_later_start_proves_the_tail() {
         let found = found(&verify(&next.all(), settings, Trust::default()));
         assert!(found.contains(&"PARTIAL".to_owned()) && !found.contains(&"MISSING".to_owned()), "{found:?}");
     }
+}
+
+#[test]
+fn g2_d3_a_stream_that_holes_account_for_as_a_whole_is_a_gap_and_not_missing() {
+    let mut crashed = Writer::new(sid("p", 0), 1, &[]);
+    (0..6).for_each(|_| crashed.exchange("/a"));
+    let size = crashed.leaves.len();
+    let root = crashed.range(size).root().expect("from 0").to_hex();
+    let other = crashed.sid.to_string().replace("0123456789abcdef0123456789abcdef", &"f".repeat(32));
+    let told = |upto: usize| {
+        let mut next = Writer::new(other.parse().expect("a name"), 2, &[("found", crashed.sid.as_str())]);
+        let size = size.to_string();
+        let recovered = [("rec_sid", crashed.sid.as_str()), ("size", &size), ("root", &root)];
+        next.record("recovered", &[&recovered[..], &[("state", "lost"), ("head_size", "0")]].concat());
+        let nodes = crashed.range(upto).nodes().map(Hash::to_hex).collect::<Vec<_>>().join(",");
+        let upto = upto.to_string();
+        let hole = [("hole_sid", crashed.sid.as_str()), ("hole_from", "0"), ("hole_to", &upto), ("nodes", &nodes)];
+        next.record("hole", &[&hole[..], &[("scope", "sink=a"), ("hole_reason", "spool_damaged")]].concat());
+        next.close();
+        next
+    };
+    // None of it ever came, as where its key went with the node.
+    assert_eq!(check(&told(size).all()), ["GAP 0..7"]);
+    assert_eq!(check(&told(size - 1).all()), ["MISSING"], "one is not accounted for");
+    let mut unproved = told(size).all();
+    unproved[2] = edit(&unproved[2], "hole_reason", Some("rejected"));
+    assert!(check(&unproved).iter().any(|found| found.starts_with("MISSING")), "{:?}", check(&unproved));
 }
 
 #[test]
