@@ -11,13 +11,55 @@ pub const BODY_BYTES_MAX: usize = 65_536;
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
+/// What a byte needs, as bits: an escape of R1,
+const ESCAPE: u8 = 1;
+/// or a backslash of JSON.
+const BACKSLASH: u8 = 2;
+
+const NEEDS: [u8; 256] = {
+    let mut needs = [ESCAPE; 256];
+    let mut byte = 0x20;
+    while byte <= 0x7e {
+        needs[byte] = 0;
+        byte += 1;
+    }
+    needs[b'%' as usize] = ESCAPE;
+    needs[b'"' as usize] = BACKSLASH;
+    needs[b'\\' as usize] = BACKSLASH;
+    needs
+};
+
+/// A value in the form of R1, which nearly always is the value itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Escaped<'a> {
+    text: &'a [u8],
+    /// Bytes of it have a backslash in JSON.
+    backslashes: bool,
+}
+
+impl<'a> Escaped<'a> {
+    /// Escapes a value, into `room` if it must be.
+    pub(crate) fn of(value: &'a [u8], room: &'a mut Vec<u8>) -> Self {
+        let needs = value.iter().fold(0, |all, byte| all | NEEDS.get(usize::from(*byte)).copied().unwrap_or(ESCAPE));
+        let spaced = value.first().is_none_or(|first| *first == b' ') || value.last() == Some(&b' ');
+        let backslashes = needs & BACKSLASH != 0;
+        if needs & ESCAPE == 0 && !spaced {
+            return Self { text: value, backslashes };
+        }
+        room.clear();
+        escape(value, room);
+        Self { text: room, backslashes }
+    }
+
+    /// The form of R1.
+    pub(crate) fn text(self) -> &'a [u8] {
+        self.text
+    }
+}
+
 /// R1: printable ASCII but `%` stands for itself; `%`, a first or last space and every other byte become `%XX`; an empty
 /// value is `%`. Appends to `out`.
 pub fn escape(value: &[u8], out: &mut Vec<u8>) {
-    escape_with(value, out, |run, out| out.extend_from_slice(run));
-}
-
-fn escape_with(value: &[u8], out: &mut Vec<u8>, mut plain: impl FnMut(&[u8], &mut Vec<u8>)) {
     if value.is_empty() {
         out.push(b'%');
         return;
@@ -29,7 +71,7 @@ fn escape_with(value: &[u8], out: &mut Vec<u8>, mut plain: impl FnMut(&[u8], &mu
         let run = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
         let run = if run > 0 && at == 0 && rest.first() == Some(&b' ') { 0 } else { run };
         let run = if run > 0 && at + run > last && value.last() == Some(&b' ') { run - 1 } else { run };
-        plain(rest.get(..run).unwrap_or_default(), out);
+        out.extend_from_slice(rest.get(..run).unwrap_or_default());
         at += run;
         if let Some(byte) = value.get(at) {
             out.push(b'%');
@@ -111,20 +153,31 @@ fn hex_value(digit: Option<&u8>) -> Option<u8> {
 pub struct BodyWriter<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
+    room: Vec<u8>,
 }
 
 impl<'a> BodyWriter<'a> {
     /// Opens the map at the end of `out`.
     pub fn new(out: &'a mut Vec<u8>) -> Self {
         out.push(b'{');
-        Self { out, first: true }
+        Self { out, first: true, room: Vec::new() }
     }
 
     /// Adds a member; `value` is escaped by R1.
     pub fn member(&mut self, key: &str, value: &[u8]) {
         self.key(key);
-        escape_with(value, self.out, push_json);
-        self.out.push(b'"');
+        let escaped = Escaped::of(value, &mut self.room);
+        push_value(escaped, self.out);
+    }
+
+    /// Adds a member whose value is escaped. `joint` is what stands between the value before and this one: `","key":"`.
+    pub(crate) fn escaped_member(&mut self, joint: &str, value: Escaped<'_>) {
+        let joint = joint.as_bytes();
+        // Nothing ends before the first one.
+        let joint = if self.first { joint.get(2..).unwrap_or_default() } else { joint };
+        self.first = false;
+        self.out.extend_from_slice(joint);
+        push_value(value, self.out);
     }
 
     /// Adds the member of one header field: the value is `name:value`, escaped as one.
@@ -137,19 +190,21 @@ impl<'a> BodyWriter<'a> {
     }
 
     fn key(&mut self, key: &str) {
-        if !self.first {
-            self.out.push(b',');
-        }
+        self.out.extend_from_slice(if self.first { b"\"" } else { b"\",\"" });
         self.first = false;
-        self.out.push(b'"');
         self.out.extend_from_slice(key.as_bytes());
         self.out.extend_from_slice(b"\":\"");
     }
 
     /// Closes the map.
     pub fn finish(self) {
-        self.out.push(b'}');
+        self.out.extend_from_slice(if self.first { b"}" } else { b"\"}" });
     }
+}
+
+/// Writes a value without its quotes: whatever follows closes it.
+fn push_value(value: Escaped<'_>, out: &mut Vec<u8>) {
+    if value.backslashes { push_json(value.text, out) } else { out.extend_from_slice(value.text) }
 }
 
 fn push_json(mut run: &[u8], out: &mut Vec<u8>) {

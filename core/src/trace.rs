@@ -1,5 +1,7 @@
 //! W3C Trace Context: `traceparent` (<https://www.w3.org/TR/trace-context/>).
 
+use crate::record::hex;
+
 /// A trace context: what a valid `traceparent` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
@@ -14,22 +16,26 @@ pub struct TraceParent {
 impl TraceParent {
     /// Parses a header value. Anything that the specification calls invalid gives `None`, never an error.
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let version = hex(value.get(..2)?)?;
+        let version = from_hex(value.get(..2)?)?;
         let exact = value.len() == 55;
         let longer = value.get(55) == Some(&b'-') && version != 0;
         let dashes = [2, 35, 52].iter().all(|&at| value.get(at) == Some(&b'-'));
         if version == 0xff || !dashes || !(exact || longer) {
             return None;
         }
-        let trace_id = hex(value.get(3..35)?)?;
-        let span_id = u64::try_from(hex(value.get(36..52)?)?).ok()?;
-        let flags = u8::try_from(hex(value.get(53..55)?)?).ok()?;
+        let trace_id = from_hex(value.get(3..35)?)?;
+        let span_id = u64::try_from(from_hex(value.get(36..52)?)?).ok()?;
+        let flags = u8::try_from(from_hex(value.get(53..55)?)?).ok()?;
         (trace_id != 0 && span_id != 0).then_some(Self { trace_id, span_id, flags })
     }
 
     /// The header value, version 00.
     pub fn to_header(self) -> String {
-        format!("00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags & 1)
+        let (trace_id, span_id) =
+            (hex::<16, 32>(self.trace_id.to_be_bytes()), hex::<8, 16>(self.span_id.to_be_bytes()));
+        let flags: &[u8] = if self.flags & 1 == 1 { b"-01" } else { b"-00" };
+        let text = [b"00-", trace_id.as_slice(), b"-", span_id.as_slice(), flags].concat();
+        String::from_utf8(text).unwrap_or_default()
     }
 
     /// A new trace from random bits.
@@ -44,7 +50,7 @@ impl TraceParent {
     }
 }
 
-fn hex(digits: &[u8]) -> Option<u128> {
+fn from_hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0_u128, |value, digit| {
         let nibble = match digit {
             b'0'..=b'9' => digit - b'0',

@@ -119,7 +119,7 @@ impl Exchange {
         }
         if conn.direction == Direction::Inbound && !probe {
             let candidate = Candidate {
-                xid: conn.xid(seq),
+                xid: conn.xid(seq).as_str().to_owned(),
                 trace: context.context,
                 correlation_id: correlation.as_ref().map(|(id, _)| id.clone()),
             };

@@ -31,9 +31,8 @@ pub use stream::{AUDIT_FAILED, FieldEdit, StreamCapture, StreamEnd, StreamReques
 
 use crate::names::Bearer;
 use crate::policy::{Compiled, Direction};
-use crate::record::{EventName, Field, RECORD_VERSION, Record, Redacted, Stamp, hex_digit, uuid_v7};
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use crate::record::{EventName, Field, RECORD_VERSION, Record, Redacted, ShortText, Stamp, hex, uuid_v7};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 /// How an exchange ended, for the record and for the metrics.
@@ -139,8 +138,8 @@ impl ConnFacts {
     }
 
     /// `xid` of the exchange with this number.
-    fn xid(&self, seq: u64) -> String {
-        format!("{:016x}-{seq}", self.conn_id)
+    fn xid(&self, seq: u64) -> ShortText {
+        ShortText::xid(self.conn_id, seq)
     }
 
     /// Begins a record with what every exchange on this connection has in common.
@@ -149,11 +148,7 @@ impl ConnFacts {
         record.set(Field::V, RECORD_VERSION.as_bytes());
         record.set(Field::Typ, b"exchange");
         record.set_int(Field::T0, start.wall_ns);
-        let mut conn_id = [0_u8; 16];
-        for (at, slot) in conn_id.iter_mut().enumerate() {
-            *slot = hex_digit((self.conn_id >> (60 - 4 * at)) as u8 & 15);
-        }
-        record.set(Field::ConnId, &conn_id);
+        record.set(Field::ConnId, &hex::<8, 16>(self.conn_id.to_be_bytes()));
         record.set_int(Field::ConnSeq, seq);
         record.set(Field::Xid, self.xid(seq).as_bytes());
         let direction = match self.direction {
@@ -174,7 +169,7 @@ impl ConnFacts {
             }
             (Direction::Outbound, None) => set_actor(record, "unknown", "unknown", "address", "none"),
             (Direction::Inbound, _) => {
-                set_actor(record, &canonical_ip(self.peer.ip()).to_string(), "unknown", "address", "unverified");
+                set_actor(record, ShortText::of_ip(self.peer.ip()).as_str(), "unknown", "address", "unverified");
             }
         }
     }
@@ -211,18 +206,6 @@ fn set_actor(record: &mut Record, actor: &str, kind: &str, method: &str, assuran
     record.set(Field::Assurance, assurance.as_bytes());
 }
 
-/// Writes `address:port`; an IPv4 address that came mapped into IPv6 is told as IPv4, so that both ends agree.
 fn set_address(record: &mut Record, field: Field, address: SocketAddr) {
-    let mut text = [0_u8; 64];
-    let mut rest = &mut text[..];
-    let written = write!(rest, "{}", SocketAddr::new(canonical_ip(address.ip()), address.port()));
-    let left = rest.len();
-    if written.is_ok() {
-        let length = text.len() - left;
-        record.set(field, text.get(..length).unwrap_or_default());
-    }
-}
-
-fn canonical_ip(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
+    record.set(field, ShortText::with_port(address).as_bytes());
 }

@@ -6,7 +6,7 @@ use super::{ConnFacts, set_actor};
 use crate::http1::HeadEdit;
 use crate::identity::{self, ActorType, AuthMethod, Credential};
 use crate::policy::{Compiled, Facts};
-use crate::record::{Field, Record, Side};
+use crate::record::{Field, Record, Side, hex};
 use crate::trace::TraceParent;
 use httparse::Header;
 
@@ -172,8 +172,8 @@ pub(super) fn fill_actor(record: &mut Record, scan: &Scan<'_>, conn: &ConnFacts,
 pub(super) fn fill_trace(record: &mut Record, context: &Trace, fields: &[Header<'_>]) {
     record.set(Field::TraceTrust, context.trust.as_bytes());
     if let Some(parent) = context.context {
-        record.set(Field::TraceId, format!("{:032x}", parent.trace_id).as_bytes());
-        record.set(Field::SpanId, format!("{:016x}", parent.span_id).as_bytes());
+        record.set(Field::TraceId, &hex::<16, 32>(parent.trace_id.to_be_bytes()));
+        record.set(Field::SpanId, &hex::<8, 16>(parent.span_id.to_be_bytes()));
     }
     if !context.inferred_from.is_empty() {
         record.set(Field::InferredFrom, context.inferred_from.as_bytes());

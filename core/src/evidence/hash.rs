@@ -1,6 +1,6 @@
 //! SHA-256 hashes, as a type of their own.
 
-use crate::record::hex_digit;
+use crate::record::hex;
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use std::fmt;
 use std::str::FromStr;
@@ -21,6 +21,11 @@ pub struct Hash(pub [u8; HASH_BYTES]);
 pub struct NotAHash;
 
 impl Hash {
+    /// SHA-256 of bytes in one piece: nothing is copied.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self::from_digest(digest(&SHA256, bytes).as_ref())
+    }
+
     /// SHA-256 of the parts, one after the other.
     pub fn of(parts: &[&[u8]]) -> Self {
         let mut room = [0; ONE_SHOT_BYTES_MAX];
@@ -33,22 +38,17 @@ impl Hash {
                 context.finish()
             }
         };
-        let mut hash = [0; HASH_BYTES];
-        for (slot, byte) in hash.iter_mut().zip(digest.as_ref()) {
-            *slot = *byte;
-        }
-        Self(hash)
+        Self::from_digest(digest.as_ref())
+    }
+
+    /// A digest has this length.
+    fn from_digest(digest: &[u8]) -> Self {
+        Self(digest.first_chunk().copied().unwrap_or([0; HASH_BYTES]))
     }
 
     /// The hash in lower-case hex, as bytes.
     pub fn hex(self) -> [u8; 2 * HASH_BYTES] {
-        let mut hex = [0; 2 * HASH_BYTES];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            for (slot, nibble) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
-                *slot = hex_digit(nibble);
-            }
-        }
-        hex
+        hex(self.0)
     }
 
     /// The hash in lower-case hex.

@@ -3,16 +3,32 @@
 //! A tree of n leaves is kept as a compact range: the hashes of the perfect subtrees that make it up, at most 64 of them.
 //! A range of leaves that need not start at 0 has such a form too; a hole carries one in place of its records (G2).
 
-use super::hash::Hash;
+use super::hash::{HASH_BYTES, Hash};
+
+/// What a leaf's hash begins with, before the body.
+pub const LEAF_PREFIX: u8 = 0;
+
+/// What a node's hash begins with.
+const NODE_PREFIX: u8 = 1;
 
 /// The leaf of a body: SHA-256(0x00 || body).
 pub fn leaf(body: &[u8]) -> Hash {
-    Hash::of(&[&[0], body])
+    Hash::of(&[&[LEAF_PREFIX], body])
+}
+
+/// The leaf of a body that stands behind [`LEAF_PREFIX`] already.
+pub fn leaf_of_prefixed(prefixed: &[u8]) -> Hash {
+    Hash::of_bytes(prefixed)
 }
 
 /// The node above two others: SHA-256(0x01 || left || right).
 pub fn node(left: Hash, right: Hash) -> Hash {
-    Hash::of(&[&[1], &left.0, &right.0])
+    let mut bytes = [NODE_PREFIX; 1 + 2 * HASH_BYTES];
+    let (_, children) = bytes.split_at_mut(1);
+    for (slot, child) in children.as_chunks_mut::<HASH_BYTES>().0.iter_mut().zip([left, right]) {
+        *slot = child.0;
+    }
+    Hash::of_bytes(&bytes)
 }
 
 /// Root of the empty tree: SHA-256 of nothing.

@@ -32,6 +32,40 @@ pub const fn bytes_len(field: u32, length: usize) -> usize {
     varint_len((field as u64) << 3) + varint_len(length as u64) + length
 }
 
+/// Appends a LogRecord's attribute with a string value.
+pub fn text_attribute(out: &mut Vec<u8>, name: &str, text: &[u8]) {
+    attribute(out, name, bytes_len(1, text.len()));
+    // Most are short: then each length is one byte, and what is around the text is written at once.
+    match u8::try_from(text.len()) {
+        Ok(length @ ..0x80) => out.extend_from_slice(&[0x0a, length]),
+        _ => key_and_len(out, 1, text.len()),
+    }
+    out.extend_from_slice(text);
+}
+
+/// Appends a LogRecord's attribute with an integer value.
+pub fn int_attribute(out: &mut Vec<u8>, name: &str, number: u64) {
+    attribute(out, name, 1 + varint_len(number));
+    varint_field(out, 3, number);
+}
+
+/// Begins an attribute whose AnyValue has this length, and follows.
+fn attribute(out: &mut Vec<u8>, name: &str, value_len: usize) {
+    let whole = bytes_len(1, name.len()) + bytes_len(2, value_len);
+    match (u8::try_from(whole), u8::try_from(name.len()), u8::try_from(value_len)) {
+        (Ok(whole @ ..0x80), Ok(name_len), Ok(value_len)) => {
+            out.extend_from_slice(&[0x32, whole, 0x0a, name_len]);
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(&[0x12, value_len]);
+        }
+        _ => {
+            key_and_len(out, 6, whole);
+            bytes(out, 1, name.as_bytes());
+            key_and_len(out, 2, value_len);
+        }
+    }
+}
+
 /// Appends a fixed64 field; zero is the default, and left out.
 pub fn fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
     if value == 0 {

@@ -1,18 +1,26 @@
 //! From a redacted record to its two forms: the canonical body, and an OTLP LogRecord that carries it.
 
-use super::{Field, Projection, Record, Redacted, Side, decimal};
-use crate::canon::{BODY_BYTES_MAX, BodyWriter, escape};
+use super::{Field, Projection, Record, Redacted, Side, decimal, parse_decimal};
+use crate::canon::{BODY_BYTES_MAX, BodyWriter, Escaped};
+use crate::evidence::hash::Hash;
+use crate::evidence::merkle::{LEAF_PREFIX, leaf_of_prefixed};
 use crate::otlp::proto;
 
 /// Scratch space of one data thread; reused for every record.
 #[derive(Default)]
 pub struct Encoder {
-    body: Vec<u8>,
+    /// The canonical body behind [`LEAF_PREFIX`], so that its leaf is hashed without a copy. Empty before the first record.
+    prefixed: Vec<u8>,
+    /// The LogRecord's attributes, which are made with the body: each value is looked at once.
+    attributes: Vec<u8>,
     log: Vec<u8>,
     pair: Vec<u8>,
     /// Value of the field `trunc`; empty: there is none.
     trunc: Vec<u8>,
 }
+
+/// Bytes of a LogRecord beside its body and its attributes, at most.
+const LOG_FRAME_BYTES: usize = 128;
 
 /// Where a record stands in its stream (L1).
 pub struct Place<'a> {
@@ -69,7 +77,7 @@ impl<'a> Source<'a> {
 /// [`BODY_BYTES_MAX`].
 pub fn body_of(record: &Redacted<Record>) -> Option<Vec<u8>> {
     let mut encoder = Encoder::default();
-    encoder.encode(record, None, 0).then_some(encoder.body)
+    encoder.encode(record, None, 0).then(|| encoder.body().to_vec())
 }
 
 impl Encoder {
@@ -83,11 +91,11 @@ impl Encoder {
     ) -> bool {
         let source = Source::new(record.get(), place);
         self.write_body(&source, true);
-        if self.body.len() > BODY_BYTES_MAX {
+        if self.body().len() > BODY_BYTES_MAX {
             // R3: headers are cut before anything that identifies the exchange.
             self.write_body(&source, false);
         }
-        if self.body.len() > BODY_BYTES_MAX {
+        if self.body().len() > BODY_BYTES_MAX {
             return false;
         }
         self.write_log(&source, observed_ns);
@@ -96,7 +104,12 @@ impl Encoder {
 
     /// The canonical body of the last record.
     pub(crate) fn body(&self) -> &[u8] {
-        &self.body
+        self.prefixed.get(1..).unwrap_or_default()
+    }
+
+    /// The leaf of the last record (L1).
+    pub(crate) fn leaf(&self) -> Hash {
+        leaf_of_prefixed(&self.prefixed)
     }
 
     /// The OTLP LogRecord of the last record.
@@ -105,19 +118,22 @@ impl Encoder {
     }
 
     fn write_body(&mut self, source: &Source<'_>, with_headers: bool) {
-        self.body.clear();
+        let Self { prefixed, attributes, pair, trunc, .. } = self;
         let record = source.record;
-        self.trunc.clear();
-        self.trunc.extend_from_slice(if with_headers { b"" } else { b"headers," });
-        self.trunc.extend_from_slice(&record.truncated);
-        self.trunc.truncate(Field::Trunc.bytes_max());
-        let trunc = Some(self.trunc.as_slice()).filter(|trunc| !trunc.is_empty());
-        let mut writer = BodyWriter::new(&mut self.body);
+        prefixed.clear();
+        prefixed.push(LEAF_PREFIX);
+        attributes.clear();
+        trunc.clear();
+        trunc.extend_from_slice(if with_headers { b"" } else { b"headers," });
+        trunc.extend_from_slice(&record.truncated);
+        trunc.truncate(Field::Trunc.bytes_max());
+        let outbound = record.get(Field::Dir) == Some(b"outbound");
+        let mut writer = BodyWriter::new(prefixed);
         let mut headers_due = with_headers;
-        let mut trunc_due = trunc;
+        let mut trunc_due = Some(trunc.as_slice()).filter(|trunc| !trunc.is_empty());
         for (field, value) in source.fields() {
             if headers_due && field >= Field::Id {
-                write_headers(&mut writer, record, &mut self.pair);
+                write_headers(&mut writer, record, pair);
                 headers_due = false;
             }
             if field > Field::Trunc
@@ -126,42 +142,35 @@ impl Encoder {
                 writer.member(Field::Trunc.key(), trunc);
             }
             if field != Field::Trunc {
-                writer.member(field.key(), value);
+                let escaped = Escaped::of(value, pair);
+                writer.escaped_member(field.joint(), escaped);
+                project(attributes, field, value, escaped.text(), outbound);
             }
         }
         if headers_due {
-            write_headers(&mut writer, record, &mut self.pair);
+            write_headers(&mut writer, record, pair);
         }
         if let Some(trunc) = trunc_due {
             writer.member(Field::Trunc.key(), trunc);
         }
         writer.finish();
+        if let Projection::Text(name, _) = Field::Trunc.projection()
+            && !trunc.is_empty()
+        {
+            proto::text_attribute(attributes, name, Escaped::of(trunc, pair).text());
+        }
     }
 
     /// LogRecord of opentelemetry/proto/logs/v1/logs.proto, fields in order of their numbers.
     fn write_log(&mut self, source: &Source<'_>, observed_ns: u64) {
-        self.log.clear();
-        let record = source.record;
-        let log = &mut self.log;
+        let Self { prefixed, attributes, log, .. } = self;
+        let (record, body) = (source.record, prefixed.get(1..).unwrap_or_default());
+        log.clear();
+        log.reserve(body.len() + attributes.len() + LOG_FRAME_BYTES);
         proto::fixed64(log, 1, record.get(Field::T0).and_then(parse_decimal).unwrap_or(0));
-        proto::key_and_len(log, 5, proto::bytes_len(1, self.body.len()));
-        proto::bytes(log, 1, &self.body);
-        let outbound = record.get(Field::Dir) == Some(b"outbound");
-        for (field, value) in source.fields() {
-            match field.projection() {
-                Projection::Text(name, _) if field != Field::Trunc => text(log, name, value, &mut self.pair),
-                Projection::Int(name, _) => int(log, name, value, 0),
-                Projection::Number(name, _) => int(log, name, value, 1),
-                Projection::PeerAddress(_) => address(log, !outbound, value, &mut self.pair),
-                Projection::LocalAddress(_) => address(log, outbound, value, &mut self.pair),
-                Projection::Own(_) | Projection::Body | Projection::Text(..) => {}
-            }
-        }
-        if let Projection::Text(name, _) = Field::Trunc.projection()
-            && !self.trunc.is_empty()
-        {
-            text(log, name, &self.trunc, &mut self.pair);
-        }
+        proto::key_and_len(log, 5, proto::bytes_len(1, body.len()));
+        proto::bytes(log, 1, body);
+        log.extend_from_slice(attributes);
         let mut id = [0; 16];
         if let Some(trace) = record.get(Field::TraceId).and_then(|hex| unhex(hex, &mut id)) {
             proto::bytes(log, 9, trace);
@@ -174,35 +183,33 @@ impl Encoder {
     }
 }
 
-/// A string attribute, escaped like the body (R1): proto3 strings must be UTF-8, and wire bytes need not be.
-fn text(log: &mut Vec<u8>, name: &str, value: &[u8], escaped: &mut Vec<u8>) {
-    escaped.clear();
-    escape(value, escaped);
-    attribute(log, name, proto::bytes_len(1, escaped.len()));
-    proto::bytes(log, 1, escaped);
+/// Adds the attribute of a field. Text is escaped like the body (R1): proto3 strings must be UTF-8, and wire bytes need not be.
+fn project(attributes: &mut Vec<u8>, field: Field, value: &[u8], escaped: &[u8], outbound: bool) {
+    match field.projection() {
+        Projection::Text(name, _) => proto::text_attribute(attributes, name, escaped),
+        Projection::Int(name, _) => int(attributes, name, value, 0),
+        Projection::Number(name, _) => int(attributes, name, value, 1),
+        Projection::PeerAddress(_) => address(attributes, !outbound, value),
+        Projection::LocalAddress(_) => address(attributes, outbound, value),
+        Projection::Own(_) | Projection::Body => {}
+    }
 }
 
-fn int(log: &mut Vec<u8>, name: &str, value: &[u8], more: u64) {
-    let Some(number) = parse_decimal(value) else { return };
-    let number = number.saturating_add(more).min(i64::MAX as u64);
-    attribute(log, name, 1 + proto::varint_len(number));
-    proto::varint_field(log, 3, number);
+fn int(attributes: &mut Vec<u8>, name: &str, value: &[u8], more: u64) {
+    if let Some(number) = parse_decimal(value) {
+        proto::int_attribute(attributes, name, number.saturating_add(more).min(i64::MAX as u64));
+    }
 }
 
 /// `address:port`, the address without brackets.
-fn address(log: &mut Vec<u8>, of_client: bool, value: &[u8], escaped: &mut Vec<u8>) {
+fn address(attributes: &mut Vec<u8>, of_client: bool, value: &[u8]) {
     let Some(colon) = value.iter().rposition(|&b| b == b':') else { return };
     let (host, port) = value.split_at(colon);
     let host = host.strip_prefix(b"[").and_then(|h| h.strip_suffix(b"]")).unwrap_or(host);
-    text(log, if of_client { "client.address" } else { "server.address" }, host, escaped);
-    int(log, if of_client { "client.port" } else { "server.port" }, port.get(1..).unwrap_or_default(), 0);
-}
-
-/// Begins an attribute whose AnyValue has this length, and follows.
-fn attribute(log: &mut Vec<u8>, name: &str, value_len: usize) {
-    proto::key_and_len(log, 6, proto::bytes_len(1, name.len()) + proto::bytes_len(2, value_len));
-    proto::bytes(log, 1, name.as_bytes());
-    proto::key_and_len(log, 2, value_len);
+    let mut room = Vec::new();
+    let escaped = Escaped::of(host, &mut room).text();
+    proto::text_attribute(attributes, if of_client { "client.address" } else { "server.address" }, escaped);
+    int(attributes, if of_client { "client.port" } else { "server.port" }, port.get(1..).unwrap_or_default(), 0);
 }
 
 fn write_headers(writer: &mut BodyWriter<'_>, record: &Record, scratch: &mut Vec<u8>) {
@@ -223,18 +230,20 @@ fn write_headers(writer: &mut BodyWriter<'_>, record: &Record, scratch: &mut Vec
     }
 }
 
-fn parse_decimal(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
 /// Decodes a trace id (32 digits) or a span id (16 digits).
 fn unhex<'a>(hex: &[u8], into: &'a mut [u8; 16]) -> Option<&'a [u8]> {
     let length = hex.len() / 2;
     if !matches!(hex.len(), 16 | 32) {
         return None;
     }
-    for (slot, pair) in into.iter_mut().zip(hex.chunks_exact(2)) {
-        *slot = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    };
+    for (slot, [high, low]) in into.iter_mut().zip(hex.as_chunks::<2>().0) {
+        *slot = digit(*high)? << 4 | digit(*low)?;
     }
     into.get(..length)
 }

@@ -51,6 +51,11 @@ macro_rules! fields {
                 match self { $( Field::$variant => $key, )* }
             }
 
+            /// What stands in a body between the value before and this field's: `","key":"`.
+            pub(crate) const fn joint(self) -> &'static str {
+                match self { $( Field::$variant => concat!("\",\"", $key, "\":\""), )* }
+            }
+
             /// Most bytes of the raw value; what is longer is cut and named in `trunc`.
             pub const fn bytes_max(self) -> usize {
                 match self { $( Field::$variant => $max, )* }

@@ -8,12 +8,14 @@ mod event;
 mod field;
 mod gap;
 mod restore;
+mod text;
 
 pub use encode::{Encoder, Place, body_of};
 pub use event::{EventName, Typ};
 pub use field::{Field, Projection, Stability, reference_markdown};
 pub use gap::{Gap, GapReason};
 pub use restore::restore_exchange;
+pub(crate) use text::{ShortText, decimal, hex, parse_decimal};
 
 use std::fmt;
 
@@ -25,6 +27,12 @@ pub const HEADERS_MAX: usize = 32;
 
 /// Most bytes of one kept header value; more are cut.
 pub const HEADER_VALUE_BYTES_MAX: usize = 1024;
+
+/// Fields that a record usually has; more cost an allocation.
+const SPANS_USUAL: usize = 48;
+
+/// A field that was never set: no record has so many.
+const NO_SLOT: u8 = u8::MAX;
 
 /// Wall and monotonic time, taken together. The core never reads a clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +71,9 @@ pub struct Record {
     event: EventName,
     /// Which fields are there: a bit for each.
     present: u128,
-    values: [Span; Field::COUNT],
+    /// Where each field's span stands in `spans`, if it was ever set.
+    slots: [u8; Field::COUNT],
+    spans: Vec<Span>,
     headers: [Vec<HeaderSpan>; 2],
     buffer: Vec<u8>,
     truncated: Vec<u8>,
@@ -83,7 +93,8 @@ impl Record {
         Self {
             event,
             present: 0,
-            values: [Span::default(); Field::COUNT],
+            slots: [NO_SLOT; Field::COUNT],
+            spans: Vec::with_capacity(SPANS_USUAL),
             headers: [Vec::new(), Vec::new()],
             buffer: Vec::with_capacity(1024),
             truncated: Vec::new(),
@@ -106,10 +117,15 @@ impl Record {
         if kept.len() < value.len() {
             self.note_cut(field.key(), value.len());
         }
-        if let (Some(span), Some(slot)) = (self.push(kept), self.values.get_mut(field.index())) {
-            *slot = span;
-            self.present |= field.bit();
+        let (Some(span), Some(slot)) = (self.push(kept), self.slots.get_mut(field.index())) else { return };
+        match self.spans.get_mut(usize::from(*slot)) {
+            Some(known) => *known = span,
+            None => {
+                *slot = u8::try_from(self.spans.len()).unwrap_or(NO_SLOT);
+                self.spans.push(span);
+            }
         }
+        self.present |= field.bit();
     }
 
     /// Sets a field to a decimal number.
@@ -128,7 +144,8 @@ impl Record {
         if self.present & field.bit() == 0 {
             return None;
         }
-        self.values.get(field.index()).and_then(|span| self.slice(*span))
+        let slot = self.slots.get(field.index())?;
+        self.spans.get(usize::from(*slot)).and_then(|span| self.slice(*span))
     }
 
     /// Its kind of record, by the field `typ`.
@@ -147,7 +164,10 @@ impl Record {
             self.note_cut(name, value.len());
         }
         let start = self.buffer.len();
-        self.buffer.extend(name.bytes().map(|b| b.to_ascii_lowercase()));
+        self.buffer.extend_from_slice(name.as_bytes());
+        if let Some(name) = self.buffer.get_mut(start..) {
+            name.make_ascii_lowercase();
+        }
         let name = span(start, self.buffer.len());
         let value = self.push(kept);
         if let (Some(name), Some(value)) = (name, value) {
@@ -205,20 +225,6 @@ fn span(start: usize, end: usize) -> Option<Span> {
     Some(Span { start: u32::try_from(start).ok()?, end: u32::try_from(end).ok()? })
 }
 
-/// Writes a number in decimal, without allocation.
-pub(crate) fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    for slot in digits.iter_mut().rev() {
-        *slot = b'0' + (value % 10) as u8;
-        value /= 10;
-        at -= 1;
-        if value == 0 {
-            break;
-        }
-    }
-    digits.get(at..).unwrap_or_default()
-}
-
 /// A value that went through redaction. Nothing but [`crate::redact::redact`] makes one of a [`Record`].
 #[derive(Debug)]
 pub struct Redacted<T>(T);
@@ -241,23 +247,15 @@ pub fn uuid_v7(wall_ns: u64, random: u128) -> [u8; 36] {
     let rand_a = (random >> 64) & 0x0fff;
     let rand_b = random & 0x3fff_ffff_ffff_ffff;
     let value = (millis << 80) | (0x7 << 76) | (rand_a << 64) | (0b10 << 62) | rand_b;
+    let digits: [u8; 32] = hex(value.to_be_bytes());
     let mut text = [b'-'; 36];
-    let mut shift = 128;
-    for (at, slot) in text.iter_mut().enumerate() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            shift -= 4;
-            *slot = hex_digit((value >> shift) as u8 & 15);
+    for (to, from) in [(0, 0..8), (9, 8..12), (14, 12..16), (19, 16..20), (24, 20..32)] {
+        let part = digits.get(from).unwrap_or_default();
+        if let Some(slot) = text.get_mut(to..to + part.len()) {
+            slot.copy_from_slice(part);
         }
     }
     text
-}
-
-/// Lower-case hex of the low `digits` nibbles.
-pub(crate) fn hex_digit(nibble: u8) -> u8 {
-    match nibble {
-        0..=9 => b'0' + nibble,
-        _ => b'a' + (nibble & 15) - 10,
-    }
 }
 
 #[cfg(test)]
@@ -277,13 +275,5 @@ mod tests {
         record.push_header(Side::Request, "Accept", &[b'x'; 2000]);
         assert_eq!(record.get(Field::Method).map(<[u8]>::len), Some(64));
         assert_eq!(record.truncated, b"method=70,Accept=2000");
-    }
-
-    #[test]
-    fn decimal_table() {
-        for value in [0, 1, 9, 10, 12_345, u64::MAX] {
-            let mut digits = [0; 20];
-            assert_eq!(decimal(value, &mut digits), value.to_string().as_bytes());
-        }
     }
 }

@@ -9,6 +9,7 @@ pub use shapes::looks_secret;
 
 use crate::policy;
 use crate::record::{Field, Record, Redacted, Side};
+use shapes::{Signs, has_secret};
 use std::borrow::Cow;
 
 /// What stands in place of a masked value.
@@ -74,7 +75,7 @@ impl Redactor {
 
     /// Whether a header field may be kept at all, by its name. The request path asks before it copies anything.
     pub fn keeps_header(&self, name: &str) -> bool {
-        HEADERS_ALLOWED.iter().any(|allowed| allowed.eq_ignore_ascii_case(name)) && !self.names_header(name)
+        is_allowed(name) && !self.names_header(name)
     }
 
     fn names_header(&self, name: &str) -> bool {
@@ -85,6 +86,12 @@ impl Redactor {
         let decoded = percent_decode(name);
         self.query.iter().any(|redacted| decoded.eq_ignore_ascii_case(redacted.as_bytes()))
     }
+}
+
+/// Whether the floor keeps a header field of this name, in any case.
+fn is_allowed(name: &str) -> bool {
+    let lower = || name.bytes().map(|byte| byte.to_ascii_lowercase());
+    HEADERS_ALLOWED.binary_search_by(|allowed| allowed.bytes().cmp(lower())).is_ok()
 }
 
 /// Fields whose whole value is masked when it looks like a secret.
@@ -214,7 +221,9 @@ fn mask_query(query: &[u8], redactor: &Redactor) -> Option<Vec<u8>> {
 
 /// Looks at the value as it came and percent-decoded.
 fn hides_secret(value: &[u8]) -> bool {
-    looks_secret(value) || matches!(percent_decode(value), Cow::Owned(decoded) if looks_secret(&decoded))
+    let signs = Signs::of(value);
+    has_secret(value, signs)
+        || signs.has_percent() && matches!(percent_decode(value), Cow::Owned(decoded) if looks_secret(&decoded))
 }
 
 fn percent_decode(value: &[u8]) -> Cow<'_, [u8]> {
@@ -284,6 +293,8 @@ mod tests {
     #[test]
     fn headers_are_kept_by_allow_list_only() {
         assert!(HEADERS_NEVER.iter().all(|name| !HEADERS_ALLOWED.contains(name)));
+        assert!(HEADERS_ALLOWED.is_sorted() && HEADERS_ALLOWED.iter().all(|name| is_allowed(name)));
+        assert!(is_allowed("If-None-Match") && !is_allowed("If-None-Matc") && !is_allowed("x-if-none-match"));
         let redactor = Redactor { headers: vec!["accept".into()], ..Redactor::default() };
         let body = redacted(
             |record| {

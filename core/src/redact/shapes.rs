@@ -1,4 +1,9 @@
 //! Shapes of secrets that are never recorded: tokens, keys and card numbers. One pass each, linear in the input.
+//!
+//! Nearly every value has none. So one pass looks which shapes are possible at all: each needs a byte that ordinary values
+//! seldom have, or many digits.
+
+use memchr::memchr_iter;
 
 /// Prefixes of well-known credentials, each with the least number of token characters that must follow.
 const PREFIXES: &[(&[u8], usize)] = &[
@@ -14,13 +19,91 @@ const PREFIXES: &[(&[u8], usize)] = &[
     (b"sk_live_", 16),
 ];
 
+/// The start of a PEM block.
+const PEM: &[u8] = b"-----BEGIN";
+
+/// The start of a bearer token, and the least number of token characters that must follow.
+const BEARER: (&[u8], usize) = (b"Bearer ", 8);
+
+/// Fewest digits of a card number (ISO/IEC 7812).
+const CARD_DIGITS_MIN: usize = 13;
+
+/// Most digits of a card number.
+const CARD_DIGITS_MAX: usize = 19;
+
+/// Bytes that tell: of a JWT's `eyJ`, of PEM and `Bearer`, of `AKIA` and `ASIA`, and two that stand in other prefixes.
+const JWT_SIGN: u8 = b'J';
+const PEM_SIGN: u8 = b'B';
+const AWS_SIGN: u8 = b'I';
+const UNDERSCORE: u8 = b'_';
+const HYPHEN: u8 = b'-';
+
+/// What a value holds, by its bytes alone.
+#[derive(Clone, Copy, Default)]
+pub struct Signs {
+    /// Bits of the signs that are there.
+    bits: u8,
+    digits: usize,
+}
+
+const PERCENT_BIT: u8 = 1 << 5;
+const DIGIT_BIT: u8 = 1 << 7;
+
+/// The bit of each byte.
+const BITS: [u8; 256] = {
+    let mut bits = [0; 256];
+    bits[JWT_SIGN as usize] = 1;
+    bits[PEM_SIGN as usize] = 1 << 1;
+    bits[AWS_SIGN as usize] = 1 << 2;
+    bits[UNDERSCORE as usize] = 1 << 3;
+    bits[HYPHEN as usize] = 1 << 4;
+    bits[b'%' as usize] = PERCENT_BIT;
+    let mut digit = b'0';
+    while digit <= b'9' {
+        bits[digit as usize] = DIGIT_BIT;
+        digit += 1;
+    }
+    bits
+};
+
+impl Signs {
+    /// Looks at each byte once.
+    pub fn of(value: &[u8]) -> Self {
+        value.iter().fold(Self::default(), |signs, byte| {
+            let bit = BITS.get(usize::from(*byte)).copied().unwrap_or_default();
+            Self { bits: signs.bits | bit, digits: signs.digits + usize::from(bit >> 7) }
+        })
+    }
+
+    /// Whether a percent sign is there.
+    pub fn has_percent(self) -> bool {
+        self.bits & PERCENT_BIT != 0
+    }
+
+    fn has(self, sign: u8) -> bool {
+        self.bits & BITS.get(usize::from(sign)).copied().unwrap_or_default() != 0
+    }
+}
+
 /// Whether a JWT, a PEM block, a bearer token, a well-known credential or a card number stands anywhere in `value`.
 pub fn looks_secret(value: &[u8]) -> bool {
-    contains(value, b"-----BEGIN")
-        || has_token_after(value, b"Bearer ", 8)
-        || has_jwt(value)
-        || PREFIXES.iter().any(|(prefix, least)| has_token_after(value, prefix, *least))
-        || has_card_number(value)
+    has_secret(value, Signs::of(value))
+}
+
+/// The same, for a value whose signs are known.
+pub fn has_secret(value: &[u8], signs: Signs) -> bool {
+    signs.has(PEM_SIGN) && (has_token_after(value, PEM, 0) || has_token_after(value, BEARER.0, BEARER.1))
+        || signs.has(JWT_SIGN) && has_jwt(value)
+        || PREFIXES.iter().any(|(prefix, least)| may_hold(prefix, signs) && has_token_after(value, prefix, *least))
+        || signs.digits >= CARD_DIGITS_MIN && has_card_number(value)
+}
+
+/// Whether a prefix may be there: each has one of these bytes.
+fn may_hold(prefix: &[u8], signs: Signs) -> bool {
+    match prefix.last() {
+        Some(&last @ (UNDERSCORE | HYPHEN)) => signs.has(last),
+        _ => signs.has(AWS_SIGN),
+    }
 }
 
 fn contains(value: &[u8], needle: &[u8]) -> bool {
@@ -32,12 +115,11 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 fn has_token_after(value: &[u8], prefix: &[u8], least: usize) -> bool {
-    value.windows(prefix.len()).enumerate().any(|(at, window)| {
-        window == prefix
-            && value
-                .get(at + prefix.len()..)
-                .and_then(|rest| rest.get(..least))
-                .is_some_and(|following| following.iter().all(|&b| is_token_byte(b)))
+    let Some(&last) = prefix.last() else { return false };
+    memchr_iter(last, value).any(|at| {
+        let (before, after) = value.split_at_checked(at + 1).unwrap_or_default();
+        before.ends_with(prefix)
+            && after.get(..least).is_some_and(|following| following.iter().all(|&b| is_token_byte(b)))
     })
 }
 
@@ -56,29 +138,34 @@ fn has_jwt(value: &[u8]) -> bool {
 
 /// 13 to 19 digits, single spaces or hyphens between them, that start like a card and pass Luhn's check (ISO/IEC 7812).
 fn has_card_number(value: &[u8]) -> bool {
-    let mut digits: Vec<u8> = Vec::with_capacity(20);
+    // One more than a card has: so many are none.
+    let mut room = [0; CARD_DIGITS_MAX + 1];
+    let mut count = 0;
     let mut separated = false;
     for &byte in value {
         match byte {
             b'0'..=b'9' => {
-                digits.push(byte - b'0');
+                if let Some(slot) = room.get_mut(count) {
+                    *slot = byte - b'0';
+                    count += 1;
+                }
                 separated = false;
             }
-            b' ' | b'-' if !digits.is_empty() && !separated => separated = true,
+            b' ' | b'-' if count > 0 && !separated => separated = true,
             _ => {
-                if is_card(&digits) {
+                if is_card(room.get(..count).unwrap_or_default()) {
                     return true;
                 }
-                digits.clear();
+                count = 0;
                 separated = false;
             }
         }
     }
-    is_card(&digits)
+    is_card(room.get(..count).unwrap_or_default())
 }
 
 fn is_card(digits: &[u8]) -> bool {
-    if !(13..=19).contains(&digits.len()) || !matches!(digits.first(), Some(2..=6)) {
+    if !(CARD_DIGITS_MIN..=CARD_DIGITS_MAX).contains(&digits.len()) || !matches!(digits.first(), Some(2..=6)) {
         return false;
     }
     let sum: u32 = digits
@@ -96,6 +183,39 @@ fn is_card(digits: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// The shapes as they are defined, each looked for at every place.
+    fn defined(value: &[u8]) -> bool {
+        let after = |prefix: &[u8], least: usize| {
+            (0..value.len()).any(|at| {
+                let token = value[at..].strip_prefix(prefix).and_then(|rest| rest.get(..least));
+                token.is_some_and(|token| token.iter().all(|&b| is_token_byte(b)))
+            })
+        };
+        contains(value, PEM)
+            || after(BEARER.0, BEARER.1)
+            || has_jwt(value)
+            || PREFIXES.iter().any(|(prefix, least)| after(prefix, *least))
+            || has_card_number(value)
+    }
+
+    proptest! {
+        /// No sign is asked for that a shape does not have.
+        #[test]
+        fn ev_2_what_is_looked_at_first_hides_no_shape(
+            before in "[ -~]{0,12}",
+            which in 0..PREFIXES.len() + 5,
+            cut in 0..8_usize,
+            after in "[A-Za-z0-9 %]{0,24}",
+        ) {
+            let more: [&[u8]; 5] = [PEM, BEARER.0, b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0", b"4111 1111-11111111", b"37828224631000599999"];
+            let shape = PREFIXES.get(which).map_or_else(|| more[which - PREFIXES.len()], |(prefix, _)| prefix);
+            let shape = &shape[..shape.len() - cut.min(shape.len()) / 4];
+            let value = [before.as_bytes(), shape, after.as_bytes()].concat();
+            prop_assert_eq!(looks_secret(&value), defined(&value));
+        }
+    }
 
     #[test]
     fn table() {

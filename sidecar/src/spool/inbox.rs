@@ -4,7 +4,7 @@ use super::entry::{Block, Entry, StreamNumber};
 use super::format::frame::ENTRY_BYTES;
 use super::position::{Durable, Place};
 use super::writer::Room;
-use super::{PAYLOAD_BYTES_MAX, TAG_BYTES};
+use super::{PAYLOAD_BYTES_MAX, SPARE_BLOCKS_MAX, TAG_BYTES};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::stream::StreamId;
@@ -79,6 +79,8 @@ pub(super) struct Shared {
 struct State {
     limits: Limits,
     blocks: Vec<Block<StreamNumber>>,
+    /// Empty ones with memory of before.
+    spare: Vec<Block<StreamNumber>>,
     /// Payload bytes of `blocks`.
     waiting_bytes: usize,
     /// Payload bytes that are reserved, wait, or are with the writer.
@@ -141,6 +143,7 @@ impl Inbox {
         let state = State {
             limits,
             blocks: Vec::new(),
+            spare: Vec::new(),
             waiting_bytes: 0,
             held_bytes: 0,
             held_on_disk: 0,
@@ -290,7 +293,8 @@ impl Permit {
         state.next = place.next();
         let fits = state.blocks.last().is_some_and(|block| block.has_room(payload.len()));
         if !fits {
-            state.blocks.push(Block::default());
+            let empty = state.spare.pop().unwrap_or_default();
+            state.blocks.push(empty);
         }
         if let Some(block) = state.blocks.last_mut() {
             block.push(entry, payload);
@@ -371,6 +375,18 @@ impl Shared {
         state.held_on_disk = state.held_on_disk.saturating_sub(on_disk(payload_bytes, entries));
         state.room = room;
         state.refusing = refusing;
+    }
+
+    /// Takes empty blocks back; an idle spool, which has none to give, keeps none.
+    pub(super) fn reuse(&self, spent: Vec<Block<StreamNumber>>) {
+        let unused = {
+            let mut state = self.lock();
+            let unused = if spent.is_empty() { std::mem::take(&mut state.spare) } else { Vec::new() };
+            state.spare.extend(spent);
+            state.spare.truncate(SPARE_BLOCKS_MAX);
+            unused
+        };
+        drop(unused);
     }
 
     /// Tells how far entries are durable.

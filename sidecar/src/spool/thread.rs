@@ -311,6 +311,7 @@ impl Work {
                 self.keep_house();
             }
             self.handle.inbox.shared().settle(entries, bytes, self.writer.room(), refusing);
+            self.handle.inbox.shared().reuse(self.writer.take_spent());
             self.tell(entries_left);
             if batch.stopping {
                 if let Err(fault) = self.writer.finish() {

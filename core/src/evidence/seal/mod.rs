@@ -29,9 +29,9 @@ pub use schedule::{
 pub use tally::Tally;
 
 use super::hash::HASH_BYTES;
-use super::merkle::{Range, leaf};
+use super::merkle::Range;
 use super::stream::{NotAStream, StreamId, StreamParts};
-use crate::record::{Encoder, Field, Gap, GapReason, Place, Record, Redacted, Stamp, Typ};
+use crate::record::{Encoder, Field, Gap, GapReason, Place, Record, Redacted, Stamp, Typ, parse_decimal};
 use bursts::Bursts;
 use gaps::Gaps;
 use head::Pending;
@@ -226,7 +226,7 @@ impl<K: Signer> Stream<K> {
         if self.size > 0 {
             host.reserve(wanted)?;
         }
-        let leaf = leaf(body);
+        let leaf = self.encoder.leaf();
         self.range.push(leaf);
         self.prev = Some(leaf.hex());
         let seq = self.size;
@@ -250,5 +250,5 @@ impl<K: Signer> Stream<K> {
 }
 
 fn start_of(record: &Record) -> u64 {
-    record.get(Field::T0).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(0)
+    record.get(Field::T0).and_then(parse_decimal).unwrap_or(0)
 }

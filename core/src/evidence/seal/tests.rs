@@ -3,7 +3,7 @@
 use super::*;
 use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
-use crate::evidence::merkle::root_of;
+use crate::evidence::merkle::{leaf, root_of};
 use crate::evidence::note::{PublicKey, SIGNATURE_BYTES, SignedNote};
 use crate::record::{EventName, Side};
 use crate::redact::{Redactor, redact};

@@ -79,6 +79,7 @@ impl Encoder {
             .map_err(|_| FormatError::from(Problem::Compression))?;
         let out = &mut self.frame;
         out.clear();
+        out.reserve(HASH_BYTES + frame_bytes_max(entries.len(), 0) + self.compressed.len());
         out.extend(header.0);
         out.extend([0; 4]);
         out.extend((if last { FLAG_LAST } else { 0 }).to_le_bytes());
@@ -86,12 +87,12 @@ impl Encoder {
         out.extend(number.to_le_bytes());
         out.extend(count32(payload.len()));
         for entry in entries {
-            out.extend(entry.stream.to_le_bytes());
+            out.extend_from_slice(&entry.stream.to_le_bytes());
             out.push(entry.kind.code());
-            out.extend(entry.seq.to_le_bytes());
-            out.extend(entry.leaf.0);
-            out.extend(entry.exchanges.to_le_bytes());
-            out.extend(entry.payload_bytes.to_le_bytes());
+            out.extend_from_slice(&entry.seq.to_le_bytes());
+            out.extend_from_slice(&entry.leaf.0);
+            out.extend_from_slice(&entry.exchanges.to_le_bytes());
+            out.extend_from_slice(&entry.payload_bytes.to_le_bytes());
         }
         let clear_end = out.len();
         let sealed = self.compressed.len() + TAG_BYTES;

@@ -5,7 +5,6 @@ mod open;
 
 pub use limits::{Fault, Room, WriterSettings};
 
-use super::EVIDENCE_RESERVE_PERCENT;
 use super::disk::Disk;
 use super::entry::{Block, Entry, Kind, StreamNumber};
 use super::format::frame::{Encoder, frame_bytes_max};
@@ -13,6 +12,7 @@ use super::format::header::{Header, StreamStart};
 use super::keys::Keys;
 use super::position::{Durable, Place, Written};
 use super::shelf::{Segment, Shelf, SinkRule};
+use super::{EVIDENCE_RESERVE_PERCENT, SPARE_BLOCKS_MAX};
 use open::Open;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -52,6 +52,8 @@ pub struct Writer<D> {
     mapped: Vec<Entry<u16>>,
     /// Blocks that are not durable, in order.
     pending: VecDeque<Block<StreamNumber>>,
+    /// Blocks that are durable, empty: their memory is used again.
+    spent: Vec<Block<StreamNumber>>,
     /// With the blocks of the open segment that are not synced.
     written: Place,
     /// When the last call was made, in ns since the epoch.
@@ -76,6 +78,7 @@ impl<D: Disk> Writer<D> {
             next_number: 0,
             mapped: Vec::new(),
             pending: VecDeque::new(),
+            spent: Vec::new(),
             written: Place::default(),
             now: 0,
             elsewhere_bytes: 0,
@@ -117,6 +120,11 @@ impl<D: Disk> Writer<D> {
     /// Everything before was handed to the system.
     pub fn written(&self) -> Written {
         Written(self.written.0.max(self.shelf.durable().0))
+    }
+
+    /// Empty blocks, for whoever fills the next ones.
+    pub fn take_spent(&mut self) -> Vec<Block<StreamNumber>> {
+        std::mem::take(&mut self.spent)
     }
 
     /// What waits for the disk: entries, and bytes of their payloads.
@@ -236,7 +244,7 @@ impl<D: Disk> Writer<D> {
         }
         let (number, readable_bytes) = (open.number, open.bytes);
         let mut end = self.shelf.durable().end();
-        for block in self.pending.drain(..appended.min(self.pending.len())) {
+        for mut block in self.pending.drain(..appended.min(self.pending.len())) {
             for entry in &block.entries {
                 end = end.next();
                 let Some(stream) = self.streams.get_mut(&entry.stream).filter(|_| entry.kind.is_leaf()) else {
@@ -248,6 +256,10 @@ impl<D: Disk> Writer<D> {
                 if entry.kind == Kind::Close {
                     stream.closed_at = Some(self.now);
                 }
+            }
+            if self.spent.len() < SPARE_BLOCKS_MAX {
+                block.clear();
+                self.spent.push(block);
             }
         }
         debug_assert!(end <= self.written, "SP-1: durable <= written");
