@@ -16,6 +16,9 @@ KEYS = {
     "unwrap": "stream pod", "witnessed": "note", "pruned": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered?",
 }
 NUMBER = re.compile("0|[1-9][0-9]*")
+SECOND = 10 ** 9
+# A sign of life each 300 s; 40 s between two blocks at most; 300 s more.
+BEHIND = (300 + 40 + 300) * SECOND
 
 
 class Bad(Exception):
@@ -40,12 +43,16 @@ class Ledger:
         self.clusters, self.streams, self.numbers = set(), {}, {}
         self.pods, self.uncovered, self.outages, self.last = {}, {}, [], 0
         self.abandoned, self.pruned, self.heads, self.forks = {}, [], [], set()
+        self.witnesses = set()
 
     def stream(self, sid):
         return self.streams.setdefault(sid, {"key": None, "later": {}, "size": 0, "root": None, "life": "open", "heads": []})
 
     def say(self, fields, typ, seq):
         number = lambda key: int(fields[key])
+        if "witness" in fields:
+            cluster, namespace, *_ = fields["sid"].split("/")
+            self.witnesses.add((f"{cluster}/{namespace}/witness", bytes.fromhex(fields["witness"])))
         if typ == "resumed":
             self.outages.append((number("from"), number("t0")))
         elif typ == "expected":
@@ -107,6 +114,10 @@ class Ledger:
         cluster, _, pod, _ = sid.split("/")
         kept = first < self.last and not any(start <= first <= end for start, end in self.outages)
         return cluster in self.clusters and (pod in self.pods or not kept)
+
+    def cosigned(self, note):
+        """When its own witness cosigned this head, in nanoseconds; 0: it did not."""
+        return max((note.cosigned_at(*witness) or 0 for witness in self.witnesses), default=0) * SECOND
 
     def gone(self, sid, seq):
         return any(seq in part for part in self.abandoned.get(sid, []))

@@ -1,7 +1,7 @@
 """A second verifier of Testimony's evidence, written from the rules alone: it shares no code with the first.
 
 It holds everything in memory and looks at a stream from its end: a genuine record says what the one before it was. Input: JSON lines
-{"name": ..., "bodies": [...]}, each a whole export, and beside them where they are given "roots" and "ledger". Output: for each a JSON
+{"name": ..., "bodies": [...]}, each a whole export, and beside them where they are given "roots" and "ledger", "max_lag_ns" and "to_ns". Output: for each a JSON
 line with the verdict, all findings, the records and how many are proved. Standard library, `cryptography` for Ed25519, `rfc8785` for the canonical form.
 """
 
@@ -231,7 +231,21 @@ class Stream:
             self.findings.add("FOREIGN")
 
 
-def verify(bodies, roots="", ledger=None):
+    def behind(self, lag, until):
+        """What is later than the ledger: when its witness cosigned last; and whether its own clock went on for too long."""
+        proved = [head["cosigned"] for head in self.heads if head["cosigned"] and head["note"].size <= self.size
+                  and self.tree.root(head["note"].size) == head["note"].root]
+        told = any(not end["ledger"] and end["size"] >= self.size and self.tree.root(end["size"]) == end["root"] for end in self.ends)
+        if self.said is not None and self.size > self.said["size"] and not told:
+            late = [int(fields["t0"]) for seq, (_, fields) in self.truth.items()
+                    if fields and fields["typ"] in ("checkpoint", "close") and seq >= self.said["size"]]
+            late = [time for time in late if time <= until]
+            if late and max(late) - min(late) > ledger_oracle.BEHIND + lag:
+                self.findings.add("UNANCHORED")
+        return max((self.ledger.cosigned(note) for note in proved), default=0)
+
+
+def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
     streams, findings = {}, set()
     told = None
     if ledger is not None:
@@ -247,7 +261,8 @@ def verify(bodies, roots="", ledger=None):
                 frontier = hashes(fields["frontier"]) if "frontier" in fields else None
                 if note.size < 1 or (frontier is not None and len(list(cover(0, note.size - 1))) != len(frontier)):
                     raise ValueError("frontier")
-                stream(note.origin).heads.append({"note": note, "frontier": frontier})
+                cosigned = Note(base64.b64decode(fields["cosig"], validate=True).decode()) if "cosig" in fields else None
+                stream(note.origin).heads.append({"note": note, "frontier": frontier, "cosigned": cosigned})
                 continue
             sid, seq = fields["sid"], fields["seq"]
             if not SID.match(sid) or not re.fullmatch("0|[1-9][0-9]*", seq):
@@ -297,7 +312,7 @@ def verify(bodies, roots="", ledger=None):
         # No roots and no ledger: nothing is anchored.
         findings.add("UNANCHORED")
     else:
-        findings |= expected(told, streams)
+        findings |= expected(told, streams, lag, until)
     findings.add("OK")
     verdict = max(findings, key=ORDER.index)
     records = sum(len(claims) for one in streams.values() for claims in one.records.values())
@@ -315,12 +330,15 @@ def take_up(known, stream):
         stream(sid).holes.append({"range": place, "nodes": nodes, "source": None})
 
 
-def expected(known, streams):
+def expected(known, streams, lag, until):
     findings = {"GAP"} if known.uncovered else set()
     findings |= {"FORK"} if known.forks else set()
     there = {sid.split("/")[2] for sid, one in streams.items() if one.records or one.heads or one.said is not None}
     if any(uid not in there for uid in known.pods):
         findings.add("MISSING")
+    cosigned = max((one.behind(lag, until) for one in streams.values()), default=0)
+    if min(cosigned, until) - known.last > ledger_oracle.BEHIND + lag:
+        findings.add("UNANCHORED")
     for one in streams.values():
         one.anchor()
         findings |= one.findings
@@ -330,7 +348,8 @@ def expected(known, streams):
 def main():
     for line in sys.stdin:
         case = json.loads(line)
-        print(json.dumps({"name": case["name"], **verify(case["bodies"], case.get("roots", ""), case.get("ledger"))}), flush=True)
+        scope = case.get("max_lag_ns", 0), case.get("to_ns") or 1 << 64
+        print(json.dumps({"name": case["name"], **verify(case["bodies"], case.get("roots", ""), case.get("ledger"), *scope)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,10 @@ pub const FINISHED_KEEP_S: u64 = 7 * 86_400;
 /// Streams whose heads are committed within a second, at most on average.
 pub const STREAMS_PER_SECOND: u64 = 500;
 
+/// Time without news after which an entry says that there are none, in seconds: whoever reads the ledger can tell by its last
+/// entry up to when it goes.
+pub const HEARTBEAT_SECONDS: u64 = 300;
+
 /// Least time between two blocks, in milliseconds.
 pub const INTERVAL_MS_MIN: u64 = 1_000;
 

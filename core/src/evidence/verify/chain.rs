@@ -35,6 +35,8 @@ pub(super) struct Chain {
     pub(super) key: Option<PublicKey>,
     /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
     pub(super) later_keys: BTreeMap<u64, PublicKey>,
+    /// Size of the last head that the ledger knows; `None`: it does not know the stream, or none was given.
+    known_to: Option<u64>,
     window: Range64,
     /// The sink whose export this is, where it is known.
     export_of: Option<String>,
@@ -65,6 +67,7 @@ impl Chain {
             cosigned: Vec::new(),
             key: None,
             later_keys,
+            known_to: known.map(|known| known.size),
             window,
             export_of,
         }
@@ -117,6 +120,10 @@ impl Chain {
         if matches!(leaf.kind, Kind::Checkpoint(..) | Kind::Close(_)) && self.window.contains(&leaf.time_ns) {
             let first = self.found.window.map_or(leaf.seq, |(first, _)| first);
             self.found.window = Some((first, leaf.seq));
+            if self.known_to.is_some_and(|size| leaf.seq >= size) {
+                let (first, last) = self.found.beyond_ledger.unwrap_or((leaf.time_ns, leaf.time_ns));
+                self.found.beyond_ledger = Some((first.min(leaf.time_ns), last.max(leaf.time_ns)));
+            }
         }
     }
 

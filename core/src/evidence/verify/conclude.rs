@@ -1,6 +1,7 @@
 //! From what the records of one stream show to what is said of it.
 
 use super::absence::abandoned;
+use super::behind::last_cosigned;
 use super::branch::{Branch, Effect};
 use super::chain::Chain;
 use super::fact::{Excuse, Life, Source};
@@ -49,6 +50,8 @@ pub(super) struct Conclusion {
     pub(super) conditions: Vec<Condition>,
     pub(super) sources: Vec<Source>,
     pub(super) exposure: Exposure,
+    /// When one of its heads was cosigned by the ledger's own witness, in nanoseconds since the epoch: the last time.
+    pub(super) cosigned_ns: Option<u64>,
 }
 
 /// A stream that is being judged.
@@ -80,6 +83,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
         conditions: Vec::new(),
         sources: Vec::new(),
         exposure: Exposure::default(),
+        cosigned_ns: trust.ledger.as_ref().and_then(|ledger| last_cosigned(chain, ledger)),
     };
     let mut this = Concluding { chain, number, settings, trust, out };
     this.beyond();
@@ -93,6 +97,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
         this.tail(tail);
     }
     this.anchor();
+    this.behind();
     this.expose();
     if found.more_effects + found.ignored > 0 {
         let more = found.more_effects + found.ignored;

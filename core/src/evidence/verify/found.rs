@@ -44,6 +44,8 @@ pub(super) struct Found {
     pub(super) records: u64,
     /// Earliest and latest time in them; 0: none.
     pub(super) times: (u64, u64),
+    /// Earliest and latest time of checkpoints beyond the last head that the ledger knows, within the time that is looked at.
+    pub(super) beyond_ledger: Option<(u64, u64)>,
     /// Whether others say that nothing of it was ever kept.
     pub(super) nothing: bool,
     /// Who names it.

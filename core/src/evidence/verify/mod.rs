@@ -5,6 +5,7 @@
 //! belong to the shell.
 
 mod absence;
+mod behind;
 mod body;
 mod branch;
 mod chain;
@@ -20,6 +21,7 @@ mod names;
 mod projection;
 mod read;
 mod report;
+mod time;
 mod trust;
 mod verdict;
 
@@ -33,6 +35,8 @@ pub use report::{Exposure, External, Report, StreamReport};
 pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, Trust, Witness};
 pub use verdict::{Finding, Verdict};
 
+#[cfg(test)]
+mod behind_tests;
 #[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::evidence::hash::Hash;
 use crate::evidence::ledger::export::head_body as ledger_head;
 use crate::evidence::ledger::{Book, Fact as Said, HeadRow, Keys, PodRow, Pruned, ledger_id};
 use crate::evidence::merkle::Range;
-use crate::evidence::note::{PublicKey, SignedNote};
+use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
 use base64::Engine as _;
@@ -22,20 +22,20 @@ fn ledger_key() -> NamedKey {
 }
 
 /// A ledger, written block by block.
-struct Operator {
+pub(super) struct Operator {
     book: Book,
-    bodies: Vec<String>,
-    now_ns: u64,
+    pub(super) bodies: Vec<String>,
+    pub(super) now_ns: u64,
 }
 
 impl Operator {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let sid = ledger_id("c", "testimony-system", 7).expect("a name");
         let keys = Keys { ledger: Key::new(LEDGER_SEED).public(), witness: Key::new(9).public() };
         Self { book: Book::new(sid, keys), bodies: Vec::new(), now_ns: NOW - 1_000 }
     }
 
-    fn block(&mut self, facts: &[Said], heads: &[HeadRow]) -> &mut Self {
+    pub(super) fn block(&mut self, facts: &[Said], heads: &[HeadRow]) -> &mut Self {
         self.now_ns += 1;
         let sign = |text: &[u8]| Key::new(LEDGER_SEED).sign(std::str::from_utf8(text).expect("text"));
         let proposed = self.book.propose(facts, heads, self.now_ns, sign).expect("a block");
@@ -46,25 +46,31 @@ impl Operator {
         self
     }
 
-    fn certify(&mut self, writer: &Writer) -> &mut Self {
+    pub(super) fn certify(&mut self, writer: &Writer) -> &mut Self {
         let key = Key::new(writer.first_seed).public();
         self.block(&[Said::Certified(writer.sid.clone(), key, NOW / 1_000_000_000, vec![0x30; 4])], &[])
     }
 
     /// The stream showed its head of this size.
-    fn shown(&mut self, writer: &Writer, size: usize) -> &mut Self {
+    pub(super) fn shown(&mut self, writer: &Writer, size: usize) -> &mut Self {
         let stream = self.book.tables().stream(&writer.sid).expect("certified").number;
         self.block(&[], &[HeadRow { stream, size: size as u64, root: root(writer, size) }])
     }
 
     /// A whole stream, closed; its epoch at 11 is that of [`honest`].
-    fn closed(&mut self, writer: &Writer) -> &mut Self {
+    pub(super) fn closed(&mut self, writer: &Writer) -> &mut Self {
         let epoch = Said::Epoch(writer.sid.clone(), 11, root(writer, 11), writer.key.public());
         let end = Said::Closed(writer.sid.clone(), writer.size(), root(writer, writer.leaves.len()));
         self.certify(writer).block(&[epoch, end], &[])
     }
 
-    fn ledger(&self) -> Ledger {
+    /// A whole stream of one epoch, closed.
+    pub(super) fn ended(&mut self, writer: &Writer) -> &mut Self {
+        let end = Said::Closed(writer.sid.clone(), writer.size(), root(writer, writer.leaves.len()));
+        self.certify(writer).block(&[end], &[])
+    }
+
+    pub(super) fn ledger(&self) -> Ledger {
         let (ledger, findings) = read(&ledger_key(), &self.bodies);
         assert_eq!(findings, []);
         ledger.expect("whole")
@@ -75,7 +81,7 @@ fn root(writer: &Writer, size: usize) -> Hash {
     writer.range(size).root().expect("from 0")
 }
 
-fn report(bodies: &[String], ledger: Ledger) -> Report {
+pub(super) fn report(bodies: &[String], ledger: Ledger) -> Report {
     verify(bodies, settings(), Trust { ledger: Some(ledger), ..Trust::default() })
 }
 
@@ -319,13 +325,7 @@ fn w3_late_anchoring_is_told_as_a_window() {
     // The witness cosigned the last head an hour after it was signed.
     let late_s = writer.time / 1_000_000_000 + 3_600;
     let last = bodies.last_mut().expect("a head");
-    let fields = crate::canon::parse_body(last.as_bytes()).expect("a body");
-    let note = String::from_utf8(STANDARD.decode(&fields["note"]).expect("base64")).expect("text");
-    let mut note = SignedNote::parse(&note).expect("a note");
-    let cosigned = note.checkpoint.cosigned_text(late_s);
-    let signature = witness.sign(&cosigned);
-    note.signatures.push(crate::evidence::note::Signature::witness(name, &witness.public(), late_s, &signature));
-    *last = edit(last, "cosig", Some(&STANDARD.encode(note.encode())));
+    *last = cosigned(last, name, &witness, late_s);
     let trust = Trust {
         witnesses: vec![Witness { name: name.to_owned(), key: witness.public() }],
         ledger: Some(operator.ledger()),

@@ -97,8 +97,8 @@ pub struct Ledger {
     pub last_ns: u64,
     /// Its heads that others cosigned.
     pub witnessed: Vec<Witnessed>,
-    /// Keys of the witnesses inside, which say nothing new of their own ledger.
-    pub own_witnesses: Vec<PublicKey>,
+    /// The witnesses inside: they say nothing new of their own ledger, but cosign heads of streams.
+    pub own_witnesses: Vec<Witness>,
 }
 
 impl Ledger {
@@ -123,7 +123,8 @@ impl Ledger {
     /// Until when, in nanoseconds since the epoch, what it says is cosigned by one of these witnesses outside of the cluster;
     /// and by which.
     pub(super) fn external<'a>(&self, witnesses: &'a [Witness]) -> Option<(u64, &'a str)> {
-        let outside = || witnesses.iter().filter(|witness| !self.own_witnesses.contains(&witness.key));
+        let outside =
+            || witnesses.iter().filter(|witness| !self.own_witnesses.iter().any(|own| own.key == witness.key));
         let cosigned = self.witnessed.iter().filter_map(|head| {
             let by = outside().find(|witness| head.note.cosigned_at(&witness.name, &witness.key).is_some())?;
             Some((head.until_ns, by.name.as_str()))
