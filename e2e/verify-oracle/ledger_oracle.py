@@ -13,7 +13,7 @@ KEYS = {
     "uncovered": "pod ns name reason from to?", "certified": "stream key until cert", "head": "heads",
     "epoch": "stream size root next_key", "closed": "stream size root", "lost": "stream size root",
     "rebased": "stream size root old_size old_root key", "fork": "stream note", "abandoned": "stream from to reason",
-    "unwrap": "stream pod", "witnessed": "note", "pruned": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered?",
+    "unwrap": "stream pod", "witnessed": "note", "pruned": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered? abandoned? pruned?",
 }
 NUMBER = re.compile("0|[1-9][0-9]*")
 SECOND = 10 ** 9
@@ -82,13 +82,14 @@ class Ledger:
         elif typ == "abandoned":
             self.abandoned.setdefault(fields["stream"], []).append(range(number("from"), number("to")))
         elif typ == "pruned":
-            place = number("from"), number("to")
-            nodes = hashes(fields["nodes"])
-            if len(list(cover(*place))) != len(nodes):
-                raise ValueError("nodes")
-            self.pruned.append((fields["stream"], place, nodes))
+            self.prune(fields["stream"], number("from"), number("to"), hashes(fields["nodes"]))
         elif typ == "state":
             self.restated(fields)
+
+    def prune(self, sid, start, end, nodes):
+        if len(list(cover(start, end))) != len(nodes):
+            raise ValueError("nodes")
+        self.pruned.append((sid, (start, end), nodes))
 
     def restated(self, fields):
         for row in filter(None, fields.get("streams", "").split(",")):
@@ -104,6 +105,12 @@ class Ledger:
         for row in filter(None, fields.get("uncovered", "").split(",")):
             uid, namespace, _, _, since = row.split(":")
             self.uncovered.setdefault((uid, since), namespace)
+        for row in filter(None, fields.get("abandoned", "").split(",")):
+            sid, start, end, _ = row.split(":")
+            self.abandoned.setdefault(sid, []).append(range(int(start), int(end)))
+        for row in filter(None, fields.get("pruned", "").split(",")):
+            sid, start, end, _, _, nodes = row.split(":")
+            self.prune(sid, int(start), int(end), [bytes.fromhex(node) for node in nodes.split("+")])
 
     def advance(self, sid, size, root):
         stream = self.stream(sid)

@@ -198,6 +198,8 @@ fn restated(out: &mut Fields, state: &StateFact) {
         ("streams", write_rows(&state.streams)),
         ("pods", write_rows(&state.pods)),
         ("uncovered", write_rows(&state.uncovered)),
+        ("abandoned", write_rows(&state.abandoned)),
+        ("pruned", write_rows(&state.pruned)),
     ];
     for (key, rows) in rows.into_iter().filter(|(_, rows)| !rows.is_empty()) {
         out.add(key, rows);
@@ -292,5 +294,7 @@ fn state(values: &Values) -> Option<StateFact> {
         streams: values.rows("streams")?,
         pods: values.rows("pods")?,
         uncovered: values.rows("uncovered")?,
+        abandoned: values.rows("abandoned")?,
+        pruned: values.rows("pruned")?,
     })
 }

@@ -25,7 +25,7 @@ mod tests;
 
 pub use block::{Block, LedgerError};
 pub use book::{Book, Committed, Cosignable, Keys, Proposed};
-pub use fact::{Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow};
+pub use fact::{AbandonedRow, Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow};
 
 use super::stream::{NotAStream, StreamId, StreamParts};
 
@@ -49,6 +49,12 @@ pub const STATE_EVERY_BLOCKS: u64 = 512;
 
 /// Most streams that are known at a time. Finished ones make room first; beyond it no certificate is given.
 pub const STREAMS_MAX: usize = 20_000;
+
+/// Most ranges of a stream's records that are known as abandoned: further ones stand in their entries only.
+pub const ABANDONED_PER_STREAM_MAX: usize = 64;
+
+/// Most ranges of a stream's records that are known as removed by order; the same holds.
+pub const ORDERS_PER_STREAM_MAX: usize = 1_024;
 
 /// How long a stream that has ended is restated, in seconds: a week.
 pub const FINISHED_KEEP_S: u64 = 7 * 86_400;

@@ -42,6 +42,8 @@ mod ledger_tests;
 #[cfg(test)]
 mod removed_tests;
 #[cfg(test)]
+mod restated_tests;
+#[cfg(test)]
 mod stream_tests;
 #[cfg(test)]
 mod tamper_tests;

@@ -23,7 +23,7 @@ fn ledger_key() -> NamedKey {
 
 /// A ledger, written block by block.
 pub(super) struct Operator {
-    book: Book,
+    pub(super) book: Book,
     pub(super) bodies: Vec<String>,
     pub(super) now_ns: u64,
 }
@@ -77,7 +77,7 @@ impl Operator {
     }
 }
 
-fn root(writer: &Writer, size: usize) -> Hash {
+pub(super) fn root(writer: &Writer, size: usize) -> Hash {
     writer.range(size).root().expect("from 0")
 }
 
@@ -89,14 +89,14 @@ fn check(bodies: &[String], operator: &Operator) -> Vec<String> {
     found(&report(bodies, operator.ledger()))
 }
 
-fn pruned(writer: &Writer, from: usize, to: usize) -> Said {
+pub(super) fn pruned(writer: &Writer, from: usize, to: usize) -> Said {
     let mut range = Range::empty(from as u64);
     writer.leaves[from..to].iter().for_each(|leaf| range.push(*leaf));
     Said::Pruned(Pruned { sid: writer.sid.clone(), range, reason: "GDPR 17".to_owned(), by: "alice".to_owned() })
 }
 
 /// 0 open, 1-2 exchanges, 3 checkpoint with a head; 4-8 exchanges, and no more heads that a sink got.
-fn sink_down(pod: &str) -> Writer {
+pub(super) fn sink_down(pod: &str) -> Writer {
     let mut writer = Writer::new(sid(pod, 0), 1, &[]);
     (0..2).for_each(|n| writer.exchange(&format!("/a/{n}")));
     writer.checkpoint();
@@ -104,7 +104,7 @@ fn sink_down(pod: &str) -> Writer {
     writer
 }
 
-fn abandoned(writer: &Writer, from: u64, to: u64) -> Said {
+pub(super) fn abandoned(writer: &Writer, from: u64, to: u64) -> Said {
     Said::Abandoned(writer.sid.clone(), from, to, "sink down".to_owned())
 }
 
