@@ -11,6 +11,7 @@ use super::{
 use crate::evidence::note::{Checkpoint, PublicKey, SIGNATURE_BYTES, Signature, SignedNote};
 use crate::evidence::stream::StreamId;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 /// Public keys of a ledger.
@@ -31,6 +32,7 @@ struct Cursor {
     uncovered: Option<String>,
     abandoned: Option<Part>,
     pruned: Option<Part>,
+    erased: Option<Part>,
 }
 
 /// The ledger.
@@ -364,13 +366,24 @@ fn rows(tables: &Tables, cursor: &mut Cursor, state: &mut StateFact) -> bool {
         state.abandoned.push(row.clone());
         cursor.abandoned = Some(part.clone());
     }
-    let after = cursor.pruned.clone().map_or(Bound::Unbounded, Bound::Excluded);
-    for (part, order) in tables.pruned().range((after, Bound::Unbounded)) {
+    orders(tables.pruned(), &mut cursor.pruned, &mut state.pruned, &mut fits)
+        && orders(tables.erased(), &mut cursor.erased, &mut state.erased, &mut fits)
+}
+
+/// The next orders; whether they are the last ones.
+fn orders(
+    known: &BTreeMap<Part, Pruned>,
+    cursor: &mut Option<Part>,
+    rows: &mut Vec<Pruned>,
+    fits: &mut impl FnMut(usize) -> bool,
+) -> bool {
+    let after = cursor.clone().map_or(Bound::Unbounded, Bound::Excluded);
+    for (part, order) in known.range((after, Bound::Unbounded)) {
         if !fits(Pruned::write(order).len()) {
             return false;
         }
-        state.pruned.push(order.clone());
-        cursor.pruned = Some(part.clone());
+        rows.push(order.clone());
+        *cursor = Some(part.clone());
     }
     true
 }

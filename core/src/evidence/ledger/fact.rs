@@ -114,11 +114,13 @@ pub enum Fact {
     Witnessed(String),
     /// Records of a stream were removed from the backends by order.
     Pruned(Pruned),
+    /// Records of a stream were erased from the backends, because somebody asked for it who may: about a person, not an age.
+    Erased(Pruned),
     /// What is known, restated.
     State(StateFact),
 }
 
-/// Records that were removed by order (G2): what is left can still be proved.
+/// Records that were removed by order, or erased (G2): what is left can still be proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pruned {
     /// The stream.
@@ -148,6 +150,8 @@ pub struct StateFact {
     pub abandoned: Vec<AbandonedRow>,
     /// Records that were removed by order.
     pub pruned: Vec<Pruned>,
+    /// Records that were erased.
+    pub erased: Vec<Pruned>,
 }
 
 /// Records `[from, to)` of a stream that went with their pod.

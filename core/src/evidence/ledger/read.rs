@@ -61,7 +61,7 @@ pub struct Summary {
     pub uncovered: Vec<(UncoveredRow, Option<u64>)>,
     /// Times at which nobody kept the ledger, in nanoseconds since the epoch: pods that lived wholly within are not in it.
     pub outages: Vec<(u64, u64)>,
-    /// What else it says, by stream: rebased, forks, abandoned, unwrapped and pruned records.
+    /// What else it says, by stream: rebased, forks, abandoned, unwrapped, pruned and erased records.
     pub others: Vec<(u64, Fact)>,
     /// Entries `[from, to)` that are not there; what they said is restated after them.
     pub missing: Vec<(u64, u64)>,
@@ -201,7 +201,9 @@ impl Reader {
                     }
                 }
                 let abandoned = state.abandoned.iter().map(AbandonedRow::fact);
-                for fact in abandoned.chain(state.pruned.iter().cloned().map(Fact::Pruned)) {
+                let pruned = state.pruned.iter().cloned().map(Fact::Pruned);
+                let erased = state.erased.iter().cloned().map(Fact::Erased);
+                for fact in abandoned.chain(pruned).chain(erased) {
                     if removal(&fact).is_none_or(|removal| self.removals.insert(removal)) {
                         summary.others.push((entry.seq, fact));
                     }
@@ -211,7 +213,7 @@ impl Reader {
                 let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(Life::Open));
                 said.later_keys.insert(*size, *next);
             }
-            Fact::Abandoned(..) | Fact::Pruned(..) => {
+            Fact::Abandoned(..) | Fact::Pruned(..) | Fact::Erased(..) => {
                 self.removals.extend(removal(&entry.fact));
                 summary.others.push((entry.seq, entry.fact.clone()));
             }
@@ -236,7 +238,9 @@ impl Reader {
 fn removal(fact: &Fact) -> Option<Removal> {
     match fact {
         Fact::Abandoned(sid, from, to, _) => Some((typ(fact), sid.clone(), *from, *to)),
-        Fact::Pruned(order) => Some((typ(fact), order.sid.clone(), order.range.begin(), order.range.end())),
+        Fact::Pruned(order) | Fact::Erased(order) => {
+            Some((typ(fact), order.sid.clone(), order.range.begin(), order.range.end()))
+        }
         _ => None,
     }
 }

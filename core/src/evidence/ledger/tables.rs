@@ -21,6 +21,8 @@ pub struct Tables {
     abandoned: BTreeMap<Part, AbandonedRow>,
     /// By stream and first record.
     pruned: BTreeMap<Part, Pruned>,
+    /// By stream and first record.
+    erased: BTreeMap<Part, Pruned>,
     live: usize,
 }
 
@@ -56,6 +58,11 @@ impl Tables {
     /// Records of these streams that were removed by order.
     pub fn pruned(&self) -> &BTreeMap<Part, Pruned> {
         &self.pruned
+    }
+
+    /// Records of these streams that were erased.
+    pub fn erased(&self) -> &BTreeMap<Part, Pruned> {
+        &self.erased
     }
 
     /// Streams that go on.
@@ -112,11 +119,13 @@ impl Tables {
                 self.pods.extend(state.pods.iter().map(|row| (row.uid.clone(), row.clone())));
                 self.uncovered.extend(state.uncovered.iter().map(|row| (row.uid.clone(), row.clone())));
                 state.abandoned.iter().for_each(|row| self.abandon(row.clone()));
-                state.pruned.iter().for_each(|order| self.prune(order.clone()));
+                state.pruned.iter().for_each(|order| remove(&self.numbers, &mut self.pruned, order.clone()));
+                state.erased.iter().for_each(|order| remove(&self.numbers, &mut self.erased, order.clone()));
             }
             Fact::Open(..) | Fact::Resumed(_) | Fact::Fork(..) | Fact::Unwrapped(..) | Fact::Witnessed(_) => {}
             Fact::Abandoned(sid, from, to, reason) => self.abandon(AbandonedRow::new(sid, *from, *to, reason)),
-            Fact::Pruned(order) => self.prune(order.plain()),
+            Fact::Pruned(order) => remove(&self.numbers, &mut self.pruned, order.plain()),
+            Fact::Erased(order) => remove(&self.numbers, &mut self.erased, order.plain()),
         }
         Ok(())
     }
@@ -130,18 +139,6 @@ impl Tables {
             && has_room(&self.abandoned, &place, longer, ABANDONED_PER_STREAM_MAX)
         {
             self.abandoned.insert(place, row);
-        }
-    }
-
-    fn prune(&mut self, order: Pruned) {
-        let longer = |known: &Pruned| known.range.end() >= order.range.end();
-        let place = (order.sid.clone(), order.range.begin());
-        let some = order.range.begin() < order.range.end();
-        if some
-            && self.numbers.contains_key(&order.sid)
-            && has_room(&self.pruned, &place, longer, ORDERS_PER_STREAM_MAX)
-        {
-            self.pruned.insert(place, order);
         }
     }
 
@@ -195,6 +192,17 @@ impl Tables {
         let numbers = &self.numbers;
         self.abandoned.retain(|(sid, _), _| numbers.contains_key(sid));
         self.pruned.retain(|(sid, _), _| numbers.contains_key(sid));
+        self.erased.retain(|(sid, _), _| numbers.contains_key(sid));
+    }
+}
+
+/// Takes up an order about a stream that is known.
+fn remove(streams: &HashMap<StreamId, u64>, orders: &mut BTreeMap<Part, Pruned>, order: Pruned) {
+    let longer = |known: &Pruned| known.range.end() >= order.range.end();
+    let place = (order.sid.clone(), order.range.begin());
+    let some = order.range.begin() < order.range.end();
+    if some && streams.contains_key(&order.sid) && has_room(orders, &place, longer, ORDERS_PER_STREAM_MAX) {
+        orders.insert(place, order);
     }
 }
 

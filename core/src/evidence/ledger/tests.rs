@@ -115,6 +115,7 @@ fn facts() -> Vec<Fact> {
         uncovered: vec![uncovered(1)],
         abandoned: vec![AbandonedRow::new(&sid(1), 3, 9, "sink, down: no room")],
         pruned: vec![order(1, 2, 5).plain()],
+        erased: vec![order(1, 3, 4).plain()],
     };
     let first = Some((public(8), public(9), Vec::new()));
     vec![
@@ -135,6 +136,7 @@ fn facts() -> Vec<Fact> {
         Fact::Unwrapped(sid(1), "pod-2".to_owned()),
         Fact::Witnessed("note\n".to_owned()),
         Fact::Pruned(order(1, 0, 5)),
+        Fact::Erased(order(1, 2, 3)),
         Fact::State(state),
         Fact::State(StateFact { first, ..StateFact::default() }),
         Fact::State(StateFact { last: true, ..StateFact::default() }),
@@ -298,7 +300,13 @@ fn w1_g2_what_was_abandoned_and_pruned_is_restated() {
     let facts =
         [gone(1, 3, 9), gone(1, 3, 5), gone(1, 3, 12), Fact::Pruned(order(2, 0, 2)), Fact::Pruned(order(2, 0, 7))];
     // Of a stream that nobody knows, and of no record.
-    let more = [gone(4, 0, 1), gone(1, 20, 20), Fact::Pruned(order(4, 0, 2)), Fact::Pruned(order(2, 9, 9))];
+    let more = [
+        gone(4, 0, 1),
+        gone(1, 20, 20),
+        Fact::Pruned(order(4, 0, 2)),
+        Fact::Pruned(order(2, 9, 9)),
+        Fact::Erased(order(2, 1, 2)),
+    ];
     keeper.commit(&facts.into_iter().chain(more).chain(many).collect::<Vec<_>>(), &[]);
     for n in 0..STATE_EVERY_BLOCKS + 1 {
         keeper.commit(&[], &[keeper.head(1, n + 1)]);
@@ -319,7 +327,8 @@ fn w1_g2_what_was_abandoned_and_pruned_is_restated() {
     assert_eq!(of(1).collect::<Vec<_>>(), [&restated], "the longest");
     assert_eq!((of(3).count(), of(4).count()), (ABANDONED_PER_STREAM_MAX, 0));
     assert!(said.contains(&Fact::Pruned(order(2, 0, 7).plain())));
-    assert_eq!(said.len(), ABANDONED_PER_STREAM_MAX + 2);
+    assert!(said.contains(&Fact::Erased(order(2, 1, 2).plain())));
+    assert_eq!(said.len(), ABANDONED_PER_STREAM_MAX + 3);
     // With their streams they are forgotten.
     keeper.commit(&[Fact::Closed(sid(2), 9, root(9))], &[]);
     keeper.now_ns += 2 * FINISHED_KEEP_S * 1_000_000_000;
@@ -327,7 +336,12 @@ fn w1_g2_what_was_abandoned_and_pruned_is_restated() {
         keeper.commit(&[], &[keeper.head(1, 1_000 + n)]);
     }
     let tables = keeper.book.tables();
-    assert!(tables.stream(&sid(2)).is_none() && tables.pruned().is_empty() && !tables.abandoned().is_empty());
+    assert!(
+        tables.stream(&sid(2)).is_none()
+            && tables.pruned().is_empty()
+            && tables.erased().is_empty()
+            && !tables.abandoned().is_empty()
+    );
     keeper.check();
 }
 

@@ -62,7 +62,7 @@ impl Concluding<'_> {
             return;
         };
         // A later stream of the pod, which the ledger may know, tells how it ended.
-        let told = self.chain.attested.as_ref().is_some_and(|end| end.ended.source != Ledger::SOURCE);
+        let told = self.chain.attested.iter().any(|end| end.ended.source != Ledger::SOURCE);
         let span_ns = last.saturating_sub(first);
         if told || found.size <= known.size || span_ns <= tolerated_ns(self.settings) {
             return;

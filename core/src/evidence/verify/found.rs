@@ -54,10 +54,12 @@ pub(super) struct Found {
     pub(super) window: Option<(u64, u64)>,
 }
 
-/// The end of what others say of a stream.
+/// What others say of a stream's end, and fits what is there.
 #[derive(Debug)]
 pub(super) struct Attested {
     pub(super) ended: Ended,
+    /// Who else says the same: anyone can send an altered copy of a record.
+    pub(super) also: Vec<Source>,
     /// Effects up to there, since the last head.
     pub(super) effects: Vec<Effect>,
     /// Genuine records up to there, since the last head.

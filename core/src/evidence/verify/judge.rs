@@ -89,7 +89,7 @@ impl Verification {
             more_findings: 0,
             worst: BTreeMap::new(),
             conditions: Vec::new(),
-            sources: HashSet::from([Ledger::SOURCE]),
+            sources: HashSet::from([Ledger::SOURCE, Ledger::ERASER]),
             exposure: Exposure::default(),
             copies: 0,
             of_some_sink: false,
@@ -177,13 +177,18 @@ impl Verification {
                 waiting.into_iter().partition(|(_, condition)| self.sources.contains(&condition.source));
             waiting = rest;
             if ready.is_empty() {
-                break;
+                let changed =
+                    waiting.iter_mut().filter_map(|(_, condition)| condition.becomes(&self.sources).then_some(()));
+                if changed.count() == 0 {
+                    break;
+                }
             }
             for (wanted, condition) in ready {
                 self.of_some_sink |= wanted && condition.of_some_sink;
                 self.sources.extend(condition.sources);
                 if let Some(report) = self.streams.get_mut(&condition.about) {
                     report.proved += condition.proved;
+                    report.closed |= condition.closed;
                 }
                 condition.yes.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
             }

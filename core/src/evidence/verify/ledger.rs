@@ -82,6 +82,7 @@ impl Ledger {
         }
         self.abandoned.values_mut().for_each(|parts| parts.sort_by_key(|(records, _)| records.start));
         self.pruned.extend(other.pruned);
+        self.erased.extend(other.erased);
         self.told.extend(other.told);
         self.outages.extend(other.outages);
         self.witnessed.extend(other.witnessed);
@@ -138,7 +139,8 @@ impl Ledger {
             Fact::Abandoned(sid, from, to, reason) => {
                 self.abandoned.entry(sid).or_default().push((from..to, reason));
             }
-            Fact::Pruned(pruned) => self.pruned.push(pruned),
+            Fact::Pruned(order) => self.pruned.push(order),
+            Fact::Erased(order) => self.erased.push(order),
             Fact::Rebased(sid, old, new, _) => {
                 if let Some(stream) = self.streams.get_mut(&sid) {
                     // The records prove both, or deny one.

@@ -21,6 +21,7 @@ mod names;
 mod projection;
 mod read;
 mod report;
+mod tail;
 mod time;
 mod trust;
 mod verdict;

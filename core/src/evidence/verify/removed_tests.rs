@@ -183,6 +183,39 @@ fn g2_what_was_pruned_by_order_is_told_and_the_rest_is_proved() {
 }
 
 #[test]
+fn v1_g2_what_was_erased_is_told_by_whom_and_why() {
+    let writer = honest("p", 1);
+    let Said::Pruned(order) = pruned(&writer, 6, 8) else { unreachable!("an order") };
+    let mut operator = Operator::new();
+    operator.closed(&writer).block(&[Said::Erased(order), pruned(&writer, 0, 3)], &[]);
+    let mut export = writer.all();
+    export.drain(6..8);
+    let told = report(&export, operator.ledger());
+    assert_eq!(found(&told), ["GAP 9..10", "ERASED 6..8"]);
+    let erased = told.findings.iter().find(|finding| finding.verdict == Verdict::Erased).expect("told");
+    assert_eq!((erased.message.as_str(), Verdict::Erased.exit_code()), ("erased: GDPR 17, by alice", 0));
+    assert_eq!(told.proved, 17);
+    export.drain(0..3);
+    assert_eq!(check(&export, &operator), ["GAP 9..10", "ERASED 6..8", "PRUNED 0..3"]);
+    // One record more than the order names, and one that was put in its place.
+    export.remove(3);
+    assert_eq!(check(&export, &operator)[0], "MISSING 8..9");
+    let mut replaced = writer.all();
+    replaced[6] = edit(&replaced[6], "path", Some("/x"));
+    assert!(
+        check(&replaced, &operator)
+            .iter()
+            .any(|found| found.starts_with("TAMPERED 6") || found.starts_with("FOREIGN 6"))
+    );
+    // Nobody's order.
+    let mut silent = Operator::new();
+    silent.closed(&writer);
+    let mut export = writer.all();
+    export.drain(6..8);
+    assert_eq!(check(&export, &silent)[0], "MISSING 6..8");
+}
+
+#[test]
 fn g2_retention_takes_the_start_of_a_stream_in_steps() {
     let writer = honest("p", 1);
     let mut operator = Operator::new();
