@@ -13,7 +13,8 @@ KEYS = {
     "uncovered": "pod ns name reason from to?", "certified": "stream key until cert", "head": "heads",
     "epoch": "stream size root next_key", "closed": "stream size root", "lost": "stream size root",
     "rebased": "stream size root old_size old_root key", "fork": "stream note", "abandoned": "stream from to reason",
-    "unwrap": "stream pod", "witnessed": "note", "pruned": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered? abandoned? pruned?",
+    "unwrap": "stream pod", "witnessed": "note", "pruned": "stream from to reason by nodes",
+    "erased": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered? abandoned? pruned? erased?",
 }
 NUMBER = re.compile("0|[1-9][0-9]*")
 SECOND = 10 ** 9
@@ -81,15 +82,15 @@ class Ledger:
             self.forks.add(fields["stream"])
         elif typ == "abandoned":
             self.abandoned.setdefault(fields["stream"], []).append(range(number("from"), number("to")))
-        elif typ == "pruned":
-            self.prune(fields["stream"], number("from"), number("to"), hashes(fields["nodes"]))
+        elif typ in ("pruned", "erased"):
+            self.remove(typ, fields["stream"], number("from"), number("to"), hashes(fields["nodes"]))
         elif typ == "state":
             self.restated(fields)
 
-    def prune(self, sid, start, end, nodes):
+    def remove(self, typ, sid, start, end, nodes):
         if len(list(cover(start, end))) != len(nodes):
             raise ValueError("nodes")
-        self.pruned.append((sid, (start, end), nodes))
+        self.pruned.append((typ, sid, (start, end), nodes))
 
     def restated(self, fields):
         for row in filter(None, fields.get("streams", "").split(",")):
@@ -108,9 +109,10 @@ class Ledger:
         for row in filter(None, fields.get("abandoned", "").split(",")):
             sid, start, end, _ = row.split(":")
             self.abandoned.setdefault(sid, []).append(range(int(start), int(end)))
-        for row in filter(None, fields.get("pruned", "").split(",")):
-            sid, start, end, _, _, nodes = row.split(":")
-            self.prune(sid, int(start), int(end), [bytes.fromhex(node) for node in nodes.split("+")])
+        for typ in ("pruned", "erased"):
+            for row in filter(None, fields.get(typ, "").split(",")):
+                sid, start, end, _, _, nodes = row.split(":")
+                self.remove(typ, sid, int(start), int(end), [bytes.fromhex(node) for node in nodes.split("+")])
 
     def advance(self, sid, size, root):
         stream = self.stream(sid)
