@@ -25,6 +25,7 @@ mod tail;
 mod time;
 mod trust;
 mod verdict;
+mod whole;
 
 pub use body::{Body, Flaw, Member};
 pub use fact::{Ended, Fact, Life, Place, ROW_KEY_BYTES, Source, StreamNo};
@@ -35,7 +36,10 @@ pub use read::{ReadError, resource_digest};
 pub use report::{Exposure, External, Report, StreamReport};
 pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, Trust, Witness};
 pub use verdict::{Finding, Verdict};
+pub use whole::judge_bodies;
 
+#[cfg(test)]
+mod any_tests;
 #[cfg(test)]
 mod behind_tests;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 
 const LEDGER_SEED: u8 = 8;
 
-fn ledger_key() -> NamedKey {
+pub(super) fn ledger_key() -> NamedKey {
     let sid = ledger_id("c", "testimony-system", 7).expect("a name");
     NamedKey { name: sid.to_string(), key: Key::new(LEDGER_SEED).public() }
 }
