@@ -15,6 +15,9 @@ use testimony_core::evidence::note::{Checkpoint, PublicKey, Signature, SignedNot
 /// Bodies, and the kinds of findings that they must have but for `UNANCHORED`.
 type Case = (String, Vec<String>, &'static [&'static str]);
 
+/// What it is, the fields of `close`, and the kinds of findings.
+type Totals = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+
 /// Seals whatever it is told.
 struct Sealer {
     sid: String,
@@ -56,6 +59,12 @@ impl Sealer {
         self
     }
 
+    fn exchanges(&mut self, count: usize) {
+        for _ in 0..count {
+            self.record("exchange", &[("path", "/a")]);
+        }
+    }
+
     fn head(&mut self) -> &mut Self {
         let root = self.range.root().expect("from 0");
         let checkpoint = Checkpoint { origin: self.sid.clone(), size: self.range.end(), root };
@@ -82,7 +91,7 @@ fn body(fields: &BTreeMap<&str, String>) -> String {
 
 /// G3: totals that do not hold.
 fn totals() -> Vec<Case> {
-    let table: [(&str, &[(&str, &str)], &[&str]); 13] = [
+    let table: [Totals; 13] = [
         ("all add up", &[("begun", "8"), ("none", "5"), ("none_by", "0011/probes=3,other=2")], &[]),
         ("fewer by rule", &[("begun", "8"), ("none", "5"), ("none_by", "0011/probes=3")], &["MISSING"]),
         ("none by rule", &[("begun", "8"), ("none", "5")], &["MISSING"]),
@@ -97,16 +106,16 @@ fn totals() -> Vec<Case> {
         ("open ones", &[("begun", "9"), ("open", "6")], &[]),
         ("both wrong", &[("begun", "9"), ("none", "1")], &["MISSING"]),
     ];
-    let case = |(name, more, kinds): (&str, &[(&str, &str)], &'static [&'static str])| {
+    let case = |(name, more, kinds): Totals| {
         let mut sealer = Sealer::new('a', &[]);
-        (0..3).for_each(|_| drop(sealer.record("exchange", &[("path", "/a")])));
+        sealer.exchanges(3);
         sealer.record("close", &[&[("exchanges", "3")], more].concat()).head();
         (format!("totals: {name}"), sealer.all(), kinds)
     };
     let mut cases: Vec<Case> = table.into_iter().map(case).collect();
     for (exchanges, begun, kinds) in [("4", "4", &["TAMPERED"][..]), ("2", "2", &["TAMPERED"])] {
         let mut sealer = Sealer::new('a', &[]);
-        (0..3).for_each(|_| drop(sealer.record("exchange", &[("path", "/a")])));
+        sealer.exchanges(3);
         sealer.record("close", &[("exchanges", exchanges), ("begun", begun)]).head();
         cases.push((format!("{exchanges} exchanges of 3"), sealer.all(), kinds));
     }
@@ -116,7 +125,7 @@ fn totals() -> Vec<Case> {
 /// D3: what recovery says that it found, where a head says more; and copies that nobody sealed.
 fn recovered() -> Vec<Case> {
     let mut crashed = Sealer::new('a', &[]);
-    (0..3).for_each(|_| drop(crashed.record("exchange", &[("path", "/a")])));
+    crashed.exchanges(3);
     crashed.record("checkpoint", &[("exchanges", "3"), ("begun", "3")]).head();
     let found = crashed.range.clone();
     crashed.record("exchange", &[("path", "/b")]);
