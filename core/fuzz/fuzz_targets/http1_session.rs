@@ -117,8 +117,9 @@ fn run(mut steps: &[u8], limits: Limits, piece: usize) -> Outcome {
                     }
                 } else {
                     for input in bytes.chunks(piece) {
-                        let next =
-                            session.upstream_bytes(input, &mut out.told, &mut out.to_client, &mut out.to_upstream).next;
+                        let next = session
+                            .upstream_bytes(input, &mut out.told, &mut out.to_client, &mut out.to_upstream)
+                            .next;
                         note(&session, next, &mut out);
                         feed_held(&mut session, &mut held, &mut eof, piece, &mut out);
                     }

@@ -20,11 +20,7 @@ fn feed(mut steps: &[u8], piece_bytes: usize) -> Handshake {
         let (bytes, rest) = rest.split_at(rest.len().min(usize::from(*control & !1)));
         steps = rest;
         for piece in bytes.chunks(piece_bytes) {
-            if control & 1 == 0 {
-                watch.from_client(piece)
-            } else {
-                watch.from_server(piece)
-            }
+            if control & 1 == 0 { watch.from_client(piece) } else { watch.from_server(piece) }
             let status = watch.status();
             if let Some(known) = known {
                 assert_eq!(Some(known), status, "it had ended");
