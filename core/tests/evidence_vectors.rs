@@ -15,7 +15,7 @@ use testimony_core::canon::parse_body;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::ledger::export::head_body;
 use testimony_core::evidence::ledger::{
-    Book, Fact, HeadRow, Keys, PodRow, Pruned, UncoveredRow, ledger_id, witness_name,
+    Book, Fact, HeadRow, Keys, PodRow, Pruned, STATE_EVERY_BLOCKS, UncoveredRow, ledger_id, witness_name,
 };
 use testimony_core::evidence::merkle::{Range, leaf};
 use testimony_core::evidence::note::PublicKey;
@@ -258,6 +258,34 @@ fn known(host: &TestHost) -> Vec<Known> {
     bodies.into_iter().map(of).collect()
 }
 
+/// The hashes of the records of one stream.
+fn leaves_of(host: &TestHost) -> impl Iterator<Item = Hash> {
+    host.lines.iter().filter_map(|line| line.leaf.as_ref()).map(|leaf| leaf.parse().expect("a hash"))
+}
+
+/// Commits a block; gives its entries and its head as golden lines.
+fn commit(book: &mut Book, facts: &[Fact], heads: &[HeadRow], millis: u64) -> String {
+    let sign = |text: &[u8]| TestKey::new(200).sign(text);
+    let proposed = book.propose(facts, heads, at(millis).wall_ns, sign).expect("a block");
+    let head = String::from_utf8(head_body(&proposed.block().note)).expect("ASCII");
+    let entries = proposed.block().entries.lines();
+    let entries = entries.map(|body| serde_json::json!({"body": body, "leaf": leaf(body.as_bytes()).to_hex()}));
+    let page = entries.chain([serde_json::json!({"body": head})]).map(|line| format!("{line}\n")).collect();
+    book.apply(proposed.committed()).expect("the next block");
+    page
+}
+
+/// Goes on with a ledger until all is restated; gives the blocks from there on, which are those that the cluster may have alone.
+fn last_blocks(book: &mut Book, fact: &Fact) -> String {
+    let mut pages = vec![commit(book, std::slice::from_ref(fact), &[], 86_600_000)];
+    let first = book.next_block() - 1;
+    for n in 1..=STATE_EVERY_BLOCKS {
+        pages.push(commit(book, &[Fact::Heads(Vec::new())], &[], 86_600_000 + n * 300_000));
+    }
+    let from = book.readable_from().checked_sub(first).expect("restated");
+    pages.split_off(usize::try_from(from).expect("few")).concat()
+}
+
 /// The ledger over all golden streams but the first one, with an order to remove records, and records that were abandoned.
 #[test]
 fn w1_a_ledger_over_these_streams() {
@@ -298,8 +326,7 @@ fn w1_a_ledger_over_these_streams() {
     };
     let mut removed = Range::empty(1);
     let rolled = rollover();
-    let leaves = rolled.lines.iter().filter_map(|line| line.leaf.as_ref());
-    leaves.skip(1).take(3).for_each(|leaf| removed.push(leaf.parse().expect("a hash")));
+    leaves_of(&rolled).skip(1).take(3).for_each(|leaf| removed.push(leaf));
     let (order, by) = ("erased at the user's wish".to_owned(), "alice".to_owned());
     let pruned = Pruned { sid: streams[0].sid.clone(), range: removed, reason: order, by };
     let rotated = &streams[2];
@@ -317,16 +344,15 @@ fn w1_a_ledger_over_these_streams() {
         [(10, first.collect()), (1_200_000, second.collect()), (86_500_000, third.collect())];
     for (number, (millis, facts)) in blocks.into_iter().enumerate() {
         let heads = if number == 1 { heads(&book) } else { Vec::new() };
-        let sign = |text: &[u8]| TestKey::new(200).sign(text);
-        let proposed = book.propose(&facts, &heads, at(millis).wall_ns, sign).expect("a block");
-        let head = String::from_utf8(head_body(&proposed.block().note)).expect("ASCII");
-        for body in proposed.block().entries.lines() {
-            page += &format!("{}\n", serde_json::json!({"body": body, "leaf": leaf(body.as_bytes()).to_hex()}));
-        }
-        page += &format!("{}\n", serde_json::json!({"body": head}));
-        book.apply(proposed.committed()).expect("the next block");
+        page += &commit(&mut book, &facts, &heads, millis);
     }
     assert_golden(&repository().join("core/tests/vectors/evidence/ledger.jsonl"), &page);
+    let mut removed = Range::empty(4);
+    leaves_of(&rolled).skip(4).take(2).for_each(|leaf| removed.push(leaf));
+    let order =
+        Pruned { sid: streams[0].sid.clone(), range: removed, reason: "ticket 4711".to_owned(), by: "bob".to_owned() };
+    let path = repository().join("core/tests/vectors/evidence/ledger-last-blocks.jsonl");
+    assert_golden(&path, &last_blocks(&mut book, &Fact::Erased(order)));
     let named = |name: String, key| NamedKey { name, key };
     let roots = Roots {
         ledgers: vec![named(sid.to_string(), keys.ledger)],

@@ -133,5 +133,20 @@ class Note:
         return False
 
 
+    def cosigned_at(self, name, key):
+        """When this witness cosigned it, in seconds: the first time."""
+        hint, times = sha(name.encode(), b"\n\x04", key)[:4], []
+        for signer, identity, signature in self.signatures:
+            if signer == name and identity == hint and len(signature) == 72:
+                seconds = int.from_bytes(signature[:8], "big")
+                text = f"cosignature/v1\ntime {seconds}\n{self.text}"
+                try:
+                    Ed25519PublicKey.from_public_bytes(key).verify(signature[8:], text.encode())
+                    times.append(seconds)
+                except (InvalidSignature, ValueError):
+                    pass
+        return min(times, default=None)
+
+
 def hashes(text):
     return [bytes.fromhex(part) for part in text.split(",") if part]

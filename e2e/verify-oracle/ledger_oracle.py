@@ -13,9 +13,13 @@ KEYS = {
     "uncovered": "pod ns name reason from to?", "certified": "stream key until cert", "head": "heads",
     "epoch": "stream size root next_key", "closed": "stream size root", "lost": "stream size root",
     "rebased": "stream size root old_size old_root key", "fork": "stream note", "abandoned": "stream from to reason",
-    "unwrap": "stream pod", "witnessed": "note", "pruned": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered?",
+    "unwrap": "stream pod", "witnessed": "note", "pruned": "stream from to reason by nodes",
+    "erased": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered? abandoned? pruned? erased?",
 }
 NUMBER = re.compile("0|[1-9][0-9]*")
+SECOND = 10 ** 9
+# A sign of life each 300 s; 40 s between two blocks at most; 300 s more.
+BEHIND = (300 + 40 + 300) * SECOND
 
 
 class Bad(Exception):
@@ -40,12 +44,16 @@ class Ledger:
         self.clusters, self.streams, self.numbers = set(), {}, {}
         self.pods, self.uncovered, self.outages, self.last = {}, {}, [], 0
         self.abandoned, self.pruned, self.heads, self.forks = {}, [], [], set()
+        self.witnesses = set()
 
     def stream(self, sid):
         return self.streams.setdefault(sid, {"key": None, "later": {}, "size": 0, "root": None, "life": "open", "heads": []})
 
     def say(self, fields, typ, seq):
         number = lambda key: int(fields[key])
+        if "witness" in fields:
+            cluster, namespace, *_ = fields["sid"].split("/")
+            self.witnesses.add((f"{cluster}/{namespace}/witness", bytes.fromhex(fields["witness"])))
         if typ == "resumed":
             self.outages.append((number("from"), number("t0")))
         elif typ == "expected":
@@ -74,14 +82,15 @@ class Ledger:
             self.forks.add(fields["stream"])
         elif typ == "abandoned":
             self.abandoned.setdefault(fields["stream"], []).append(range(number("from"), number("to")))
-        elif typ == "pruned":
-            place = number("from"), number("to")
-            nodes = hashes(fields["nodes"])
-            if len(list(cover(*place))) != len(nodes):
-                raise ValueError("nodes")
-            self.pruned.append((fields["stream"], place, nodes))
+        elif typ in ("pruned", "erased"):
+            self.remove(typ, fields["stream"], number("from"), number("to"), hashes(fields["nodes"]))
         elif typ == "state":
             self.restated(fields)
+
+    def remove(self, typ, sid, start, end, nodes):
+        if len(list(cover(start, end))) != len(nodes):
+            raise ValueError("nodes")
+        self.pruned.append((typ, sid, (start, end), nodes))
 
     def restated(self, fields):
         for row in filter(None, fields.get("streams", "").split(",")):
@@ -97,6 +106,13 @@ class Ledger:
         for row in filter(None, fields.get("uncovered", "").split(",")):
             uid, namespace, _, _, since = row.split(":")
             self.uncovered.setdefault((uid, since), namespace)
+        for row in filter(None, fields.get("abandoned", "").split(",")):
+            sid, start, end, _ = row.split(":")
+            self.abandoned.setdefault(sid, []).append(range(int(start), int(end)))
+        for typ in ("pruned", "erased"):
+            for row in filter(None, fields.get(typ, "").split(",")):
+                sid, start, end, _, _, nodes = row.split(":")
+                self.remove(typ, sid, int(start), int(end), [bytes.fromhex(node) for node in nodes.split("+")])
 
     def advance(self, sid, size, root):
         stream = self.stream(sid)
@@ -107,6 +123,10 @@ class Ledger:
         cluster, _, pod, _ = sid.split("/")
         kept = first < self.last and not any(start <= first <= end for start, end in self.outages)
         return cluster in self.clusters and (pod in self.pods or not kept)
+
+    def cosigned(self, note):
+        """When its own witness cosigned this head, in nanoseconds; 0: it did not."""
+        return max((note.cosigned_at(*witness) or 0 for witness in self.witnesses), default=0) * SECOND
 
     def gone(self, sid, seq):
         return any(seq in part for part in self.abandoned.get(sid, []))

@@ -1,7 +1,7 @@
 """A second verifier of Testimony's evidence, written from the rules alone: it shares no code with the first.
 
 It holds everything in memory and looks at a stream from its end: a genuine record says what the one before it was. Input: JSON lines
-{"name": ..., "bodies": [...]}, each a whole export, and beside them where they are given "roots" and "ledger". Output: for each a JSON
+{"name": ..., "bodies": [...]}, each a whole export, and beside them where they are given "roots" and "ledger", "max_lag_ns" and "to_ns". Output: for each a JSON
 line with the verdict, all findings, the records and how many are proved. Standard library, `cryptography` for Ed25519, `rfc8785` for the canonical form.
 """
 
@@ -11,11 +11,31 @@ import re
 import sys
 
 import ledger_oracle
-from evidence import HASH, SID, Note, Tree, cover, hashes, leaf_hash, parse
+from evidence import HASH, SID, Note, Tree, cover, hashes, leaf_hash, parse, sha
 
-ORDER = ["OK", "PRUNED", "PENDING", "PARTIAL", "GAP", "UNCLOSED", "UNANCHORED", "PROJECTION", "UNKNOWN", "MISSING", "FOREIGN",
+ORDER = ["OK", "PRUNED", "ERASED", "PENDING", "PARTIAL", "GAP", "UNCLOSED", "UNANCHORED", "PROJECTION", "UNKNOWN", "MISSING", "FOREIGN",
          "TAMPERED", "FORK"]
 TYPS = {"open", "certified", "recovered", "policy", "clock", "stage", "exchange", "burst", "gap", "hole", "checkpoint", "close"}
+
+
+def none_named(fields):
+    """G3: the sum of `none_by`; of a list that was cut, what `none` says."""
+    if any(part.startswith("none_by=") for part in fields.get("trunc", "").split(",")):
+        return int(fields.get("none", "0"))
+    counts = [re.fullmatch(r".*=([0-9]+)", entry, re.DOTALL) for entry in fields.get("none_by", "").split(",") if entry]
+    if not all(counts):
+        raise ValueError("none_by")
+    return sum(int(count[1]) for count in counts)
+
+
+def understood(fields):
+    """Whether the counts of a record are such."""
+    try:
+        return fields["typ"] not in ("checkpoint", "close") or none_named(fields) >= 0
+    except ValueError:
+        return False
+
+
 class Stream:
     def __init__(self, sid):
         self.sid, self.records, self.heads, self.holes, self.ends = sid, {}, [], [], []
@@ -68,10 +88,17 @@ class Stream:
         """Whether this record is proved: what it says of others counts only then."""
         return seq < max(self.size, self.end) and self.truth.get(seq, (None, None))[0] == leaf
 
+    def nothing(self):
+        """A later start says that nothing of it was ever kept."""
+        return any(end["size"] == 0 and end.get("head", 0) == 0 for end in self.ends)
+
     def judge(self):
+        if any(end.get("head", 0) > end["size"] for end in self.ends):
+            # D3: a head is signed over what is durable; recovery must find at least that.
+            self.findings.add("TAMPERED")
         if not self.records and (self.said is None or not self.heads):
             statements = [end for end in self.ends if not end["ledger"]]
-            self.findings.add("MISSING" if any(end["size"] for end in statements) or self.heads else "OK")
+            self.findings.add("MISSING" if (statements and not self.nothing()) or self.heads else "OK")
             if self.said is not None:
                 self.absent()
             return
@@ -83,8 +110,7 @@ class Stream:
 
     def absent(self):
         """Nothing of it is there, and the ledger knows it."""
-        removed = [range(*hole["range"]) for hole in self.holes if hole["source"] is None]
-        pruned = {seq for seq in range(self.said["size"]) if any(seq in part for part in removed)}
+        pruned = {seq for seq in range(self.said["size"]) if self.ordered(seq)}
         if self.ledger.abandoned.get(self.sid):
             self.findings.add("GAP")
         if self.said["size"] == 0 and self.said["life"] == "lost":
@@ -92,7 +118,12 @@ class Stream:
         elif not all(seq in pruned or self.ledger.gone(self.sid, seq) for seq in range(max(self.said["size"], 1))):
             self.findings.add("MISSING")
         elif pruned:
-            self.findings.add("PRUNED")
+            self.findings |= {self.ordered(seq) for seq in pruned}
+
+    def ordered(self, seq):
+        """By which kind of order this record is not there, if by any."""
+        kinds = {hole["typ"].upper() for hole in self.holes if hole["source"] is None and seq in range(*hole["range"])}
+        return "PRUNED" if "PRUNED" in kinds else max(kinds, default=None)
 
     def check_heads(self, truth, tree):
         key, keys = None, []
@@ -134,7 +165,8 @@ class Stream:
                 self.first_key = self.first_key or keys[0][1]
             else:
                 absent = [seq for seq in range(note.size) if seq not in truth]
-                if not absent or self.ledger is None or not all(self.ledger.gone(self.sid, seq) for seq in absent):
+                gone = lambda seq: self.ordered(seq) or (self.ledger is not None and self.ledger.gone(self.sid, seq))
+                if not absent or not all(gone(seq) for seq in absent):
                     self.findings.add("MISSING" if absent else "TAMPERED")
         for begin, _ in named:
             if size >= begin and begin - 1 not in seen:
@@ -144,7 +176,7 @@ class Stream:
     def check_ends(self, truth, tree, size):
         end, self.ended = 0, None
         for stated in self.ends:
-            if stated["size"] <= size or stated["size"] == 0:
+            if stated["size"] < size or stated["size"] == 0:
                 continue
             root = tree.root(stated["size"])
             if root == stated["root"]:
@@ -170,35 +202,47 @@ class Stream:
                 if genuine is None and here:
                     self.findings.add("TAMPERED")
                 elif genuine is None:
-                    order = any(seq in range(*hole["range"]) for hole in self.holes if hole["source"] is None)
+                    order = self.ordered(seq)
                     gone = self.ledger is not None and self.ledger.gone(self.sid, seq)
                     declared = gone or any(seq in hole for hole in holes)
-                    self.findings.add("PRUNED" if order else "GAP" if declared else "MISSING")
+                    self.findings.add(order if order else "GAP" if declared else "MISSING")
             if len(here) > 1 or (close is not None and seq > close):
                 self.findings.add("FOREIGN" if here else "MISSING")
             if genuine and genuine["typ"] == "":
                 self.findings.add("UNKNOWN")
             if genuine and genuine["typ"] == "gap":
                 self.findings.add("GAP")
-        self.check_totals(truth)
+        self.check_totals(truth, covered)
 
     def closed(self, truth):
         return min((seq for seq, (_, fields) in truth.items() if fields and fields.get("typ") == "close"), default=None)
 
-    def check_totals(self, truth):
-        counted = {"exchanges": 0, "bursts": 0, "gaps": 0}
-        for seq in sorted(truth):
-            fields = truth[seq][1]
-            if fields is None:
-                return
+    def check_totals(self, truth, covered):
+        """G3: what is signed adds up, and is what is there since the checkpoint before; what is not there counts nothing."""
+        base, counted = {}, {}
+        for seq in range(covered):
+            fields = truth.get(seq, (None, None))[1]
+            if fields is None or fields["typ"] == "":
+                counted = None
+                continue
             typ = fields["typ"]
-            counted["exchanges"] += typ == "exchange"
-            counted["bursts"] += int(fields["count"]) if typ == "burst" else 0
-            counted["gaps"] += int(fields["count"]) if typ == "gap" else 0
+            kind, count = {"exchange": ("exchanges", 1), "burst": ("bursts", fields.get("count")),
+                           "gap": ("gaps", fields.get("count"))}.get(typ, (None, 0))
+            if kind and counted is not None:
+                counted[kind] = counted.get(kind, 0) + int(count)
             if typ in ("checkpoint", "close"):
                 total = {key: int(fields.get(key, "0")) for key in ("begun", "exchanges", "bursts", "gaps", "none", "open")}
-                if total["begun"] != sum(total.values()) - total["begun"] or any(total[key] != n for key, n in counted.items()):
-                    self.findings.add("TAMPERED")
+                self.compare(total["begun"], sum(total.values()) - total["begun"])
+                self.compare(total["none"], none_named(fields))
+                adds_up = total["begun"] == sum(total.values()) - total["begun"]
+                for key in ("exchanges", "bursts", "gaps") if counted is not None and adds_up else ():
+                    if base.get(key, 0) + counted.get(key, 0) != total[key]:
+                        self.findings.add("TAMPERED")
+                base, counted = total, {}
+
+    def compare(self, signed, accounted):
+        if signed != accounted:
+            self.findings.add("MISSING" if signed > accounted else "TAMPERED")
 
     def check_life(self, truth, size, end):
         close = self.closed(truth)
@@ -222,8 +266,12 @@ class Stream:
         if not self.records and not self.heads:
             return
         key = None if self.said is None else self.said["key"]
-        if self.first_key is None or key is None:
+        # Without a head of its own, the ledger's own head vouches for what is there.
+        by_ledger = any(end["ledger"] and self.tree.root(end["size"]) == end["root"] for end in self.ends)
+        if key is None or (self.first_key is None and not by_ledger):
             self.findings.add("UNANCHORED")
+        elif self.first_key is None:
+            pass
         elif key != self.first_key:
             self.findings |= {"TAMPERED", "UNANCHORED"}
         times = [int(f["t0"]) for claims in self.records.values() for f in claims.values() if f.get("t0", "").isdigit()]
@@ -231,7 +279,21 @@ class Stream:
             self.findings.add("FOREIGN")
 
 
-def verify(bodies, roots="", ledger=None):
+    def behind(self, lag, until):
+        """What is later than the ledger: when its witness cosigned last; and whether its own clock went on for too long."""
+        proved = [head["cosigned"] for head in self.heads if head["cosigned"] and head["note"].size <= self.size
+                  and self.tree.root(head["note"].size) == head["note"].root]
+        told = any(not end["ledger"] and end["size"] >= self.size and self.tree.root(end["size"]) == end["root"] for end in self.ends)
+        if self.said is not None and self.size > self.said["size"] and not told:
+            late = [int(fields["t0"]) for seq, (_, fields) in self.truth.items()
+                    if fields and fields["typ"] in ("checkpoint", "close") and seq >= self.said["size"]]
+            late = [time for time in late if time <= until]
+            if late and max(late) - min(late) > ledger_oracle.BEHIND + lag:
+                self.findings.add("UNANCHORED")
+        return max((self.ledger.cosigned(note) for note in proved), default=0)
+
+
+def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
     streams, findings = {}, set()
     told = None
     if ledger is not None:
@@ -247,7 +309,8 @@ def verify(bodies, roots="", ledger=None):
                 frontier = hashes(fields["frontier"]) if "frontier" in fields else None
                 if note.size < 1 or (frontier is not None and len(list(cover(0, note.size - 1))) != len(frontier)):
                     raise ValueError("frontier")
-                stream(note.origin).heads.append({"note": note, "frontier": frontier})
+                cosigned = Note(base64.b64decode(fields["cosig"], validate=True).decode()) if "cosig" in fields else None
+                stream(note.origin).heads.append({"note": note, "frontier": frontier, "cosigned": cosigned})
                 continue
             sid, seq = fields["sid"], fields["seq"]
             if not SID.match(sid) or not re.fullmatch("0|[1-9][0-9]*", seq):
@@ -255,7 +318,7 @@ def verify(bodies, roots="", ledger=None):
         except (ValueError, KeyError, AttributeError):
             findings.add("FOREIGN")
             continue
-        known = typ in TYPS and fields["v"] == "1" and (typ == "open") == (seq == "0")
+        known = typ in TYPS and fields["v"] == "1" and (typ == "open") == (seq == "0") and understood(fields)
         leaf = leaf_hash(body)
         stream(sid).add(int(seq), leaf, fields if known else {"typ": "", **{k: fields[k] for k in ("prev",) if k in fields}})
         source = sid, int(seq), leaf
@@ -263,8 +326,9 @@ def verify(bodies, roots="", ledger=None):
             place = int(fields["hole_from"]), int(fields["hole_to"])
             stream(fields["hole_sid"]).holes.append({"range": place, "nodes": hashes(fields["nodes"]), "source": source})
         if typ == "recovered":
-            end = {"size": int(fields["size"]), "root": bytes.fromhex(fields["root"]), "source": source, "life": "recovered",
-                   "ledger": False}
+            size = int(fields.get("size", "0"))
+            end = {"size": size, "root": bytes.fromhex(fields["root"]) if size else sha(), "source": source, "life": "recovered",
+                   "head": int(fields.get("head_size", "0")), "ledger": False}
             stream(fields["rec_sid"]).ends.append(end)
         if typ == "open" and known:
             for key in ("after", "found"):
@@ -288,9 +352,10 @@ def verify(bodies, roots="", ledger=None):
         one.ends = [end for end in one.ends if proved(end["source"])]
         one.holes = [hole for hole in one.holes if proved(hole["source"])]
     for name, source in named:
+        there = name in streams and (streams[name].records or streams[name].nothing())
         # Where holes alone give the root that a later start says, they say what that is worth.
         declared = name in streams and streams[name].end > 0
-        if proved(source) and not declared and (name not in streams or not streams[name].records):
+        if proved(source) and not declared and not there:
             findings.add("MISSING")
     for one in streams.values():
         one.judge()
@@ -299,7 +364,7 @@ def verify(bodies, roots="", ledger=None):
         # No roots and no ledger: nothing is anchored.
         findings.add("UNANCHORED")
     else:
-        findings |= expected(told, streams)
+        findings |= expected(told, streams, lag, until)
     findings.add("OK")
     verdict = max(findings, key=ORDER.index)
     records = sum(len(claims) for one in streams.values() for claims in one.records.values())
@@ -313,16 +378,19 @@ def take_up(known, stream):
         for size, root in said["heads"]:
             last = size == said["size"]
             one.ends.append({"size": size, "root": root, "source": None, "life": said["life"] if last else "open", "ledger": True})
-    for sid, place, nodes in known.pruned:
-        stream(sid).holes.append({"range": place, "nodes": nodes, "source": None})
+    for typ, sid, place, nodes in known.pruned:
+        stream(sid).holes.append({"typ": typ, "range": place, "nodes": nodes, "source": None})
 
 
-def expected(known, streams):
+def expected(known, streams, lag, until):
     findings = {"GAP"} if known.uncovered else set()
     findings |= {"FORK"} if known.forks else set()
     there = {sid.split("/")[2] for sid, one in streams.items() if one.records or one.heads or one.said is not None}
     if any(uid not in there for uid in known.pods):
         findings.add("MISSING")
+    cosigned = max((one.behind(lag, until) for one in streams.values()), default=0)
+    if min(cosigned, until) - known.last > ledger_oracle.BEHIND + lag:
+        findings.add("UNANCHORED")
     for one in streams.values():
         one.anchor()
         findings |= one.findings
@@ -332,7 +400,8 @@ def expected(known, streams):
 def main():
     for line in sys.stdin:
         case = json.loads(line)
-        print(json.dumps({"name": case["name"], **verify(case["bodies"], case.get("roots", ""), case.get("ledger"))}), flush=True)
+        scope = case.get("max_lag_ns", 0), case.get("to_ns") or 1 << 64
+        print(json.dumps({"name": case["name"], **verify(case["bodies"], case.get("roots", ""), case.get("ledger"), *scope)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -258,7 +258,8 @@ fn g2_v1_pruned_by_order_exits_0_and_without_an_order_1() {
     let mut range = Range::empty(1);
     leaves(&b.lines)[1..3].iter().for_each(|leaf| range.push(*leaf));
     let (reason, by) = ("erased at the user's wish".to_owned(), "alice".to_owned());
-    let order = Fact::Pruned(Pruned { sid: b.sid.clone(), range, reason, by });
+    let order = Pruned { sid: b.sid.clone(), range, reason, by };
+    let (order, erasure) = (Fact::Pruned(order.clone()), Fact::Erased(order));
     let export = [a.lines.concat(), b.lines[..1].concat(), b.lines[3..].concat()].concat();
     let known = ledger_with(&[&a, &b], &authority, &[order]);
     let (verdict, code, findings) = judged(&export, Some(&known), &roots);
@@ -267,6 +268,11 @@ fn g2_v1_pruned_by_order_exits_0_and_without_an_order_1() {
         findings[0].ends_with("records 1 to 2: removed by order: erased at the user's wish, by alice"),
         "{findings:#?}"
     );
+    let erased = report(&export, Some(&ledger_with(&[&a, &b], &authority, &[erasure])), &roots);
+    assert_eq!((erased.verdict, erased.exit_code), (Verdict::Erased, 0));
+    let printed = text(&erased, &[]);
+    let line = format!("ERASED     {} records 1 to 2: erased: erased at the user's wish, by alice", b.sid);
+    assert!(printed.contains(&line) && printed.ends_with("\nERASED\n"), "{printed}");
     let (verdict, code, findings) = judged(&export, Some(&ledger(&[&a, &b], &authority)), &roots);
     assert_eq!((verdict, code), (Verdict::Missing, 1), "{findings:#?}");
     assert!(findings[0].contains(&format!("{} record", b.sid)), "{findings:#?}");

@@ -17,7 +17,7 @@ use kube::Client;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use testimony_core::evidence::ledger::{Block, Book, LedgerError, Proposed, ledger_id};
+use testimony_core::evidence::ledger::{Block, Book, HEARTBEAT_SECONDS, LedgerError, Proposed, ledger_id};
 use testimony_core::evidence::roots::{NamedKey, Roots};
 use testimony_core::evidence::stream::NotAStream;
 use time::OffsetDateTime;
@@ -29,9 +29,6 @@ const RETRY_SECONDS: u64 = 2;
 
 /// Attempts to commit one block before the ledger is read anew.
 const COMMIT_ATTEMPTS_MAX: u32 = 30;
-
-/// Time without news after which a block says that there are none, in seconds.
-const HEARTBEAT_SECONDS: u64 = 300;
 
 /// Blocks that are kept in the cluster, whatever was restated since.
 const KEEP_BLOCKS: usize = 1_024;

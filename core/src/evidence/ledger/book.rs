@@ -2,14 +2,16 @@
 
 use super::block::{Block, Chain, LedgerError};
 use super::entry::Entry;
-use super::fact::{Fact, HeadRow, PodRow, Row, StateFact, StreamRow, UncoveredRow};
-use super::tables::Tables;
+use super::fact::{AbandonedRow, Fact, HeadRow, PodRow, Pruned, Row, StateFact, StreamRow, UncoveredRow};
+use super::tables::{Part, Tables};
 use super::{
     BLOCK_BYTES_MAX, ENTRIES_PER_BLOCK_MAX, HEADS_PER_ENTRY_MAX, ROWS_BYTES_MAX, STATE_BYTES_PER_BLOCK_MAX,
     STATE_EVERY_BLOCKS,
 };
 use crate::evidence::note::{Checkpoint, PublicKey, SIGNATURE_BYTES, Signature, SignedNote};
 use crate::evidence::stream::StreamId;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 /// Public keys of a ledger.
@@ -28,6 +30,9 @@ struct Cursor {
     stream: Option<u64>,
     pod: Option<String>,
     uncovered: Option<String>,
+    abandoned: Option<Part>,
+    pruned: Option<Part>,
+    erased: Option<Part>,
 }
 
 /// The ledger.
@@ -299,6 +304,11 @@ impl Book {
             None if due => (self.next_block, Cursor::default()),
             None => return (None, false),
         };
+        let mut tables = Cow::Borrowed(&self.tables);
+        if !cursor.begun {
+            // As its first part will have it: what it forgets is not said again.
+            tables.to_mut().forget(draft.at_ns());
+        }
         while draft.text.len() < STATE_BYTES_PER_BLOCK_MAX {
             let mut state = StateFact::default();
             if !cursor.begun {
@@ -306,7 +316,7 @@ impl Book {
                 state.first = Some((self.keys.ledger, self.keys.witness, frontier));
                 cursor.begun = true;
             }
-            state.last = self.rows(&mut cursor, &mut state);
+            state.last = rows(&tables, &mut cursor, &mut state);
             let last = state.last;
             if !draft.push(Fact::State(state)) || last {
                 return (Some((from, cursor)), last);
@@ -314,41 +324,68 @@ impl Book {
         }
         (Some((from, cursor)), false)
     }
+}
 
-    /// The next rows, up to [`ROWS_BYTES_MAX`]; whether they are the last ones.
-    fn rows(&self, cursor: &mut Cursor, state: &mut StateFact) -> bool {
-        let mut left = ROWS_BYTES_MAX;
-        let mut fits = |bytes: usize| {
-            let fits = bytes < left;
-            left = left.saturating_sub(bytes + 1);
-            fits
-        };
-        let after = cursor.stream.map_or(Bound::Unbounded, Bound::Excluded);
-        for (number, row) in self.tables.streams().range((after, Bound::Unbounded)) {
-            if !fits(StreamRow::write(row).len()) {
-                return false;
-            }
-            state.streams.push(row.clone());
-            cursor.stream = Some(*number);
+/// The next rows, up to [`ROWS_BYTES_MAX`]; whether they are the last ones.
+fn rows(tables: &Tables, cursor: &mut Cursor, state: &mut StateFact) -> bool {
+    let mut left = ROWS_BYTES_MAX;
+    let mut fits = |bytes: usize| {
+        let fits = bytes < left;
+        left = left.saturating_sub(bytes + 1);
+        fits
+    };
+    let after = cursor.stream.map_or(Bound::Unbounded, Bound::Excluded);
+    for (number, row) in tables.streams().range((after, Bound::Unbounded)) {
+        if !fits(StreamRow::write(row).len()) {
+            return false;
         }
-        let after = cursor.pod.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        for (uid, row) in self.tables.pods().range((after, Bound::Unbounded)) {
-            if !fits(PodRow::write(row).len()) {
-                return false;
-            }
-            state.pods.push(row.clone());
-            cursor.pod = Some(uid.clone());
-        }
-        let after = cursor.uncovered.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        for (uid, row) in self.tables.uncovered().range((after, Bound::Unbounded)) {
-            if !fits(UncoveredRow::write(row).len()) {
-                return false;
-            }
-            state.uncovered.push(row.clone());
-            cursor.uncovered = Some(uid.clone());
-        }
-        true
+        state.streams.push(row.clone());
+        cursor.stream = Some(*number);
     }
+    let after = cursor.pod.clone().map_or(Bound::Unbounded, Bound::Excluded);
+    for (uid, row) in tables.pods().range((after, Bound::Unbounded)) {
+        if !fits(PodRow::write(row).len()) {
+            return false;
+        }
+        state.pods.push(row.clone());
+        cursor.pod = Some(uid.clone());
+    }
+    let after = cursor.uncovered.clone().map_or(Bound::Unbounded, Bound::Excluded);
+    for (uid, row) in tables.uncovered().range((after, Bound::Unbounded)) {
+        if !fits(UncoveredRow::write(row).len()) {
+            return false;
+        }
+        state.uncovered.push(row.clone());
+        cursor.uncovered = Some(uid.clone());
+    }
+    let after = cursor.abandoned.clone().map_or(Bound::Unbounded, Bound::Excluded);
+    for (part, row) in tables.abandoned().range((after, Bound::Unbounded)) {
+        if !fits(AbandonedRow::write(row).len()) {
+            return false;
+        }
+        state.abandoned.push(row.clone());
+        cursor.abandoned = Some(part.clone());
+    }
+    orders(tables.pruned(), &mut cursor.pruned, &mut state.pruned, &mut fits)
+        && orders(tables.erased(), &mut cursor.erased, &mut state.erased, &mut fits)
+}
+
+/// The next orders; whether they are the last ones.
+fn orders(
+    known: &BTreeMap<Part, Pruned>,
+    cursor: &mut Option<Part>,
+    rows: &mut Vec<Pruned>,
+    fits: &mut impl FnMut(usize) -> bool,
+) -> bool {
+    let after = cursor.clone().map_or(Bound::Unbounded, Bound::Excluded);
+    for (part, order) in known.range((after, Bound::Unbounded)) {
+        if !fits(Pruned::write(order).len()) {
+            return false;
+        }
+        rows.push(order.clone());
+        *cursor = Some(part.clone());
+    }
+    true
 }
 
 /// Where reading can begin: at the ledger's first block, or at the first that begins a whole restatement.
@@ -385,11 +422,15 @@ struct Draft {
 }
 
 impl Draft {
+    /// Time in a ledger never runs backwards.
+    fn at_ns(&self) -> u64 {
+        self.now_ns.max(self.chain.last_ns)
+    }
+
     /// Appends an entry; `false`: it does not fit any more.
     fn push(&mut self, fact: Fact) -> bool {
-        let Chain { sid, range, last, last_ns } = &self.chain;
-        // Time in a ledger never runs backwards.
-        let at_ns = self.now_ns.max(*last_ns);
+        let Chain { sid, range, last, .. } = &self.chain;
+        let at_ns = self.at_ns();
         let entry = Entry { sid: sid.clone(), seq: range.end(), prev: *last, at_ns, fact };
         let body = entry.body();
         if self.entries.len() == ENTRIES_PER_BLOCK_MAX || self.text.len() + body.len() + 1 > BLOCK_BYTES_MAX {

@@ -49,6 +49,7 @@ pub fn typ(fact: &Fact) -> &'static str {
         Fact::Unwrapped(..) => "ledger-unwrap",
         Fact::Witnessed(_) => "ledger-witnessed",
         Fact::Pruned(..) => "ledger-pruned",
+        Fact::Erased(..) => "ledger-erased",
         Fact::State(_) => "ledger-state",
     }
 }
@@ -158,7 +159,7 @@ fn members(fact: &Fact) -> BTreeMap<&'static str, String> {
             out.add("stream", sid);
             out.add("pod", pod);
         }
-        Fact::Pruned(Pruned { sid, range, reason, by }) => {
+        Fact::Pruned(Pruned { sid, range, reason, by }) | Fact::Erased(Pruned { sid, range, reason, by }) => {
             part(&mut out, sid, range.begin(), range.end(), reason);
             out.add("by", by);
             out.add("nodes", list(range.nodes()));
@@ -198,6 +199,9 @@ fn restated(out: &mut Fields, state: &StateFact) {
         ("streams", write_rows(&state.streams)),
         ("pods", write_rows(&state.pods)),
         ("uncovered", write_rows(&state.uncovered)),
+        ("abandoned", write_rows(&state.abandoned)),
+        ("pruned", write_rows(&state.pruned)),
+        ("erased", write_rows(&state.erased)),
     ];
     for (key, rows) in rows.into_iter().filter(|(_, rows)| !rows.is_empty()) {
         out.add(key, rows);
@@ -272,13 +276,16 @@ fn fact(values: &Values) -> Option<Fact> {
         "ledger-abandoned" => Fact::Abandoned(stream()?, number("from")?, number("to")?, text("reason")?),
         "ledger-unwrap" => Fact::Unwrapped(stream()?, text("pod")?),
         "ledger-witnessed" => Fact::Witnessed(String::from_utf8(values.base64("note")?).ok()?),
-        "ledger-pruned" => {
-            let range = Range::from_nodes(number("from")?, number("to")?, &values.hashes("nodes")?).ok()?;
-            Fact::Pruned(Pruned { sid: stream()?, range, reason: text("reason")?, by: text("by")? })
-        }
+        "ledger-pruned" => Fact::Pruned(order(values)?),
+        "ledger-erased" => Fact::Erased(order(values)?),
         "ledger-state" => Fact::State(state(values)?),
         _ => return None,
     })
+}
+
+fn order(values: &Values) -> Option<Pruned> {
+    let range = Range::from_nodes(values.parse("from")?, values.parse("to")?, &values.hashes("nodes")?).ok()?;
+    Some(Pruned { sid: values.parse("stream")?, range, reason: values.text("reason")?, by: values.text("by")? })
 }
 
 fn state(values: &Values) -> Option<StateFact> {
@@ -292,5 +299,8 @@ fn state(values: &Values) -> Option<StateFact> {
         streams: values.rows("streams")?,
         pods: values.rows("pods")?,
         uncovered: values.rows("uncovered")?,
+        abandoned: values.rows("abandoned")?,
+        pruned: values.rows("pruned")?,
+        erased: values.rows("erased")?,
     })
 }

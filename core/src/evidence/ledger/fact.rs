@@ -114,11 +114,13 @@ pub enum Fact {
     Witnessed(String),
     /// Records of a stream were removed from the backends by order.
     Pruned(Pruned),
+    /// Records of a stream were erased from the backends, because somebody asked for it who may: about a person, not an age.
+    Erased(Pruned),
     /// What is known, restated.
     State(StateFact),
 }
 
-/// Records that were removed by order (G2): what is left can still be proved.
+/// Records that were removed by order, or erased (G2): what is left can still be proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pruned {
     /// The stream.
@@ -144,6 +146,44 @@ pub struct StateFact {
     pub pods: Vec<PodRow>,
     /// Uncovered pods.
     pub uncovered: Vec<UncoveredRow>,
+    /// Records that went with their pod.
+    pub abandoned: Vec<AbandonedRow>,
+    /// Records that were removed by order.
+    pub pruned: Vec<Pruned>,
+    /// Records that were erased.
+    pub erased: Vec<Pruned>,
+}
+
+/// Records `[from, to)` of a stream that went with their pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbandonedRow {
+    /// The stream.
+    pub sid: StreamId,
+    /// The first record.
+    pub from: u64,
+    /// Behind the last record.
+    pub to: u64,
+    /// Why.
+    pub reason: String,
+}
+
+impl AbandonedRow {
+    /// As a row can hold it: text of others is cut, and keeps neither colons nor commas.
+    pub fn new(sid: &StreamId, from: u64, to: u64, reason: &str) -> Self {
+        Self { sid: sid.clone(), from, to, reason: short(reason) }
+    }
+
+    /// What it says.
+    pub fn fact(&self) -> Fact {
+        Fact::Abandoned(self.sid.clone(), self.from, self.to, self.reason.clone())
+    }
+}
+
+impl Pruned {
+    /// As a row can hold it.
+    pub fn plain(&self) -> Self {
+        Self { reason: short(&self.reason), by: short(&self.by), ..self.clone() }
+    }
 }
 
 /// A row as text: fields between colons, none of which holds a colon or a comma.
@@ -170,9 +210,19 @@ fn fields<const N: usize>(text: &str) -> Option<[&str; N]> {
     text.split(':').collect::<Vec<_>>().try_into().ok()
 }
 
+/// Longest text of others in such a row, in characters: a row must fit its entry.
+const ROW_TEXT_CHARS_MAX: usize = 200;
+
+/// Stands between the hashes in a row.
+const HASH_SEPARATOR: &str = "+";
+
 /// Text of others must not take a row apart.
 fn plain(text: &str) -> String {
     text.chars().filter(|c| !matches!(c, ':' | ',')).collect()
+}
+
+fn short(text: &str) -> String {
+    plain(text).chars().take(ROW_TEXT_CHARS_MAX).collect()
 }
 
 impl Row for HeadRow {
@@ -207,6 +257,34 @@ impl Row for UncoveredRow {
     fn read(text: &str) -> Option<Self> {
         let [uid, namespace, name, reason, from] = fields(text)?.map(str::to_owned);
         Some(Self { uid, namespace, name, reason, from_ns: from.parse().ok()? })
+    }
+}
+
+impl Row for AbandonedRow {
+    fn write(&self) -> String {
+        let Self { sid, from, to, reason } = self;
+        format!("{sid}:{from}:{to}:{}", plain(reason))
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let [sid, from, to, reason] = fields(text)?;
+        Some(Self { sid: sid.parse().ok()?, from: from.parse().ok()?, to: to.parse().ok()?, reason: reason.to_owned() })
+    }
+}
+
+impl Row for Pruned {
+    fn write(&self) -> String {
+        let Self { sid, range, reason, by } = self;
+        let nodes: Vec<String> = range.nodes().map(Hash::to_hex).collect();
+        let (from, to, nodes) = (range.begin(), range.end(), nodes.join(HASH_SEPARATOR));
+        format!("{sid}:{from}:{to}:{}:{}:{nodes}", plain(reason), plain(by))
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let [sid, from, to, reason, by, nodes] = fields(text)?;
+        let nodes = nodes.split(HASH_SEPARATOR).map(|hash| hash.parse().ok()).collect::<Option<Vec<Hash>>>()?;
+        let range = Range::from_nodes(from.parse().ok()?, to.parse().ok()?, &nodes).ok()?;
+        Some(Self { sid: sid.parse().ok()?, range, reason: reason.to_owned(), by: by.to_owned() })
     }
 }
 

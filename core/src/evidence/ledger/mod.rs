@@ -27,7 +27,7 @@ mod tests;
 
 pub use block::{Block, LedgerError};
 pub use book::{Book, Committed, Cosignable, Keys, Proposed};
-pub use fact::{Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow};
+pub use fact::{AbandonedRow, Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow};
 
 use super::stream::{NotAStream, StreamId, StreamParts};
 
@@ -52,11 +52,21 @@ pub const STATE_EVERY_BLOCKS: u64 = 512;
 /// Most streams that are known at a time. Finished ones make room first; beyond it no certificate is given.
 pub const STREAMS_MAX: usize = 20_000;
 
+/// Most ranges of a stream's records that are known as abandoned: further ones stand in their entries only.
+pub const ABANDONED_PER_STREAM_MAX: usize = 64;
+
+/// Most ranges of a stream's records that are known as removed by order; the same holds.
+pub const ORDERS_PER_STREAM_MAX: usize = 1_024;
+
 /// How long a stream that has ended is restated, in seconds: a week.
 pub const FINISHED_KEEP_S: u64 = 7 * 86_400;
 
 /// Streams whose heads are committed within a second, at most on average.
 pub const STREAMS_PER_SECOND: u64 = 500;
+
+/// Time without news after which an entry says that there are none, in seconds: whoever reads the ledger can tell by its last
+/// entry up to when it goes.
+pub const HEARTBEAT_SECONDS: u64 = 300;
 
 /// Least time between two blocks, in milliseconds.
 pub const INTERVAL_MS_MIN: u64 = 1_000;

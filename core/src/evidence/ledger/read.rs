@@ -1,13 +1,13 @@
 //! Reading an export of a ledger: what it says in the end, and whether it is whole.
 
 use super::block::Chain;
-use super::entry::Entry;
-use super::fact::{Fact, Life, PodRow, UncoveredRow};
+use super::entry::{Entry, typ};
+use super::fact::{AbandonedRow, Fact, Life, PodRow, UncoveredRow};
 use super::tables::Tables;
 use crate::evidence::hash::Hash;
 use crate::evidence::note::{PublicKey, SignedNote};
 use crate::evidence::stream::StreamId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a ledger says of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub struct Summary {
     pub uncovered: Vec<(UncoveredRow, Option<u64>)>,
     /// Times at which nobody kept the ledger, in nanoseconds since the epoch: pods that lived wholly within are not in it.
     pub outages: Vec<(u64, u64)>,
-    /// What else it says, by stream: rebased, forks, abandoned, unwrapped and pruned records.
+    /// What else it says, by stream: rebased, forks, abandoned, unwrapped, pruned and erased records.
     pub others: Vec<(u64, Fact)>,
     /// Entries `[from, to)` that are not there; what they said is restated after them.
     pub missing: Vec<(u64, u64)>,
@@ -82,12 +82,18 @@ pub struct Reader {
     chain: Option<Chain>,
     tables: Tables,
     summary: Summary,
+    /// Removals that are in the summary: what is restated is in it once.
+    removals: BTreeSet<Removal>,
 }
+
+/// Type of an entry that says that records are not there; stream, first record, and the one behind the last.
+type Removal = (&'static str, StreamId, u64, u64);
 
 impl Reader {
     /// Of a ledger whose heads this key signs.
     pub fn new(key: PublicKey) -> Self {
-        Self { key, chain: None, tables: Tables::default(), summary: Summary::default() }
+        let (tables, summary, removals) = Default::default();
+        Self { key, chain: None, tables, summary, removals }
     }
 
     /// The next entry.
@@ -194,12 +200,24 @@ impl Reader {
                         summary.uncovered.push((pod.clone(), None));
                     }
                 }
+                let abandoned = state.abandoned.iter().map(AbandonedRow::fact);
+                let pruned = state.pruned.iter().cloned().map(Fact::Pruned);
+                let erased = state.erased.iter().cloned().map(Fact::Erased);
+                for fact in abandoned.chain(pruned).chain(erased) {
+                    if removal(&fact).is_none_or(|removal| self.removals.insert(removal)) {
+                        summary.others.push((entry.seq, fact));
+                    }
+                }
             }
             Fact::Epoch(sid, size, _, next) => {
                 let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(Life::Open));
                 said.later_keys.insert(*size, *next);
             }
-            Fact::Rebased(..) | Fact::Fork(..) | Fact::Abandoned(..) | Fact::Unwrapped(..) | Fact::Pruned(..) => {
+            Fact::Abandoned(..) | Fact::Pruned(..) | Fact::Erased(..) => {
+                self.removals.extend(removal(&entry.fact));
+                summary.others.push((entry.seq, entry.fact.clone()));
+            }
+            Fact::Rebased(..) | Fact::Fork(..) | Fact::Unwrapped(..) => {
                 summary.others.push((entry.seq, entry.fact.clone()));
             }
             Fact::Open(_, witness) => summary.witness = Some(*witness),
@@ -213,6 +231,17 @@ impl Reader {
             let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(row.life));
             (said.size, said.root, said.life, said.at_ns) = (row.state.size, row.state.root, row.life, row.at_ns);
         }
+    }
+}
+
+/// Without the reason: of that a restatement may leave out characters.
+fn removal(fact: &Fact) -> Option<Removal> {
+    match fact {
+        Fact::Abandoned(sid, from, to, _) => Some((typ(fact), sid.clone(), *from, *to)),
+        Fact::Pruned(order) | Fact::Erased(order) => {
+            Some((typ(fact), order.sid.clone(), order.range.begin(), order.range.end()))
+        }
+        _ => None,
     }
 }
 

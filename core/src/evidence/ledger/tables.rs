@@ -1,7 +1,7 @@
 //! What the entries of a ledger add up to.
 
-use super::FINISHED_KEEP_S;
-use super::fact::{Fact, HeadRow, Life, PodRow, StreamRow, UncoveredRow};
+use super::fact::{AbandonedRow, Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow};
+use super::{ABANDONED_PER_STREAM_MAX, FINISHED_KEEP_S, ORDERS_PER_STREAM_MAX};
 use crate::evidence::hash::Hash;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
@@ -17,8 +17,17 @@ pub struct Tables {
     pods: BTreeMap<String, PodRow>,
     /// By uid.
     uncovered: BTreeMap<String, UncoveredRow>,
+    /// By stream and first record.
+    abandoned: BTreeMap<Part, AbandonedRow>,
+    /// By stream and first record.
+    pruned: BTreeMap<Part, Pruned>,
+    /// By stream and first record.
+    erased: BTreeMap<Part, Pruned>,
     live: usize,
 }
+
+/// A stream, and the first of some of its records.
+pub type Part = (StreamId, u64);
 
 impl Tables {
     /// Streams by number.
@@ -39,6 +48,21 @@ impl Tables {
     /// Uncovered pods by uid.
     pub fn uncovered(&self) -> &BTreeMap<String, UncoveredRow> {
         &self.uncovered
+    }
+
+    /// Records of these streams that went with their pod.
+    pub fn abandoned(&self) -> &BTreeMap<Part, AbandonedRow> {
+        &self.abandoned
+    }
+
+    /// Records of these streams that were removed by order.
+    pub fn pruned(&self) -> &BTreeMap<Part, Pruned> {
+        &self.pruned
+    }
+
+    /// Records of these streams that were erased.
+    pub fn erased(&self) -> &BTreeMap<Part, Pruned> {
+        &self.erased
     }
 
     /// Streams that go on.
@@ -94,16 +118,28 @@ impl Tables {
                 state.streams.iter().for_each(|row| self.put(row.clone()));
                 self.pods.extend(state.pods.iter().map(|row| (row.uid.clone(), row.clone())));
                 self.uncovered.extend(state.uncovered.iter().map(|row| (row.uid.clone(), row.clone())));
+                state.abandoned.iter().for_each(|row| self.abandon(row.clone()));
+                state.pruned.iter().for_each(|order| remove(&self.numbers, &mut self.pruned, order.clone()));
+                state.erased.iter().for_each(|order| remove(&self.numbers, &mut self.erased, order.clone()));
             }
-            Fact::Open(..)
-            | Fact::Resumed(_)
-            | Fact::Fork(..)
-            | Fact::Abandoned(..)
-            | Fact::Unwrapped(..)
-            | Fact::Witnessed(_)
-            | Fact::Pruned(..) => {}
+            Fact::Open(..) | Fact::Resumed(_) | Fact::Fork(..) | Fact::Unwrapped(..) | Fact::Witnessed(_) => {}
+            Fact::Abandoned(sid, from, to, reason) => self.abandon(AbandonedRow::new(sid, *from, *to, reason)),
+            Fact::Pruned(order) => remove(&self.numbers, &mut self.pruned, order.plain()),
+            Fact::Erased(order) => remove(&self.numbers, &mut self.erased, order.plain()),
         }
         Ok(())
+    }
+
+    /// Only of streams that are known: with them it is forgotten.
+    fn abandon(&mut self, row: AbandonedRow) {
+        let longer = |known: &AbandonedRow| known.to >= row.to;
+        let place = (row.sid.clone(), row.from);
+        if row.from < row.to
+            && self.numbers.contains_key(&row.sid)
+            && has_room(&self.abandoned, &place, longer, ABANDONED_PER_STREAM_MAX)
+        {
+            self.abandoned.insert(place, row);
+        }
     }
 
     fn put(&mut self, row: StreamRow) {
@@ -143,7 +179,7 @@ impl Tables {
     }
 
     /// What ended long ago is restated no more.
-    fn forget(&mut self, now_ns: u64) {
+    pub(super) fn forget(&mut self, now_ns: u64) {
         let keep_ns = FINISHED_KEEP_S.saturating_mul(1_000_000_000);
         let numbers = &mut self.numbers;
         self.streams.retain(|_, row| {
@@ -153,6 +189,29 @@ impl Tables {
             }
             keep
         });
+        let numbers = &self.numbers;
+        self.abandoned.retain(|(sid, _), _| numbers.contains_key(sid));
+        self.pruned.retain(|(sid, _), _| numbers.contains_key(sid));
+        self.erased.retain(|(sid, _), _| numbers.contains_key(sid));
+    }
+}
+
+/// Takes up an order about a stream that is known.
+fn remove(streams: &HashMap<StreamId, u64>, orders: &mut BTreeMap<Part, Pruned>, order: Pruned) {
+    let longer = |known: &Pruned| known.range.end() >= order.range.end();
+    let place = (order.sid.clone(), order.range.begin());
+    let some = order.range.begin() < order.range.end();
+    if some && streams.contains_key(&order.sid) && has_room(orders, &place, longer, ORDERS_PER_STREAM_MAX) {
+        orders.insert(place, order);
+    }
+}
+
+/// Whether what is said of this place is new: nothing longer is known there, and the stream has not too many.
+fn has_room<T>(known: &BTreeMap<Part, T>, place: &Part, longer: impl Fn(&T) -> bool, most: usize) -> bool {
+    let (sid, _) = place;
+    match known.get(place) {
+        Some(there) => !longer(there),
+        None => known.range((sid.clone(), 0)..=(sid.clone(), u64::MAX)).count() < most,
     }
 }
 

@@ -17,6 +17,10 @@ const BRANCHES_MAX: usize = 16;
 /// Most records that are kept as those that name a stream.
 const NAMED_MAX: usize = 16;
 
+/// Most ends that others may claim since the last head, and most that may claim the same one.
+const ATTESTED_MAX: usize = 16;
+const SAYING_MAX: usize = 256;
+
 /// Most holes that wait for their place.
 const HOLES_MAX: usize = 256;
 
@@ -28,13 +32,16 @@ pub(super) struct Chain {
     incoming: Option<Group>,
     holes: Vec<Hole>,
     pub(super) found: Found,
-    pub(super) attested: Option<Attested>,
+    /// What others say of its end, since the last proved head: the largest last.
+    pub(super) attested: Vec<Attested>,
     /// Heads that were proved and carry cosignatures: size, note, and the earliest time in a record since the one before.
     pub(super) cosigned: Vec<(u64, String, u64)>,
     /// The key of the first signature that was good.
     pub(super) key: Option<PublicKey>,
     /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
     pub(super) later_keys: BTreeMap<u64, PublicKey>,
+    /// Size of the last head that the ledger knows; `None`: it does not know the stream, or none was given.
+    known_to: Option<u64>,
     window: Range64,
     /// The sink whose export this is, where it is known.
     export_of: Option<String>,
@@ -61,10 +68,11 @@ impl Chain {
             incoming: None,
             holes: Vec::new(),
             found: Found::default(),
-            attested: None,
+            attested: Vec::new(),
             cosigned: Vec::new(),
             key: None,
             later_keys,
+            known_to: known.map(|known| known.size),
             window,
             export_of,
         }
@@ -117,6 +125,10 @@ impl Chain {
         if matches!(leaf.kind, Kind::Checkpoint(..) | Kind::Close(_)) && self.window.contains(&leaf.time_ns) {
             let first = self.found.window.map_or(leaf.seq, |(first, _)| first);
             self.found.window = Some((first, leaf.seq));
+            if self.known_to.is_some_and(|size| leaf.seq >= size) {
+                let (first, last) = self.found.beyond_ledger.unwrap_or((leaf.time_ns, leaf.time_ns));
+                self.found.beyond_ledger = Some((first.min(leaf.time_ns), last.max(leaf.time_ns)));
+            }
         }
     }
 
@@ -310,8 +322,21 @@ impl Chain {
         let readers = || self.branches.iter().filter(|branch| branch.next == ended.size && !branch.rival);
         let fits = |branch: &&Branch| branch.range.as_ref().and_then(Range::root) == Some(ended.root);
         if let Some(branch) = readers().find(fits) {
-            let (effects, present) = (branch.effects.clone(), branch.present);
-            self.attested = Some(Attested { ended: ended.clone(), effects, present });
+            let same = |known: &&mut Attested| {
+                (known.ended.size, known.ended.root, known.ended.life) == (ended.size, ended.root, ended.life)
+                    // What the ledger says is proved, and differs in what follows.
+                    && Ledger::SOURCE != ended.source
+                    && Ledger::SOURCE != known.ended.source
+            };
+            let room = self.attested.len() < ATTESTED_MAX || ended.source == Ledger::SOURCE;
+            match self.attested.iter_mut().find(same) {
+                Some(known) if known.also.len() < SAYING_MAX => known.also.push(ended.source),
+                None if room => {
+                    let (effects, present) = (branch.effects.clone(), branch.present);
+                    self.attested.push(Attested { ended: ended.clone(), also: Vec::new(), effects, present });
+                }
+                _ => self.found.ignored += 1,
+            }
         } else if readers().any(|branch| branch.range.is_some()) {
             self.found.denied.push(ended.clone());
         } else if readers().next().is_some() {

@@ -1,9 +1,10 @@
 //! From what the records of one stream show to what is said of it.
 
 use super::absence::abandoned;
-use super::branch::{Branch, Effect};
+use super::behind::last_cosigned;
+use super::branch::Effect;
 use super::chain::Chain;
-use super::fact::{Excuse, Life, Source};
+use super::fact::{Excuse, Source};
 use super::judge::Settings;
 use super::report::{Exposure, StreamReport, WINDOWS_MAX};
 use super::trust::{Ledger, Trust};
@@ -11,6 +12,7 @@ use super::verdict::{Finding, Verdict};
 use crate::evidence::note::SignedNote;
 use crate::evidence::seal::COSIGNED_SECONDS;
 use crate::evidence::stream::StreamId;
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// Nanoseconds between two heads of an idle stream (H2).
@@ -32,13 +34,32 @@ pub(super) struct Condition {
     pub(super) proved: u64,
     /// It excuses records by a hole of one sink, though it is not known whose export this is.
     pub(super) of_some_sink: bool,
+    /// The stream ended in order.
+    pub(super) closed: bool,
+    /// What holds instead once its own source is proved, where this one's is not: anyone can send an altered copy.
+    pub(super) others: Vec<Condition>,
 }
 
 impl Condition {
     /// Findings that hold once this source is proved.
-    fn that(about: &StreamId, source: Source, yes: Vec<Finding>) -> Self {
-        let (no, sources) = (Vec::new(), Vec::new());
-        Self { about: about.clone(), source, yes, no, sources, proved: 0, of_some_sink: false }
+    pub(super) fn that(about: &StreamId, source: Source, yes: Vec<Finding>) -> Self {
+        let (no, sources, others) = Default::default();
+        let (about, proved, of_some_sink, closed) = (about.clone(), 0, false, false);
+        Self { about, source, yes, no, sources, proved, of_some_sink, closed, others }
+    }
+
+    /// Becomes the first of the others whose source is proved; whether there is one.
+    pub(super) fn becomes(&mut self, proved: &HashSet<Source>) -> bool {
+        let Some(at) = self.others.iter().position(|other| proved.contains(&other.source)) else { return false };
+        *self = self.others.swap_remove(at);
+        true
+    }
+
+    /// One of several that speak for the same; the first matters most.
+    pub(super) fn first_of(conditions: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut conditions = conditions.into_iter();
+        let first = conditions.next()?;
+        Some(Self { others: conditions.collect(), ..first })
     }
 }
 
@@ -49,6 +70,8 @@ pub(super) struct Conclusion {
     pub(super) conditions: Vec<Condition>,
     pub(super) sources: Vec<Source>,
     pub(super) exposure: Exposure,
+    /// When one of its heads was cosigned by the ledger's own witness, in nanoseconds since the epoch: the last time.
+    pub(super) cosigned_ns: Option<u64>,
 }
 
 /// A stream that is being judged.
@@ -57,7 +80,7 @@ pub(super) struct Concluding<'a> {
     number: u32,
     pub(super) settings: &'a Settings,
     pub(super) trust: &'a Trust,
-    out: Conclusion,
+    pub(super) out: Conclusion,
 }
 
 /// Says what there is to say of a stream whose facts have all been read.
@@ -80,6 +103,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
         conditions: Vec::new(),
         sources: Vec::new(),
         exposure: Exposure::default(),
+        cosigned_ns: trust.ledger.as_ref().and_then(|ledger| last_cosigned(chain, ledger)),
     };
     let mut this = Concluding { chain, number, settings, trust, out };
     this.beyond();
@@ -93,6 +117,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
         this.tail(tail);
     }
     this.anchor();
+    this.behind();
     this.expose();
     if found.more_effects + found.ignored > 0 {
         let more = found.more_effects + found.ignored;
@@ -109,7 +134,7 @@ impl Concluding<'_> {
         }
     }
 
-    fn whole(&mut self, verdict: Verdict, message: impl Into<String>) {
+    pub(super) fn whole(&mut self, verdict: Verdict, message: impl Into<String>) {
         self.out.findings.push(Finding::whole(verdict, &self.chain.name, message));
     }
 
@@ -119,7 +144,7 @@ impl Concluding<'_> {
             return;
         }
         // Removed as a whole, by order.
-        for effect in self.chain.attested.iter().flat_map(|attested| &attested.effects) {
+        for effect in self.chain.attested.last().iter().flat_map(|attested| &attested.effects) {
             if let Effect::Hole(from, to, source, reason, excuse) = effect {
                 self.hole(*from, *to, *source, reason, *excuse);
             }
@@ -138,14 +163,18 @@ impl Concluding<'_> {
         let finding = |message: String| vec![Finding::whole(verdict, &self.chain.name, message)];
         // Of streams that the ledger expects, the verification says it in the end, as of those that nobody else names.
         let expected = self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&self.chain.name));
-        if !expected && let Some(source) = self.chain.found.named.first() {
-            let yes = finding("another stream of its pod names this one; nothing of it is in the export".into());
-            self.out.conditions.push(Condition::that(&self.chain.name, *source, yes));
+        if !expected {
+            let named = |source: &Source| {
+                let yes = finding("another stream of its pod names this one; nothing of it is in the export".into());
+                Condition::that(&self.chain.name, *source, yes)
+            };
+            let named: Vec<_> = self.chain.found.named.iter().map(named).collect();
+            self.out.conditions.extend(Condition::first_of(named));
         }
     }
 
     /// An effect under a proved head.
-    fn proved(&mut self, effect: &Effect) {
+    pub(super) fn proved(&mut self, effect: &Effect) {
         match effect {
             Effect::Altered(seq, place) => self.altered(*seq, *place),
             Effect::Absent(from, to) => self.missing(*from, *to),
@@ -212,6 +241,8 @@ impl Concluding<'_> {
         let finding = |verdict, message: String| vec![Finding::of(verdict, &self.chain.name, from..to, message)];
         let yes = if source == Ledger::SOURCE {
             finding(Verdict::Pruned, format!("removed by order: {reason}"))
+        } else if source == Ledger::ERASER {
+            finding(Verdict::Erased, format!("erased: {reason}"))
         } else {
             finding(Verdict::Gap, format!("lost after sealing, as declared: {reason}"))
         };
@@ -295,127 +326,11 @@ impl Concluding<'_> {
         }
     }
 
-    fn recent(&self) -> bool {
+    pub(super) fn recent(&self) -> bool {
         let last = self.chain.found.times.1;
         // A time that is yet to come is nobody's sign of life.
         last <= self.settings.now_ns.saturating_add(self.settings.max_lag_ns)
             && self.settings.now_ns.saturating_sub(last) <= IDLE_NS.saturating_add(self.settings.max_lag_ns)
-    }
-
-    /// What no head covers.
-    fn tail(&mut self, tail: &Branch) {
-        let found = &self.chain.found;
-        if let Some(refuted) = tail.refuted.iter().max() {
-            let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
-            self.say(Verdict::Tampered, found.size..*refuted, message);
-        }
-        let unexplained =
-            tail.weight() > 0 && self.chain.attested.is_none() && !self.is_abandoned(tail.end(), tail.next);
-        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || unexplained) {
-            let message = "nothing signed proves these records: no head of their stream is there";
-            self.whole(Verdict::Foreign, message);
-            return;
-        }
-        self.out.report.closed = tail.closed.is_some_and(|seq| found.size > seq);
-        let covered = found.size.max(found.claimed);
-        let Some(attested) = &self.chain.attested else {
-            tail.effects.iter().for_each(|effect| self.uncovered(effect));
-            self.open_end(tail, covered);
-            return;
-        };
-        // What others say of the end counts if they are proved themselves.
-        let closed = self.out.report.closed;
-        let before = std::mem::take(&mut self.out.findings);
-        let sources = self.out.sources.len();
-        attested.effects.iter().for_each(|effect| self.proved(effect));
-        let size = attested.ended.size;
-        match attested.ended.life {
-            Life::Open => {
-                let behind = tail.effects.iter().skip(attested.effects.len());
-                behind.for_each(|effect| self.uncovered(effect));
-                self.open_end(tail, covered.max(size));
-            }
-            Life::Closed => self.out.report.closed = true,
-            Life::Lost if attested.ended.source == Ledger::SOURCE => {
-                self.whole(Verdict::Unclosed, "its pod is gone, and it did not end in order");
-                let behind = tail.effects.iter().skip(attested.effects.len());
-                behind.for_each(|effect| self.uncovered(effect));
-                let covered = covered.max(size);
-                if tail.end() > covered {
-                    let message = "newer than the last head that its sidecar showed: nothing signed proves them";
-                    self.say(Verdict::Unclosed, covered..tail.end(), message);
-                }
-            }
-            Life::Lost => {}
-        }
-        let cut = attested.ended.life == Life::Lost && attested.ended.source == Ledger::SOURCE;
-        if tail.next > size && attested.ended.life != Life::Open && !cut {
-            self.say(Verdict::Foreign, size..tail.next, "beyond the end of the stream, and nothing signed proves them");
-        }
-        let yes = std::mem::take(&mut self.out.findings);
-        let closed = std::mem::replace(&mut self.out.report.closed, closed);
-        let sources = self.out.sources.split_off(sources);
-        tail.effects.iter().for_each(|effect| self.uncovered(effect));
-        self.open_end(tail, covered);
-        let no = std::mem::replace(&mut self.out.findings, before);
-        self.out.report.closed |= closed;
-        let condition = Condition::that(&self.chain.name, attested.ended.source, yes);
-        self.out.conditions.push(Condition { no, sources, proved: attested.present, ..condition });
-    }
-
-    /// An effect that no head covers.
-    fn uncovered(&mut self, effect: &Effect) {
-        let claimed = self.chain.found.claimed;
-        match effect {
-            Effect::Absent(from, to) if *from < claimed => self.missing(*from, (*to).min(claimed)),
-            Effect::Absent(_, to) => {
-                let tail = self.chain.branches.iter().find(|branch| !branch.rival).map_or(*to, |branch| branch.next);
-                if *to < tail && self.settings.partial {
-                    self.say(Verdict::Partial, *to..tail, "no head in the export covers them");
-                } else if *to < tail && self.recent() {
-                    self.say(Verdict::Pending, *to..tail, "what comes before them is not there yet");
-                } else if *to < tail {
-                    let message = "neither a head nor what comes before them is there to prove them";
-                    self.say(Verdict::Foreign, *to..tail, message);
-                }
-            }
-            Effect::AfterClose(seq) => {
-                self.say(Verdict::Foreign, one(*seq), "after the end of the stream, and nothing signed proves it");
-            }
-            // They are not proved, so they prove nothing.
-            Effect::Source(..) | Effect::Certified(..) | Effect::Totals(..) | Effect::NoLastNote(_) => {}
-            _ => self.proved(effect),
-        }
-    }
-
-    /// Whether the stream ended in order, or is alive.
-    fn open_end(&mut self, tail: &Branch, covered: u64) {
-        let (life, end) = (self.chain.found.life, tail.end());
-        let rest = end > covered;
-        if self.out.report.closed || (life == Some(Life::Open) && !rest) {
-            return;
-        }
-        if self.settings.partial {
-            if rest {
-                self.say(Verdict::Partial, covered..end, "no head in the export covers them");
-            }
-        } else if life == Some(Life::Closed) && self.is_abandoned(end, tail.next) {
-            // How it ended is known, though the end itself went with the pod.
-            self.out.report.closed = true;
-            if rest {
-                let message = "no head covers them: what would prove them went with the pod";
-                self.say(Verdict::Unclosed, covered..end, message);
-            }
-        } else if self.recent() && life != Some(Life::Lost) {
-            if rest {
-                self.say(Verdict::Pending, covered..end, "newer than the last head");
-            }
-        } else if tail.closed.is_some() {
-            self.whole(Verdict::Unclosed, "the head that covers its last record is not there");
-        } else {
-            let rest = if rest { format!("; no head covers records {covered} to {}", end - 1) } else { String::new() };
-            self.whole(Verdict::Unclosed, format!("it neither ended in order nor is alive{rest}"));
-        }
     }
 
     /// Whether anybody vouches for its first key.
@@ -424,7 +339,7 @@ impl Concluding<'_> {
         match (ledger.and_then(|ledger| ledger.key(&self.chain.name)), self.chain.found.first_key) {
             (Some(known), Some(found)) if known == found => self.out.report.certified = true,
             // The ledger's own head gives all that is there, its first record too.
-            (Some(_), None) if self.chain.attested.as_ref().is_some_and(|end| end.ended.source == Ledger::SOURCE) => {
+            (Some(_), None) if self.chain.attested.iter().any(|end| end.ended.source == Ledger::SOURCE) => {
                 self.out.report.certified = true;
             }
             (Some(_), Some(_)) => {
@@ -474,6 +389,6 @@ fn said_by(source: Source) -> &'static str {
     if source == Ledger::SOURCE { "the ledger" } else { "a later start of the sidecar" }
 }
 
-fn one(seq: u64) -> Range<u64> {
+pub(super) fn one(seq: u64) -> Range<u64> {
     seq..seq.saturating_add(1)
 }

@@ -44,6 +44,8 @@ pub(super) struct Found {
     pub(super) records: u64,
     /// Earliest and latest time in them; 0: none.
     pub(super) times: (u64, u64),
+    /// Earliest and latest time of checkpoints beyond the last head that the ledger knows, within the time that is looked at.
+    pub(super) beyond_ledger: Option<(u64, u64)>,
     /// Whether others say that nothing of it was ever kept.
     pub(super) nothing: bool,
     /// Who names it.
@@ -52,10 +54,12 @@ pub(super) struct Found {
     pub(super) window: Option<(u64, u64)>,
 }
 
-/// The end of what others say of a stream.
+/// What others say of a stream's end, and fits what is there.
 #[derive(Debug)]
 pub(super) struct Attested {
     pub(super) ended: Ended,
+    /// Who else says the same: anyone can send an altered copy of a record.
+    pub(super) also: Vec<Source>,
     /// Effects up to there, since the last head.
     pub(super) effects: Vec<Effect>,
     /// Genuine records up to there, since the last head.

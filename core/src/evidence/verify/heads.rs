@@ -132,7 +132,7 @@ impl Chain {
         let effects = branch.prove(size);
         self.found.effects.extend(effects);
         self.found.size = self.found.size.max(size);
-        self.attested = None;
+        self.attested.clear();
         if let Some(note) = &head.cosigned {
             self.cosigned.push((size, note.clone(), std::mem::take(&mut branch.oldest_ns)));
         }

@@ -1,6 +1,7 @@
 //! All streams of an export, one after the other.
 
 use super::absence::abandoned;
+use super::behind::behind;
 use super::chain::Chain;
 use super::conclude::{Conclusion, Condition, conclude};
 use super::fact::{Fact, Life, Source, StreamNo};
@@ -72,6 +73,8 @@ pub struct Verification {
     copies: u64,
     /// A hole of one sink was accepted, though it is not known whose export this is.
     of_some_sink: bool,
+    /// When the ledger's own witness cosigned last, as the export shows, and a head of which stream.
+    cosigned: Option<(u64, StreamId)>,
 }
 
 impl Verification {
@@ -86,10 +89,11 @@ impl Verification {
             more_findings: 0,
             worst: BTreeMap::new(),
             conditions: Vec::new(),
-            sources: HashSet::from([Ledger::SOURCE]),
+            sources: HashSet::from([Ledger::SOURCE, Ledger::ERASER]),
             exposure: Exposure::default(),
             copies: 0,
             of_some_sink: false,
+            cosigned: None,
             intake: Intake::default(),
         };
         for finding in std::mem::take(&mut intake.findings) {
@@ -126,9 +130,11 @@ impl Verification {
     fn stream_ends(&mut self) {
         let Some((number, mut chain)) = self.current.take() else { return };
         chain.end();
-        let Conclusion { mut report, findings, conditions, sources, exposure } =
+        let Conclusion { mut report, findings, conditions, sources, exposure, cosigned_ns } =
             conclude(&chain, number, &self.settings, &self.trust);
         self.sources.extend(sources);
+        // Those of other namespaces too: the ledger is that of all.
+        self.cosigned = self.cosigned.take().max(cosigned_ns.map(|at| (at, chain.name.clone())));
         let wanted = self.settings.scope.contains(&chain.name);
         self.conditions.extend(conditions.into_iter().map(|condition| (wanted, condition)));
         if !wanted {
@@ -171,13 +177,18 @@ impl Verification {
                 waiting.into_iter().partition(|(_, condition)| self.sources.contains(&condition.source));
             waiting = rest;
             if ready.is_empty() {
-                break;
+                let changed =
+                    waiting.iter_mut().filter_map(|(_, condition)| condition.becomes(&self.sources).then_some(()));
+                if changed.count() == 0 {
+                    break;
+                }
             }
             for (wanted, condition) in ready {
                 self.of_some_sink |= wanted && condition.of_some_sink;
                 self.sources.extend(condition.sources);
                 if let Some(report) = self.streams.get_mut(&condition.about) {
                     report.proved += condition.proved;
+                    report.closed |= condition.closed;
                 }
                 condition.yes.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
             }
@@ -192,12 +203,14 @@ impl Verification {
             let message = "no ledger was given: whether streams are missing as a whole cannot be told";
             return self.find(Finding::export(Verdict::Unanchored, message));
         };
+        let behind = behind(ledger, &self.settings, self.cosigned.as_ref());
         let known = |name: &StreamId| self.streams.contains_key(name) || self.worst.contains_key(&Some(name.clone()));
         // What ended before the time that is looked at need not be there.
         let from_ns = self.settings.scope.from_ns.unwrap_or(0);
         let due = ledger.streams.iter().filter(|(_, stream)| stream.to_ns >= from_ns);
         let absent = due.filter(|(name, _)| !known(name)).map(|(name, stream)| (name.clone(), stream.clone()));
         let absent: Vec<_> = absent.collect();
+        behind.into_iter().for_each(|finding| self.find(finding));
         if !self.settings.partial {
             let message = "the ledger expects this stream; nothing of it is in the export";
             // Nor, perhaps, what began after it.

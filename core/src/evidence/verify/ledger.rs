@@ -1,7 +1,7 @@
 //! From the bodies of an operator's ledger to what a verification makes of them.
 
 use super::fact::Life;
-use super::trust::{ExpectedPod, Ledger, LedgerStream};
+use super::trust::{ExpectedPod, Ledger, LedgerStream, Witness};
 use super::verdict::{Finding, Verdict};
 use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
@@ -82,6 +82,7 @@ impl Ledger {
         }
         self.abandoned.values_mut().for_each(|parts| parts.sort_by_key(|(records, _)| records.start));
         self.pruned.extend(other.pruned);
+        self.erased.extend(other.erased);
         self.told.extend(other.told);
         self.outages.extend(other.outages);
         self.witnessed.extend(other.witnessed);
@@ -116,6 +117,8 @@ impl Ledger {
             from_ns: said.pod.from_ns,
             to_ns: said.to_ns,
         };
+        let namespace = sid.parts().map(|parts| parts.namespace).unwrap_or_default();
+        let own = |key| Witness { name: ledger::witness_name(&cluster_uid, namespace), key };
         let mut this = Self {
             streams: summary.streams.into_iter().map(|(sid, said)| (sid, stream(said))).collect(),
             pods: summary.pods.into_values().map(pod).collect(),
@@ -123,7 +126,7 @@ impl Ledger {
             outages: summary.outages,
             last_ns: summary.last_ns,
             witnessed: summary.witnessed,
-            own_witnesses: summary.witness.into_iter().collect(),
+            own_witnesses: summary.witness.into_iter().map(own).collect(),
             ..Self::empty(&cluster_uid)
         };
         summary.others.into_iter().for_each(|(seq, fact)| this.besides(seq, fact));
@@ -136,7 +139,8 @@ impl Ledger {
             Fact::Abandoned(sid, from, to, reason) => {
                 self.abandoned.entry(sid).or_default().push((from..to, reason));
             }
-            Fact::Pruned(pruned) => self.pruned.push(pruned),
+            Fact::Pruned(order) => self.pruned.push(order),
+            Fact::Erased(order) => self.erased.push(order),
             Fact::Rebased(sid, old, new, _) => {
                 if let Some(stream) = self.streams.get_mut(&sid) {
                     // The records prove both, or deny one.

@@ -5,6 +5,7 @@
 //! belong to the shell.
 
 mod absence;
+mod behind;
 mod body;
 mod branch;
 mod chain;
@@ -20,8 +21,11 @@ mod names;
 mod projection;
 mod read;
 mod report;
+mod tail;
+mod time;
 mod trust;
 mod verdict;
+mod whole;
 
 pub use body::{Body, Flaw, Member};
 pub use fact::{Ended, Fact, Life, Place, ROW_KEY_BYTES, Source, StreamNo};
@@ -32,11 +36,18 @@ pub use read::{ReadError, resource_digest};
 pub use report::{Exposure, External, Report, StreamReport};
 pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, Trust, Witness};
 pub use verdict::{Finding, Verdict};
+pub use whole::judge_bodies;
 
+#[cfg(test)]
+mod any_tests;
+#[cfg(test)]
+mod behind_tests;
 #[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]
 mod removed_tests;
+#[cfg(test)]
+mod restated_tests;
 #[cfg(test)]
 mod stream_tests;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::evidence::hash::Hash;
 use crate::evidence::ledger::export::head_body as ledger_head;
 use crate::evidence::ledger::{Book, Fact as Said, HeadRow, Keys, PodRow, Pruned, ledger_id};
 use crate::evidence::merkle::Range;
-use crate::evidence::note::{PublicKey, SignedNote};
+use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
 use base64::Engine as _;
@@ -16,26 +16,26 @@ use base64::engine::general_purpose::STANDARD;
 
 const LEDGER_SEED: u8 = 8;
 
-fn ledger_key() -> NamedKey {
+pub(super) fn ledger_key() -> NamedKey {
     let sid = ledger_id("c", "testimony-system", 7).expect("a name");
     NamedKey { name: sid.to_string(), key: Key::new(LEDGER_SEED).public() }
 }
 
 /// A ledger, written block by block.
-struct Operator {
-    book: Book,
-    bodies: Vec<String>,
-    now_ns: u64,
+pub(super) struct Operator {
+    pub(super) book: Book,
+    pub(super) bodies: Vec<String>,
+    pub(super) now_ns: u64,
 }
 
 impl Operator {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let sid = ledger_id("c", "testimony-system", 7).expect("a name");
         let keys = Keys { ledger: Key::new(LEDGER_SEED).public(), witness: Key::new(9).public() };
         Self { book: Book::new(sid, keys), bodies: Vec::new(), now_ns: NOW - 1_000 }
     }
 
-    fn block(&mut self, facts: &[Said], heads: &[HeadRow]) -> &mut Self {
+    pub(super) fn block(&mut self, facts: &[Said], heads: &[HeadRow]) -> &mut Self {
         self.now_ns += 1;
         let sign = |text: &[u8]| Key::new(LEDGER_SEED).sign(std::str::from_utf8(text).expect("text"));
         let proposed = self.book.propose(facts, heads, self.now_ns, sign).expect("a block");
@@ -46,36 +46,42 @@ impl Operator {
         self
     }
 
-    fn certify(&mut self, writer: &Writer) -> &mut Self {
+    pub(super) fn certify(&mut self, writer: &Writer) -> &mut Self {
         let key = Key::new(writer.first_seed).public();
         self.block(&[Said::Certified(writer.sid.clone(), key, NOW / 1_000_000_000, vec![0x30; 4])], &[])
     }
 
     /// The stream showed its head of this size.
-    fn shown(&mut self, writer: &Writer, size: usize) -> &mut Self {
+    pub(super) fn shown(&mut self, writer: &Writer, size: usize) -> &mut Self {
         let stream = self.book.tables().stream(&writer.sid).expect("certified").number;
         self.block(&[], &[HeadRow { stream, size: size as u64, root: root(writer, size) }])
     }
 
     /// A whole stream, closed; its epoch at 11 is that of [`honest`].
-    fn closed(&mut self, writer: &Writer) -> &mut Self {
+    pub(super) fn closed(&mut self, writer: &Writer) -> &mut Self {
         let epoch = Said::Epoch(writer.sid.clone(), 11, root(writer, 11), writer.key.public());
         let end = Said::Closed(writer.sid.clone(), writer.size(), root(writer, writer.leaves.len()));
         self.certify(writer).block(&[epoch, end], &[])
     }
 
-    fn ledger(&self) -> Ledger {
+    /// A whole stream of one epoch, closed.
+    pub(super) fn ended(&mut self, writer: &Writer) -> &mut Self {
+        let end = Said::Closed(writer.sid.clone(), writer.size(), root(writer, writer.leaves.len()));
+        self.certify(writer).block(&[end], &[])
+    }
+
+    pub(super) fn ledger(&self) -> Ledger {
         let (ledger, findings) = read(&ledger_key(), &self.bodies);
         assert_eq!(findings, []);
         ledger.expect("whole")
     }
 }
 
-fn root(writer: &Writer, size: usize) -> Hash {
+pub(super) fn root(writer: &Writer, size: usize) -> Hash {
     writer.range(size).root().expect("from 0")
 }
 
-fn report(bodies: &[String], ledger: Ledger) -> Report {
+pub(super) fn report(bodies: &[String], ledger: Ledger) -> Report {
     verify(bodies, settings(), Trust { ledger: Some(ledger), ..Trust::default() })
 }
 
@@ -83,14 +89,14 @@ fn check(bodies: &[String], operator: &Operator) -> Vec<String> {
     found(&report(bodies, operator.ledger()))
 }
 
-fn pruned(writer: &Writer, from: usize, to: usize) -> Said {
+pub(super) fn pruned(writer: &Writer, from: usize, to: usize) -> Said {
     let mut range = Range::empty(from as u64);
     writer.leaves[from..to].iter().for_each(|leaf| range.push(*leaf));
     Said::Pruned(Pruned { sid: writer.sid.clone(), range, reason: "GDPR 17".to_owned(), by: "alice".to_owned() })
 }
 
 /// 0 open, 1-2 exchanges, 3 checkpoint with a head; 4-8 exchanges, and no more heads that a sink got.
-fn sink_down(pod: &str) -> Writer {
+pub(super) fn sink_down(pod: &str) -> Writer {
     let mut writer = Writer::new(sid(pod, 0), 1, &[]);
     (0..2).for_each(|n| writer.exchange(&format!("/a/{n}")));
     writer.checkpoint();
@@ -98,7 +104,7 @@ fn sink_down(pod: &str) -> Writer {
     writer
 }
 
-fn abandoned(writer: &Writer, from: u64, to: u64) -> Said {
+pub(super) fn abandoned(writer: &Writer, from: u64, to: u64) -> Said {
     Said::Abandoned(writer.sid.clone(), from, to, "sink down".to_owned())
 }
 
@@ -174,6 +180,39 @@ fn g2_what_was_pruned_by_order_is_told_and_the_rest_is_proved() {
     wrong.closed(&writer).block(&[Said::Pruned(Pruned { range, ..order })], &[]);
     let found = check(&export, &wrong);
     assert!(found.contains(&"MISSING 6..8".to_owned()) && !found.iter().any(|f| f.starts_with("PRUNED")), "{found:?}");
+}
+
+#[test]
+fn v1_g2_what_was_erased_is_told_by_whom_and_why() {
+    let writer = honest("p", 1);
+    let Said::Pruned(order) = pruned(&writer, 6, 8) else { unreachable!("an order") };
+    let mut operator = Operator::new();
+    operator.closed(&writer).block(&[Said::Erased(order), pruned(&writer, 0, 3)], &[]);
+    let mut export = writer.all();
+    export.drain(6..8);
+    let told = report(&export, operator.ledger());
+    assert_eq!(found(&told), ["GAP 9..10", "ERASED 6..8"]);
+    let erased = told.findings.iter().find(|finding| finding.verdict == Verdict::Erased).expect("told");
+    assert_eq!((erased.message.as_str(), Verdict::Erased.exit_code()), ("erased: GDPR 17, by alice", 0));
+    assert_eq!(told.proved, 17);
+    export.drain(0..3);
+    assert_eq!(check(&export, &operator), ["GAP 9..10", "ERASED 6..8", "PRUNED 0..3"]);
+    // One record more than the order names, and one that was put in its place.
+    export.remove(3);
+    assert_eq!(check(&export, &operator)[0], "MISSING 8..9");
+    let mut replaced = writer.all();
+    replaced[6] = edit(&replaced[6], "path", Some("/x"));
+    assert!(
+        check(&replaced, &operator)
+            .iter()
+            .any(|found| found.starts_with("TAMPERED 6") || found.starts_with("FOREIGN 6"))
+    );
+    // Nobody's order.
+    let mut silent = Operator::new();
+    silent.closed(&writer);
+    let mut export = writer.all();
+    export.drain(6..8);
+    assert_eq!(check(&export, &silent)[0], "MISSING 6..8");
 }
 
 #[test]
@@ -319,13 +358,7 @@ fn w3_late_anchoring_is_told_as_a_window() {
     // The witness cosigned the last head an hour after it was signed.
     let late_s = writer.time / 1_000_000_000 + 3_600;
     let last = bodies.last_mut().expect("a head");
-    let fields = crate::canon::parse_body(last.as_bytes()).expect("a body");
-    let note = String::from_utf8(STANDARD.decode(&fields["note"]).expect("base64")).expect("text");
-    let mut note = SignedNote::parse(&note).expect("a note");
-    let cosigned = note.checkpoint.cosigned_text(late_s);
-    let signature = witness.sign(&cosigned);
-    note.signatures.push(crate::evidence::note::Signature::witness(name, &witness.public(), late_s, &signature));
-    *last = edit(last, "cosig", Some(&STANDARD.encode(note.encode())));
+    *last = cosigned(last, name, &witness, late_s);
     let trust = Trust {
         witnesses: vec![Witness { name: name.to_owned(), key: witness.public() }],
         ledger: Some(operator.ledger()),

@@ -173,6 +173,16 @@ impl Writer {
     }
 }
 
+/// An exported head with the cosignature of this witness.
+pub(super) fn cosigned(head: &str, name: &str, witness: &Key, at_s: u64) -> String {
+    let fields = crate::canon::parse_body(head.as_bytes()).expect("a body");
+    let note = String::from_utf8(STANDARD.decode(&fields["note"]).expect("base64")).expect("text");
+    let mut note = SignedNote::parse(&note).expect("a note");
+    let signature = witness.sign(&note.checkpoint.cosigned_text(at_s));
+    note.signatures.push(Signature::witness(name, &witness.public(), at_s, &signature));
+    edit(head, "cosig", Some(&STANDARD.encode(note.encode())))
+}
+
 /// Changes one field of a body, or takes it away.
 pub(super) fn edit(text: &str, key: &str, value: Option<&str>) -> String {
     let fields = crate::canon::parse_body(text.as_bytes()).expect("a body");

@@ -89,6 +89,8 @@ pub struct Ledger {
     pub abandoned: BTreeMap<StreamId, Vec<(Range<u64>, String)>>,
     /// Records that were removed by order.
     pub pruned: Vec<Pruned>,
+    /// Records that were erased.
+    pub erased: Vec<Pruned>,
     /// What else it says that a reader should know, in words; with the stream that it is about.
     pub told: Vec<(StreamId, String)>,
     /// Times at which nobody kept it, in nanoseconds since the epoch.
@@ -97,33 +99,40 @@ pub struct Ledger {
     pub last_ns: u64,
     /// Its heads that others cosigned.
     pub witnessed: Vec<Witnessed>,
-    /// Keys of the witnesses inside, which say nothing new of their own ledger.
-    pub own_witnesses: Vec<PublicKey>,
+    /// The witnesses inside: they say nothing new of their own ledger, but cosign heads of streams.
+    pub own_witnesses: Vec<Witness>,
 }
 
 impl Ledger {
     /// As the source of what it says of a stream's end.
     pub const SOURCE: Source = Source { stream: u32::MAX, seq: 0, leaf: Hash([0; 32]) };
 
+    /// As the source of its orders to erase.
+    pub const ERASER: Source = Source { seq: 1, ..Self::SOURCE };
+
     /// What it says of streams, to be sorted in among the records: how far they came, and what was removed by order.
-    pub fn facts(&self) -> impl Iterator<Item = (&StreamId, Fact)> {
+    pub fn facts<'a>(&'a self) -> impl Iterator<Item = (&'a StreamId, Fact)> {
         let ended = |size, root, life| Fact::Ended(Ended { size, root, head_size: 0, life, source: Self::SOURCE });
         let ends = self.streams.iter().filter(|(_, stream)| stream.size > 0).flat_map(move |(name, stream)| {
             let older = stream.heads.iter().filter(|(size, _)| (1..stream.size).contains(size));
             let older = older.map(move |(size, root)| (name, ended(*size, *root, Life::Open)));
             older.chain([(name, ended(stream.size, stream.root, stream.life))])
         });
-        let holes = self.pruned.iter().map(|Pruned { sid, range, reason, by }| {
-            let reason = format!("{reason}, by {by}");
-            (sid, Fact::Hole(Hole { range: range.clone(), source: Self::SOURCE, reason, sink: None }))
-        });
-        ends.chain(holes)
+        let hole = |source| {
+            move |Pruned { sid, range, reason, by }: &'a Pruned| {
+                let reason = format!("{reason}, by {by}");
+                (sid, Fact::Hole(Hole { range: range.clone(), source, reason, sink: None }))
+            }
+        };
+        let pruned = self.pruned.iter().map(hole(Self::SOURCE));
+        ends.chain(pruned).chain(self.erased.iter().map(hole(Self::ERASER)))
     }
 
     /// Until when, in nanoseconds since the epoch, what it says is cosigned by one of these witnesses outside of the cluster;
     /// and by which.
     pub(super) fn external<'a>(&self, witnesses: &'a [Witness]) -> Option<(u64, &'a str)> {
-        let outside = || witnesses.iter().filter(|witness| !self.own_witnesses.contains(&witness.key));
+        let outside =
+            || witnesses.iter().filter(|witness| !self.own_witnesses.iter().any(|own| own.key == witness.key));
         let cosigned = self.witnessed.iter().filter_map(|head| {
             let by = outside().find(|witness| head.note.cosigned_at(&witness.name, &witness.key).is_some())?;
             Some((head.until_ns, by.name.as_str()))

@@ -14,6 +14,8 @@ pub enum Verdict {
     Ok,
     /// Removed by the ledger's order, which says by whom and why.
     Pruned,
+    /// Erased, because somebody asked for it who may: the ledger says who did it and why.
+    Erased,
     /// Newer than the last head, within the lag that is allowed.
     Pending,
     /// A filtered export: absence proves nothing.
@@ -42,7 +44,7 @@ impl Verdict {
     /// Exit code of the command line.
     pub const fn exit_code(self) -> u8 {
         match self {
-            Self::Ok | Self::Pruned => 0,
+            Self::Ok | Self::Pruned | Self::Erased => 0,
             Self::Fork | Self::Tampered | Self::Foreign | Self::Missing | Self::Projection => 1,
             Self::Unclosed | Self::Gap => 2,
             Self::Unknown | Self::Unanchored | Self::Partial | Self::Pending => 3,
@@ -57,6 +59,7 @@ impl Verdict {
         match self {
             Self::Ok => "OK",
             Self::Pruned => "PRUNED",
+            Self::Erased => "ERASED",
             Self::Pending => "PENDING",
             Self::Partial => "PARTIAL",
             Self::Gap => "GAP",

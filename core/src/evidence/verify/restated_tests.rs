@@ -1,0 +1,53 @@
+//! A ledger of which the cluster holds the last blocks only says the same of what is not there (W1, G2, V2).
+
+use super::removed_tests::{Operator, abandoned, pruned, report, root, sink_down};
+use super::tamper_tests::honest;
+use super::testing::*;
+use super::*;
+use crate::evidence::ledger::{Fact as Said, STATE_EVERY_BLOCKS};
+
+/// The ledger without the blocks that may go.
+fn last_blocks(operator: &mut Operator) -> Ledger {
+    for _ in 0..=STATE_EVERY_BLOCKS {
+        operator.block(&[Said::Heads(Vec::new())], &[]);
+    }
+    let first = operator.book.readable_from();
+    assert!(first >= STATE_EVERY_BLOCKS);
+    let mut heads = operator.bodies.iter().enumerate().filter(|(_, body)| body.contains("\"typ\":\"head\""));
+    // A block ends with its head.
+    let (end, _) = heads.nth(usize::try_from(first - 1).expect("small")).expect("a head");
+    operator.bodies.drain(..=end);
+    operator.ledger()
+}
+
+#[test]
+fn w1_v2_what_was_abandoned_is_no_missing_record_once_it_is_restated() {
+    let mut writer = sink_down("p");
+    writer.close();
+    let export = [&writer.bodies[..4], &writer.heads[..1]].concat();
+    let mut operator = Operator::new();
+    operator.certify(&writer).shown(&writer, 4);
+    let end = Said::Closed(writer.sid.clone(), 10, root(&writer, 10));
+    operator.block(&[end, abandoned(&writer, 4, 10)], &[]);
+    assert_eq!(found(&report(&export, operator.ledger())), ["GAP 4..10"]);
+    let ledger = last_blocks(&mut operator);
+    assert!(!operator.bodies.iter().any(|body| body.contains("ledger-abandoned")));
+    // The entry that certified its key is gone too.
+    assert_eq!(found(&report(&export, ledger.clone())), ["UNANCHORED", "GAP 4..10"]);
+    let fewer = [&writer.bodies[..3], &writer.heads[..1]].concat();
+    assert_eq!(found(&report(&fewer, ledger))[0], "MISSING 3..4", "and nothing else is excused");
+}
+
+#[test]
+fn w1_g2_an_order_stands_once_it_is_restated() {
+    let writer = honest("p", 1);
+    let mut operator = Operator::new();
+    operator.closed(&writer).block(&[pruned(&writer, 6, 8)], &[]);
+    let mut export = writer.all();
+    export.drain(6..8);
+    let ledger = last_blocks(&mut operator);
+    assert!(!operator.bodies.iter().any(|body| body.contains("ledger-pruned")));
+    assert_eq!(found(&report(&export, ledger.clone())), ["UNANCHORED", "GAP 9..10", "PRUNED 6..8"]);
+    export.remove(6);
+    assert_eq!(found(&report(&export, ledger))[0], "MISSING 8..9");
+}

@@ -1,0 +1,142 @@
+//! What no head covers: the end of a stream, and what others say of it.
+
+use super::branch::{Branch, Effect};
+use super::conclude::{Concluding, Condition, one};
+use super::fact::Life;
+use super::found::Attested;
+use super::trust::Ledger;
+use super::verdict::Verdict;
+
+impl Concluding<'_> {
+    /// What no head covers.
+    pub(super) fn tail(&mut self, tail: &Branch) {
+        let found = &self.chain.found;
+        if let Some(refuted) = tail.refuted.iter().max() {
+            let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
+            self.say(Verdict::Tampered, found.size..*refuted, message);
+        }
+        let unexplained =
+            tail.weight() > 0 && self.chain.attested.is_empty() && !self.is_abandoned(tail.end(), tail.next);
+        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || unexplained) {
+            let message = "nothing signed proves these records: no head of their stream is there";
+            self.whole(Verdict::Foreign, message);
+            return;
+        }
+        self.out.report.closed = tail.closed.is_some_and(|seq| found.size > seq);
+        let covered = found.size.max(found.claimed);
+        // What others say of the end counts if they are proved themselves; the largest first.
+        let said: Vec<&Attested> = self.chain.attested.iter().rev().collect();
+        let said: Vec<Condition> =
+            said.into_iter().flat_map(|attested| self.attested(tail, attested, covered)).collect();
+        let before = std::mem::take(&mut self.out.findings);
+        tail.effects.iter().for_each(|effect| self.uncovered(effect));
+        self.open_end(tail, covered);
+        match Condition::first_of(said) {
+            Some(condition) => {
+                let no = std::mem::replace(&mut self.out.findings, before);
+                self.out.conditions.push(Condition { no, ..condition });
+            }
+            None => self.out.findings.splice(0..0, before).for_each(drop),
+        }
+    }
+
+    /// What holds if this is what became of the stream, for each who says so.
+    fn attested(&mut self, tail: &Branch, attested: &Attested, covered: u64) -> Vec<Condition> {
+        let closed = self.out.report.closed;
+        let before = std::mem::take(&mut self.out.findings);
+        let sources = self.out.sources.len();
+        attested.effects.iter().for_each(|effect| self.proved(effect));
+        let size = attested.ended.size;
+        let cut = attested.ended.life == Life::Lost && attested.ended.source == Ledger::SOURCE;
+        let behind = || tail.effects.iter().skip(attested.effects.len());
+        match attested.ended.life {
+            Life::Open => {
+                behind().for_each(|effect| self.uncovered(effect));
+                self.open_end(tail, covered.max(size));
+            }
+            Life::Closed => self.out.report.closed = true,
+            Life::Lost if cut => {
+                self.whole(Verdict::Unclosed, "its pod is gone, and it did not end in order");
+                behind().for_each(|effect| self.uncovered(effect));
+                let covered = covered.max(size);
+                if tail.end() > covered {
+                    let message = "newer than the last head that its sidecar showed: nothing signed proves them";
+                    self.say(Verdict::Unclosed, covered..tail.end(), message);
+                }
+            }
+            Life::Lost => {}
+        }
+        // What is only claimed to be there is no record.
+        if tail.end() > size && attested.ended.life != Life::Open && !cut {
+            self.say(
+                Verdict::Foreign,
+                size..tail.end(),
+                "beyond the end of the stream, and nothing signed proves them",
+            );
+        }
+        let yes = std::mem::replace(&mut self.out.findings, before);
+        let closed = std::mem::replace(&mut self.out.report.closed, closed);
+        let proved_with = self.out.sources.split_off(sources);
+        let who = [attested.ended.source].into_iter().chain(attested.also.iter().copied());
+        who.map(|source| {
+            let (sources, proved) = (proved_with.clone(), attested.present);
+            Condition { sources, proved, closed, ..Condition::that(&self.chain.name, source, yes.clone()) }
+        })
+        .collect()
+    }
+
+    /// An effect that no head covers.
+    fn uncovered(&mut self, effect: &Effect) {
+        let claimed = self.chain.found.claimed;
+        match effect {
+            Effect::Absent(from, to) if *from < claimed => self.missing(*from, (*to).min(claimed)),
+            Effect::Absent(_, to) => {
+                let tail = self.chain.branches.iter().find(|branch| !branch.rival).map_or(*to, |branch| branch.next);
+                if *to < tail && self.settings.partial {
+                    self.say(Verdict::Partial, *to..tail, "no head in the export covers them");
+                } else if *to < tail && self.recent() {
+                    self.say(Verdict::Pending, *to..tail, "what comes before them is not there yet");
+                } else if *to < tail {
+                    let message = "neither a head nor what comes before them is there to prove them";
+                    self.say(Verdict::Foreign, *to..tail, message);
+                }
+            }
+            Effect::AfterClose(seq) => {
+                self.say(Verdict::Foreign, one(*seq), "after the end of the stream, and nothing signed proves it");
+            }
+            // They are not proved, so they prove nothing.
+            Effect::Source(..) | Effect::Certified(..) | Effect::Totals(..) | Effect::NoLastNote(_) => {}
+            _ => self.proved(effect),
+        }
+    }
+
+    /// Whether the stream ended in order, or is alive.
+    fn open_end(&mut self, tail: &Branch, covered: u64) {
+        let (life, end) = (self.chain.found.life, tail.end());
+        let rest = end > covered;
+        if self.out.report.closed || (life == Some(Life::Open) && !rest) {
+            return;
+        }
+        if self.settings.partial {
+            if rest {
+                self.say(Verdict::Partial, covered..end, "no head in the export covers them");
+            }
+        } else if life == Some(Life::Closed) && self.is_abandoned(end, tail.next) {
+            // How it ended is known, though the end itself went with the pod.
+            self.out.report.closed = true;
+            if rest {
+                let message = "no head covers them: what would prove them went with the pod";
+                self.say(Verdict::Unclosed, covered..end, message);
+            }
+        } else if self.recent() && life != Some(Life::Lost) {
+            if rest {
+                self.say(Verdict::Pending, covered..end, "newer than the last head");
+            }
+        } else if tail.closed.is_some() {
+            self.whole(Verdict::Unclosed, "the head that covers its last record is not there");
+        } else {
+            let rest = if rest { format!("; no head covers records {covered} to {}", end - 1) } else { String::new() };
+            self.whole(Verdict::Unclosed, format!("it neither ended in order nor is alive{rest}"));
+        }
+    }
+}
