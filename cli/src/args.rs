@@ -315,6 +315,9 @@ pub struct LedgerPruneArgs {
     /// Why, for whoever verifies later: it stands in the ledger
     #[arg(long, value_name = "TEXT", required = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub reason: String,
+    /// They are erased because somebody asked for it who may, not because they are no longer needed
+    #[arg(long)]
+    pub erase: bool,
     /// Show what would be told, and write nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -178,7 +178,8 @@ impl Said {
 }
 
 fn pruned(seq: u64, fact: &Fact) -> Option<String> {
-    let Fact::Pruned(Pruned { sid, range, reason, by }) = fact else { return None };
+    let (Fact::Pruned(order) | Fact::Erased(order)) = fact else { return None };
+    let Pruned { sid, range, reason, by } = order;
     let last = range.end().saturating_sub(1);
     let (reason, by) = (printable(reason), printable(by));
     Some(format!("entry {seq}: records {} to {last} of {sid}: {reason}, by {by}", range.begin()))

@@ -114,6 +114,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use rustls::ServerConfig;
     use rustls::pki_types::PrivateKeyDer;
+    use testimony_core::evidence::ledger::prune::Removal;
     use tokio::net::{TcpListener, TcpStream};
     use tokio_rustls::TlsAcceptor;
 
@@ -156,7 +157,7 @@ mod tests {
             String::from_utf8(asked).expect("text")
         });
         let stream = TcpStream::connect(address).await.expect("a connection");
-        let request = PruneRequest { reason: "why".to_owned(), orders: Vec::new() };
+        let request = PruneRequest { reason: "why".to_owned(), removal: Removal::default(), orders: Vec::new() };
         let result = exchange(stream, authority.unwrap_or(&own), HOST, token, &request).await;
         let asked = tokio::time::timeout(Duration::from_secs(30), served).await.expect("in time").expect("a clean end");
         (asked, result)
@@ -187,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_of_two_lines_is_not_sent() {
         let (peer, _other) = tokio::io::duplex(64);
-        let request = PruneRequest { reason: "why".to_owned(), orders: Vec::new() };
+        let request = PruneRequest { reason: "why".to_owned(), removal: Removal::default(), orders: Vec::new() };
         let refused = exchange(peer, "", HOST, "a\r\nHost: b", &request).await;
         assert!(refused.expect_err("refused").to_string().contains("one word"));
     }

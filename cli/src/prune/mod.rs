@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail};
 use door::Door;
 use k8s_openapi::jiff::Timestamp;
 use std::fmt::Write as _;
-use testimony_core::evidence::ledger::prune::{ORDERS_MAX, Part, Plan, PruneRequest, Selection};
+use testimony_core::evidence::ledger::prune::{ORDERS_MAX, Part, Plan, PruneRequest, Removal, Selection};
+use testimony_core::evidence::verify::Verdict;
 
 /// Ranges that are printed.
 const PARTS_SHOWN: usize = 50;
@@ -33,11 +34,12 @@ pub async fn run(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<u8> {
         print("\nDry run: nothing was written.\n")?;
         return Ok(0);
     }
-    let by = give(args, cluster, &requests(&parts, &args.reason)).await?;
+    let by = give(args, cluster, &requests(&parts, args)).await?;
     print(&format!(
         "\nThe ledger says that {} ordered it. Now remove these records, and no others, from the backend; `testimony verify` \
-         tells them as PRUNED.\n",
-        printable(&by)
+         tells them as {}.\n",
+        printable(&by),
+        verdict(args)
     ))?;
     Ok(0)
 }
@@ -78,10 +80,25 @@ fn plan(args: &LedgerPruneArgs, now: Timestamp) -> Result<Plan> {
 }
 
 /// As many requests as it takes.
-fn requests(parts: &[Part], reason: &str) -> Vec<PruneRequest> {
-    let request =
-        |parts: &[Part]| PruneRequest { reason: reason.to_owned(), orders: parts.iter().map(Part::order).collect() };
+fn requests(parts: &[Part], args: &LedgerPruneArgs) -> Vec<PruneRequest> {
+    let request = |parts: &[Part]| PruneRequest {
+        reason: args.reason.clone(),
+        removal: removal(args),
+        orders: parts.iter().map(Part::order).collect(),
+    };
     parts.chunks(ORDERS_MAX).map(request).collect()
+}
+
+/// What `verify` calls them then.
+fn verdict(args: &LedgerPruneArgs) -> Verdict {
+    match removal(args) {
+        Removal::Prune => Verdict::Pruned,
+        Removal::Erase => Verdict::Erased,
+    }
+}
+
+fn removal(args: &LedgerPruneArgs) -> Removal {
+    if args.erase { Removal::Erase } else { Removal::Prune }
 }
 
 /// The token that is shown: a file's, or the kubeconfig's.
@@ -117,7 +134,12 @@ fn text(parts: &[Part], plan: &Plan, args: &LedgerPruneArgs) -> String {
     }
     let records: u64 = parts.iter().map(|part| part.range.end() - part.range.begin()).sum();
     let records = plural(usize::try_from(records).unwrap_or(usize::MAX), "record");
-    let _ = writeln!(out, "\nThe ledger is told that {records} are removed by order: {}", printable(&args.reason));
+    let _ = writeln!(
+        out,
+        "\nThe ledger is told that {records} are removed by order ({}): {}",
+        verdict(args),
+        printable(&args.reason)
+    );
     let absent = plan.absent();
     for (sid, range) in absent.iter().take(PARTS_SHOWN) {
         let (from, last) = (range.start, range.end.saturating_sub(1));
@@ -191,13 +213,15 @@ mod tests {
             STREAM                                                                                                                FROM   TO   RECORDS
             2b1c6d1e-6a0f-4f6e-9b59-0d0a4f0a7a01/shop/7d6f2c1a-0001-4000-8000-00000000000a/00000000000000000000000000000003-0-0   0      3    4
 
-            The ledger is told that 4 records are removed by order: GDPR 17
+            The ledger is told that 4 records are removed by order (PRUNED): GDPR 17
         "#]].assert_eq(&text);
         let whole: u64 = parts.iter().map(|part| part.range.end() - part.range.begin()).sum();
         assert!(whole > 0);
         let (_, none) = told(&export, &["--records-of", "bank"]).expect("a plan");
         assert_eq!(none, []);
-        let requests = requests(&parts, "GDPR 17");
+        let args = parsed(&["--reason", "GDPR 17", "--erase", "--stream", "x", "file"]).expect("arguments");
+        let requests = requests(&parts, &args);
+        assert_eq!(requests[0].removal, Removal::Erase);
         assert_eq!((requests.len(), requests[0].orders.len()), (1, parts.len()));
         assert!(requests[0].clone().entries("alice").is_ok(), "the operator takes it");
     }

@@ -111,13 +111,20 @@ impl<I: Identify> PolicyServer<I> {
         })?;
         let body = body(request, REQUEST_BYTES_MAX).await.map_err(|answer| (answer, "bad_request"))?;
         let order: PruneRequest = serde_json::from_slice(&body).map_err(|error| bad(format!("prune: {error}")))?;
-        let reason = order.reason.clone();
+        let (reason, removal) = (order.reason.clone(), order.removal);
         let entries = order.entries(&by).map_err(|error| bad(format!("prune: {error}")))?;
         let records: u64 = entries.iter().map(|entry| entry.range.end() - entry.range.begin()).sum();
         let orders = entries.len();
-        match door.prune(entries).await {
+        match door.prune(removal, entries).await {
             Ok(()) => {
-                tracing::info!(by, reason, orders, records, "records are removed by order: it stands in the ledger");
+                tracing::info!(
+                    by,
+                    reason,
+                    ?removal,
+                    orders,
+                    records,
+                    "records are removed by order: it stands in the ledger"
+                );
                 let answer = serde_json::to_vec(&PruneResponse { by }).unwrap_or_default();
                 Ok((json_answer(StatusCode::OK, answer), "pruned"))
             }

@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::ledger::prune::Removal;
 use testimony_core::evidence::ledger::{
     Book, Committed, Cosignable, Fact, HeadRow, LEDGER, LedgerError, Life, Proposed, Pruned, STREAMS_MAX, interval_ms,
     witness_name,
@@ -243,7 +244,7 @@ impl Desk {
 
     /// Writes down records that are removed by order (G2). What a stream has not shown yet cannot be ordered away, nor what is
     /// another cluster's.
-    pub fn prune(&mut self, orders: Vec<Pruned>, reply: ReplyTo) {
+    pub fn prune(&mut self, removal: Removal, orders: Vec<Pruned>, reply: ReplyTo) {
         let wrong = orders.iter().find_map(|order| {
             let Pruned { sid, range, .. } = order;
             let size = self.book.tables().stream(sid).map(|row| row.state.size);
@@ -265,7 +266,7 @@ impl Desk {
             Some(why) => Reply::Denied(422, why),
             None if self.told.len() >= WAITING_MAX => Reply::Later("too many wait"),
             None => {
-                self.facts.extend(orders.into_iter().map(Fact::Pruned));
+                self.facts.extend(orders.into_iter().map(|order| removal.fact(order)));
                 return self.tell(Reply::Written, reply);
             }
         };

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use testimony_core::contract::{ABANDONED_PATH, ADD_CHECKPOINT_PATH, CERTIFICATE_PATH, UNWRAP_PATH};
 use testimony_core::evidence::ledger::Pruned;
+use testimony_core::evidence::ledger::prune::Removal;
 use testimony_core::evidence::note::PublicKey;
 use testimony_core::evidence::stream::{NotAStream, StreamId};
 use testimony_core::evidence::witness::csr::{
@@ -70,7 +71,7 @@ pub enum Wanted {
     /// By the sidecar of this pod.
     Of(Identity, Ask),
     /// To write down records that are removed by order. Whoever orders it was authorised.
-    Prune(Vec<Pruned>),
+    Prune(Removal, Vec<Pruned>),
 }
 
 /// What is asked, and where the answer goes.
@@ -125,8 +126,8 @@ impl WitnessDoor {
     ///
     /// # Errors
     /// What is answered then, and what metrics call it.
-    pub async fn prune(&self, orders: Vec<Pruned>) -> Result<(), (Answer, &'static str)> {
-        match self.want(Wanted::Prune(orders)).await {
+    pub async fn prune(&self, removal: Removal, orders: Vec<Pruned>) -> Result<(), (Answer, &'static str)> {
+        match self.want(Wanted::Prune(removal, orders)).await {
             Reply::Written => Ok(()),
             refused => Err(self.say(refused)),
         }

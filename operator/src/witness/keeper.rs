@@ -194,7 +194,7 @@ impl Keeper {
     fn answer(&self, desk: &mut Desk, (wanted, reply): Asked) {
         let (identity, ask) = match wanted {
             Wanted::Of(identity, ask) => (identity, ask),
-            Wanted::Prune(orders) => return desk.prune(orders, reply),
+            Wanted::Prune(removal, orders) => return desk.prune(removal, orders, reply),
         };
         let now = OffsetDateTime::now_utc();
         match ask {

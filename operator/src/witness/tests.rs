@@ -12,6 +12,7 @@ use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256;
 use rustls::crypto::hpke::{Hpke as _, HpkePublicKey};
 use serde_json::{Value, json};
 use std::time::Duration;
+use testimony_core::evidence::ledger::prune::Removal;
 use testimony_core::evidence::ledger::{Book, Fact, Life, Pruned, ledger_id};
 use testimony_core::evidence::merkle::{Range, leaf, root_of};
 use testimony_core::evidence::witness::unwrap::HPKE_INFO;
@@ -370,7 +371,7 @@ async fn g2_what_is_removed_by_order_stands_in_the_ledger_before_it_is_answered(
         Pruned { sid: sid.parse().expect("a name"), range, reason: "ticket 4711".to_owned(), by: "alice".to_owned() }
     };
     let sid = sidecar.sid.to_string();
-    assert!(bench.door.prune(vec![order(&sid, 2, 5)]).await.is_ok());
+    assert!(bench.door.prune(Removal::Prune, vec![order(&sid, 2, 5)]).await.is_ok());
     let told: Vec<_> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
     assert_eq!(told, [Fact::Pruned(order(&sid, 2, 5))]);
 
@@ -378,12 +379,15 @@ async fn g2_what_is_removed_by_order_stands_in_the_ledger_before_it_is_answered(
     let boot = "0123456789abcdef0123456789abcdef-0-0";
     let (another, ledger) = (format!("c-2/shop/a/{boot}"), bench.roots().ledgers[0].name.clone());
     for (sid, to) in [(sid.as_str(), 9), (another.as_str(), 5), (ledger.as_str(), 5)] {
-        let refused = bench.door.prune(vec![order(&sidecar.sid.to_string(), 0, 1), order(sid, 4, to)]).await;
+        let refused =
+            bench.door.prune(Removal::Prune, vec![order(&sidecar.sid.to_string(), 0, 1), order(sid, 4, to)]).await;
         let (answer, result) = refused.expect_err("refused");
         assert_eq!((answer.status().as_u16(), result), (422, "denied"), "{sid} {to}");
     }
     // A stream that the ledger has forgotten meanwhile.
-    assert!(bench.door.prune(vec![order(&format!("c-1/shop/old/{boot}"), 0, 3)]).await.is_ok());
-    assert_eq!(bench.read().others.len(), 2);
+    let old = order(&format!("c-1/shop/old/{boot}"), 0, 3);
+    assert!(bench.door.prune(Removal::Erase, vec![old.clone()]).await.is_ok());
+    let told: Vec<_> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
+    assert_eq!(told.get(1..), Some(&[Fact::Erased(old)][..]), "what is erased is told as such");
     bench.end().await;
 }

@@ -1,7 +1,7 @@
 //! Records that are removed from the backends by order (G2): which ones of an export, with their hashes in compact form, and
 //! how the operator is told. What is left can still be proved, because the ledger holds the hashes of the rest.
 
-use super::fact::Pruned;
+use super::fact::{Fact, Pruned};
 use super::{LEDGER, StreamId};
 use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
@@ -24,12 +24,35 @@ pub const BY_BYTES_MAX: usize = 512;
 /// Most records of the chosen streams that are held at a time, some 100 bytes each.
 pub const RECORDS_MAX: usize = 5_000_000;
 
+/// What an order is for: the verification tells them apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Removal {
+    /// Records are no longer needed: [`Fact::Pruned`].
+    #[default]
+    Prune,
+    /// Somebody who may asked that they go: [`Fact::Erased`].
+    Erase,
+}
+
+impl Removal {
+    /// The entry of the ledger.
+    pub fn fact(self, order: Pruned) -> Fact {
+        match self {
+            Self::Prune => Fact::Pruned(order),
+            Self::Erase => Fact::Erased(order),
+        }
+    }
+}
+
 /// What the operator is told, as JSON to [`crate::contract::PRUNE_PATH`]. Who tells it comes from the token, never from here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PruneRequest {
     /// Why, for whoever verifies later.
     pub reason: String,
+    /// What for.
+    #[serde(default)]
+    pub removal: Removal,
     /// What.
     pub orders: Vec<PruneOrder>,
 }
@@ -324,7 +347,7 @@ mod tests {
     fn g2_an_order_becomes_an_entry_with_who_and_why() {
         let plan = plan(Selection::default(), &stream(&sid("shop"), 7)).expect("a plan");
         let orders: Vec<_> = plan.parts().expect("whole").iter().map(Part::order).collect();
-        let request = PruneRequest { reason: "GDPR 17, ticket 4711".to_owned(), orders };
+        let request = PruneRequest { reason: "GDPR 17, ticket 4711".to_owned(), removal: Removal::Erase, orders };
         let text = serde_json::to_string(&request).expect("JSON");
         assert_eq!(serde_json::from_str::<PruneRequest>(&text).expect("JSON"), request);
         let entries = request.clone().entries("alice").expect("an order");

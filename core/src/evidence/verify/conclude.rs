@@ -5,6 +5,7 @@ use super::behind::last_cosigned;
 use super::branch::Effect;
 use super::chain::Chain;
 use super::fact::{Excuse, Source};
+use super::found::Attested;
 use super::judge::Settings;
 use super::report::{Exposure, StreamReport, WINDOWS_MAX};
 use super::trust::{Ledger, Trust};
@@ -150,10 +151,9 @@ impl Concluding<'_> {
             }
         }
         // Where holes account for all that was found of it, they say what that is worth.
-        let declared = self.chain.attested.as_ref().map(|attested| &attested.effects).is_some_and(|effects| {
-            !effects.is_empty() && effects.iter().all(|effect| matches!(effect, Effect::Hole(..)))
-        });
-        if declared {
+        let is_hole = |effect: &Effect| matches!(effect, Effect::Hole(..));
+        let declared = |end: &Attested| !end.effects.is_empty() && end.effects.iter().all(is_hole);
+        if self.chain.attested.iter().any(declared) {
             return;
         }
         let scope = &self.settings.scope;
