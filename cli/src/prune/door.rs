@@ -168,8 +168,8 @@ mod tests {
         let (asked, result) = ordered(None, "t1", "HTTP/1.0 200 OK\r\n\r\n{\"by\":\"alice\"}").await;
         assert_eq!(result.expect("taken").by, "alice");
         let wanted = "POST /v1/ledger/prune HTTP/1.0\r\nHost: testimony-policy.testimony-system.svc\r\n\
-                      Authorization: Bearer t1\r\nContent-Type: application/json\r\nContent-Length: 28\r\n\r\n\
-                      {\"reason\":\"why\",\"orders\":[]}";
+                      Authorization: Bearer t1\r\nContent-Type: application/json\r\nContent-Length: 46\r\n\r\n\
+                      {\"reason\":\"why\",\"removal\":\"prune\",\"orders\":[]}";
         assert_eq!(asked, wanted);
     }
 

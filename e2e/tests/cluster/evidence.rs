@@ -18,7 +18,7 @@ pub struct Evidence {
 }
 
 /// A folder that goes with its files.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -27,7 +27,7 @@ impl Drop for Folder {
 }
 
 impl Folder {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("testimony-verify-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = Self(std::env::temp_dir().join(name));
@@ -35,7 +35,8 @@ impl Folder {
         Ok(folder)
     }
 
-    fn file(&self, name: &str, text: &str) -> Result<String> {
+    /// Writes a file in it; its path.
+    pub fn file(&self, name: &str, text: &str) -> Result<String> {
         let path = self.0.join(name);
         std::fs::write(&path, text)?;
         Ok(path.to_str().context("a path in UTF-8")?.to_owned())

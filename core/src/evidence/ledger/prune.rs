@@ -26,6 +26,7 @@ pub const RECORDS_MAX: usize = 5_000_000;
 
 /// What an order is for: the verification tells them apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Removal {
     /// Records are no longer needed: [`Fact::Pruned`].
     #[default]

@@ -2,6 +2,7 @@
 
 mod export;
 mod forger;
+mod prune;
 mod ways;
 
 use crate::evidence::{Evidence, findings};
