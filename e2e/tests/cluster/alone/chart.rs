@@ -144,7 +144,8 @@ fn an_upgrade_goes_unnoticed_and_an_uninstall_leaves_pods_working_and_nothing_be
     Ok(())
 }
 
-/// `testimony check` where nothing is installed: before an installation nothing is in the way, and after one all would be.
+/// `testimony check` where nothing is installed: nothing is in the way of an installation, and it says how
+/// to make one.
 fn check_says_what_an_empty_cluster_needs() -> Result<()> {
     let severity = |findings: &serde_json::Value, id: &str| {
         let mut found = findings.as_array().into_iter().flatten().filter(|finding| finding["id"] == id);
@@ -156,7 +157,8 @@ fn check_says_what_an_empty_cluster_needs() -> Result<()> {
         ensure!(severity(&before, id) == "ok", "{id}: {before:#}");
     }
     let (code, after) = run_json(&["check"])?;
-    ensure!(code == 2 && severity(&after, "operator-ready") == "error", "exit code {code}: {after:#}");
+    ensure!(code < 2 && severity(&after, "installed") == "info", "exit code {code}: {after:#}");
+    ensure!(after.to_string().contains("helm install testimony"), "the fix is the next command: {after:#}");
     Ok(())
 }
 
