@@ -22,7 +22,7 @@ use testimony_operator::api::{AuditPolicy, AuditSink, ClusterAuditPolicy};
 use testimony_operator::index::{Index, Indexed};
 use testimony_operator::plain::Plain;
 use testimony_operator::settings::Settings;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tower::{Layer, ServiceExt};
 
 /// Name of the webhook's configuration: it never changes.
@@ -80,6 +80,25 @@ impl Cluster {
         let header = answer.map_err(|error| anyhow!("the kubeconfig's user: {error}"))?.into_body();
         let text = header.as_ref().and_then(|header| header.to_str().ok());
         Ok(text.and_then(|text| text.strip_prefix("Bearer ")).map(str::to_owned))
+    }
+
+    /// Forwards a port of a pod.
+    ///
+    /// # Errors
+    /// The user may not, the pod is not there, or nothing came of it in time.
+    pub async fn forward(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> Result<(Portforwarder, impl AsyncRead + AsyncWrite + Unpin + Send + use<>)> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let forwarded = tokio::time::timeout(ANSWER_TIMEOUT, api.portforward(pod, &[port])).await;
+        let forwarded = forwarded.context("the port-forward was not answered in time")?;
+        let needs = "port-forward (needs the right to create pods/portforward)";
+        let mut forwarder = forwarded.map_err(|error| self.explain(needs, &error))?;
+        let stream = forwarder.take_stream(port).context("the forwarded port has no stream")?;
+        Ok((forwarder, stream))
     }
 
     /// An error of the API server in words, with what to do.
@@ -218,7 +237,7 @@ pub fn ca_bundle(webhook: &MutatingWebhookConfiguration) -> Option<&ByteString> 
 
 /// A sidecar's answer, as it comes over a forwarded port.
 pub struct SidecarStream {
-    stream: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
+    stream: Box<dyn AsyncRead + Send + Unpin>,
     /// Read with the head.
     first: Option<Vec<u8>>,
     forwarder: Portforwarder,
@@ -230,12 +249,7 @@ impl SidecarStream {
     /// # Errors
     /// The port cannot be forwarded, or the answer is not 200.
     pub async fn open(cluster: &Cluster, namespace: &str, pod: &str, path: &str) -> Result<Self> {
-        let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-        let forwarded = tokio::time::timeout(ANSWER_TIMEOUT, api.portforward(pod, &[port::ADMIN])).await;
-        let forwarded = forwarded.context("the port-forward was not answered in time")?;
-        let mut forwarder = forwarded
-            .map_err(|error| cluster.explain("port-forward (needs the right to create pods/portforward)", &error))?;
-        let mut stream = forwarder.take_stream(port::ADMIN).context("the forwarded port has no stream")?;
+        let (forwarder, mut stream) = cluster.forward(namespace, pod, port::ADMIN).await?;
         // In HTTP/1.0 the answer ends with the connection, so it needs no framing.
         let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).await.context("the forwarded port")?;
@@ -307,7 +321,7 @@ async fn config(args: &ClusterArgs) -> Result<Config> {
 }
 
 /// Reads up to the empty line: the head, and what came with it.
-pub(crate) async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
+pub(crate) async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {

@@ -21,17 +21,16 @@ use testimony_operator::witness::store::{BLOCK_LABEL, block};
 /// # Errors
 /// The cluster is not reached, there is no ledger, or it is not whole.
 pub async fn run(command: &LedgerCommand, cluster: &ClusterArgs) -> Result<u8> {
-    if let LedgerCommand::Prune(args) = command {
-        return crate::prune::run(args, cluster).await;
-    }
-    let cluster = Cluster::connect(cluster).await?;
     match command {
-        LedgerCommand::Prune(_) => {}
+        // Says what it would do before it needs the cluster.
+        LedgerCommand::Prune(args) => return crate::prune::run(args, cluster).await,
         LedgerCommand::Export(args) => {
+            let cluster = Cluster::connect(cluster).await?;
             let blocks = blocks(&cluster, &args.operator_namespace).await?;
             print(&export(&blocks)?)?;
         }
         LedgerCommand::Show(args) => {
+            let cluster = Cluster::connect(cluster).await?;
             let blocks = blocks(&cluster, &args.operator_namespace).await?;
             let roots = match &args.roots {
                 Some(file) => file_roots(file)?,

@@ -38,8 +38,7 @@ impl Door<'_> {
     /// There is no leader, it is not reached, or it does not take the order.
     pub(super) async fn order(&self, token: &str, request: &PruneRequest) -> Result<PruneResponse> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), self.namespace);
-        let leaders =
-            self.cluster.list("pods", api.clone(), ListParams::default().labels(&format!("{}=true", label::LEADER)));
+        let leaders = self.cluster.list("pods", api, ListParams::default().labels(&format!("{}=true", label::LEADER)));
         let leader = leaders.await?.first().map(ResourceExt::name_any);
         let Some(leader) = leader else {
             bail!(
@@ -48,10 +47,7 @@ impl Door<'_> {
             )
         };
         let work = async {
-            let forwarded = api.portforward(&leader, &[port::POLICY]).await;
-            let needs = "port-forward (needs the right to create pods/portforward)";
-            let mut forwarder = forwarded.map_err(|error| self.cluster.explain(needs, &error))?;
-            let stream = forwarder.take_stream(port::POLICY).context("the forwarded port has no stream")?;
+            let (forwarder, stream) = self.cluster.forward(self.namespace, &leader, port::POLICY).await?;
             let answer = exchange(stream, self.authorities, &policy_host(self.namespace), token, request).await;
             forwarder.abort();
             answer
@@ -94,11 +90,11 @@ async fn exchange(
     stream.write_all(&[request.as_bytes(), &body].concat()).await.context("the connection to the operator")?;
     stream.flush().await.context("the connection to the operator")?;
     let (head, mut answer) = head(&mut stream).await.context("the operator's answer")?;
-    let rest = stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await;
-    match rest {
-        // Not every server says good-bye.
-        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => bail!("the operator's answer: {error}"),
-        _ => {}
+    // Not every server says good-bye.
+    if let Err(error) = stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await
+        && error.kind() != std::io::ErrorKind::UnexpectedEof
+    {
+        bail!("the operator's answer: {error}");
     }
     let text = String::from_utf8_lossy(&answer);
     match head.split(' ').nth(1).unwrap_or_default() {

@@ -30,6 +30,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sort::{HELD_BYTES_MAX, Sorter};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -132,10 +133,12 @@ fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max
     let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
     input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
     let given = input.ledger.map(ledger_bodies).transpose()?;
-    let mut bodies = given.clone().unwrap_or_else(|| intake.ledger().to_vec());
-    if given.is_some() || !bodies.is_empty() {
-        // Behind those of the export: of two heads of one size the one that was kept counts.
-        bodies.extend_from_slice(input.heads);
+    if given.is_some() || !intake.ledger().is_empty() {
+        let mut bodies = given.map_or_else(|| Cow::Borrowed(intake.ledger()), Cow::Owned);
+        if !input.heads.is_empty() {
+            // Behind those of the export: of two heads of one size the one that was kept counts.
+            bodies.to_mut().extend_from_slice(input.heads);
+        }
         let (ledger, findings) = Ledger::read(&trust.ledger_keys, &bodies);
         intake.ledger_findings(findings);
         trust.ledger = ledger;

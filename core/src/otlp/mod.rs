@@ -1,6 +1,7 @@
 //! The OTLP envelope around records: ExportLogsServiceRequest and Resource, encoded by hand with prost as the oracle.
 
 pub mod answer;
+pub mod grpc;
 pub mod proto;
 
 /// Encodes a Resource message from attribute names and values; empty values are left out.

@@ -236,12 +236,7 @@ fn unhex<'a>(hex: &[u8], into: &'a mut [u8; 16]) -> Option<&'a [u8]> {
     if !matches!(hex.len(), 16 | 32) {
         return None;
     }
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    };
+    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16)?).ok();
     for (slot, [high, low]) in into.iter_mut().zip(hex.as_chunks::<2>().0) {
         *slot = digit(*high)? << 4 | digit(*low)?;
     }

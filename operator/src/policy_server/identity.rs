@@ -64,7 +64,6 @@ type Verdicts = HashMap<[u8; 32], (Verdict, Instant)>;
 pub struct Reviewer {
     client: Client,
     namespace: String,
-    api: Api<TokenReview>,
     verdicts: Arc<Mutex<Verdicts>>,
     turns: Arc<Semaphore>,
 }
@@ -73,9 +72,8 @@ impl Reviewer {
     /// A reviewer with an empty cache; `namespace` is the operator's.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
-            client: client.clone(),
+            client,
             namespace: namespace.to_owned(),
-            api: Api::all(client),
             verdicts: Arc::default(),
             turns: Arc::new(Semaphore::new(REVIEWS_AT_ONCE_MAX)),
         }
@@ -98,11 +96,29 @@ impl Reviewer {
     }
 }
 
+/// What the API server says of a token: for an audience, or for itself.
+pub(super) async fn review(client: &Client, token: &str, audience: Option<&str>) -> Result<TokenReview, Unauthorized> {
+    let api: Api<TokenReview> = Api::all(client.clone());
+    let answer = api.create(&PostParams::default(), &asked(token, audience)).await;
+    answer.map_err(|error| Unauthorized::Unavailable(error.to_string()))
+}
+
+pub(super) fn asked(token: &str, audience: Option<&str>) -> TokenReview {
+    let audiences = audience.map(|audience| vec![audience.to_owned()]);
+    let spec = TokenReviewSpec { token: token.to_owned(), audiences };
+    TokenReview { metadata: ObjectMeta::default(), spec, status: None }
+}
+
+fn not_too_long(token: &str) -> Result<(), Unauthorized> {
+    match token.len() > TOKEN_BYTES_MAX {
+        true => Err(Unauthorized::Refused(format!("it is longer than {TOKEN_BYTES_MAX} bytes"))),
+        false => Ok(()),
+    }
+}
+
 impl Identify for Reviewer {
     async fn identify(&self, token: &str) -> Verdict {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(Unauthorized::Refused(format!("it is longer than {TOKEN_BYTES_MAX} bytes")));
-        }
+        not_too_long(token)?;
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
         let mut hash = [0u8; 32];
         hash.copy_from_slice(digest.as_ref());
@@ -114,24 +130,16 @@ impl Identify for Reviewer {
         if let Some(verdict) = self.known(&hash, Instant::now()) {
             return verdict;
         }
-        let review = TokenReview {
-            metadata: ObjectMeta::default(),
-            spec: TokenReviewSpec { token: token.to_owned(), audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]) },
-            status: None,
-        };
-        let answer = self.api.create(&PostParams::default(), &review).await;
+        let answer = review(&self.client, token, Some(TOKEN_AUDIENCE)).await;
         drop(turn);
-        let review = answer.map_err(|e| Unauthorized::Unavailable(e.to_string()))?;
-        let verdict = verdict(&review);
+        let verdict = verdict(&answer?);
         self.keep(hash, verdict.clone(), Instant::now());
         verdict
     }
 
     /// Orders are rare: nothing is believed for any time.
     async fn may_prune(&self, token: &str) -> Result<String, Unauthorized> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(Unauthorized::Refused(format!("it is longer than {TOKEN_BYTES_MAX} bytes")));
-        }
+        not_too_long(token)?;
         orders::may_prune(&self.client, &self.namespace, token).await
     }
 }

@@ -49,6 +49,16 @@ pub trait Identify: Clone + Send + Sync + 'static {
     fn may_prune(&self, token: &str) -> impl Future<Output = Result<String, Unauthorized>> + Send;
 }
 
+/// What whoever is not authorised is answered.
+fn refusal(error: &Unauthorized) -> Refusal {
+    let (status, result) = match error {
+        Unauthorized::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        Unauthorized::Forbidden(_) => (StatusCode::FORBIDDEN, "denied"),
+        Unauthorized::Refused(_) | Unauthorized::NotBound => (StatusCode::UNAUTHORIZED, "unauthorized"),
+    };
+    (text_answer(status, format!("{error}\n")), result)
+}
+
 /// Answers polls.
 #[derive(Clone)]
 pub struct PolicyServer<I> {
@@ -114,12 +124,7 @@ impl<I: Identify> PolicyServer<I> {
                 "unauthorized",
             ));
         };
-        self.identify.identify(token).await.map_err(|error| match error {
-            Unauthorized::Unavailable(_) => {
-                (text_answer(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")), "unavailable")
-            }
-            _ => (text_answer(StatusCode::UNAUTHORIZED, format!("{error}\n")), "unauthorized"),
-        })
+        self.identify.identify(token).await.map_err(|error| refusal(&error))
     }
 
     async fn witness(&self, door: WitnessDoor, request: Request<Incoming>) -> Result<(Answer, &'static str), Refusal> {

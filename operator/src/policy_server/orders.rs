@@ -3,11 +3,12 @@
 //! A token is reviewed for our audience first, then for the API server's, as kubectl's users have it. A pod's token proves a
 //! ServiceAccount here too; what it may do is RBAC's business.
 
-use super::{Answer, Identify, PolicyServer, Refusal, Unauthorized, bearer, body, json_answer, text_answer};
+use super::identity::review;
+use super::{Answer, Identify, PolicyServer, Refusal, Unauthorized, bearer, body, json_answer, refusal, text_answer};
 use crate::witness::WitnessDoor;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use k8s_openapi::api::authentication::v1::{TokenReview, UserInfo};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
@@ -24,26 +25,17 @@ pub const VERB: &str = "prune";
 /// # Errors
 /// The token is not accepted, its owner lacks the right, or the API server did not answer.
 pub(super) async fn may_prune(client: &Client, namespace: &str, token: &str) -> Result<String, Unauthorized> {
-    let reviews: Api<TokenReview> = Api::all(client.clone());
-    let away = |error: kube::Error| Unauthorized::Unavailable(error.to_string());
     let mut found = Err(Unauthorized::Refused("it is empty".to_owned()));
     for audience in [Some(TOKEN_AUDIENCE), None] {
-        let answer = reviews.create(&PostParams::default(), &review(token, audience)).await.map_err(away)?;
-        found = user(&answer, audience);
+        found = user(&review(client, token, audience).await?, audience);
         if found.is_ok() {
             break;
         }
     }
     let user = found?;
     let access: Api<SubjectAccessReview> = Api::all(client.clone());
-    let answer = access.create(&PostParams::default(), &question(&user, namespace)).await.map_err(away)?;
-    allowed(&answer, user)
-}
-
-fn review(token: &str, audience: Option<&str>) -> TokenReview {
-    let audiences = audience.map(|audience| vec![audience.to_owned()]);
-    let spec = TokenReviewSpec { token: token.to_owned(), audiences };
-    TokenReview { metadata: ObjectMeta::default(), spec, status: None }
+    let answer = access.create(&PostParams::default(), &question(&user, namespace)).await;
+    allowed(&answer.map_err(|error| Unauthorized::Unavailable(error.to_string()))?, user)
 }
 
 /// Who a review says that it is.
@@ -101,13 +93,8 @@ impl<I: Identify> PolicyServer<I> {
             return Err((answer, "unauthorized"));
         };
         let by = self.identify.may_prune(token).await.map_err(|error| {
-            let (status, result) = match &error {
-                Unauthorized::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-                Unauthorized::Forbidden(_) => (StatusCode::FORBIDDEN, "denied"),
-                _ => (StatusCode::UNAUTHORIZED, "unauthorized"),
-            };
             tracing::warn!(%error, "an order to prune is refused");
-            (text_answer(status, format!("{error}\n")), result)
+            refusal(&error)
         })?;
         let body = body(request, REQUEST_BYTES_MAX).await.map_err(|answer| (answer, "bad_request"))?;
         let order: PruneRequest = serde_json::from_slice(&body).map_err(|error| bad(format!("prune: {error}")))?;
@@ -138,6 +125,7 @@ impl<I: Identify> PolicyServer<I> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::identity::asked;
     use super::*;
     use serde_json::{Value, json};
 
@@ -160,15 +148,15 @@ mod tests {
         ] {
             assert!(matches!(user(&reviewed(status), None), Err(Unauthorized::Refused(_))));
         }
-        let asked =
+        let access =
             serde_json::to_value(question(&user(&servers, None).expect("alice"), "testimony-system")).expect("JSON");
         assert_eq!(
-            asked["spec"],
+            access["spec"],
             json!({"user": "alice", "groups": ["auditors"], "uid": "u", "extra": {"scope": ["x"]},
                    "resourceAttributes": {"group": "audit.testimony.dev", "resource": "ledgers", "verb": "prune",
                                           "namespace": "testimony-system"}})
         );
-        assert_eq!(review("t", None).spec.audiences, None);
+        assert_eq!(asked("t", None).spec.audiences, None);
     }
 
     #[test]

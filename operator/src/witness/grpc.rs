@@ -1,4 +1,4 @@
-//! gRPC as far as the ledger's one unary call needs it: the frame around a message, and what the status means.
+//! The ledger's one unary call over gRPC, and what the status of its answer means.
 
 use super::receipt::{taken, words};
 use bytes::Bytes;
@@ -6,28 +6,18 @@ use http_body_util::Full;
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode, header};
 use testimony_core::otlp::answer::partial_success;
-
-/// Where OTLP logs go.
-const LOGS_PATH: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
-
-/// Flag and length in front of each message, in bytes.
-const FRAME_BYTES: usize = 5;
+use testimony_core::otlp::grpc::{LOGS_PATH, frame, unframe};
 
 /// The call that sends a message to this endpoint, uncompressed.
 ///
 /// # Errors
 /// The endpoint is no URL.
 pub(super) fn call(endpoint: &str, message: &[u8]) -> hyper::http::Result<Request<Full<Bytes>>> {
-    let mut framed = Vec::with_capacity(message.len().saturating_add(FRAME_BYTES));
-    framed.push(0);
-    // A block has half a mebibyte or little more.
-    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
-    framed.extend_from_slice(message);
     Request::post(format!("{}{LOGS_PATH}", endpoint.trim_end_matches('/')))
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .header("grpc-accept-encoding", "identity")
-        .body(Full::new(Bytes::from(framed)))
+        .body(Full::new(Bytes::from(frame(false, message))))
 }
 
 /// Whether the sink has all of the block. `body`: none where it was not read to its end.
@@ -56,16 +46,10 @@ pub(super) fn receipt(
             return Err(format!("answered gRPC status {code}{}{message}", if message.is_empty() { "" } else { ": " }));
         }
     }
-    let message = body.and_then(|body| unframe(body)).and_then(|message| partial_success(message).ok());
+    // Only what is not compressed was asked for.
+    let message = body.and_then(|body| unframe(body)).filter(|(compressed, _)| !compressed);
+    let message = message.and_then(|(_, message)| partial_success(message).ok());
     taken(message.as_ref().ok_or("answered OK without an OTLP response")?)
-}
-
-/// The one message of an answer; `None` where it is anything else.
-fn unframe(body: &[u8]) -> Option<&[u8]> {
-    let (head, message) = body.split_at_checked(FRAME_BYTES)?;
-    let (flag, length) = head.split_first()?;
-    let length = u32::from_be_bytes(length.try_into().ok()?);
-    (*flag == 0 && usize::try_from(length) == Ok(message.len())).then_some(message)
 }
 
 #[cfg(test)]
@@ -115,6 +99,6 @@ mod tests {
     fn a_message_is_framed_and_goes_to_the_logs_service() {
         let request = call("http://c:4317/", b"abc").expect("a request");
         assert_eq!(request.uri(), "http://c:4317/opentelemetry.proto.collector.logs.v1.LogsService/Export");
-        assert_eq!(unframe(b"\0\0\0\0\x03abc"), Some(&b"abc"[..]));
+        assert_eq!(unframe(b"\0\0\0\0\x03abc"), Some((false, &b"abc"[..])));
     }
 }

@@ -6,7 +6,6 @@ use crate::client::Answer;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use bytes::Bytes;
 use flate2::read::GzDecoder;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -14,19 +13,15 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::time::{Duration, SystemTime};
 use testimony_core::otlp::answer::{NotAResponse, Value, fields, partial_success};
+use testimony_core::otlp::grpc;
+pub(super) use testimony_core::otlp::grpc::{LOGS_PATH, frame};
 use testimony_core::policy::DocumentSink;
-
-/// Where OTLP logs go.
-pub(super) const LOGS_PATH: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
 
 /// Compressions of an answer that are understood.
 pub(super) const ACCEPTED: &str = "identity,gzip,zstd";
 
 /// Largest window that an answer's zstd may ask for, as a power of two in bytes: 1 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 20;
-
-/// Flag and length in front of each message, in bytes.
-const FRAME_BYTES: usize = 5;
 
 /// Largest number of a `grpc-timeout`: it has at most 8 digits.
 const TIMEOUT_MAX: u32 = 99_999_999;
@@ -60,29 +55,14 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// A message with its frame.
-pub(super) fn frame(compressed: bool, message: &[u8]) -> Bytes {
-    let mut framed = Vec::with_capacity(message.len().saturating_add(FRAME_BYTES));
-    framed.push(u8::from(compressed));
-    // A request has one mebibyte or little more.
-    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
-    framed.extend_from_slice(message);
-    framed.into()
-}
-
 /// The one message of an answer, decompressed: many servers compress as the request was, asked or not. None where it is
 /// anything else, or larger than [`ANSWER_BYTES_MAX`].
 fn unframe<'a>(body: &'a [u8], encoding: &[u8]) -> Option<Cow<'a, [u8]>> {
-    let (head, message) = body.split_at_checked(FRAME_BYTES)?;
-    let (flag, length) = head.split_first()?;
-    let length = u32::from_be_bytes(length.try_into().ok()?);
-    if usize::try_from(length) != Ok(message.len()) {
-        return None;
-    }
-    match (flag, encoding) {
-        (0, _) => Some(Cow::Borrowed(message)),
-        (1, b"gzip") => read_bounded(GzDecoder::new(message)),
-        (1, b"zstd") => {
+    let (compressed, message) = grpc::unframe(body)?;
+    match (compressed, encoding) {
+        (false, _) => Some(Cow::Borrowed(message)),
+        (true, b"gzip") => read_bounded(GzDecoder::new(message)),
+        (true, b"zstd") => {
             let mut decoder = zstd::stream::read::Decoder::new(message).ok()?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).ok()?;
             read_bounded(decoder)

@@ -58,7 +58,7 @@ impl Body {
         };
         let bytes = match protocol {
             SinkProtocol::HttpProtobuf => packed.into(),
-            SinkProtocol::Grpc => grpc::frame(compression != Compression::None, &packed),
+            SinkProtocol::Grpc => grpc::frame(compression != Compression::None, &packed).into(),
         };
         Ok(Self { protocol, compression, bytes })
     }

@@ -2,7 +2,7 @@
 
 use super::block::{Block, Chain, LedgerError};
 use super::entry::Entry;
-use super::fact::{AbandonedRow, Fact, HeadRow, PodRow, Pruned, Row, StateFact, StreamRow, UncoveredRow};
+use super::fact::{Fact, HeadRow, Row, StateFact};
 use super::tables::{Part, Tables};
 use super::{
     BLOCK_BYTES_MAX, ENTRIES_PER_BLOCK_MAX, HEADS_PER_ENTRY_MAX, ROWS_BYTES_MAX, STATE_BYTES_PER_BLOCK_MAX,
@@ -334,56 +334,28 @@ fn rows(tables: &Tables, cursor: &mut Cursor, state: &mut StateFact) -> bool {
         left = left.saturating_sub(bytes + 1);
         fits
     };
-    let after = cursor.stream.map_or(Bound::Unbounded, Bound::Excluded);
-    for (number, row) in tables.streams().range((after, Bound::Unbounded)) {
-        if !fits(StreamRow::write(row).len()) {
-            return false;
-        }
-        state.streams.push(row.clone());
-        cursor.stream = Some(*number);
-    }
-    let after = cursor.pod.clone().map_or(Bound::Unbounded, Bound::Excluded);
-    for (uid, row) in tables.pods().range((after, Bound::Unbounded)) {
-        if !fits(PodRow::write(row).len()) {
-            return false;
-        }
-        state.pods.push(row.clone());
-        cursor.pod = Some(uid.clone());
-    }
-    let after = cursor.uncovered.clone().map_or(Bound::Unbounded, Bound::Excluded);
-    for (uid, row) in tables.uncovered().range((after, Bound::Unbounded)) {
-        if !fits(UncoveredRow::write(row).len()) {
-            return false;
-        }
-        state.uncovered.push(row.clone());
-        cursor.uncovered = Some(uid.clone());
-    }
-    let after = cursor.abandoned.clone().map_or(Bound::Unbounded, Bound::Excluded);
-    for (part, row) in tables.abandoned().range((after, Bound::Unbounded)) {
-        if !fits(AbandonedRow::write(row).len()) {
-            return false;
-        }
-        state.abandoned.push(row.clone());
-        cursor.abandoned = Some(part.clone());
-    }
-    orders(tables.pruned(), &mut cursor.pruned, &mut state.pruned, &mut fits)
-        && orders(tables.erased(), &mut cursor.erased, &mut state.erased, &mut fits)
+    table(tables.streams(), &mut cursor.stream, &mut state.streams, &mut fits)
+        && table(tables.pods(), &mut cursor.pod, &mut state.pods, &mut fits)
+        && table(tables.uncovered(), &mut cursor.uncovered, &mut state.uncovered, &mut fits)
+        && table(tables.abandoned(), &mut cursor.abandoned, &mut state.abandoned, &mut fits)
+        && table(tables.pruned(), &mut cursor.pruned, &mut state.pruned, &mut fits)
+        && table(tables.erased(), &mut cursor.erased, &mut state.erased, &mut fits)
 }
 
-/// The next orders; whether they are the last ones.
-fn orders(
-    known: &BTreeMap<Part, Pruned>,
-    cursor: &mut Option<Part>,
-    rows: &mut Vec<Pruned>,
+/// The next rows of one table, while they fit; whether they are its last ones.
+fn table<K: Ord + Clone, R: Row + Clone>(
+    known: &BTreeMap<K, R>,
+    cursor: &mut Option<K>,
+    rows: &mut Vec<R>,
     fits: &mut impl FnMut(usize) -> bool,
 ) -> bool {
     let after = cursor.clone().map_or(Bound::Unbounded, Bound::Excluded);
-    for (part, order) in known.range((after, Bound::Unbounded)) {
-        if !fits(Pruned::write(order).len()) {
+    for (key, row) in known.range((after, Bound::Unbounded)) {
+        if !fits(row.write().len()) {
             return false;
         }
-        rows.push(order.clone());
-        *cursor = Some(part.clone());
+        rows.push(row.clone());
+        *cursor = Some(key.clone());
     }
     true
 }

@@ -201,26 +201,7 @@ pub(super) fn settings() -> Settings {
 
 /// Verifies bodies with nothing beside them.
 pub(super) fn verify(bodies: &[String], settings: Settings, trust: Trust) -> Report {
-    let stored: Vec<(String, Stored<'static>)> = bodies.iter().map(|body| (body.clone(), Stored::default())).collect();
-    verify_stored(&stored, settings, trust)
-}
-
-pub(super) fn verify_stored(records: &[(String, Stored<'_>)], settings: Settings, trust: Trust) -> Report {
-    let projector = Projector::new(Shape { underscores: false, numbers_as_text: false });
-    let mut intake = Intake::default();
-    let mut rows: Vec<Vec<u8>> = Vec::new();
-    for (place, (text, stored)) in records.iter().enumerate() {
-        intake.record(text, stored, &projector, place as u64, |row| rows.push(row.to_vec()));
-    }
-    if let Some(ledger) = &trust.ledger {
-        intake.ledger_says(ledger, |row| rows.push(row.to_vec()));
-    }
-    rows.sort();
-    let mut verification = Verification::new(intake, settings, trust);
-    for row in rows {
-        assert!(verification.feed(&row), "a row reads back");
-    }
-    verification.finish()
+    judge_bodies(bodies.iter().map(String::as_str), settings, trust)
 }
 
 /// What was found, without what every verification without roots and ledger finds.

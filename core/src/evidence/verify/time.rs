@@ -1,41 +1,13 @@
 //! Times in messages.
 
-const SECOND_NS: u64 = 1_000_000_000;
-const DAY_S: u64 = 86_400;
+use time::UtcDateTime;
 
 /// A time in nanoseconds since the epoch as `2026-01-31T08:00:00Z`, rounded down.
 pub(super) fn utc(ns: u64) -> String {
-    let seconds = ns / SECOND_NS;
-    let (mut day, second) = (seconds / DAY_S, seconds % DAY_S);
-    let mut year = 1970;
-    while day >= days(year) {
-        day -= days(year);
-        year += 1;
-    }
-    let mut month = 1;
-    while day >= days_of(year, month) {
-        day -= days_of(year, month);
-        month += 1;
-    }
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", day + 1)
-}
-
-fn is_leap(year: u64) -> bool {
-    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-}
-
-fn days(year: u64) -> u64 {
-    if is_leap(year) { 366 } else { 365 }
-}
-
-fn days_of(year: u64, month: u64) -> u64 {
-    match month {
-        2 if is_leap(year) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
+    // Every such time lies before the year 2555, so the epoch stands for none.
+    let at = UtcDateTime::from_unix_timestamp_nanos(ns.into()).unwrap_or(UtcDateTime::UNIX_EPOCH);
+    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+    format!("{year}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", at.hour(), at.minute(), at.second())
 }
 
 #[cfg(test)]

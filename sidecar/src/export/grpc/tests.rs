@@ -1,5 +1,6 @@
 use super::*;
 use crate::export::testing::sink;
+use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
 use proptest::prelude::*;
 use prost::Message;

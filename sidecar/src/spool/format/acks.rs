@@ -1,13 +1,13 @@
 //! The log of acknowledgements: appended to, never changed. What counts is the largest place told of each sink.
 
 use super::bytes::Cursor;
-use super::{FORMAT_VERSION, FormatError, Problem};
+use super::{FormatError, Magic, Problem};
 use crate::spool::SINK_NAME_BYTES_MAX;
 use crate::spool::position::Place;
 use std::collections::BTreeMap;
 
 /// First bytes of a log of acknowledgements.
-const MAGIC: [u8; 8] = *b"TSMYACK\0";
+const MAGIC: Magic = *b"TSMYACK\0";
 
 /// What a log says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,8 +29,7 @@ pub enum Line<'a> {
 
 /// Appends the beginning of a log.
 pub fn begin(out: &mut Vec<u8>) {
-    out.extend(MAGIC);
-    out.extend(FORMAT_VERSION.to_le_bytes());
+    super::begin(out, MAGIC);
 }
 
 /// Appends a line: length of the name, name, place, CRC32C. A sink's name is never empty, so an empty one means
@@ -46,8 +45,7 @@ pub fn append(out: &mut Vec<u8>, line: &Line<'_>) {
     out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
     out.extend(name);
     out.extend(place.number().to_le_bytes());
-    let checksum = crc32c::crc32c(out.get(start..).unwrap_or_default());
-    out.extend(checksum.to_le_bytes());
+    super::seal_line(out, start);
 }
 
 /// Adds what a log says to `acks`: its longest valid prefix.
@@ -56,13 +54,7 @@ pub fn append(out: &mut Vec<u8>, line: &Line<'_>) {
 /// It does not begin as a log does.
 pub fn read(bytes: &[u8], acks: &mut Acks) -> Result<(), FormatError> {
     let mut cursor = Cursor(bytes);
-    if cursor.array::<8>()? != MAGIC {
-        return Err(Problem::Magic.into());
-    }
-    let version = cursor.u16()?;
-    if version != FORMAT_VERSION {
-        return Err(Problem::Version(version).into());
-    }
+    super::begins(&mut cursor, MAGIC)?;
     while let Ok((name, place)) = line(&mut cursor) {
         if name.is_empty() {
             acks.recovered = true;
@@ -79,9 +71,6 @@ fn line<'a>(cursor: &mut Cursor<'a>) -> Result<(&'a str, Place), FormatError> {
     let length = usize::from(cursor.u8()?);
     let name = std::str::from_utf8(cursor.take(length)?).map_err(|_| Problem::Value("the sink"))?;
     let place = Place(cursor.u64()?);
-    let content = whole.get(..length + 9).ok_or(FormatError::Short)?;
-    if crc32c::crc32c(content) != cursor.u32()? {
-        return Err(Problem::Checksum.into());
-    }
+    super::check_line(whole, cursor)?;
     Ok((name, place))
 }

@@ -1,7 +1,7 @@
 //! The header of a segment: whose it is, where it begins, and its wrapped keys.
 
 use super::bytes::{Cursor, count16, count32, set32};
-use super::{FORMAT_VERSION, FormatError, Problem};
+use super::{FormatError, Magic, Problem};
 use crate::spool::position::Place;
 use crate::spool::{Boot, HEADER_BYTES_MAX, STREAMS_MAX, WRAPPED_KEY_BYTES_MAX};
 use testimony_core::evidence::hash::Hash;
@@ -9,7 +9,7 @@ use testimony_core::evidence::merkle::{Range, range_nodes};
 use testimony_core::evidence::stream::StreamId;
 
 /// First bytes of a segment.
-const MAGIC: [u8; 8] = *b"TSMYSEG\0";
+const MAGIC: Magic = *b"TSMYSEG\0";
 
 /// Where the header's length stands.
 const LENGTH_AT: usize = MAGIC.len() + 2;
@@ -59,8 +59,7 @@ impl Header {
         if self.streams.len() > STREAMS_MAX || !keys_fit {
             return Err(Problem::Length.into());
         }
-        out.extend(MAGIC);
-        out.extend(FORMAT_VERSION.to_le_bytes());
+        super::begin(out, MAGIC);
         out.extend([0; 4]);
         out.extend(self.boot.0);
         out.extend(self.number.to_le_bytes());
@@ -92,13 +91,7 @@ impl Header {
     /// [`FormatError::Short`] if more bytes are needed; at most [`HEADER_BYTES_MAX`] ever are.
     pub fn parse(bytes: &[u8]) -> Result<(Self, usize), FormatError> {
         let mut cursor = Cursor(bytes);
-        if cursor.array::<8>()? != MAGIC {
-            return Err(Problem::Magic.into());
-        }
-        let version = cursor.u16()?;
-        if version != FORMAT_VERSION {
-            return Err(Problem::Version(version).into());
-        }
+        super::begins(&mut cursor, MAGIC)?;
         let length = Self::bytes_needed(bytes)?;
         let whole = bytes.get(..length).ok_or(FormatError::Short)?;
         let (content, checksum) = whole.split_last_chunk::<4>().ok_or(FormatError::Short)?;

@@ -9,10 +9,48 @@ pub mod frame;
 pub mod header;
 pub mod rewrapped;
 
+use bytes::Cursor;
 use std::fmt;
 
 /// Version of the layout; another one is refused.
 pub const FORMAT_VERSION: u16 = 1;
+
+/// What a file begins with, which says what kind it is.
+type Magic = [u8; 8];
+
+/// Appends the beginning of a file.
+fn begin(out: &mut Vec<u8>, magic: Magic) {
+    out.extend(magic);
+    out.extend(FORMAT_VERSION.to_le_bytes());
+}
+
+/// Reads what [`begin`] wrote.
+fn begins(cursor: &mut Cursor<'_>, magic: Magic) -> Result<(), FormatError> {
+    if cursor.array()? != magic {
+        return Err(Problem::Magic.into());
+    }
+    let version = cursor.u16()?;
+    if version != FORMAT_VERSION {
+        return Err(Problem::Version(version).into());
+    }
+    Ok(())
+}
+
+/// Ends a line that began at `start` with the CRC32C of it.
+fn seal_line(out: &mut Vec<u8>, start: usize) {
+    let checksum = crc32c::crc32c(out.get(start..).unwrap_or_default());
+    out.extend(checksum.to_le_bytes());
+}
+
+/// Reads what [`seal_line`] wrote behind a line; `whole` are the bytes from its first one on.
+fn check_line(whole: &[u8], cursor: &mut Cursor<'_>) -> Result<(), FormatError> {
+    let length = whole.len().saturating_sub(cursor.0.len());
+    let content = whole.get(..length).ok_or(FormatError::Short)?;
+    if crc32c::crc32c(content) != cursor.u32()? {
+        return Err(Problem::Checksum.into());
+    }
+    Ok(())
+}
 
 /// Why bytes are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,17 +1,16 @@
 //! Keys of segments, wrapped to the operator's recovery key after their headers were written: a file of its own, made once.
 
 use super::bytes::{Cursor, count16};
-use super::{FORMAT_VERSION, FormatError, Problem};
+use super::{FormatError, Magic, Problem};
 use crate::spool::WRAPPED_KEY_BYTES_MAX;
 use std::collections::BTreeMap;
 
 /// First bytes of such a file.
-const MAGIC: [u8; 8] = *b"TSMYKEY\0";
+const MAGIC: Magic = *b"TSMYKEY\0";
 
 /// Appends the beginning of a file.
 pub fn begin(out: &mut Vec<u8>) {
-    out.extend(MAGIC);
-    out.extend(FORMAT_VERSION.to_le_bytes());
+    super::begin(out, MAGIC);
 }
 
 /// Appends a line: number of the segment, length of its wrapped key, that, CRC32C.
@@ -21,8 +20,7 @@ pub fn append(out: &mut Vec<u8>, segment: u64, wrapped: &[u8]) {
     let wrapped = wrapped.get(..wrapped.len().min(WRAPPED_KEY_BYTES_MAX)).unwrap_or_default();
     out.extend(count16(wrapped.len()));
     out.extend(wrapped);
-    let checksum = crc32c::crc32c(out.get(start..).unwrap_or_default());
-    out.extend(checksum.to_le_bytes());
+    super::seal_line(out, start);
 }
 
 /// Adds what a file says to `keys`, by segment: its longest valid prefix.
@@ -31,13 +29,7 @@ pub fn append(out: &mut Vec<u8>, segment: u64, wrapped: &[u8]) {
 /// It does not begin as such a file does.
 pub fn read(bytes: &[u8], keys: &mut BTreeMap<u64, Vec<u8>>) -> Result<(), FormatError> {
     let mut cursor = Cursor(bytes);
-    if cursor.array::<8>()? != MAGIC {
-        return Err(Problem::Magic.into());
-    }
-    let version = cursor.u16()?;
-    if version != FORMAT_VERSION {
-        return Err(Problem::Version(version).into());
-    }
+    super::begins(&mut cursor, MAGIC)?;
     while let Ok((segment, wrapped)) = line(&mut cursor) {
         keys.insert(segment, wrapped.to_vec());
     }
@@ -52,10 +44,7 @@ fn line<'a>(cursor: &mut Cursor<'a>) -> Result<(u64, &'a [u8]), FormatError> {
         return Err(Problem::Length.into());
     }
     let wrapped = cursor.take(length)?;
-    let content = whole.get(..length + 10).ok_or(FormatError::Short)?;
-    if crc32c::crc32c(content) != cursor.u32()? {
-        return Err(Problem::Checksum.into());
-    }
+    super::check_line(whole, cursor)?;
     Ok((segment, wrapped))
 }
 
