@@ -14,6 +14,10 @@ use std::process::Command;
 const DENY_VERSION: &str = "0.20.2";
 /// Lines of a failed stage that are shown: compiler errors and failed assertions are long.
 const FAILED_TAIL_LINES: usize = 150;
+/// Failed tests that are shown again at the end.
+const FAILURES_SHOWN_MAX: usize = 10;
+/// Lines of each: its first ones, and its last ones.
+const FAILURE_LINES: (usize, usize) = (20, 10);
 /// Cluster tests that run at the same time; each waits for pods most of the time.
 const CLUSTER_TEST_THREADS: &str = "4";
 /// Module of the cluster tests that run one at a time.
@@ -79,6 +83,7 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
         prepare(&mut steps, &cluster, &missing)?;
     }
     let mut tally = Tally::default();
+    let mut failed = Vec::new();
     for stage in stages {
         if stage == Stage::Cluster
             && let Err(error) = platform(&mut steps, &mut cluster, true, BACKEND_ENDPOINT)
@@ -89,10 +94,12 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
         }
         let result = steps.run(stage.title(), &stage.slug(), |log| run_stage(stage, &cluster, log));
         let log = paths.logs().join(format!("{}.log", stage.slug()));
-        let counted = count(&std::fs::read_to_string(&log).unwrap_or_default());
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let counted = count(&text);
         if let Err(error) = &result {
             println!("{}", tail(&log, FAILED_TAIL_LINES));
             println!("error: {error:#}");
+            failed.extend(failures(&text));
         }
         tally.passed += counted.passed.max(u64::from(counted == Tally::default() && result.is_ok()));
         tally.failed += counted.failed.max(u64::from(result.is_err()));
@@ -100,6 +107,8 @@ pub fn run(paths: &Paths, kind: Kind, only: Option<Stage>, keep: bool) -> Result
     if with_cluster && !keep {
         steps.run("stopping the cluster", "down", |log| cluster.down(log))?;
     }
+    // Once more at the end, where somebody looks: the tests after a failed one may have said much.
+    failed.iter().take(FAILURES_SHOWN_MAX).for_each(|failure| println!("{failure}"));
     println!("{:.0} s in all", steps.elapsed().as_secs_f64());
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally)
@@ -212,6 +221,36 @@ fn count(log: &str) -> Tally {
     })
 }
 
+/// What cargo's test runner prints of each failed test, `---- name stdout ----` and what it said, without the middle of what is
+/// long.
+fn failures(log: &str) -> Vec<String> {
+    let mut all: Vec<Vec<&str>> = Vec::new();
+    let mut inside = false;
+    for line in log.lines() {
+        let begins = line.starts_with("---- ") && line.ends_with(" stdout ----");
+        match line {
+            _ if begins => all.push(vec![line]),
+            "failures:" | "successes:" => {}
+            _ if inside && !line.is_empty() => all.last_mut().into_iter().for_each(|lines| lines.push(line)),
+            _ => {}
+        }
+        // What passed is shown too, by --show-output, before.
+        inside = match line {
+            "failures:" | "successes:" => false,
+            line if line.starts_with("test result: ") => false,
+            _ => inside || begins,
+        };
+    }
+    let panics =
+        |lines: &Vec<&str>| lines.iter().any(|line| line.contains("panicked at") || line.starts_with("Error: "));
+    let (first, last) = FAILURE_LINES;
+    let short = |lines: &Vec<&str>| match lines.len() {
+        few if few <= first + last => lines.join("\n"),
+        many => [lines[..first].join("\n"), "...".to_owned(), lines[many - last..].join("\n")].join("\n"),
+    };
+    all.iter().filter(|lines| panics(lines)).map(short).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,5 +270,18 @@ mod tests {
                    test a ... FAILED\ntest result: FAILED. 4 passed; 2 failed; 0 ignored\n";
         assert_eq!(count(log), Tally { passed: 17, failed: 2 });
         assert_eq!(count("error: could not compile"), Tally::default());
+    }
+
+    #[test]
+    fn failed_tests_are_shown_again_and_what_is_long_is_cut() {
+        let log = "test a ... FAILED\n\nsuccesses:\n\n---- c stdout ----\nfigure: 1\n\nsuccesses:\n    c\n\nfailures:\n\n\
+                   ---- a stdout ----\n\nthread 'a' panicked at a.rs:1:2:\nno\n\n---- b stdout ----\nError: b\n\nfailures:\n    \
+                   a\n    b\n\ntest result: FAILED. 4 passed; 2 failed\n";
+        let expected = ["---- a stdout ----\nthread 'a' panicked at a.rs:1:2:\nno", "---- b stdout ----\nError: b"];
+        assert_eq!(failures(log), expected);
+        let long = format!("---- a stdout ----\nthread 'a' panicked at a.rs:1:2:\n{}", "x\n".repeat(100));
+        let lines = FAILURE_LINES.0 + 1 + FAILURE_LINES.1;
+        assert_eq!(failures(&long).iter().map(|one| one.lines().count()).collect::<Vec<_>>(), [lines]);
+        assert_eq!(failures("test result: ok. 13 passed"), [""; 0]);
     }
 }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use testimony_core::canon::parse_body;
 use testimony_core::evidence::verify::{Finding, Report, Verdict};
 use testimony_sidecar::spool::Boot;
@@ -18,6 +18,8 @@ use testimony_sidecar::spool::recover::{Report as Found, Unreadable, scan};
 
 /// Requests of each process.
 const REQUESTS: u64 = 60;
+/// A segment that is longer has frames behind its header, in bytes.
+const HEADER_BYTES_MAX: u64 = 4096;
 
 /// By stream, in the order in which they came: the streams that its `open` names.
 fn named(outcome: &Outcome) -> Vec<(String, BTreeSet<String>)> {
@@ -105,12 +107,23 @@ fn look(folder: &Path) -> Found {
     scan(Folder::new(folder), &keys, boot, boot, Unreadable::Damaged).expect("a folder").report
 }
 
-/// Alters one byte of a segment that another one follows, so that the content of one frame is gone and nothing else. The
-/// records that stood there, by stream.
-fn damage(folder: &Path) -> Vec<(String, u64, u64)> {
+/// The only process's folder, once it is there.
+fn only_folder(spool: &Path) -> Option<PathBuf> {
+    fs::read_dir(spool).expect("a folder").flatten().map(|entry| entry.path()).find(|path| path.is_dir())
+}
+
+/// The segments of a process, in order.
+fn segments(folder: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path());
     let mut segments: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "seg")).collect();
     segments.sort();
+    segments
+}
+
+/// Alters one byte of a segment that another one follows, so that the content of one frame is gone and nothing else. The
+/// records that stood there, by stream.
+fn damage(folder: &Path) -> Vec<(String, u64, u64)> {
+    let mut segments = segments(folder);
     segments.pop();
     let largest =
         segments.iter().max_by_key(|path| path.metadata().map_or(0, |data| data.len())).expect("two segments");
@@ -133,14 +146,23 @@ fn g2_what_a_restarted_sidecar_finds_damaged_is_told_by_one_hole() {
     scene.sink.down();
     let load = scene.load();
     scene.more(&load, REQUESTS);
+    let lengths = || -> Vec<u64> {
+        let all = only_folder(&scene.spool_folder()).map(|folder| segments(&folder)).unwrap_or_default();
+        all.iter().map(|path| path.metadata().map_or(0, |data| data.len())).collect()
+    };
+    // A stream that opens later begins another segment too.
+    let has_records = |length: &u64| *length > HEADER_BYTES_MAX;
+    scene.sidecar.until("records are on disk", |_| lengths().last().is_some_and(has_records));
     // After a sync that failed another segment is begun.
+    let before = lengths().len();
     scene.sidecar.shim.fail(Operation::Sync, 1);
     scene.sidecar.until("it has failed", |sidecar| sidecar.shim.failed(Operation::Sync) > 0);
     scene.sidecar.shim.fail(Operation::Sync, 0);
-    scene.more(&load, REQUESTS);
+    scene.sidecar.until("another segment has records", |_| {
+        lengths().get(before..).is_some_and(|new| new.iter().any(has_records))
+    });
     scene.sidecar.kill_all();
-    let mut folders = fs::read_dir(scene.spool_folder()).expect("a folder").flatten().map(|entry| entry.path());
-    let mut lost = damage(&folders.find(|path| path.is_dir()).expect("a process's folder"));
+    let mut lost = damage(&only_folder(&scene.spool_folder()).expect("a process's folder"));
     // A process that tells what it finds, and dies before the sink is back; and one after it.
     scene.sidecar.start();
     scene.sidecar.until("it has looked", |sidecar| sidecar.log().contains("the spool is damaged"));
