@@ -232,6 +232,7 @@ fn a_wrong_value_is_named() {
         (&[minimal, "verify.roots=secret"], &["/verify/roots", "BEGIN CERTIFICATE"]),
         (&[minimal, "witness.outside.url=https://w.example"], &["witness.outside.key", "NAME+ID+KEY"]),
         (&[minimal, "witness.outside.url=w.example"], &["/witness/outside/url"]),
+        (&[minimal, "witness.headCopy.claimName=heads"], &["witness.headCopy.enabled is false"]),
         (&[minimal, "logFormat=xml"], &["/logFormat", "'json'"]),
         (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
         (&[minimal, "injection.mode=Sidecar"], &["/injection/mode", "'AdmissionPolicy'"]),

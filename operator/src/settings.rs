@@ -6,6 +6,7 @@ use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig};
 use crate::witness::OutsideConfig;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 use std::time::Duration;
 use testimony_core::contract::port;
 use testimony_core::evidence::note::Role;
@@ -111,6 +112,9 @@ pub struct Settings {
     /// Copy the ledger's newest head into the ConfigMap testimony-ledger-head, at most so often, in seconds; 0: no copy.
     #[arg(long, env = "TESTIMONY_LEDGER_HEAD_COPY_SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub ledger_head_copy_seconds: u32,
+    /// Folder in which that copy is kept as a file too, testimony-ledger-head.txt: of a volume from outside of the cluster.
+    #[arg(long, env = "TESTIMONY_LEDGER_HEAD_COPY_FOLDER")]
+    pub ledger_head_copy_folder: Option<PathBuf>,
     /// Name of the Lease of the leader election; made when absent.
     #[arg(long, env = "TESTIMONY_LEASE_NAME", default_value = "testimony-controller")]
     pub lease_name: String,

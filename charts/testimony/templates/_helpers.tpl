@@ -224,6 +224,9 @@ spec:
         runAsNonRoot: true
         runAsUser: 65532
         runAsGroup: 65532
+        {{- if .headCopyClaim }}
+        fsGroup: 65532
+        {{- end }}
         seccompProfile:
           type: RuntimeDefault
       containers:
@@ -281,6 +284,17 @@ spec:
               drop:
                 - ALL
           terminationMessagePolicy: FallbackToLogsOnError
+          {{- if .headCopyClaim }}
+          volumeMounts:
+            - name: head-copy
+              mountPath: /var/lib/testimony/head
+          {{- end }}
+      {{- with .headCopyClaim }}
+      volumes:
+        - name: head-copy
+          persistentVolumeClaim:
+            claimName: {{ . }}
+      {{- end }}
       {{- with $values.nodeSelector }}
       nodeSelector:
         {{- toYaml . | nindent 8 }}

@@ -189,7 +189,7 @@ impl Leader {
         let interval = Duration::from_secs(u64::from(self.settings.ledger_head_copy_seconds));
         let head_copy = (!interval.is_zero()).then(|| {
             let (store, progress) = keeper.blocks();
-            HeadCopy { store, progress, interval }
+            HeadCopy { folder: self.settings.ledger_head_copy_folder.clone(), store, progress, interval }
         });
         let copy = async {
             if let Some(head_copy) = head_copy {
