@@ -216,6 +216,13 @@ async fn finish_threads(threads: &mut JoinSet<()>, drain: &watch::Sender<Drain>,
     }
 }
 
+/// Time that connections did not need to end is the disk's.
+async fn until_cut_off(mut drain: watch::Receiver<Drain>) {
+    // A dropped sender means the same.
+    let _ = drain.wait_for(|state| *state == Drain::Abort).await;
+    tokio::time::sleep(SPOOL_DRAIN).await;
+}
+
 async fn until(mut stop: watch::Receiver<bool>) {
     // A dropped sender means the same: stop.
     let _ = stop.wait_for(|stop| *stop).await;
@@ -412,9 +419,9 @@ fn data_thread(
         recovering.abort_all();
         recorder.close();
         // The head of `close` is signed when it is durable (H1).
-        let ended = timeout(SPOOL_DRAIN, recorder.settled()).await;
-        if ended.is_err() {
-            tracing::error!("the stream's last head is not durable in time");
+        tokio::select! {
+            () = recorder.settled() => {}
+            () = until_cut_off(drain) => tracing::error!("the stream's last head is not durable in time"),
         }
         if timeout(WITNESS_DRAIN, accompanied.join_next()).await.is_err() {
             tracing::warn!("the witness did not see the stream's end in time");

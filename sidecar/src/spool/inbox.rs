@@ -93,6 +93,8 @@ struct State {
     due: Vec<u64>,
     new_streams: Vec<(StreamNumber, StreamId, u64)>,
     first_at: Option<Instant>,
+    /// When the writer took something last.
+    taken_at: Option<Instant>,
     urgent: bool,
     requests: bool,
     stopping: bool,
@@ -105,8 +107,13 @@ pub struct Limits {
     pub held_bytes_max: u64,
     /// What waits so long is written.
     pub commit_after: Duration,
-    /// The same, when somebody waits for it (Strict).
+    /// When somebody waits for it (Strict): written at once, unless what was before was written so short ago.
     pub commit_after_urgent: Duration,
+    /// What is so much is written after `commit_after_some` already: sealing a lot at once keeps a processor busy that a request
+    /// wants.
+    pub some_bytes: usize,
+    /// See `some_bytes`.
+    pub commit_after_some: Duration,
     /// What is so much is written.
     pub commit_bytes: usize,
 }
@@ -117,7 +124,34 @@ impl Default for Limits {
             held_bytes_max: 8 * 1024 * 1024,
             commit_after: Duration::from_millis(20),
             commit_after_urgent: Duration::from_millis(2),
+            some_bytes: 16 * 1024,
+            commit_after_some: Duration::from_millis(4),
             commit_bytes: 512 * 1024,
+        }
+    }
+}
+
+/// What waits for the writer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    /// Since when.
+    pub(super) first_at: Instant,
+    /// Bytes of its payloads.
+    pub(super) bytes: usize,
+    /// Somebody waits for it.
+    pub(super) urgent: bool,
+}
+
+impl Limits {
+    /// When it is to be written; `taken_at`: when the writer took something last.
+    pub(super) fn due(&self, waiting: &Waiting, taken_at: Option<Instant>) -> Instant {
+        let first = waiting.first_at;
+        let after = if waiting.bytes < self.some_bytes { self.commit_after } else { self.commit_after_some };
+        let usual = first + after;
+        match taken_at.filter(|_| waiting.urgent) {
+            Some(taken) => first.max(taken + self.commit_after_urgent).min(usual),
+            None if waiting.urgent => first,
+            None => usual,
         }
     }
 }
@@ -153,6 +187,7 @@ impl Inbox {
             due: Vec::new(),
             new_streams: Vec::new(),
             first_at: None,
+            taken_at: None,
             urgent: false,
             requests: false,
             stopping: false,
@@ -301,12 +336,12 @@ impl Permit {
         }
         let before = state.waiting_bytes;
         state.waiting_bytes = before.saturating_add(payload.len());
-        let threshold = state.limits.commit_bytes;
+        let crosses = |threshold| before < threshold && state.waiting_bytes >= threshold;
         let is_first = state.first_at.is_none();
+        let wakes = is_first || crosses(state.limits.some_bytes) || crosses(state.limits.commit_bytes);
         if is_first {
             state.first_at = Some(Instant::now());
         }
-        let wakes = is_first || (before < threshold && state.waiting_bytes >= threshold);
         drop(state);
         if wakes {
             self.shared.wake.notify_one();
@@ -336,8 +371,9 @@ impl Shared {
         let until = Instant::now() + tick;
         loop {
             let now = Instant::now();
-            let interval = if state.urgent { state.limits.commit_after_urgent } else { state.limits.commit_after };
-            let due = state.first_at.map(|first| first + interval);
+            let (bytes, urgent, taken_at) = (state.waiting_bytes, state.urgent, state.taken_at);
+            let waiting = state.first_at.map(|first_at| Waiting { first_at, bytes, urgent });
+            let due = waiting.map(|waiting| state.limits.due(&waiting, taken_at));
             let full = state.waiting_bytes >= state.limits.commit_bytes;
             if full || state.requests || state.stopping || due.is_some_and(|due| due <= now) || until <= now {
                 break;
@@ -345,8 +381,10 @@ impl Shared {
             let wait = due.map_or(until, |due| due.min(until)).saturating_duration_since(now);
             state = self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
+        if state.first_at.take().is_some() {
+            state.taken_at = Some(Instant::now());
+        }
         state.waiting_bytes = 0;
-        state.first_at = None;
         state.urgent = false;
         state.requests = false;
         Batch {

@@ -32,6 +32,9 @@ const START_PAUSE_MS: u64 = 50;
 /// Events that may wait to be taken.
 const EVENTS_MAX: usize = 256;
 
+/// A commit that takes longer is told: records are not durable meanwhile, and when the process ends there is little time.
+const SLOW_COMMIT: Duration = Duration::from_secs(1);
+
 /// How often an earlier process's folder is read, until what the disk cannot read counts as damaged,
 const SCANS_MAX: u32 = 10;
 /// and the pause between two of them, in ms.
@@ -375,7 +378,12 @@ impl Work {
     /// One group commit. Says why nothing more is to be sealed, if so.
     fn commit(&mut self, blocks: Vec<Block<StreamNumber>>) -> Option<Refusal> {
         self.count_elsewhere();
+        let begun = Instant::now();
         let mut result = self.writer.commit(blocks, (self.now)());
+        let took = begun.elapsed();
+        if took > SLOW_COMMIT {
+            tracing::warn!(milliseconds = took.as_millis(), "the spool's disk is slow");
+        }
         if let Err(Fault::Full { .. }) = result {
             // Acknowledgements that are not durable yet, and what earlier processes left, may make room.
             self.keep_house();

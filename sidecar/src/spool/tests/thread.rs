@@ -1,13 +1,14 @@
 //! The threads on a real folder.
 
 use super::rig::{folder, sid};
+use crate::spool::inbox::Waiting;
 use crate::spool::recover::Report;
 use crate::spool::{
     Boot, Class, Durable, Entry, Event, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool, SpoolHandle,
     StreamNumber,
 };
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle;
 use tokio::sync::mpsc;
@@ -144,6 +145,7 @@ async fn s3_without_a_place_nothing_is_sealed() {
         commit_after: Duration::from_secs(3600),
         commit_after_urgent: Duration::from_millis(1),
         commit_bytes: usize::MAX,
+        ..Limits::default()
     };
     let (spool, _events) = Spool::start(settings, &[]).expect("a spool");
     let inbox = spool.handle().inbox().clone();
@@ -163,4 +165,28 @@ async fn s3_without_a_place_nothing_is_sealed() {
     assert!(inbox.wait_durable(place, PATIENCE).await);
     assert!(*inbox.durable().borrow() > Durable::default());
     spool.stop();
+}
+
+#[test]
+fn little_waits_longer_than_much_and_what_somebody_waits_for_as_long_as_the_last_commit_is_young() {
+    let limits = Limits {
+        commit_after: Duration::from_millis(20),
+        some_bytes: 1000,
+        commit_after_some: Duration::from_millis(4),
+        commit_after_urgent: Duration::from_millis(2),
+        ..Limits::default()
+    };
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    for (what, first, bytes, urgent, taken, due) in [
+        ("little", 100, 999, false, Some(99), 120),
+        ("some", 100, 1000, false, Some(99), 104),
+        ("urgent, the first of all", 100, 1, true, None, 100),
+        ("urgent, after a pause", 100, 1, true, Some(90), 100),
+        ("urgent, just after a commit", 100, 1, true, Some(99), 101),
+        ("urgent, while the writer is at work", 100, 1, true, Some(100), 102),
+    ] {
+        let waiting = Waiting { first_at: at(first), bytes, urgent };
+        assert_eq!(limits.due(&waiting, taken.map(at)), at(due), "{what}");
+    }
 }
