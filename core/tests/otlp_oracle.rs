@@ -8,9 +8,10 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use proptest::prelude::*;
 use prost::Message as _;
 use testimony_core::canon::parse_body;
-use testimony_core::evidence::merkle::leaf;
-use testimony_core::evidence::seal::{Fate, Stream};
-use testimony_core::otlp::{export_request, observed_time_of_log_record, resource, split_records};
+use testimony_core::evidence::merkle::{Range, leaf};
+use testimony_core::evidence::seal::{Fate, HoleFacts, SinkHole, Stream};
+use testimony_core::evidence::stream::StreamId;
+use testimony_core::otlp::{body_of_log_record, export_request, observed_time_of_log_record, resource, split_records};
 use testimony_core::policy::Redact;
 use testimony_core::record::{EventName, Field, Record, Redacted, Side, Stamp, body_of};
 use testimony_core::redact::{Redactor, redact};
@@ -120,6 +121,25 @@ fn r3_a_body_over_the_limit_loses_headers_first_and_says_so() {
     assert!(body_of(&redacted).is_some_and(|body| parse_body(&body).is_ok_and(|map| !map.contains_key("sid"))));
 }
 
+#[test]
+fn g2_what_a_hole_says_is_read_back_from_its_log_record() {
+    let (mut stream, mut host) = opened();
+    let lost: StreamId = format!("c/shop/u/{:032x}-0-0", 6).parse().expect("a name");
+    let mut range = Range::empty(4);
+    (0..3_u8).for_each(|byte| range.push(leaf(&[byte])));
+    let nodes: Vec<_> = range.nodes().collect();
+    for sink in [Some("main"), None] {
+        let facts = HoleFacts { stream: &lost, from: 4, to: 7, sink, reason: "rejected", nodes: &nodes };
+        assert!(stream.hole(&facts, at(7), &mut host));
+        let records = split_records(&host.batch);
+        let body = records.last().and_then(|record| body_of_log_record(record)).expect("a body");
+        let read = SinkHole::from_body(body);
+        let told = sink.map(|sink| SinkHole { stream: lost.clone(), range: range.clone(), sink: sink.to_owned() });
+        assert_eq!(read, told);
+    }
+    assert_eq!(SinkHole::from_body(br#"{"typ":"exchange"}"#), None);
+}
+
 proptest! {
     #[test]
     fn any_bytes_make_valid_otlp_and_a_canonical_body(
@@ -148,12 +168,16 @@ proptest! {
         prop_assert_eq!(observed_time_of_log_record(&batch), Some(logs[0].observed_time_unix_nano));
         let parts = split_records(&batch);
         prop_assert_eq!(parts.len(), records);
-        prop_assert_eq!(parts.concat(), batch);
+        prop_assert_eq!(&parts.concat(), &batch);
+        for (part, line) in parts.iter().rev().zip(host.lines.iter().rev()) {
+            prop_assert_eq!(body_of_log_record(part), Some(line.body.as_bytes()));
+        }
     }
 
     #[test]
     fn reading_any_bytes_never_panics(run in proptest::collection::vec(any::<u8>(), 0..60)) {
         let _ = split_records(&run);
         let _ = observed_time_of_log_record(&run);
+        let _ = body_of_log_record(&run).map(SinkHole::from_body);
     }
 }

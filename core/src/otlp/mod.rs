@@ -43,6 +43,21 @@ pub fn observed_time_of_log_record(run: &[u8]) -> Option<u64> {
     proto::fixed64_of(proto::content(run)?, 11)
 }
 
+/// Body of the first record of such a run, if it is text: what was sealed. `None`: it has none, or it is no run.
+pub fn body_of_log_record(run: &[u8]) -> Option<&[u8]> {
+    let bytes_of = |message, wanted| {
+        let mut found = None;
+        let read = answer::fields(message, |field, value| {
+            if let (true, answer::Value::Bytes(bytes)) = (field == wanted, value) {
+                found = Some(bytes);
+            }
+            Ok(())
+        });
+        read.ok().and(found)
+    };
+    bytes_of(bytes_of(proto::content(run)?, 5)?, 1)
+}
+
 /// Splits a run of `log_records` fields into single ones, so that a refused batch can be sent in parts. Ends early at
 /// bytes that are no such field.
 pub fn split_records(mut run: &[u8]) -> Vec<&[u8]> {

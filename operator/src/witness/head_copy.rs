@@ -87,10 +87,10 @@ impl HeadCopy {
         let Some(block) = self.store.get(newest).await? else { return Ok(()) };
         self.store.publish_head(&block.note).await?;
         let Some(folder) = self.folder.clone() else { return Ok(()) };
-        let written = tokio::task::spawn_blocking(move || {
-            replace(&folder, &block.note).map_err(|error| CopyError::Folder { folder, error })
-        });
-        written.await.unwrap_or(Ok(()))
+        let into = folder.clone();
+        let written = tokio::task::spawn_blocking(move || replace(&into, &block.note));
+        let written = written.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        written.map_err(|error| CopyError::Folder { folder, error })
     }
 }
 

@@ -319,6 +319,7 @@ impl Recorder {
     /// The data thread ends: the stream closes, and its last batch goes.
     pub fn close(&self) {
         if self.tells_losses() {
+            self.shared.queue.end_holding_losses();
             self.tell_losses();
         }
         let now = now();

@@ -70,6 +70,11 @@ impl Queue {
         sinks.iter().flat_map(|sink| sink.take_losses().into_iter().map(|loss| (sink.name.clone(), loss))).collect()
     }
 
+    /// [`Queue::take_losses`] returns all of them from now on: the process ends.
+    pub fn end_holding_losses(&self) {
+        self.shared.sinks.load().iter().for_each(|sink| sink.end_holding());
+    }
+
     /// The hole that tells one [`Loss`] of this sink is durable.
     pub fn losses_durable(&self, sink: &str) {
         if let Some(queue) = self.shared.sinks.load().iter().find(|queue| *queue.name == *sink) {

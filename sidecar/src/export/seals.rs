@@ -129,12 +129,11 @@ impl Losses {
         let mut untold = 0;
         for (seq, leaf) in seals.marks().iter().flatten() {
             let room = self.waiting.len() < LOSSES_MAX;
-            let last = self.waiting.last_mut();
-            let grown = last.filter(|last| {
-                last.reason == reason && last.range.end() == *seq && Arc::ptr_eq(&last.stream, &seals.stream)
+            let grown = self.waiting.iter_mut().rev().find(|loss| {
+                loss.reason == reason && loss.range.end() == *seq && Arc::ptr_eq(&loss.stream, &seals.stream)
             });
             match grown {
-                Some(last) => last.range.push(*leaf),
+                Some(loss) => loss.range.push(*leaf),
                 None if room => {
                     let mut range = Range::empty(*seq);
                     range.push(*leaf);

@@ -14,9 +14,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::evidence::merkle::Range;
+use testimony_core::evidence::seal::SinkHole;
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::otlp::answer::PartialSuccess;
-use testimony_core::otlp::export_request;
+use testimony_core::otlp::{body_of_log_record, export_request};
 use testimony_core::policy::{DocumentSink, SinkCondition};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -315,7 +316,8 @@ impl SinkTask {
         self.tell(SinkCondition::Failing, Some(why.to_owned()));
         self.queue.release(piece.bytes(), records, 0);
         for batch in &piece.0 {
-            self.queue.lose(u64::from(batch.records), batch.seals.as_ref(), LossReason::Rejected);
+            let hole = body_of_log_record(&batch.log_records).and_then(SinkHole::from_body);
+            self.queue.refuse(u64::from(batch.records), batch.seals.as_ref(), hole);
         }
     }
 

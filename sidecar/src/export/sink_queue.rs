@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::merkle::Range;
-use testimony_core::evidence::seal::Class;
+use testimony_core::evidence::seal::{Class, SinkHole};
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{SinkCondition, SinkState};
 use tokio::sync::{Notify, watch};
@@ -38,8 +38,10 @@ struct State {
     batches: VecDeque<Batch>,
     sending: Sending,
     losses: Losses,
-    /// When losses were told, if nothing was taken since.
+    /// When losses were told, or a record was refused, if nothing was taken since.
     losses_held: Option<Instant>,
+    /// A hole was refused: that others are taken says nothing of holes.
+    holes_refused: bool,
     /// Losses that were taken to be told, and whose holes are not durable.
     telling: usize,
     condition: SinkCondition,
@@ -86,6 +88,7 @@ impl SinkQueue {
             sending: Sending::default(),
             losses: Losses::default(),
             losses_held: None,
+            holes_refused: false,
             telling: 0,
             condition: SinkCondition::Unknown,
             error: None,
@@ -140,6 +143,31 @@ impl SinkQueue {
         }
     }
 
+    /// The sink refused a record for good. Where it is a hole, what it told is to be told by another one: nobody reads this one.
+    pub(super) fn refuse(&self, records: u64, seals: Option<&Seals>, hole: Option<SinkHole>) {
+        let mut state = self.lock();
+        state.losses_held.get_or_insert_with(Instant::now);
+        self.add_loss(&mut state, records, seals, LossReason::Rejected);
+        if let Some(hole) = hole.filter(|hole| *hole.sink == *self.name) {
+            state.holes_refused = true;
+            if !state.losses.add_range(Arc::new(hole.stream), hole.range, LossReason::Rejected) {
+                tracing::error!(sink = %self.name, "what a refused hole told cannot be told by another one");
+            }
+        }
+        let told = !state.holds_losses();
+        drop(state);
+        if told {
+            self.losses_told.notify_one();
+        }
+    }
+
+    /// Losses wait for nothing any more: the process ends.
+    pub(super) fn end_holding(&self) {
+        let mut state = self.lock();
+        state.losses_held = None;
+        state.holes_refused = false;
+    }
+
     /// The spool cannot give this sink a range of records.
     pub(super) fn lose_range(&self, stream: Arc<StreamId>, range: Range) {
         let records = range.end().saturating_sub(range.begin());
@@ -179,6 +207,7 @@ impl SinkQueue {
             return Vec::new();
         }
         state.losses_held = Some(Instant::now());
+        state.holes_refused = false;
         let losses = state.losses.take();
         state.telling = state.telling.saturating_add(losses.len());
         losses
@@ -242,7 +271,8 @@ impl SinkQueue {
         state.sending.bytes = state.sending.bytes.saturating_sub(bytes);
         state.sending.records = state.sending.records.saturating_sub(records);
         state.delivered = state.delivered.saturating_add(delivered);
-        if delivered > 0 && state.losses_held.take().is_some() && !state.losses.is_empty() {
+        let releases = delivered > 0 && !(state.holes_refused && state.holds_losses());
+        if releases && state.losses_held.take().is_some() && !state.losses.is_empty() {
             self.losses_told.notify_one();
         }
         self.metrics.queue_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
@@ -354,5 +384,31 @@ mod tests {
         assert_eq!(queue.take_losses(), [], "held until something was taken");
         queue.release(0, 0, 1);
         assert_eq!(queue.take_losses().len(), 1);
+    }
+    #[test]
+    fn g2_what_a_refused_hole_told_is_told_again_and_not_before_the_sink_takes_something() {
+        let (changes, _) = watch::channel(0);
+        let queue = SinkQueue::new("main", 100, Metrics::default().sink("main"), changes, Arc::default());
+        let stream: Arc<StreamId> = Arc::new(format!("c/n/p/{:032x}-0-0", 1).parse().expect("a name"));
+        let seals = |seq| Seals::new(Arc::clone(&stream), vec![Some((seq, leaf(b"x")))].into());
+        let hole = |sink: &str| {
+            let mut range = Range::empty(4);
+            range.push(leaf(b"y"));
+            Some(SinkHole { stream: (*stream).clone(), range, sink: sink.to_owned() })
+        };
+        let told = |queue: &SinkQueue| -> Vec<(u64, u64)> {
+            queue.take_losses().iter().map(|loss| (loss.range.begin(), loss.range.end())).collect()
+        };
+        queue.refuse(1, Some(&seals(4)), None);
+        assert_eq!(told(&queue), [], "a hole could be refused, too");
+        queue.release(0, 0, 1);
+        assert_eq!(told(&queue), [(4, 5)]);
+        // It is refused nevertheless; and one of another sink, which says nothing of this one.
+        queue.refuse(1, Some(&seals(8)), hole("main"));
+        queue.refuse(1, Some(&seals(9)), hole("other"));
+        queue.release(0, 0, 1);
+        assert_eq!(told(&queue), [], "a sink that refuses holes would get one after each record");
+        queue.end_holding();
+        assert_eq!(told(&queue), [(8, 10), (4, 5)]);
     }
 }

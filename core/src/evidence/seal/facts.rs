@@ -1,7 +1,9 @@
 //! The records that a stream makes about itself. They hold our own facts alone, so there is nothing to redact.
 
 use super::Origin;
+use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
+use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
 use crate::record::{Field, RECORD_VERSION, Record, Redacted, Stamp, Typ, uuid_v7};
@@ -40,6 +42,33 @@ pub struct HoleFacts<'a> {
     pub reason: &'a str,
     /// Compact form of the range, from left to right.
     pub nodes: &'a [Hash],
+}
+
+/// What the body of a hole says of one sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkHole {
+    /// Whose records are not there.
+    pub stream: StreamId,
+    /// Which ones.
+    pub range: Range,
+    /// The sink that never gets them.
+    pub sink: String,
+}
+
+impl SinkHole {
+    /// Reads it. `None`: this is another record, or a hole of all sinks.
+    pub fn from_body(body: &[u8]) -> Option<Self> {
+        let fields = parse_body(body).ok()?;
+        let text = |field: Field| std::str::from_utf8(fields.get(field.key())?).ok();
+        if text(Field::Typ)? != Typ::Hole.as_str() {
+            return None;
+        }
+        let number = |field| text(field)?.parse().ok();
+        let nodes = text(Field::Nodes)?.split(',').map(|node| node.parse().ok()).collect::<Option<Vec<Hash>>>()?;
+        let range = Range::from_nodes(number(Field::HoleFrom)?, number(Field::HoleTo)?, &nodes).ok()?;
+        let sink = text(Field::Scope)?.strip_prefix("sink=")?.to_owned();
+        Some(Self { stream: text(Field::HoleSid)?.parse().ok()?, range, sink })
+    }
 }
 
 /// How far an earlier stream went (D3).

@@ -20,7 +20,7 @@ mod tally;
 mod tests;
 
 pub use bursts::REFUSED_PER_SECOND_MAX;
-pub use facts::{CloseReason, HoleFacts, RecoveredFacts};
+pub use facts::{CloseReason, HoleFacts, RecoveredFacts, SinkHole};
 pub use host::{Class, Fate, Head, HeadUse, Host, Position, Sealed, Signer, Wanted};
 pub use schedule::{
     CHECKPOINT_IDLE_SECONDS, CHECKPOINT_RECORDS, CHECKPOINT_SECONDS, COSIGNED_SECONDS, EPOCH_SECONDS, STREAM_RECORDS,
