@@ -41,21 +41,20 @@ fn other(key: &str, value: &str) -> String {
 
 /// What an edit of a record may be found to be, and what its loss.
 fn expected(rows: &BTreeMap<(String, u64), Row>, row: &Row) -> (&'static [Verdict], &'static [Verdict]) {
-    // `open` has the key: without it nothing proves a stream that had no time for a head.
-    let is_open = row.seq == 0;
     let in_hole =
         |typ: &Typ| matches!(typ, Typ::Hole { sid, from, to } if *sid == row.sid && (*from..*to).contains(&row.seq));
     if rows.values().any(|other| in_hole(&other.typ)) {
         // It came although a hole says that it never will: the answer was lost, or the process that had it. What else comes in
-        // its place is proved by nothing.
-        return (&[Verdict::Foreign], if is_open { &[Verdict::Gap, Verdict::Foreign] } else { &[Verdict::Gap] });
+        // its place is proved by nothing; nor is anything of a stream that had no time for a head.
+        return (&[Verdict::Foreign, Verdict::Gap], &[Verdict::Gap, Verdict::Foreign]);
     }
     // What it was is known by the record after it. Where that is in a hole, nobody can tell an edit from a record that was
     // dropped: what was sealed is not there.
     let has_next = rows.contains_key(&(row.sid.clone(), row.seq + 1));
     let is_last = !rows.keys().any(|(sid, seq)| *sid == row.sid && *seq > row.seq);
     let edit: &[Verdict] = if has_next || is_last { &[Verdict::Tampered] } else { &[Verdict::Missing] };
-    (edit, if is_open { &[Verdict::Missing, Verdict::Foreign] } else { &[Verdict::Missing] })
+    // `open` has the key: without it nothing proves a stream that had no time for a head.
+    (edit, if row.seq == 0 { &[Verdict::Missing, Verdict::Foreign] } else { &[Verdict::Missing] })
 }
 
 /// Whether a finding of this kind is about a record.
