@@ -227,19 +227,16 @@ fn failures(log: &str) -> Vec<String> {
     let mut all: Vec<Vec<&str>> = Vec::new();
     let mut inside = false;
     for line in log.lines() {
-        let begins = line.starts_with("---- ") && line.ends_with(" stdout ----");
-        match line {
-            _ if begins => all.push(vec![line]),
-            "failures:" | "successes:" => {}
-            _ if inside && !line.is_empty() => all.last_mut().into_iter().for_each(|lines| lines.push(line)),
-            _ => {}
-        }
         // What passed is shown too, by --show-output, before.
-        inside = match line {
-            "failures:" | "successes:" => false,
-            line if line.starts_with("test result: ") => false,
-            _ => inside || begins,
-        };
+        let ends = ["failures:", "successes:"].contains(&line) || line.starts_with("test result: ");
+        if line.starts_with("---- ") && line.ends_with(" stdout ----") {
+            all.push(vec![line]);
+            inside = true;
+        } else if ends {
+            inside = false;
+        } else if inside && !line.is_empty() {
+            all.last_mut().into_iter().for_each(|lines| lines.push(line));
+        }
     }
     let panics =
         |lines: &Vec<&str>| lines.iter().any(|line| line.contains("panicked at") || line.starts_with("Error: "));

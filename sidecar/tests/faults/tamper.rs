@@ -45,8 +45,12 @@ fn expected(rows: &BTreeMap<(String, u64), Row>, row: &Row) -> (&'static [Verdic
         |typ: &Typ| matches!(typ, Typ::Hole { sid, from, to } if *sid == row.sid && (*from..*to).contains(&row.seq));
     if rows.values().any(|other| in_hole(&other.typ)) {
         // It came although a hole says that it never will: the answer was lost, or the process that had it. What else comes in
-        // its place is proved by nothing; nor is anything of a stream that had no time for a head.
-        return (&[Verdict::Foreign, Verdict::Gap], &[Verdict::Gap, Verdict::Foreign]);
+        // its place is proved by nothing; nor is anything of a stream whose process had no time for a head.
+        let is_closed = rows.values().any(|other| other.sid == row.sid && other.body.contains(r#""typ":"close""#));
+        return match is_closed {
+            true => (&[Verdict::Foreign], &[Verdict::Gap]),
+            false => (&[Verdict::Foreign, Verdict::Gap], &[Verdict::Gap, Verdict::Foreign]),
+        };
     }
     // What it was is known by the record after it. Where that is in a hole, nobody can tell an edit from a record that was
     // dropped: what was sealed is not there.
