@@ -14,7 +14,8 @@ use std::io::{BufWriter, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::seal::{Fate, Head, Host, Sealed, Stream, Wanted};
-use testimony_core::record::{Field, Record, Redacted, Side};
+use testimony_core::otlp::proto::content;
+use testimony_core::record::{Field, Kept, LogWriter, Record, Redacted, Side};
 use testimony_core::redact::{Redactor, redact};
 
 /// Most memory that a verification may use, whatever it reads.
@@ -72,6 +73,8 @@ fn text(text: &str, out: &mut String) {
 
 struct Export {
     out: BufWriter<ChildStdin>,
+    writer: LogWriter,
+    field: Vec<u8>,
     /// Records of the line that is being made, and how many.
     batch: String,
     batched: usize,
@@ -81,11 +84,13 @@ struct Export {
 }
 
 impl Export {
-    fn add(&mut self, log: &[u8]) {
+    fn add(&mut self, kept: &Kept<'_>) {
         if self.batched > 0 {
             self.batch.push(',');
         }
-        otlp(log, &mut self.batch);
+        self.field.clear();
+        self.writer.append(kept, &mut self.field);
+        otlp(content(&self.field).expect("a LogRecord"), &mut self.batch);
         self.batched += 1;
         if self.batched >= BATCH {
             self.flush();
@@ -133,11 +138,11 @@ impl Host for Export {
 
     fn write(&mut self, sealed: Sealed<'_>) {
         self.sealed += 1;
-        self.add(sealed.log_record());
+        self.add(&sealed.kept());
     }
 
     fn head(&mut self, head: Head<'_>) {
-        self.add(head.log_record());
+        self.add(&head.kept());
     }
 }
 
@@ -177,7 +182,16 @@ fn v1_a_long_honest_export_has_no_finding_and_little_memory() {
         .spawn()
         .expect("the program starts");
     let out = BufWriter::with_capacity(1 << 20, child.stdin.take().expect("a pipe"));
-    let mut host = Export { out, batch: String::new(), batched: 0, bytes: 0, sealed: 0, keys: 0 };
+    let mut host = Export {
+        out,
+        writer: LogWriter::default(),
+        field: Vec::new(),
+        batch: String::new(),
+        batched: 0,
+        bytes: 0,
+        sealed: 0,
+        keys: 0,
+    };
     let key = host.key().expect("a key");
     let mut stream = Stream::open(origin(1), key, "0011223344556677", at(0), &mut host).expect("a name");
     let mut peak = 0;

@@ -50,11 +50,6 @@ impl<'a> Escaped<'a> {
         escape(value, room);
         Self { text: room, backslashes }
     }
-
-    /// The form of R1.
-    pub(crate) fn text(self) -> &'a [u8] {
-        self.text
-    }
 }
 
 /// R1: printable ASCII but `%` stands for itself; `%`, a first or last space and every other byte become `%XX`; an empty

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::{leaf, prove_inclusion, root_from_inclusion, root_of};
 use testimony_core::evidence::note::{PublicKey, SignedNote};
-use testimony_core::evidence::verify::{Body, Verdict};
+use testimony_core::evidence::verify::Verdict;
+use testimony_core::record::Body;
 
 const FIRST_LINE: &str = "c2sp.org/tlog-proof@v1";
 

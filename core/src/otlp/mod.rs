@@ -23,7 +23,7 @@ pub fn resource<'a>(attributes: impl IntoIterator<Item = (&'a str, &'a str)>) ->
 
 /// An ExportLogsServiceRequest with one Resource and one empty scope (the audit draft wants it empty). `resource` is an
 /// encoded Resource message; each of `log_records` is a run of encoded `log_records` fields, as
-/// [`crate::record::Encoder::append`] makes them.
+/// [`crate::record::LogWriter`] makes them.
 pub fn export_request(resource: &[u8], log_records: &[&[u8]]) -> Vec<u8> {
     let scope_len: usize = log_records.iter().map(|run| run.len()).sum();
     let mut resource_logs_len = proto::bytes_len(1, resource.len());
@@ -36,11 +36,6 @@ pub fn export_request(resource: &[u8], log_records: &[&[u8]]) -> Vec<u8> {
         out.extend_from_slice(run);
     }
     out
-}
-
-/// `observed_time_unix_nano` of the first record of such a run: when it was sealed. `None`: it has none, or it is no run.
-pub fn observed_time_of_log_record(run: &[u8]) -> Option<u64> {
-    proto::fixed64_of(proto::content(run)?, 11)
 }
 
 /// Body of the first record of such a run, if it is text: what was sealed. `None`: it has none, or it is no run.

@@ -75,6 +75,11 @@ pub fn fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
+/// Length of what [`fixed64`] appends, in bytes.
+pub const fn fixed64_len(field: u32, value: u64) -> usize {
+    if value == 0 { 0 } else { varint_len((field as u64) << 3) + 8 }
+}
+
 /// Appends a varint field.
 pub fn varint_field(out: &mut Vec<u8>, field: u32, value: u64) {
     varint(out, u64::from(field) << 3);
@@ -99,24 +104,6 @@ pub fn content(input: &[u8]) -> Option<&[u8]> {
     }
     let (length, after) = read_varint(rest)?;
     after.get(..usize::try_from(length).ok()?)
-}
-
-/// The first fixed64 field of this number in a message of fields that this module writes.
-pub fn fixed64_of(mut message: &[u8], field: u32) -> Option<u64> {
-    while !message.is_empty() {
-        let (key, rest) = read_varint(message)?;
-        message = match key & 7 {
-            0 => read_varint(rest)?.1,
-            1 if key >> 3 == u64::from(field) => return rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)),
-            1 => rest.get(8..)?,
-            2 => {
-                let (length, after) = read_varint(rest)?;
-                after.get(usize::try_from(length).ok()?..)?
-            }
-            _ => return None,
-        };
-    }
-    None
 }
 
 fn read_varint(input: &[u8]) -> Option<(u64, &[u8])> {

@@ -88,6 +88,7 @@ macro_rules! events {
     };
 }
 
+// New events come last: their numbers stand in spools.
 events! {
     HttpRequest "audit.http.request", "One HTTP request with its response.";
     RpcCall "audit.rpc.call", "One call of gRPC.";
@@ -111,6 +112,16 @@ events! {
 }
 
 impl EventName {
+    /// Its number in what is kept of a record. Never given to another event.
+    pub const fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    /// The event of this number.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code.checked_sub(1)?)).copied()
+    }
+
     /// Whether it shows an exchange that is still open.
     pub const fn is_stage(self) -> bool {
         matches!(self, Self::StreamOpen | Self::StreamProgress | Self::TcpOpen | Self::TcpProgress)

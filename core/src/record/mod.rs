@@ -3,17 +3,21 @@
 //! [`Record`] is what the request path collects; it may hold what must not leave. Only [`crate::redact::redact`] turns it
 //! into a [`Redacted`] record, and only that can be encoded.
 
+mod body;
 mod encode;
 mod event;
 mod field;
 mod gap;
+mod kept;
 mod restore;
 mod text;
 
+pub use body::{Body, Flaw, Member};
 pub use encode::{Encoder, Place, body_of};
 pub use event::{EventName, Typ};
 pub use field::{Field, Projection, Stability, reference_markdown};
 pub use gap::{Gap, GapReason};
+pub use kept::{KEPT_BYTES_MAX, Kept, LOG_OVERHEAD_BYTES_MAX, LogWriter};
 pub use restore::restore_exchange;
 pub(crate) use text::{ShortText, decimal, hex, parse_decimal};
 

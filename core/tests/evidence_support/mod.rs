@@ -4,7 +4,8 @@
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use testimony_core::evidence::note::{PublicKey, SIGNATURE_BYTES};
 use testimony_core::evidence::seal::{Head, Host, Origin, Sealed, Signer, Stream, Wanted};
-use testimony_core::record::{EventName, Field, Record, Stamp};
+use testimony_core::otlp::proto::content;
+use testimony_core::record::{EventName, Field, Kept, LogWriter, Record, Stamp};
 
 pub struct TestKey(Ed25519KeyPair);
 
@@ -59,14 +60,20 @@ impl Host for TestHost {
     }
 
     fn write(&mut self, sealed: Sealed<'_>) {
-        sealed.append_to(&mut self.batch);
-        let leaf = Some(sealed.leaf().to_hex());
-        self.lines.push(Line { body: text(sealed.body()), leaf, log: sealed.log_record().to_vec() });
+        self.add(&sealed.kept(), Some(sealed.leaf().to_hex()));
     }
 
     fn head(&mut self, head: Head<'_>) {
-        head.append_to(&mut self.batch);
-        self.lines.push(Line { body: text(head.body()), leaf: None, log: head.log_record().to_vec() });
+        self.add(&head.kept(), None);
+    }
+}
+
+impl TestHost {
+    fn add(&mut self, kept: &Kept<'_>, leaf: Option<String>) {
+        let mut field = Vec::new();
+        LogWriter::default().append(kept, &mut field);
+        self.batch.extend_from_slice(&field);
+        self.lines.push(Line { body: text(kept.body), leaf, log: content(&field).expect("a field").to_vec() });
     }
 }
 

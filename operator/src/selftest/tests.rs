@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use testimony_core::evidence::note::{PublicKey, SIGNATURE_BYTES};
 use testimony_core::evidence::seal::{Head, Host, Origin, Sealed, Signer, Stream, Wanted};
 use testimony_core::otlp::{export_request, resource};
-use testimony_core::record::{EventName, Field, Record, Stamp};
+use testimony_core::record::{EventName, Field, LogWriter, Record, Stamp};
 use testimony_core::redact::{Redactor, redact};
 use tokio::net::TcpListener;
 
@@ -180,11 +180,11 @@ impl Host for Thread {
     }
 
     fn write(&mut self, sealed: Sealed<'_>) {
-        sealed.append_to(&mut self.0);
+        LogWriter::default().append(&sealed.kept(), &mut self.0);
     }
 
     fn head(&mut self, head: Head<'_>) {
-        head.append_to(&mut self.0);
+        LogWriter::default().append(&head.kept(), &mut self.0);
     }
 }
 

@@ -13,7 +13,7 @@ use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::leaf;
 use testimony_core::evidence::seal::{Fate, Head, Host, Sealed, Stream, Wanted};
 use testimony_core::policy::{Compiled, Direction};
-use testimony_core::record::{GapReason, Record, Redacted, Stamp};
+use testimony_core::record::{GapReason, Kept, LogWriter, Record, Redacted, Stamp};
 use testimony_core::redact::redact;
 use testimony_sidecar::data::{self, EpochKey, Random};
 use testimony_sidecar::spool::format::frame::Encoder;
@@ -36,13 +36,15 @@ pub struct Stages {
     /// From the heads to the record, without redaction.
     pub capture: f64,
     pub redact: f64,
-    /// Canonical body and LogRecord.
+    /// Canonical body.
     pub encode: f64,
     /// The leaf.
     pub hash: f64,
     pub compress: f64,
     /// Encryption and checksums.
     pub encrypt: f64,
+    /// LogRecord: when a record leaves, for each sink.
+    pub leave: f64,
     /// Bytes of the canonical body.
     pub body_bytes: usize,
 }
@@ -53,10 +55,18 @@ pub fn stages(size: Size) -> Stages {
     let captured = capture(size, ROUNDS, CALLS).least() - forward;
     let redact = redaction(size, ROUNDS, CALLS);
     let sealed = seal(size, ROUNDS, CALLS).least();
-    let bodies = Drain::of(size).bodies;
+    let Drain { bodies, payloads, .. } = Drain::of(size);
     let hash = measure(ROUNDS, CALLS, |number| {
         let body: &Vec<u8> = at(&bodies, number);
         black_box(leaf(body));
+    });
+    let (mut writer, mut batch) = (LogWriter::default(), Vec::new());
+    let leave = measure(ROUNDS, CALLS, |number| {
+        batch.clear();
+        let payload: &Vec<u8> = at(&payloads, number);
+        let kept = Kept::decode(payload).expect("a record");
+        writer.append(&kept, &mut batch);
+        black_box(&batch);
     });
     let (framed, encrypt) = (frame(size, ROUNDS, CALLS).least(), encryption(size));
     let body_bytes = bodies.iter().map(Vec::len).sum::<usize>() / bodies.len();
@@ -68,6 +78,7 @@ pub fn stages(size: Size) -> Stages {
         hash: hash.least(),
         compress: framed - encrypt,
         encrypt,
+        leave: leave.least(),
         body_bytes,
     }
 }
@@ -110,7 +121,7 @@ fn redaction(size: Size, rounds: usize, calls: u64) -> f64 {
     both.least() - copied.least()
 }
 
-/// Body, LogRecord, hash, tree, and heads.
+/// Body, hash, tree, and heads.
 pub fn seal(size: Size, rounds: usize, calls: u64) -> Rounds {
     let records = records(size);
     let (mut stream, mut drain) = Drain::stream();
@@ -276,11 +287,11 @@ impl Host for Drain {
     fn write(&mut self, sealed: Sealed<'_>) {
         if self.keeps {
             let mut payload = Vec::new();
-            sealed.append_to(&mut payload);
+            sealed.kept().encode(&mut payload);
             self.payloads.push(payload);
             self.bodies.push(sealed.body().to_vec());
         }
-        black_box(sealed.log_record());
+        black_box(sealed.body());
     }
 
     fn head(&mut self, head: Head<'_>) {

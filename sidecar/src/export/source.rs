@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::stream::StreamId;
-use testimony_core::otlp::observed_time_of_log_record;
+use testimony_core::record::{Kept, LogWriter};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -33,6 +33,7 @@ pub(super) struct Source {
     folders: BTreeMap<Boot, Folder>,
     /// One handle for each stream's name, so that batches of a stream are known by it.
     names: Vec<Arc<StreamId>>,
+    writer: LogWriter,
     /// What is delivered and not acknowledged.
     delivered: BTreeMap<Boot, Place>,
 }
@@ -61,8 +62,8 @@ impl Source {
     pub(super) fn new(spool: SpoolHandle, sink: Arc<str>) -> Self {
         let durable = spool.inbox().durable();
         let adopted = spool.adopted();
-        let (folders, names, delivered) = Default::default();
-        Self { spool, sink, durable, adopted, folders, names, delivered }
+        let (folders, names, writer, delivered) = Default::default();
+        Self { spool, sink, durable, adopted, folders, names, writer, delivered }
     }
 
     /// The next records, at most [`REQUEST_BYTES_MAX`] unless one block is larger. `None`: there are none now.
@@ -76,9 +77,8 @@ impl Source {
                 let Some(read) = self.read_folder(boot).await else { break };
                 match read {
                     Read::Block(block) => {
-                        bytes += block.payload_bytes();
                         due.ends.insert(boot, block.end());
-                        self.batches(&block, &mut due.batches);
+                        bytes += self.batches(&block, &mut due);
                     }
                     Read::Lost { to, leaves, untold, problem, .. } => {
                         tracing::error!(sink = %self.sink, %boot, problem, "records of the spool cannot be sent");
@@ -176,18 +176,30 @@ impl Source {
         }
     }
 
-    /// The entries of a block, a batch for each run of one stream.
-    fn batches(&mut self, block: &ReadBlock, out: &mut Vec<Batch>) {
+    /// The entries of a block, a batch for each run of one stream. Returns how many bytes of LogRecords they are.
+    fn batches(&mut self, block: &ReadBlock, due: &mut Due) -> usize {
+        let mut bytes = 0_usize;
         let mut run: Option<Run> = None;
         for one in block.iter().filter(|one| one.entry.kind.is_exported()) {
             let name = self.name(one.sid);
             let mark = one.entry.kind.is_leaf().then_some((one.entry.seq, one.entry.leaf));
+            let Some(kept) = Kept::decode(one.payload) else {
+                tracing::error!(sink = %self.sink, stream = %name, seq = one.entry.seq, "a defect: the spool holds no record here");
+                due.lost.extend(mark.map(|(seq, leaf)| {
+                    let mut range = Range::empty(seq);
+                    range.push(leaf);
+                    (name, range)
+                }));
+                continue;
+            };
             if run.as_ref().is_some_and(|run| !Arc::ptr_eq(&run.stream, &name)) {
-                out.extend(run.take().map(Run::finish));
+                due.batches.extend(run.take().map(Run::finish));
             }
-            run.get_or_insert_with(|| Run::new(name)).push(mark, one.payload);
+            let run = run.get_or_insert_with(|| Run::new(name));
+            bytes = bytes.saturating_add(run.push(mark, &kept, &mut self.writer));
         }
-        out.extend(run.map(Run::finish));
+        due.batches.extend(run.map(Run::finish));
+        bytes
     }
 
     fn name(&mut self, stream: &StreamId) -> Arc<StreamId> {
@@ -217,12 +229,14 @@ impl Run {
         Self { stream, bytes: Vec::new(), marks: Vec::new(), first_ns: u64::MAX, last_ns: 0 }
     }
 
-    fn push(&mut self, mark: Mark, payload: &[u8]) {
-        self.bytes.extend_from_slice(payload);
+    /// Returns how many bytes its LogRecord has.
+    fn push(&mut self, mark: Mark, kept: &Kept<'_>, writer: &mut LogWriter) -> usize {
+        let before = self.bytes.len();
+        writer.append(kept, &mut self.bytes);
         self.marks.push(mark);
-        let time_ns = observed_time_of_log_record(payload).unwrap_or(0);
-        self.first_ns = self.first_ns.min(time_ns);
-        self.last_ns = self.last_ns.max(time_ns);
+        self.first_ns = self.first_ns.min(kept.sealed_ns);
+        self.last_ns = self.last_ns.max(kept.sealed_ns);
+        self.bytes.len().saturating_sub(before)
     }
 
     fn finish(self) -> Batch {
@@ -243,6 +257,7 @@ mod tests {
     use crate::spool::{Class, Entry, Kind, Limits, Settings, SinkRule, Spool};
     use std::path::{Path, PathBuf};
     use testimony_core::evidence::merkle;
+    use testimony_core::record::EventName;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -277,7 +292,9 @@ mod tests {
         for seq in 0..records {
             let mut permit = spool.inbox().reserve(Class::Ordinary, 100).expect("room");
             let entry = Entry::new(stream, Kind::Exchange, seq, merkle::leaf(b"record"), 1);
-            last = permit.push(entry, b"record").expect("in order");
+            let mut payload = Vec::new();
+            Kept { sealed_ns: 1, event: EventName::HttpRequest, body: b"record" }.encode(&mut payload);
+            last = permit.push(entry, &payload).expect("in order");
         }
         assert!(spool.inbox().wait_durable(last, PATIENCE).await);
     }
@@ -309,6 +326,30 @@ mod tests {
         assert!(tries.windows(2).all(|pair| pair[1] - pair[0] >= AGAIN), "{tries:?}");
         assert_eq!((due.untold, due.lost.len(), records(&due)), (10, 0, 5));
         assert_eq!(due.ends.get(&handle.boot()).map(|end| end.number()), Some(15));
+        drop(spool);
+        std::fs::remove_dir_all(&folder).expect("the folder goes");
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_is_no_record_counts_as_lost_and_the_rest_is_sent() {
+        let folder = folder("no-record");
+        let spool = start(&folder, "key", 1);
+        put(spool.handle(), 0, 2).await;
+        let sid = format!("c/n/p/{}-1-0", spool.handle().boot()).parse().expect("a name");
+        let stream = spool.handle().inbox().add_stream(sid, 0);
+        let leaf = merkle::leaf(b"x");
+        let mut permit = spool.handle().inbox().reserve(Class::Ordinary, 100).expect("room");
+        let place = permit.push(Entry::new(stream, Kind::Exchange, 0, leaf, 1), b"short").expect("in order");
+        assert!(spool.handle().inbox().wait_durable(place, PATIENCE).await);
+        let mut source = Source::new(spool.handle().clone(), "a".into());
+        let due = loop {
+            match source.read().await {
+                Some(due) => break due,
+                None => source.changed().await,
+            }
+        };
+        let lost: Vec<_> = due.lost.iter().map(|(_, range)| (range.begin(), range.end(), range.root())).collect();
+        assert_eq!((records(&due), lost), (2, vec![(0, 1, Some(leaf))]));
         drop(spool);
         std::fs::remove_dir_all(&folder).expect("the folder goes");
     }

@@ -53,8 +53,8 @@ pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 512 * 1024;
 /// Empty blocks that are kept for the next records while records come: a new one would cost the system's pages again.
 const SPARE_BLOCKS_MAX: usize = 2;
 
-/// Bytes of one payload: a record of 64 KiB and its projection.
-pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one payload: a record.
+pub const PAYLOAD_BYTES_MAX: usize = testimony_core::record::KEPT_BYTES_MAX;
 
 /// Bytes of a frame, with everything.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;

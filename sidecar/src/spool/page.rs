@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(Counters::parse(&[]), Err(FormatError::Short));
         bytes[..8].copy_from_slice(&MAGIC);
         assert_eq!(Counters::parse(&bytes), Err(Problem::Version(0).into()));
-        bytes[8] = 1;
+        bytes[8] = FORMAT_VERSION as u8;
         assert_eq!(Counters::parse(&bytes), Ok((0, Vec::new())));
         assert_eq!(Counters::parse(&bytes[..PAGE_BYTES - 1]), Err(FormatError::Short));
     }

@@ -6,7 +6,7 @@ use super::host::{Head, HeadUse, Host, Position, Signer};
 use crate::evidence::hash::Hash;
 use crate::evidence::note::{Checkpoint, PublicKey, Signature, SignedNote};
 use crate::evidence::stream::StreamId;
-use crate::record::Stamp;
+use crate::record::{Encoder, Kept, Stamp, Typ};
 use std::sync::Arc;
 
 /// Most heads that wait for their size to become durable; then no more checkpoints are sealed until one is signed.
@@ -62,16 +62,14 @@ impl<K: Signer> Stream<K> {
             let signatures = vec![Signature::log(origin, &key.public(), &signature)];
             let note = SignedNote { checkpoint, signatures };
             // Not a record of the stream; it always fits.
-            self.encoder.encode(&facts::head(&note.encode(), &pending.frontier, now), None, now.wall_ns);
+            self.encoder.encode(&facts::head(&note.encode(), &pending.frontier, now), None);
             host.head(Head {
                 stream: &pending.stream,
                 position: pending.position,
                 purpose: pending.purpose,
                 note: &note,
                 next_key: pending.next_key,
-                made_ns: now.wall_ns,
-                body: self.encoder.body(),
-                log: self.encoder.log_record(),
+                kept: kept(&self.encoder, now),
             });
         }
     }
@@ -81,16 +79,14 @@ impl<K: Signer> Stream<K> {
         let signatures = cosigned.signatures.first().cloned().into_iter().collect();
         let note = SignedNote { checkpoint: cosigned.checkpoint.clone(), signatures };
         let rotation = of.parts().map_or(0, |parts| parts.rotation);
-        self.encoder.encode(&facts::cosigned_head(&note.encode(), &cosigned.encode(), now), None, now.wall_ns);
+        self.encoder.encode(&facts::cosigned_head(&note.encode(), &cosigned.encode(), now), None);
         host.head(Head {
             stream: of,
             position: Position { rotation, size: note.checkpoint.size },
             purpose: HeadUse::Cosigned,
             note: &note,
             next_key: None,
-            made_ns: now.wall_ns,
-            body: self.encoder.body(),
-            log: self.encoder.log_record(),
+            kept: kept(&self.encoder, now),
         });
     }
 
@@ -98,4 +94,9 @@ impl<K: Signer> Stream<K> {
     pub fn awaits_durable(&self) -> bool {
         !self.pending.is_empty()
     }
+}
+
+/// The head that was just encoded.
+fn kept(encoder: &Encoder, now: Stamp) -> Kept<'_> {
+    Kept { sealed_ns: now.wall_ns, event: Typ::Head.event(), body: encoder.body() }
 }

@@ -3,8 +3,7 @@
 use crate::evidence::hash::Hash;
 use crate::evidence::note::{PublicKey, SIGNATURE_BYTES, SignedNote};
 use crate::evidence::stream::StreamId;
-use crate::otlp::proto;
-use crate::record::{EventName, GapReason, Typ};
+use crate::record::{EventName, GapReason, Kept, Typ};
 use std::sync::Arc;
 
 /// An Ed25519 key of one epoch (K2). Whoever makes it erases the secret when it is dropped.
@@ -29,10 +28,8 @@ pub enum Class {
 pub struct Wanted {
     /// For what.
     pub class: Class,
-    /// Bytes of the canonical body.
-    pub body_bytes: usize,
-    /// Bytes of the OTLP LogRecord, which holds the body.
-    pub log_bytes: usize,
+    /// Bytes of what is kept of it.
+    pub kept_bytes: usize,
 }
 
 /// What a stream needs from its data thread: places, randomness, keys, and where to leave what it made.
@@ -73,12 +70,9 @@ pub struct Sealed<'a> {
     pub(super) rotation: u64,
     pub(super) seq: u64,
     pub(super) typ: Typ,
-    pub(super) event: EventName,
     pub(super) leaf: Hash,
-    pub(super) body: &'a [u8],
-    pub(super) log: &'a [u8],
+    pub(super) kept: Kept<'a>,
     pub(super) start_ns: u64,
-    pub(super) sealed_ns: u64,
     pub(super) exchanges: u64,
 }
 
@@ -105,7 +99,7 @@ impl<'a> Sealed<'a> {
 
     /// Its kind, in OTLP.
     pub fn event(&self) -> EventName {
-        self.event
+        self.kept.event
     }
 
     /// Its leaf hash (L1).
@@ -115,7 +109,7 @@ impl<'a> Sealed<'a> {
 
     /// Its canonical body.
     pub fn body(&self) -> &'a [u8] {
-        self.body
+        self.kept.body
     }
 
     /// Exchanges of its own thread that it tells of: 1 of an exchange, the count of a burst or of a gap.
@@ -123,24 +117,14 @@ impl<'a> Sealed<'a> {
         self.exchanges
     }
 
-    /// The OTLP LogRecord.
-    pub fn log_record(&self) -> &'a [u8] {
-        self.log
+    /// What is kept of it until it leaves.
+    pub fn kept(&self) -> Kept<'a> {
+        self.kept
     }
 
     /// Its `t0`, in nanoseconds since the epoch.
     pub fn start_ns(&self) -> u64 {
         self.start_ns
-    }
-
-    /// When it was sealed, in nanoseconds since the epoch.
-    pub fn sealed_ns(&self) -> u64 {
-        self.sealed_ns
-    }
-
-    /// Appends the LogRecord as a `log_records` field of a ScopeLogs, so that batches can be joined by concatenation.
-    pub fn append_to(&self, batch: &mut Vec<u8>) {
-        proto::bytes(batch, 2, self.log);
     }
 }
 
@@ -163,9 +147,7 @@ pub struct Head<'a> {
     pub(super) purpose: HeadUse,
     pub(super) note: &'a SignedNote,
     pub(super) next_key: Option<PublicKey>,
-    pub(super) made_ns: u64,
-    pub(super) body: &'a [u8],
-    pub(super) log: &'a [u8],
+    pub(super) kept: Kept<'a>,
 }
 
 impl<'a> Head<'a> {
@@ -189,11 +171,6 @@ impl<'a> Head<'a> {
         self.note
     }
 
-    /// When it was signed, in nanoseconds since the epoch: its `t0`.
-    pub fn made_ns(&self) -> u64 {
-        self.made_ns
-    }
-
     /// The key of the next epoch, when this is the last head under the old one.
     pub fn next_key(&self) -> Option<PublicKey> {
         self.next_key
@@ -201,17 +178,12 @@ impl<'a> Head<'a> {
 
     /// Its canonical body.
     pub fn body(&self) -> &'a [u8] {
-        self.body
+        self.kept.body
     }
 
-    /// The OTLP LogRecord.
-    pub fn log_record(&self) -> &'a [u8] {
-        self.log
-    }
-
-    /// As [`Sealed::append_to`].
-    pub fn append_to(&self, batch: &mut Vec<u8>) {
-        proto::bytes(batch, 2, self.log);
+    /// What is kept of it until it leaves, from when it was signed: its `t0`.
+    pub fn kept(&self) -> Kept<'a> {
+        self.kept
     }
 }
 

@@ -31,7 +31,7 @@ pub use tally::Tally;
 use super::hash::HASH_BYTES;
 use super::merkle::Range;
 use super::stream::{NotAStream, StreamId, StreamParts};
-use crate::record::{Encoder, Field, Gap, GapReason, Place, Record, Redacted, Stamp, Typ, parse_decimal};
+use crate::record::{Encoder, Field, Gap, GapReason, Kept, Place, Record, Redacted, Stamp, Typ, parse_decimal};
 use bursts::Bursts;
 use gaps::Gaps;
 use head::Pending;
@@ -218,31 +218,27 @@ impl<K: Signer> Stream<K> {
         host: &mut H,
     ) -> Result<(), GapReason> {
         let mut place = Place::new(self.stream.as_str(), self.size, self.prev.as_ref().map(|hex| &hex[..]));
-        if !self.encoder.encode(record, Some(&mut place), now.wall_ns) {
+        if !self.encoder.encode(record, Some(&mut place)) {
             return Err(GapReason::RecordTooLong);
         }
-        let (body, log) = (self.encoder.body(), self.encoder.log_record());
-        let wanted = Wanted { class, body_bytes: body.len(), log_bytes: log.len() };
+        let raw = record.get();
+        let kept = Kept { sealed_ns: now.wall_ns, event: raw.event(), body: self.encoder.body() };
         if self.size > 0 {
-            host.reserve(wanted)?;
+            host.reserve(Wanted { class, kept_bytes: kept.bytes_len() })?;
         }
         let leaf = self.encoder.leaf();
         self.range.push(leaf);
         self.prev = Some(leaf.hex());
         let seq = self.size;
         self.size += 1;
-        let raw = record.get();
         host.write(Sealed {
             stream: &self.stream,
             rotation: self.rotation,
             seq,
             typ: raw.typ().unwrap_or(Typ::Exchange),
-            event: raw.event(),
             leaf,
-            body,
-            log,
+            kept,
             start_ns: start_of(raw),
-            sealed_ns: now.wall_ns,
             exchanges,
         });
         Ok(())

@@ -56,14 +56,14 @@ impl Host for TestHost {
     }
 
     fn reserve(&mut self, wanted: Wanted) -> Result<(), GapReason> {
-        self.reserved = if self.full { 0 } else { wanted.body_bytes };
+        self.reserved = if self.full { 0 } else { wanted.kept_bytes };
         if self.full { Err(GapReason::QueueFull) } else { Ok(()) }
     }
 
     fn write(&mut self, sealed: Sealed<'_>) {
         let body = parse_body(sealed.body()).expect("canonical");
         assert_eq!(sealed.leaf(), leaf(sealed.body()));
-        assert!(sealed.seq() == 0 || self.reserved == sealed.body().len(), "S3: sealed without a place");
+        assert!(sealed.seq() == 0 || self.reserved == sealed.kept().bytes_len(), "S3: sealed without a place");
         self.bodies.entry(sealed.position().rotation).or_default().push((sealed.leaf(), body));
     }
 

@@ -1,6 +1,5 @@
 //! Bodies in, rows out.
 
-use super::body::Body;
 use super::fact::Place;
 use super::names::Names;
 use super::projection::{Projector, Stored};
@@ -8,6 +7,7 @@ use super::read::{ReadError, read};
 use super::report::FINDINGS_MAX;
 use super::trust::Ledger;
 use super::verdict::{Finding, Verdict};
+use crate::record::Body;
 
 /// Most bytes of a ledger's bodies; they are kept.
 pub const LEDGER_BYTES_MAX: usize = 128 * 1024 * 1024;

@@ -6,7 +6,6 @@
 
 mod absence;
 mod behind;
-mod body;
 mod branch;
 mod chain;
 mod conclude;
@@ -27,7 +26,6 @@ mod trust;
 mod verdict;
 mod whole;
 
-pub use body::{Body, Flaw, Member};
 pub use fact::{Ended, Fact, Life, Place, ROW_KEY_BYTES, Source, StreamNo};
 pub use intake::{Intake, LEDGER_BYTES_MAX};
 pub use judge::{Scope, Settings, Verification};

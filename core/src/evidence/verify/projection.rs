@@ -3,9 +3,8 @@
 //! Attributes are there to search by; the body alone is signed. Each backend keeps them in a way of its own, which a [`Shape`]
 //! tells; after it the comparison is exact.
 
-use super::body::{Body, Member};
 use crate::evidence::stream::StreamParts;
-use crate::record::{Field, Projection};
+use crate::record::{Body, Field, Member, Projection};
 use std::borrow::Cow;
 use std::collections::HashSet;
 

@@ -1,12 +1,11 @@
 //! Reading bodies: what a verification needs of each.
 
-use super::body::{Body, Flaw};
 use super::fact::{Ended, Fact, Gap, Head, Hole, Kind, Leaf, Life, Place, Source, StreamNo, Totals};
 use super::names::Names;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::{Range, empty_root, leaf};
 use crate::evidence::note::{PublicKey, SignedNote};
-use crate::record::RECORD_VERSION;
+use crate::record::{Body, Flaw, Member, RECORD_VERSION};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
@@ -218,7 +217,7 @@ fn kind(
         "open" => {
             name("after", names)?;
             name("found", names)?;
-            let text = |key| fields.0.get(key).and_then(super::body::Member::plain).unwrap_or_default();
+            let text = |key| fields.0.get(key).and_then(Member::plain).unwrap_or_default();
             Kind::Open(fields.key("key")?, resource_digest(&text("pod"), &text("node")))
         }
         "exchange" => Kind::Exchange,
@@ -280,7 +279,7 @@ fn totals(fields: &Fields<'_, '_>) -> Result<Totals, ReadError> {
 
 /// The sum of `none_by`: `revision/rule=count`, separated by commas.
 fn none_named(fields: &Fields<'_, '_>, none: u64) -> Result<u64, ReadError> {
-    let cut = fields.0.get("trunc").and_then(super::body::Member::plain);
+    let cut = fields.0.get("trunc").and_then(Member::plain);
     if cut.is_some_and(|cut| cut.split(',').any(|field| field.starts_with("none_by="))) {
         // What was cut off cannot be counted.
         return Ok(none);

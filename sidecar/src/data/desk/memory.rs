@@ -3,8 +3,9 @@
 use crate::export::{Batch, Mark, Queue, Seals, Ticket};
 use bytes::Bytes;
 use std::sync::Arc;
-use testimony_core::evidence::seal::{Class, Head, Sealed};
+use testimony_core::evidence::seal::{Class, Head, Sealed, Wanted};
 use testimony_core::evidence::stream::StreamId;
+use testimony_core::record::{Kept, LOG_OVERHEAD_BYTES_MAX, LogWriter};
 
 /// A batch leaves the data thread with this many records,
 const BATCH_RECORDS_MAX: u32 = 64;
@@ -17,6 +18,7 @@ const RESERVE_STEP_BYTES: usize = 16 * 1024;
 /// The batch that a data thread is filling.
 pub struct Memory {
     queue: Queue,
+    writer: LogWriter,
     bytes: Vec<u8>,
     marks: Vec<Mark>,
     stream: Option<Arc<StreamId>>,
@@ -26,6 +28,8 @@ pub struct Memory {
     ticket: Option<Ticket>,
     /// Bytes of the ticket that are not used yet.
     left: usize,
+    /// Bytes that are reserved for the next record.
+    reserved: usize,
     /// The batch has its first record since this was last asked.
     begun: bool,
 }
@@ -34,6 +38,7 @@ impl Memory {
     pub fn new(queue: Queue) -> Self {
         Self {
             queue,
+            writer: LogWriter::default(),
             bytes: Vec::new(),
             marks: Vec::new(),
             stream: None,
@@ -42,6 +47,7 @@ impl Memory {
             last_ns: 0,
             ticket: None,
             left: 0,
+            reserved: 0,
             begun: false,
         }
     }
@@ -77,8 +83,16 @@ impl Memory {
         self.queue.push(batch, ticket);
     }
 
-    /// A place of so many more bytes at the sinks of this batch; where one of them has none, the batch leaves without it.
-    pub fn reserve(&mut self, bytes: usize, class: Class) -> bool {
+    /// A place for one more record at the sinks of this batch; where one of them has none, the batch leaves without it. How
+    /// long its LogRecord is, is known when it is made: what it does not need is free for the next one.
+    pub fn reserve_record(&mut self, wanted: Wanted) -> bool {
+        let bytes = wanted.kept_bytes.saturating_mul(2).saturating_add(LOG_OVERHEAD_BYTES_MAX);
+        let has_place = self.reserve(bytes, wanted.class);
+        self.reserved = if has_place { bytes } else { 0 };
+        has_place
+    }
+
+    fn reserve(&mut self, bytes: usize, class: Class) -> bool {
         if bytes <= self.left {
             self.left -= bytes;
             return true;
@@ -110,23 +124,25 @@ impl Memory {
 
     pub fn write(&mut self, sealed: &Sealed<'_>) {
         self.turn_to(sealed.stream());
-        sealed.append_to(&mut self.bytes);
-        self.add(sealed.stream(), Some((sealed.seq(), sealed.leaf())), sealed.sealed_ns());
+        self.add(sealed.stream(), Some((sealed.seq(), sealed.leaf())), &sealed.kept());
     }
 
     pub fn head(&mut self, head: &Head<'_>) {
         self.turn_to(head.stream());
-        head.append_to(&mut self.bytes);
-        self.add(head.stream(), None, head.made_ns());
+        self.add(head.stream(), None, &head.kept());
     }
 
-    fn add(&mut self, stream: &Arc<StreamId>, mark: Mark, sealed_ns: u64) {
+    fn add(&mut self, stream: &Arc<StreamId>, mark: Mark, kept: &Kept<'_>) {
+        let before = self.bytes.len();
+        self.writer.append(kept, &mut self.bytes);
+        let needed = self.bytes.len().saturating_sub(before);
+        self.left = self.left.saturating_add(std::mem::take(&mut self.reserved).saturating_sub(needed));
         self.stream.get_or_insert_with(|| stream.clone());
         self.marks.push(mark);
         self.begun |= self.records == 0;
         self.records = self.records.saturating_add(1);
-        self.first_ns = self.first_ns.min(sealed_ns);
-        self.last_ns = self.last_ns.max(sealed_ns);
+        self.first_ns = self.first_ns.min(kept.sealed_ns);
+        self.last_ns = self.last_ns.max(kept.sealed_ns);
     }
 
     /// A batch is of one stream.

@@ -18,9 +18,6 @@ use testimony_core::evidence::seal::{Head, HeadUse, Host, Position, Sealed, Want
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::record::{GapReason, Typ};
 
-/// Bytes of tag and length before a LogRecord.
-const FRAMING_BYTES: usize = 11;
-
 /// What one data thread makes goes here.
 pub struct Desk {
     out: Out,
@@ -152,10 +149,9 @@ impl Host for Desk {
     }
 
     fn reserve(&mut self, wanted: Wanted) -> Result<(), GapReason> {
-        let bytes = wanted.log_bytes.saturating_add(FRAMING_BYTES);
         match &mut self.out {
-            Out::Memory(memory) => memory.reserve(bytes, wanted.class).then_some(()).ok_or(GapReason::QueueFull),
-            Out::Spool(spooled) => spooled.reserve(bytes, wanted.class),
+            Out::Memory(memory) => memory.reserve_record(wanted).then_some(()).ok_or(GapReason::QueueFull),
+            Out::Spool(spooled) => spooled.reserve(wanted.kept_bytes, wanted.class),
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 const RESERVE_STEP_BYTES: usize = 16 * 1024;
 const RESERVE_STEP_ENTRIES: u64 = 16;
 
-/// A record with its projection, unless its headers are very long: whoever asks whether there is room asks for so much.
+/// A record, unless its headers are very long: whoever asks whether there is room asks for so much.
 const RECORD_BYTES: usize = 16 * 1024;
 
 /// Streams whose heads may still come: a stream closes before its last head is signed.
@@ -106,7 +106,7 @@ impl Spooled {
     pub fn write(&mut self, sealed: &Sealed<'_>) {
         let number = self.number(sealed.stream());
         self.frame.clear();
-        sealed.append_to(&mut self.frame);
+        sealed.kept().encode(&mut self.frame);
         self.told = self.told.saturating_add(sealed.exchanges());
         let entry = Entry::new(number, Kind::from(sealed.typ()), sealed.seq(), sealed.leaf(), sealed.exchanges());
         let opening = (sealed.seq() == 0).then(|| self.inbox.reserve_opening(self.frame.len()));
@@ -127,7 +127,7 @@ impl Spooled {
     pub fn head(&mut self, head: &Head<'_>) -> Option<Place> {
         let number = self.number_of(head.stream())?;
         self.frame.clear();
-        head.append_to(&mut self.frame);
+        head.kept().encode(&mut self.frame);
         let kind = match head.purpose() {
             HeadUse::Export | HeadUse::Cosigned => Kind::Head,
             HeadUse::Witness => Kind::WitnessHead,

@@ -13,7 +13,7 @@ use bytes::Cursor;
 use std::fmt;
 
 /// Version of the layout; another one is refused.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
 /// What a file begins with, which says what kind it is.
 type Magic = [u8; 8];

@@ -1,7 +1,7 @@
 //! A canonical body, taken apart without copies: what [`crate::canon::parse_body`] checks, in one pass.
 
+use super::Field;
 use crate::canon::{BODY_BYTES_MAX, EscapeError, unescape};
-use crate::record::Field;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::LazyLock;
