@@ -90,8 +90,8 @@ impl Redactor {
 
 /// Whether the floor keeps a header field of this name, in any case.
 fn is_allowed(name: &str) -> bool {
-    let lower = || name.bytes().map(|byte| byte.to_ascii_lowercase());
-    HEADERS_ALLOWED.binary_search_by(|allowed| allowed.bytes().cmp(lower())).is_ok()
+    // Few have the same length: that is quicker than a search by bytes.
+    HEADERS_ALLOWED.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
 }
 
 /// Fields whose whole value is masked when it looks like a secret.

@@ -3,7 +3,7 @@
 //! Nearly every value has none. So one pass looks which shapes are possible at all: each needs a byte that ordinary values
 //! seldom have, or many digits.
 
-use memchr::memchr_iter;
+use memchr::{memchr_iter, memchr2_iter};
 
 /// Prefixes of well-known credentials, each with the least number of token characters that must follow.
 const PREFIXES: &[(&[u8], usize)] = &[
@@ -37,6 +37,21 @@ const PEM_SIGN: u8 = b'B';
 const AWS_SIGN: u8 = b'I';
 const UNDERSCORE: u8 = b'_';
 const HYPHEN: u8 = b'-';
+
+/// What `AKIA` and `ASIA` end in; every other prefix ends in a hyphen or an underscore.
+const AWS_LAST: u8 = b'A';
+
+/// The bytes before the last of a prefix: at most places none of them stands.
+const BEFORE_LAST: [bool; 256] = {
+    let (mut is_one, mut at) = ([false; 256], 0);
+    while at < PREFIXES.len() {
+        let prefix = PREFIXES[at].0;
+        assert!(matches!(prefix[prefix.len() - 1], AWS_LAST | UNDERSCORE | HYPHEN));
+        is_one[prefix[prefix.len() - 2] as usize] = true;
+        at += 1;
+    }
+    is_one
+};
 
 /// What a value holds, by its bytes alone.
 #[derive(Clone, Copy, Default)]
@@ -94,16 +109,19 @@ pub fn looks_secret(value: &[u8]) -> bool {
 pub fn has_secret(value: &[u8], signs: Signs) -> bool {
     signs.has(PEM_SIGN) && (has_token_after(value, PEM, 0) || has_token_after(value, BEARER.0, BEARER.1))
         || signs.has(JWT_SIGN) && has_jwt(value)
-        || PREFIXES.iter().any(|(prefix, least)| may_hold(prefix, signs) && has_token_after(value, prefix, *least))
+        || signs.has(AWS_SIGN) && has_credential(value, memchr_iter(AWS_LAST, value))
+        || (signs.has(UNDERSCORE) || signs.has(HYPHEN))
+            && has_credential(value, memchr2_iter(UNDERSCORE, HYPHEN, value))
         || signs.digits >= CARD_DIGITS_MIN && has_card_number(value)
 }
 
-/// Whether a prefix may be there: each has one of these bytes.
-fn may_hold(prefix: &[u8], signs: Signs) -> bool {
-    match prefix.last() {
-        Some(&last @ (UNDERSCORE | HYPHEN)) => signs.has(last),
-        _ => signs.has(AWS_SIGN),
-    }
+/// Whether one of [`PREFIXES`] ends at one of these places, with its token characters after it.
+fn has_credential(value: &[u8], mut ends: impl Iterator<Item = usize>) -> bool {
+    ends.any(|end| {
+        let before = end.checked_sub(1).and_then(|before| value.get(before)).copied().unwrap_or_default();
+        BEFORE_LAST.get(usize::from(before)).is_some_and(|is_one| *is_one)
+            && PREFIXES.iter().any(|(prefix, least)| is_token_after(value, end, prefix, *least))
+    })
 }
 
 fn contains(value: &[u8], needle: &[u8]) -> bool {
@@ -116,11 +134,14 @@ fn is_token_byte(byte: u8) -> bool {
 
 fn has_token_after(value: &[u8], prefix: &[u8], least: usize) -> bool {
     let Some(&last) = prefix.last() else { return false };
-    memchr_iter(last, value).any(|at| {
-        let (before, after) = value.split_at_checked(at + 1).unwrap_or_default();
-        before.ends_with(prefix)
-            && after.get(..least).is_some_and(|following| following.iter().all(|&b| is_token_byte(b)))
-    })
+    memchr_iter(last, value).any(|end| is_token_after(value, end, prefix, least))
+}
+
+/// Whether a prefix has its last byte at `end`, and so many token characters follow.
+fn is_token_after(value: &[u8], end: usize, prefix: &[u8], least: usize) -> bool {
+    let (before, after) = value.split_at_checked(end + 1).unwrap_or_default();
+    before.ends_with(prefix)
+        && after.get(..least).is_some_and(|following| following.iter().all(|&b| is_token_byte(b)))
 }
 
 /// `eyJ<base64url>.eyJ<base64url>`: the start of two JSON objects in base64url (RFC 7519).
