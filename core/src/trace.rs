@@ -50,14 +50,20 @@ impl TraceParent {
     }
 }
 
+/// At most 32 digits.
 fn from_hex(digits: &[u8]) -> Option<u128> {
-    digits.iter().try_fold(0_u128, |value, digit| {
+    // Sixteen of them at a time: that is one register.
+    digits.chunks(16).try_fold(0_u128, |value, part| Some(value << (4 * part.len()) | u128::from(word_from_hex(part)?)))
+}
+
+fn word_from_hex(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0_u64, |value, digit| {
         let nibble = match digit {
             b'0'..=b'9' => digit - b'0',
             b'a'..=b'f' => digit - b'a' + 10,
             _ => return None,
         };
-        Some(value << 4 | u128::from(nibble))
+        Some(value << 4 | u64::from(nibble))
     })
 }
 

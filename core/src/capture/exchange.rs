@@ -3,7 +3,7 @@
 //! The fronts ([`super::HttpCapture`] for HTTP/1, [`super::StreamCapture`] for HTTP/2) translate what their protocol shows;
 //! trace context, correlation, identity, the judge, the in-flight table, redaction and the record are here, once.
 
-use super::in_flight::{Candidate, Ticket};
+use super::in_flight::{Candidate, InFlight, Ticket};
 use super::request::{Added, Scan, edit_trace, fill_actor, fill_request, fill_trace};
 use super::stage::{Kind, Stages, show};
 use super::target::Target;
@@ -110,7 +110,7 @@ impl Exchange {
         let random = [shell.random(), shell.random()];
         let context = shell.in_flight(|table| trace(scan.traceparent, conn.direction, rules, table, random));
         edit_trace(added, &context);
-        let correlation = correlate(shell, &scan, rules, context.trust == "inferred", added);
+        let correlation = correlate(shell, &scan, rules, start, context.trust == "inferred", added);
         if policy.document().client_address == ClientAddress::XForwardedFor
             && conn.direction == Direction::Inbound
             && !scan.forwarded_for
@@ -339,6 +339,7 @@ fn correlate<S: Shell>(
     shell: &mut S,
     scan: &Scan<'_>,
     rules: &Correlation,
+    start: Stamp,
     inferred: bool,
     added: &mut impl Added,
 ) -> Option<CorrelationId> {
@@ -348,13 +349,10 @@ fn correlate<S: Shell>(
         return Some((id.get(..CORRELATION_ID_BYTES_MAX).unwrap_or(id).to_vec(), "client"));
     }
     let make = rules.when_absent == WhenAbsent::Make;
-    let known = shell.in_flight(|table| table.single().and_then(|only| only.correlation_id.clone()));
-    let (id, source) = match known.filter(|_| inferred) {
+    let single = |table: &mut InFlight| table.single().and_then(|only| only.correlation_id.clone());
+    let (id, source) = match inferred.then(|| shell.in_flight(single)).flatten() {
         Some(id) => (id, "inferred"),
-        None if make => {
-            let now = shell.now();
-            (uuid_v7(now.wall_ns, shell.random()).to_vec(), "generated")
-        }
+        None if make => (uuid_v7(start.wall_ns, shell.random()).to_vec(), "generated"),
         None => return None,
     };
     if make && let Ok(text) = std::str::from_utf8(&id) {

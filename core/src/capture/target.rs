@@ -17,7 +17,9 @@ impl<'a> Target<'a> {
         if method == "CONNECT" {
             return Self { authority: Some(target), ..Self::default() };
         }
-        let (authority, rest) = match target.split_once("://") {
+        // Nearly every target begins with its path, and has no scheme to look for.
+        let absolute = if target.starts_with('/') { None } else { target.split_once("://") };
+        let (authority, rest) = match absolute {
             Some((scheme, rest)) if is_scheme(scheme) => {
                 let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
                 let (authority, rest) = rest.split_at(end);

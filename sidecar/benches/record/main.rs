@@ -65,7 +65,7 @@ fn main() {
     if let [stage, size, count] = words.as_slice() {
         return only(stage, size, count.parse().expect("a count"));
     }
-    let folder = std::env::temp_dir().join(format!("testimony-bench-record-{}", std::process::id()));
+    let folder = folder();
     let parts = Size::ALL.map(|size| (size, stages(size)));
     let mut boot = 0;
     let mut cost = |load| {
@@ -84,6 +84,10 @@ fn main() {
     std::fs::remove_dir_all(&folder).expect("the folder goes");
 }
 
+fn folder() -> PathBuf {
+    std::env::temp_dir().join(format!("testimony-bench-record-{}", std::process::id()))
+}
+
 /// Runs one stage so often.
 fn only(stage: &str, size: &str, count: u64) {
     let size = Size::ALL.into_iter().find(|known| known.name() == size).expect("least, usual or long");
@@ -92,7 +96,13 @@ fn only(stage: &str, size: &str, count: u64) {
         "capture" => stages::capture(size, 1, count),
         "seal" => stages::seal(size, 1, count),
         "frame" => stages::frame(size, 1, count),
-        _ => panic!("forward, capture, seal or frame"),
+        "whole" => {
+            let folder = folder();
+            let cost = run(&folder, 1, Load { size, rate: None, records: count.div_ceil(ROUNDS) });
+            std::fs::remove_dir_all(&folder).expect("the folder goes");
+            cost.all
+        }
+        _ => panic!("forward, capture, seal, frame or whole"),
     };
     println!("{:.2} us", rounds.least());
 }

@@ -360,7 +360,10 @@ impl Inner {
             self.stream.durable(upto, now, &mut self.desk);
         }
         self.desk.show_heads();
-        if let Some(spooled) = self.desk.spooled() {
+        // Who begins to wait asks how far it is.
+        if !(self.waiting.is_empty() && self.told.is_empty())
+            && let Some(spooled) = self.desk.spooled()
+        {
             self.waiting.durable(spooled.end());
             while self.told.front().is_some_and(|(place, _)| spooled.covers(*place)) {
                 if let Some((_, sink)) = self.told.pop_front() {
