@@ -39,18 +39,36 @@ pub const LOG_OVERHEAD_BYTES_MAX: usize = {
     bytes
 };
 
-/// What is kept of a sealed record or a head: its body, and what the body does not say.
+/// What is kept of a sealed record or a head: its body, and what the body does not say. A stream makes it, or it is read back
+/// from where it was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept<'a> {
-    /// When it was sealed, in nanoseconds since the epoch.
-    pub sealed_ns: u64,
-    /// Its kind, in OTLP.
-    pub event: EventName,
-    /// Its canonical body.
-    pub body: &'a [u8],
+    sealed_ns: u64,
+    event: EventName,
+    body: &'a [u8],
 }
 
 impl<'a> Kept<'a> {
+    /// For what a stream has just encoded.
+    pub(crate) fn new(sealed_ns: u64, event: EventName, body: &'a [u8]) -> Self {
+        Self { sealed_ns, event, body }
+    }
+
+    /// When it was sealed, in nanoseconds since the epoch.
+    pub fn sealed_ns(&self) -> u64 {
+        self.sealed_ns
+    }
+
+    /// Its kind, in OTLP.
+    pub fn event(&self) -> EventName {
+        self.event
+    }
+
+    /// Its canonical body.
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
     /// Appends it: time (8 bytes, little-endian), event (1), body.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.reserve(self.bytes_len());

@@ -73,7 +73,7 @@ impl TestHost {
         let mut field = Vec::new();
         LogWriter::default().append(kept, &mut field);
         self.batch.extend_from_slice(&field);
-        self.lines.push(Line { body: text(kept.body), leaf, log: content(&field).expect("a field").to_vec() });
+        self.lines.push(Line { body: text(kept.body()), leaf, log: content(&field).expect("a field").to_vec() });
     }
 }
 

@@ -271,7 +271,7 @@ fn read_back(spool: &SpoolHandle) -> (u64, u64) {
     while let Read::Block(block) = reader.read().expect("readable") {
         for one in block.iter().filter(|one| one.entry.kind == Kind::Exchange) {
             records += 1;
-            bytes += Kept::decode(one.payload).expect("a record").body.len() as u64;
+            bytes += Kept::decode(one.payload).expect("a record").body().len() as u64;
         }
     }
     (records, bytes / records.max(1))

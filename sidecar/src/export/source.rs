@@ -234,8 +234,8 @@ impl Run {
         let before = self.bytes.len();
         writer.append(kept, &mut self.bytes);
         self.marks.push(mark);
-        self.first_ns = self.first_ns.min(kept.sealed_ns);
-        self.last_ns = self.last_ns.max(kept.sealed_ns);
+        self.first_ns = self.first_ns.min(kept.sealed_ns());
+        self.last_ns = self.last_ns.max(kept.sealed_ns());
         self.bytes.len().saturating_sub(before)
     }
 
@@ -292,8 +292,7 @@ mod tests {
         for seq in 0..records {
             let mut permit = spool.inbox().reserve(Class::Ordinary, 100).expect("room");
             let entry = Entry::new(stream, Kind::Exchange, seq, merkle::leaf(b"record"), 1);
-            let mut payload = Vec::new();
-            Kept { sealed_ns: 1, event: EventName::HttpRequest, body: b"record" }.encode(&mut payload);
+            let payload = [&1_u64.to_le_bytes()[..], &[EventName::HttpRequest.code()], b"record"].concat();
             last = permit.push(entry, &payload).expect("in order");
         }
         assert!(spool.inbox().wait_durable(last, PATIENCE).await);

@@ -98,5 +98,5 @@ impl<K: Signer> Stream<K> {
 
 /// The head that was just encoded.
 fn kept(encoder: &Encoder, now: Stamp) -> Kept<'_> {
-    Kept { sealed_ns: now.wall_ns, event: Typ::Head.event(), body: encoder.body() }
+    Kept::new(now.wall_ns, Typ::Head.event(), encoder.body())
 }

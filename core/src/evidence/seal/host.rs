@@ -99,7 +99,7 @@ impl<'a> Sealed<'a> {
 
     /// Its kind, in OTLP.
     pub fn event(&self) -> EventName {
-        self.kept.event
+        self.kept.event()
     }
 
     /// Its leaf hash (L1).
@@ -109,7 +109,7 @@ impl<'a> Sealed<'a> {
 
     /// Its canonical body.
     pub fn body(&self) -> &'a [u8] {
-        self.kept.body
+        self.kept.body()
     }
 
     /// Exchanges of its own thread that it tells of: 1 of an exchange, the count of a burst or of a gap.
@@ -178,7 +178,7 @@ impl<'a> Head<'a> {
 
     /// Its canonical body.
     pub fn body(&self) -> &'a [u8] {
-        self.kept.body
+        self.kept.body()
     }
 
     /// What is kept of it until it leaves, from when it was signed: its `t0`.

@@ -222,7 +222,7 @@ impl<K: Signer> Stream<K> {
             return Err(GapReason::RecordTooLong);
         }
         let raw = record.get();
-        let kept = Kept { sealed_ns: now.wall_ns, event: raw.event(), body: self.encoder.body() };
+        let kept = Kept::new(now.wall_ns, raw.event(), self.encoder.body());
         if self.size > 0 {
             host.reserve(Wanted { class, kept_bytes: kept.bytes_len() })?;
         }

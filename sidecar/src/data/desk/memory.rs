@@ -67,7 +67,7 @@ impl Memory {
     /// Hands the batch over, if it holds anything.
     pub fn flush(&mut self) {
         let ticket = self.ticket.take();
-        self.left = 0;
+        (self.left, self.reserved) = (0, 0);
         let Some(stream) = self.stream.take() else { return };
         let batch = Batch {
             log_records: Bytes::copy_from_slice(&self.bytes),
@@ -141,8 +141,8 @@ impl Memory {
         self.marks.push(mark);
         self.begun |= self.records == 0;
         self.records = self.records.saturating_add(1);
-        self.first_ns = self.first_ns.min(kept.sealed_ns);
-        self.last_ns = self.last_ns.max(kept.sealed_ns);
+        self.first_ns = self.first_ns.min(kept.sealed_ns());
+        self.last_ns = self.last_ns.max(kept.sealed_ns());
     }
 
     /// A batch is of one stream.
