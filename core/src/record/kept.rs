@@ -93,7 +93,8 @@ impl<'a> Kept<'a> {
 /// Makes LogRecords. Keeps its room.
 #[derive(Debug, Default)]
 pub struct LogWriter {
-    attributes: Vec<u8>,
+    /// What follows the body: attributes, ids, time of sealing, event.
+    rest: Vec<u8>,
 }
 
 /// What stands in fields of a LogRecord, and not in an attribute.
@@ -109,38 +110,29 @@ impl LogWriter {
     /// opentelemetry/proto/logs/v1/logs.proto, fields in order of their numbers. A body that is not canonical, which nothing
     /// seals, stands there without attributes.
     pub fn append(&mut self, kept: &Kept<'_>, batch: &mut Vec<u8>) {
-        self.attributes.clear();
+        self.rest.clear();
         let body = std::str::from_utf8(kept.body).ok().and_then(|text| Body::parse(text).ok()).unwrap_or_default();
         let own = self.project(&body);
-        let (mut trace_id, mut span_id) = ([0; 16], [0; 16]);
-        let trace_id = unhex(own.trace_id.as_bytes(), &mut trace_id).unwrap_or_default();
-        let span_id = unhex(own.span_id.as_bytes(), &mut span_id).unwrap_or_default();
-        let event = kept.event.as_str().as_bytes();
+        for (field, hex) in [(9, own.trace_id), (10, own.span_id)] {
+            if let Some(id) = unhex(hex.as_bytes(), &mut [0; 16]) {
+                proto::bytes(&mut self.rest, field, id);
+            }
+        }
+        proto::fixed64(&mut self.rest, 11, kept.sealed_ns);
+        proto::bytes(&mut self.rest, 12, kept.event.as_str().as_bytes());
         let body_len = proto::bytes_len(1, kept.body.len());
-        let ids_len = [(9, trace_id), (10, span_id)].map(|(field, id)| optional_len(field, id));
-        let length = [proto::fixed64_len(1, own.t0), proto::bytes_len(5, body_len), self.attributes.len()]
-            .into_iter()
-            .chain(ids_len)
-            .chain([proto::fixed64_len(11, kept.sealed_ns), proto::bytes_len(12, event.len())])
-            .fold(0_usize, usize::saturating_add);
+        let length = proto::fixed64_len(1, own.t0) + proto::bytes_len(5, body_len) + self.rest.len();
         batch.reserve(length.saturating_add(LOG_FRAME_BYTES));
         proto::key_and_len(batch, 2, length);
         proto::fixed64(batch, 1, own.t0);
         proto::key_and_len(batch, 5, body_len);
         proto::bytes(batch, 1, kept.body);
-        batch.extend_from_slice(&self.attributes);
-        for (field, id) in [(9, trace_id), (10, span_id)] {
-            if !id.is_empty() {
-                proto::bytes(batch, field, id);
-            }
-        }
-        proto::fixed64(batch, 11, kept.sealed_ns);
-        proto::bytes(batch, 12, event);
+        batch.extend_from_slice(&self.rest);
     }
 
     /// The attributes of a body, and what else it says of the LogRecord.
     fn project<'a>(&mut self, body: &Body<'a>) -> OwnFields<'a> {
-        let attributes = &mut self.attributes;
+        let attributes = &mut self.rest;
         let mut own = OwnFields::default();
         let mut outbound = false;
         let mut trunc = None;
@@ -169,11 +161,6 @@ impl LogWriter {
         }
         own
     }
-}
-
-/// Length of a field that is left out where it is empty.
-fn optional_len(field: u32, id: &[u8]) -> usize {
-    if id.is_empty() { 0 } else { proto::bytes_len(field, id.len()) }
 }
 
 /// Text stands escaped as in the body (R1): proto3 strings must be UTF-8, and wire bytes need not be.

@@ -58,6 +58,13 @@ pub(super) struct Due {
     pub(super) ends: BTreeMap<Boot, Place>,
 }
 
+impl Due {
+    /// Bytes of its LogRecords.
+    fn bytes(&self) -> usize {
+        self.batches.iter().map(|batch| batch.log_records.len()).sum()
+    }
+}
+
 impl Source {
     pub(super) fn new(spool: SpoolHandle, sink: Arc<str>) -> Self {
         let durable = spool.inbox().durable();
@@ -71,14 +78,13 @@ impl Source {
         // What becomes durable from here on ends the wait in `changed`.
         self.durable.borrow_and_update();
         let mut due = Due::default();
-        let mut bytes = 0;
         for boot in self.spool.boots() {
-            while bytes < REQUEST_BYTES_MAX {
+            while due.bytes() < REQUEST_BYTES_MAX {
                 let Some(read) = self.read_folder(boot).await else { break };
                 match read {
                     Read::Block(block) => {
                         due.ends.insert(boot, block.end());
-                        bytes += self.batches(&block, &mut due);
+                        self.batches(&block, &mut due);
                     }
                     Read::Lost { to, leaves, untold, problem, .. } => {
                         tracing::error!(sink = %self.sink, %boot, problem, "records of the spool cannot be sent");
@@ -176,9 +182,8 @@ impl Source {
         }
     }
 
-    /// The entries of a block, a batch for each run of one stream. Returns how many bytes of LogRecords they are.
-    fn batches(&mut self, block: &ReadBlock, due: &mut Due) -> usize {
-        let mut bytes = 0_usize;
+    /// The entries of a block, a batch for each run of one stream.
+    fn batches(&mut self, block: &ReadBlock, due: &mut Due) {
         let mut run: Option<Run> = None;
         for one in block.iter().filter(|one| one.entry.kind.is_exported()) {
             let name = self.name(one.sid);
@@ -195,11 +200,9 @@ impl Source {
             if run.as_ref().is_some_and(|run| !Arc::ptr_eq(&run.stream, &name)) {
                 due.batches.extend(run.take().map(Run::finish));
             }
-            let run = run.get_or_insert_with(|| Run::new(name));
-            bytes = bytes.saturating_add(run.push(mark, &kept, &mut self.writer));
+            run.get_or_insert_with(|| Run::new(name)).push(mark, &kept, &mut self.writer);
         }
         due.batches.extend(run.map(Run::finish));
-        bytes
     }
 
     fn name(&mut self, stream: &StreamId) -> Arc<StreamId> {
@@ -229,14 +232,11 @@ impl Run {
         Self { stream, bytes: Vec::new(), marks: Vec::new(), first_ns: u64::MAX, last_ns: 0 }
     }
 
-    /// Returns how many bytes its LogRecord has.
-    fn push(&mut self, mark: Mark, kept: &Kept<'_>, writer: &mut LogWriter) -> usize {
-        let before = self.bytes.len();
+    fn push(&mut self, mark: Mark, kept: &Kept<'_>, writer: &mut LogWriter) {
         writer.append(kept, &mut self.bytes);
         self.marks.push(mark);
         self.first_ns = self.first_ns.min(kept.sealed_ns());
         self.last_ns = self.last_ns.max(kept.sealed_ns());
-        self.bytes.len().saturating_sub(before)
     }
 
     fn finish(self) -> Batch {
