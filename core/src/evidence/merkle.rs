@@ -78,6 +78,13 @@ impl Range {
         Self { begin, end: begin, nodes: Vec::new() }
     }
 
+    /// The range of one leaf.
+    pub fn of_leaf(at: u64, leaf: Hash) -> Self {
+        let mut range = Self::empty(at);
+        range.push(leaf);
+        range
+    }
+
     /// A range from its hashes, left to right.
     ///
     /// # Errors

@@ -135,8 +135,7 @@ impl Losses {
             match grown {
                 Some(loss) => loss.range.push(*leaf),
                 None if room => {
-                    let mut range = Range::empty(*seq);
-                    range.push(*leaf);
+                    let range = Range::of_leaf(*seq, *leaf);
                     self.waiting.push(Loss { stream: seals.stream.clone(), range, reason });
                 }
                 None => untold += 1,

@@ -190,11 +190,7 @@ impl Source {
             let mark = one.entry.kind.is_leaf().then_some((one.entry.seq, one.entry.leaf));
             let Some(kept) = Kept::decode(one.payload) else {
                 tracing::error!(sink = %self.sink, stream = %name, seq = one.entry.seq, "a defect: the spool holds no record here");
-                due.lost.extend(mark.map(|(seq, leaf)| {
-                    let mut range = Range::empty(seq);
-                    range.push(leaf);
-                    (name, range)
-                }));
+                due.lost.extend(mark.map(|(seq, leaf)| (name, Range::of_leaf(seq, leaf))));
                 continue;
             };
             if run.as_ref().is_some_and(|run| !Arc::ptr_eq(&run.stream, &name)) {
