@@ -6,6 +6,7 @@ pub mod config;
 pub mod data;
 pub mod export;
 pub mod init;
+pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod origin;

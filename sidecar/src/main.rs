@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use testimony_sidecar::config::{self, Config, ConfigError, ProcessVars};
 use testimony_sidecar::init::{self, InitConfig};
+use testimony_sidecar::memory;
 use testimony_sidecar::supervisor::{self, ListenConfig, SupervisorConfig};
 use testimony_sidecar::worker;
 use tracing_subscriber::EnvFilter;
@@ -106,6 +107,7 @@ fn work(file: Option<PathBuf>) -> ExitCode {
         Err(error) => return fail(&error, EXIT_CONFIG),
     };
     log(&config.log);
+    memory::keep_freed();
     let result = supervisor::inherited_listeners()
         .map_err(anyhow::Error::from)
         .and_then(|inherited| match inherited {

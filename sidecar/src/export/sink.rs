@@ -161,7 +161,10 @@ impl SinkTask {
         let closed = self.control.has_changed().is_err();
         let control = self.control.borrow_and_update().clone();
         // Nobody is left to tell when to end.
-        self.drain = if closed { control.drain.or_else(|| Some(Instant::now())) } else { control.drain };
+        let drain = if closed { control.drain.or_else(|| Some(Instant::now())) } else { control.drain };
+        if let (None, Some(_), Some(source)) = (std::mem::replace(&mut self.drain, drain), drain, &mut self.source) {
+            source.try_at_once();
+        }
         let altered = *control.sink != *self.sink;
         if altered {
             self.sink = control.sink;

@@ -20,6 +20,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// minute, which is longer than a disk is busy, and shorter than the spool needs to fill.
 const UNREADABLE_TRIES_MAX: u32 = 6;
 
+/// Between two blocks where the sink keeps up: making LogRecords of many at once keeps a processor busy that a request wants.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Names of streams that are kept; a stream lives a day.
 const NAMES_MAX: usize = 64;
 
@@ -76,11 +79,13 @@ impl Source {
     /// The next records, at most [`REQUEST_BYTES_MAX`] unless one block is larger. `None`: there are none now.
     pub(super) async fn read(&mut self) -> Option<Due> {
         // What becomes durable from here on ends the wait in `changed`.
-        self.durable.borrow_and_update();
+        let durable = self.durable.borrow_and_update().end();
         let mut due = Due::default();
         for boot in self.spool.boots() {
-            while due.bytes() < REQUEST_BYTES_MAX {
-                let Some(read) = self.read_folder(boot).await else { break };
+            // What becomes durable meanwhile is for the next request, or this one would wait for a lot.
+            let enough = Some(durable).filter(|_| boot == self.spool.boot());
+            while due.bytes() < REQUEST_BYTES_MAX && due.ends.get(&boot).is_none_or(|end| Some(*end) != enough) {
+                let Some(read) = self.read_folder(boot, due.batches.is_empty()).await else { break };
                 match read {
                     Read::Block(block) => {
                         due.ends.insert(boot, block.end());
@@ -119,6 +124,11 @@ impl Source {
         }
     }
 
+    /// What could not be read is tried once more now: there is no later.
+    pub(super) fn try_at_once(&mut self) {
+        self.folders.values_mut().for_each(|folder| folder.again = None);
+    }
+
     /// The sink has, or never gets, all that was read up to these ends.
     pub(super) fn done(&mut self, ends: BTreeMap<Boot, Place>) {
         self.delivered.extend(ends);
@@ -131,7 +141,7 @@ impl Source {
         }
     }
 
-    async fn read_folder(&mut self, boot: Boot) -> Option<Read> {
+    async fn read_folder(&mut self, boot: Boot, is_first: bool) -> Option<Read> {
         let folder = self.folders.entry(boot).or_default();
         if folder.again.is_some_and(|again| Instant::now() < again) {
             return None;
@@ -143,6 +153,13 @@ impl Source {
             folder.again = Some(Instant::now() + AGAIN / 100);
             return None;
         };
+        if let Some(read) = reader.read_at_hand() {
+            folder.reader = Some(reader);
+            if !is_first && matches!(read, Read::Block(_)) {
+                tokio::time::sleep(PAUSE).await;
+            }
+            return Some(read);
+        }
         let is_last_try = folder.unreadable.saturating_add(1) >= UNREADABLE_TRIES_MAX;
         let (reader, read) = tokio::task::spawn_blocking(move || {
             let read = match reader.read() {
@@ -307,6 +324,7 @@ mod tests {
         put(&handle, 1, 5).await;
         let first = folder.join("disk").join(handle.boot().to_string()).join(format!("{:020}.seg", 0));
         std::fs::rename(&first, first.with_extension("gone")).expect("a segment");
+        handle.forget_recent();
         tokio::time::pause();
         let mut source = Source::new(handle.clone(), "a".into());
         let mut tries = Vec::new();

@@ -162,12 +162,6 @@ impl<S: Copy> Block<S> {
         self.payload.extend_from_slice(payload);
     }
 
-    /// Takes everything out, and keeps the memory.
-    pub(super) fn clear(&mut self) {
-        self.entries.clear();
-        self.payload.clear();
-    }
-
     /// How many entries.
     pub fn len(&self) -> usize {
         self.entries.len()

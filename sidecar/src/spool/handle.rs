@@ -173,6 +173,13 @@ impl SpoolHandle {
         Reader::new(Folder::new(&folder), shared, at).ok()
     }
 
+    /// Files are read again, and not what is still in memory of them.
+    #[cfg(test)]
+    pub(crate) fn forget_recent(&self) {
+        let end = self.inbox.durable().borrow().end();
+        lock(&self.shared.shelves).values().for_each(|(_, shared)| shared.forget(end));
+    }
+
     /// The records that some of these sinks have not acknowledged, by stream: from the first to the one after the last. Reads
     /// the files: not for a thread that serves. What lies beyond `budget_bytes` of payloads is left out.
     pub fn undelivered(&self, sinks: &[String], budget_bytes: usize) -> BTreeMap<StreamId, Range<u64>> {

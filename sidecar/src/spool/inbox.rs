@@ -83,6 +83,8 @@ struct State {
     spare: Vec<Block<StreamNumber>>,
     /// Payload bytes of `blocks`.
     waiting_bytes: usize,
+    /// Payload bytes that the writer took since the last commit.
+    taken_bytes: usize,
     /// Payload bytes that are reserved, wait, or are with the writer.
     held_bytes: u64,
     /// What these may take on disk at most, in 128ths of a byte: so it adds up exactly.
@@ -92,30 +94,37 @@ struct State {
     next: Place,
     due: Vec<u64>,
     new_streams: Vec<(StreamNumber, StreamId, u64)>,
+    /// Since when something waits to be durable. What the disk did not take counts no more: it is tried with what comes next.
+    since: Option<Instant>,
+    /// Since when something waits to be written.
     first_at: Option<Instant>,
-    /// When the writer took something last.
-    taken_at: Option<Instant>,
+    /// When the writer was last told to make all durable.
+    committed_at: Option<Instant>,
     urgent: bool,
     requests: bool,
     stopping: bool,
 }
 
-/// When what waits is written, and how much may wait.
+/// When what waits is written and made durable, and how much may wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of payloads that are reserved, wait or are being written.
     pub held_bytes_max: u64,
-    /// What waits so long is written.
+    /// What waits so long is made durable,
     pub commit_after: Duration,
-    /// When somebody waits for it (Strict): written at once, unless what was before was written so short ago.
+    /// and what is `much_bytes` already after this: sinks get less at once.
+    pub commit_after_much: Duration,
+    /// See `commit_after_much`.
+    pub much_bytes: usize,
+    /// When somebody waits for it (Strict): made durable at once, unless what was before was so short ago.
     pub commit_after_urgent: Duration,
-    /// What is so much is written after `commit_after_some` already: sealing a lot at once keeps a processor busy that a request
-    /// wants.
-    pub some_bytes: usize,
-    /// See `some_bytes`.
-    pub commit_after_some: Duration,
-    /// What is so much is written.
+    /// What is so much is made durable.
     pub commit_bytes: usize,
+    /// What is so much is written after `write_after` already, and is made durable when its time comes: sealing a lot at once
+    /// keeps a processor busy that a request wants, and so does a disk that syncs often.
+    pub write_bytes: usize,
+    /// See `write_bytes`.
+    pub write_after: Duration,
 }
 
 impl Default for Limits {
@@ -123,10 +132,12 @@ impl Default for Limits {
         Self {
             held_bytes_max: 8 * 1024 * 1024,
             commit_after: Duration::from_millis(20),
+            commit_after_much: Duration::from_millis(8),
+            much_bytes: 16 * 1024,
             commit_after_urgent: Duration::from_millis(2),
-            some_bytes: 16 * 1024,
-            commit_after_some: Duration::from_millis(4),
             commit_bytes: 512 * 1024,
+            write_bytes: 8 * 1024,
+            write_after: Duration::from_millis(2),
         }
     }
 }
@@ -134,25 +145,38 @@ impl Default for Limits {
 /// What waits for the writer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting {
-    /// Since when.
-    pub(super) first_at: Instant,
-    /// Bytes of its payloads.
+    /// Since when something is to be durable.
+    pub(super) since: Instant,
+    /// Since when something is to be written.
+    pub(super) first_at: Option<Instant>,
+    /// Bytes of payloads that are to be written.
     pub(super) bytes: usize,
+    /// With those that are to be made durable only.
+    pub(super) all_bytes: usize,
     /// Somebody waits for it.
     pub(super) urgent: bool,
+    /// When all was made durable last.
+    pub(super) committed_at: Option<Instant>,
 }
 
 impl Limits {
-    /// When it is to be written; `taken_at`: when the writer took something last.
-    pub(super) fn due(&self, waiting: &Waiting, taken_at: Option<Instant>) -> Instant {
-        let first = waiting.first_at;
-        let after = if waiting.bytes < self.some_bytes { self.commit_after } else { self.commit_after_some };
-        let usual = first + after;
-        match taken_at.filter(|_| waiting.urgent) {
-            Some(taken) => first.max(taken + self.commit_after_urgent).min(usual),
-            None if waiting.urgent => first,
-            None => usual,
+    /// When all is to be durable.
+    pub(super) fn commit_due(&self, waiting: &Waiting) -> Instant {
+        let is_much = waiting.all_bytes >= self.much_bytes;
+        let usual = waiting.since + if is_much { self.commit_after_much } else { self.commit_after };
+        if !waiting.urgent {
+            return usual;
         }
+        let paced = waiting.committed_at.map(|last| last + self.commit_after_urgent);
+        paced.map_or(waiting.since, |paced| paced.max(waiting.since)).min(usual)
+    }
+
+    /// When something is to be done: to write, or to make durable.
+    pub(super) fn due(&self, waiting: &Waiting) -> Instant {
+        let commit = self.commit_due(waiting);
+        let write =
+            waiting.first_at.filter(|_| waiting.bytes >= self.write_bytes).map(|first| first + self.write_after);
+        write.map_or(commit, |write| write.min(commit))
     }
 }
 
@@ -168,6 +192,8 @@ pub struct Permit {
 pub(super) struct Batch {
     pub(super) new_streams: Vec<(StreamNumber, StreamId, u64)>,
     pub(super) blocks: Vec<Block<StreamNumber>>,
+    /// All is to be durable now, with what was written before.
+    pub(super) commits: bool,
     pub(super) stopping: bool,
 }
 
@@ -179,6 +205,7 @@ impl Inbox {
             blocks: Vec::new(),
             spare: Vec::new(),
             waiting_bytes: 0,
+            taken_bytes: 0,
             held_bytes: 0,
             held_on_disk: 0,
             room: Room::default(),
@@ -186,8 +213,9 @@ impl Inbox {
             next: Place::default(),
             due: Vec::new(),
             new_streams: Vec::new(),
+            since: None,
             first_at: None,
-            taken_at: None,
+            committed_at: None,
             urgent: false,
             requests: false,
             stopping: false,
@@ -301,6 +329,14 @@ fn on_disk(payload_bytes: u64, entries: u64) -> u64 {
     payload_bytes.saturating_mul(UNITS_PER_BYTE + 1).saturating_add(overhead)
 }
 
+impl State {
+    fn waiting(&self) -> Option<Waiting> {
+        let Self { first_at, urgent, committed_at, waiting_bytes: bytes, taken_bytes, .. } = *self;
+        let all_bytes = bytes.saturating_add(taken_bytes);
+        self.since.map(|since| Waiting { since, first_at, bytes, all_bytes, urgent, committed_at })
+    }
+}
+
 impl Permit {
     /// Puts an entry into the reserved place. Never waits.
     ///
@@ -336,11 +372,15 @@ impl Permit {
         }
         let before = state.waiting_bytes;
         state.waiting_bytes = before.saturating_add(payload.len());
-        let crosses = |threshold| before < threshold && state.waiting_bytes >= threshold;
-        let is_first = state.first_at.is_none();
-        let wakes = is_first || crosses(state.limits.some_bytes) || crosses(state.limits.commit_bytes);
-        if is_first {
-            state.first_at = Some(Instant::now());
+        let crosses = |threshold: usize| before < threshold && state.waiting_bytes >= threshold;
+        let much = state.limits.much_bytes.saturating_sub(state.taken_bytes);
+        let is_first = state.since.is_none();
+        let Limits { write_bytes, commit_bytes, .. } = state.limits;
+        let wakes = is_first || [write_bytes, much, commit_bytes].into_iter().any(crosses);
+        if is_first || state.first_at.is_none() {
+            let now = Instant::now();
+            state.since.get_or_insert(now);
+            state.first_at.get_or_insert(now);
         }
         drop(state);
         if wakes {
@@ -365,31 +405,38 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until something is to be written, or told, or `tick` is over.
+    /// Waits until something is to be written, made durable or told, or `tick` is over.
     pub(super) fn next(&self, tick: Duration) -> Batch {
         let mut state = self.lock();
         let until = Instant::now() + tick;
-        loop {
+        let commits = loop {
             let now = Instant::now();
-            let (bytes, urgent, taken_at) = (state.waiting_bytes, state.urgent, state.taken_at);
-            let waiting = state.first_at.map(|first_at| Waiting { first_at, bytes, urgent });
-            let due = waiting.map(|waiting| state.limits.due(&waiting, taken_at));
-            let full = state.waiting_bytes >= state.limits.commit_bytes;
-            if full || state.requests || state.stopping || due.is_some_and(|due| due <= now) || until <= now {
-                break;
+            let waiting = state.waiting();
+            let commit_due = waiting.is_some_and(|waiting| state.limits.commit_due(&waiting) <= now);
+            if commit_due || state.waiting_bytes >= state.limits.commit_bytes || state.stopping || until <= now {
+                break true;
+            }
+            let due = waiting.map(|waiting| state.limits.due(&waiting));
+            if state.requests || due.is_some_and(|due| due <= now) {
+                break false;
             }
             let wait = due.map_or(until, |due| due.min(until)).saturating_duration_since(now);
             state = self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if state.first_at.take().is_some() {
-            state.taken_at = Some(Instant::now());
-        }
-        state.waiting_bytes = 0;
-        state.urgent = false;
+        };
+        state.first_at = None;
+        state.taken_bytes = state.taken_bytes.saturating_add(std::mem::take(&mut state.waiting_bytes));
         state.requests = false;
+        if commits {
+            state.urgent = false;
+            state.taken_bytes = 0;
+            if state.since.take().is_some() {
+                state.committed_at = Some(Instant::now());
+            }
+        }
         Batch {
             new_streams: std::mem::take(&mut state.new_streams),
             blocks: std::mem::take(&mut state.blocks),
+            commits,
             stopping: state.stopping,
         }
     }

@@ -51,7 +51,10 @@ pub const BLOCK_ENTRIES_MAX: usize = 256;
 pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 512 * 1024;
 
 /// Empty blocks that are kept for the next records while records come: a new one would cost the system's pages again.
-const SPARE_BLOCKS_MAX: usize = 2;
+const SPARE_BLOCKS_MAX: usize = 8;
+
+/// Payload bytes of durable blocks that stay in memory until every required sink has them: a sink that keeps up reads no file.
+const RECENT_BYTES_MAX: usize = 512 * 1024;
 
 /// Bytes of one payload: a record.
 pub const PAYLOAD_BYTES_MAX: usize = testimony_core::record::KEPT_BYTES_MAX;

@@ -8,7 +8,7 @@ use super::format::{FormatError, Problem};
 use super::gone::{self, Untold};
 use super::position::Place;
 use super::recover::walk::{Step, Walk};
-use super::shelf::{self, Segment, Shared, Spot};
+use super::shelf::{self, Recent, Segment, Shared, Spot};
 use std::io;
 use std::sync::Arc;
 use testimony_core::evidence::merkle::Range;
@@ -54,7 +54,7 @@ pub struct ReadBlock {
     first: Place,
     /// From here on they are due.
     due: Place,
-    block: Block<u16>,
+    block: Arc<Block<u16>>,
 }
 
 /// One entry, read back.
@@ -127,11 +127,24 @@ impl<F: Files> Reader<F> {
         self.here = None;
     }
 
+    /// What stands next, where that takes no file: entries that were just written, or nothing more.
+    pub fn read_at_hand(&mut self) -> Option<Read> {
+        if let Some(Recent { first, header, block }) = self.shared.recent(self.at) {
+            let read = ReadBlock { header, first, due: self.at, block };
+            self.at = read.end();
+            return Some(Read::Block(read));
+        }
+        self.shared.is_end(self.at).then_some(Read::End)
+    }
+
     /// What stands next: one frame at most. Waits for the disk only.
     ///
     /// # Errors
     /// Nothing can be read now.
     pub fn read(&mut self) -> Result<Read, ReadError> {
+        if let Some(read) = self.read_at_hand() {
+            return Ok(read);
+        }
         loop {
             let segment = match self.shared.find(self.at) {
                 Spot::End => return Ok(Read::End),
@@ -174,7 +187,7 @@ impl<F: Files> Reader<F> {
             match opened {
                 Ok(block) => {
                     let due = std::mem::replace(&mut self.at, frame_end);
-                    return Ok(Read::Block(ReadBlock { header, first, due, block }));
+                    return Ok(Read::Block(ReadBlock { header, first, due, block: Arc::new(block) }));
                 }
                 Err(error) => {
                     let due = usize::try_from(self.at.0.saturating_sub(first.0)).unwrap_or(usize::MAX);

@@ -306,7 +306,7 @@ impl Work {
                 entries += block.len() as u64;
                 bytes += block.payload_bytes();
             }
-            let refusing = self.commit(batch.blocks);
+            let refusing = self.write(batch.blocks, batch.commits);
             let (entries_left, bytes_left) = self.writer.pending();
             self.handle.inbox.shared().publish(self.writer.durable());
             let (entries, bytes) = (entries.saturating_sub(entries_left), bytes.saturating_sub(bytes_left));
@@ -375,11 +375,13 @@ impl Work {
         self.foreign.iter_mut().map(|foreign| &mut foreign.shelf).find(|shelf| shelf.boot() == boot)
     }
 
-    /// One group commit. Says why nothing more is to be sealed, if so.
-    fn commit(&mut self, blocks: Vec<Block<StreamNumber>>) -> Option<Refusal> {
+    /// Writes, and makes durable where it is time. Says why nothing more is to be sealed, if so.
+    fn write(&mut self, blocks: Vec<Block<StreamNumber>>, commits: bool) -> Option<Refusal> {
         self.count_elsewhere();
         let begun = Instant::now();
-        let mut result = self.writer.commit(blocks, (self.now)());
+        let now = (self.now)();
+        let mut result =
+            if commits { self.writer.commit(blocks, now).map(|_| ()) } else { self.writer.write(blocks, now) };
         let took = begun.elapsed();
         if took > SLOW_COMMIT {
             tracing::warn!(milliseconds = took.as_millis(), "the spool's disk is slow");
@@ -392,7 +394,7 @@ impl Work {
                 foreign.shelf.make_room(needed);
             });
             self.count_elsewhere();
-            result = self.writer.retry((self.now)());
+            result = self.writer.retry((self.now)()).map(|_| ());
         }
         let fault = result.err();
         let text = fault.as_ref().map(Fault::to_string);
@@ -429,6 +431,8 @@ impl Work {
             }
             self.untold.extend(shelf.take_skipped().into_iter().map(|skipped| Event::Skipped(boot, skipped)));
         }
+        let own = self.writer.shelf();
+        own.shared().forget(own.released().end());
         self.rewrap();
         for at in (0..self.foreign.len()).rev() {
             let is_empty = self.foreign.get(at).is_some_and(|f| f.shelf.is_done() && f.shelf.used_bytes() == 0);

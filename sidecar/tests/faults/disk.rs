@@ -12,6 +12,10 @@ const LOST: &str = "testimony_export_lost_records_total";
 const RECORDED: &str = "testimony_records_total";
 /// Requests of each part.
 const REQUESTS: u64 = 150;
+/// The records of so many are more than stays in memory for sinks: the first of them are read from files.
+const BEYOND_MEMORY: u64 = 1500;
+/// The same, of heavy ones.
+const BEYOND_MEMORY_HEAVY: u64 = 250;
 
 /// Whether all gaps have one of these reasons.
 fn gaps_only(outcome: &Outcome, reasons: &[&str]) {
@@ -75,8 +79,8 @@ fn ex_1_a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
     let scene = Scene::start("read");
     scene.sink.down();
     let load = scene.load();
-    scene.more(&load, REQUESTS);
-    scene.sidecar.shim.fail(Operation::Read, 2);
+    scene.more(&load, BEYOND_MEMORY);
+    scene.sidecar.shim.fail(Operation::Read, 1);
     scene.sink.up();
     scene.sidecar.until("it has failed", |sidecar| sidecar.shim.failed(Operation::Read) > 2);
     scene.more(&load, REQUESTS);
@@ -90,7 +94,10 @@ fn g2_what_the_disk_never_gives_is_told_as_holes_and_the_rest_arrives() {
     let scene = Scene::start("unreadable");
     let load = scene.sparse_load();
     scene.sidecar.until("something arrives", |_| scene.sink.exchanges() > 0);
+    scene.sink.down();
+    scene.more(&load, BEYOND_MEMORY_HEAVY);
     scene.sidecar.shim.fail(Operation::LongRead, 1);
+    scene.sink.up();
     scene.sidecar.until("it is given up", |sidecar| sidecar.metric(LOST) > 0);
     scene.sidecar.shim.fail(Operation::LongRead, 0);
     let before = scene.sink.exchanges();

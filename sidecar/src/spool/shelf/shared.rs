@@ -1,10 +1,12 @@
 //! What readers see of a shelf.
 
 use super::Segment;
+use crate::spool::entry::Block;
+use crate::spool::format::header::Header;
 use crate::spool::position::Place;
-use crate::spool::{Boot, LockedSegment};
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::spool::{Boot, LockedSegment, RECENT_BYTES_MAX};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The readable segments of a shelf; written by its one owner, read by readers of any thread.
 #[derive(Default)]
@@ -18,6 +20,39 @@ pub struct Shared {
 struct View {
     segments: BTreeMap<u64, Segment>,
     durable: Place,
+    /// In order, the last up to `durable`.
+    recent: VecDeque<Recent>,
+    /// Their payload bytes.
+    recent_bytes: usize,
+}
+
+/// A durable block that is still in memory.
+#[derive(Clone)]
+pub(in crate::spool) struct Recent {
+    /// Place of its first entry.
+    pub(in crate::spool) first: Place,
+    /// Of its segment.
+    pub(in crate::spool) header: Arc<Header>,
+    pub(in crate::spool) block: Arc<Block<u16>>,
+}
+
+impl Recent {
+    /// The place after its last entry.
+    fn end(&self) -> Place {
+        Place(self.first.0.saturating_add(self.block.len() as u64))
+    }
+}
+
+impl View {
+    fn segment_of(&self, place: Place) -> Option<&Segment> {
+        self.segments.values().find(|segment| segment.first() <= place && place < segment.end())
+    }
+
+    fn forget_first(&mut self) -> Option<Arc<Block<u16>>> {
+        let Recent { block, .. } = self.recent.pop_front()?;
+        self.recent_bytes = self.recent_bytes.saturating_sub(block.payload.len());
+        Some(block)
+    }
 }
 
 /// Where to read.
@@ -37,7 +72,9 @@ impl Shared {
 
     pub(super) fn publish<'a>(&self, segments: impl Iterator<Item = &'a Segment>, durable: Place) {
         let segments = segments.map(|segment| (segment.number(), segment.clone())).collect();
-        *self.lock() = View { segments, durable };
+        let mut view = self.lock();
+        view.segments = segments;
+        view.durable = durable;
     }
 
     pub(super) fn publish_sinks(&self, sinks: BTreeMap<String, Place>) {
@@ -49,11 +86,38 @@ impl Shared {
         self.sinks.lock().unwrap_or_else(PoisonError::into_inner).get(sink).copied()
     }
 
-    /// One segment has more.
-    pub(in crate::spool) fn grow(&self, segment: &Segment, durable: Place) {
+    /// One segment has more: these blocks. Returns blocks for which there is no memory any more.
+    pub(in crate::spool) fn grow(&self, segment: &Segment, durable: Place, more: Vec<Recent>) -> Vec<Arc<Block<u16>>> {
         let mut view = self.lock();
         view.segments.insert(segment.number(), segment.clone());
         view.durable = durable;
+        view.recent_bytes = more.iter().fold(view.recent_bytes, |sum, one| sum.saturating_add(one.block.payload.len()));
+        view.recent.extend(more);
+        let mut forgotten = Vec::new();
+        while view.recent_bytes > RECENT_BYTES_MAX {
+            forgotten.extend(view.forget_first());
+        }
+        forgotten
+    }
+
+    /// What stands before this place need not stay in memory.
+    pub(in crate::spool) fn forget(&self, end: Place) {
+        let mut view = self.lock();
+        while view.recent.front().is_some_and(|one| one.end() <= end) {
+            view.forget_first();
+        }
+    }
+
+    /// The block with the entry at this place, if it is in memory and its segment is still there.
+    pub(in crate::spool) fn recent(&self, place: Place) -> Option<Recent> {
+        let view = self.lock();
+        let found = view.recent.iter().rev().find(|one| one.first <= place)?;
+        (place < found.end() && view.segment_of(place).is_some()).then(|| found.clone())
+    }
+
+    /// Whether nothing is there yet.
+    pub(in crate::spool) fn is_end(&self, place: Place) -> bool {
+        place >= self.lock().durable
     }
 
     /// Segments whose keys only the operator can unwrap.
@@ -75,11 +139,11 @@ impl Shared {
         if place >= view.durable {
             return Spot::End;
         }
+        if let Some(segment) = view.segment_of(place) {
+            return Spot::In(segment.clone());
+        }
         let mut after = None;
         for segment in view.segments.values() {
-            if segment.first() <= place && place < segment.end() {
-                return Spot::In(segment.clone());
-            }
             if segment.first() > place && segment.first() < segment.end() {
                 let first = segment.first();
                 after = Some(after.map_or(first, |known: Place| known.min(first)));

@@ -32,7 +32,8 @@ impl Run {
 
     fn step(&mut self) {
         match self.rig.dice.below(20) {
-            0..=7 => self.commit(),
+            0..=3 => self.write(),
+            4..=7 => self.commit(),
             8 | 9 => self.ack(),
             10 | 11 => self.flush(),
             12 => self.fault(),
@@ -66,6 +67,13 @@ impl Run {
         let committed = self.rig.commit(entries, 1200);
         if committed {
             assert_eq!(self.rig.writer.durable().end().number(), self.rig.given.len() as u64, "seed {}", self.seed);
+        }
+    }
+
+    fn write(&mut self) {
+        let entries = 1 + self.rig.dice.below(12);
+        if self.rig.write(entries, 1200) {
+            assert_eq!(self.rig.writer.written().end().number(), self.rig.given.len() as u64, "seed {}", self.seed);
         }
     }
 
@@ -108,7 +116,9 @@ impl Run {
         self.rig.disk.heal();
         for sink in ["a", "b"] {
             let at = self.rig.writer.shelf().position(sink).expect("a sink");
-            let (found, lost) = read_all(self.rig.reader(at));
+            let at_hand = self.rig.dice.one_in(2);
+            let reader = if at_hand { self.rig.reader_at_hand(at) } else { self.rig.reader(at) };
+            let (found, lost) = read_all(reader);
             assert!(lost.is_empty(), "seed {}: {sink} at {at:?} lost {lost:?}", self.seed);
             let durable = self.rig.writer.durable().end().number();
             assert!(found.keys().copied().eq(at.number()..durable), "seed {}: {sink}", self.seed);

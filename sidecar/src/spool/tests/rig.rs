@@ -138,7 +138,21 @@ impl Rig {
         self.writer.commit([block], self.now).is_ok()
     }
 
+    /// As [`Rig::commit`], but nothing is synced that needs not be.
+    pub(super) fn write(&mut self, entries: u64, payload_bytes_max: u64) -> bool {
+        let block = self.block(entries, payload_bytes_max);
+        self.now += 4_000_000;
+        self.writer.write([block], self.now).is_ok()
+    }
+
+    /// Reads files.
     pub(super) fn reader(&self, at: Place) -> Reader<SimDisk> {
+        self.writer.shelf().shared().forget(self.writer.durable().end());
+        self.reader_at_hand(at)
+    }
+
+    /// Reads what is in memory, and else files.
+    pub(super) fn reader_at_hand(&self, at: Place) -> Reader<SimDisk> {
         Reader::new(self.disk.clone(), self.writer.shelf().shared().clone(), at).expect("memory")
     }
 

@@ -143,6 +143,7 @@ async fn s3_without_a_place_nothing_is_sealed() {
     settings.limits = Limits {
         held_bytes_max: 1000,
         commit_after: Duration::from_secs(3600),
+        much_bytes: usize::MAX,
         commit_after_urgent: Duration::from_millis(1),
         commit_bytes: usize::MAX,
         ..Limits::default()
@@ -168,25 +169,43 @@ async fn s3_without_a_place_nothing_is_sealed() {
 }
 
 #[test]
-fn little_waits_longer_than_much_and_what_somebody_waits_for_as_long_as_the_last_commit_is_young() {
+fn some_is_written_early_much_is_durable_early_and_all_in_time_or_as_soon_as_somebody_waits_and_the_last_commit_is_not_young()
+ {
     let limits = Limits {
         commit_after: Duration::from_millis(20),
-        some_bytes: 1000,
-        commit_after_some: Duration::from_millis(4),
+        commit_after_much: Duration::from_millis(8),
+        much_bytes: 2000,
         commit_after_urgent: Duration::from_millis(2),
+        write_bytes: 1000,
+        write_after: Duration::from_millis(4),
         ..Limits::default()
     };
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
-    for (what, first, bytes, urgent, taken, due) in [
-        ("little", 100, 999, false, Some(99), 120),
-        ("some", 100, 1000, false, Some(99), 104),
-        ("urgent, the first of all", 100, 1, true, None, 100),
-        ("urgent, after a pause", 100, 1, true, Some(90), 100),
-        ("urgent, just after a commit", 100, 1, true, Some(99), 101),
-        ("urgent, while the writer is at work", 100, 1, true, Some(100), 102),
+    for (what, since, first, bytes, written, urgent, committed, commit_due, due) in [
+        ("little", 100, Some(100), 999, 0, false, Some(99), 120, 120),
+        ("some", 100, Some(100), 1000, 0, false, Some(99), 120, 104),
+        ("some, and much with what was written", 100, Some(104), 1000, 1000, false, Some(99), 108, 108),
+        ("much", 100, Some(100), 2000, 0, false, Some(99), 108, 104),
+        ("little after some that was written", 100, Some(106), 999, 1000, false, Some(99), 120, 120),
+        ("some after little that was written", 100, Some(106), 1000, 999, false, Some(99), 120, 110),
+        ("some when all is to be durable", 100, Some(118), 1000, 0, false, Some(99), 120, 120),
+        ("all is written", 100, None, 0, 1000, false, Some(99), 120, 120),
+        ("much, and all is written", 100, None, 0, 2000, false, Some(99), 108, 108),
+        ("urgent, the first of all", 100, Some(100), 1, 0, true, None, 100, 100),
+        ("urgent, after a pause", 100, Some(100), 1, 0, true, Some(90), 100, 100),
+        ("urgent, just after a commit", 100, Some(100), 1, 0, true, Some(99), 101, 101),
+        ("urgent, while the writer is at work", 100, Some(100), 1, 0, true, Some(100), 102, 102),
+        ("urgent, and written", 100, None, 0, 1, true, Some(90), 100, 100),
     ] {
-        let waiting = Waiting { first_at: at(first), bytes, urgent };
-        assert_eq!(limits.due(&waiting, taken.map(at)), at(due), "{what}");
+        let waiting = Waiting {
+            since: at(since),
+            first_at: first.map(at),
+            bytes,
+            all_bytes: bytes + written,
+            urgent,
+            committed_at: committed.map(at),
+        };
+        assert_eq!((limits.commit_due(&waiting), limits.due(&waiting)), (at(commit_due), at(due)), "{what}");
     }
 }

@@ -11,7 +11,7 @@ use super::format::frame::{Encoder, frame_bytes_max};
 use super::format::header::{Header, StreamStart};
 use super::keys::Keys;
 use super::position::{Durable, Place, Written};
-use super::shelf::{Segment, Shelf, SinkRule};
+use super::shelf::{Recent, Segment, Shelf, SinkRule};
 use super::{EVIDENCE_RESERVE_PERCENT, SPARE_BLOCKS_MAX};
 use open::Open;
 use std::collections::{BTreeMap, VecDeque};
@@ -52,6 +52,8 @@ pub struct Writer<D> {
     mapped: Vec<Entry<u16>>,
     /// Blocks that are not durable, in order.
     pending: VecDeque<Block<StreamNumber>>,
+    /// So many of their front stand in the open segment.
+    appended: usize,
     /// Blocks that are durable, empty: their memory is used again.
     spent: Vec<Block<StreamNumber>>,
     /// With the blocks of the open segment that are not synced.
@@ -78,6 +80,7 @@ impl<D: Disk> Writer<D> {
             next_number: 0,
             mapped: Vec::new(),
             pending: VecDeque::new(),
+            appended: 0,
             spent: Vec::new(),
             written: Place::default(),
             now: 0,
@@ -143,7 +146,20 @@ impl<D: Disk> Writer<D> {
         Room { ordinary_bytes: ordinary.saturating_sub(used), evidence_bytes: max.saturating_sub(used) }
     }
 
-    /// Makes blocks durable, with all that was left over before. One call is one group commit.
+    /// Hands blocks to the system, with all that was left over before; [`Writer::commit`] makes them durable.
+    ///
+    /// # Errors
+    /// What is not written now stays here; the next call tries again.
+    pub fn write(
+        &mut self,
+        blocks: impl IntoIterator<Item = Block<StreamNumber>>,
+        now_unix_nanos: u64,
+    ) -> Result<(), Fault> {
+        self.take(blocks, now_unix_nanos);
+        self.attempt(Self::write_pending)
+    }
+
+    /// Makes blocks durable, with all that was written or left over before. One call is one group commit.
     ///
     /// # Errors
     /// What is not durable now stays here; [`Writer::retry`] tries again.
@@ -152,8 +168,8 @@ impl<D: Disk> Writer<D> {
         blocks: impl IntoIterator<Item = Block<StreamNumber>>,
         now_unix_nanos: u64,
     ) -> Result<Durable, Fault> {
-        self.pending.extend(blocks.into_iter().filter(|block| !block.is_empty()));
-        self.retry(now_unix_nanos)
+        self.take(blocks, now_unix_nanos);
+        self.attempt(Self::commit_pending).map(|()| self.durable())
     }
 
     /// Tries again what is not durable.
@@ -161,11 +177,19 @@ impl<D: Disk> Writer<D> {
     /// # Errors
     /// As [`Writer::commit`].
     pub fn retry(&mut self, now_unix_nanos: u64) -> Result<Durable, Fault> {
+        self.commit([], now_unix_nanos)
+    }
+
+    fn take(&mut self, blocks: impl IntoIterator<Item = Block<StreamNumber>>, now_unix_nanos: u64) {
         self.now = now_unix_nanos;
+        self.pending.extend(blocks.into_iter().filter(|block| !block.is_empty()));
+    }
+
+    fn attempt(&mut self, work: fn(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
         let mut failed = None;
         for _ in 0..ATTEMPTS_MAX {
-            match self.write_pending() {
-                Ok(()) => return Ok(self.durable()),
+            match work(self) {
+                Ok(()) => return Ok(()),
                 Err(fault @ Fault::Full { .. }) => return Err(fault),
                 Err(fault) => {
                     self.abandon();
@@ -173,7 +197,7 @@ impl<D: Disk> Writer<D> {
                 }
             }
         }
-        failed.map_or(Ok(self.durable()), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     /// Ends the open segment: its last frame is flagged.
@@ -181,7 +205,7 @@ impl<D: Disk> Writer<D> {
     /// # Errors
     /// The disk failed; what was durable still is.
     pub fn finish(&mut self) -> Result<(), Fault> {
-        let finished = self.finish_segment(0);
+        let finished = self.finish_segment();
         if finished.is_err() {
             self.abandon();
         }
@@ -189,32 +213,34 @@ impl<D: Disk> Writer<D> {
     }
 
     fn write_pending(&mut self) -> Result<(), Fault> {
-        // Blocks of the front of `pending` that stand in the open segment, un-synced.
-        let mut appended = 0;
-        while let Some(block) = self.pending.get(appended) {
+        while let Some(block) = self.pending.get(self.appended) {
             if self.open.as_ref().is_some_and(|open| open.takes(block, self.settings.segment_bytes)) {
                 let bytes = frame_bytes_max(block.len(), block.payload.len()) as u64;
                 if let Err(full) = self.make_room(bytes) {
-                    self.sync_appended(appended)?;
+                    self.sync_appended()?;
                     return Err(full);
                 }
-                self.append(appended, false)?;
-                appended += 1;
+                self.append(false)?;
+                self.appended += 1;
             } else if self.open.is_some() {
-                self.finish_segment(appended)?;
-                appended = 0;
+                self.finish_segment()?;
             } else {
                 self.start_segment()?;
             }
         }
-        self.sync_appended(appended)
+        Ok(())
     }
 
-    /// Appends the frame of a pending block, or an empty last one.
-    fn append(&mut self, at: usize, last: bool) -> Result<(), Fault> {
+    fn commit_pending(&mut self) -> Result<(), Fault> {
+        self.write_pending()?;
+        self.sync_appended()
+    }
+
+    /// Appends the frame of the next pending block, or an empty last one.
+    fn append(&mut self, last: bool) -> Result<(), Fault> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let empty = Block::default();
-        let block = if last { &empty } else { self.pending.get(at).unwrap_or(&empty) };
+        let block = if last { &empty } else { self.pending.get(self.appended).unwrap_or(&empty) };
         open.map(&block.entries, &mut self.mapped)?;
         let frame =
             self.encoder.encode(&open.key, open.header_hash, open.frames, last, &self.mapped, &block.payload)?;
@@ -231,11 +257,11 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Makes what was appended durable, and what it says of streams.
-    fn sync_appended(&mut self, appended: usize) -> Result<(), Fault> {
-        if appended > 0 { self.sync_open(appended) } else { Ok(()) }
+    fn sync_appended(&mut self) -> Result<(), Fault> {
+        if self.appended > 0 { self.sync_open() } else { Ok(()) }
     }
 
-    fn sync_open(&mut self, appended: usize) -> Result<(), Fault> {
+    fn sync_open(&mut self) -> Result<(), Fault> {
         let Some(open) = &mut self.open else { return Ok(()) };
         self.shelf.disk.sync(&open.name).map_err(|source| Fault::Io { what: "sync a segment", source })?;
         if open.is_new {
@@ -244,7 +270,9 @@ impl<D: Disk> Writer<D> {
         }
         let (number, readable_bytes) = (open.number, open.bytes);
         let mut end = self.shelf.durable().end();
-        for mut block in self.pending.drain(..appended.min(self.pending.len())) {
+        let mut recent = Vec::new();
+        for block in self.pending.drain(..std::mem::take(&mut self.appended).min(self.pending.len())) {
+            let first = end;
             for entry in &block.entries {
                 end = end.next();
                 let Some(stream) = self.streams.get_mut(&entry.stream).filter(|_| entry.kind.is_leaf()) else {
@@ -257,9 +285,9 @@ impl<D: Disk> Writer<D> {
                     stream.closed_at = Some(self.now);
                 }
             }
-            if self.spent.len() < SPARE_BLOCKS_MAX {
-                block.clear();
-                self.spent.push(block);
+            // As when it was appended.
+            if open.map(&block.entries, &mut self.mapped).is_ok() {
+                recent.push((first, Arc::new(Block { entries: self.mapped.clone(), payload: block.payload })));
             }
         }
         debug_assert!(end <= self.written, "SP-1: durable <= written");
@@ -268,17 +296,29 @@ impl<D: Disk> Writer<D> {
             segment.end = end;
             segment.readable_bytes = readable_bytes;
             let segment = segment.clone();
-            self.shelf.shared().grow(&segment, end);
+            let header = &segment.header;
+            let recent = recent.into_iter().map(|(first, block)| Recent { first, header: header.clone(), block });
+            let forgotten = self.shelf.shared().grow(&segment, end, recent.collect());
+            self.spend(forgotten);
         }
         Ok(())
     }
 
-    fn finish_segment(&mut self, appended: usize) -> Result<(), Fault> {
+    /// Keeps the memory of blocks that nobody reads.
+    fn spend(&mut self, blocks: Vec<Arc<Block<u16>>>) {
+        let free = SPARE_BLOCKS_MAX.saturating_sub(self.spent.len());
+        for Block { mut payload, .. } in blocks.into_iter().filter_map(Arc::into_inner).take(free) {
+            payload.clear();
+            self.spent.push(Block { entries: Vec::new(), payload });
+        }
+    }
+
+    fn finish_segment(&mut self) -> Result<(), Fault> {
         if self.open.is_none() {
             return Ok(());
         }
-        self.append(0, true)?;
-        self.sync_open(appended)?;
+        self.append(true)?;
+        self.sync_open()?;
         if let Some(open) = self.open.take() {
             self.shelf.disk.close(&open.name);
             self.shelf.open = None;
@@ -373,6 +413,7 @@ impl<D: Disk> Writer<D> {
     /// Leaves the open segment after a failure: what of it is durable stays readable, all else goes to a new one.
     fn abandon(&mut self) {
         let Some(open) = self.open.take() else { return };
+        self.appended = 0;
         self.shelf.disk.close(&open.name);
         self.shelf.open = None;
         self.written = self.shelf.durable().end();
