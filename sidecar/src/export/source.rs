@@ -23,6 +23,9 @@ const UNREADABLE_TRIES_MAX: u32 = 6;
 /// Between two blocks where the sink keeps up: making LogRecords of many at once keeps a processor busy that a request wants.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// Pauses in one read: of more blocks the rest comes at once, or a sink could not catch up.
+const PAUSES_MAX: usize = 4;
+
 /// Names of streams that are kept; a stream lives a day.
 const NAMES_MAX: usize = 64;
 
@@ -81,13 +84,15 @@ impl Source {
         // What becomes durable from here on ends the wait in `changed`.
         let durable = self.durable.borrow_and_update().end();
         let mut due = Due::default();
+        let mut blocks = 0;
         for boot in self.spool.boots() {
             // What becomes durable meanwhile is for the next request, or this one would wait for a lot.
             let enough = Some(durable).filter(|_| boot == self.spool.boot());
             while due.bytes() < REQUEST_BYTES_MAX && due.ends.get(&boot).is_none_or(|end| Some(*end) != enough) {
-                let Some(read) = self.read_folder(boot, due.batches.is_empty()).await else { break };
+                let Some(read) = self.read_folder(boot, (1..=PAUSES_MAX).contains(&blocks)).await else { break };
                 match read {
                     Read::Block(block) => {
+                        blocks += 1;
                         due.ends.insert(boot, block.end());
                         self.batches(&block, &mut due);
                     }
@@ -141,7 +146,7 @@ impl Source {
         }
     }
 
-    async fn read_folder(&mut self, boot: Boot, is_first: bool) -> Option<Read> {
+    async fn read_folder(&mut self, boot: Boot, pauses: bool) -> Option<Read> {
         let folder = self.folders.entry(boot).or_default();
         if folder.again.is_some_and(|again| Instant::now() < again) {
             return None;
@@ -155,7 +160,7 @@ impl Source {
         };
         if let Some(read) = reader.read_at_hand() {
             folder.reader = Some(reader);
-            if !is_first && matches!(read, Read::Block(_)) {
+            if pauses && matches!(read, Read::Block(_)) {
                 tokio::time::sleep(PAUSE).await;
             }
             return Some(read);

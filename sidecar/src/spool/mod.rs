@@ -53,7 +53,7 @@ pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 512 * 1024;
 /// Empty blocks that are kept for the next records while records come: a new one would cost the system's pages again.
 const SPARE_BLOCKS_MAX: usize = 8;
 
-/// Payload bytes of durable blocks that stay in memory until every required sink has them: a sink that keeps up reads no file.
+/// Bytes of durable blocks that stay in memory until every required sink has them: a sink that keeps up reads no file.
 const RECENT_BYTES_MAX: usize = 512 * 1024;
 
 /// Bytes of one payload: a record.

@@ -1,7 +1,7 @@
 //! What readers see of a shelf.
 
 use super::Segment;
-use crate::spool::entry::Block;
+use crate::spool::entry::{Block, Entry};
 use crate::spool::format::header::Header;
 use crate::spool::position::Place;
 use crate::spool::{Boot, LockedSegment, RECENT_BYTES_MAX};
@@ -22,7 +22,7 @@ struct View {
     durable: Place,
     /// In order, the last up to `durable`.
     recent: VecDeque<Recent>,
-    /// Their payload bytes.
+    /// What they take.
     recent_bytes: usize,
 }
 
@@ -41,6 +41,11 @@ impl Recent {
     fn end(&self) -> Place {
         Place(self.first.0.saturating_add(self.block.len() as u64))
     }
+
+    /// What it takes in memory.
+    fn bytes(&self) -> usize {
+        self.block.payload.len().saturating_add(self.block.len().saturating_mul(size_of::<Entry<u16>>()))
+    }
 }
 
 impl View {
@@ -49,9 +54,9 @@ impl View {
     }
 
     fn forget_first(&mut self) -> Option<Arc<Block<u16>>> {
-        let Recent { block, .. } = self.recent.pop_front()?;
-        self.recent_bytes = self.recent_bytes.saturating_sub(block.payload.len());
-        Some(block)
+        let first = self.recent.pop_front()?;
+        self.recent_bytes = self.recent_bytes.saturating_sub(first.bytes());
+        Some(first.block)
     }
 }
 
@@ -91,7 +96,7 @@ impl Shared {
         let mut view = self.lock();
         view.segments.insert(segment.number(), segment.clone());
         view.durable = durable;
-        view.recent_bytes = more.iter().fold(view.recent_bytes, |sum, one| sum.saturating_add(one.block.payload.len()));
+        view.recent_bytes = more.iter().fold(view.recent_bytes, |sum, one| sum.saturating_add(one.bytes()));
         view.recent.extend(more);
         let mut forgotten = Vec::new();
         while view.recent_bytes > RECENT_BYTES_MAX {
