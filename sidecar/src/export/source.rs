@@ -87,8 +87,9 @@ impl Source {
         let mut blocks = 0;
         for boot in self.spool.boots() {
             // What becomes durable meanwhile is for the next request, or this one would wait for a lot.
-            let enough = Some(durable).filter(|_| boot == self.spool.boot());
-            while due.bytes() < REQUEST_BYTES_MAX && due.ends.get(&boot).is_none_or(|end| Some(*end) != enough) {
+            let is_own = boot == self.spool.boot();
+            while due.bytes() < REQUEST_BYTES_MAX && !(is_own && due.ends.get(&boot).is_some_and(|end| *end >= durable))
+            {
                 let Some(read) = self.read_folder(boot, (1..=PAUSES_MAX).contains(&blocks)).await else { break };
                 match read {
                     Read::Block(block) => {

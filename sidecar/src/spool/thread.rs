@@ -380,8 +380,7 @@ impl Work {
         self.count_elsewhere();
         let begun = Instant::now();
         let now = (self.now)();
-        let mut result =
-            if commits { self.writer.commit(blocks, now).map(|_| ()) } else { self.writer.write(blocks, now) };
+        let mut result = if commits { self.writer.commit(blocks, now) } else { self.writer.write(blocks, now) };
         let took = begun.elapsed();
         if took > SLOW_COMMIT {
             tracing::warn!(milliseconds = took.as_millis(), "the spool's disk is slow");
@@ -394,7 +393,7 @@ impl Work {
                 foreign.shelf.make_room(needed);
             });
             self.count_elsewhere();
-            result = self.writer.retry((self.now)()).map(|_| ());
+            result = self.writer.retry((self.now)());
         }
         let fault = result.err();
         let text = fault.as_ref().map(Fault::to_string);

@@ -6,7 +6,7 @@ mod open;
 pub use limits::{Fault, Room, WriterSettings};
 
 use super::disk::Disk;
-use super::entry::{Block, Entry, Kind, StreamNumber};
+use super::entry::{Block, Kind, StreamNumber};
 use super::format::frame::{Encoder, frame_bytes_max};
 use super::format::header::{Header, StreamStart};
 use super::keys::Keys;
@@ -48,12 +48,8 @@ pub struct Writer<D> {
     streams: BTreeMap<StreamNumber, Stream>,
     open: Option<Open>,
     next_number: u64,
-    /// The entries of one frame; a buffer.
-    mapped: Vec<Entry<u16>>,
     /// Blocks that are not durable, in order.
     pending: VecDeque<Block<StreamNumber>>,
-    /// So many of their front stand in the open segment.
-    appended: usize,
     /// Blocks that are durable, empty: their memory is used again.
     spent: Vec<Block<StreamNumber>>,
     /// With the blocks of the open segment that are not synced.
@@ -78,9 +74,7 @@ impl<D: Disk> Writer<D> {
             streams: BTreeMap::new(),
             open: None,
             next_number: 0,
-            mapped: Vec::new(),
             pending: VecDeque::new(),
-            appended: 0,
             spent: Vec::new(),
             written: Place::default(),
             now: 0,
@@ -154,7 +148,7 @@ impl<D: Disk> Writer<D> {
         &mut self,
         blocks: impl IntoIterator<Item = Block<StreamNumber>>,
         now_unix_nanos: u64,
-    ) -> Result<(), Fault> {
+    ) -> Result<Durable, Fault> {
         self.take(blocks, now_unix_nanos);
         self.attempt(Self::write_pending)
     }
@@ -169,7 +163,7 @@ impl<D: Disk> Writer<D> {
         now_unix_nanos: u64,
     ) -> Result<Durable, Fault> {
         self.take(blocks, now_unix_nanos);
-        self.attempt(Self::commit_pending).map(|()| self.durable())
+        self.attempt(Self::commit_pending)
     }
 
     /// Tries again what is not durable.
@@ -185,11 +179,11 @@ impl<D: Disk> Writer<D> {
         self.pending.extend(blocks.into_iter().filter(|block| !block.is_empty()));
     }
 
-    fn attempt(&mut self, work: fn(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
+    fn attempt(&mut self, work: fn(&mut Self) -> Result<(), Fault>) -> Result<Durable, Fault> {
         let mut failed = None;
         for _ in 0..ATTEMPTS_MAX {
             match work(self) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(self.durable()),
                 Err(fault @ Fault::Full { .. }) => return Err(fault),
                 Err(fault) => {
                     self.abandon();
@@ -197,7 +191,7 @@ impl<D: Disk> Writer<D> {
                 }
             }
         }
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(self.durable()), Err)
     }
 
     /// Ends the open segment: its last frame is flagged.
@@ -212,8 +206,13 @@ impl<D: Disk> Writer<D> {
         finished
     }
 
+    /// How many blocks of the front of `pending` stand in the open segment.
+    fn appended(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.appended.len())
+    }
+
     fn write_pending(&mut self) -> Result<(), Fault> {
-        while let Some(block) = self.pending.get(self.appended) {
+        while let Some(block) = self.pending.get(self.appended()) {
             if self.open.as_ref().is_some_and(|open| open.takes(block, self.settings.segment_bytes)) {
                 let bytes = frame_bytes_max(block.len(), block.payload.len()) as u64;
                 if let Err(full) = self.make_room(bytes) {
@@ -221,7 +220,6 @@ impl<D: Disk> Writer<D> {
                     return Err(full);
                 }
                 self.append(false)?;
-                self.appended += 1;
             } else if self.open.is_some() {
                 self.finish_segment()?;
             } else {
@@ -240,10 +238,9 @@ impl<D: Disk> Writer<D> {
     fn append(&mut self, last: bool) -> Result<(), Fault> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let empty = Block::default();
-        let block = if last { &empty } else { self.pending.get(self.appended).unwrap_or(&empty) };
-        open.map(&block.entries, &mut self.mapped)?;
-        let frame =
-            self.encoder.encode(&open.key, open.header_hash, open.frames, last, &self.mapped, &block.payload)?;
+        let block = if last { &empty } else { self.pending.get(open.appended.len()).unwrap_or(&empty) };
+        let entries = open.map(&block.entries)?;
+        let frame = self.encoder.encode(&open.key, open.header_hash, open.frames, last, &entries, &block.payload)?;
         let written = self.shelf.disk.append(&open.name, frame);
         let bytes = frame.len() as u64;
         open.frames += 1;
@@ -253,12 +250,15 @@ impl<D: Disk> Writer<D> {
         }
         written.map_err(|source| Fault::Io { what: "write a segment", source })?;
         self.written = Place(self.written.0.saturating_add(block.len() as u64));
+        if !last {
+            open.appended.push(entries);
+        }
         Ok(())
     }
 
     /// Makes what was appended durable, and what it says of streams.
     fn sync_appended(&mut self) -> Result<(), Fault> {
-        if self.appended > 0 { self.sync_open() } else { Ok(()) }
+        if self.appended() > 0 { self.sync_open() } else { Ok(()) }
     }
 
     fn sync_open(&mut self) -> Result<(), Fault> {
@@ -271,7 +271,9 @@ impl<D: Disk> Writer<D> {
         let (number, readable_bytes) = (open.number, open.bytes);
         let mut end = self.shelf.durable().end();
         let mut recent = Vec::new();
-        for block in self.pending.drain(..std::mem::take(&mut self.appended).min(self.pending.len())) {
+        let appended = std::mem::take(&mut open.appended);
+        let blocks = self.pending.drain(..appended.len().min(self.pending.len()));
+        for (block, entries) in blocks.zip(appended) {
             let first = end;
             for entry in &block.entries {
                 end = end.next();
@@ -285,10 +287,7 @@ impl<D: Disk> Writer<D> {
                     stream.closed_at = Some(self.now);
                 }
             }
-            // As when it was appended.
-            if open.map(&block.entries, &mut self.mapped).is_ok() {
-                recent.push((first, Arc::new(Block { entries: self.mapped.clone(), payload: block.payload })));
-            }
+            recent.push((first, Arc::new(Block { entries, payload: block.payload })));
         }
         debug_assert!(end <= self.written, "SP-1: durable <= written");
         self.shelf.set_durable(end);
@@ -413,7 +412,6 @@ impl<D: Disk> Writer<D> {
     /// Leaves the open segment after a failure: what of it is durable stays readable, all else goes to a new one.
     fn abandon(&mut self) {
         let Some(open) = self.open.take() else { return };
-        self.appended = 0;
         self.shelf.disk.close(&open.name);
         self.shelf.open = None;
         self.written = self.shelf.durable().end();

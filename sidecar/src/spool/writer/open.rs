@@ -19,6 +19,9 @@ pub(super) struct Open {
     pub(super) bytes: u64,
     /// Its name still has to be synced.
     pub(super) is_new: bool,
+    /// Of each block of the front of `pending` that stands here, un-synced: its entries, with streams as the header numbers
+    /// them.
+    pub(super) appended: Vec<Vec<Entry<u16>>>,
     /// Where streams stand in the header.
     streams: BTreeMap<StreamNumber, u16>,
 }
@@ -33,6 +36,7 @@ impl Open {
             frames: 0,
             bytes: segment.header_bytes,
             is_new: true,
+            appended: Vec::new(),
             streams,
         }
     }
@@ -45,13 +49,12 @@ impl Open {
     }
 
     /// Entries with their streams as the header numbers them.
-    pub(super) fn map(&self, entries: &[Entry<StreamNumber>], out: &mut Vec<Entry<u16>>) -> Result<(), Fault> {
-        out.clear();
-        for entry in entries {
+    pub(super) fn map(&self, entries: &[Entry<StreamNumber>]) -> Result<Vec<Entry<u16>>, Fault> {
+        let mapped = entries.iter().map(|entry| {
             let stream = *self.streams.get(&entry.stream).ok_or(Fault::UnknownStream)?;
             let Entry { kind, seq, leaf, exchanges, payload_bytes, .. } = *entry;
-            out.push(Entry { stream, kind, seq, leaf, exchanges, payload_bytes });
-        }
-        Ok(())
+            Ok(Entry { stream, kind, seq, leaf, exchanges, payload_bytes })
+        });
+        mapped.collect()
     }
 }
