@@ -1,6 +1,7 @@
 //! Testimony's sidecar: see ARCHITECTURE.md for the way of one request.
 
 pub mod admin;
+pub mod background;
 pub mod client;
 pub mod config;
 pub mod data;

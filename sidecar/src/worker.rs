@@ -1,6 +1,7 @@
 //! The worker: data threads that move bytes, and a second runtime for everything else (export, admin, policy).
 
 use crate::admin::{Admin, ConfigView, Ready, State};
+use crate::background;
 use crate::client::error_line;
 use crate::config::{Config, PolicySource, Target};
 use crate::data::{Recorder, Shared, declared, now, recover};
@@ -101,6 +102,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let (spooled_mark, memory_mark) = if handle.is_some() { (mark, None) } else { (None, mark) };
     let first = First { lost: predecessor, mark: spooled_mark, found };
     let mut data_threads = start_threads(threads, &pod, &shared, &drain_watch, &origin, asks, first)?;
+    background::lets_requests_go_first();
 
     let (stop_export, export_watch) = watch::channel(None);
     let (stop, stop_watch) = watch::channel(false);

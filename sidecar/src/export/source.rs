@@ -20,11 +20,15 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// minute, which is longer than a disk is busy, and shorter than the spool needs to fill.
 const UNREADABLE_TRIES_MAX: u32 = 6;
 
-/// Between two blocks where the sink keeps up: making LogRecords of many at once keeps a processor busy that a request wants.
+/// Where a sink keeps up it gets so many blocks in a request, with a pause between two: making LogRecords of many at once,
+/// and compressing them, keeps a processor busy that a request wants.
+const PACED_BLOCKS: usize = 5;
+
+/// Between two of them.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Pauses in one read: of more blocks the rest comes at once, or a sink could not catch up.
-const PAUSES_MAX: usize = 4;
+/// A sink keeps up while no more entries wait for it than these; what is more goes at once, as far as a request takes it.
+const PACED_ENTRIES_MAX: u64 = 256;
 
 /// Names of streams that are kept; a stream lives a day.
 const NAMES_MAX: usize = 64;
@@ -86,11 +90,14 @@ impl Source {
         let mut due = Due::default();
         let mut blocks = 0;
         for boot in self.spool.boots() {
-            // What becomes durable meanwhile is for the next request, or this one would wait for a lot.
             let is_own = boot == self.spool.boot();
-            while due.bytes() < REQUEST_BYTES_MAX && !(is_own && due.ends.get(&boot).is_some_and(|end| *end >= durable))
-            {
-                let Some(read) = self.read_folder(boot, (1..=PAUSES_MAX).contains(&blocks)).await else { break };
+            while due.bytes() < REQUEST_BYTES_MAX {
+                // What becomes durable meanwhile is for the next request, or this one would wait for a lot.
+                let rest = due.ends.get(&boot).filter(|_| is_own).map(|end| durable.entries_since(*end));
+                if rest == Some(0) || (blocks >= PACED_BLOCKS && rest.is_some_and(|rest| rest <= PACED_ENTRIES_MAX)) {
+                    break;
+                }
+                let Some(read) = self.read_folder(boot, (1..PACED_BLOCKS).contains(&blocks)).await else { break };
                 match read {
                     Read::Block(block) => {
                         blocks += 1;
@@ -345,6 +352,29 @@ mod tests {
         assert!(tries.windows(2).all(|pair| pair[1] - pair[0] >= AGAIN), "{tries:?}");
         assert_eq!((due.untold, due.lost.len(), records(&due)), (10, 0, 5));
         assert_eq!(due.ends.get(&handle.boot()).map(|end| end.number()), Some(15));
+        drop(spool);
+        std::fs::remove_dir_all(&folder).expect("the folder goes");
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_keeps_up_gets_a_few_blocks_at_a_time_and_one_that_does_not_gets_more() {
+        let folder = folder("paced");
+        let spool = start(&folder, "key", 1);
+        let mut source = Source::new(spool.handle().clone(), "a".into());
+        let put_blocks = async |threads: std::ops::Range<u32>, each: u64| {
+            for thread in threads {
+                put(spool.handle(), thread, each).await;
+            }
+        };
+        put_blocks(0..8, 10).await;
+        let mut sizes = Vec::new();
+        while let Some(due) = source.read().await {
+            sizes.push(records(&due));
+        }
+        assert_eq!(sizes, [50, 30]);
+        put_blocks(8..18, 100).await;
+        let due = source.read().await.expect("there is more");
+        assert_eq!(records(&due), 800, "what is beyond the limit, and the block that it ends in");
         drop(spool);
         std::fs::remove_dir_all(&folder).expect("the folder goes");
     }

@@ -177,7 +177,7 @@ impl SpoolHandle {
     #[cfg(test)]
     pub(crate) fn forget_recent(&self) {
         let end = self.inbox.durable().borrow().end();
-        lock(&self.shared.shelves).values().for_each(|(_, shared)| shared.forget(end));
+        lock(&self.shared.shelves).values().for_each(|(_, shared)| drop(shared.forget(end)));
     }
 
     /// The records that some of these sinks have not acknowledged, by stream: from the first to the one after the last. Reads

@@ -83,8 +83,6 @@ struct State {
     spare: Vec<Block<StreamNumber>>,
     /// Payload bytes of `blocks`.
     waiting_bytes: usize,
-    /// Payload bytes that the writer took since the last commit.
-    taken_bytes: usize,
     /// Payload bytes that are reserved, wait, or are with the writer.
     held_bytes: u64,
     /// What these may take on disk at most, in 128ths of a byte: so it adds up exactly.
@@ -96,8 +94,8 @@ struct State {
     new_streams: Vec<(StreamNumber, StreamId, u64)>,
     /// Since when something waits to be durable. What the disk did not take counts no more: it is tried with what comes next.
     since: Option<Instant>,
-    /// Since when something waits to be written.
-    first_at: Option<Instant>,
+    /// When the writer last took something.
+    written_at: Option<Instant>,
     /// When the writer was last told to make all durable.
     committed_at: Option<Instant>,
     urgent: bool,
@@ -110,20 +108,17 @@ struct State {
 pub struct Limits {
     /// Bytes of payloads that are reserved, wait or are being written.
     pub held_bytes_max: u64,
-    /// What waits so long is made durable,
+    /// What waits so long is made durable.
     pub commit_after: Duration,
-    /// and what is `much_bytes` already after this: sinks get less at once.
-    pub commit_after_much: Duration,
-    /// See `commit_after_much`.
-    pub much_bytes: usize,
     /// When somebody waits for it (Strict): made durable at once, unless what was before was so short ago.
     pub commit_after_urgent: Duration,
     /// What is so much is made durable.
     pub commit_bytes: usize,
-    /// What is so much is written after `write_after` already, and is made durable when its time comes: sealing a lot at once
-    /// keeps a processor busy that a request wants, and so does a disk that syncs often.
+    /// What is so much is written already before, and is made durable when its time comes: sealing a lot at once keeps a
+    /// processor busy that a request wants, and so does a disk that syncs often.
     pub write_bytes: usize,
-    /// See `write_bytes`.
+    /// Time from one such write to the next, at least. The writer looks for itself whether there is so much: a request that
+    /// had to wake it would wait for that.
     pub write_after: Duration,
 }
 
@@ -132,11 +127,9 @@ impl Default for Limits {
         Self {
             held_bytes_max: 8 * 1024 * 1024,
             commit_after: Duration::from_millis(20),
-            commit_after_much: Duration::from_millis(8),
-            much_bytes: 16 * 1024,
             commit_after_urgent: Duration::from_millis(2),
             commit_bytes: 512 * 1024,
-            write_bytes: 8 * 1024,
+            write_bytes: 6 * 1024,
             write_after: Duration::from_millis(2),
         }
     }
@@ -147,23 +140,27 @@ impl Default for Limits {
 pub(super) struct Waiting {
     /// Since when something is to be durable.
     pub(super) since: Instant,
-    /// Since when something is to be written.
-    pub(super) first_at: Option<Instant>,
+    /// When something was written last.
+    pub(super) written_at: Option<Instant>,
     /// Bytes of payloads that are to be written.
     pub(super) bytes: usize,
-    /// With those that are to be made durable only.
-    pub(super) all_bytes: usize,
     /// Somebody waits for it.
     pub(super) urgent: bool,
     /// When all was made durable last.
     pub(super) committed_at: Option<Instant>,
 }
 
+impl Waiting {
+    /// Since when nothing was written.
+    fn paused_at(&self) -> Instant {
+        self.written_at.map_or(self.since, |last| last.max(self.since))
+    }
+}
+
 impl Limits {
     /// When all is to be durable.
     pub(super) fn commit_due(&self, waiting: &Waiting) -> Instant {
-        let is_much = waiting.all_bytes >= self.much_bytes;
-        let usual = waiting.since + if is_much { self.commit_after_much } else { self.commit_after };
+        let usual = waiting.since + self.commit_after;
         if !waiting.urgent {
             return usual;
         }
@@ -174,9 +171,16 @@ impl Limits {
     /// When something is to be done: to write, or to make durable.
     pub(super) fn due(&self, waiting: &Waiting) -> Instant {
         let commit = self.commit_due(waiting);
-        let write =
-            waiting.first_at.filter(|_| waiting.bytes >= self.write_bytes).map(|first| first + self.write_after);
-        write.map_or(commit, |write| write.min(commit))
+        if waiting.bytes < self.write_bytes {
+            return commit;
+        }
+        commit.min(waiting.paused_at() + self.write_after)
+    }
+
+    /// When to look again: something is due, or there may be more to write. The less comes, the longer.
+    pub(super) fn look(&self, waiting: &Waiting, now: Instant) -> Instant {
+        let idle = now.saturating_duration_since(waiting.paused_at());
+        self.due(waiting).min(now + idle.max(self.write_after))
     }
 }
 
@@ -205,7 +209,6 @@ impl Inbox {
             blocks: Vec::new(),
             spare: Vec::new(),
             waiting_bytes: 0,
-            taken_bytes: 0,
             held_bytes: 0,
             held_on_disk: 0,
             room: Room::default(),
@@ -214,7 +217,7 @@ impl Inbox {
             due: Vec::new(),
             new_streams: Vec::new(),
             since: None,
-            first_at: None,
+            written_at: None,
             committed_at: None,
             urgent: false,
             requests: false,
@@ -331,9 +334,8 @@ fn on_disk(payload_bytes: u64, entries: u64) -> u64 {
 
 impl State {
     fn waiting(&self) -> Option<Waiting> {
-        let Self { first_at, urgent, committed_at, waiting_bytes: bytes, taken_bytes, .. } = *self;
-        let all_bytes = bytes.saturating_add(taken_bytes);
-        self.since.map(|since| Waiting { since, first_at, bytes, all_bytes, urgent, committed_at })
+        let Self { written_at, urgent, committed_at, waiting_bytes: bytes, .. } = *self;
+        self.since.map(|since| Waiting { since, written_at, bytes, urgent, committed_at })
     }
 }
 
@@ -372,18 +374,14 @@ impl Permit {
         }
         let before = state.waiting_bytes;
         state.waiting_bytes = before.saturating_add(payload.len());
-        let crosses = |threshold: usize| before < threshold && state.waiting_bytes >= threshold;
-        let much = state.limits.much_bytes.saturating_sub(state.taken_bytes);
+        let commit_bytes = state.limits.commit_bytes;
+        let crosses = before < commit_bytes && state.waiting_bytes >= commit_bytes;
         let is_first = state.since.is_none();
-        let Limits { write_bytes, commit_bytes, .. } = state.limits;
-        let wakes = is_first || [write_bytes, much, commit_bytes].into_iter().any(crosses);
-        if is_first || state.first_at.is_none() {
-            let now = Instant::now();
-            state.since.get_or_insert(now);
-            state.first_at.get_or_insert(now);
+        if is_first {
+            state.since = Some(Instant::now());
         }
         drop(state);
-        if wakes {
+        if is_first || crosses {
             self.shared.wake.notify_one();
         }
         Ok(place)
@@ -420,15 +418,16 @@ impl Shared {
             if state.requests || due.is_some_and(|due| due <= now) {
                 break false;
             }
-            let wait = due.map_or(until, |due| due.min(until)).saturating_duration_since(now);
+            let look = waiting.map_or(until, |waiting| state.limits.look(&waiting, now).min(until));
+            let wait = look.saturating_duration_since(now);
             state = self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         };
-        state.first_at = None;
-        state.taken_bytes = state.taken_bytes.saturating_add(std::mem::take(&mut state.waiting_bytes));
+        if std::mem::take(&mut state.waiting_bytes) > 0 {
+            state.written_at = Some(Instant::now());
+        }
         state.requests = false;
         if commits {
             state.urgent = false;
-            state.taken_bytes = 0;
             if state.since.take().is_some() {
                 state.committed_at = Some(Instant::now());
             }

@@ -26,6 +26,11 @@ impl Place {
     pub fn number(self) -> u64 {
         self.0
     }
+
+    /// How many entries stand from an earlier place up to this one.
+    pub fn entries_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
 }
 
 impl Durable {

@@ -12,6 +12,7 @@ use super::recover::{Unreadable, names, scan};
 use super::shelf::{Shelf, SinkRule};
 use super::writer::{Fault, Writer, WriterSettings};
 use super::{Block, SEGMENT_BYTES_MAX, StreamNumber};
+use crate::background;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -130,6 +131,10 @@ impl Spool {
             _boots: boots,
         };
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            let body = || {
+                background::lets_requests_go_first();
+                body();
+            };
             std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(io("a thread of the spool"))
         };
         let mut threads = vec![spawn("spool", Box::new(move || work.run()))?];
@@ -314,6 +319,7 @@ impl Work {
                 self.keep_house();
             }
             self.handle.inbox.shared().settle(entries, bytes, self.writer.room(), refusing);
+            self.writer.forget_taken();
             self.handle.inbox.shared().reuse(self.writer.take_spent());
             self.tell(entries_left);
             if batch.stopping {
@@ -430,8 +436,6 @@ impl Work {
             }
             self.untold.extend(shelf.take_skipped().into_iter().map(|skipped| Event::Skipped(boot, skipped)));
         }
-        let own = self.writer.shelf();
-        own.shared().forget(own.released().end());
         self.rewrap();
         for at in (0..self.foreign.len()).rev() {
             let is_empty = self.foreign.get(at).is_some_and(|f| f.shelf.is_done() && f.shelf.used_bytes() == 0);

@@ -208,9 +208,19 @@ impl<D: Disk> Shelf<D> {
 
     /// Everything before was acknowledged by every required sink, durably. Without required sinks: by every sink.
     pub fn released(&self) -> Released {
-        let required = self.sinks.values().filter(|sink| sink.required).map(|sink| sink.durable).min();
-        let all = self.sinks.values().map(|sink| sink.durable).min();
-        Released(required.or(all).unwrap_or(self.durable).0)
+        Released(self.least(|sink| sink.durable).0)
+    }
+
+    /// The same, but the acknowledgements may not be durable yet: nobody reads it again, unless the process dies.
+    pub fn taken(&self) -> Place {
+        self.least(|sink| sink.told)
+    }
+
+    /// The least place of the sinks that what is here waits for.
+    fn least(&self, of: impl Fn(&Sink) -> Place) -> Place {
+        let required = self.sinks.values().filter(|sink| sink.required).map(&of).min();
+        let all = self.sinks.values().map(&of).min();
+        required.or(all).unwrap_or(self.durable)
     }
 
     /// Bytes of all segments.

@@ -105,12 +105,14 @@ impl Shared {
         forgotten
     }
 
-    /// What stands before this place need not stay in memory.
-    pub(in crate::spool) fn forget(&self, end: Place) {
+    /// What stands before this place need not stay in memory. Returns it.
+    pub(in crate::spool) fn forget(&self, end: Place) -> Vec<Arc<Block<u16>>> {
         let mut view = self.lock();
+        let mut forgotten = Vec::new();
         while view.recent.front().is_some_and(|one| one.end() <= end) {
-            view.forget_first();
+            forgotten.extend(view.forget_first());
         }
+        forgotten
     }
 
     /// The block with the entry at this place, if it is in memory and its segment is still there.

@@ -7,7 +7,8 @@ use crate::spool::reader::{Read, Reader};
 use crate::spool::recover::{Scanned, Unreadable, scan};
 use crate::spool::{Boot, FIXED_RESERVE_BYTES, Place, Shelf, SinkRule, Writer, WriterSettings};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::{self, Range};
@@ -16,13 +17,30 @@ use testimony_core::evidence::stream::StreamId;
 pub(super) const BOOT: Boot = Boot([7; 16]);
 pub(super) const NEXT_BOOT: Boot = Boot([8; 16]);
 
+/// A folder that goes with this.
+pub(in crate::spool) struct TestFolder(PathBuf);
+
+impl Deref for TestFolder {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TestFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A fresh folder of this test.
-pub(in crate::spool) fn folder(name: &str) -> PathBuf {
+pub(in crate::spool) fn folder(name: &str) -> TestFolder {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("testimony-spool-{}-{name}-{number}", std::process::id()));
     std::fs::create_dir_all(&path).expect("a folder");
-    path
+    TestFolder(path)
 }
 
 pub(super) fn keys() -> Keys {

@@ -143,7 +143,6 @@ async fn s3_without_a_place_nothing_is_sealed() {
     settings.limits = Limits {
         held_bytes_max: 1000,
         commit_after: Duration::from_secs(3600),
-        much_bytes: usize::MAX,
         commit_after_urgent: Duration::from_millis(1),
         commit_bytes: usize::MAX,
         ..Limits::default()
@@ -169,12 +168,9 @@ async fn s3_without_a_place_nothing_is_sealed() {
 }
 
 #[test]
-fn some_is_written_early_much_is_durable_early_and_all_in_time_or_as_soon_as_somebody_waits_and_the_last_commit_is_not_young()
- {
+fn some_is_written_early_and_all_is_durable_in_time_or_as_soon_as_somebody_waits_and_the_last_commit_is_not_young() {
     let limits = Limits {
         commit_after: Duration::from_millis(20),
-        commit_after_much: Duration::from_millis(8),
-        much_bytes: 2000,
         commit_after_urgent: Duration::from_millis(2),
         write_bytes: 1000,
         write_after: Duration::from_millis(4),
@@ -182,30 +178,38 @@ fn some_is_written_early_much_is_durable_early_and_all_in_time_or_as_soon_as_som
     };
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
-    for (what, since, first, bytes, written, urgent, committed, commit_due, due) in [
-        ("little", 100, Some(100), 999, 0, false, Some(99), 120, 120),
-        ("some", 100, Some(100), 1000, 0, false, Some(99), 120, 104),
-        ("some, and much with what was written", 100, Some(104), 1000, 1000, false, Some(99), 108, 108),
-        ("much", 100, Some(100), 2000, 0, false, Some(99), 108, 104),
-        ("little after some that was written", 100, Some(106), 999, 1000, false, Some(99), 120, 120),
-        ("some after little that was written", 100, Some(106), 1000, 999, false, Some(99), 120, 110),
-        ("some when all is to be durable", 100, Some(118), 1000, 0, false, Some(99), 120, 120),
-        ("all is written", 100, None, 0, 1000, false, Some(99), 120, 120),
-        ("much, and all is written", 100, None, 0, 2000, false, Some(99), 108, 108),
-        ("urgent, the first of all", 100, Some(100), 1, 0, true, None, 100, 100),
-        ("urgent, after a pause", 100, Some(100), 1, 0, true, Some(90), 100, 100),
-        ("urgent, just after a commit", 100, Some(100), 1, 0, true, Some(99), 101, 101),
-        ("urgent, while the writer is at work", 100, Some(100), 1, 0, true, Some(100), 102, 102),
-        ("urgent, and written", 100, None, 0, 1, true, Some(90), 100, 100),
+    for (what, written, bytes, urgent, committed, commit_due, due) in [
+        ("little", None, 999, false, None, 120, 120),
+        ("some", None, 1000, false, None, 120, 104),
+        ("some, after a pause", Some(80), 1000, false, Some(80), 120, 104),
+        ("some, after some", Some(104), 1000, false, Some(99), 120, 108),
+        ("little after some", Some(106), 999, false, Some(99), 120, 120),
+        ("some when all is to be durable", Some(118), 1000, false, Some(99), 120, 120),
+        ("all is written", Some(104), 0, false, Some(99), 120, 120),
+        ("urgent, the first of all", None, 1, true, None, 100, 100),
+        ("urgent, after a pause", Some(90), 1, true, Some(90), 100, 100),
+        ("urgent, just after a commit", Some(99), 1, true, Some(99), 101, 101),
+        ("urgent, while the writer is at work", Some(100), 1, true, Some(100), 102, 102),
+        ("urgent, and written", Some(100), 0, true, Some(90), 100, 100),
     ] {
-        let waiting = Waiting {
-            since: at(since),
-            first_at: first.map(at),
-            bytes,
-            all_bytes: bytes + written,
-            urgent,
-            committed_at: committed.map(at),
-        };
+        let (written_at, committed_at) = (written.map(at), committed.map(at));
+        let waiting = Waiting { since: at(100), written_at, bytes, urgent, committed_at };
         assert_eq!((limits.commit_due(&waiting), limits.due(&waiting)), (at(commit_due), at(due)), "{what}");
+    }
+
+    // What comes meanwhile wakes nobody: it is looked for, less and less often.
+    for (what, written, bytes, now, look) in [
+        ("the first has come", None, 1, 100, 104),
+        ("no more has come", None, 1, 104, 108),
+        ("and still no more", None, 1, 108, 116),
+        ("and then it is time", None, 1, 116, 120),
+        ("some was written", Some(104), 0, 104, 108),
+        ("some has come, but a write is young", Some(104), 1000, 106, 108),
+        ("some is due", Some(104), 1000, 109, 108),
+        ("long ago something was written", Some(80), 1, 100, 104),
+    ] {
+        let written_at = written.map(at);
+        let waiting = Waiting { since: at(100), written_at, bytes, urgent: false, committed_at: None };
+        assert_eq!(limits.look(&waiting, at(now)), at(look), "{what}");
     }
 }

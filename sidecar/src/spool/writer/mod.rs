@@ -303,6 +303,12 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
+    /// What every required sink has is in memory no more.
+    pub fn forget_taken(&mut self) {
+        let forgotten = self.shelf.shared().forget(self.shelf.taken());
+        self.spend(forgotten);
+    }
+
     /// Keeps the memory of blocks that nobody reads.
     fn spend(&mut self, blocks: Vec<Arc<Block<u16>>>) {
         let free = SPARE_BLOCKS_MAX.saturating_sub(self.spent.len());
