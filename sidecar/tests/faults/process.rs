@@ -14,6 +14,8 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 const FIRST_PORT: u16 = 18_000;
 /// Ports that the tests of one run share.
 const PORTS: u16 = 12_000;
+/// Two runs at the same time, whose process ids are next to each other, begin so far apart.
+const PORTS_OF_A_RUN: u32 = 250;
 /// Lines of the sidecar's log that a failed test shows.
 const LOG_LINES: usize = 40;
 
@@ -182,7 +184,8 @@ fn is_alive(pid: i32) -> bool {
 /// An address that stays free while nobody listens there.
 pub fn free_port() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % u32::from(PORTS)).expect("small");
+    let first = std::process::id().wrapping_mul(PORTS_OF_A_RUN) % u32::from(PORTS);
+    let first = u16::try_from(first).expect("small");
     for _ in 0..PORTS {
         let port = FIRST_PORT + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
