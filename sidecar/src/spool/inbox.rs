@@ -461,14 +461,14 @@ impl Shared {
         state.refusing = refusing;
     }
 
-    /// Takes empty blocks back; an idle spool, which has none to give, keeps none.
-    pub(super) fn reuse(&self, spent: Vec<Block<StreamNumber>>) {
+    /// Takes empty blocks back; an idle spool, to which nothing came, keeps none.
+    pub(super) fn reuse(&self, spent: Vec<Block<StreamNumber>>, is_idle: bool) {
+        let kept_max = if is_idle { 0 } else { SPARE_BLOCKS_MAX };
         let unused = {
             let mut state = self.lock();
-            let unused = if spent.is_empty() { std::mem::take(&mut state.spare) } else { Vec::new() };
             state.spare.extend(spent);
-            state.spare.truncate(SPARE_BLOCKS_MAX);
-            unused
+            let kept = state.spare.len().min(kept_max);
+            state.spare.split_off(kept)
         };
         drop(unused);
     }

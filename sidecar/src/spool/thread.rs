@@ -311,6 +311,7 @@ impl Work {
                 entries += block.len() as u64;
                 bytes += block.payload_bytes();
             }
+            let is_idle = batch.blocks.is_empty();
             let refusing = self.write(batch.blocks, batch.commits);
             let (entries_left, bytes_left) = self.writer.pending();
             self.handle.inbox.shared().publish(self.writer.durable());
@@ -320,7 +321,7 @@ impl Work {
             }
             self.handle.inbox.shared().settle(entries, bytes, self.writer.room(), refusing);
             self.writer.forget_taken();
-            self.handle.inbox.shared().reuse(self.writer.take_spent());
+            self.handle.inbox.shared().reuse(self.writer.take_spent(), is_idle);
             self.tell(entries_left);
             if batch.stopping {
                 if let Err(fault) = self.writer.finish() {
