@@ -1,6 +1,7 @@
 //! Tests of the spool as a whole.
 
 mod damage;
+mod disk;
 mod format;
 mod model;
 mod recent;
