@@ -10,9 +10,9 @@ const SLICE_NANOS: u64 = 20_000_000;
 #[cfg(target_os = "linux")]
 const NICE: i32 = 5;
 
-/// Declares the calling thread, and those that it starts from now on, to be one of these: it gets its part of the processor
-/// as before, but to wake it interrupts nobody. What it does comes in pieces, many times a second, and each would else stand
-/// in the way of requests that happen to be at the same processor.
+/// Declares the calling thread, and those that it starts from now on, to be one of these: when it wakes it interrupts nobody,
+/// and where processors are short it gets less than those that serve requests, but never nothing. What it does comes in
+/// pieces, many times a second, and each would else stand in the way of requests that happen to be at the same processor.
 pub fn lets_requests_go_first() {
     #[cfg(target_os = "linux")]
     if let Err(error) = as_batch() {
@@ -22,7 +22,8 @@ pub fn lets_requests_go_first() {
 
 #[cfg(target_os = "linux")]
 fn as_batch() -> std::io::Result<()> {
-    // SAFETY: asks for a number. Who was started with a higher one keeps it: lowering it is a privilege.
+    // A process that was started with more keeps it: to lower it is a privilege.
+    // SAFETY: asks for a number.
     let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }.max(NICE);
     let attributes = libc::sched_attr {
         size: u32::try_from(size_of::<libc::sched_attr>()).unwrap_or_default(),

@@ -14,9 +14,6 @@ const AHEAD_FROM_BYTES: u64 = 64 * 1024;
 /// but no more than this at once.
 const AHEAD_BYTES_MAX: u64 = 512 * 1024;
 
-/// Of a file for which the system sets nothing aside, or of which nobody knows what stands there: it stays as it is.
-const NO_ROOM: u64 = u64::MAX;
-
 /// A folder, and the files in it that this process writes.
 #[derive(Debug)]
 pub struct Folder {
@@ -29,8 +26,9 @@ struct Open {
     file: File,
     /// What was appended.
     bytes: u64,
-    /// For so much the file system has set blocks aside.
-    room_bytes: u64,
+    /// For so much the file system has set blocks aside. `None`: it cannot, or a write failed, and nobody knows what stands
+    /// there; the file stays as it is.
+    room_bytes: Option<u64>,
 }
 
 impl Open {
@@ -38,17 +36,17 @@ impl Open {
     /// the file system cannot, each append finds its own, as it would without.
     fn make_room(&mut self, more: usize) {
         let needed = self.bytes.saturating_add(more as u64);
-        if needed <= self.room_bytes || needed < AHEAD_FROM_BYTES {
+        if needed < AHEAD_FROM_BYTES || self.room_bytes.is_none_or(|room_bytes| needed <= room_bytes) {
             return;
         }
         let ahead = needed.min(AHEAD_BYTES_MAX);
         let made = fallocate(&self.file, FallocateFlags::KEEP_SIZE, needed, ahead);
-        self.room_bytes = made.map_or(NO_ROOM, |()| needed.saturating_add(ahead));
+        self.room_bytes = made.ok().map(|()| needed.saturating_add(ahead));
     }
 
     /// Gives back what of it is not used.
     fn give_back(&self) {
-        if self.room_bytes > self.bytes && self.room_bytes != NO_ROOM {
+        if self.room_bytes.is_some_and(|room_bytes| room_bytes > self.bytes) {
             // What cannot be given back goes with the file.
             let _ = self.file.set_len(self.bytes);
         }
@@ -100,7 +98,7 @@ impl Files for Folder {
 impl Disk for Folder {
     fn create(&mut self, name: &str) -> io::Result<()> {
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(self.path.join(name))?;
-        self.open.insert(name.to_owned(), Open { file, bytes: 0, room_bytes: 0 });
+        self.open.insert(name.to_owned(), Open { file, bytes: 0, room_bytes: Some(0) });
         Ok(())
     }
 
@@ -110,7 +108,7 @@ impl Disk for Folder {
         let written = open.file.write_all(bytes);
         match written {
             Ok(()) => open.bytes = open.bytes.saturating_add(bytes.len() as u64),
-            Err(_) => open.room_bytes = NO_ROOM,
+            Err(_) => open.room_bytes = None,
         }
         written
     }

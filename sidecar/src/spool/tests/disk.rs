@@ -5,7 +5,7 @@ use crate::spool::disk::{Disk, Files, Folder};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-/// What is set aside at once, at most, and the length of a file that gets some.
+/// The length from which on a file gets room ahead, and how much that is at most.
 const AHEAD_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=512 * 1024;
 /// A file takes whole blocks.
 const BLOCK_BYTES: u64 = 4096;
