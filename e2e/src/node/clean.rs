@@ -98,14 +98,18 @@ pub fn cut_power(paths: &Paths, log: &Log) -> Result<()> {
 /// Kills at once: what a program would tidy at its end is removed here in any case.
 fn kill(dir: &Path, which: impl Fn(&process::Owned) -> bool, log: &Log) -> Result<()> {
     let gone = Duration::from_secs(PROCESSES_GONE_SECONDS_MAX);
+    // A process that is ending has no mark any more while it may still hold its ports: it is known by its id.
+    let mut ending = BTreeSet::new();
     wait_until("the end of the node's processes", gone, Duration::from_millis(POLL_MILLIS), || {
         let owned: Vec<_> = process::owned(dir).into_iter().filter(&which).collect();
         for process in &owned {
             log.line(&format!("kill {} {}", process.pid, process.program));
             // SAFETY: kill has no memory effects. The process may have ended meanwhile, which is what is wanted.
             unsafe { libc::kill(process.pid, libc::SIGKILL) };
+            ending.insert(process.pid);
         }
-        Ok(owned.is_empty())
+        ending.retain(|pid| !process::is_zombie(&Path::new("/proc").join(pid.to_string())));
+        Ok(owned.is_empty() && ending.is_empty())
     })
 }
 

@@ -75,11 +75,13 @@ fn classify(dir: &Path, pid: i32) -> Option<Owned> {
     root_is_below(&mounts, dir).then(|| Owned { pid, program: String::new(), leader: false })
 }
 
-/// Whether a process (its folder in /proc) has ended and only waits to be collected.
+/// Whether a process (its folder in /proc) has ended, with all its threads, and at most waits to be collected.
 pub fn is_zombie(process: &Path) -> bool {
     let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
     // The state stands behind the command name, which is in brackets and may itself hold brackets.
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    let first_has_ended = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+    // The first thread may have ended before the others: as long as one is left, ports and files are still held.
+    first_has_ended && std::fs::read_dir(process.join("task")).map_or(0, Iterator::count) <= 1
 }
 
 fn variable(environ: &[u8], name: &str) -> Option<String> {
