@@ -16,14 +16,14 @@ const REQUEST: &str = "GET /v1/orders/4711/items?page=2&size=50 HTTP/1.1\r\nHost
 /// After the last request's time so long is waited for answers.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Percentiles of one measurement, in microseconds.
+/// Percentiles of one measurement, in microseconds; of several: the median of each.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Latencies {
     pub count: usize,
     pub p50_us: f64,
     pub p99_us: f64,
     pub max_us: f64,
-    /// The 99th percentile of a tenth of a second, where three of four are worse: what a machine says that others do not
+    /// Of several: the 99th percentile that a quarter of them does not reach, which is what a machine says that others do not
     /// disturb just then.
     pub quiet_p99_us: f64,
     /// How late requests left: the load's own share, and what waited for a free connection.
@@ -31,51 +31,37 @@ pub struct Latencies {
 }
 
 impl Latencies {
-    /// Of these, in their order, so many in a second; `late`: how late each was sent.
-    pub fn of(mut took: Vec<Duration>, mut late: Vec<Duration>, rate: u32) -> Self {
-        let quiet_p99_us = quiet_p99(&took, usize::try_from(rate / 10).expect("small").max(1));
+    /// Of these; `late`: how late each was sent.
+    pub fn of(mut took: Vec<Duration>, mut late: Vec<Duration>) -> Self {
         took.sort_unstable();
         late.sort_unstable();
+        let p99_us = percentile(&took, 99);
         Self {
             count: took.len(),
             p50_us: percentile(&took, 50),
-            p99_us: percentile(&took, 99),
+            p99_us,
             max_us: percentile(&took, 100),
-            quiet_p99_us,
+            quiet_p99_us: p99_us,
             late_p99_us: percentile(&late, 99),
         }
     }
 
-    /// The median of each figure.
-    pub fn median_of(rounds: &[Self]) -> Self {
-        let median = |figure: fn(&Self) -> f64| {
-            let mut all: Vec<f64> = rounds.iter().map(figure).collect();
-            all.sort_by(f64::total_cmp);
-            all.get(all.len() / 2).copied().unwrap_or_default()
+    /// Of several measurements.
+    pub fn median_of(all: &[Self]) -> Self {
+        let quantile = |figure: fn(&Self) -> f64, part: usize| {
+            let mut figures: Vec<f64> = all.iter().map(figure).collect();
+            figures.sort_by(f64::total_cmp);
+            figures.get(figures.len() / part).copied().unwrap_or_default()
         };
         Self {
-            count: rounds.iter().map(|round| round.count).sum(),
-            p50_us: median(|one| one.p50_us),
-            p99_us: median(|one| one.p99_us),
-            max_us: median(|one| one.max_us),
-            quiet_p99_us: median(|one| one.quiet_p99_us),
-            late_p99_us: median(|one| one.late_p99_us),
+            count: all.iter().map(|one| one.count).sum(),
+            p50_us: quantile(|one| one.p50_us, 2),
+            p99_us: quantile(|one| one.p99_us, 2),
+            max_us: quantile(|one| one.max_us, 2),
+            quiet_p99_us: quantile(|one| one.quiet_p99_us, 4),
+            late_p99_us: quantile(|one| one.late_p99_us, 2),
         }
     }
-}
-
-/// Of the 99th percentiles of so many each, the one that a quarter does not reach.
-fn quiet_p99(took: &[Duration], each: usize) -> f64 {
-    let mut all: Vec<f64> = took
-        .chunks(each)
-        .map(|some| {
-            let mut some = some.to_vec();
-            some.sort_unstable();
-            percentile(&some, 99)
-        })
-        .collect();
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 4).copied().unwrap_or_default()
 }
 
 /// The nearest rank.
@@ -161,7 +147,7 @@ pub fn measure(to: SocketAddr, rate: u32, connections: usize, length: Duration) 
             }
         }
     }
-    Latencies::of(took, late, rate)
+    Latencies::of(took, late)
 }
 
 /// Whether something can be read before the time is over.
