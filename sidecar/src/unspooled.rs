@@ -62,6 +62,7 @@ pub fn lost(since: Option<u64>, ended: Option<u64>, spooled: bool, now: u64) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::tests::folder;
 
     #[test]
     fn ev_1_what_a_process_without_a_spool_took_along_is_a_gap_of_unknown_size() {
@@ -78,8 +79,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_set_once_and_cleared() {
-        let folder = std::env::temp_dir().join(format!("testimony-unspooled-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder");
+        let folder = folder("unspooled");
         let unspooled = Unspooled::new(&folder);
         assert_eq!(unspooled.since(), None);
         unspooled.set();
@@ -90,6 +90,5 @@ mod tests {
         unspooled.clear();
         assert_eq!(unspooled.since(), None);
         unspooled.clear();
-        fs::remove_dir_all(folder).expect("removed");
     }
 }

@@ -280,18 +280,13 @@ impl Run {
 mod tests {
     use super::*;
     use crate::spool::keys::RecoveryKey;
+    use crate::spool::tests::folder;
     use crate::spool::{Class, Entry, Kind, Limits, Settings, SinkRule, Spool};
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use testimony_core::evidence::merkle;
     use testimony_core::record::EventName;
 
     const PATIENCE: Duration = Duration::from_secs(20);
-
-    fn folder(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("testimony-source-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a folder");
-        path
-    }
 
     fn start(folder: &Path, key: &str, boot: u8) -> Spool {
         let key_folder = folder.join(key);
@@ -353,7 +348,6 @@ mod tests {
         assert_eq!((due.untold, due.lost.len(), records(&due)), (10, 0, 5));
         assert_eq!(due.ends.get(&handle.boot()).map(|end| end.number()), Some(15));
         drop(spool);
-        std::fs::remove_dir_all(&folder).expect("the folder goes");
     }
 
     #[tokio::test]
@@ -376,7 +370,6 @@ mod tests {
         let due = source.read().await.expect("there is more");
         assert_eq!(records(&due), 800, "what is beyond the limit, and the block that it ends in");
         drop(spool);
-        std::fs::remove_dir_all(&folder).expect("the folder goes");
     }
 
     #[tokio::test]
@@ -400,7 +393,6 @@ mod tests {
         let lost: Vec<_> = due.lost.iter().map(|(_, range)| (range.begin(), range.end(), range.root())).collect();
         assert_eq!((records(&due), lost), (2, vec![(0, 1, Some(leaf))]));
         drop(spool);
-        std::fs::remove_dir_all(&folder).expect("the folder goes");
     }
 
     #[tokio::test]
@@ -426,6 +418,5 @@ mod tests {
             tokio::time::advance(AGAIN).await;
         }
         drop(spool);
-        std::fs::remove_dir_all(&folder).expect("the folder goes");
     }
 }

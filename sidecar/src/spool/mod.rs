@@ -23,7 +23,7 @@ mod thread;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use boots::{Boot, BootError, Boots, Predecessor};
 pub use entry::{Block, Entry, Kind, StreamNumber};

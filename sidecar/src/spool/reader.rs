@@ -1,14 +1,13 @@
 //! Reads durable entries back, in order: for one sink, or to send again what a backend lost.
 
 use super::disk::Files;
-use super::entry::{Block, Entry};
+use super::entry::Entry;
 use super::format::frame::Decoder;
-use super::format::header::Header;
 use super::format::{FormatError, Problem};
 use super::gone::{self, Untold};
 use super::position::Place;
 use super::recover::walk::{Step, Walk};
-use super::shelf::{self, Recent, Segment, Shared, Spot};
+use super::shelf::{self, Placed, Segment, Shared, Spot};
 use std::io;
 use std::sync::Arc;
 use testimony_core::evidence::merkle::Range;
@@ -50,11 +49,9 @@ pub enum Read {
 /// The entries of a frame, as far as they are due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadBlock {
-    header: Arc<Header>,
-    first: Place,
-    /// From here on they are due.
+    block: Placed,
+    /// From here on its entries are due.
     due: Place,
-    block: Arc<Block<u16>>,
 }
 
 /// One entry, read back.
@@ -73,8 +70,9 @@ pub struct ReadEntry<'a> {
 impl ReadBlock {
     /// The entries that are due.
     pub fn iter(&self) -> impl Iterator<Item = ReadEntry<'_>> {
-        let entries = self.block.iter().zip(self.first.0..).map(|((entry, payload), place)| {
-            let sid = &self.header.streams.get(usize::from(entry.stream))?.sid;
+        let Placed { first, header, block } = &self.block;
+        let entries = block.iter().zip(first.0..).map(|((entry, payload), place)| {
+            let sid = &header.streams.get(usize::from(entry.stream))?.sid;
             Some(ReadEntry { place: Place(place), sid, entry, payload })
         });
         entries.flatten().filter(|entry| entry.place >= self.due)
@@ -82,12 +80,12 @@ impl ReadBlock {
 
     /// The place after the last: what an acknowledgement of all names.
     pub fn end(&self) -> Place {
-        Place(self.first.0.saturating_add(self.block.len() as u64))
+        self.block.end()
     }
 
     /// Bytes of all payloads.
     pub fn payload_bytes(&self) -> usize {
-        self.block.payload.len()
+        self.block.block.payload.len()
     }
 }
 
@@ -129,10 +127,9 @@ impl<F: Files> Reader<F> {
 
     /// What stands next, where that takes no file: entries that were just written, or nothing more.
     pub fn read_at_hand(&mut self) -> Option<Read> {
-        if let Some(Recent { first, header, block }) = self.shared.recent(self.at) {
-            let read = ReadBlock { header, first, due: self.at, block };
-            self.at = read.end();
-            return Some(Read::Block(read));
+        if let Some(block) = self.shared.recent(self.at) {
+            let due = std::mem::replace(&mut self.at, block.end());
+            return Some(Read::Block(ReadBlock { block, due }));
         }
         self.shared.is_end(self.at).then_some(Read::End)
     }
@@ -187,7 +184,8 @@ impl<F: Files> Reader<F> {
             match opened {
                 Ok(block) => {
                     let due = std::mem::replace(&mut self.at, frame_end);
-                    return Ok(Read::Block(ReadBlock { header, first, due, block: Arc::new(block) }));
+                    let block = Placed { first, header, block: Arc::new(block) };
+                    return Ok(Read::Block(ReadBlock { block, due }));
                 }
                 Err(error) => {
                     let due = usize::try_from(self.at.0.saturating_sub(first.0)).unwrap_or(usize::MAX);

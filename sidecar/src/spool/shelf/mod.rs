@@ -13,7 +13,7 @@ pub use shed::Skipped;
 pub(super) use ack_log::is_log;
 pub(super) use rewrap::read_all as rewrapped_keys;
 pub(super) use segment::{name as segment_name, number as segment_number};
-pub(super) use shared::{Recent, Spot};
+pub(super) use shared::{Placed, Spot};
 pub(super) use shed::leaves_of;
 
 use super::disk::Disk;

@@ -21,14 +21,14 @@ struct View {
     segments: BTreeMap<u64, Segment>,
     durable: Place,
     /// In order, the last up to `durable`.
-    recent: VecDeque<Recent>,
+    recent: VecDeque<Placed>,
     /// What they take.
     recent_bytes: usize,
 }
 
-/// A durable block that is still in memory.
-#[derive(Clone)]
-pub(in crate::spool) struct Recent {
+/// A durable block, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::spool) struct Placed {
     /// Place of its first entry.
     pub(in crate::spool) first: Place,
     /// Of its segment.
@@ -36,9 +36,9 @@ pub(in crate::spool) struct Recent {
     pub(in crate::spool) block: Arc<Block<u16>>,
 }
 
-impl Recent {
+impl Placed {
     /// The place after its last entry.
-    fn end(&self) -> Place {
+    pub(in crate::spool) fn end(&self) -> Place {
         Place(self.first.0.saturating_add(self.block.len() as u64))
     }
 
@@ -92,7 +92,7 @@ impl Shared {
     }
 
     /// One segment has more: these blocks. Returns blocks for which there is no memory any more.
-    pub(in crate::spool) fn grow(&self, segment: &Segment, durable: Place, more: Vec<Recent>) -> Vec<Arc<Block<u16>>> {
+    pub(in crate::spool) fn grow(&self, segment: &Segment, durable: Place, more: Vec<Placed>) -> Vec<Arc<Block<u16>>> {
         let mut view = self.lock();
         view.segments.insert(segment.number(), segment.clone());
         view.durable = durable;
@@ -116,7 +116,7 @@ impl Shared {
     }
 
     /// The block with the entry at this place, if it is in memory and its segment is still there.
-    pub(in crate::spool) fn recent(&self, place: Place) -> Option<Recent> {
+    pub(in crate::spool) fn recent(&self, place: Place) -> Option<Placed> {
         let view = self.lock();
         let found = view.recent.iter().rev().find(|one| one.first <= place)?;
         (place < found.end() && view.segment_of(place).is_some()).then(|| found.clone())

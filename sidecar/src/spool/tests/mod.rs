@@ -8,4 +8,4 @@ mod recent;
 mod rig;
 mod thread;
 
-pub(super) use rig::folder;
+pub(crate) use rig::folder;

@@ -18,7 +18,7 @@ pub(super) const BOOT: Boot = Boot([7; 16]);
 pub(super) const NEXT_BOOT: Boot = Boot([8; 16]);
 
 /// A folder that goes with this.
-pub(in crate::spool) struct TestFolder(PathBuf);
+pub(crate) struct TestFolder(PathBuf);
 
 impl Deref for TestFolder {
     type Target = Path;
@@ -35,7 +35,7 @@ impl Drop for TestFolder {
 }
 
 /// A fresh folder of this test.
-pub(in crate::spool) fn folder(name: &str) -> TestFolder {
+pub(crate) fn folder(name: &str) -> TestFolder {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("testimony-spool-{}-{name}-{number}", std::process::id()));

@@ -11,7 +11,7 @@ use super::format::frame::{Encoder, frame_bytes_max};
 use super::format::header::{Header, StreamStart};
 use super::keys::Keys;
 use super::position::{Durable, Place, Written};
-use super::shelf::{Recent, Segment, Shelf, SinkRule};
+use super::shelf::{Placed, Segment, Shelf, SinkRule};
 use super::{EVIDENCE_RESERVE_PERCENT, SPARE_BLOCKS_MAX};
 use open::Open;
 use std::collections::{BTreeMap, VecDeque};
@@ -296,7 +296,7 @@ impl<D: Disk> Writer<D> {
             segment.readable_bytes = readable_bytes;
             let segment = segment.clone();
             let header = &segment.header;
-            let recent = recent.into_iter().map(|(first, block)| Recent { first, header: header.clone(), block });
+            let recent = recent.into_iter().map(|(first, block)| Placed { first, header: header.clone(), block });
             let forgotten = self.shelf.shared().grow(&segment, end, recent.collect());
             self.spend(forgotten);
         }
