@@ -1,5 +1,7 @@
 //! Threads beside those that serve requests: the scheduler lets requests go first.
 
+use std::time::{Duration, Instant};
+
 /// What such a thread may run before another one of its kind gets its turn. It is longer than what a thread has that says
 /// nothing (about 3 ms), and so that one, when it wakes, need not wait for the end of this (Linux 6.12 and later).
 #[cfg(target_os = "linux")]
@@ -10,28 +12,74 @@ const SLICE_NANOS: u64 = 20_000_000;
 #[cfg(target_os = "linux")]
 const NICE: i32 = 5;
 
+/// After the last answer that waited for it, such a thread is ready for more of them for so long.
+const WAITED_FOR: Duration = Duration::from_secs(10);
+
+/// How a thread beside those that serve requests is scheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stand {
+    /// When it wakes it interrupts nobody.
+    Back,
+    /// As threads that serve requests, but for its `nice`: to lower that is a privilege.
+    WaitedFor,
+}
+
 /// Declares the calling thread, and those that it starts from now on, to be one of these: when it wakes it interrupts nobody,
 /// and where processors are short it gets less than those that serve requests, but never nothing. What it does comes in
 /// pieces, many times a second, and each would else stand in the way of requests that happen to be at the same processor.
 pub fn lets_requests_go_first() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = as_batch() {
-        tracing::debug!(%error, "the system does not take the scheduling of a thread");
+    set(Stand::Back);
+}
+
+/// A thread that lets requests go first, but not while answers wait for what it does (Strict): on a node whose processors are
+/// all busy they would wait twice as long.
+#[derive(Debug, Default)]
+pub struct Waited {
+    last: Option<Instant>,
+}
+
+impl Waited {
+    /// Sets how the calling thread is scheduled from now on: `is_waited_for` says whether an answer waits now.
+    pub fn tell(&mut self, is_waited_for: bool, now: Instant) {
+        if let Some(stand) = self.change(is_waited_for, now) {
+            set(stand);
+        }
+    }
+
+    fn change(&mut self, is_waited_for: bool, now: Instant) -> Option<Stand> {
+        if is_waited_for {
+            return self.last.replace(now).is_none().then_some(Stand::WaitedFor);
+        }
+        self.last.take_if(|last| now.saturating_duration_since(*last) >= WAITED_FOR).map(|_| Stand::Back)
     }
 }
 
+fn set(stand: Stand) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = schedule(stand) {
+        tracing::debug!(%error, ?stand, "the system does not take the scheduling of a thread");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = stand;
+}
+
 #[cfg(target_os = "linux")]
-fn as_batch() -> std::io::Result<()> {
-    // A process that was started with more keeps it: to lower it is a privilege.
+fn schedule(stand: Stand) -> std::io::Result<()> {
+    // A process that was started with more keeps it.
     // SAFETY: asks for a number.
     let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }.max(NICE);
+    let (policy, slice_nanos) = match stand {
+        Stand::Back => (libc::SCHED_BATCH, SLICE_NANOS),
+        // The system's own slice.
+        Stand::WaitedFor => (libc::SCHED_OTHER, 0),
+    };
     let attributes = libc::sched_attr {
         size: u32::try_from(size_of::<libc::sched_attr>()).unwrap_or_default(),
-        sched_policy: libc::SCHED_BATCH.unsigned_abs(),
+        sched_policy: policy.unsigned_abs(),
         sched_flags: 0,
         sched_nice: nice,
         sched_priority: 0,
-        sched_runtime: SLICE_NANOS,
+        sched_runtime: slice_nanos,
         sched_deadline: 0,
         sched_period: 0,
     };
@@ -43,8 +91,24 @@ fn as_batch() -> std::io::Result<()> {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_ready_for_answers_from_the_first_that_waits_until_none_did_for_long() {
+        let (mut waited, start) = (Waited::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        let mut at = |seconds: u32, is_waited_for| waited.change(is_waited_for, start + second * seconds);
+        assert_eq!(at(0, false), None, "it stands back from its start");
+        assert_eq!(at(1, true), Some(Stand::WaitedFor));
+        assert_eq!([at(2, true), at(3, false), at(11, false)], [None; 3]);
+        assert_eq!(at(12, false), Some(Stand::Back));
+        assert_eq!(at(30, false), None);
+        assert_eq!(at(31, true), Some(Stand::WaitedFor));
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_thread_of_the_background_and_those_it_starts_let_requests_go_first() {
         let policy = || {
@@ -53,11 +117,16 @@ mod tests {
         };
         let before = policy();
         let threads = std::thread::spawn(move || {
-            super::as_batch().expect("any thread may");
-            (policy(), std::thread::spawn(policy).join().expect("a thread"))
+            schedule(Stand::Back).expect("any thread may");
+            let (back, started) = (policy(), std::thread::spawn(policy).join().expect("a thread"));
+            schedule(Stand::WaitedFor).expect("any thread may");
+            let waited_for = policy();
+            schedule(Stand::Back).expect("any thread may");
+            (back, started, waited_for, policy())
         });
-        let background = (libc::SCHED_BATCH, before.1.max(super::NICE));
-        assert_eq!(threads.join().expect("a thread"), (background, background));
+        let nice = before.1.max(NICE);
+        let (back, waited_for) = ((libc::SCHED_BATCH, nice), (libc::SCHED_OTHER, nice));
+        assert_eq!(threads.join().expect("a thread"), (back, back, waited_for, back));
         assert_eq!(before.0, libc::SCHED_OTHER);
         assert_eq!(policy(), before, "of other threads nothing changes");
     }

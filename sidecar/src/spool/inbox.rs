@@ -198,6 +198,8 @@ pub(super) struct Batch {
     pub(super) blocks: Vec<Block<StreamNumber>>,
     /// All is to be durable now, with what was written before.
     pub(super) commits: bool,
+    /// Somebody waits for it.
+    pub(super) urgent: bool,
     pub(super) stopping: bool,
 }
 
@@ -426,6 +428,7 @@ impl Shared {
             state.written_at = Some(Instant::now());
         }
         state.requests = false;
+        let urgent = state.urgent;
         if commits {
             state.urgent = false;
             if state.since.take().is_some() {
@@ -436,6 +439,7 @@ impl Shared {
             new_streams: std::mem::take(&mut state.new_streams),
             blocks: std::mem::take(&mut state.blocks),
             commits,
+            urgent,
             stopping: state.stopping,
         }
     }

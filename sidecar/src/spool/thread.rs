@@ -12,7 +12,7 @@ use super::recover::{Unreadable, names, scan};
 use super::shelf::{Shelf, SinkRule};
 use super::writer::{Fault, Writer, WriterSettings};
 use super::{Block, SEGMENT_BYTES_MAX, StreamNumber};
-use crate::background;
+use crate::background::{self, Waited};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -127,6 +127,7 @@ impl Spool {
             untold: Vec::new(),
             now: settings.now_unix_nanos,
             flushed_at: Instant::now(),
+            waited: Waited::default(),
             fault: None,
             _boots: boots,
         };
@@ -293,6 +294,7 @@ struct Work {
     untold: Vec<Event>,
     now: fn() -> u64,
     flushed_at: Instant,
+    waited: Waited,
     fault: Option<String>,
     /// Keeps the folder locked.
     _boots: Boots,
@@ -302,6 +304,7 @@ impl Work {
     fn run(mut self) {
         loop {
             let batch = self.handle.inbox.shared().next(TICK);
+            self.waited.tell(batch.urgent, Instant::now());
             let recovered = self.follow();
             for (number, sid, exchanges) in batch.new_streams {
                 self.writer.add_stream(number, sid, exchanges);
