@@ -87,9 +87,6 @@ impl Client {
         stream.set_read_timeout(Some(ANSWER_WAIT)).ok()?;
         let mut reader = BufReader::new(stream.try_clone().ok()?);
         for _ in 0..REQUESTS_PER_CONNECTION {
-            if self.stop.load(Ordering::SeqCst) {
-                break;
-            }
             let path = format!("/r/{:08}", self.sent.fetch_add(1, Ordering::SeqCst));
             let request = format!("GET {path}{} HTTP/1.1\r\nhost: shop\r\n\r\n", self.padding());
             log.push(Asked { path, sent: Instant::now(), answered: None });
@@ -98,6 +95,10 @@ impl Client {
             log.last_mut()?.answered = Some(Instant::now());
             Message::read(&mut reader)?;
             thread::sleep(self.pause);
+            // Not before the first request: a connection without one has a record, too, and that is of no request.
+            if self.stop.load(Ordering::SeqCst) {
+                break;
+            }
         }
         Some(())
     }
