@@ -108,7 +108,7 @@ fn kill(dir: &Path, which: impl Fn(&process::Owned) -> bool, log: &Log) -> Resul
             unsafe { libc::kill(process.pid, libc::SIGKILL) };
             ending.insert(process.pid);
         }
-        ending.retain(|pid| !process::is_zombie(&Path::new("/proc").join(pid.to_string())));
+        ending.retain(|pid| !process::has_ended(&Path::new("/proc").join(pid.to_string())));
         Ok(owned.is_empty() && ending.is_empty())
     })
 }
@@ -296,7 +296,7 @@ fn remove_if_there(file: &Path) -> Result<()> {
 fn runs(name: &str) -> bool {
     std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
         std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.starts_with(name))
-            && !process::is_zombie(&entry.path())
+            && !process::has_ended(&entry.path())
     })
 }
 

@@ -60,7 +60,7 @@ pub fn owned(dir: &Path) -> Vec<Owned> {
 
 fn classify(dir: &Path, pid: i32) -> Option<Owned> {
     let process = Path::new("/proc").join(pid.to_string());
-    if pid == i32::try_from(std::process::id()).ok()? || is_zombie(&process) {
+    if pid == i32::try_from(std::process::id()).ok()? || has_ended(&process) {
         return None;
     }
     // An unreadable file belongs to a process that has just ended.
@@ -76,7 +76,7 @@ fn classify(dir: &Path, pid: i32) -> Option<Owned> {
 }
 
 /// Whether a process (its folder in /proc) has ended, with all its threads, and at most waits to be collected.
-pub fn is_zombie(process: &Path) -> bool {
+pub fn has_ended(process: &Path) -> bool {
     let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
     // The state stands behind the command name, which is in brackets and may itself hold brackets.
     let first_has_ended = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
@@ -128,6 +128,24 @@ mod tests {
         assert!(root_is_below(&container, dir));
         assert!(!root_is_below(&host, dir));
         assert!(!root_is_below(&container, Path::new("/c/clu")));
+    }
+
+    #[test]
+    fn a_process_has_ended_when_all_its_threads_have() {
+        let process = std::env::temp_dir().join(format!("testimony-process-{}", std::process::id()));
+        let shown = |state: &str, threads: usize| {
+            for thread in 0..threads {
+                std::fs::create_dir_all(process.join(format!("task/{thread}"))).expect("a folder");
+            }
+            std::fs::write(process.join("stat"), format!("7 (a) Z) {state} 1 7 7")).expect("a file");
+            let ended = has_ended(&process);
+            std::fs::remove_dir_all(&process).expect("it goes");
+            ended
+        };
+        assert!(!shown("S", 1), "its name says nothing");
+        assert!(!shown("Z", 2), "one goes on, and may hold a port");
+        assert!(shown("Z", 1));
+        assert!(has_ended(&process), "nobody waits for it any more");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use super::rig::{folder, sid};
 use crate::spool::inbox::Waiting;
 use crate::spool::recover::Report;
 use crate::spool::{
-    Boot, Class, Durable, Entry, Event, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool, SpoolHandle,
-    StreamNumber,
+    Boot, Class, Durable, Entry, Event, Inbox, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool,
+    SpoolHandle, StreamNumber,
 };
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -165,6 +165,16 @@ async fn s3_without_a_place_nothing_is_sealed() {
     assert!(inbox.wait_durable(place, PATIENCE).await);
     assert!(*inbox.durable().borrow() > Durable::default());
     spool.stop();
+}
+
+#[test]
+fn a_batch_says_whether_somebody_waits_for_it() {
+    let inbox = Inbox::new(Limits::default());
+    let is_urgent = || inbox.shared().next(Duration::ZERO).urgent;
+    assert!(!is_urgent());
+    inbox.hurry();
+    assert!(is_urgent());
+    assert!(!is_urgent(), "they have what they waited for");
 }
 
 #[test]
