@@ -450,6 +450,15 @@ impl Shared {
         self.wake.notify_one();
     }
 
+    /// The same, but where something waits to be written, the spool's thread looks soon by itself.
+    pub(super) fn request_soon(&self) {
+        let mut state = self.lock();
+        state.requests = true;
+        if state.since.is_none() {
+            self.wake.notify_one();
+        }
+    }
+
     /// Nothing more is taken; what waits is written.
     pub(super) fn stop(&self) {
         self.lock().stopping = true;

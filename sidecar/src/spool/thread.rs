@@ -2,12 +2,12 @@
 //! left, behind traffic.
 
 use super::boots::{Boot, BootError, Boots, Predecessor};
-use super::disk::{Files, Folder};
+use super::disk::{Files, Folder, Syncer};
 use super::handle::{Common, Control, Event, Found, SpoolHandle, Stats, lock};
 use super::inbox::{Inbox, Limits, Refusal};
 use super::keys::{DataKey, KeyError, Keys, RecoveryKey};
 use super::page::{self, CounterPage, Counters, kernel_boot_id};
-use super::position::Place;
+use super::position::{Durable, Place};
 use super::recover::{Unreadable, names, scan};
 use super::shelf::{Shelf, SinkRule};
 use super::writer::{Fault, Writer, WriterSettings};
@@ -32,9 +32,6 @@ const START_PAUSE_MS: u64 = 50;
 
 /// Events that may wait to be taken.
 const EVENTS_MAX: usize = 256;
-
-/// A commit that takes longer is told: records are not durable meanwhile, and when the process ends there is little time.
-const SLOW_COMMIT: Duration = Duration::from_secs(1);
 
 /// How often an earlier process's folder is read, until what the disk cannot read counts as damaged,
 const SCANS_MAX: u32 = 10;
@@ -97,14 +94,20 @@ impl Spool {
         let Made { boots, page, predecessors } = made(&settings)?;
         let found = names(predecessors.iter().map(|one| (one.boot, Folder::new(&one.path))));
         let folder = boots.folder();
-        let shelf = Shelf::new(Folder::new(&folder), settings.boot);
+        let inbox = Inbox::new(settings.limits);
+        let syncer = {
+            let inbox = inbox.shared().clone();
+            Arc::new(Syncer::start(move || inbox.request_soon()).map_err(io("a thread of the spool"))?)
+        };
+        let mut disk = Folder::new(&folder);
+        disk.set_syncer(&syncer);
+        let shelf = Shelf::new(disk, settings.boot);
         let shared = shelf.shared().clone();
         let mut writer = Writer::new(WriterSettings::new(settings.limit_bytes), keys.clone(), shelf)
             .map_err(io("the spool's writer"))?;
         writer.set_sinks(sinks);
         let unread_bytes = predecessors.iter().map(|predecessor| folder_bytes(&predecessor.path)).sum();
         writer.set_elsewhere_bytes(unread_bytes);
-        let inbox = Inbox::new(settings.limits);
         inbox.shared().settle(0, 0, writer.room(), None);
         let common = Common {
             control: Mutex::<Control>::default(),
@@ -118,6 +121,7 @@ impl Spool {
         let work = Work {
             writer,
             keys: keys.clone(),
+            syncer,
             rewraps: false,
             handle: handle.clone(),
             foreign: Vec::new(),
@@ -279,10 +283,15 @@ struct Foreign {
     other_bytes: u64,
 }
 
+/// How blocks are written.
+type Write = fn(&mut Writer<Folder>, Vec<Block<StreamNumber>>, u64) -> Result<Durable, Fault>;
+
 /// What the thread owns.
 struct Work {
     writer: Writer<Folder>,
     keys: Keys,
+    /// Dropped with this, which awaits its thread.
+    syncer: Arc<Syncer>,
     /// Keys may have to be wrapped to the recovery key (D5).
     rewraps: bool,
     handle: SpoolHandle,
@@ -315,12 +324,18 @@ impl Work {
                 bytes += block.payload_bytes();
             }
             let is_idle = batch.blocks.is_empty();
-            let refusing = self.write(batch.blocks, batch.commits);
+            // Who waits would wait for another thread's turn, too.
+            let how = match batch.commits {
+                false => Writer::write,
+                true if batch.urgent || batch.stopping => Writer::commit,
+                true => Writer::begin_commit,
+            };
+            let refusing = self.write(batch.blocks, how);
             let (entries_left, bytes_left) = self.writer.pending();
             self.handle.inbox.shared().publish(self.writer.durable());
             let (entries, bytes) = (entries.saturating_sub(entries_left), bytes.saturating_sub(bytes_left));
             if batch.stopping || recovered || self.flushed_at.elapsed() >= TICK {
-                self.keep_house();
+                self.keep_house(batch.stopping);
             }
             self.handle.inbox.shared().settle(entries, bytes, self.writer.room(), refusing);
             self.writer.forget_taken();
@@ -347,6 +362,7 @@ impl Work {
         self.rewraps |= control.roll || !control.adopted.is_empty();
         for (mut shelf, predecessor) in control.adopted {
             shelf.set_sinks(&self.sinks, Place::default());
+            shelf.disk.set_syncer(&self.syncer);
             let bytes = folder_bytes(&predecessor.path);
             self.unread_bytes = self.unread_bytes.saturating_sub(bytes);
             let other_bytes = bytes.saturating_sub(shelf.used_bytes());
@@ -386,18 +402,12 @@ impl Work {
     }
 
     /// Writes, and makes durable where it is time. Says why nothing more is to be sealed, if so.
-    fn write(&mut self, blocks: Vec<Block<StreamNumber>>, commits: bool) -> Option<Refusal> {
+    fn write(&mut self, blocks: Vec<Block<StreamNumber>>, how: Write) -> Option<Refusal> {
         self.count_elsewhere();
-        let begun = Instant::now();
-        let now = (self.now)();
-        let mut result = if commits { self.writer.commit(blocks, now) } else { self.writer.write(blocks, now) };
-        let took = begun.elapsed();
-        if took > SLOW_COMMIT {
-            tracing::warn!(milliseconds = took.as_millis(), "the spool's disk is slow");
-        }
+        let mut result = how(&mut self.writer, blocks, (self.now)());
         if let Err(Fault::Full { .. }) = result {
             // Acknowledgements that are not durable yet, and what earlier processes left, may make room.
-            self.keep_house();
+            self.keep_house(true);
             let needed = SEGMENT_BYTES_MAX;
             self.foreign.iter_mut().for_each(|foreign| {
                 foreign.shelf.make_room(needed);
@@ -425,17 +435,18 @@ impl Work {
         self.writer.set_elsewhere_bytes(read.saturating_add(self.unread_bytes));
     }
 
-    /// Makes acknowledgements durable and lets go what nobody waits for.
-    fn keep_house(&mut self) {
+    /// Makes acknowledgements durable, now or soon, and lets go what nobody waits for.
+    fn keep_house(&mut self, waits: bool) {
         self.flushed_at = Instant::now();
         let now = (self.now)();
         let own = std::iter::once((self.handle.boot, self.writer.shelf_mut()));
         let foreign = self.foreign.iter_mut().map(|foreign| (foreign.predecessor.boot, &mut foreign.shelf));
         for (boot, shelf) in own.chain(foreign) {
-            if let Err(error) = shelf.flush(now).and_then(|()| {
-                shelf.expire(now);
-                shelf.sync_folder()
-            }) {
+            let flushed = if waits { shelf.flush(now) } else { shelf.begin_flush(now) };
+            shelf.expire(now);
+            // What was removed may come back, and goes again: that is worth no wait.
+            let synced = if waits { shelf.sync_folder() } else { Ok(()) };
+            if let Err(error) = flushed.and(synced) {
                 tracing::warn!(%boot, %error, "acknowledgements are not durable; records may be sent again");
             }
             self.untold.extend(shelf.take_skipped().into_iter().map(|skipped| Event::Skipped(boot, skipped)));

@@ -25,6 +25,10 @@ const LOST_AGE_OF_FEW_MAX: Duration = Duration::from_millis(100);
 const LOST_AGE_BUSY_MAX: Duration = Duration::from_secs(5);
 /// After so many requests more some were answered by the new process: a client asks again only then, or where it is cut off.
 pub const SERVED: u64 = 4 * CLIENTS as u64;
+/// What a slow sync takes: longer than clients need for
+const SLOW_SYNC: Duration = Duration::from_secs(20);
+/// so many requests, which would all be lost if none was written meanwhile.
+const SENT_DURING_SYNC: u64 = 500;
 /// Of so many kills there is a median.
 const MEDIAN_OF_KILLS: usize = 8;
 
@@ -125,6 +129,24 @@ fn ev_1_d3_a_killed_sidecar_that_starts_again_loses_only_what_a_gap_declares() {
     for _ in 0..kills() {
         wait(&mut chance);
         killed.push(kill(|| scene.sidecar.kill_all()));
+        scene.sidecar.start();
+        scene.more(&load, SERVED);
+    }
+    only_what_a_kill_explains(&scene.end(load), &killed);
+}
+
+/// What was answered is written in time, however long the disk takes to sync what was written before.
+#[test]
+fn ev_1_d1_a_killed_sidecar_whose_disk_is_slow_to_sync_loses_no_more_than_another() {
+    let mut scene = Scene::start("slow");
+    let load = scene.load();
+    scene.more(&load, SERVED);
+    let mut killed = Vec::new();
+    for _ in 0..kills() {
+        scene.sidecar.shim.slow_syncs(SLOW_SYNC);
+        scene.more(&load, SENT_DURING_SYNC);
+        killed.push(kill(|| scene.sidecar.kill_all()));
+        scene.sidecar.shim.slow_syncs(Duration::ZERO);
         scene.sidecar.start();
         scene.more(&load, SERVED);
     }

@@ -4,6 +4,7 @@
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 const CLOCK_REALTIME: c_int = 0;
 const EIO: c_int = 5;
@@ -58,6 +59,8 @@ struct Control {
     every: [AtomicU64; 4],
     calls: [AtomicU64; 4],
     failed: [AtomicU64; 4],
+    /// How much longer each sync takes, in microseconds.
+    sync_pause_us: AtomicU64,
     /// Of the files below the folder: inode and length when they were last synced. Inode 0: free.
     synced: [[AtomicU64; 2]; SYNCED_FILES],
 }
@@ -159,6 +162,10 @@ pub unsafe extern "C" fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_i
 fn sync(number: i64, fd: c_int) -> c_int {
     if fails(Operation::Sync, fd) {
         return fail(EIO);
+    }
+    let pause_us = control().map_or(0, |control| control.sync_pause_us.load(Ordering::Relaxed));
+    if pause_us > 0 && is_below(fd) {
+        std::thread::sleep(Duration::from_micros(pause_us));
     }
     let mut stat = [0_u64; 32];
     // SAFETY: the buffer is longer than `struct stat`.

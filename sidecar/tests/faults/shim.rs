@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// Length of the control file, in bytes.
 const CONTROL_BYTES: u64 = 512 * 1024;
@@ -13,13 +14,17 @@ const CONTROL_BYTES: u64 = 512 * 1024;
 const CLOCK_AT: u64 = 0;
 const EVERY_AT: u64 = 8;
 const FAILED_AT: u64 = 72;
-const SYNCED_AT: usize = 104;
+const SYNC_PAUSE_AT: u64 = 104;
+const SYNCED_AT: usize = 112;
 /// Files of which it is known how much was synced.
 const SYNCED_FILES: usize = 30_000;
 
 /// A read of more bytes is a long one: of the content of a frame with one heavy record, and not of the part in clear of a
 /// frame with few entries.
 const LONG_READ_BYTES: usize = 2048;
+
+/// What a slow sync takes at least where the shim itself is tested.
+const SLOW_SYNC: Duration = Duration::from_millis(200);
 
 /// What fails.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +72,12 @@ impl Shim {
     /// From now on every so many of these fail; 0: none.
     pub fn fail(&self, operation: Operation, every: u64) {
         self.control.write_all_at(&every.to_ne_bytes(), EVERY_AT + 8 * operation as u64).expect("write");
+    }
+
+    /// From now on each sync takes so much longer.
+    pub fn slow_syncs(&self, pause: Duration) {
+        let pause_us = u64::try_from(pause.as_micros()).expect("a short time");
+        self.control.write_all_at(&pause_us.to_ne_bytes(), SYNC_PAUSE_AT).expect("write");
     }
 
     /// How many have failed.
@@ -129,6 +140,10 @@ fn the_clock_and_the_disk_of_a_process_can_be_spoiled() {
         shim.fail(operation, 0);
         assert!(write("disk/file") && shim.failed(operation) == 1);
     }
+    let begun = Instant::now();
+    shim.slow_syncs(SLOW_SYNC);
+    assert!(write("disk/file") && begun.elapsed() >= SLOW_SYNC);
+    shim.slow_syncs(Duration::ZERO);
     shim.fail(Operation::Read, 1);
     assert!(!read() && shim.failed(Operation::Read) == 1);
     shim.fail(Operation::Read, 0);

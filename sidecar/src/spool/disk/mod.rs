@@ -3,8 +3,10 @@
 mod real;
 #[cfg(test)]
 pub mod sim;
+mod syncer;
 
 pub use real::Folder;
+pub use syncer::Syncer;
 
 use std::io;
 
@@ -47,17 +49,33 @@ pub trait Disk: Files {
     /// What the system says.
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
-    /// Waits until what was appended survives the death of the node. After an error it is not to be called again: the
+    /// Waits until what was appended, and the file's name, survive the death of the node. After an error it is not to be called again: the
     /// kernel drops what it could not write, and the next call succeeds.
     ///
     /// # Errors
     /// What the system says.
     fn sync(&mut self, name: &str) -> io::Result<()>;
 
+    /// Begins the same, once at a time for a file, and does not wait for it: more can be appended meanwhile, which it does
+    /// not cover. [`Disk::sync`] waits for it first, and fails where it fails.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn begin_sync(&mut self, name: &str) -> io::Result<()>;
+
+    /// How the sync ended that was begun; `None`: it has not. Tells it once; of a file without one, that all is well.
+    fn synced(&mut self, name: &str) -> Option<io::Result<()>>;
+
+    /// Waits for the sync that was begun, if one was.
+    ///
+    /// # Errors
+    /// What the system said of it.
+    fn end_sync(&mut self, name: &str) -> io::Result<()>;
+
     /// No more is appended.
     fn close(&mut self, name: &str);
 
-    /// Waits until files made, renamed and removed survive the death of the node.
+    /// Waits until it survives the death of the node that files were renamed and removed.
     ///
     /// # Errors
     /// What the system says.

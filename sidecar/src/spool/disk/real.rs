@@ -1,5 +1,6 @@
 //! A folder of the file system.
 
+use super::syncer::{Syncer, Unsynced};
 use super::{Disk, Files, Listed};
 use rustix::fs::{FallocateFlags, fallocate};
 use std::collections::BTreeMap;
@@ -7,6 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 /// A file that has so many bytes gets room ahead of what is appended: as much as it has,
 const AHEAD_FROM_BYTES: u64 = 64 * 1024;
@@ -19,11 +22,17 @@ const AHEAD_BYTES_MAX: u64 = 512 * 1024;
 pub struct Folder {
     path: PathBuf,
     open: BTreeMap<String, Open>,
+    /// Syncs what need not be waited for. `None`: that is waited for, too.
+    syncer: Option<Arc<Syncer>>,
 }
 
 #[derive(Debug)]
 struct Open {
-    file: File,
+    file: Arc<File>,
+    /// Its name is not synced.
+    is_new: bool,
+    /// A sync that was begun: its outcome comes here.
+    under_way: Option<Receiver<io::Result<()>>>,
     /// What was appended.
     bytes: u64,
     /// For so much the file system has set blocks aside. `None`: it cannot, or a write failed, and nobody knows what stands
@@ -56,12 +65,33 @@ impl Open {
 impl Folder {
     /// An existing folder.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), open: BTreeMap::new() }
+        Self { path: path.to_owned(), open: BTreeMap::new(), syncer: None }
+    }
+
+    /// From now on this syncs what need not be waited for.
+    pub fn set_syncer(&mut self, syncer: &Arc<Syncer>) {
+        self.syncer = Some(syncer.clone());
+    }
+
+    /// What has to be synced now, for all that stands in the file.
+    fn unsynced(&mut self, name: &str) -> io::Result<Unsynced> {
+        let Some(open) = self.open.get_mut(name) else { return Err(not_open()) };
+        // After an error the file is left.
+        let folder = std::mem::take(&mut open.is_new).then(|| File::open(&self.path)).transpose()?;
+        Ok(Unsynced { file: open.file.clone(), folder })
     }
 
     fn open(&mut self, name: &str) -> io::Result<&mut Open> {
-        self.open.get_mut(name).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not open for writing"))
+        self.open.get_mut(name).ok_or_else(not_open)
     }
+}
+
+fn not_open() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "not open for writing")
+}
+
+fn no_outcome() -> io::Error {
+    io::Error::other("the thread that syncs is gone")
 }
 
 impl Files for Folder {
@@ -98,14 +128,15 @@ impl Files for Folder {
 impl Disk for Folder {
     fn create(&mut self, name: &str) -> io::Result<()> {
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(self.path.join(name))?;
-        self.open.insert(name.to_owned(), Open { file, bytes: 0, room_bytes: Some(0) });
+        let open = Open { file: Arc::new(file), is_new: true, under_way: None, bytes: 0, room_bytes: Some(0) };
+        self.open.insert(name.to_owned(), open);
         Ok(())
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let open = self.open(name)?;
         open.make_room(bytes.len());
-        let written = open.file.write_all(bytes);
+        let written = (&*open.file).write_all(bytes);
         match written {
             Ok(()) => open.bytes = open.bytes.saturating_add(bytes.len() as u64),
             Err(_) => open.room_bytes = None,
@@ -114,7 +145,39 @@ impl Disk for Folder {
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
-        self.open(name)?.file.sync_data()
+        // The system tells of a failure once: it may have told that one.
+        self.end_sync(name)?;
+        self.unsynced(name)?.sync()
+    }
+
+    fn begin_sync(&mut self, name: &str) -> io::Result<()> {
+        let Some(syncer) = self.syncer.clone() else { return self.sync(name) };
+        if self.open(name)?.under_way.is_some() {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "a sync is under way"));
+        }
+        let unsynced = self.unsynced(name)?;
+        self.open(name)?.under_way = Some(syncer.begin(unsynced));
+        Ok(())
+    }
+
+    fn synced(&mut self, name: &str) -> Option<io::Result<()>> {
+        let open = match self.open(name) {
+            Ok(open) => open,
+            Err(error) => return Some(Err(error)),
+        };
+        let Some(under_way) = &open.under_way else { return Some(Ok(())) };
+        let outcome = match under_way.try_recv() {
+            Ok(outcome) => outcome,
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => Err(no_outcome()),
+        };
+        open.under_way = None;
+        Some(outcome)
+    }
+
+    fn end_sync(&mut self, name: &str) -> io::Result<()> {
+        let under_way = self.open(name)?.under_way.take();
+        under_way.map_or(Ok(()), |under_way| under_way.recv().unwrap_or_else(|_| Err(no_outcome())))
     }
 
     fn close(&mut self, name: &str) {

@@ -50,7 +50,7 @@ pub enum Fault {
     Read,
     /// A file cannot be made.
     Create,
-    /// The folder's sync fails.
+    /// The folder's sync fails, by itself or after that of a new file.
     SyncFolder,
     /// A file cannot be removed.
     Remove,
@@ -61,6 +61,8 @@ struct SimFile {
     bytes: Vec<u8>,
     /// Up to here, all but `dropped` survives a crash.
     synced: usize,
+    /// A sync is under way, of what stands before.
+    syncing: Option<usize>,
     /// Ranges that a failed sync dropped: they may never reach the disk.
     dropped: Vec<(usize, usize)>,
     /// Its name survives a crash.
@@ -198,7 +200,7 @@ impl SimFile {
             }
         }
         let synced = bytes.len();
-        Self { bytes, synced, dropped: Vec::new(), linked: true }
+        Self { bytes, synced, syncing: None, dropped: Vec::new(), linked: true }
     }
 }
 
@@ -207,6 +209,31 @@ impl State {
         let (unlinked, faults, broken) = (BTreeMap::new(), Vec::new(), self.broken.clone());
         let state = Self { files, unlinked, faults, broken, lie: None, capacity: u64::MAX, dice };
         SimDisk(Arc::new(Mutex::new(state)))
+    }
+
+    fn file(&mut self, name: &str) -> io::Result<&mut SimFile> {
+        self.files.get_mut(name).ok_or_else(missing)
+    }
+
+    /// What stands before `end` is synced, unless that fails.
+    fn sync(&mut self, name: &str, end: usize) -> io::Result<()> {
+        let fault = self.fails(Fault::Sync);
+        if self.lie == Some(Fault::Sync) {
+            return fault;
+        }
+        let file = self.file(name)?;
+        if fault.is_err() {
+            file.dropped.push((file.synced, end));
+        }
+        file.synced = file.synced.max(end);
+        fault?;
+        if file.linked {
+            return Ok(());
+        }
+        self.fails(Fault::SyncFolder)?;
+        let lies = self.lie == Some(Fault::SyncFolder);
+        self.file(name)?.linked = !lies;
+        Ok(())
     }
 
     fn used(&self) -> u64 {
@@ -268,24 +295,36 @@ impl Disk for SimDisk {
             Err(_) => usize::try_from(state.dice.below(bytes.len() as u64)).expect("small"),
             Ok(()) => bytes.len(),
         };
-        let file = state.files.get_mut(name).ok_or_else(missing)?;
+        let file = state.file(name)?;
         file.bytes.extend_from_slice(&bytes[..part.min(room)]);
         fault?;
         if room < bytes.len() { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) }
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
+        self.end_sync(name)?;
         let mut state = self.state();
-        let fault = state.fails(Fault::Sync);
-        if state.lie == Some(Fault::Sync) {
-            return fault;
-        }
-        let file = state.files.get_mut(name).ok_or_else(missing)?;
-        if fault.is_err() {
-            file.dropped.push((file.synced, file.bytes.len()));
-        }
-        file.synced = file.bytes.len();
-        fault
+        let end = state.file(name)?.bytes.len();
+        state.sync(name, end)
+    }
+
+    fn begin_sync(&mut self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let file = state.file(name)?;
+        assert_eq!(file.syncing, None, "one sync of a file at a time");
+        file.syncing = Some(file.bytes.len());
+        Ok(())
+    }
+
+    fn synced(&mut self, name: &str) -> Option<io::Result<()>> {
+        let is_over = self.state().dice.one_in(2);
+        is_over.then(|| self.end_sync(name))
+    }
+
+    fn end_sync(&mut self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let end = state.file(name)?.syncing.take();
+        end.map_or(Ok(()), |end| state.sync(name, end))
     }
 
     fn close(&mut self, _name: &str) {}

@@ -26,27 +26,59 @@ pub(super) struct AckLog {
     /// Logs that a newer one replaces.
     old: Vec<String>,
     /// What is durable.
-    written: BTreeMap<String, Place>,
+    durable: Lines,
+    /// What was appended since, and becomes durable when a sync that is under way has ended.
+    syncing: Option<Lines>,
+}
+
+/// What the lines of a log come to.
+#[derive(Clone, Default)]
+struct Lines {
+    sinks: BTreeMap<String, Place>,
     recovered: bool,
 }
 
 impl AckLog {
     pub(super) fn new(writer: Boot) -> Self {
-        Self { writer, number: 0, open: None, old: Vec::new(), written: BTreeMap::new(), recovered: false }
+        Self { writer, number: 0, open: None, old: Vec::new(), durable: Lines::default(), syncing: None }
     }
 
-    /// Makes durable where the sinks stand.
+    /// Where a sink stands durably.
+    pub(super) fn durable(&self, sink: &str) -> Option<Place> {
+        self.durable.sinks.get(sink).copied()
+    }
+
+    /// Writes down where the sinks stand, and waits until that is durable.
     pub(super) fn write<D: Disk>(&mut self, disk: &mut D, sinks: &[(&str, Place)], recovered: bool) -> io::Result<()> {
-        let is_news = |(name, place): &&(&str, Place)| self.written.get(*name).copied().unwrap_or_default() < *place;
-        let news: Vec<(&str, Place)> = sinks.iter().filter(is_news).copied().collect();
-        if news.is_empty() && recovered == self.recovered {
+        // Where a sync is under way, what it does not cover is due afterwards.
+        for _ in 0..2 {
+            self.begin_write(disk, sinks, recovered)?;
+            self.find_synced(disk, |disk, name| Some(disk.end_sync(name)))?;
+        }
+        Ok(())
+    }
+
+    /// The same, but a later call finds that it is durable.
+    pub(super) fn begin_write<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        sinks: &[(&str, Place)],
+        recovered: bool,
+    ) -> io::Result<()> {
+        self.find_synced(disk, Disk::synced)?;
+        if self.syncing.is_some() {
+            return Ok(());
+        }
+        let news: Vec<(&str, Place)> =
+            sinks.iter().filter(|(name, place)| self.durable(name).unwrap_or_default() < *place).copied().collect();
+        if news.is_empty() && recovered == self.durable.recovered {
             return Ok(());
         }
         if self.open.as_ref().is_some_and(|(_, bytes)| *bytes >= LOG_BYTES_MAX) {
             self.leave(disk);
         }
         let mut lines = Vec::new();
-        if recovered && (!self.recovered || self.open.is_none()) {
+        if recovered && (!self.durable.recovered || self.open.is_none()) {
             acks::append(&mut lines, &Line::Recovered);
         }
         let told = if self.open.is_some() { &news } else { sinks };
@@ -55,15 +87,35 @@ impl AckLog {
             self.leave(disk);
             return Err(error);
         }
-        self.recovered = recovered;
-        self.written.extend(sinks.iter().map(|(name, place)| ((*name).to_owned(), *place)));
-        self.old.retain(|name| disk.remove(name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
+        let mut syncing = Lines { recovered, ..self.durable.clone() };
+        syncing.sinks.extend(sinks.iter().map(|(name, place)| ((*name).to_owned(), *place)));
+        self.syncing = Some(syncing);
+        Ok(())
+    }
+
+    /// Takes note of a sync that has ended, as `how` finds it.
+    fn find_synced<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        how: impl FnOnce(&mut D, &str) -> Option<io::Result<()>>,
+    ) -> io::Result<()> {
+        let (Some(lines), Some((name, _))) = (self.syncing.take(), &self.open) else { return Ok(()) };
+        match how(disk, name) {
+            None => self.syncing = Some(lines),
+            Some(Ok(())) => {
+                self.durable = lines;
+                self.old.retain(|name| disk.remove(name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
+            }
+            Some(Err(error)) => {
+                self.leave(disk);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
     fn append<D: Disk>(&mut self, disk: &mut D, lines: &[u8]) -> io::Result<()> {
-        let is_new = self.open.is_none();
-        if is_new {
+        if self.open.is_none() {
             let name = format!("{PREFIX}{}-{:010}", self.writer, self.number);
             self.number += 1;
             disk.create(&name)?;
@@ -75,8 +127,7 @@ impl AckLog {
         let Some((name, bytes)) = &mut self.open else { return Ok(()) };
         *bytes = bytes.saturating_add(lines.len() as u64);
         disk.append(name, lines)?;
-        disk.sync(name)?;
-        if is_new { disk.sync_folder() } else { Ok(()) }
+        disk.begin_sync(name)
     }
 
     /// No more is appended to this log: it is full, or nobody knows what stands in it.

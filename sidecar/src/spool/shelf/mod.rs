@@ -54,6 +54,9 @@ struct Sink {
     durable: Place,
 }
 
+/// How a log is written.
+type WriteLog<D> = fn(&mut AckLog, &mut D, &[(&str, Place)], bool) -> io::Result<()>;
+
 /// The segments of one folder.
 pub struct Shelf<D> {
     pub(super) disk: D,
@@ -185,15 +188,27 @@ impl<D: Disk> Shelf<D> {
         self.recovered
     }
 
-    /// Writes acknowledgements down and makes them durable; what is released by them is marked.
+    /// Writes acknowledgements down and waits until they are durable; what is released by them is marked.
     ///
     /// # Errors
     /// What the disk says; the next call tries again, in a new log.
     pub fn flush(&mut self, now_unix_nanos: u64) -> io::Result<()> {
+        self.write_log(now_unix_nanos, AckLog::write)
+    }
+
+    /// The same, but a later call finds that they are durable.
+    ///
+    /// # Errors
+    /// As [`Shelf::flush`].
+    pub fn begin_flush(&mut self, now_unix_nanos: u64) -> io::Result<()> {
+        self.write_log(now_unix_nanos, AckLog::begin_write)
+    }
+
+    fn write_log(&mut self, now_unix_nanos: u64, write: WriteLog<D>) -> io::Result<()> {
         let told: Vec<(&str, Place)> = self.sinks.iter().map(|(name, sink)| (name.as_str(), sink.told)).collect();
-        self.log.write(&mut self.disk, &told, self.recovered)?;
-        for sink in self.sinks.values_mut() {
-            sink.durable = sink.told;
+        write(&mut self.log, &mut self.disk, &told, self.recovered)?;
+        for (name, sink) in &mut self.sinks {
+            sink.durable = sink.durable.max(self.log.durable(name).unwrap_or_default());
         }
         self.publish_sinks();
         let released = self.released();

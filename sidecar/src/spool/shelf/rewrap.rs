@@ -51,7 +51,7 @@ impl<D: Disk> Shelf<D> {
         self.disk.create(&name)?;
         let written = self.disk.append(&name, &bytes).and_then(|()| self.disk.sync(&name));
         self.disk.close(&name);
-        written.and_then(|()| self.disk.sync_folder())?;
+        written?;
         for (number, key) in wrapped {
             if let Some(segment) = self.segments.get_mut(&number) {
                 segment.rewrapped = key.into();

@@ -189,7 +189,7 @@ fn sp_3_t5_a_full_spool_refuses_sheds_what_nobody_must_have_and_goes_on_after_ac
     assert!(room.ordinary_bytes > 0 && room.ordinary_bytes < room.evidence_bytes / 100 * 91);
     let full = (0..1000).find_map(|_| {
         let block = rig.block(8, 900);
-        rig.writer.commit([block], 1).err()
+        rig.writer.commit(vec![block], 1).err()
     });
     assert!(matches!(full, Some(Fault::Full { .. })), "{full:?}");
     let durable = rig.writer.durable().end();

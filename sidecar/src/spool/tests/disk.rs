@@ -1,9 +1,12 @@
-//! The folder of a real file system.
+//! The folder of a real file system, and a disk that takes its time.
 
-use super::rig::folder;
-use crate::spool::disk::{Disk, Files, Folder};
+use super::rig::{Rig, folder, read_all};
+use crate::spool::disk::sim::Fault;
+use crate::spool::disk::{Disk, Files, Folder, Syncer};
+use crate::spool::{Durable, Place, Writer};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 /// The length from which on a file gets room ahead, and how much that is at most.
 const AHEAD_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=512 * 1024;
@@ -40,4 +43,43 @@ fn a_file_that_grows_has_room_ahead_until_it_is_closed() {
     assert_eq!(bytes, 199 * 10_000);
     assert!(blocks_bytes < bytes + 2 * BLOCK_BYTES, "what was not used is free: {blocks_bytes}");
     assert_eq!(disk.read_at(name, 0, 2_000_000).expect("read"), vec![7; 1_990_000]);
+}
+
+#[test]
+fn d1_a_commit_that_fails_behind_the_writer_is_made_up_for_elsewhere() {
+    let mut rig = Rig::new(7);
+    rig.disk.fail_next(Fault::Sync);
+    assert!(rig.put(Writer::begin_commit, 3, 100));
+    assert_eq!(rig.writer.durable(), Durable::default(), "nobody has waited for the disk");
+    assert!(rig.put(Writer::write, 2, 100), "it is written to meanwhile");
+    assert!(rig.settles(100), "and nobody has to say again that all is to be durable");
+    let (found, lost) = read_all(rig.reader(Place::default()));
+    assert_eq!((found.len(), lost.len()), (5, 0));
+}
+
+#[test]
+fn a_file_is_synced_behind_its_writer_once_at_a_time() {
+    let folder = folder("behind");
+    let mut disk = Folder::new(&folder);
+    // The thread tells of the end of a sync, and goes on when that is taken.
+    let (done, ends) = std::sync::mpsc::sync_channel(0);
+    let syncer = Syncer::start(move || done.send(()).unwrap_or_default()).expect("a thread");
+    disk.set_syncer(&Arc::new(syncer));
+    for name in ["one", "two"] {
+        disk.create(name).expect("made");
+        disk.append(name, b"bytes").expect("written");
+        disk.begin_sync(name).expect("begun");
+    }
+    assert!(disk.synced("two").is_none(), "it waits for its turn");
+    assert!(disk.begin_sync("two").is_err());
+    disk.append("two", b" and more").expect("written meanwhile");
+    let is_good = |outcome: Option<std::io::Result<()>>| outcome.is_some_and(|outcome| outcome.is_ok());
+    ends.recv().expect("the first has ended");
+    assert!(is_good(disk.synced("one")) && is_good(disk.synced("one")));
+    disk.end_sync("two").expect("synced");
+    ends.recv().expect("the second has ended");
+    disk.begin_sync("two").expect("the rest");
+    disk.close("two");
+    ends.recv().expect("the third has ended, though nobody asks for it");
+    assert!(disk.synced("two").is_some_and(|outcome| outcome.is_err()), "it is closed");
 }

@@ -3,11 +3,14 @@
 use super::rig::{Rig, read_all, recover, sinks};
 use crate::spool::disk::sim::{Fault, SimDisk};
 use crate::spool::recover::Report;
-use crate::spool::{AckError, FIXED_RESERVE_BYTES, Place, REPLAY_NANOS_MAX};
+use crate::spool::{AckError, FIXED_RESERVE_BYTES, Place, REPLAY_NANOS_MAX, Writer};
 use std::collections::BTreeSet;
 
 /// Seeds of an ordinary run; `TESTIMONY_SPOOL_SEEDS` says another number.
 const SEEDS: u64 = 200;
+
+/// A sync ends with a chance of one in two each time that is asked for it.
+const SETTLED_AFTER: usize = 100;
 
 /// What a run takes of the fixed reserve at most.
 const RESERVE_USED_BYTES: u64 = 4 * 1024;
@@ -70,10 +73,17 @@ impl Run {
         }
     }
 
+    /// With a sync that is not waited for, or none.
     fn write(&mut self) {
         let entries = 1 + self.rig.dice.below(12);
-        if self.rig.write(entries, 1200) {
+        let is_commit = self.rig.dice.one_in(2);
+        if self.rig.put(if is_commit { Writer::begin_commit } else { Writer::write }, entries, 1200) {
             assert_eq!(self.rig.writer.written().end().number(), self.rig.given.len() as u64, "seed {}", self.seed);
+            // A sync that was begun ends or fails, and what waited for it has its turn, without another commit.
+            if is_commit && self.rig.dice.one_in(4) {
+                self.rig.disk.set_capacity(u64::MAX);
+                assert!(self.rig.settles(SETTLED_AFTER), "seed {}", self.seed);
+            }
         }
     }
 
@@ -93,8 +103,12 @@ impl Run {
     fn flush(&mut self) {
         let now = self.rig.now;
         let shelf = self.rig.writer.shelf_mut();
-        if shelf.flush(now).is_ok() {
-            self.flushed = self.told;
+        if self.rig.dice.one_in(2) {
+            if shelf.flush(now).is_ok() {
+                self.flushed = self.told;
+            }
+        } else {
+            let _ = shelf.begin_flush(now);
         }
         let _ = shelf.sync_folder();
     }

@@ -23,7 +23,7 @@ fn written(disk: &SimDisk) -> Writer<SimDisk> {
         let payload = vec![seq as u8; PAYLOAD_BYTES];
         let mut block = Block::default();
         block.push(Entry::new(StreamNumber(0), Kind::Exchange, seq, merkle::leaf(&payload), 1), &payload);
-        writer.commit([block], seq).expect("durable");
+        writer.commit(vec![block], seq).expect("durable");
     }
     writer
 }

@@ -5,7 +5,7 @@ use crate::spool::entry::{Block, Entry, Kind, StreamNumber};
 use crate::spool::keys::Keys;
 use crate::spool::reader::{Read, Reader};
 use crate::spool::recover::{Scanned, Unreadable, scan};
-use crate::spool::{Boot, FIXED_RESERVE_BYTES, Place, Shelf, SinkRule, Writer, WriterSettings};
+use crate::spool::{Boot, Durable, FIXED_RESERVE_BYTES, Fault, Place, Shelf, SinkRule, Writer, WriterSettings};
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ use testimony_core::evidence::stream::StreamId;
 
 pub(super) const BOOT: Boot = Boot([7; 16]);
 pub(super) const NEXT_BOOT: Boot = Boot([8; 16]);
+
+/// How blocks are put.
+pub(super) type How = fn(&mut Writer<SimDisk>, Vec<Block<StreamNumber>>, u64) -> Result<Durable, Fault>;
 
 /// A folder that goes with this.
 pub(crate) struct TestFolder(PathBuf);
@@ -150,17 +153,25 @@ impl Rig {
         }
     }
 
+    /// Puts random entries and waits until they are durable; returns whether they are.
     pub(super) fn commit(&mut self, entries: u64, payload_bytes_max: u64) -> bool {
-        let block = self.block(entries, payload_bytes_max);
-        self.now += 20_000_000;
-        self.writer.commit([block], self.now).is_ok()
+        self.put(Writer::commit, entries, payload_bytes_max)
     }
 
-    /// As [`Rig::commit`], but nothing is synced that needs not be.
-    pub(super) fn write(&mut self, entries: u64, payload_bytes_max: u64) -> bool {
+    /// Puts random entries; returns whether the writer took them.
+    pub(super) fn put(&mut self, how: How, entries: u64, payload_bytes_max: u64) -> bool {
         let block = self.block(entries, payload_bytes_max);
-        self.now += 4_000_000;
-        self.writer.write([block], self.now).is_ok()
+        self.now += 20_000_000;
+        how(&mut self.writer, vec![block], self.now).is_ok()
+    }
+
+    /// Gives the disk time, with nothing more to write, until all is durable or the limit keeps it from that; at most so
+    /// many times.
+    pub(super) fn settles(&mut self, times_max: usize) -> bool {
+        (0..times_max).any(|_| {
+            let is_full = matches!(self.writer.write(Vec::new(), self.now), Err(Fault::Full { .. }));
+            is_full || self.writer.durable().end().number() == self.given.len() as u64
+        })
     }
 
     /// Reads files.

@@ -13,7 +13,7 @@ use super::keys::Keys;
 use super::position::{Durable, Place, Written};
 use super::shelf::{Placed, Segment, Shelf, SinkRule};
 use super::{EVIDENCE_RESERVE_PERCENT, SPARE_BLOCKS_MAX};
-use open::Open;
+use open::{Appended, Open};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -54,6 +54,8 @@ pub struct Writer<D> {
     spent: Vec<Block<StreamNumber>>,
     /// With the blocks of the open segment that are not synced.
     written: Place,
+    /// What is written is to be synced, once no sync is under way.
+    owes_sync: bool,
     /// When the last call was made, in ns since the epoch.
     now: u64,
     /// Bytes of the spools of earlier processes: they count (SP-3).
@@ -77,6 +79,7 @@ impl<D: Disk> Writer<D> {
             pending: VecDeque::new(),
             spent: Vec::new(),
             written: Place::default(),
+            owes_sync: false,
             now: 0,
             elsewhere_bytes: 0,
         })
@@ -140,28 +143,31 @@ impl<D: Disk> Writer<D> {
         Room { ordinary_bytes: ordinary.saturating_sub(used), evidence_bytes: max.saturating_sub(used) }
     }
 
-    /// Hands blocks to the system, with all that was left over before; [`Writer::commit`] makes them durable.
+    /// Hands blocks to the system, with all that was left over before, and takes note of a sync that has ended. Another one
+    /// begins where one is due.
     ///
     /// # Errors
     /// What is not written now stays here; the next call tries again.
-    pub fn write(
-        &mut self,
-        blocks: impl IntoIterator<Item = Block<StreamNumber>>,
-        now_unix_nanos: u64,
-    ) -> Result<Durable, Fault> {
+    pub fn write(&mut self, blocks: Vec<Block<StreamNumber>>, now_unix_nanos: u64) -> Result<Durable, Fault> {
         self.take(blocks, now_unix_nanos);
-        self.attempt(Self::write_pending)
+        self.attempt(Self::write_on)
     }
 
-    /// Makes blocks durable, with all that was written or left over before. One call is one group commit.
+    /// The same, and all of it becomes durable soon: a later call finds that it is. So a disk that is slow to sync keeps
+    /// nothing from being written.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn begin_commit(&mut self, blocks: Vec<Block<StreamNumber>>, now_unix_nanos: u64) -> Result<Durable, Fault> {
+        self.owes_sync = true;
+        self.write(blocks, now_unix_nanos)
+    }
+
+    /// Waits until blocks are durable, with all that was written or left over before. One call is one group commit.
     ///
     /// # Errors
     /// What is not durable now stays here; [`Writer::retry`] tries again.
-    pub fn commit(
-        &mut self,
-        blocks: impl IntoIterator<Item = Block<StreamNumber>>,
-        now_unix_nanos: u64,
-    ) -> Result<Durable, Fault> {
+    pub fn commit(&mut self, blocks: Vec<Block<StreamNumber>>, now_unix_nanos: u64) -> Result<Durable, Fault> {
         self.take(blocks, now_unix_nanos);
         self.attempt(Self::commit_pending)
     }
@@ -171,10 +177,10 @@ impl<D: Disk> Writer<D> {
     /// # Errors
     /// As [`Writer::commit`].
     pub fn retry(&mut self, now_unix_nanos: u64) -> Result<Durable, Fault> {
-        self.commit([], now_unix_nanos)
+        self.commit(Vec::new(), now_unix_nanos)
     }
 
-    fn take(&mut self, blocks: impl IntoIterator<Item = Block<StreamNumber>>, now_unix_nanos: u64) {
+    fn take(&mut self, blocks: Vec<Block<StreamNumber>>, now_unix_nanos: u64) {
         self.now = now_unix_nanos;
         self.pending.extend(blocks.into_iter().filter(|block| !block.is_empty()));
     }
@@ -231,7 +237,42 @@ impl<D: Disk> Writer<D> {
 
     fn commit_pending(&mut self) -> Result<(), Fault> {
         self.write_pending()?;
-        self.sync_appended()
+        self.sync_appended()?;
+        self.owes_sync = false;
+        Ok(())
+    }
+
+    fn write_on(&mut self) -> Result<(), Fault> {
+        self.find_synced()?;
+        self.write_pending()?;
+        if self.owes_sync { self.begin_sync() } else { Ok(()) }
+    }
+
+    /// Takes note of a sync that has ended.
+    fn find_synced(&mut self) -> Result<(), Fault> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(synced) = open.syncing else { return Ok(()) };
+        let Some(outcome) = self.shelf.disk.synced(&open.name) else { return Ok(()) };
+        open.syncing = None;
+        // What it should have synced is written anew, and waits for another sync.
+        self.owes_sync |= outcome.is_err();
+        outcome.map_err(not_synced)?;
+        self.set_durable(synced);
+        Ok(())
+    }
+
+    /// Begins a sync of what was appended. While another one is under way, it waits for its turn.
+    fn begin_sync(&mut self) -> Result<(), Fault> {
+        let Some(open) = self.open.as_mut().filter(|open| !open.appended.is_empty()) else {
+            self.owes_sync = false;
+            return Ok(());
+        };
+        if open.syncing.is_none() {
+            self.shelf.disk.begin_sync(&open.name).map_err(not_synced)?;
+            open.syncing = Some(open.all());
+            self.owes_sync = false;
+        }
+        Ok(())
     }
 
     /// Appends the frame of the next pending block, or an empty last one.
@@ -256,22 +297,27 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Makes what was appended durable, and what it says of streams.
+    /// Waits until what was appended is durable.
     fn sync_appended(&mut self) -> Result<(), Fault> {
         if self.appended() > 0 { self.sync_open() } else { Ok(()) }
     }
 
     fn sync_open(&mut self) -> Result<(), Fault> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        self.shelf.disk.sync(&open.name).map_err(|source| Fault::Io { what: "sync a segment", source })?;
-        if open.is_new {
-            self.shelf.disk.sync_folder().map_err(|source| Fault::Io { what: "sync the spool's folder", source })?;
-            open.is_new = false;
-        }
-        let (number, readable_bytes) = (open.number, open.bytes);
+        open.syncing = None;
+        self.shelf.disk.sync(&open.name).map_err(not_synced)?;
+        let all = open.all();
+        self.set_durable(all);
+        Ok(())
+    }
+
+    /// So much of the open segment is durable, and what it says of streams.
+    fn set_durable(&mut self, synced: Appended) {
+        let Some(open) = &mut self.open else { return };
+        let number = open.number;
         let mut end = self.shelf.durable().end();
         let mut recent = Vec::new();
-        let appended = std::mem::take(&mut open.appended);
+        let appended = open.appended.drain(..synced.blocks.min(open.appended.len()));
         let blocks = self.pending.drain(..appended.len().min(self.pending.len()));
         for (block, entries) in blocks.zip(appended) {
             let first = end;
@@ -293,14 +339,13 @@ impl<D: Disk> Writer<D> {
         self.shelf.set_durable(end);
         if let Some(segment) = self.shelf.segments.get_mut(&number) {
             segment.end = end;
-            segment.readable_bytes = readable_bytes;
+            segment.readable_bytes = synced.bytes;
             let segment = segment.clone();
             let header = &segment.header;
             let recent = recent.into_iter().map(|(first, block)| Placed { first, header: header.clone(), block });
             let forgotten = self.shelf.shared().grow(&segment, end, recent.collect());
             self.spend(forgotten);
         }
-        Ok(())
     }
 
     /// What every required sink has is in memory no more.
@@ -427,4 +472,8 @@ impl<D: Disk> Writer<D> {
         }
         self.shelf.publish();
     }
+}
+
+fn not_synced(source: io::Error) -> Fault {
+    Fault::Io { what: "sync a segment", source }
 }

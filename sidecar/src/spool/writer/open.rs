@@ -8,6 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use testimony_core::evidence::hash::Hash;
 
+/// How much stood in the file at some time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Appended {
+    /// Of what was not durable then.
+    pub(super) blocks: usize,
+    /// Of all of it.
+    pub(super) bytes: u64,
+}
+
 pub(super) struct Open {
     pub(super) number: u64,
     pub(super) name: String,
@@ -17,11 +26,11 @@ pub(super) struct Open {
     pub(super) frames: u32,
     /// Bytes so far.
     pub(super) bytes: u64,
-    /// Its name still has to be synced.
-    pub(super) is_new: bool,
     /// Of each block of the front of `pending` that stands here, un-synced: its entries, with streams as the header numbers
     /// them.
     pub(super) appended: Vec<Vec<Entry<u16>>>,
+    /// A sync is under way.
+    pub(super) syncing: Option<Appended>,
     /// Where streams stand in the header.
     streams: BTreeMap<StreamNumber, u16>,
 }
@@ -35,10 +44,15 @@ impl Open {
             key,
             frames: 0,
             bytes: segment.header_bytes,
-            is_new: true,
             appended: Vec::new(),
+            syncing: None,
             streams,
         }
+    }
+
+    /// How much stands here now.
+    pub(super) fn all(&self) -> Appended {
+        Appended { blocks: self.appended.len(), bytes: self.bytes }
     }
 
     /// Whether the block may stand here.
