@@ -37,7 +37,7 @@ impl Sidecar {
         let [inbound, admin] = [free_port(), free_port()];
         let yaml = format!(
             "service: {{name: shop, namespace: shop}}\nlisten: {{inbound: '{inbound}', admin: '{admin}'}}\n\
-             forward: '{origin}'\ndataThreads: 2\nlog: info\n\
+             forward: '{origin}'\nlog: info\n\
              sinks: [{{name: default, endpoint: 'http://{sink}', timeoutMs: 1000}}]\n{more}\n"
         );
         let config = folder.join("sidecar.yaml");

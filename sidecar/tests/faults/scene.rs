@@ -22,6 +22,8 @@ const SPARSE_PAUSE: Duration = Duration::from_millis(50);
 const SPOOL_BYTES: u64 = 256 * 1024 * 1024;
 /// What a heavy request's path is longer by: near the most that a record takes.
 const HEAVY_BYTES: usize = 4000;
+/// Data threads, where it does not matter that a stream of the second may begin at any time.
+const TWO_THREADS: &str = "dataThreads: 2\n";
 /// How long nothing more may come until the export counts as settled.
 const QUIET: Duration = Duration::from_millis(1500);
 
@@ -65,18 +67,23 @@ impl Scene {
 
     /// With a sidecar that runs over a spool of this limit.
     pub fn with_spool(name: &'static str, limit_bytes: u64) -> Self {
-        Self::with(name, |folder| spool(folder, limit_bytes))
+        Self::with(name, |folder| format!("{TWO_THREADS}{}", spool(folder, limit_bytes)))
+    }
+
+    /// The same, with one data thread: its stream begins with the first record, and none begins later.
+    pub fn with_one_stream(name: &'static str) -> Self {
+        Self::with(name, |folder| spool(folder, SPOOL_BYTES))
     }
 
     /// With a sidecar that answers nothing and forwards nothing of which it has no durable record.
     pub fn strict(name: &'static str) -> Self {
         let policy = "policy:\n  delivery: {mode: Strict}\n  failureMode: Closed\n";
-        Self::with(name, |folder| format!("{policy}{}", spool(folder, SPOOL_BYTES)))
+        Self::with(name, |folder| format!("{TWO_THREADS}{policy}{}", spool(folder, SPOOL_BYTES)))
     }
 
     /// With a sidecar that runs without a spool.
     pub fn in_memory(name: &'static str) -> Self {
-        Self::with(name, |_| String::new())
+        Self::with(name, |_| TWO_THREADS.to_owned())
     }
 
     fn with(name: &'static str, more: impl FnOnce(&Path) -> String) -> Self {
