@@ -9,6 +9,7 @@
 mod boots;
 pub mod disk;
 mod entry;
+mod foreign;
 pub mod format;
 mod gone;
 mod handle;

@@ -3,6 +3,7 @@
 
 use super::boots::{Boot, BootError, Boots, Predecessor};
 use super::disk::{Files, Folder, Syncer};
+use super::foreign::Foreign;
 use super::handle::{Common, Control, Event, Found, SpoolHandle, Stats, lock};
 use super::inbox::{Inbox, Limits, Refusal};
 use super::keys::{DataKey, KeyError, Keys, RecoveryKey};
@@ -15,7 +16,7 @@ use super::{Block, SEGMENT_BYTES_MAX, StreamNumber};
 use crate::background::{self, Waited};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -106,8 +107,8 @@ impl Spool {
         let mut writer = Writer::new(WriterSettings::new(settings.limit_bytes), keys.clone(), shelf)
             .map_err(io("the spool's writer"))?;
         writer.set_sinks(sinks);
-        let unread_bytes = predecessors.iter().map(|predecessor| folder_bytes(&predecessor.path)).sum();
-        writer.set_elsewhere_bytes(unread_bytes);
+        let foreign = Foreign::unread(&predecessors);
+        writer.set_elsewhere_bytes(foreign.used_bytes());
         inbox.shared().settle(0, 0, writer.room(), None);
         let common = Common {
             control: Mutex::<Control>::default(),
@@ -124,13 +125,13 @@ impl Spool {
             syncer,
             rewraps: false,
             handle: handle.clone(),
-            foreign: Vec::new(),
+            foreign,
             sinks: sinks.to_vec(),
-            unread_bytes,
             events: events.clone(),
             untold: Vec::new(),
             now: settings.now_unix_nanos,
-            flushed_at: Instant::now(),
+            kept_at: Instant::now(),
+            keeps: false,
             waited: Waited::default(),
             fault: None,
             _boots: boots,
@@ -272,17 +273,6 @@ fn patiently<T>(mut read: impl FnMut(Unreadable) -> io::Result<T>) -> io::Result
     read(Unreadable::Damaged)
 }
 
-fn folder_bytes(path: &Path) -> u64 {
-    Folder::new(path).list().unwrap_or_default().iter().map(|file| file.bytes).sum()
-}
-
-struct Foreign {
-    shelf: Shelf<Folder>,
-    predecessor: Predecessor,
-    /// Bytes of what is no segment: they count, too (SP-3).
-    other_bytes: u64,
-}
-
 /// How blocks are written.
 type Write = fn(&mut Writer<Folder>, Vec<Block<StreamNumber>>, u64) -> Result<Durable, Fault>;
 
@@ -295,14 +285,15 @@ struct Work {
     /// Keys may have to be wrapped to the recovery key (D5).
     rewraps: bool,
     handle: SpoolHandle,
-    foreign: Vec<Foreign>,
+    foreign: Foreign,
     sinks: Vec<SinkRule>,
-    /// Bytes of folders that are not read yet.
-    unread_bytes: u64,
     events: mpsc::Sender<Event>,
     untold: Vec<Event>,
     now: fn() -> u64,
-    flushed_at: Instant,
+    /// When housekeeping began last,
+    kept_at: Instant,
+    /// and whether it has not come to its end.
+    keeps: bool,
     waited: Waited,
     fault: Option<String>,
     /// Keeps the folder locked.
@@ -334,8 +325,10 @@ impl Work {
             let (entries_left, bytes_left) = self.writer.pending();
             self.handle.inbox.shared().publish(self.writer.durable());
             let (entries, bytes) = (entries.saturating_sub(entries_left), bytes.saturating_sub(bytes_left));
-            if batch.stopping || recovered || self.flushed_at.elapsed() >= TICK {
+            if batch.stopping || recovered || self.kept_at.elapsed() >= TICK {
                 self.keep_house(batch.stopping);
+            } else if self.keeps {
+                self.keep_foreign(false);
             }
             self.handle.inbox.shared().settle(entries, bytes, self.writer.room(), refusing);
             self.writer.forget_taken();
@@ -356,17 +349,12 @@ impl Work {
         let control = std::mem::take(&mut *lock(&self.handle.shared.control));
         if let Some(sinks) = control.sinks {
             self.writer.set_sinks(&sinks);
-            self.foreign.iter_mut().for_each(|foreign| foreign.shelf.set_sinks(&sinks, Place::default()));
+            self.foreign.shelves().for_each(|shelf| shelf.set_sinks(&sinks, Place::default()));
             self.sinks = sinks;
         }
         self.rewraps |= control.roll || !control.adopted.is_empty();
-        for (mut shelf, predecessor) in control.adopted {
-            shelf.set_sinks(&self.sinks, Place::default());
-            shelf.disk.set_syncer(&self.syncer);
-            let bytes = folder_bytes(&predecessor.path);
-            self.unread_bytes = self.unread_bytes.saturating_sub(bytes);
-            let other_bytes = bytes.saturating_sub(shelf.used_bytes());
-            self.foreign.push(Foreign { shelf, predecessor, other_bytes });
+        for (shelf, predecessor) in control.adopted {
+            self.foreign.adopt(shelf, predecessor, &self.sinks, &self.syncer);
         }
         for ((boot, sink), end) in control.acks {
             let Some(shelf) = self.shelf(boot) else { continue };
@@ -398,7 +386,7 @@ impl Work {
         if boot == self.handle.boot {
             return Some(self.writer.shelf_mut());
         }
-        self.foreign.iter_mut().map(|foreign| &mut foreign.shelf).find(|shelf| shelf.boot() == boot)
+        self.foreign.shelf(boot)
     }
 
     /// Writes, and makes durable where it is time. Says why nothing more is to be sealed, if so.
@@ -409,8 +397,8 @@ impl Work {
             // Acknowledgements that are not durable yet, and what earlier processes left, may make room.
             self.keep_house(true);
             let needed = SEGMENT_BYTES_MAX;
-            self.foreign.iter_mut().for_each(|foreign| {
-                foreign.shelf.make_room(needed);
+            self.foreign.shelves().for_each(|shelf| {
+                shelf.make_room(needed);
             });
             self.count_elsewhere();
             result = self.writer.retry((self.now)());
@@ -431,35 +419,34 @@ impl Work {
     }
 
     fn count_elsewhere(&mut self) {
-        let read: u64 = self.foreign.iter().map(|f| f.shelf.used_bytes().saturating_add(f.other_bytes)).sum();
-        self.writer.set_elsewhere_bytes(read.saturating_add(self.unread_bytes));
+        self.writer.set_elsewhere_bytes(self.foreign.used_bytes());
     }
 
     /// Makes acknowledgements durable, now or soon, and lets go what nobody waits for.
     fn keep_house(&mut self, waits: bool) {
-        self.flushed_at = Instant::now();
+        self.kept_at = Instant::now();
         let now = (self.now)();
-        let own = std::iter::once((self.handle.boot, self.writer.shelf_mut()));
-        let foreign = self.foreign.iter_mut().map(|foreign| (foreign.predecessor.boot, &mut foreign.shelf));
-        for (boot, shelf) in own.chain(foreign) {
-            let flushed = if waits { shelf.flush(now) } else { shelf.begin_flush(now) };
-            shelf.expire(now);
-            // What was removed may come back, and goes again: that is worth no wait.
-            let synced = if waits { shelf.sync_folder() } else { Ok(()) };
-            if let Err(error) = flushed.and(synced) {
-                tracing::warn!(%boot, %error, "acknowledgements are not durable; records may be sent again");
-            }
-            self.untold.extend(shelf.take_skipped().into_iter().map(|skipped| Event::Skipped(boot, skipped)));
-        }
+        keep(self.writer.shelf_mut(), now, waits, &mut self.untold);
         self.rewrap();
-        for at in (0..self.foreign.len()).rev() {
-            let is_empty = self.foreign.get(at).is_some_and(|f| f.shelf.is_done() && f.shelf.used_bytes() == 0);
-            if is_empty {
-                let Foreign { predecessor, .. } = self.foreign.remove(at);
-                lock(&self.handle.shared.shelves).remove(&predecessor.boot);
-                if let Err(error) = predecessor.remove() {
-                    tracing::warn!(%error, "a folder cannot be removed");
-                }
+        self.foreign.restart();
+        self.keep_foreign(waits);
+    }
+
+    /// The same for what earlier processes left, of which there may be much: a little at a time, and the rest when a sync has
+    /// ended. Nothing is written meanwhile.
+    fn keep_foreign(&mut self, waits: bool) {
+        let now = (self.now)();
+        self.keeps = true;
+        while waits || !self.syncer.is_busy() {
+            let Some(shelf) = self.foreign.next() else {
+                self.keeps = false;
+                return;
+            };
+            keep(shelf, now, waits, &mut self.untold);
+            let Some(predecessor) = self.foreign.give_up() else { continue };
+            lock(&self.handle.shared.shelves).remove(&predecessor.boot);
+            if let Err(error) = predecessor.remove() {
+                tracing::warn!(%error, "a folder cannot be removed");
             }
         }
     }
@@ -469,8 +456,7 @@ impl Work {
         if !std::mem::take(&mut self.rewraps) {
             return;
         }
-        let foreign = self.foreign.iter_mut().map(|foreign| &mut foreign.shelf);
-        for shelf in std::iter::once(self.writer.shelf_mut()).chain(foreign) {
+        for shelf in std::iter::once(self.writer.shelf_mut()).chain(self.foreign.shelves()) {
             if let Err(error) = shelf.rewrap(&self.keys) {
                 tracing::warn!(boot = %shelf.boot(), %error, "keys are not wrapped to the recovery key yet");
                 self.rewraps = true;
@@ -479,8 +465,7 @@ impl Work {
     }
 
     fn tell(&mut self, pending: u64) {
-        let used: u64 = self.foreign.iter().map(|foreign| foreign.shelf.used_bytes()).sum();
-        let used_bytes = used.saturating_add(self.writer.shelf().used_bytes());
+        let used_bytes = self.foreign.segment_bytes().saturating_add(self.writer.shelf().used_bytes());
         *lock(&self.handle.shared.stats) = Stats { used_bytes, pending, fault: self.fault.clone() };
         while let Some(event) = self.untold.pop() {
             if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
@@ -489,4 +474,17 @@ impl Work {
             }
         }
     }
+}
+
+/// Makes the acknowledgements of one shelf durable, now or soon, and lets go what nobody waits for.
+fn keep(shelf: &mut Shelf<Folder>, now_unix_nanos: u64, waits: bool, untold: &mut Vec<Event>) {
+    let boot = shelf.boot();
+    let flushed = if waits { shelf.flush(now_unix_nanos) } else { shelf.begin_flush(now_unix_nanos) };
+    shelf.expire(now_unix_nanos);
+    // What was removed may come back, and goes again: that is worth no wait.
+    let synced = if waits { shelf.sync_folder() } else { Ok(()) };
+    if let Err(error) = flushed.and(synced) {
+        tracing::warn!(%boot, %error, "acknowledgements are not durable; records may be sent again");
+    }
+    untold.extend(shelf.take_skipped().into_iter().map(|skipped| Event::Skipped(boot, skipped)));
 }

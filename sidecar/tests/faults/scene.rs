@@ -273,22 +273,22 @@ fn spool(folder: &Path, limit_bytes: u64) -> String {
     format!("spool: {{dir: '{spool}', keyDir: '{key}', bytesMax: {limit_bytes}}}")
 }
 
-/// Whether the newest process has told, durably, what each process before it left.
+/// Whether it was told, durably, what each process before the newest left.
 fn all_is_told(spool: &Path) -> bool {
     let folders = std::fs::read_dir(spool).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
     let mut folders: Vec<_> =
         folders.filter_map(|entry| Some((entry.metadata().ok()?.created().ok()?, entry))).collect();
     folders.sort_by_key(|(created, _)| *created);
-    let Some((_, newest)) = folders.pop() else { return true };
-    let log = format!("acks-{}", newest.file_name().display());
+    folders.pop();
     folders.iter().all(|(_, folder)| {
         let files = std::fs::read_dir(folder.path()).into_iter().flatten().flatten();
-        let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with(&log));
         let mut acks = Acks::default();
-        let read =
-            logs.filter_map(|file| std::fs::read(file.path()).ok()).filter(|bytes| read(bytes, &mut acks).is_ok());
+        for file in files.filter(|file| file.file_name().to_string_lossy().starts_with("acks-")) {
+            // One that is being written ends in the middle.
+            let _ = std::fs::read(file.path()).map(|bytes| read(&bytes, &mut acks));
+        }
         // A folder that is gone meanwhile is done with.
-        read.count() > 0 && acks.recovered || !folder.path().exists()
+        acks.recovered || !folder.path().exists()
     })
 }
 

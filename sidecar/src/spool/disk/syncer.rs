@@ -4,12 +4,16 @@ use crate::background;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Syncs that may wait for their turn. Who begins another waits for the disk, as who syncs for himself.
-const WAITING_MAX: usize = 4;
+const WAITING_MAX: usize = 8;
+
+/// From so many on that are begun and have not ended, others had better wait: the next one may be of records.
+const BUSY_FROM: usize = 4;
 
 /// A sync that takes longer is told: records are not durable meanwhile, and when the process ends there is little time.
 const SLOW: Duration = Duration::from_secs(1);
@@ -29,6 +33,8 @@ pub(super) struct Unsynced {
 #[derive(Debug)]
 pub struct Syncer {
     jobs: Option<SyncSender<Job>>,
+    /// Begun, and not ended.
+    under_way: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -39,16 +45,24 @@ impl Syncer {
     /// No thread can be started.
     pub fn start(done: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (jobs, waiting) = sync_channel::<Job>(WAITING_MAX);
+        let under_way = Arc::new(AtomicUsize::new(0));
+        let ended = under_way.clone();
         let work = move || {
             background::lets_requests_go_first();
             while let Ok((unsynced, outcome)) = waiting.recv() {
                 // Who left the file meanwhile does not ask.
                 let _ = outcome.send(unsynced.sync());
+                ended.fetch_sub(1, Ordering::Relaxed);
                 done();
             }
         };
         let thread = std::thread::Builder::new().name("spool-sync".to_owned()).spawn(work)?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), under_way, thread: Some(thread) })
+    }
+
+    /// Whether what can wait had better not begin one. After the next end of one it is worth another look.
+    pub fn is_busy(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) >= BUSY_FROM
     }
 
     /// Begins to sync a file.
@@ -56,6 +70,7 @@ impl Syncer {
         // Room for the outcome: the thread waits for nobody.
         let (outcome, receiver) = sync_channel(1);
         if let Some(jobs) = &self.jobs {
+            self.under_way.fetch_add(1, Ordering::Relaxed);
             // A thread that is gone has dropped the outcome's sender, and that is an error.
             let _ = jobs.send((unsynced, outcome));
         }
@@ -88,7 +103,6 @@ impl Unsynced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn unsynced(file: File) -> Unsynced {
         Unsynced { file: Arc::new(file), folder: None }

@@ -3,9 +3,8 @@
 
 use crate::spool::Boot;
 use crate::spool::disk::Disk;
-use crate::spool::format::acks::{self, Line};
+use crate::spool::format::acks::{self, Acks, Line};
 use crate::spool::position::Place;
-use std::collections::BTreeMap;
 use std::io;
 
 /// A log is followed by another when it is this long.
@@ -26,21 +25,15 @@ pub(super) struct AckLog {
     /// Logs that a newer one replaces.
     old: Vec<String>,
     /// What is durable.
-    durable: Lines,
+    durable: Acks,
     /// What was appended since, and becomes durable when a sync that is under way has ended.
-    syncing: Option<Lines>,
-}
-
-/// What the lines of a log come to.
-#[derive(Clone, Default)]
-struct Lines {
-    sinks: BTreeMap<String, Place>,
-    recovered: bool,
+    syncing: Option<Acks>,
 }
 
 impl AckLog {
-    pub(super) fn new(writer: Boot) -> Self {
-        Self { writer, number: 0, open: None, old: Vec::new(), durable: Lines::default(), syncing: None }
+    /// A log of `writer`, in a folder whose logs say this: what they say need not be said again.
+    pub(super) fn new(writer: Boot, known: &Acks) -> Self {
+        Self { writer, number: 0, open: None, old: Vec::new(), durable: known.clone(), syncing: None }
     }
 
     /// Where a sink stands durably.
@@ -87,7 +80,7 @@ impl AckLog {
             self.leave(disk);
             return Err(error);
         }
-        let mut syncing = Lines { recovered, ..self.durable.clone() };
+        let mut syncing = Acks { recovered, ..self.durable.clone() };
         syncing.sinks.extend(sinks.iter().map(|(name, place)| ((*name).to_owned(), *place)));
         self.syncing = Some(syncing);
         Ok(())
@@ -99,11 +92,11 @@ impl AckLog {
         disk: &mut D,
         how: impl FnOnce(&mut D, &str) -> Option<io::Result<()>>,
     ) -> io::Result<()> {
-        let (Some(lines), Some((name, _))) = (self.syncing.take(), &self.open) else { return Ok(()) };
+        let (Some(acks), Some((name, _))) = (self.syncing.take(), &self.open) else { return Ok(()) };
         match how(disk, name) {
-            None => self.syncing = Some(lines),
+            None => self.syncing = Some(acks),
             Some(Ok(())) => {
-                self.durable = lines;
+                self.durable = acks;
                 self.old.retain(|name| disk.remove(name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
             }
             Some(Err(error)) => {

@@ -98,7 +98,7 @@ impl<D: Disk> Shelf<D> {
             segments: segments.into_iter().map(|segment| (segment.number(), segment)).collect(),
             shared,
             sinks: BTreeMap::new(),
-            log: AckLog::new(reader),
+            log: AckLog::new(reader, &acks),
             known: acks.sinks,
             durable,
             open: None,

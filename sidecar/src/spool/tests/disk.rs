@@ -1,6 +1,6 @@
 //! The folder of a real file system, and a disk that takes its time.
 
-use super::rig::{Rig, folder, read_all};
+use super::rig::{Rig, folder, read_all, recover, sinks};
 use crate::spool::disk::sim::Fault;
 use crate::spool::disk::{Disk, Files, Folder, Syncer};
 use crate::spool::{Durable, Place, Writer};
@@ -82,4 +82,33 @@ fn a_file_is_synced_behind_its_writer_once_at_a_time() {
     disk.close("two");
     ends.recv().expect("the third has ended, though nobody asks for it");
     assert!(disk.synced("two").is_some_and(|outcome| outcome.is_err()), "it is closed");
+}
+
+#[test]
+fn what_the_logs_of_a_folder_say_is_not_written_down_again() {
+    let mut rig = Rig::new(7);
+    assert!(rig.commit(3, 100));
+    let end = rig.writer.durable().end();
+    for sink in ["a", "b"] {
+        rig.writer.shelf_mut().ack(sink, end).expect("durable");
+    }
+    rig.writer.shelf_mut().flush(1).expect("written");
+    let disk = rig.disk.killed();
+    let logs = || disk.list().expect("listed").into_iter().filter(|file| file.name.starts_with("acks-")).count();
+    let next = || {
+        let mut shelf = recover(&disk).shelf;
+        shelf.set_sinks(&sinks(), Place::default());
+        assert_eq!(shelf.released().end(), end);
+        shelf
+    };
+    let mut shelf = next();
+    shelf.flush(2).expect("nothing to do");
+    assert_eq!(logs(), 1);
+    shelf.set_recovered();
+    shelf.flush(2).expect("written");
+    assert_eq!(logs(), 2);
+    let mut shelf = next();
+    shelf.flush(3).expect("nothing to do");
+    assert!(shelf.is_recovered());
+    assert_eq!(logs(), 2);
 }

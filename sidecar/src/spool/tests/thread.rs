@@ -1,6 +1,7 @@
 //! The threads on a real folder.
 
 use super::rig::{folder, sid};
+use crate::spool::format::acks::{self, Acks};
 use crate::spool::inbox::Waiting;
 use crate::spool::recover::Report;
 use crate::spool::{
@@ -124,6 +125,46 @@ async fn d3_the_next_process_delivers_what_was_left() {
         }
     };
     assert!(report.was_told);
+    spool.stop();
+}
+
+/// More folders than syncs are begun at a time.
+#[tokio::test]
+async fn d3_what_many_processes_left_is_acknowledged_one_after_the_other() {
+    let folder = folder("many");
+    let boots: Vec<u8> = (1..=12).collect();
+    for boot in &boots {
+        let (spool, _events) = start(&folder, *boot);
+        let stream = spool.handle().inbox().add_stream(sid(u32::from(*boot)), 0);
+        let last = put(spool.handle(), stream, 0..3);
+        assert!(spool.handle().inbox().wait_durable(last, PATIENCE).await);
+    }
+    let (spool, mut events) = start(&folder, 99);
+    for _ in &boots {
+        let boot = found_any(&mut events).await.boot;
+        while spool.handle().reader(boot, "a").is_none() {
+            tokio::task::yield_now().await;
+        }
+        spool.handle().ack(boot, "a", Place(3));
+        spool.handle().set_recovered(boot);
+    }
+    let begun = Instant::now();
+    for boot in boots {
+        let path = folder.join("disk").join(Boot([boot; 16]).to_string());
+        let is_told = || {
+            let mut acks = Acks::default();
+            for file in std::fs::read_dir(&path).expect("a folder").flatten() {
+                if file.file_name().to_string_lossy().starts_with("acks-") {
+                    let _ = acks::read(&std::fs::read(file.path()).unwrap_or_default(), &mut acks);
+                }
+            }
+            acks.recovered && acks.sinks.get("a") == Some(&Place(3))
+        };
+        while !is_told() {
+            assert!(begun.elapsed() < PATIENCE, "{}", path.display());
+            tokio::task::yield_now().await;
+        }
+    }
     spool.stop();
 }
 

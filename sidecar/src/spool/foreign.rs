@@ -1,0 +1,97 @@
+//! What earlier processes left, as the spool's thread keeps it.
+
+use super::Boot;
+use super::boots::Predecessor;
+use super::disk::{Files, Folder, Syncer};
+use super::position::Place;
+use super::shelf::{Shelf, SinkRule};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The folders of earlier processes.
+pub(super) struct Foreign {
+    folders: Vec<Adopted>,
+    /// Bytes of folders that are not read yet.
+    unread_bytes: u64,
+    /// Where housekeeping goes on.
+    next: usize,
+}
+
+struct Adopted {
+    shelf: Shelf<Folder>,
+    predecessor: Predecessor,
+    /// Bytes of what is no segment: they count, too (SP-3).
+    other_bytes: u64,
+}
+
+impl Foreign {
+    /// None of these is read yet.
+    pub(super) fn unread(predecessors: &[Predecessor]) -> Self {
+        let unread_bytes = predecessors.iter().map(|predecessor| folder_bytes(&predecessor.path)).sum();
+        Self { folders: Vec::new(), unread_bytes, next: 0 }
+    }
+
+    /// One of them was read.
+    pub(super) fn adopt(
+        &mut self,
+        mut shelf: Shelf<Folder>,
+        predecessor: Predecessor,
+        sinks: &[SinkRule],
+        syncer: &Arc<Syncer>,
+    ) {
+        shelf.set_sinks(sinks, Place::default());
+        shelf.disk.set_syncer(syncer);
+        let bytes = folder_bytes(&predecessor.path);
+        self.unread_bytes = self.unread_bytes.saturating_sub(bytes);
+        let other_bytes = bytes.saturating_sub(shelf.used_bytes());
+        self.folders.push(Adopted { shelf, predecessor, other_bytes });
+    }
+
+    /// Each of those that were read.
+    pub(super) fn shelves(&mut self) -> impl Iterator<Item = &mut Shelf<Folder>> {
+        self.folders.iter_mut().map(|adopted| &mut adopted.shelf)
+    }
+
+    /// The shelf of one process.
+    pub(super) fn shelf(&mut self, boot: Boot) -> Option<&mut Shelf<Folder>> {
+        self.shelves().find(|shelf| shelf.boot() == boot)
+    }
+
+    /// Bytes of everything.
+    pub(super) fn used_bytes(&self) -> u64 {
+        let used = |adopted: &Adopted| adopted.shelf.used_bytes().saturating_add(adopted.other_bytes);
+        self.folders.iter().map(used).sum::<u64>().saturating_add(self.unread_bytes)
+    }
+
+    /// Bytes of the segments of those that were read.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        self.folders.iter().map(|adopted| adopted.shelf.used_bytes()).sum()
+    }
+
+    /// Housekeeping begins with the first.
+    pub(super) fn restart(&mut self) {
+        self.next = 0;
+    }
+
+    /// The next one in the order of housekeeping.
+    pub(super) fn next(&mut self) -> Option<&mut Shelf<Folder>> {
+        let adopted = self.folders.get_mut(self.next)?;
+        self.next += 1;
+        Some(&mut adopted.shelf)
+    }
+
+    /// Gives up the one that [`Foreign::next`] gave last, if nothing is left in it that anybody waits for.
+    pub(super) fn give_up(&mut self) -> Option<Predecessor> {
+        let last = self.next.checked_sub(1)?;
+        let Adopted { shelf, .. } = self.folders.get(last)?;
+        if !shelf.is_done() || shelf.used_bytes() > 0 {
+            return None;
+        }
+        self.next = last;
+        Some(self.folders.remove(last).predecessor)
+    }
+}
+
+fn folder_bytes(path: &Path) -> u64 {
+    Folder::new(path).list().unwrap_or_default().iter().map(|file| file.bytes).sum()
+}
