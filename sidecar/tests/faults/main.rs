@@ -21,4 +21,5 @@ mod scene;
 mod shim;
 mod sinks;
 mod tamper;
+mod threads;
 mod wire;

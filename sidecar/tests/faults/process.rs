@@ -18,6 +18,8 @@ const PORTS: u16 = 12_000;
 const PORTS_OF_A_RUN: u32 = 250;
 /// Lines of the sidecar's log that a failed test shows.
 const LOG_LINES: usize = 40;
+/// Where the scheduling policy stands in `stat` of `proc(5)`, after the name.
+const STAT_POLICY: usize = 38;
 
 /// A sidecar, running or between two runs.
 pub struct Sidecar {
@@ -137,6 +139,17 @@ impl Sidecar {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// By which policy (`sched(7)`) the worker's thread of this name is scheduled; `None`: there is none.
+    pub fn scheduling(&self, thread: &str) -> Option<i32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.worker()?)).ok()?;
+        let found = tasks.flatten().find_map(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+            let (name, values) = stat.split_once('(')?.1.rsplit_once(") ")?;
+            (name == thread).then(|| values.split(' ').nth(STAT_POLICY)?.parse().ok())
+        });
+        found.flatten()
     }
 
     /// Waits until a number has come so far; however long, if only it grows.
