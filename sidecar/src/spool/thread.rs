@@ -481,7 +481,7 @@ fn keep(shelf: &mut Shelf<Folder>, now_unix_nanos: u64, waits: bool, untold: &mu
     let boot = shelf.boot();
     let flushed = if waits { shelf.flush(now_unix_nanos) } else { shelf.begin_flush(now_unix_nanos) };
     shelf.expire(now_unix_nanos);
-    // What was removed may come back, and goes again: that is worth no wait.
+    // What was removed may come back before the next sync, and goes again: that is worth no wait.
     let synced = if waits { shelf.sync_folder() } else { Ok(()) };
     if let Err(error) = flushed.and(synced) {
         tracing::warn!(%boot, %error, "acknowledgements are not durable; records may be sent again");

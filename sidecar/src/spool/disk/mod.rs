@@ -75,7 +75,8 @@ pub trait Disk: Files {
     /// No more is appended.
     fn close(&mut self, name: &str);
 
-    /// Waits until it survives the death of the node that files were renamed and removed.
+    /// Waits until it survives the death of the node that files were renamed and removed. The next sync of a file may do it,
+    /// too.
     ///
     /// # Errors
     /// What the system says.

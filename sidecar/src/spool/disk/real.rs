@@ -22,6 +22,8 @@ const AHEAD_BYTES_MAX: u64 = 512 * 1024;
 pub struct Folder {
     path: PathBuf,
     open: BTreeMap<String, Open>,
+    /// Names are gone, and that is not synced: the next sync of a file does it, too.
+    lacks_names: bool,
     /// Syncs what need not be waited for. `None`: that is waited for, too.
     syncer: Option<Arc<Syncer>>,
 }
@@ -65,7 +67,7 @@ impl Open {
 impl Folder {
     /// An existing folder.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), open: BTreeMap::new(), syncer: None }
+        Self { path: path.to_owned(), open: BTreeMap::new(), lacks_names: false, syncer: None }
     }
 
     /// From now on this syncs what need not be waited for.
@@ -76,8 +78,10 @@ impl Folder {
     /// What has to be synced now, for all that stands in the file.
     fn unsynced(&mut self, name: &str) -> io::Result<Unsynced> {
         let Some(open) = self.open.get_mut(name) else { return Err(not_open()) };
-        // After an error the file is left.
-        let folder = std::mem::take(&mut open.is_new).then(|| File::open(&self.path)).transpose()?;
+        // After an error the file is left, and what was removed may come back.
+        let is_new = std::mem::take(&mut open.is_new);
+        let changed = std::mem::take(&mut self.lacks_names) || is_new;
+        let folder = changed.then(|| File::open(&self.path)).transpose()?;
         Ok(Unsynced { file: open.file.clone(), folder })
     }
 
@@ -187,15 +191,21 @@ impl Disk for Folder {
     }
 
     fn sync_folder(&mut self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        File::open(&self.path)?.sync_all()?;
+        self.lacks_names = false;
+        Ok(())
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path.join(name))
+        fs::remove_file(self.path.join(name))?;
+        self.lacks_names = true;
+        Ok(())
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path.join(from), self.path.join(to))
+        fs::rename(self.path.join(from), self.path.join(to))?;
+        self.lacks_names = true;
+        Ok(())
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

@@ -25,7 +25,7 @@ type Job = (Unsynced, SyncSender<io::Result<()>>);
 #[derive(Debug)]
 pub(super) struct Unsynced {
     pub(super) file: Arc<File>,
-    /// Where its name stands, if that is to be synced, too.
+    /// Where names stand, if these are to be synced, too.
     pub(super) folder: Option<File>,
 }
 
