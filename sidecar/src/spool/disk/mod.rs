@@ -49,8 +49,8 @@ pub trait Disk: Files {
     /// What the system says.
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
-    /// Waits until what was appended, and the file's name, survive the death of the node. After an error it is not to be called again: the
-    /// kernel drops what it could not write, and the next call succeeds.
+    /// Waits until what was appended, and the file's name, survive the death of the node. After an error it is not to be
+    /// called again: the kernel drops what it could not write, and the next call succeeds.
     ///
     /// # Errors
     /// What the system says.
@@ -72,11 +72,18 @@ pub trait Disk: Files {
     /// What the system said of it.
     fn end_sync(&mut self, name: &str) -> io::Result<()>;
 
+    /// The same for a file that another process made, which is dead: it may not have synced all that it wrote. Its name
+    /// waits for [`Disk::sync_folder`].
+    ///
+    /// # Errors
+    /// What the system says.
+    fn sync_found(&mut self, name: &str) -> io::Result<()>;
+
     /// No more is appended.
     fn close(&mut self, name: &str);
 
-    /// Waits until it survives the death of the node that files were renamed and removed. The next sync of a file may do it,
-    /// too.
+    /// Waits until it survives the death of the node that files were found, renamed and removed, unless a sync of a file
+    /// since then has done it.
     ///
     /// # Errors
     /// What the system says.

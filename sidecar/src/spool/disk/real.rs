@@ -22,8 +22,8 @@ const AHEAD_BYTES_MAX: u64 = 512 * 1024;
 pub struct Folder {
     path: PathBuf,
     open: BTreeMap<String, Open>,
-    /// Names are gone, and that is not synced: the next sync of a file does it, too.
-    lacks_names: bool,
+    /// Names came or went, and that is not synced: the next sync of a file does it, too.
+    has_news: bool,
     /// Syncs what need not be waited for. `None`: that is waited for, too.
     syncer: Option<Arc<Syncer>>,
 }
@@ -67,7 +67,7 @@ impl Open {
 impl Folder {
     /// An existing folder.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), open: BTreeMap::new(), lacks_names: false, syncer: None }
+        Self { path: path.to_owned(), open: BTreeMap::new(), has_news: false, syncer: None }
     }
 
     /// From now on this syncs what need not be waited for.
@@ -80,7 +80,7 @@ impl Folder {
         let Some(open) = self.open.get_mut(name) else { return Err(not_open()) };
         // After an error the file is left, and what was removed may come back.
         let is_new = std::mem::take(&mut open.is_new);
-        let changed = std::mem::take(&mut self.lacks_names) || is_new;
+        let changed = std::mem::take(&mut self.has_news) || is_new;
         let folder = changed.then(|| File::open(&self.path)).transpose()?;
         Ok(Unsynced { file: open.file.clone(), folder })
     }
@@ -184,6 +184,12 @@ impl Disk for Folder {
         under_way.map_or(Ok(()), |under_way| under_way.recv().unwrap_or_else(|_| Err(no_outcome())))
     }
 
+    fn sync_found(&mut self, name: &str) -> io::Result<()> {
+        self.has_news = true;
+        let file = Arc::new(File::open(self.path.join(name))?);
+        Unsynced { file, folder: None }.sync()
+    }
+
     fn close(&mut self, name: &str) {
         if let Some(open) = self.open.remove(name) {
             open.give_back();
@@ -191,20 +197,22 @@ impl Disk for Folder {
     }
 
     fn sync_folder(&mut self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()?;
-        self.lacks_names = false;
+        if self.has_news {
+            File::open(&self.path)?.sync_all()?;
+            self.has_news = false;
+        }
         Ok(())
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(name))?;
-        self.lacks_names = true;
+        self.has_news = true;
         Ok(())
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.path.join(from), self.path.join(to))?;
-        self.lacks_names = true;
+        self.has_news = true;
         Ok(())
     }
 

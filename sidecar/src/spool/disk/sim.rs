@@ -131,6 +131,11 @@ impl SimDisk {
         self.state().capacity = bytes;
     }
 
+    /// Whether a failed sync dropped something: nobody who comes later can tell.
+    pub fn has_dropped(&self) -> bool {
+        self.state().files.values().any(|file| !file.dropped.is_empty())
+    }
+
     /// Bytes of all files.
     pub fn used(&self) -> u64 {
         self.state().used()
@@ -325,6 +330,10 @@ impl Disk for SimDisk {
         let mut state = self.state();
         let end = state.file(name)?.syncing.take();
         end.map_or(Ok(()), |end| state.sync(name, end))
+    }
+
+    fn sync_found(&mut self, name: &str) -> io::Result<()> {
+        self.sync(name)
     }
 
     fn close(&mut self, _name: &str) {}

@@ -50,7 +50,7 @@ pub enum Unreadable {
 /// Reads the folder of an earlier process. Writes into no file of it; a segment whose header is broken is set aside.
 ///
 /// # Errors
-/// The folder cannot be listed, or with [`Unreadable::Retry`] a part of a segment cannot be read.
+/// The folder cannot be listed, or with [`Unreadable::Retry`] a file cannot be synced, or a part of a segment cannot be read.
 pub fn scan<D: Disk>(
     mut disk: D,
     keys: &Keys,
@@ -60,6 +60,13 @@ pub fn scan<D: Disk>(
 ) -> io::Result<Scanned<D>> {
     let mut acks = Acks::default();
     let files = disk.list()?;
+    // What is not durable is shown to nobody (D1), and nothing is removed on the word of a log that is not.
+    let synced = files.iter().try_for_each(|file| disk.sync_found(&file.name)).and_then(|()| disk.sync_folder());
+    match synced {
+        Err(error) if unreadable == Unreadable::Retry => return Err(error),
+        Err(error) => tracing::warn!(%error, "an earlier process's spool cannot be synced"),
+        Ok(()) => {}
+    }
     for file in files.iter().filter(|file| shelf::is_log(&file.name)) {
         // A log that cannot be read means that records are sent again.
         if let Ok(bytes) = disk.read_at(&file.name, 0, ACKS_BYTES_MAX) {

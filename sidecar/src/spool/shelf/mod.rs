@@ -74,7 +74,6 @@ pub struct Shelf<D> {
     pub(super) open: Option<u64>,
     /// Files that could not be removed; they count, and are tried again.
     junk: Vec<(String, u64)>,
-    folder_dirty: bool,
     skipped: Vec<Skipped>,
     recovered: bool,
     /// Files of keys that this process made.
@@ -103,7 +102,6 @@ impl<D: Disk> Shelf<D> {
             durable,
             open: None,
             junk: Vec::new(),
-            folder_dirty: false,
             skipped: Vec::new(),
             recovered: acks.recovered,
             rewraps: 0,
@@ -332,11 +330,7 @@ impl<D: Disk> Shelf<D> {
     /// # Errors
     /// What the disk says.
     pub fn sync_folder(&mut self) -> io::Result<()> {
-        if self.folder_dirty {
-            self.disk.sync_folder()?;
-            self.folder_dirty = false;
-        }
-        Ok(())
+        self.disk.sync_folder()
     }
 
     fn remove(&mut self, number: u64) {
@@ -347,10 +341,8 @@ impl<D: Disk> Shelf<D> {
 
     /// Removes a file that nobody needs; one that stays still counts.
     pub(super) fn discard(&mut self, name: String, bytes: u64) {
-        match self.disk.remove(&name) {
-            Ok(()) => self.folder_dirty = true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(_) => self.junk.push((name, bytes)),
+        if self.disk.remove(&name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+            self.junk.push((name, bytes));
         }
     }
 

@@ -185,6 +185,12 @@ impl Run {
         let written = self.rig.given.len() as u64;
         assert!(at_least <= end && end <= written, "sp_2 {at_least} <= {end} <= {written}, seed {seed}");
         self.check_report(&scanned.report, usize::try_from(end).expect("small"));
+        // What is shown now survives the death of the node, though who wrote it may not have synced it.
+        if !disk.has_dropped() {
+            let after = recover(&disk.crashed(seed)).shelf;
+            assert!(after.durable().end().number() >= end, "d1 {end}, seed {seed}");
+            assert!(scanned.shelf.is_recovered() <= after.is_recovered(), "d3 seed {seed}");
+        }
         scanned.shelf.set_sinks(&sinks(), Place::default());
         for (at, sink) in ["a", "b"].into_iter().enumerate() {
             let position = scanned.shelf.position(sink).expect("a sink").number();
