@@ -1,5 +1,7 @@
 //! Threads beside those that serve requests: the scheduler lets requests go first.
 
+use std::io;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// What such a thread may run before another one of its kind gets its turn. It is longer than what a thread has that says
@@ -29,6 +31,17 @@ enum Stand {
 /// pieces, many times a second, and each would else stand in the way of requests that happen to be at the same processor.
 pub fn lets_requests_go_first() {
     set(Stand::Back);
+}
+
+/// Starts a thread of this kind.
+///
+/// # Errors
+/// The system starts none.
+pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(|| {
+        lets_requests_go_first();
+        body();
+    })
 }
 
 /// A thread that lets requests go first, but not while answers wait for what it does (Strict): on a node whose processors are
@@ -64,7 +77,7 @@ fn set(stand: Stand) {
 }
 
 #[cfg(target_os = "linux")]
-fn schedule(stand: Stand) -> std::io::Result<()> {
+fn schedule(stand: Stand) -> io::Result<()> {
     // A process that was started with more keeps it.
     // SAFETY: asks for a number.
     let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }.max(NICE);
@@ -87,7 +100,7 @@ fn schedule(stand: Stand) -> std::io::Result<()> {
     // SAFETY: reads the structure, which lives longer than the call and says its own size, and changes the calling thread.
     match unsafe { libc::syscall(libc::SYS_sched_setattr, caller, &raw const attributes, flags) } {
         0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

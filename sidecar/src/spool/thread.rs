@@ -90,7 +90,7 @@ impl Spool {
     /// # Errors
     /// The folder, the key or the page cannot be made.
     pub fn start(settings: Settings, sinks: &[SinkRule]) -> Result<(Self, mpsc::Receiver<Event>), StartError> {
-        let io = |what| move |source| StartError::Io { what, source };
+        let no_thread = |source| StartError::Io { what: "a thread of the spool", source };
         let keys = Keys::load(&settings.key_folder, settings.recovery.clone())?;
         let Made { boots, page, predecessors } = made(&settings)?;
         let found = names(predecessors.iter().map(|one| (one.boot, Folder::new(&one.path))));
@@ -98,14 +98,14 @@ impl Spool {
         let inbox = Inbox::new(settings.limits);
         let syncer = {
             let inbox = inbox.shared().clone();
-            Arc::new(Syncer::start(move || inbox.request_soon()).map_err(io("a thread of the spool"))?)
+            Arc::new(Syncer::start(move || inbox.request_soon()).map_err(no_thread)?)
         };
         let mut disk = Folder::new(&folder);
         disk.set_syncer(&syncer);
         let shelf = Shelf::new(disk, settings.boot);
         let shared = shelf.shared().clone();
         let mut writer = Writer::new(WriterSettings::new(settings.limit_bytes), keys.clone(), shelf)
-            .map_err(io("the spool's writer"))?;
+            .map_err(|source| StartError::Io { what: "the spool's writer", source })?;
         writer.set_sinks(sinks);
         let foreign = Foreign::unread(&predecessors);
         writer.set_elsewhere_bytes(foreign.used_bytes());
@@ -136,18 +136,11 @@ impl Spool {
             fault: None,
             _boots: boots,
         };
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            let body = || {
-                background::lets_requests_go_first();
-                body();
-            };
-            std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(io("a thread of the spool"))
-        };
-        let mut threads = vec![spawn("spool", Box::new(move || work.run()))?];
+        let mut threads = vec![background::thread("spool", move || work.run()).map_err(no_thread)?];
         if !predecessors.is_empty() {
             let (handle, boot) = (handle.clone(), settings.boot);
-            threads
-                .push(spawn("spool-recovery", Box::new(move || recover(&handle, predecessors, &keys, boot, &events)))?);
+            let body = move || recover(&handle, predecessors, &keys, boot, &events);
+            threads.push(background::thread("spool-recovery", body).map_err(no_thread)?);
         }
         Ok((Self { handle, found, threads }, receiver))
     }

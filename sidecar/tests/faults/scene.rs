@@ -23,7 +23,7 @@ const SPOOL_BYTES: u64 = 256 * 1024 * 1024;
 /// What a heavy request's path is longer by: near the most that a record takes.
 const HEAVY_BYTES: usize = 4000;
 /// Data threads, where it does not matter that a stream of the second may begin at any time.
-const TWO_THREADS: &str = "dataThreads: 2\n";
+const DATA_THREADS: usize = 2;
 /// How long nothing more may come until the export counts as settled.
 const QUIET: Duration = Duration::from_millis(1500);
 
@@ -67,30 +67,31 @@ impl Scene {
 
     /// With a sidecar that runs over a spool of this limit.
     pub fn with_spool(name: &'static str, limit_bytes: u64) -> Self {
-        Self::with(name, |folder| format!("{TWO_THREADS}{}", spool(folder, limit_bytes)))
+        Self::with(name, DATA_THREADS, |folder| spool(folder, limit_bytes))
     }
 
     /// The same, with one data thread: its stream begins with the first record, and none begins later.
     pub fn with_one_stream(name: &'static str) -> Self {
-        Self::with(name, |folder| spool(folder, SPOOL_BYTES))
+        Self::with(name, 1, |folder| spool(folder, SPOOL_BYTES))
     }
 
     /// With a sidecar that answers nothing and forwards nothing of which it has no durable record.
     pub fn strict(name: &'static str) -> Self {
         let policy = "policy:\n  delivery: {mode: Strict}\n  failureMode: Closed\n";
-        Self::with(name, |folder| format!("{TWO_THREADS}{policy}{}", spool(folder, SPOOL_BYTES)))
+        Self::with(name, DATA_THREADS, |folder| format!("{policy}{}", spool(folder, SPOOL_BYTES)))
     }
 
     /// With a sidecar that runs without a spool.
     pub fn in_memory(name: &'static str) -> Self {
-        Self::with(name, |_| TWO_THREADS.to_owned())
+        Self::with(name, DATA_THREADS, |_| String::new())
     }
 
-    fn with(name: &'static str, more: impl FnOnce(&Path) -> String) -> Self {
+    fn with(name: &'static str, data_threads: usize, more: impl FnOnce(&Path) -> String) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let (origin, sink) = (Origin::start(), Receiver::start());
-        let mut sidecar = Sidecar::new(&folder, origin.address, sink.address, &more(&folder));
+        let more = format!("dataThreads: {data_threads}\n{}", more(&folder));
+        let mut sidecar = Sidecar::new(&folder, origin.address, sink.address, &more);
         sidecar.start();
         Self { sidecar, sink, origin, name, folder, exact: true }
     }

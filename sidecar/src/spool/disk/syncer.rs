@@ -48,7 +48,6 @@ impl Syncer {
         let under_way = Arc::new(AtomicUsize::new(0));
         let ended = under_way.clone();
         let work = move || {
-            background::lets_requests_go_first();
             while let Ok((unsynced, outcome)) = waiting.recv() {
                 // Who left the file meanwhile does not ask.
                 let _ = outcome.send(unsynced.sync());
@@ -56,7 +55,7 @@ impl Syncer {
                 done();
             }
         };
-        let thread = std::thread::Builder::new().name("spool-sync".to_owned()).spawn(work)?;
+        let thread = background::thread("spool-sync", work)?;
         Ok(Self { jobs: Some(jobs), under_way, thread: Some(thread) })
     }
 

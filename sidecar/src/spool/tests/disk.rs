@@ -3,6 +3,7 @@
 use super::rig::{Rig, folder, read_all, recover, sinks};
 use crate::spool::disk::sim::Fault;
 use crate::spool::disk::{Disk, Files, Folder, Syncer};
+use crate::spool::shelf::is_log;
 use crate::spool::{Durable, Place, Writer};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -94,7 +95,7 @@ fn what_the_logs_of_a_folder_say_is_not_written_down_again() {
     }
     rig.writer.shelf_mut().flush(1).expect("written");
     let disk = rig.disk.killed();
-    let logs = || disk.list().expect("listed").into_iter().filter(|file| file.name.starts_with("acks-")).count();
+    let logs = || disk.list().expect("listed").into_iter().filter(|file| is_log(&file.name)).count();
     let next = || {
         let mut shelf = recover(&disk).shelf;
         shelf.set_sinks(&sinks(), Place::default());

@@ -1,9 +1,11 @@
 //! The threads on a real folder.
 
 use super::rig::{folder, sid};
+use crate::spool::disk::{Files, Folder};
 use crate::spool::format::acks::{self, Acks};
 use crate::spool::inbox::Waiting;
 use crate::spool::recover::Report;
+use crate::spool::shelf::is_log;
 use crate::spool::{
     Boot, Class, Durable, Entry, Event, Inbox, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool,
     SpoolHandle, StreamNumber,
@@ -152,11 +154,10 @@ async fn d3_what_many_processes_left_is_acknowledged_one_after_the_other() {
     for boot in boots {
         let path = folder.join("disk").join(Boot([boot; 16]).to_string());
         let is_told = || {
-            let mut acks = Acks::default();
-            for file in std::fs::read_dir(&path).expect("a folder").flatten() {
-                if file.file_name().to_string_lossy().starts_with("acks-") {
-                    let _ = acks::read(&std::fs::read(file.path()).unwrap_or_default(), &mut acks);
-                }
+            let (disk, mut acks) = (Folder::new(&path), Acks::default());
+            for file in disk.list().expect("a folder").iter().filter(|file| is_log(&file.name)) {
+                let bytes = disk.read_at(&file.name, 0, 4096).unwrap_or_default();
+                let _ = acks::read(&bytes, &mut acks);
             }
             acks.recovered && acks.sinks.get("a") == Some(&Place(3))
         };
