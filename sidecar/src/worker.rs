@@ -5,6 +5,7 @@ use crate::background;
 use crate::client::error_line;
 use crate::config::{Config, PolicySource, Target};
 use crate::data::{Recorder, Shared, declared, now, recover};
+use crate::drain::{EXPORT_DRAIN, WITNESS_DRAIN, close, finish_threads, spool_drained, tell_undelivered};
 use crate::export::{self, Exporter, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
@@ -17,7 +18,7 @@ use crate::spool::{self, Spool, SpoolHandle};
 use crate::supervisor::{Listeners, PreviousWorker};
 use crate::tail::Tail;
 use crate::unspooled::{self, Unspooled};
-use crate::witness::{Ask, Messenger, Unlocker, abandon, accompany};
+use crate::witness::{Ask, Messenger, Unlocker, accompany};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use std::convert::Infallible;
@@ -35,27 +36,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, timeout};
 
-/// How long records may still be sent after the last connection has ended.
-const EXPORT_DRAIN: Duration = Duration::from_secs(5);
-
-/// How much of the spool is read, at the end, to tell what stays in it.
-const UNDELIVERED_BYTES_MAX: usize = 512 * 1024 * 1024;
-
-/// How long the operator may take to write down what stays: a block, and an answer.
-const ABANDON_PATIENCE: Duration = Duration::from_secs(3);
-
-/// How long the spool may take to make the last records durable.
-const SPOOL_DRAIN: Duration = Duration::from_secs(2);
-
 /// Longest wait for the operator's first answer, where the document at admission is a stand-in. An operator that is away must
 /// not keep a pod from starting.
 const POLICY_WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// How long a data thread that has ended may take to show its stream's end to the witness: a block, and an answer.
-const WITNESS_DRAIN: Duration = Duration::from_secs(3);
-
-/// How long data threads may take to record what was cut off.
-const ABORT_GRACE: Duration = Duration::from_secs(2 + WITNESS_DRAIN.as_secs());
 
 /// Runs until SIGTERM. Returns when every record is delivered or its time is over.
 pub fn run(config: Config, listeners: Listeners, previous: Option<PreviousWorker>) -> anyhow::Result<()> {
@@ -160,10 +143,8 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
         () = &mut threads_ended => {}
         left = &mut export => anyhow::bail!("the exporter ended by itself: {left:?}"),
     }
-    if let Some(handle) = &handle
-        && !handle.inbox().wait_all_durable(SPOOL_DRAIN).await
-    {
-        tracing::error!("the spool's disk did not take the last records in time");
+    if let Some(handle) = &handle {
+        spool_drained(handle).await;
     }
     stop_export.send_replace(Some(Instant::now() + EXPORT_DRAIN));
     let left = export.await;
@@ -183,17 +164,6 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     Ok(())
 }
 
-/// Tells the operator which records stay in the spool: they go with the pod, unless its container starts again.
-async fn tell_undelivered(spool: SpoolHandle, sinks: Vec<String>, caller: &mut Caller) {
-    let read = move || spool.undelivered(&sinks, UNDELIVERED_BYTES_MAX);
-    let Ok(left) = tokio::task::spawn_blocking(read).await else { return };
-    if left.is_empty() {
-        return;
-    }
-    let untold = abandon(caller, &left, ABANDON_PATIENCE).await;
-    tracing::warn!(streams = left.len(), untold, "records stay in the spool undelivered");
-}
-
 /// Says that the pod's other containers may start: at once, or when the operator has told what to record.
 async fn open(patience: Option<Duration>, state: &PolicyState, ready: &Ready) -> Infallible {
     if let Some(patience) = patience
@@ -204,25 +174,6 @@ async fn open(patience: Option<Duration>, state: &PolicyState, ready: &Ready) ->
     ready.set();
     tracing::info!("ready");
     std::future::pending().await
-}
-
-/// Lets the data threads finish what is under way, then cuts it off.
-async fn finish_threads(threads: &mut JoinSet<()>, drain: &watch::Sender<Drain>, patience: Duration) {
-    drain.send_replace(Drain::Finish);
-    let all = async |threads: &mut JoinSet<()>| while threads.join_next().await.is_some() {};
-    if timeout(patience, all(threads)).await.is_err() {
-        drain.send_replace(Drain::Abort);
-        if timeout(ABORT_GRACE, all(threads)).await.is_err() {
-            tracing::error!("a data thread did not end in time");
-        }
-    }
-}
-
-/// Time that connections did not need to end is the disk's.
-async fn until_cut_off(mut drain: watch::Receiver<Drain>) {
-    // A dropped sender means the same.
-    let _ = drain.wait_for(|state| *state == Drain::Abort).await;
-    tokio::time::sleep(SPOOL_DRAIN).await;
 }
 
 async fn until(mut stop: watch::Receiver<bool>) {
@@ -419,12 +370,7 @@ fn data_thread(
             () = recorder.keep() => {}
         }
         recovering.abort_all();
-        recorder.close();
-        // The head of `close` is signed when it is durable (H1).
-        tokio::select! {
-            () = recorder.settled() => {}
-            () = until_cut_off(drain) => tracing::error!("the stream's last head is not durable in time"),
-        }
+        close(&recorder, drain).await;
         if timeout(WITNESS_DRAIN, accompanied.join_next()).await.is_err() {
             tracing::warn!("the witness did not see the stream's end in time");
         }

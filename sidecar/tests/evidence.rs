@@ -10,18 +10,20 @@ use testimony_core::capture::{Outcome, Shell, Unrecorded};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::{leaf, root_of};
 use testimony_core::evidence::note::{PublicKey, SignedNote};
-use testimony_core::evidence::seal::Origin;
+use testimony_core::evidence::seal::{Class, Origin};
 use testimony_core::policy::{Compiled, Direction};
 use testimony_core::record::{EventName, Field, Gap, GapReason, Record, Redacted};
 use testimony_core::redact::{Redactor, redact};
 use testimony_sidecar::data::{Recorder, Shared};
+use testimony_sidecar::drain::close;
+use testimony_sidecar::proxy::Drain;
 use testimony_sidecar::tail::Tail;
 
 mod control_support;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use control_support::rig::{Options, Rig};
-use control_support::{Received, Reply, Server, document, eventually, sink};
+use control_support::{DEADLINE, Received, Reply, Server, document, eventually, sink};
 
 fn shared(rig: &Rig) -> Shared {
     Shared {
@@ -151,8 +153,7 @@ async fn ev_1_s3_exchanges_without_a_place_are_counted_in_sealed_gaps() {
     let lost = rig.state().lost;
     assert!(lost > 50, "{lost}");
     open.store(true, Ordering::SeqCst);
-    eventually("there is room", || rig.queue.ticket(15_000, testimony_core::evidence::seal::Class::Traffic).is_some())
-        .await;
+    eventually("there is room", || rig.queue.ticket(15_000, Class::Traffic).is_some()).await;
     recorder.close();
     let bodies = proven(&server.until(closed).await);
     let of = |typ: &str| bodies.iter().filter(|body| text(body, Field::Typ) == typ).collect::<Vec<_>>();
@@ -211,4 +212,25 @@ async fn g2_what_one_sink_never_gets_is_a_hole_in_the_stream_of_all() {
     let refused = |at: usize| text(&bodies[at], Field::Path) == "/refused";
     assert!(refused(2) && refused(3));
     assert_eq!(text(&bodies[4], Field::Prev).len(), 64);
+}
+
+#[tokio::test]
+async fn s4_a_stream_for_whose_end_there_is_no_room_closes_when_there_is() {
+    let server = Server::start(None, |_, _| Reply::status(200)).await;
+    let rig = Rig::start(vec![sink(&server.url("http"))]);
+    let mut recorder = recorder(shared(&rig));
+    recorder.begin();
+    recorder.emit(exchange("/a"));
+    recorder.flush();
+    let held: Vec<_> = std::iter::from_fn(|| rig.queue.ticket(100, Class::Release)).collect();
+    let (drain, finishing) = tokio::sync::watch::channel(Drain::Finish);
+    let closing = close(&recorder, finishing);
+    tokio::pin!(closing);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut closing).await;
+    assert!(early.is_err() && !recorder.is_closed(), "there is no room");
+    drop(held);
+    tokio::time::timeout(DEADLINE, closing).await.expect("in time");
+    assert!(recorder.is_closed());
+    proven(&server.until(closed).await);
+    drop(drain);
 }

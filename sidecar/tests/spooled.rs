@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use testimony_core::canon::parse_body;
 use testimony_core::capture::{Outcome, Shell as _};
 use testimony_core::evidence::seal::Origin;
@@ -117,6 +118,10 @@ fn of<'a>(leaves: &'a BTreeMap<(String, u64), Body>, typ: &str) -> Vec<&'a Body>
 
 fn arrived(typ: &'static str, count: usize) -> impl Fn(&[Received]) -> bool {
     move |received| of(&leaves(received), typ).len() >= count
+}
+
+fn in_a_minute() -> std::time::Instant {
+    std::time::Instant::now() + Duration::from_secs(60)
 }
 
 fn root() -> PathBuf {
@@ -299,7 +304,7 @@ async fn w3_what_stays_undelivered_is_known_by_stream_and_place() {
     server.until(arrived("exchange", 1)).await;
     let sinks = ["main".to_owned()];
     let handle = process.spool.handle().clone();
-    eventually("acknowledged", || handle.undelivered(&sinks, usize::MAX).is_empty()).await;
+    eventually("acknowledged", || handle.undelivered(&sinks, usize::MAX, in_a_minute()).is_empty()).await;
     open.store(false, Ordering::SeqCst);
     for at in 0..3 {
         process.record(&format!("/{at}"));
@@ -307,7 +312,7 @@ async fn w3_what_stays_undelivered_is_known_by_stream_and_place() {
     process.recorder.all_durable().await;
     process.recorder.close();
     tokio::time::timeout(DEADLINE, process.recorder.settled()).await.expect("durable");
-    let left = handle.undelivered(&sinks, usize::MAX);
+    let left = handle.undelivered(&sinks, usize::MAX, in_a_minute());
     let left: Vec<_> = left.iter().map(|(stream, range)| (stream.as_str(), range.clone())).collect();
     assert_eq!(left, [(format!("c-1/shop/u-1/{:032x}-0-0", 1).as_str(), 2..6)], "three exchanges and close");
 }

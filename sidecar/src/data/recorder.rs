@@ -316,8 +316,8 @@ impl Recorder {
         self.inner.borrow_mut().desk.flush();
     }
 
-    /// The data thread ends: the stream closes, and its last batch goes.
-    pub fn close(&self) {
+    /// The data thread ends: the stream closes. `false`: there is no room now, try again.
+    pub fn close(&self) -> bool {
         if self.tells_losses() {
             self.shared.queue.end_holding_losses();
             self.tell_losses();
@@ -325,12 +325,11 @@ impl Recorder {
         let now = now();
         let mut guard = self.inner.borrow_mut();
         let Inner { stream, desk, .. } = &mut *guard;
-        if !stream.close(now, desk) {
-            tracing::error!(stream = %stream.id(), "no room to close the stream in order");
-        }
+        let closed = stream.close(now, desk);
         guard.settle(&self.shared, &self.stirred, now);
         guard.desk.flush();
         self.shown_stirred.notify_one();
+        closed
     }
 }
 

@@ -106,7 +106,7 @@ impl SinkQueue {
     /// Reserves so many bytes. False: there is no room.
     pub(super) fn reserve(&self, bytes: usize, class: Class) -> bool {
         let mut state = self.lock();
-        let more = if class == Class::Evidence { state.bytes_max / EVIDENCE_RESERVE_PART } else { 0 };
+        let more = if class != Class::Traffic { state.bytes_max / EVIDENCE_RESERVE_PART } else { 0 };
         let wanted = state.bytes.saturating_add(state.reserved).saturating_add(bytes);
         let room = wanted <= state.bytes_max.saturating_add(more);
         if room {

@@ -1,10 +1,14 @@
 //! The spool's folder: one folder below it for each start of a process, locked while that process lives (S1).
 
+use rustix::fs::{FallocateFlags, fallocate};
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+/// Bytes that are set aside: some logs of acknowledgements.
+const SPARE_BYTES: u64 = 256 * 1024;
 
 /// Name of the file in each folder that is locked.
 const LOCK: &str = "lock";
@@ -26,8 +30,8 @@ pub struct BootError {
 pub struct Boots {
     path: PathBuf,
     own: Boot,
-    /// Unlocked when the process ends, however it does.
-    _lock: File,
+    /// Unlocked when the process ends, however it does. Its blocks are the spare ones.
+    lock: File,
 }
 
 /// The folder of a process that is no more.
@@ -79,7 +83,7 @@ impl Boots {
             Ok(lock)
         };
         let lock = make().map_err(|source| BootError { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), own, _lock: lock })
+        Ok(Self { path: path.to_owned(), own, lock })
     }
 
     /// Removes what an attempt to make this process's folder left.
@@ -118,6 +122,19 @@ impl Boots {
     }
 }
 
+impl Boots {
+    /// Sets blocks aside for logs of acknowledgements: on a file system that is full nothing could be let go without them.
+    /// Where it cannot, writing shows it.
+    pub fn set_aside(&self) {
+        let _ = fallocate(&self.lock, FallocateFlags::KEEP_SIZE, 0, SPARE_BYTES);
+    }
+
+    /// Gives them back.
+    pub fn give_back(&self) {
+        give_back(&self.lock);
+    }
+}
+
 impl Predecessor {
     /// Removes the folder with what is left in it, when nobody waits for it any more.
     ///
@@ -128,11 +145,19 @@ impl Predecessor {
     }
 }
 
+/// A file's spare blocks are free again.
+fn give_back(lock: &File) {
+    let _ = fallocate(lock, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, SPARE_BYTES);
+}
+
 /// `None` if its process lives.
 fn predecessor(boot: Boot, path: PathBuf) -> io::Result<Option<Predecessor>> {
     let lock = File::options().create(true).append(true).open(path.join(LOCK))?;
     match lock.try_lock() {
-        Ok(()) => Ok(Some(Predecessor { boot, path, _lock: lock })),
+        Ok(()) => {
+            give_back(&lock);
+            Ok(Some(Predecessor { boot, path, _lock: lock }))
+        }
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
     }

@@ -63,6 +63,26 @@ impl Foreign {
         self.folders.iter().map(used).sum::<u64>().saturating_add(self.unread_bytes)
     }
 
+    /// Removes segments that nobody waits for until this many bytes are free of them, folder by folder. Returns what
+    /// was freed.
+    pub(super) fn release(&mut self, bytes: u64) -> u64 {
+        self.free(bytes, Shelf::release)
+    }
+
+    /// The same, and then those that only sinks wait for that are not required.
+    pub(super) fn make_room(&mut self, bytes: u64) -> u64 {
+        let freed = self.release(bytes);
+        freed.saturating_add(self.free(bytes.saturating_sub(freed), Shelf::make_room))
+    }
+
+    fn free(&mut self, bytes: u64, free: fn(&mut Shelf<Folder>, u64) -> u64) -> u64 {
+        let freed = |freed: u64, shelf: &mut Shelf<Folder>| match bytes.saturating_sub(freed) {
+            0 => freed,
+            more => freed.saturating_add(free(shelf, more)),
+        };
+        self.shelves().fold(0, freed)
+    }
+
     /// Bytes of the segments of those that were read.
     pub(super) fn segment_bytes(&self) -> u64 {
         self.folders.iter().map(|adopted| adopted.shelf.used_bytes()).sum()

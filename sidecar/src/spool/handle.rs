@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::witness::unwrap::RECOVERY_KEY_BYTES;
 use tokio::sync::watch;
@@ -181,15 +182,16 @@ impl SpoolHandle {
     }
 
     /// The records that some of these sinks have not acknowledged, by stream: from the first to the one after the last. Reads
-    /// the files: not for a thread that serves. What lies beyond `budget_bytes` of payloads is left out.
-    pub fn undelivered(&self, sinks: &[String], budget_bytes: usize) -> BTreeMap<StreamId, Range<u64>> {
+    /// the files: not for a thread that serves. What lies beyond `budget_bytes` of payloads, or is not read when `until` has
+    /// come, is left out.
+    pub fn undelivered(&self, sinks: &[String], budget_bytes: usize, until: Instant) -> BTreeMap<StreamId, Range<u64>> {
         let mut left: BTreeMap<StreamId, Range<u64>> = BTreeMap::new();
         let mut bytes = 0;
         for boot in self.boots() {
             let Some((_, shared)) = lock(&self.shared.shelves).get(&boot).cloned() else { continue };
             let first = sinks.iter().map(|sink| shared.sink_position(sink).unwrap_or_default()).min();
             let Some(mut reader) = first.and_then(|first| self.reader_at(boot, first)) else { continue };
-            while bytes < budget_bytes {
+            while bytes < budget_bytes && Instant::now() < until {
                 // What cannot be read is told by others: as a hole, or by who finds it next.
                 let Ok(read) = reader.read() else { break };
                 let block = match read {

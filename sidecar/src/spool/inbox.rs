@@ -2,6 +2,7 @@
 
 use super::entry::{Block, Entry, StreamNumber};
 use super::format::frame::ENTRY_BYTES;
+use super::pace::{Limits, Waiting};
 use super::position::{Durable, Place};
 use super::writer::Room;
 use super::{PAYLOAD_BYTES_MAX, SPARE_BLOCKS_MAX, TAG_BYTES};
@@ -16,13 +17,15 @@ const ENTRY_OVERHEAD_BYTES: u64 = ENTRY_BYTES as u64 + TAG_BYTES as u64 + 128;
 
 const UNITS_PER_BYTE: u64 = 128;
 
-/// Whether the reserve may be used (T5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which reserves may be used (T5), in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// A record of level `Metadata`.
     Ordinary,
     /// A record of level `Request` or `RequestResponse`, or an evidence record.
     Evidence,
+    /// What has to be durable before segments can go.
+    Release,
 }
 
 /// Why a record is not to be sealed: it is counted into the next gap.
@@ -101,87 +104,6 @@ struct State {
     urgent: bool,
     requests: bool,
     stopping: bool,
-}
-
-/// When what waits is written and made durable, and how much may wait.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes of payloads that are reserved, wait or are being written.
-    pub held_bytes_max: u64,
-    /// What waits so long is made durable.
-    pub commit_after: Duration,
-    /// When somebody waits for it (Strict): made durable at once, unless what was before was so short ago.
-    pub commit_after_urgent: Duration,
-    /// What is so much is made durable.
-    pub commit_bytes: usize,
-    /// What is so much is written already before, and is made durable when its time comes: sealing a lot at once keeps a
-    /// processor busy that a request wants, and so does a disk that syncs often.
-    pub write_bytes: usize,
-    /// Time from one such write to the next, at least. The writer looks for itself whether there is so much: a request that
-    /// had to wake it would wait for that.
-    pub write_after: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            held_bytes_max: 8 * 1024 * 1024,
-            commit_after: Duration::from_millis(20),
-            commit_after_urgent: Duration::from_millis(2),
-            commit_bytes: 512 * 1024,
-            write_bytes: 6 * 1024,
-            write_after: Duration::from_millis(2),
-        }
-    }
-}
-
-/// What waits for the writer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting {
-    /// Since when something is to be durable.
-    pub(super) since: Instant,
-    /// When something was written last.
-    pub(super) written_at: Option<Instant>,
-    /// Bytes of payloads that are to be written.
-    pub(super) bytes: usize,
-    /// Somebody waits for it.
-    pub(super) urgent: bool,
-    /// When all was made durable last.
-    pub(super) committed_at: Option<Instant>,
-}
-
-impl Waiting {
-    /// Since when nothing was written.
-    fn paused_at(&self) -> Instant {
-        self.written_at.map_or(self.since, |last| last.max(self.since))
-    }
-}
-
-impl Limits {
-    /// When all is to be durable.
-    pub(super) fn commit_due(&self, waiting: &Waiting) -> Instant {
-        let usual = waiting.since + self.commit_after;
-        if !waiting.urgent {
-            return usual;
-        }
-        let paced = waiting.committed_at.map(|last| last + self.commit_after_urgent);
-        paced.map_or(waiting.since, |paced| paced.max(waiting.since)).min(usual)
-    }
-
-    /// When something is to be done: to write, or to make durable.
-    pub(super) fn due(&self, waiting: &Waiting) -> Instant {
-        let commit = self.commit_due(waiting);
-        if waiting.bytes < self.write_bytes {
-            return commit;
-        }
-        commit.min(waiting.paused_at() + self.write_after)
-    }
-
-    /// When to look again: something is due, or there may be more to write. The less comes, the longer.
-    pub(super) fn look(&self, waiting: &Waiting, now: Instant) -> Instant {
-        let idle = now.saturating_duration_since(waiting.paused_at());
-        self.due(waiting).min(now + idle.max(self.write_after))
-    }
 }
 
 /// A reserved place, for one or more entries. What is left of it when it is dropped is free again.
@@ -268,6 +190,7 @@ impl Inbox {
         let room = match class {
             Class::Ordinary => state.room.ordinary_bytes,
             Class::Evidence => state.room.evidence_bytes,
+            Class::Release => state.room.release_bytes,
         };
         if state.held_on_disk.saturating_add(on_disk) > room.saturating_mul(UNITS_PER_BYTE) {
             return Err(Refusal::SpoolFull);
@@ -463,6 +386,11 @@ impl Shared {
     pub(super) fn stop(&self) {
         self.lock().stopping = true;
         self.wake.notify_one();
+    }
+
+    /// Whether the process ends.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 
     /// What the writer made durable is held no more; `room` is what is left on disk beside what the writer holds.

@@ -15,10 +15,12 @@ mod gone;
 mod handle;
 mod inbox;
 pub mod keys;
+mod pace;
 mod page;
 mod position;
 mod reader;
 pub mod recover;
+mod recovery;
 mod shelf;
 mod thread;
 mod writer;
@@ -30,7 +32,8 @@ pub use boots::{Boot, BootError, Boots, Predecessor};
 pub use entry::{Block, Entry, Kind, StreamNumber};
 pub use gone::Untold;
 pub use handle::{Event, Found, LockedSegment, SpoolHandle, Stats};
-pub use inbox::{Class, Inbox, Limits, Permit, PushError, Refusal};
+pub use inbox::{Class, Inbox, Permit, PushError, Refusal};
+pub use pace::Limits;
 pub use page::THREADS_MAX as COUNTED_THREADS_MAX;
 pub use page::{CounterPage, Counters, ThreadCounters, kernel_boot_id};
 pub use position::{Durable, Place, Released, Written};
@@ -86,6 +89,14 @@ pub const FIXED_RESERVE_BYTES: u64 = 1024 * 1024;
 
 /// Percent of the limit that only levels from `Request` on and evidence records may use (T5).
 pub const EVIDENCE_RESERVE_PERCENT: u64 = 10;
+
+/// Of these, one part in so many is for what has to be durable before segments can go: `hole`, `recovered`, `close`. Gaps
+/// and heads of a spool that is full for hours would take it, and it would stay full.
+pub const RELEASE_RESERVE_PART: u64 = 4;
+
+/// Of what ordinary records may take, one part in so many is free of segments that nobody waits for: a process that starts
+/// over a full folder has room before it has read it.
+pub const REPLAY_HEADROOM_PART: u64 = 8;
 
 /// How long a released segment stays, unless its space is needed, in ns.
 pub const REPLAY_NANOS_MAX: u64 = 24 * 3600 * 1_000_000_000;

@@ -4,7 +4,7 @@ use super::disk::Files;
 use super::entry::Entry;
 use super::format::frame::Decoder;
 use super::format::{FormatError, Problem};
-use super::gone::{self, Untold};
+use super::gone::{self, Gone, Untold};
 use super::position::Place;
 use super::recover::walk::{Step, Walk};
 use super::shelf::{self, Placed, Segment, Shared, Spot};
@@ -149,10 +149,12 @@ impl<F: Files> Reader<F> {
                 Spot::In(segment) => segment,
             };
             let Some(key) = segment.key.clone() else { return Err(ReadError::Locked(segment.number())) };
-            let (number, end) = (segment.number(), segment.end());
+            let number = segment.number();
             let here = match self.here.take() {
-                Some(here) if here.segment.number() == number && here.place <= self.at => Here { segment, ..here },
-                _ => Here { walk: Walk::new(&segment), place: segment.first(), segment },
+                Some(here) if here.segment.number() == number && here.place <= self.at => {
+                    Here { segment: segment.clone(), ..here }
+                }
+                _ => Here { walk: Walk::new(&segment), place: segment.first(), segment: segment.clone() },
             };
             let here = self.here.insert(here);
             here.walk.set_limit(here.segment.readable_bytes);
@@ -165,8 +167,7 @@ impl<F: Files> Reader<F> {
                     step => step,
                 }
             }) else {
-                self.here = None;
-                return Ok(self.lost(end, Vec::new(), format!("segment {number} ends too early")));
+                return Ok(self.lose_rest(&segment));
             };
             let first = here.place;
             here.place = Place(first.0.saturating_add(clear.entries.len() as u64));
@@ -201,16 +202,34 @@ impl<F: Files> Reader<F> {
     /// segment. `None`: it gives what stands next.
     pub fn give_up(&mut self) -> Option<Read> {
         let Spot::In(segment) = self.shared.find(self.at) else { return None };
+        let gone = self.gone(&segment);
+        let problem = format!("the disk does not give segment {}", segment.number());
+        (self.at < gone.to).then(|| self.pass(gone, problem))
+    }
+
+    /// What of the segment cannot be read from here on.
+    fn gone(&mut self, segment: &Segment) -> Gone {
         self.here = None;
         let next = match self.shared.find(segment.end()) {
             Spot::In(next) => Some(next.header),
             // What stood between is gone, too, or nothing follows: nobody knows what this segment alone lacks.
             Spot::Gone(_) | Spot::End => None,
         };
-        let gone = gone::from(&self.files, &segment, self.at, next.as_deref());
-        let problem = format!("the disk does not give segment {}", segment.number());
-        let (from, to) = (std::mem::replace(&mut self.at, gone.to), gone.to);
-        (from < to).then_some(Read::Lost { from, to, leaves: gone.leaves, untold: gone.untold, problem })
+        gone::from(&self.files, segment, self.at, next.as_deref())
+    }
+
+    fn pass(&mut self, gone: Gone, problem: String) -> Read {
+        let Gone { to, leaves, untold } = gone;
+        let from = std::mem::replace(&mut self.at, to);
+        Read::Lost { from, to, leaves, untold, problem }
+    }
+
+    /// A frame's part in clear is not one: nobody knows where the next one begins.
+    fn lose_rest(&mut self, segment: &Segment) -> Read {
+        let gone = self.gone(segment);
+        // Read again, it may be another; the walk has no way behind it all the same.
+        let to = gone.to.max(segment.end());
+        self.pass(Gone { to, ..gone }, format!("segment {} ends too early", segment.number()))
     }
 
     fn lost(&mut self, to: Place, leaves: Vec<(StreamId, Range)>, problem: String) -> Read {

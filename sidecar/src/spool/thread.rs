@@ -2,14 +2,16 @@
 //! left, behind traffic.
 
 use super::boots::{Boot, BootError, Boots, Predecessor};
-use super::disk::{Files, Folder, Syncer};
+use super::disk::{Folder, Syncer};
 use super::foreign::Foreign;
-use super::handle::{Common, Control, Event, Found, SpoolHandle, Stats, lock};
-use super::inbox::{Inbox, Limits, Refusal};
-use super::keys::{DataKey, KeyError, Keys, RecoveryKey};
-use super::page::{self, CounterPage, Counters, kernel_boot_id};
+use super::handle::{Common, Control, Event, SpoolHandle, Stats, lock};
+use super::inbox::{Inbox, Refusal};
+use super::keys::{KeyError, Keys, RecoveryKey};
+use super::pace::Limits;
+use super::page::{CounterPage, kernel_boot_id};
 use super::position::{Durable, Place};
-use super::recover::{Unreadable, names, scan};
+use super::recover::names;
+use super::recovery;
 use super::shelf::{Shelf, SinkRule};
 use super::writer::{Fault, Writer, WriterSettings};
 use super::{Block, SEGMENT_BYTES_MAX, StreamNumber};
@@ -33,11 +35,6 @@ const START_PAUSE_MS: u64 = 50;
 
 /// Events that may wait to be taken.
 const EVENTS_MAX: usize = 256;
-
-/// How often an earlier process's folder is read, until what the disk cannot read counts as damaged,
-const SCANS_MAX: u32 = 10;
-/// and the pause between two of them, in ms.
-const SCAN_PAUSE_MS: u64 = 200;
 
 /// What a spool needs.
 pub struct Settings {
@@ -134,12 +131,12 @@ impl Spool {
             keeps: false,
             waited: Waited::default(),
             fault: None,
-            _boots: boots,
+            boots,
         };
         let mut threads = vec![background::thread("spool", move || work.run()).map_err(no_thread)?];
         if !predecessors.is_empty() {
             let (handle, boot) = (handle.clone(), settings.boot);
-            let body = move || recover(&handle, predecessors, &keys, boot, &events);
+            let body = move || recovery::recover(&handle, predecessors, &keys, boot, &events);
             threads.push(background::thread("spool-recovery", body).map_err(no_thread)?);
         }
         Ok((Self { handle, found, threads }, receiver))
@@ -198,72 +195,11 @@ fn made(settings: &Settings) -> Result<Made, StartError> {
 fn make(settings: &Settings) -> Result<Made, StartError> {
     Boots::clear(&settings.folder, settings.boot);
     let boots = Boots::open(&settings.folder, settings.boot)?;
+    boots.set_aside();
     let page = CounterPage::create(&boots.folder(), kernel_boot_id());
     let page = page.map_err(|source| StartError::Io { what: "the counter page", source })?;
     let predecessors = boots.predecessors()?;
     Ok(Made { boots, page, predecessors })
-}
-
-/// Reads what earlier processes left, one folder after the other.
-fn recover(
-    handle: &SpoolHandle,
-    predecessors: Vec<Predecessor>,
-    keys: &Keys,
-    reader: Boot,
-    events: &mpsc::Sender<Event>,
-) {
-    for predecessor in predecessors {
-        let scanned = patiently(|unreadable| {
-            let scanned = scan(Folder::new(&predecessor.path), keys, predecessor.boot, reader, unreadable)?;
-            let page = Folder::new(&predecessor.path).read_at(page::FILE, 0, page::PAGE_BYTES);
-            match page {
-                Err(error) if unreadable == Unreadable::Retry && error.kind() != io::ErrorKind::NotFound => Err(error),
-                page => Ok((scanned, page.ok().and_then(|page| Counters::parse(&page).ok()))),
-            }
-        });
-        match scanned {
-            Ok((mut scanned, counters)) => {
-                give_up_unwrapped(&mut scanned.shelf, handle.shared.recovery.is_some());
-                let (kernel, counters) = counters.unwrap_or_default();
-                let shelf = (predecessor.path.clone(), scanned.shelf.shared().clone());
-                lock(&handle.shared.shelves).insert(predecessor.boot, shelf);
-                lock(&handle.shared.control).adopted.push((scanned.shelf, predecessor));
-                handle.inbox.shared().request();
-                handle.shared.adopted.send_modify(|count| *count = count.saturating_add(1));
-                let counters_exact = kernel != 0 && kernel == kernel_boot_id();
-                let found = Found { report: scanned.report, counters, counters_exact };
-                if events.blocking_send(Event::Found(Box::new(found))).is_err() {
-                    return;
-                }
-            }
-            // It stays for the next process.
-            Err(error) => tracing::error!(path = %predecessor.path.display(), %error, "a spool cannot be read"),
-        }
-    }
-}
-
-/// Segments that no recovery key ever opens: what stands in them is told as damaged.
-fn give_up_unwrapped(shelf: &mut Shelf<Folder>, operator: bool) {
-    let hopeless = |(_, wrapped): &(u64, &[u8])| wrapped.is_empty() || !operator;
-    let numbers: Vec<u64> = shelf.locked().filter(hopeless).map(|(number, _)| number).collect();
-    for number in numbers {
-        tracing::error!(boot = %shelf.boot(), number, "the pod's key is another one, and no recovery key opens this segment");
-        if let Some(key) = DataKey::lost() {
-            shelf.unlock(number, key);
-        }
-    }
-}
-
-/// A disk that cannot read may be able to a little later; if not, what it cannot read is damaged.
-fn patiently<T>(mut read: impl FnMut(Unreadable) -> io::Result<T>) -> io::Result<T> {
-    for _ in 1..SCANS_MAX {
-        match read(Unreadable::Retry) {
-            Err(error) => tracing::warn!(%error, "an earlier process's spool cannot be read yet"),
-            found => return found,
-        }
-        std::thread::sleep(Duration::from_millis(SCAN_PAUSE_MS));
-    }
-    read(Unreadable::Damaged)
 }
 
 /// How blocks are written.
@@ -289,8 +225,8 @@ struct Work {
     keeps: bool,
     waited: Waited,
     fault: Option<String>,
-    /// Keeps the folder locked.
-    _boots: Boots,
+    /// Keeps the folder locked, and some blocks for the worst.
+    boots: Boots,
 }
 
 impl Work {
@@ -386,14 +322,8 @@ impl Work {
     fn write(&mut self, blocks: Vec<Block<StreamNumber>>, how: Write) -> Option<Refusal> {
         self.count_elsewhere();
         let mut result = how(&mut self.writer, blocks, (self.now)());
-        if let Err(Fault::Full { .. }) = result {
-            // Acknowledgements that are not durable yet, and what earlier processes left, may make room.
-            self.keep_house(true);
-            let needed = SEGMENT_BYTES_MAX;
-            self.foreign.shelves().for_each(|shelf| {
-                shelf.make_room(needed);
-            });
-            self.count_elsewhere();
+        if result.as_ref().is_err_and(Fault::is_for_lack_of_room) {
+            self.make_room();
             result = self.writer.retry((self.now)());
         }
         let fault = result.err();
@@ -411,6 +341,35 @@ impl Work {
         })
     }
 
+    /// There is no room: below the limit, or on the file system, whoever fills it.
+    fn make_room(&mut self) {
+        // Acknowledgements that are not durable yet may make some.
+        self.boots.give_back();
+        self.keep_house(true);
+        let needed = SEGMENT_BYTES_MAX;
+        let mut freed = self.foreign.release(needed);
+        if freed < needed {
+            freed += self.writer.shelf_mut().release(needed - freed);
+        }
+        if freed < needed {
+            freed += self.foreign.make_room(needed - freed);
+        }
+        if freed < needed {
+            self.writer.shelf_mut().make_room(needed - freed);
+        }
+        self.boots.set_aside();
+        self.count_elsewhere();
+    }
+
+    /// Lets go what nobody waits for and no room is kept for.
+    fn trim(&mut self) {
+        self.count_elsewhere();
+        let excess = self.writer.excess_bytes();
+        let freed = self.foreign.release(excess);
+        self.writer.shelf_mut().release(excess.saturating_sub(freed));
+        self.count_elsewhere();
+    }
+
     fn count_elsewhere(&mut self) {
         self.writer.set_elsewhere_bytes(self.foreign.used_bytes());
     }
@@ -423,6 +382,7 @@ impl Work {
         self.rewrap();
         self.foreign.restart();
         self.keep_foreign(waits);
+        self.trim();
     }
 
     /// The same for what earlier processes left, of which there may be much: a little at a time, and the rest when a sync has

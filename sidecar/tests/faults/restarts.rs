@@ -104,7 +104,7 @@ fn look(folder: &Path) -> Found {
     let name = folder.file_name().and_then(|name| name.to_str()).expect("a name");
     let boot: Boot = name.parse().expect("a process");
     let keys = Keys::with_pod_key([0; 32], None);
-    scan(Folder::new(folder), &keys, boot, boot, Unreadable::Damaged).expect("a folder").report
+    scan(Folder::new(folder), &keys, boot, boot, Unreadable::Damaged, &|| true).expect("a folder").report
 }
 
 /// The only process's folder, once it is there.

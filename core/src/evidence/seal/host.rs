@@ -21,6 +21,20 @@ pub enum Class {
     Traffic,
     /// A record about the stream itself: places are kept for them (T5).
     Evidence,
+    /// A record that others wait for before they let go what takes the room: `hole`, `recovered`, `close`. The last places
+    /// are kept for them, or what is full would stay full.
+    Release,
+}
+
+impl Class {
+    /// Of a record of this type.
+    pub const fn of(typ: Typ) -> Self {
+        match typ {
+            Typ::Exchange | Typ::Stage => Self::Traffic,
+            Typ::Hole | Typ::Recovered | Typ::Close => Self::Release,
+            _ => Self::Evidence,
+        }
+    }
 }
 
 /// A place that is wanted in the writer's queue (S3).

@@ -2,7 +2,7 @@
 
 use super::Stream;
 use super::facts::{CloseReason, HoleFacts, RecoveredFacts, describe_hole, describe_origin, describe_recovered, fact};
-use super::host::{Class, HeadUse, Host, Signer};
+use super::host::{HeadUse, Host, Signer};
 use super::schedule::{Schedule, Task};
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
@@ -97,7 +97,7 @@ impl<K: Signer> Stream<K> {
         let mut record = fact(Typ::Open, &self.revision, now, host.random());
         describe_origin(&mut record, &self.origin, key, after.as_deref());
         // Place 0 needs no reservation, and the record is far below the limit.
-        let _ = self.put(&Redacted::new(record), Class::Evidence, 0, now, host);
+        let _ = self.put(&Redacted::new(record), 0, now, host);
         self.schedule.sealed();
     }
 
@@ -115,7 +115,7 @@ impl<K: Signer> Stream<K> {
         }
         let mut record = fact(typ, &self.revision, now, host.random());
         describe(&mut record);
-        let told = self.put(&Redacted::new(record), Class::Evidence, exchanges, now, host).is_ok();
+        let told = self.put(&Redacted::new(record), exchanges, now, host).is_ok();
         if told {
             self.schedule.sealed();
         }
@@ -153,7 +153,7 @@ impl<K: Signer> Stream<K> {
             lost.describe(&mut record);
             self.gap_after_ns = now.mono_ns.saturating_add(GAP_EVERY_NS);
             let own = count.saturating_sub(foreign);
-            if self.put(&Redacted::new(record), Class::Evidence, own, now, host).is_err() {
+            if self.put(&Redacted::new(record), own, now, host).is_err() {
                 return;
             }
             self.schedule.sealed();
@@ -187,7 +187,7 @@ impl<K: Signer> Stream<K> {
         if let Some(next) = next_key {
             record.set(Field::NextKey, next.to_string().as_bytes());
         }
-        if self.put(&Redacted::new(record), Class::Evidence, 0, now, host).is_err() {
+        if self.put(&Redacted::new(record), 0, now, host).is_err() {
             return false;
         }
         let last_use = next.and_then(|next| self.key.replace(next));
@@ -206,7 +206,7 @@ impl<K: Signer> Stream<K> {
         record.set_int(Field::Size, self.size);
         record.set(Field::CloseReason, reason.as_str().as_bytes());
         self.tally.describe(&mut record);
-        if self.put(&Redacted::new(record), Class::Evidence, 0, now, host).is_err() {
+        if self.put(&Redacted::new(record), 0, now, host).is_err() {
             return false;
         }
         let key = self.key.take();

@@ -192,7 +192,7 @@ impl<K: Signer> Stream<K> {
         if !self.gaps.is_empty() && now.mono_ns >= self.gap_after_ns {
             self.declare_gaps(now, host);
         }
-        if let Err(reason) = self.put(record, Class::Traffic, u64::from(exchange), now, host) {
+        if let Err(reason) = self.put(record, u64::from(exchange), now, host) {
             if exchange {
                 self.gaps.lose(raw, reason, start_ns, now.wall_ns);
             }
@@ -212,7 +212,6 @@ impl<K: Signer> Stream<K> {
     fn put<H: Host<Key = K>>(
         &mut self,
         record: &Redacted<Record>,
-        class: Class,
         exchanges: u64,
         now: Stamp,
         host: &mut H,
@@ -222,9 +221,10 @@ impl<K: Signer> Stream<K> {
             return Err(GapReason::RecordTooLong);
         }
         let raw = record.get();
+        let typ = raw.typ().unwrap_or(Typ::Exchange);
         let kept = Kept::new(now.wall_ns, raw.event(), self.encoder.body());
         if self.size > 0 {
-            host.reserve(Wanted { class, kept_bytes: kept.bytes_len() })?;
+            host.reserve(Wanted { class: Class::of(typ), kept_bytes: kept.bytes_len() })?;
         }
         let leaf = self.encoder.leaf();
         self.range.push(leaf);
@@ -235,7 +235,7 @@ impl<K: Signer> Stream<K> {
             stream: &self.stream,
             rotation: self.rotation,
             seq,
-            typ: raw.typ().unwrap_or(Typ::Exchange),
+            typ,
             leaf,
             kept,
             start_ns: start_of(raw),

@@ -27,6 +27,8 @@ pub struct Spooled {
     counters: ThreadCounters,
     durable: watch::Receiver<Durable>,
     permit: Option<Permit>,
+    /// For what it was given.
+    class: SpoolClass,
     left_bytes: usize,
     left_entries: u64,
     /// The present stream last.
@@ -51,6 +53,7 @@ impl Spooled {
             counters,
             durable,
             permit: None,
+            class: SpoolClass::Ordinary,
             left_bytes: 0,
             left_entries: 0,
             streams: VecDeque::new(),
@@ -78,16 +81,20 @@ impl Spooled {
     }
 
     pub fn reserve(&mut self, bytes: usize, class: Class) -> Result<(), GapReason> {
-        if self.permit.is_some() && bytes <= self.left_bytes && self.left_entries > 0 {
+        let class = match class {
+            Class::Traffic => SpoolClass::Ordinary,
+            Class::Evidence => SpoolClass::Evidence,
+            Class::Release => SpoolClass::Release,
+        };
+        // What was given from a reserve is for nothing less.
+        let is_for = self.permit.is_some() && self.class <= class;
+        if is_for && bytes <= self.left_bytes && self.left_entries > 0 {
             self.take(bytes);
             return Ok(());
         }
         // What is left of the old one is free again.
         self.permit = None;
-        let class = match class {
-            Class::Traffic => SpoolClass::Ordinary,
-            Class::Evidence => SpoolClass::Evidence,
-        };
+        self.class = class;
         let step = RESERVE_STEP_BYTES.max(bytes);
         let (permit, bytes_got, entries) = match self.inbox.reserve_entries(class, step, RESERVE_STEP_ENTRIES) {
             Ok(permit) => (permit, step, RESERVE_STEP_ENTRIES),
@@ -224,5 +231,38 @@ fn reason(refusal: Refusal) -> GapReason {
         Refusal::DiskFailed => GapReason::DiskFailed,
         Refusal::TooLong => GapReason::RecordTooLong,
         Refusal::Closed => GapReason::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::tests::rig::folder;
+    use crate::spool::{Boot, LIMIT_BYTES_MIN, Limits, Settings, Spool};
+
+    #[test]
+    fn t5_a_place_for_evidence_is_for_no_ordinary_record() {
+        let folder = folder("desk");
+        let settings = Settings {
+            folder: folder.join("disk"),
+            key_folder: folder.to_path_buf(),
+            limit_bytes: LIMIT_BYTES_MIN,
+            limits: Limits { held_bytes_max: u64::MAX, ..Limits::default() },
+            boot: Boot([1; 16]),
+            recovery: None,
+            now_unix_nanos: || 1,
+        };
+        let (spool, _events) = Spool::start(settings, &[]).expect("a spool");
+        let inbox = spool.handle().inbox();
+        let all_of = |bytes| std::iter::from_fn(move || inbox.reserve(SpoolClass::Ordinary, bytes).ok());
+        let all: Vec<Permit> = all_of(10_000).chain(all_of(100)).collect();
+        assert!(all.len() > 500, "{}", all.len());
+        let mut desk = Spooled::new(inbox.clone(), spool.handle().page().thread(0).expect("room"));
+        let mut reserve = |class| desk.reserve(8_000, class);
+        assert_eq!(reserve(Class::Traffic), Err(GapReason::SpoolFull));
+        assert_eq!(reserve(Class::Evidence), Ok(()), "a gap");
+        assert_eq!(reserve(Class::Traffic), Err(GapReason::SpoolFull), "what is left of that is for gaps");
+        drop(all);
+        assert_eq!([Class::Traffic, Class::Evidence].map(reserve), [Ok(()), Ok(())]);
     }
 }

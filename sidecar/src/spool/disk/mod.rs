@@ -72,11 +72,12 @@ pub trait Disk: Files {
     /// What the system said of it.
     fn end_sync(&mut self, name: &str) -> io::Result<()>;
 
-    /// The same for a file that another process made, which is dead: it may not have synced all that it wrote. Its name
-    /// waits for [`Disk::sync_folder`].
+    /// The same for a file that another process made, which is dead: it may not have synced all that it wrote. What of it
+    /// could not be synced is forgotten: what is read afterwards is what the disk holds. Its name waits for
+    /// [`Disk::sync_folder`].
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; the next call tries again.
     fn sync_found(&mut self, name: &str) -> io::Result<()>;
 
     /// No more is appended.

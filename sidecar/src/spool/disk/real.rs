@@ -2,7 +2,7 @@
 
 use super::syncer::{Syncer, Unsynced};
 use super::{Disk, Files, Listed};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -187,7 +187,10 @@ impl Disk for Folder {
     fn sync_found(&mut self, name: &str) -> io::Result<()> {
         self.has_news = true;
         let file = Arc::new(File::open(self.path.join(name))?);
-        Unsynced { file, folder: None }.sync()
+        let Err(error) = (Unsynced { file: file.clone(), folder: None }).sync() else { return Ok(()) };
+        tracing::warn!(file = name, %error, "not all that an earlier process wrote reached the disk");
+        // The kernel keeps what it could not write, and calls it written: another sync would succeed.
+        fadvise(&file, 0, None, Advice::DontNeed).map_err(io::Error::from)
     }
 
     fn close(&mut self, name: &str) {

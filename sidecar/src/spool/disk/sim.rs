@@ -333,7 +333,15 @@ impl Disk for SimDisk {
     }
 
     fn sync_found(&mut self, name: &str) -> io::Result<()> {
-        self.sync(name)
+        if self.sync(name).is_ok() {
+            return Ok(());
+        }
+        let mut state = self.state();
+        let mut dice = state.dice.clone();
+        let file = state.file(name)?;
+        *file = SimFile { linked: file.linked, ..file.crashed(&mut dice) };
+        state.dice = dice;
+        Ok(())
     }
 
     fn close(&mut self, _name: &str) {}

@@ -2,7 +2,7 @@
 
 use super::found::{Damage, HeadFound, Lost, OpenBegin, Report, StreamFound};
 use super::walk::{Step, Walk};
-use crate::spool::disk::{Disk, Files};
+use crate::spool::disk::{Disk, Files, Listed};
 use crate::spool::entry::{Entry, Kind};
 use crate::spool::format::acks::{self, Acks};
 use crate::spool::format::header::Header;
@@ -51,22 +51,18 @@ pub enum Unreadable {
 ///
 /// # Errors
 /// The folder cannot be listed, or with [`Unreadable::Retry`] a file cannot be synced, or a part of a segment cannot be read.
+/// [`io::ErrorKind::Interrupted`]: it does not go on, as `goes_on` says.
 pub fn scan<D: Disk>(
     mut disk: D,
     keys: &Keys,
     boot: Boot,
     reader: Boot,
     unreadable: Unreadable,
+    goes_on: &dyn Fn() -> bool,
 ) -> io::Result<Scanned<D>> {
     let mut acks = Acks::default();
     let files = disk.list()?;
-    // What is not durable is shown to nobody (D1), and nothing is removed on the word of a log that is not.
-    let synced = files.iter().try_for_each(|file| disk.sync_found(&file.name)).and_then(|()| disk.sync_folder());
-    match synced {
-        Err(error) if unreadable == Unreadable::Retry => return Err(error),
-        Err(error) => tracing::warn!(%error, "an earlier process's spool cannot be synced"),
-        Ok(()) => {}
-    }
+    sync_found(&mut disk, &files, unreadable, goes_on)?;
     for file in files.iter().filter(|file| shelf::is_log(&file.name)) {
         // A log that cannot be read means that records are sent again.
         if let Ok(bytes) = disk.read_at(&file.name, 0, ACKS_BYTES_MAX) {
@@ -100,6 +96,7 @@ pub fn scan<D: Disk>(
     }
     for at in 0..headers.len() {
         let Some((header, length, hash, bytes)) = headers.get(at) else { continue };
+        may_go_on(goes_on)?;
         let next = headers.get(at + 1).map(|(next, ..)| next);
         let key = keys.unwrap(&header.pod_key).ok().map(Arc::new);
         let segment = Segment {
@@ -121,6 +118,36 @@ pub fn scan<D: Disk>(
     let _ = disk.sync_folder();
     let report = scan.report(&segments, acks.recovered);
     Ok(Scanned { shelf: Shelf::with(disk, boot, reader, segments, acks), report })
+}
+
+fn may_go_on(goes_on: &dyn Fn() -> bool) -> io::Result<()> {
+    if goes_on() { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+}
+
+/// What is not durable is shown to nobody (D1), and nothing is removed on the word of a log that is not.
+fn sync_found<D: Disk>(
+    disk: &mut D,
+    files: &[Listed],
+    unreadable: Unreadable,
+    goes_on: &dyn Fn() -> bool,
+) -> io::Result<()> {
+    for file in files {
+        may_go_on(goes_on)?;
+        match disk.sync_found(&file.name) {
+            Err(error) if unreadable == Unreadable::Retry => return Err(error),
+            // The others are synced nevertheless.
+            Err(error) => tracing::warn!(file = file.name, %error, "a file of an earlier process cannot be synced"),
+            Ok(()) => {}
+        }
+    }
+    match disk.sync_folder() {
+        Err(error) if unreadable == Unreadable::Retry => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "the folder of an earlier process cannot be synced");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 pub(super) fn header<F: Files>(

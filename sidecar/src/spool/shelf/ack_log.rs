@@ -10,6 +10,9 @@ use std::io;
 /// A log is followed by another when it is this long.
 const LOG_BYTES_MAX: u64 = 64 * 1024;
 
+/// Logs in which nothing is known to be durable and that cannot be removed; where there are so many, no other is made.
+const STALE_MAX: usize = 16;
+
 /// Beginning of a log's name.
 const PREFIX: &str = "acks-";
 
@@ -21,19 +24,36 @@ pub(in crate::spool) fn is_log(name: &str) -> bool {
 pub(super) struct AckLog {
     writer: Boot,
     number: u64,
-    open: Option<(String, u64)>,
-    /// Logs that a newer one replaces.
+    open: Option<Log>,
+    /// Logs that a newer one replaces, once that is durable.
     old: Vec<String>,
+    /// Logs that nobody needs, to be removed.
+    stale: Vec<String>,
     /// What is durable.
     durable: Acks,
     /// What was appended since, and becomes durable when a sync that is under way has ended.
     syncing: Option<Acks>,
 }
 
+struct Log {
+    name: String,
+    bytes: u64,
+    /// A sync of it succeeded.
+    is_durable: bool,
+}
+
 impl AckLog {
     /// A log of `writer`, in a folder whose logs say this: what they say need not be said again.
     pub(super) fn new(writer: Boot, known: &Acks) -> Self {
-        Self { writer, number: 0, open: None, old: Vec::new(), durable: known.clone(), syncing: None }
+        Self {
+            writer,
+            number: 0,
+            open: None,
+            old: Vec::new(),
+            stale: Vec::new(),
+            durable: known.clone(),
+            syncing: None,
+        }
     }
 
     /// Where a sink stands durably.
@@ -67,7 +87,7 @@ impl AckLog {
         if news.is_empty() && recovered == self.durable.recovered {
             return Ok(());
         }
-        if self.open.as_ref().is_some_and(|(_, bytes)| *bytes >= LOG_BYTES_MAX) {
+        if self.open.as_ref().is_some_and(|log| log.bytes >= LOG_BYTES_MAX) {
             self.leave(disk);
         }
         let mut lines = Vec::new();
@@ -92,12 +112,14 @@ impl AckLog {
         disk: &mut D,
         how: impl FnOnce(&mut D, &str) -> Option<io::Result<()>>,
     ) -> io::Result<()> {
-        let (Some(acks), Some((name, _))) = (self.syncing.take(), &self.open) else { return Ok(()) };
-        match how(disk, name) {
+        let (Some(acks), Some(log)) = (self.syncing.take(), &mut self.open) else { return Ok(()) };
+        match how(disk, &log.name) {
             None => self.syncing = Some(acks),
             Some(Ok(())) => {
+                log.is_durable = true;
                 self.durable = acks;
-                self.old.retain(|name| disk.remove(name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
+                self.stale.append(&mut self.old);
+                self.clear(disk);
             }
             Some(Err(error)) => {
                 self.leave(disk);
@@ -109,25 +131,37 @@ impl AckLog {
 
     fn append<D: Disk>(&mut self, disk: &mut D, lines: &[u8]) -> io::Result<()> {
         if self.open.is_none() {
+            self.clear(disk);
+            if self.stale.len() >= STALE_MAX {
+                return Err(io::Error::other("logs of acknowledgements can be neither written nor removed"));
+            }
             let name = format!("{PREFIX}{}-{:010}", self.writer, self.number);
             self.number += 1;
             disk.create(&name)?;
-            self.open = Some((name.clone(), 0));
+            self.open = Some(Log { name: name.clone(), bytes: 0, is_durable: false });
             let mut beginning = Vec::new();
             acks::begin(&mut beginning);
             disk.append(&name, &beginning)?;
         }
-        let Some((name, bytes)) = &mut self.open else { return Ok(()) };
-        *bytes = bytes.saturating_add(lines.len() as u64);
-        disk.append(name, lines)?;
-        disk.begin_sync(name)
+        let Some(log) = &mut self.open else { return Ok(()) };
+        log.bytes = log.bytes.saturating_add(lines.len() as u64);
+        disk.append(&log.name, lines)?;
+        disk.begin_sync(&log.name)
+    }
+
+    fn clear<D: Disk>(&mut self, disk: &mut D) {
+        self.stale.retain(|name| disk.remove(name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
     }
 
     /// No more is appended to this log: it is full, or nobody knows what stands in it.
     fn leave<D: Disk>(&mut self, disk: &mut D) {
-        if let Some((name, _)) = self.open.take() {
-            disk.close(&name);
-            self.old.push(name);
+        let Some(log) = self.open.take() else { return };
+        disk.close(&log.name);
+        if log.is_durable {
+            self.old.push(log.name);
+        } else {
+            self.stale.push(log.name);
+            self.clear(disk);
         }
     }
 }

@@ -274,13 +274,21 @@ impl<D: Disk> Shelf<D> {
     /// Removes segments until this many bytes are free of them: the oldest that all sinks have, then the oldest that only
     /// sinks wait for that are not required. Returns what was freed.
     pub fn make_room(&mut self, bytes: u64) -> u64 {
+        let freed = self.release(bytes);
+        freed.saturating_add(self.free(bytes.saturating_sub(freed), Self::may_be_shed))
+    }
+
+    /// The same, of those that all sinks have.
+    pub fn release(&mut self, bytes: u64) -> u64 {
+        self.free(bytes, Self::may_go)
+    }
+
+    fn free(&mut self, bytes: u64, may: fn(&Self, &Segment) -> bool) -> u64 {
         let before = self.used_bytes();
         let freed = |shelf: &Self| before.saturating_sub(shelf.used_bytes());
         self.clear_junk();
         while freed(self) < bytes {
-            let candidate = self.segments.values().find(|s| self.may_go(s));
-            let candidate = candidate.or_else(|| self.segments.values().find(|s| self.may_be_shed(s)));
-            let Some(number) = candidate.map(Segment::number) else { break };
+            let Some(number) = self.segments.values().find(|s| may(self, s)).map(Segment::number) else { break };
             let left = self.used_bytes();
             self.shed_before_removal(number);
             self.remove(number);

@@ -51,6 +51,9 @@ impl<D: Disk> Shelf<D> {
         self.disk.create(&name)?;
         let written = self.disk.append(&name, &bytes).and_then(|()| self.disk.sync(&name));
         self.disk.close(&name);
+        if written.is_err() {
+            self.discard(name, bytes.len() as u64);
+        }
         written?;
         for (number, key) in wrapped {
             if let Some(segment) = self.segments.get_mut(&number) {

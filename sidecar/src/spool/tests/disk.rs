@@ -1,8 +1,9 @@
 //! The folder of a real file system, and a disk that takes its time.
 
-use super::rig::{Rig, folder, read_all, recover, sinks};
+use super::rig::{BOOT, NEXT_BOOT, Rig, folder, keys, read_all, recover, sinks};
 use crate::spool::disk::sim::Fault;
 use crate::spool::disk::{Disk, Files, Folder, Syncer};
+use crate::spool::recover::{Unreadable, scan};
 use crate::spool::shelf::is_log;
 use crate::spool::{Durable, Place, Writer};
 use std::fs;
@@ -112,4 +113,59 @@ fn what_the_logs_of_a_folder_say_is_not_written_down_again() {
     shelf.flush(3).expect("nothing to do");
     assert!(shelf.is_recovered());
     assert_eq!(logs(), 2);
+}
+
+#[test]
+fn d1_what_a_killed_process_left_and_the_disk_did_not_take_is_shown_to_nobody() {
+    for seed in 0..40 {
+        let mut rig = Rig::new(seed);
+        assert!(rig.commit(4, 100));
+        let durable = rig.writer.durable().end();
+        assert!(rig.put(Writer::write, 8, 400), "written, and not synced");
+        let disk = rig.disk.killed();
+        disk.fail_next(Fault::Sync);
+        let shown = recover(&disk).shelf.durable().end();
+        assert!(shown >= durable, "seed {seed}");
+        // Another sync would succeed: the system has told of it, and forgotten it.
+        let after = recover(&disk.crashed(seed)).shelf.durable().end();
+        assert!(after >= shown, "seed {seed}: {shown:?} was shown, {after:?} is there");
+    }
+}
+
+#[test]
+fn a_scan_ends_when_the_process_does() {
+    let mut rig = Rig::new(5);
+    assert!(rig.commit(4, 100));
+    let looks = std::cell::Cell::new(0);
+    let goes_on = || {
+        looks.set(looks.get() + 1);
+        looks.get() < 2
+    };
+    let disk = rig.disk.killed();
+    let error = scan(disk, &keys(), BOOT, NEXT_BOOT, Unreadable::Damaged, &goes_on).err().expect("it ends");
+    assert_eq!(error.kind(), std::io::ErrorKind::Interrupted);
+}
+
+#[test]
+fn a_disk_that_takes_no_acknowledgements_is_not_filled_with_logs() {
+    for fault in [Fault::Write, Fault::Sync] {
+        let mut rig = Rig::new(9);
+        let logs = |rig: &Rig| rig.disk.list().expect("listed").iter().filter(|file| is_log(&file.name)).count();
+        for round in 0..100 {
+            rig.disk.heal();
+            assert!(rig.commit(1, 100));
+            let end = rig.writer.durable().end();
+            rig.writer.shelf_mut().ack("a", end).expect("known");
+            rig.disk.fail_next(fault);
+            if round % 2 == 1 {
+                rig.disk.fail_next(Fault::Remove);
+            }
+            assert!(rig.writer.shelf_mut().flush(1).is_err(), "{fault:?}");
+        }
+        assert!(logs(&rig) < 20, "{fault:?}: {} logs", logs(&rig));
+        rig.disk.heal();
+        rig.writer.shelf_mut().flush(1).expect("written");
+        assert_eq!(logs(&rig), 1, "{fault:?}");
+        assert_eq!(rig.writer.shelf().released().end(), rig.writer.durable().end());
+    }
 }

@@ -5,7 +5,8 @@ mod disk;
 mod format;
 mod model;
 mod recent;
-mod rig;
+pub(crate) mod rig;
+mod room;
 mod thread;
 
 pub(crate) use rig::folder;

@@ -195,7 +195,7 @@ impl Rig {
 }
 
 pub(super) fn recover(disk: &SimDisk) -> Scanned<SimDisk> {
-    scan(disk.clone(), &keys(), BOOT, NEXT_BOOT, Unreadable::Damaged).expect("the folder is listed")
+    scan(disk.clone(), &keys(), BOOT, NEXT_BOOT, Unreadable::Damaged, &|| true).expect("the folder is listed")
 }
 
 /// Everything that a reader gives, by place; and what it says is lost.

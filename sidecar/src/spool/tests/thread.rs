@@ -3,7 +3,7 @@
 use super::rig::{folder, sid};
 use crate::spool::disk::{Files, Folder};
 use crate::spool::format::acks::{self, Acks};
-use crate::spool::inbox::Waiting;
+use crate::spool::pace::Waiting;
 use crate::spool::recover::Report;
 use crate::spool::shelf::is_log;
 use crate::spool::{

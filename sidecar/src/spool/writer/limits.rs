@@ -2,8 +2,11 @@
 
 use crate::spool::format::FormatError;
 use crate::spool::keys::KeyError;
-use crate::spool::{FIXED_RESERVE_BYTES, LIMIT_BYTES_MIN, SEGMENT_BYTES_MAX};
-use std::io;
+use crate::spool::{
+    EVIDENCE_RESERVE_PERCENT, FIXED_RESERVE_BYTES, LIMIT_BYTES_MIN, RELEASE_RESERVE_PART, REPLAY_HEADROOM_PART,
+    SEGMENT_BYTES_MAX,
+};
+use std::io::{self, ErrorKind};
 
 /// What a spool may take.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +27,28 @@ impl WriterSettings {
     /// What segments may take.
     pub(super) fn segments_bytes_max(&self) -> u64 {
         self.limit_bytes.saturating_sub(FIXED_RESERVE_BYTES)
+    }
+
+    /// What records of level `Metadata` may take.
+    fn ordinary_bytes_max(&self) -> u64 {
+        self.segments_bytes_max() / 100 * (100 - EVIDENCE_RESERVE_PERCENT)
+    }
+
+    /// Segments that nobody waits for stay while all take no more than this.
+    pub(super) fn replay_bytes_max(&self) -> u64 {
+        let max = self.ordinary_bytes_max();
+        max.saturating_sub(max / REPLAY_HEADROOM_PART)
+    }
+
+    /// What may still come where so much is kept.
+    pub(super) fn room(&self, kept_bytes: u64) -> Room {
+        let max = self.segments_bytes_max();
+        let last = max / 100 * EVIDENCE_RESERVE_PERCENT / RELEASE_RESERVE_PART;
+        Room {
+            ordinary_bytes: self.ordinary_bytes_max().saturating_sub(kept_bytes),
+            evidence_bytes: max.saturating_sub(last).saturating_sub(kept_bytes),
+            release_bytes: max.saturating_sub(kept_bytes),
+        }
     }
 }
 
@@ -63,6 +88,17 @@ pub enum Fault {
     UnknownStream,
 }
 
+impl Fault {
+    /// Whether there is no room, below the limit or on the file system.
+    pub(in crate::spool) fn is_for_lack_of_room(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::DiskFull { .. } => true,
+            Self::Io { source, .. } => matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
+            _ => false,
+        }
+    }
+}
+
 /// How many more bytes may be handed to the writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
@@ -70,4 +106,6 @@ pub struct Room {
     pub ordinary_bytes: u64,
     /// For levels from `Request` on, and for evidence records: they may use the reserve (T5).
     pub evidence_bytes: u64,
+    /// For what has to be durable before segments can go: it may use all.
+    pub release_bytes: u64,
 }

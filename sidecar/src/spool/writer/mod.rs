@@ -5,6 +5,7 @@ mod open;
 
 pub use limits::{Fault, Room, WriterSettings};
 
+use super::SPARE_BLOCKS_MAX;
 use super::disk::Disk;
 use super::entry::{Block, Kind, StreamNumber};
 use super::format::frame::{Encoder, frame_bytes_max};
@@ -12,7 +13,6 @@ use super::format::header::{Header, StreamStart};
 use super::keys::Keys;
 use super::position::{Durable, Place, Written};
 use super::shelf::{Placed, Segment, Shelf, SinkRule};
-use super::{EVIDENCE_RESERVE_PERCENT, SPARE_BLOCKS_MAX};
 use open::{Appended, Open};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -136,11 +136,18 @@ impl<D: Disk> Writer<D> {
 
     /// What may still come, over and above what was handed over.
     pub fn room(&self) -> Room {
-        let max = self.settings.segments_bytes_max();
         let kept = self.shelf.used_bytes().saturating_sub(self.shelf.reclaimable_bytes());
-        let used = kept.saturating_add(self.elsewhere_bytes);
-        let ordinary = max / 100 * (100 - EVIDENCE_RESERVE_PERCENT);
-        Room { ordinary_bytes: ordinary.saturating_sub(used), evidence_bytes: max.saturating_sub(used) }
+        self.settings.room(kept.saturating_add(self.elsewhere_bytes))
+    }
+
+    /// Bytes of all segments.
+    fn used_bytes(&self) -> u64 {
+        self.shelf.used_bytes().saturating_add(self.elsewhere_bytes)
+    }
+
+    /// Bytes beyond what is kept of segments that nobody waits for: who comes next finds room before it has read them.
+    pub fn excess_bytes(&self) -> u64 {
+        self.used_bytes().saturating_sub(self.settings.replay_bytes_max())
     }
 
     /// Hands blocks to the system, with all that was left over before, and takes note of a sync that has ended. Another one
@@ -436,12 +443,11 @@ impl<D: Disk> Writer<D> {
     /// Keeps the limit (SP-3).
     fn make_room(&mut self, bytes: u64) -> Result<(), Fault> {
         let limit_bytes = self.settings.segments_bytes_max();
-        let used = |writer: &Self| writer.shelf.used_bytes().saturating_add(writer.elsewhere_bytes);
-        let wanted = used(self).saturating_add(bytes);
+        let wanted = self.used_bytes().saturating_add(bytes);
         if wanted > limit_bytes {
             self.shelf.make_room(wanted - limit_bytes);
         }
-        let used_bytes = used(self);
+        let used_bytes = self.used_bytes();
         if used_bytes.saturating_add(bytes) > limit_bytes {
             Err(Fault::Full { used_bytes, limit_bytes })
         } else {

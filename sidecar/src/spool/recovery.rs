@@ -1,0 +1,84 @@
+//! The thread that reads what earlier processes left, behind traffic.
+
+use super::boots::{Boot, Predecessor};
+use super::disk::{Files, Folder};
+use super::handle::{Event, Found, SpoolHandle, lock};
+use super::keys::{DataKey, Keys};
+use super::page::{self, Counters, kernel_boot_id};
+use super::recover::{Unreadable, scan};
+use super::shelf::Shelf;
+use std::io;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How often an earlier process's folder is read, until what the disk cannot read counts as damaged,
+const SCANS_MAX: u32 = 10;
+/// and the pause between two of them, in ms.
+const SCAN_PAUSE_MS: u64 = 200;
+
+/// Reads what earlier processes left, one folder after the other.
+pub(super) fn recover(
+    handle: &SpoolHandle,
+    predecessors: Vec<Predecessor>,
+    keys: &Keys,
+    reader: Boot,
+    events: &mpsc::Sender<Event>,
+) {
+    for predecessor in predecessors {
+        let scanned = patiently(|unreadable| {
+            let goes_on = || !handle.inbox.shared().is_stopping();
+            let scanned = scan(Folder::new(&predecessor.path), keys, predecessor.boot, reader, unreadable, &goes_on)?;
+            let page = Folder::new(&predecessor.path).read_at(page::FILE, 0, page::PAGE_BYTES);
+            match page {
+                Err(error) if unreadable == Unreadable::Retry && error.kind() != io::ErrorKind::NotFound => Err(error),
+                page => Ok((scanned, page.ok().and_then(|page| Counters::parse(&page).ok()))),
+            }
+        });
+        match scanned {
+            Ok((mut scanned, counters)) => {
+                give_up_unwrapped(&mut scanned.shelf, handle.shared.recovery.is_some());
+                let (kernel, counters) = counters.unwrap_or_default();
+                let shelf = (predecessor.path.clone(), scanned.shelf.shared().clone());
+                lock(&handle.shared.shelves).insert(predecessor.boot, shelf);
+                lock(&handle.shared.control).adopted.push((scanned.shelf, predecessor));
+                handle.inbox.shared().request();
+                handle.shared.adopted.send_modify(|count| *count = count.saturating_add(1));
+                let counters_exact = kernel != 0 && kernel == kernel_boot_id();
+                let found = Found { report: scanned.report, counters, counters_exact };
+                if events.blocking_send(Event::Found(Box::new(found))).is_err() {
+                    return;
+                }
+            }
+            // This process ends.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
+            // It stays for the next process.
+            Err(error) => tracing::error!(path = %predecessor.path.display(), %error, "a spool cannot be read"),
+        }
+    }
+}
+
+/// Segments that no recovery key ever opens: what stands in them is told as damaged.
+fn give_up_unwrapped(shelf: &mut Shelf<Folder>, operator: bool) {
+    let hopeless = |(_, wrapped): &(u64, &[u8])| wrapped.is_empty() || !operator;
+    let numbers: Vec<u64> = shelf.locked().filter(hopeless).map(|(number, _)| number).collect();
+    for number in numbers {
+        tracing::error!(boot = %shelf.boot(), number, "the pod's key is another one, and no recovery key opens this segment");
+        if let Some(key) = DataKey::lost() {
+            shelf.unlock(number, key);
+        }
+    }
+}
+
+/// A disk that cannot read may be able to a little later; if not, what it cannot read is damaged.
+fn patiently<T>(mut read: impl FnMut(Unreadable) -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..SCANS_MAX {
+        match read(Unreadable::Retry) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                tracing::warn!(%error, "an earlier process's spool cannot be read yet");
+            }
+            found => return found,
+        }
+        std::thread::sleep(Duration::from_millis(SCAN_PAUSE_MS));
+    }
+    read(Unreadable::Damaged)
+}

@@ -1,0 +1,157 @@
+//! What a spool does where there is no room: below its limit, and on the file system.
+
+use super::rig::{folder, sid};
+use crate::spool::disk::sim::Dice;
+use crate::spool::{
+    Boot, Class, Entry, Event, Kind, LIMIT_BYTES_MIN, Limits, Permit, Place, Refusal, Settings, SinkRule, Spool,
+    SpoolHandle, StreamNumber,
+};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use testimony_core::evidence::merkle;
+use tokio::sync::mpsc;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAYLOAD_BYTES: usize = 16 * 1024;
+/// Between two acknowledgements.
+const GROUP: u64 = 64;
+
+fn start(folder: &Path, boot: u8, limit_bytes: u64, limits: Limits) -> (Spool, mpsc::Receiver<Event>) {
+    std::fs::create_dir_all(folder.join("memory")).expect("a folder");
+    let sinks = [SinkRule { name: "a".to_owned(), required: true }];
+    let settings = Settings {
+        folder: folder.join("disk"),
+        key_folder: folder.join("memory"),
+        limit_bytes,
+        limits,
+        boot: Boot([boot; 16]),
+        recovery: None,
+        now_unix_nanos: || 1,
+    };
+    Spool::start(settings, &sinks).expect("a spool")
+}
+
+/// A place, when there is one: segments go once acknowledgements are durable.
+async fn place(spool: &SpoolHandle) -> Permit {
+    let begun = Instant::now();
+    loop {
+        match spool.inbox().reserve(Class::Ordinary, PAYLOAD_BYTES) {
+            Ok(permit) => return permit,
+            Err(refusal) => assert!(begun.elapsed() < PATIENCE, "{refusal}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Puts records that nothing makes shorter, so many bytes of them; the sink has each group at once.
+async fn put(spool: &SpoolHandle, stream: StreamNumber, mib: u64) -> Place {
+    let mut dice = Dice::new(1);
+    let mut last = Place::default();
+    for seq in 0..mib * 1024 * 1024 / PAYLOAD_BYTES as u64 {
+        let payload: Vec<u8> = (0..PAYLOAD_BYTES / 8).flat_map(|_| dice.roll().to_le_bytes()).collect();
+        let mut permit = place(spool).await;
+        last = permit.push(Entry::new(stream, Kind::Exchange, seq, merkle::leaf(&payload), 1), &payload).expect("put");
+        if seq % GROUP == GROUP - 1 {
+            assert!(spool.inbox().wait_durable(last, PATIENCE).await);
+            spool.ack(spool.boot(), "a", last.next());
+        }
+    }
+    assert!(spool.inbox().wait_durable(last, PATIENCE).await);
+    last
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What may be reserved until there is no more room for it.
+fn all(spool: &SpoolHandle, class: Class) -> Vec<Permit> {
+    let mut permits = Vec::new();
+    loop {
+        match spool.inbox().reserve(class, PAYLOAD_BYTES) {
+            Ok(permit) => permits.push(permit),
+            Err(refusal) => {
+                assert_eq!(refusal, Refusal::SpoolFull);
+                return permits;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn sp_3_who_starts_over_a_full_spool_has_room_at_once_and_takes_that_of_what_is_acknowledged() {
+    let folder = folder("successor");
+    let (spool, _events) = start(&folder, 1, LIMIT_BYTES_MIN, Limits::default());
+    let handle = spool.handle().clone();
+    let stream = handle.inbox().add_stream(sid(0), 0);
+    let last = put(&handle, stream, 40).await;
+    handle.ack(handle.boot(), "a", last.next());
+    // Nearly all of it is kept, though nobody waits for it.
+    let kept_bytes = LIMIT_BYTES_MIN / 100 * 60..LIMIT_BYTES_MIN / 100 * 80;
+    until("some goes", || kept_bytes.contains(&handle.stats().used_bytes)).await;
+    spool.stop();
+
+    let (spool, mut events) = start(&folder, 2, LIMIT_BYTES_MIN, Limits::default());
+    let handle = spool.handle().clone();
+    assert!(!all(&handle, Class::Ordinary).is_empty(), "before anything was read");
+    let found = tokio::time::timeout(PATIENCE, events.recv()).await.expect("in time");
+    let Some(Event::Found(found)) = found else { panic!("{found:?}") };
+    handle.set_recovered(found.report.boot);
+    let stream = handle.inbox().add_stream(sid(1), 0);
+    put(&handle, stream, 40).await;
+    let before = folder.join("disk").join(found.report.boot.to_string());
+    until("all of before is gone", || !before.exists()).await;
+    spool.stop();
+}
+
+#[tokio::test]
+async fn t5_what_lets_segments_go_has_a_place_where_gaps_have_none() {
+    let folder = folder("release");
+    let limits = Limits { held_bytes_max: u64::MAX, ..Limits::default() };
+    let (spool, _events) = start(&folder, 1, LIMIT_BYTES_MIN, limits);
+    let handle = spool.handle().clone();
+    let stream = handle.inbox().add_stream(sid(0), 0);
+    let ordinary = all(&handle, Class::Ordinary);
+    let evidence = all(&handle, Class::Evidence);
+    assert!(ordinary.len() > 8 * evidence.len() && evidence.len() > 50, "{} {}", ordinary.len(), evidence.len());
+    let mut release = handle.inbox().reserve(Class::Release, PAYLOAD_BYTES).expect("a place of its own");
+    let hole = release.push(Entry::new(stream, Kind::Hole, 0, merkle::leaf(b"hole"), 0), b"hole").expect("put");
+    assert!(handle.inbox().wait_durable(hole, PATIENCE).await);
+    drop((ordinary, evidence));
+    spool.stop();
+}
+
+/// A file system that goes with this.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn new(path: &'a Path, mib: u64) -> Self {
+        std::fs::create_dir_all(path).expect("a folder");
+        let size = format!("size={mib}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).status();
+        assert!(mounted.is_ok_and(|status| status.success()), "mounting needs root");
+        Self(path)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn sp_3_a_file_system_that_is_full_gets_what_is_acknowledged_though_the_limit_is_far() {
+    let folder = folder("small-disk");
+    let disk = folder.join("disk");
+    let _mounted = Mounted::new(&disk, 20);
+    let (spool, _events) = start(&folder, 1, 4 * LIMIT_BYTES_MIN, Limits::default());
+    let stream = spool.handle().inbox().add_stream(sid(0), 0);
+    put(spool.handle(), stream, 60).await;
+    spool.stop();
+}
