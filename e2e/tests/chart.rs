@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use support::{chart, documents, helm, rendered, template};
+use testimony_core::contract::pod;
 
 /// Values files of each golden, relative to the chart.
 const CASES: [(&str, &[&str]); 5] = [
@@ -168,6 +169,18 @@ fn the_strict_policy_never_looks_at_the_namespaces_that_start_the_cluster() {
                 assert!(binding.lines().any(|found| found.trim() == line), "{name}: no line {line:?}");
             }
         }
+    }
+}
+
+/// What the webhook knows of itself, the strict policy has to be told.
+#[test]
+fn the_strict_policy_keeps_all_volumes_of_the_sidecar_from_others() {
+    let manifest = case("minimal");
+    let patterns: Vec<&str> = manifest.lines().filter(|line| line.contains("matches('^testimony-(")).collect();
+    assert_eq!(patterns.len(), 2, "mounts of a container, volumes of a pod");
+    for volume in [pod::TOKEN_VOLUME, pod::STATE_VOLUME, pod::KEY_VOLUME] {
+        let name = volume.strip_prefix("testimony-").expect("the prefix of all");
+        assert!(patterns.iter().all(|line| line.contains(&format!("{name}$|"))), "{volume}: {patterns:#?}");
     }
 }
 

@@ -183,13 +183,19 @@ fn a_running_pod_of_a_strict_namespace_records_and_stays_what_it_is() -> Result<
     };
     let image = json!({"spec": {"initContainers": [{"name": "testimony-sidecar", "image": "pause:1"}]}});
     refused(patch(&[], image), "testimony: refused (WrongImage)")?;
-    let debug = |name: &str, context: Value| {
-        let container = json!({"name": name, "image": "app:1", "securityContext": context});
+    let debug = |name: &str, fields: Value| {
+        let mut container = json!({"name": name, "image": "app:1"});
+        merge(&mut container, &fields);
         patch(&["--subresource", "ephemeralcontainers"], json!({"spec": {"ephemeralContainers": [container]}}))
     };
-    refused(debug("admin", json!({"capabilities": {"add": ["NET_ADMIN"]}})), "refused (NetworkAdmin)")?;
-    refused(debug("twin", json!({"runAsUser": 62819, "runAsGroup": 62820})), "refused (UidCollision)")?;
-    debug("harmless", json!({"runAsUser": 1000}))?;
+    let context = |context: Value| json!({"securityContext": context});
+    refused(debug("admin", context(json!({"capabilities": {"add": ["NET_ADMIN"]}}))), "refused (NetworkAdmin)")?;
+    refused(debug("twin", context(json!({"runAsUser": 62819, "runAsGroup": 62820}))), "refused (UidCollision)")?;
+    for volume in ["testimony-token", "testimony-state", "testimony-key"] {
+        let mounts = json!({"volumeMounts": [{"name": volume, "mountPath": "/stolen"}]});
+        refused(debug("thief", mounts), "refused (NameCollision)")?;
+    }
+    debug("harmless", context(json!({"runAsUser": 1000})))?;
     patch(&[], json!({"metadata": {"labels": {"some": "thing"}}}))?;
     Ok(())
 }

@@ -20,9 +20,9 @@ const UNITS_PER_BYTE: u64 = 128;
 /// Which reserves may be used (T5), in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// A record of level `Metadata`.
+    /// A record of traffic.
     Ordinary,
-    /// A record of level `Request` or `RequestResponse`, or an evidence record.
+    /// A record about the streams themselves.
     Evidence,
     /// What has to be durable before segments can go.
     Release,

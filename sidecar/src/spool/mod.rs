@@ -87,7 +87,7 @@ pub const LIMIT_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// Of the limit, this much is kept for headers, logs of acknowledgements and the counter page.
 pub const FIXED_RESERVE_BYTES: u64 = 1024 * 1024;
 
-/// Percent of the limit that only levels from `Request` on and evidence records may use (T5).
+/// Percent of the limit that only records about the streams themselves may use (T5).
 pub const EVIDENCE_RESERVE_PERCENT: u64 = 10;
 
 /// Of these, one part in so many is for what has to be durable before segments can go: `hole`, `recovered`, `close`. Gaps

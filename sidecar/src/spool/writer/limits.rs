@@ -102,9 +102,9 @@ impl Fault {
 /// How many more bytes may be handed to the writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
-    /// For records of level `Metadata`.
+    /// For records of traffic.
     pub ordinary_bytes: u64,
-    /// For levels from `Request` on, and for evidence records: they may use the reserve (T5).
+    /// For records about the streams themselves: they may use the reserve (T5).
     pub evidence_bytes: u64,
     /// For what has to be durable before segments can go: it may use all.
     pub release_bytes: u64,
