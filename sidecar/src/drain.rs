@@ -11,8 +11,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Pause between two attempts to close a stream for which there is no room.
-const CLOSE_AGAIN: Duration = Duration::from_millis(100);
+/// Pause between two looks at what others have to do first.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long it may take to tell what sinks never get: to seal the holes, and to make them durable.
+const SKIPPED_DRAIN: Duration = Duration::from_secs(1);
 
 /// How long records may still be sent after the last connection has ended.
 pub const EXPORT_DRAIN: Duration = Duration::from_secs(5);
@@ -35,12 +38,25 @@ pub const WITNESS_DRAIN: Duration = Duration::from_secs(3);
 /// How long data threads may take to record what was cut off.
 const ABORT_GRACE: Duration = Duration::from_secs(2 + WITNESS_DRAIN.as_secs());
 
+/// Waits until holes tell of what sinks never get: who waits for that is gone with the pod.
+pub async fn skipped_told(spool: Option<&SpoolHandle>) {
+    let Some(spool) = spool else { return };
+    let told = async {
+        while spool.stats().skipped_untold > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    if timeout(SKIPPED_DRAIN, told).await.is_err() {
+        tracing::warn!("the next process tells what sinks never get");
+    }
+}
+
 /// Closes the stream: a disk that stalls or a sink that is away may be back, and make room, while there is time. Then its
 /// last head is signed, when `close` is durable (H1).
 pub async fn close(recorder: &Recorder, drain: watch::Receiver<Drain>) {
     let closed = async {
         while !recorder.close() {
-            tokio::time::sleep(CLOSE_AGAIN).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         recorder.settled().await;
     };

@@ -5,7 +5,7 @@ use crate::background;
 use crate::client::error_line;
 use crate::config::{Config, PolicySource, Target};
 use crate::data::{Recorder, Shared, declared, now, recover};
-use crate::drain::{EXPORT_DRAIN, WITNESS_DRAIN, close, finish_threads, spool_drained, tell_undelivered};
+use crate::drain::{EXPORT_DRAIN, WITNESS_DRAIN, close, finish_threads, skipped_told, spool_drained, tell_undelivered};
 use crate::export::{self, Exporter, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
@@ -352,8 +352,10 @@ fn data_thread(
                 }
             });
         }
+        let mut telling = None;
         if let (Some(found), Some(spool)) = (first.found, spool) {
-            recovering.spawn_local(recover(recorder.clone(), found, spool));
+            recovering.spawn_local(recover(recorder.clone(), found, spool.clone()));
+            telling = Some(spool);
         }
         let mut loops = JoinSet::new();
         for (listener, direction, target) in listeners {
@@ -369,6 +371,7 @@ fn data_thread(
             () = async { while loops.join_next().await.is_some() {} } => {}
             () = recorder.keep() => {}
         }
+        skipped_told(telling.as_ref()).await;
         recovering.abort_all();
         close(&recorder, drain).await;
         if timeout(WITNESS_DRAIN, accompanied.join_next()).await.is_err() {

@@ -2,7 +2,7 @@
 //! lost stands in a gap.
 
 use arc_swap::ArcSwap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -247,14 +247,6 @@ async fn s3_a_full_spool_is_a_gap_with_its_reason_and_an_outage_before_that_is_n
     let server =
         Server::start(None, move |_, _| Reply::status(if gate.load(Ordering::SeqCst) { 200 } else { 503 })).await;
     let process = Process::limited(&root(), 1, vec![sink(&server.url("http"))], LIMIT_BYTES_MIN);
-    let noise = |at: u64| {
-        let mut state = at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let digits = (0..500).map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            format!("{:08x}", state >> 32)
-        });
-        digits.collect::<String>()
-    };
     let unsealed = || rig_lost(&process.rig);
     let mut sent = 0;
     while unsealed() == 0 {
@@ -315,6 +307,69 @@ async fn w3_what_stays_undelivered_is_known_by_stream_and_place() {
     let left = handle.undelivered(&sinks, usize::MAX, in_a_minute());
     let left: Vec<_> = left.iter().map(|(stream, range)| (stream.as_str(), range.clone())).collect();
     assert_eq!(left, [(format!("c-1/shop/u-1/{:032x}-0-0", 1).as_str(), 2..6)], "three exchanges and close");
+}
+
+/// Text that nothing makes much shorter: 4 KB.
+fn noise(at: u64) -> String {
+    let mut state = at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let digits = (0..500).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        format!("{:08x}", state >> 32)
+    });
+    digits.collect()
+}
+
+/// What a sink without `required` loses while it is away is told, though the process dies before it tells.
+#[tokio::test]
+async fn t5_g2_what_was_shed_before_a_process_died_is_a_hole_of_the_next_one() {
+    let main = Server::start(None, |_, _| Reply::status(200)).await;
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let side =
+        Server::start(None, move |_, _| Reply::status(if gate.load(Ordering::SeqCst) { 200 } else { 503 })).await;
+    let not_required = DocumentSink { name: "side".to_owned(), required: false, ..sink(&side.url("http")) };
+    let (root, sinks) = (root(), vec![sink(&main.url("http")), not_required]);
+    let first = Process::limited(&root, 1, sinks.clone(), LIMIT_BYTES_MIN);
+    let handle = first.spool.handle().clone();
+    let mut sent = 0;
+    while handle.stats().skipped_untold == 0 {
+        assert!(sent < 100_000, "16 MiB are never full");
+        for _ in 0..50 {
+            first.record(&format!("/{}", noise(sent)));
+            sent += 1;
+        }
+        first.recorder.all_durable().await;
+        let delivered = || first.rig.queue.sink_states()[0].delivered;
+        eventually("the required one has it", || delivered() >= sent || handle.stats().skipped_untold > 0).await;
+    }
+    assert_eq!(rig_lost(&first.rig), 0, "nobody is stopped");
+    drop(first);
+
+    open.store(true, Ordering::SeqCst);
+    let Process { spool, events, recorder, rig } = Process::limited(&root, 2, sinks, LIMIT_BYTES_MIN);
+    let stream = format!("c-1/shop/u-1/{:032x}-0-0", 1);
+    let all_told = |all: &[Received]| {
+        let leaves = leaves(all);
+        let mut there: BTreeSet<u64> = leaves.keys().filter(|(sid, _)| *sid == stream).map(|(_, seq)| *seq).collect();
+        for hole in of(&leaves, "hole").iter().filter(|hole| text(hole, Field::HoleSid) == stream) {
+            assert_eq!((text(hole, Field::Scope), text(hole, Field::HoleReason)), ("sink=side", "spool_full"));
+            there.extend(number(hole, Field::HoleFrom)..number(hole, Field::HoleTo));
+        }
+        // With `open`, and a checkpoint or two.
+        let count = there.len() as u64;
+        count > sent && there.into_iter().eq(0..count)
+    };
+    tokio::select! {
+        () = recover(recorder.clone(), events, spool.handle().clone()) => panic!("it goes on as long as the spool does"),
+        () = recorder.keep() => panic!("it never ends"),
+        () = async {
+            let (handle, sinks) = (spool.handle(), ["side".to_owned()]);
+            let has_all = || handle.undelivered(&sinks, usize::MAX, in_a_minute()).is_empty();
+            eventually("it is told", || handle.boots().len() > 1 && handle.stats().skipped_untold == 0 && has_all()).await;
+        } => {}
+    }
+    side.until(all_told).await;
+    drop(rig);
 }
 
 fn rig_lost(rig: &Rig) -> u64 {

@@ -7,6 +7,7 @@ use testimony_sidecar::spool::Counters;
 use testimony_sidecar::spool::format::acks::{self, Acks};
 use testimony_sidecar::spool::format::frame::{Clear, Decoder};
 use testimony_sidecar::spool::format::header::Header;
+use testimony_sidecar::spool::format::shed;
 use testimony_sidecar::spool::keys::DataKey;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -23,5 +24,9 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     let _ = acks::read(bytes, &mut Acks::default());
+    if let Ok(shed) = shed::read(bytes) {
+        let again = shed::write(&shed).expect("what was read can be written");
+        assert_eq!(bytes.get(..again.len()), Some(again.as_slice()));
+    }
     let _ = Counters::parse(bytes);
 });

@@ -30,7 +30,7 @@ pub async fn recover(recorder: Recorder, mut events: mpsc::Receiver<Event>, spoo
     while let Some(event) = events.recv().await {
         match event {
             Event::Found(found) => tell_found(&recorder, &found, &spool).await,
-            Event::Skipped(boot, skipped) => tell_skipped(&recorder, boot, &skipped).await,
+            Event::Skipped(boot, skipped) => tell_skipped(&recorder, boot, &skipped, &spool).await,
         }
     }
 }
@@ -123,12 +123,14 @@ fn read_begin(spool: &SpoolHandle, boot: Boot, begin: &OpenBegin) -> Option<Reda
     restore_exchange(entry.payload).ok()
 }
 
-async fn tell_skipped(recorder: &Recorder, boot: Boot, skipped: &Skipped) {
-    let sink = &skipped.sink;
+async fn tell_skipped(recorder: &Recorder, boot: Boot, skipped: &Skipped, spool: &SpoolHandle) {
+    let sink = &skipped.shed.sink;
     tracing::warn!(%boot, sink, "the spool had no more room for what this sink does not take");
-    for (stream, range) in &skipped.leaves {
+    for (stream, range) in &skipped.shed.leaves {
         hole(recorder, stream, range, sink).await;
     }
+    recorder.all_durable().await;
+    spool.set_skipped_told(boot, &skipped.file);
 }
 
 async fn hole(recorder: &Recorder, stream: &StreamId, range: &Range, sink: &str) {

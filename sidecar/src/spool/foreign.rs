@@ -88,6 +88,11 @@ impl Foreign {
         self.folders.iter().map(|adopted| adopted.shelf.used_bytes()).sum()
     }
 
+    /// How much was shed of which no hole tells durably.
+    pub(super) fn skipped_untold(&self) -> usize {
+        self.folders.iter().map(|adopted| adopted.shelf.skipped_untold()).sum()
+    }
+
     /// Housekeeping begins with the first.
     pub(super) fn restart(&mut self) {
         self.next = 0;

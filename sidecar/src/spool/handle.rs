@@ -58,6 +58,8 @@ pub struct Stats {
     pub used_bytes: u64,
     /// Entries that wait for the disk.
     pub pending: u64,
+    /// Parts that sinks never get, and of which no hole tells durably.
+    pub skipped_untold: usize,
     /// What is wrong with the disk, if anything is.
     pub fault: Option<String>,
 }
@@ -86,6 +88,7 @@ pub(super) struct Control {
     pub(super) sinks: Option<Vec<SinkRule>>,
     pub(super) acks: BTreeMap<(Boot, String), Place>,
     pub(super) recovered: Vec<Boot>,
+    pub(super) skipped_told: Vec<(Boot, String)>,
     pub(super) unlocked: Vec<(Boot, u64, DataKey)>,
     pub(super) adopted: Vec<(Shelf<Folder>, Predecessor)>,
     /// The open segment is to end.
@@ -128,6 +131,12 @@ impl SpoolHandle {
     /// The `recovered` records about an earlier process, and all that follows from them, are durable (D3).
     pub fn set_recovered(&self, boot: Boot) {
         lock(&self.shared.control).recovered.push(boot);
+        self.inbox.shared().request();
+    }
+
+    /// The holes about what sinks never get are durable; `file` as [`Skipped`] named it.
+    pub fn set_skipped_told(&self, boot: Boot, file: &str) {
+        lock(&self.shared.control).skipped_told.push((boot, file.to_owned()));
         self.inbox.shared().request();
     }
 

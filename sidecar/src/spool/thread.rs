@@ -303,6 +303,11 @@ impl Work {
                 shelf.set_recovered();
             }
         }
+        for (boot, file) in control.skipped_told {
+            if let Some(shelf) = self.shelf(boot) {
+                shelf.set_skipped_told(&file);
+            }
+        }
         for (boot, segment, key) in control.unlocked {
             if let Some(shelf) = self.shelf(boot) {
                 shelf.unlock(segment, key);
@@ -419,7 +424,8 @@ impl Work {
 
     fn tell(&mut self, pending: u64) {
         let used_bytes = self.foreign.segment_bytes().saturating_add(self.writer.shelf().used_bytes());
-        *lock(&self.handle.shared.stats) = Stats { used_bytes, pending, fault: self.fault.clone() };
+        let skipped_untold = self.foreign.skipped_untold() + self.writer.shelf().skipped_untold();
+        *lock(&self.handle.shared.stats) = Stats { used_bytes, pending, skipped_untold, fault: self.fault.clone() };
         while let Some(event) = self.untold.pop() {
             if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
                 self.untold.push(event);

@@ -8,6 +8,7 @@ pub mod bytes;
 pub mod frame;
 pub mod header;
 pub mod rewrapped;
+pub mod shed;
 
 use bytes::Cursor;
 use std::fmt;

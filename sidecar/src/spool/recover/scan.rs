@@ -117,7 +117,10 @@ pub fn scan<D: Disk>(
     }
     let _ = disk.sync_folder();
     let report = scan.report(&segments, acks.recovered);
-    Ok(Scanned { shelf: Shelf::with(disk, boot, reader, segments, acks), report })
+    let skipped = shelf::skipped(&disk);
+    let mut shelf = Shelf::with(disk, boot, reader, segments, acks);
+    shelf.restore_skipped(skipped);
+    Ok(Scanned { shelf, report })
 }
 
 fn may_go_on(goes_on: &dyn Fn() -> bool) -> io::Result<()> {

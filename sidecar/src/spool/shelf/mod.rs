@@ -8,13 +8,14 @@ mod shed;
 
 pub use segment::Segment;
 pub use shared::Shared;
+use shed::Sheds;
 pub use shed::Skipped;
 
 pub(super) use ack_log::is_log;
 pub(super) use rewrap::read_all as rewrapped_keys;
 pub(super) use segment::{name as segment_name, number as segment_number};
 pub(super) use shared::{Placed, Spot};
-pub(super) use shed::leaves_of;
+pub(super) use shed::{leaves_of, read_all as skipped};
 
 use super::disk::Disk;
 use super::format::acks::Acks;
@@ -74,7 +75,7 @@ pub struct Shelf<D> {
     pub(super) open: Option<u64>,
     /// Files that could not be removed; they count, and are tried again.
     junk: Vec<(String, u64)>,
-    skipped: Vec<Skipped>,
+    sheds: Sheds,
     recovered: bool,
     /// Files of keys that this process made.
     rewraps: u64,
@@ -102,7 +103,7 @@ impl<D: Disk> Shelf<D> {
             durable,
             open: None,
             junk: Vec::new(),
-            skipped: Vec::new(),
+            sheds: Sheds::default(),
             recovered: acks.recovered,
             rewraps: 0,
         };
@@ -249,7 +250,8 @@ impl<D: Disk> Shelf<D> {
 
     /// Whether nothing is left that anybody waits for.
     pub fn is_done(&self) -> bool {
-        self.recovered && self.open.is_none() && self.segments.values().all(|segment| self.may_go(segment))
+        let is_told = self.recovered && self.skipped_untold() == 0;
+        is_told && self.open.is_none() && self.segments.values().all(|segment| self.may_go(segment))
     }
 
     /// Every sink has it, durably.
@@ -260,7 +262,7 @@ impl<D: Disk> Shelf<D> {
     /// Every required sink has it; sinks that are not required cannot keep it (T5).
     fn may_be_shed(&self, segment: &Segment) -> bool {
         let mut required = self.sinks.values().filter(|sink| sink.required);
-        !self.is_kept(segment) && required.all(|sink| sink.durable >= segment.end())
+        self.may_shed_more() && !self.is_kept(segment) && required.all(|sink| sink.durable >= segment.end())
     }
 
     /// The segment that is being written stays, and the newest with entries: it alone says how far the streams went. When
@@ -290,7 +292,9 @@ impl<D: Disk> Shelf<D> {
         while freed(self) < bytes {
             let Some(number) = self.segments.values().find(|s| may(self, s)).map(Segment::number) else { break };
             let left = self.used_bytes();
-            self.shed_before_removal(number);
+            if !self.shed_before_removal(number) {
+                break;
+            }
             self.remove(number);
             if self.used_bytes() >= left {
                 break;
@@ -312,11 +316,6 @@ impl<D: Disk> Shelf<D> {
             self.publish();
         }
         self.clear_junk();
-    }
-
-    /// What sinks that are not required will never get, since the last call.
-    pub fn take_skipped(&mut self) -> Vec<Skipped> {
-        std::mem::take(&mut self.skipped)
     }
 
     /// The key of a segment that the pod's key does not open.

@@ -218,8 +218,8 @@ fn sp_3_t5_a_full_spool_refuses_sheds_what_nobody_must_have_and_goes_on_after_ac
     assert_eq!(rig.writer.retry(1).expect("room").end().number(), rig.given.len() as u64);
     let skipped = rig.writer.shelf_mut().take_skipped();
     let first = skipped.first().expect("b never gets the first segment");
-    assert_eq!((first.sink.as_str(), first.from), ("b", Place(0)));
-    let (sid, leaves) = first.leaves.first().expect("a stream");
+    assert_eq!((first.shed.sink.as_str(), first.shed.from), ("b", Place(0)));
+    let (sid, leaves) = first.shed.leaves.first().expect("a stream");
     assert_eq!(sid, &super::rig::sid(0));
-    assert_eq!(leaves, &rig.leaves(0, usize::try_from(first.to.number()).expect("small")));
+    assert_eq!(leaves, &rig.leaves(0, usize::try_from(first.shed.to.number()).expect("small")));
 }

@@ -6,6 +6,7 @@ use crate::spool::entry::{Block, Entry, Kind};
 use crate::spool::format::acks::{self, Acks, Line};
 use crate::spool::format::frame::{Clear, Decoder, Encoder};
 use crate::spool::format::header::{Header, StreamStart};
+use crate::spool::format::shed;
 use crate::spool::format::{FormatError, Problem};
 use crate::spool::keys::DataKey;
 use crate::spool::{Boot, Place};
@@ -199,5 +200,6 @@ proptest! {
         let _ = Header::parse(&bytes);
         let _ = Clear::parse(&bytes, number, 3);
         let _ = acks::read(&bytes, &mut Acks::default());
+        let _ = shed::read(&bytes);
     }
 }

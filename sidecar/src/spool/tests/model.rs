@@ -3,7 +3,7 @@
 use super::rig::{Rig, read_all, recover, sinks};
 use crate::spool::disk::sim::{Fault, SimDisk};
 use crate::spool::recover::Report;
-use crate::spool::{AckError, FIXED_RESERVE_BYTES, Place, REPLAY_NANOS_MAX, Writer};
+use crate::spool::{AckError, FIXED_RESERVE_BYTES, Place, REPLAY_NANOS_MAX, Skipped, Writer};
 use std::collections::BTreeSet;
 
 /// Seeds of an ordinary run; `TESTIMONY_SPOOL_SEEDS` says another number.
@@ -13,7 +13,7 @@ const SEEDS: u64 = 200;
 const SETTLED_AFTER: usize = 100;
 
 /// What a run takes of the fixed reserve at most.
-const RESERVE_USED_BYTES: u64 = 4 * 1024;
+const RESERVE_USED_BYTES: u64 = 64 * 1024;
 
 fn seeds() -> u64 {
     std::env::var("TESTIMONY_SPOOL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
@@ -25,12 +25,14 @@ struct Run {
     /// What the sinks acknowledged; the second is what was flushed.
     told: [u64; 2],
     flushed: [u64; 2],
+    /// What was shed and is not told.
+    skipped: Vec<Skipped>,
     crashes: u64,
 }
 
 impl Run {
     fn new(seed: u64) -> Self {
-        Self { rig: Rig::new(seed), seed, told: [0; 2], flushed: [0; 2], crashes: 0 }
+        Self { rig: Rig::new(seed), seed, told: [0; 2], flushed: [0; 2], skipped: Vec::new(), crashes: 0 }
     }
 
     fn step(&mut self) {
@@ -158,8 +160,14 @@ impl Run {
         assert!(used <= limit, "sp_3 {used} bytes of {limit}, seed {}", self.seed);
         // What sinks that are not required never get moves them on.
         for skipped in self.rig.writer.shelf_mut().take_skipped() {
-            assert_eq!(skipped.sink, "b");
-            self.told[1] = self.told[1].max(skipped.to.number());
+            assert_eq!(skipped.shed.sink, "b");
+            self.told[1] = self.told[1].max(skipped.shed.to.number());
+            self.skipped.push(skipped);
+        }
+        if self.rig.dice.one_in(8)
+            && let Some(told) = self.skipped.pop()
+        {
+            self.rig.writer.shelf_mut().set_skipped_told(&told.file);
         }
     }
 
@@ -191,6 +199,13 @@ impl Run {
             assert!(after.durable().end().number() >= end, "d1 {end}, seed {seed}");
             assert!(scanned.shelf.is_recovered() <= after.is_recovered(), "d3 seed {seed}");
         }
+        // What a sink never gets is told, whenever its process dies.
+        let skipped = scanned.shelf.take_skipped();
+        assert!(
+            self.skipped.iter().all(|one| skipped.contains(one)),
+            "t5 {:?} of {skipped:?}, seed {seed}",
+            self.skipped
+        );
         scanned.shelf.set_sinks(&sinks(), Place::default());
         for (at, sink) in ["a", "b"].into_iter().enumerate() {
             let position = scanned.shelf.position(sink).expect("a sink").number();
