@@ -1,6 +1,7 @@
 //! From the bodies of an operator's ledger to what a verification makes of them.
 
 use super::fact::Life;
+use super::part::Part;
 use super::trust::{ExpectedPod, Ledger, LedgerStream, Witness};
 use super::verdict::{Finding, Verdict};
 use crate::canon::parse_body;
@@ -23,28 +24,13 @@ impl Ledger {
         for sid in &there {
             let key = keys.iter().find(|named| named.name == sid.as_str());
             let read = match key {
-                None if keys.is_empty() => {
-                    let message = format!("the roots hold no key of ledger {sid} (`ledger KEY`): it was not used");
-                    Err(Finding::export(Verdict::Unanchored, message))
-                }
-                None => {
-                    let message =
-                        format!("entries of ledger {sid}, whose key is not in the roots: nothing proves them");
-                    Err(Finding::export(Verdict::Foreign, message))
-                }
-                Some(named) => proved(sid, named, bodies).map_err(|problem| {
-                    let message =
-                        format!("ledger {sid} is not what was signed, or not whole, and was not used: {problem}");
-                    Finding::export(Verdict::Tampered, message)
-                }),
+                None => Err(vec![stranger(sid, keys)]),
+                Some(named) => proved(sid, named, bodies).map_err(|problem| unread(sid, named, bodies, &problem)),
             };
             match read {
-                Err(finding) => findings.push(finding),
+                Err(problems) => findings.extend(problems),
                 Ok((summary, unproved)) => {
-                    if unproved > 0 {
-                        let message = format!("{unproved} entries of ledger {sid} stand behind its last signed head");
-                        findings.push(Finding::export(Verdict::Foreign, message));
-                    }
+                    findings.extend((unproved > 0).then(|| Self::behind_its_head(sid, unproved)));
                     findings.extend(summary.others.iter().filter_map(|(seq, fact)| alarm(*seq, fact)));
                     let size = summary.size;
                     let mut said = Self::of(sid, summary);
@@ -62,6 +48,12 @@ impl Ledger {
             findings.push(Finding::export(Verdict::Unanchored, message));
         }
         (ledger, findings)
+    }
+
+    /// Entries that no head covers.
+    pub(super) fn behind_its_head(sid: &StreamId, count: u64) -> Finding {
+        let message = format!("{count} entries of ledger {sid} stand behind its last signed head");
+        Finding::export(Verdict::Foreign, message)
     }
 
     fn empty(cluster_uid: &str) -> Self {
@@ -225,6 +217,25 @@ fn proved(sid: &StreamId, key: &NamedKey, bodies: &[String]) -> Result<(Summary,
     }
     let behind = |body: &&String| place(body).is_none_or(|(of, seq)| of != *sid || seq < all.size);
     Ok((read(&mut bodies.iter().filter(behind))?, all.unproved))
+}
+
+/// A ledger of which the roots say nothing.
+fn stranger(sid: &StreamId, keys: &[NamedKey]) -> Finding {
+    if keys.is_empty() {
+        let message = format!("the roots hold no key of ledger {sid} (`ledger KEY`): it was not used");
+        return Finding::export(Verdict::Unanchored, message);
+    }
+    let message = format!("entries of ledger {sid}, whose key is not in the roots: nothing proves them");
+    Finding::export(Verdict::Foreign, message)
+}
+
+/// What it means that a ledger cannot be read.
+fn unread(sid: &StreamId, named: &NamedKey, bodies: &[String], problem: &str) -> Vec<Finding> {
+    if let Some(part) = Part::read(sid, named, bodies) {
+        return part.findings(sid);
+    }
+    let message = format!("ledger {sid} is not what was signed, or not whole, and was not used: {problem}");
+    vec![Finding::export(Verdict::Tampered, message)]
 }
 
 /// What the witness itself found.
