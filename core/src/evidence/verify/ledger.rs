@@ -7,17 +7,32 @@ use super::verdict::{Finding, Verdict};
 use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
 use crate::evidence::ledger::entry::Entry;
-use crate::evidence::ledger::export::read_bodies;
+use crate::evidence::ledger::export::{head_body, read_bodies};
 use crate::evidence::ledger::read::Summary;
 use crate::evidence::ledger::{self, Fact};
+use crate::evidence::note::SignedNote;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Ledger {
     /// Reads ledgers from bodies in any order; `keys` are those of the trust roots. Nothing but what one of them signed
     /// counts, and a ledger that is not whole does not count at all: what is wrong is told in findings.
     pub fn read(keys: &[NamedKey], bodies: &[String]) -> (Option<Self>, Vec<Finding>) {
+        Self::read_against(keys, bodies, &[])
+    }
+
+    /// The same, held against heads that somebody kept (W3): each stands among the ledger's own, so that its size is the least
+    /// that the ledger must have, and what it covers must be there unchanged.
+    pub fn read_against(keys: &[NamedKey], bodies: &[String], kept: &[SignedNote]) -> (Option<Self>, Vec<Finding>) {
+        let mut bodies = Cow::Borrowed(bodies);
+        if !kept.is_empty() {
+            // Behind those of the export: of two heads of one size the one that was kept counts.
+            let heads = kept.iter().filter_map(|note| String::from_utf8(head_body(&note.encode())).ok());
+            bodies.to_mut().extend(heads);
+        }
+        let bodies: &[String] = &bodies;
         let mut findings = Vec::new();
         let mut ledger: Option<Self> = None;
         let there: BTreeSet<StreamId> = bodies.iter().filter_map(|body| place(body)).map(|(sid, _)| sid).collect();
@@ -44,8 +59,7 @@ impl Ledger {
             }
         }
         for named in keys.iter().filter(|named| !there.iter().any(|sid| sid.as_str() == named.name)) {
-            let message = format!("ledger {} of the roots is not in the input", named.name);
-            findings.push(Finding::export(Verdict::Unanchored, message));
+            findings.push(absent(named, kept));
         }
         (ledger, findings)
     }
@@ -227,6 +241,20 @@ fn stranger(sid: &StreamId, keys: &[NamedKey]) -> Finding {
     }
     let message = format!("entries of ledger {sid}, whose key is not in the roots: nothing proves them");
     Finding::export(Verdict::Foreign, message)
+}
+
+/// A ledger of the roots of which no entry is in the input.
+fn absent(named: &NamedKey, kept: &[SignedNote]) -> Finding {
+    let name = &named.name;
+    let own = kept.iter().filter(|note| note.is_signed_by(name, &named.key)).map(|note| note.checkpoint.size);
+    let (verdict, message) = match own.max() {
+        Some(size) => {
+            let message = format!("ledger {name}: one of {size} entries was seen before; none is in the input");
+            (Verdict::Tampered, message)
+        }
+        None => (Verdict::Unanchored, format!("ledger {name} of the roots is not in the input")),
+    };
+    Finding::export(verdict, message)
 }
 
 /// What it means that a ledger cannot be read.

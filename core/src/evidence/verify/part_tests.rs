@@ -6,6 +6,10 @@ use super::tamper_tests::honest;
 use super::testing::*;
 use super::*;
 use crate::evidence::ledger::Fact as Said;
+use crate::evidence::note::SignedNote;
+use crate::evidence::roots::NamedKey;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 /// Entries 2 and 3 with a head, 4 with a head, 5 and 6 with a head; those before and their head are not there.
 fn window() -> Vec<String> {
@@ -16,6 +20,12 @@ fn window() -> Vec<String> {
     assert_eq!(operator.book.size(), 2, "the ledger's first entry, and what the block says");
     operator.block(&[gone("x"), gone("y")], &[]).certify(&b).block(&[gone("z"), gone("w")], &[]);
     operator.bodies.split_off(first)
+}
+
+/// The note of a head's body.
+fn note(body: &String) -> String {
+    let fields = crate::canon::parse_body(body.as_bytes()).expect("a body");
+    String::from_utf8(STANDARD.decode(&fields["note"]).expect("base64")).expect("text")
 }
 
 fn gone(uid: &str) -> Said {
@@ -86,11 +96,6 @@ fn w3_a_part_of_a_ledger_with_a_cosigned_head_that_nobody_signed_is_tampered() {
     let (mut operator, mut other) = (Operator::new(), Operator::new());
     operator.certify(&honest("p", 1));
     other.certify(&honest("p", 1));
-    let note = |body: &String| {
-        let fields = crate::canon::parse_body(body.as_bytes()).expect("a body");
-        let note = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &fields["note"]);
-        String::from_utf8(note.expect("base64")).expect("text")
-    };
     let own = note(operator.bodies.last().expect("a head"));
     let first = operator.bodies.len();
     let foreign = own.replacen("ledger/", "ledger/1", 1);
@@ -111,4 +116,22 @@ fn v2_nothing_that_a_part_of_a_ledger_says_is_used() {
         assert!(report.verdict >= Verdict::Unanchored, "{at}: {report:?}");
         assert!(report.streams.iter().all(|stream| !stream.certified), "{at}");
     }
+}
+
+#[test]
+fn w3_a_ledger_of_which_nothing_is_left_is_tampered_if_somebody_kept_its_head() {
+    let (mut operator, key) = (Operator::new(), ledger_key());
+    operator.certify(&honest("p", 1));
+    let note = SignedNote::parse(&note(operator.bodies.last().expect("a head"))).expect("a note");
+    let read = |bodies: &[String], kept: &[SignedNote], key: &NamedKey| {
+        let (_, findings) = Ledger::read_against(std::slice::from_ref(key), bodies, kept);
+        findings.into_iter().map(|finding| finding.verdict).collect::<Vec<_>>()
+    };
+    let kept = [note];
+    assert_eq!(read(&operator.bodies, &kept, &key), []);
+    assert_eq!(read(&[], &kept, &key), [Verdict::Tampered]);
+    assert_eq!(read(&[], &[], &key), [Verdict::Unanchored]);
+    // A head that the key of the roots did not sign tells nothing.
+    let other = NamedKey { key: Key::new(7).public(), ..key };
+    assert_eq!(read(&[], &kept, &other), [Verdict::Unanchored]);
 }
