@@ -37,7 +37,7 @@ fn name(file: &Path) -> String {
     if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
 }
 
-/// Reads all files; gives the rows of their records.
+/// Reads all files; gives the rows of their records, and tells the formats that were there.
 ///
 /// # Errors
 /// A file cannot be read, or is no export.
@@ -46,7 +46,7 @@ pub fn read(
     format: Option<Format>,
     intake: &mut Intake,
     row: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<Format>> {
     each(files, format, &mut |body, stored, projector, place| {
         let mut failed = Ok(());
         match body {
@@ -70,12 +70,14 @@ pub fn bodies(files: &[PathBuf], format: Option<Format>, give: &mut dyn FnMut(&s
         body.into_iter().for_each(&mut *give);
         Ok(())
     })
+    .map(drop)
 }
 
 type Take<'a> = &'a mut dyn FnMut(Option<&str>, &Stored<'_>, &Projector, Place) -> Result<()>;
 
-fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<()> {
+fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<Vec<Format>> {
     let mut progress = Progress::new(files);
+    let mut formats = Vec::new();
     for (number, path) in files.iter().enumerate() {
         let reader: Box<dyn Read> = if path == Path::new("-") {
             Box::new(std::io::stdin().lock())
@@ -91,11 +93,11 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<()>
         let mut lines =
             Lines { reader: BufReader::with_capacity(BUFFER_BYTES, reader), line: Vec::new(), number: 0, offset: 0 };
         let file = u64::try_from(number).unwrap_or(u64::MAX) << (LINE_BITS + ENTRY_BITS);
-        read_file(&mut lines, file, format, &mut *take, &mut progress)
-            .map_err(|error| anyhow!("{}: {error:#}", name(path)))?;
+        let read = read_file(&mut lines, file, format, &mut *take, &mut progress);
+        formats.extend(read.map_err(|error| anyhow!("{}: {error:#}", name(path)))?);
     }
     progress.end();
-    Ok(())
+    Ok(formats)
 }
 
 struct Lines<R> {
@@ -131,7 +133,7 @@ fn read_file<R: BufRead>(
     format: Option<Format>,
     take: Take<'_>,
     progress: &mut Progress,
-) -> Result<()> {
+) -> Result<Option<Format>> {
     let mut known: Option<(Format, Projector)> = format.map(|format| (format, format.projector()));
     let mut failed = Ok(());
     while let Some(whole) = lines.next()? {
@@ -168,7 +170,7 @@ fn read_file<R: BufRead>(
         std::mem::replace(&mut failed, Ok(()))?;
         read.map_err(|problem| bad_line(&problem, *format, whole, &at()))?;
     }
-    Ok(())
+    Ok(known.map(|(format, _)| format))
 }
 
 /// A packed file is told as such.

@@ -4,6 +4,7 @@
 
 mod backend;
 mod heads;
+mod hint;
 mod input;
 #[cfg(test)]
 mod ledger_tests;
@@ -132,7 +133,7 @@ pub(crate) struct Input<'a> {
 fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max: usize) -> Result<Report> {
     let mut intake = Intake::default();
     let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
-    input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
+    let formats = input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
     let given = input.ledger.map(ledger_bodies).transpose()?;
     // A kept head tells that there must be one.
     if given.is_some() || !intake.ledger().is_empty() || !input.heads.is_empty() {
@@ -155,7 +156,9 @@ fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max
         anyhow::ensure!(verification.feed(row), "a temporary file was damaged: try again");
         Ok(())
     })?;
-    Ok(verification.finish())
+    let mut report = verification.finish();
+    report.hints = hint::hints(&report, &formats);
+    Ok(report)
 }
 
 /// Bodies of a ledger's file.
@@ -228,6 +231,9 @@ fn text(report: &Report, files: &[PathBuf]) -> String {
         if more > 0 {
             let _ = writeln!(out, "  ... and {more} more: -o json");
         }
+    }
+    for hint in &report.hints {
+        let _ = writeln!(out, "\nHint: {}", printable(hint));
     }
     let basis = match report.trust {
         Basis::None => "none",

@@ -7,7 +7,7 @@ use prost::Message;
 use serde_json::Map;
 use std::io::Write as _;
 use std::path::Path;
-use testimony_core::evidence::verify::{Scope, Verdict};
+use testimony_core::evidence::verify::{Finding, Scope, Verdict};
 
 const VECTORS: [&str; 4] = ["every-typ", "rollover", "rotation", "crash"];
 
@@ -283,6 +283,34 @@ fn v4_an_attribute_that_was_added_is_a_projection() {
     lines[3]["host.name"] = json!("collector-1");
     let report = judged("added", &lines);
     assert!(report.findings.iter().all(|finding| finding.verdict != Verdict::Projection), "{:#?}", verdicts(&report));
+}
+
+#[test]
+fn v4_a_time_is_read_in_every_zone_and_told_where_it_cannot_be() {
+    let records = vectors("every-typ");
+    let with = |time: &dyn Fn(&str) -> String| {
+        let mut lines: Vec<Value> = records.iter().map(|record| line(Format::Loki, record)).collect();
+        for line in &mut lines {
+            line["timestamp"] = json!(time(line["timestamp"].as_str().expect("a time")));
+        }
+        judged("zones", &lines)
+    };
+    let as_it_is = verdicts(&with(&str::to_owned));
+    for (offset, hours) in [("-05:00", -5), ("+02:00", 2)] {
+        let west = |time: &str| {
+            let time: Timestamp = time.parse().expect("a time");
+            let local = time + k8s_openapi::jiff::SignedDuration::from_hours(hours);
+            local.to_string().replace('Z', offset)
+        };
+        assert_eq!(verdicts(&with(&west)), as_it_is, "{offset}");
+    }
+    let report = with(&|_| "yesterday".to_owned());
+    let told: Vec<&Finding> = report.findings.iter().filter(|found| found.verdict == Verdict::Projection).collect();
+    assert!(told.len() as u64 >= report.records, "each record: {}", told.len());
+    assert!(told.iter().all(|found| found.message.starts_with("the time that is stored cannot be read")), "{told:#?}");
+    // What logcli leaves out of the labels of each entry.
+    assert!(report.hints.iter().any(|hint| hint.contains("--include-common-labels")), "{:?}", report.hints);
+    assert_eq!(with(&str::to_owned).hints, [""; 0]);
 }
 
 #[test]

@@ -327,6 +327,7 @@ impl Verification {
             streams,
             findings: self.findings,
             more_findings: self.more_findings,
+            hints: Vec::new(),
             exposure: self.exposure,
             ledger: told,
             not_concluded: limits(trust, self.trust.ledger.is_some(), self.of_some_sink),
