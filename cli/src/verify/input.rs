@@ -33,7 +33,8 @@ pub fn place(files: &[PathBuf], place: Place) -> String {
     format!("{name}:{line}{entry}")
 }
 
-fn name(file: &Path) -> String {
+/// A file of the command line, for people.
+pub fn name(file: &Path) -> String {
     if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
 }
 

@@ -362,12 +362,37 @@ fn input_that_cannot_be_judged_is_told_with_its_place() {
 }
 
 #[test]
+fn v1_an_input_without_anything_of_testimony_is_no_verdict() {
+    let head = vectors("rotation").iter().find(|record| body(record).contains("\"typ\":\"head\"")).cloned();
+    for (name, content, problem) in [
+        ("nothing", String::new(), Some("no log entry at all")),
+        ("blank", "\n \n".to_owned(), Some("no log entry at all")),
+        (
+            "others",
+            "{\"_msg\":\"GET /\",\"_time\":\"x\"}\n{\"_msg\":\"\"}\n".to_owned(),
+            Some("only 2 log entries of others"),
+        ),
+        ("head", line(Format::Otlp, &head.expect("a head")).to_string(), None),
+        ("claimed", "{\"_msg\":\"x\",\"event_name\":\"audit.http.request\"}".to_owned(), None),
+    ] {
+        let file = Temporary::new(name, content.as_bytes());
+        let result = verification(files(&file.0), settings(), Trust::default(), 10_000);
+        assert_eq!(result.is_err(), problem.is_some(), "{name}");
+        if let (Err(error), Some(problem)) = (result, problem) {
+            let error = format!("{error:#}");
+            assert!(error.starts_with(&format!("{}: no record", file.0.display())), "{error}");
+            assert!(error.contains(problem) && error.contains("--format"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn every_prefix_of_an_export_is_taken_or_refused() {
     let record = line(Format::Victorialogs, &vectors("rotation")[1]).to_string();
     for cut in 0..record.len() {
         let file = Temporary::new("prefix", &record.as_bytes()[..cut]);
         let result = verification(files(&file.0), settings(), Trust::default(), 10_000);
-        assert_eq!(result.is_ok(), cut == 0, "{cut}");
+        assert!(result.is_err(), "{cut}");
     }
 }
 

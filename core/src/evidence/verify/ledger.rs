@@ -64,6 +64,11 @@ impl Ledger {
         (ledger, findings)
     }
 
+    /// Whether a body claims to be an entry of a ledger.
+    pub fn is_entry(body: &str) -> bool {
+        place(body).is_some()
+    }
+
     /// Entries that no head covers.
     pub(super) fn behind_its_head(sid: &StreamId, count: u64) -> Finding {
         let message = format!("{count} entries of ledger {sid} stand behind its last signed head");
@@ -239,7 +244,10 @@ fn stranger(sid: &StreamId, keys: &[NamedKey]) -> Finding {
         let message = format!("the roots hold no key of ledger {sid} (`ledger KEY`): it was not used");
         return Finding::export(Verdict::Unanchored, message);
     }
-    let message = format!("entries of ledger {sid}, whose key is not in the roots: nothing proves them");
+    let message = format!(
+        "entries of ledger {sid}, whose key is not in the roots: nothing proves them. The roots may be another cluster's, or older \
+         than this ledger: `testimony roots` prints those of now, to be compared by another way"
+    );
     Finding::export(Verdict::Foreign, message)
 }
 
