@@ -7,6 +7,10 @@ use std::path::PathBuf;
 use testimony_core::evidence::note::PublicKey;
 use testimony_core::evidence::verify::Verdict;
 
+/// What says how an export is judged, and nothing to a proof of one record.
+const OF_AN_EXPORT: [&str; 10] =
+    ["files", "roots", "ledger", "ledger_head", "scope", "sink", "partial", "max_lag", "accept", "format"];
+
 /// `verify`.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
@@ -14,10 +18,10 @@ pub struct VerifyArgs {
     #[arg(value_name = "FILE", required_unless_present = "proof")]
     pub files: Vec<PathBuf>,
     /// Check one record's proof instead, as `testimony prove` prints it; - is standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_AN_EXPORT)]
     pub proof: Option<PathBuf>,
     /// With --proof: the key that must have signed, 64 hex digits; `testimony prove` tells it
-    #[arg(long, value_name = "HEX", requires = "proof", value_parser = public_key)]
+    #[arg(long, value_name = "HEX", requires = "proof", conflicts_with = "files", value_parser = public_key)]
     pub key: Option<PublicKey>,
     /// Trust roots: certificates (PEM), keys of witnesses and ledgers (name+id+key), as `testimony roots` prints them
     #[arg(long, value_name = "FILE")]
@@ -87,6 +91,30 @@ pub fn usage_exit_code(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn v1_what_would_be_ignored_is_refused() {
+        let key = "0".repeat(64);
+        for (line, good) in [
+            ("--proof p".to_owned(), true),
+            (format!("--proof p --key {key} -o json"), true),
+            (format!("--key {key} x"), false),
+            ("--proof p x".to_owned(), false),
+            ("--proof p --roots r".to_owned(), false),
+            ("--proof p --ledger l".to_owned(), false),
+            ("--proof p --roots r --ledger-head h".to_owned(), false),
+            ("--proof p --scope ns=shop".to_owned(), false),
+            ("--proof p --sink main".to_owned(), false),
+            ("--proof p --partial".to_owned(), false),
+            ("--proof p --max-lag 1m".to_owned(), false),
+            ("--proof p --accept GAP".to_owned(), false),
+            ("--proof p --format otlp".to_owned(), false),
+            ("--ledger-head h x".to_owned(), false),
+        ] {
+            let arguments = format!("testimony verify {line}");
+            assert_eq!(Cli::command().try_get_matches_from(arguments.split(' ')).is_ok(), good, "{line}");
+        }
+    }
 
     #[test]
     fn v1_a_wrong_command_line_is_no_verdict() {

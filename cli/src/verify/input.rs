@@ -35,7 +35,11 @@ pub fn place(files: &[PathBuf], place: Place) -> String {
 
 /// A file of the command line, for people.
 pub fn name(file: &Path) -> String {
-    if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
+    match file.to_str() {
+        Some("-") => "standard input".to_owned(),
+        Some(name) => url::shown(name).into_owned(),
+        None => file.display().to_string(),
+    }
 }
 
 /// Reads all files; gives the rows of their records, and tells the formats that were there.
@@ -83,11 +87,11 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<Vec
         let reader: Box<dyn Read> = if path == Path::new("-") {
             Box::new(std::io::stdin().lock())
         } else if let Some(url) = path.to_str().filter(|name| url::is_url(name)) {
-            url::get(url).map_err(|error| anyhow!("{url}: {error:#}"))?
+            url::get(url).map_err(|error| anyhow!("{}: {error:#}", name(path)))?
         } else {
-            let file = File::open(path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+            let file = File::open(path).map_err(|error| anyhow!("{}: {error}", name(path)))?;
             if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-                bail!("{}: it is a folder: name the files in it", path.display());
+                bail!("{}: it is a folder: name the files in it", name(path));
             }
             Box::new(file)
         };

@@ -26,7 +26,7 @@ const TYPE_COSIGNATURE: u8 = 0x04;
 /// # Errors
 /// The file cannot be read, or holds something else.
 pub fn load(path: &Path) -> Result<Trust> {
-    let named = |error| anyhow!("--roots {}: {error:#}: `testimony roots` makes this file", path.display());
+    let named = |error| anyhow!("--roots {}: {error:#}: `testimony roots` makes this file", super::input::name(path));
     read(path).map_err(named)
 }
 
