@@ -5,6 +5,7 @@
 mod backend;
 #[cfg(test)]
 mod given_tests;
+mod guess;
 mod heads;
 mod hint;
 mod input;

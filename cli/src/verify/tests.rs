@@ -333,7 +333,7 @@ fn a_scope_leaves_other_streams_out() {
 #[test]
 fn input_that_cannot_be_judged_is_told_with_its_place() {
     let good = line(Format::Otlp, &vectors("rotation")[0]).to_string();
-    let table: [(&str, Vec<u8>, &[&str]); 9] = [
+    let table: [(&str, Vec<u8>, &[&str]); 12] = [
         (
             "cut",
             format!("{good}\n{}", &good[..good.len() / 2]).into_bytes(),
@@ -347,6 +347,9 @@ fn input_that_cannot_be_judged_is_told_with_its_place() {
         ("binary", [good.as_bytes(), b"\n{\"a\":\"", &[0xff, 0xfe], b"\"}\n"].concat(), &["line 2", "not UTF-8"]),
         ("other", format!("{good}\n{{\"resourceLogs\":7}}\n").into_bytes(), &["line 2", "not of the format Otlp"]),
         ("shape", b"{\"data\":{}}\n".to_vec(), &["line 1", "data.result"]),
+        ("html", b"\r\n<html>\n".to_vec(), &["line 2 (byte 2) is an HTML page"]),
+        ("pretty", b"{\n  \"_msg\": \"x\"\n}\n".to_vec(), &["line 1 (byte 0)", "`jq -c .`"]),
+        ("later", format!("{good}\n{{\n").into_bytes(), &["line 2", "damaged: EOF while parsing an object: export"]),
     ];
     for (name, content, problems) in table {
         let file = Temporary::new(name, &content);
@@ -359,6 +362,17 @@ fn input_that_cannot_be_judged_is_told_with_its_place() {
     assert!(format!("{:#}", error.expect("no file")).contains("/nowhere/x.jsonl"));
     let folder = verification(files(&std::env::temp_dir()), settings(), Trust::default(), 10_000).err();
     assert!(format!("{:#}", folder.expect("a folder")).contains("folder"));
+}
+
+#[test]
+fn a_byte_order_mark_is_left_out() {
+    let lines: String = vectors("rotation").iter().map(|record| format!("{}\n", line(Format::Otlp, record))).collect();
+    let marked = [guess::BYTE_ORDER_MARK, lines.as_bytes()].concat();
+    let [plain, marked] = [lines.as_bytes(), &marked].map(|content| {
+        let file = Temporary::new(&format!("mark-{}", content.len()), content);
+        verification(files(&file.0), settings(), Trust::default(), 10_000).expect("an export")
+    });
+    assert_eq!((verdicts(&marked), marked.records), (verdicts(&plain), plain.records));
 }
 
 #[test]
