@@ -78,7 +78,7 @@ pub enum Command {
     /// Reads what a backend gives back: JSON lines of the Collector's file exporter, or query output of VictoriaLogs, Loki,
     /// ClickHouse or Elasticsearch as JSON lines, in any order. The verdict stands in the last line. Exit code: 0 OK; 1 FORK,
     /// TAMPERED, FOREIGN, MISSING or PROJECTION; 2 UNCLOSED or GAP; 3 UNKNOWN, UNANCHORED, PARTIAL or PENDING; 64 the command line is
-    /// wrong; 65 the input cannot be read. Long inputs use temporary files in TMPDIR.
+    /// wrong; 65 the input cannot be read, or holds nothing of Testimony. Long inputs use temporary files in TMPDIR.
     Verify(VerifyArgs),
     /// One record with its proof, to be checked without the rest
     ///
