@@ -1,6 +1,6 @@
 """The operator's ledger, read a second time: what its signed entries say of streams and pods.
 
-Written from the rules and docs/witness.md alone. Certificates are not looked at: the ledger names the keys of streams.
+Written from the rules, docs/witness.md and docs/verify.md alone. Certificates are not looked at: the ledger names the keys of streams.
 """
 
 import base64
