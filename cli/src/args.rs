@@ -1,10 +1,12 @@
 //! The command line.
 
+mod verify;
+
+pub use verify::{ProveArgs, VerifyArgs, usage_exit_code};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::{Path, PathBuf};
-use testimony_core::evidence::note::PublicKey;
-use testimony_core::evidence::verify::Verdict;
 use testimony_core::policy;
 
 /// See what Testimony records, and why.
@@ -76,7 +78,7 @@ pub enum Command {
     /// Reads what a backend gives back: JSON lines of the Collector's file exporter, or query output of VictoriaLogs, Loki,
     /// ClickHouse or Elasticsearch as JSON lines, in any order. The verdict stands in the last line. Exit code: 0 OK; 1 FORK,
     /// TAMPERED, FOREIGN, MISSING or PROJECTION; 2 UNCLOSED or GAP; 3 UNKNOWN, UNANCHORED, PARTIAL or PENDING; 64 the command line is
-    /// wrong; 65 the input cannot be read. Long inputs use temporary files in TMPDIR.
+    /// wrong; 65 the input cannot be read, or holds nothing of Testimony. Long inputs use temporary files in TMPDIR.
     Verify(VerifyArgs),
     /// One record with its proof, to be checked without the rest
     ///
@@ -386,76 +388,6 @@ pub struct TailArgs {
     /// Form of the output
     #[arg(long, short, value_enum, default_value_t)]
     pub output: TailFormat,
-}
-
-/// `verify`.
-#[derive(Args, Debug)]
-pub struct VerifyArgs {
-    /// Files of the export; - is standard input; a URL is asked, such as http://victorialogs:9428/select/logsql/query?query=*
-    #[arg(value_name = "FILE", required_unless_present = "proof")]
-    pub files: Vec<PathBuf>,
-    /// Check one record's proof instead, as `testimony prove` prints it; - is standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "files")]
-    pub proof: Option<PathBuf>,
-    /// With --proof: the key that must have signed, 64 hex digits; `testimony prove` tells it
-    #[arg(long, value_name = "HEX", requires = "proof", value_parser = public_key)]
-    pub key: Option<PublicKey>,
-    /// Trust roots: certificates (PEM), keys of witnesses and ledgers (name+id+key), as `testimony roots` prints them
-    #[arg(long, value_name = "FILE")]
-    pub roots: Option<PathBuf>,
-    /// The operator's ledger, as `testimony ledger export` prints it; omitted: what of it is in the export
-    #[arg(long, value_name = "FILE")]
-    pub ledger: Option<PathBuf>,
-    /// A head of the ledger that you kept, as the ConfigMap testimony-ledger-head holds it: a ledger that is smaller, or another
-    /// one, is TAMPERED; may be repeated
-    #[arg(long, value_name = "FILE", requires = "roots")]
-    pub ledger_head: Vec<PathBuf>,
-    /// Look at a part: ns=NAME, stream=PREFIX, from=TIME, to=TIME, separated by commas; of an export by time, too
-    #[arg(long, value_name = "SCOPE", value_parser = crate::verify::scope)]
-    pub scope: Option<crate::verify::ScopeArg>,
-    /// The sink whose export this is, by the name of its AuditSink: holes that are declared for other sinks excuse nothing
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub sink: Option<String>,
-    /// The export is filtered: what is absent from it proves nothing
-    #[arg(long)]
-    pub partial: bool,
-    /// How long a record may be without a signed head, such as 10s or 5m
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::verify::lag)]
-    pub max_lag: u64,
-    /// Verdicts that are no failure, separated by commas: PENDING, PARTIAL, GAP, UNCLOSED, UNANCHORED; the exit code is that
-    /// of what else was found
-    #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = crate::verify::acceptable)]
-    pub accept: Vec<Verdict>,
-    /// Format of the files; omitted: recognised by the first line of each
-    #[arg(long, value_enum)]
-    pub format: Option<crate::verify::Format>,
-    /// Form of the output
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Format,
-}
-
-/// `prove`.
-#[derive(Args, Debug)]
-pub struct ProveArgs {
-    /// Files of the export, or URLs; - is standard input
-    #[arg(value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
-    /// The record: its stream, a colon and its seq, which is one less than `audit.sequence.number`
-    #[arg(long, value_name = "SID:SEQ", value_parser = crate::verify::record_name)]
-    pub record: crate::verify::RecordName,
-    /// Format of the files; omitted: recognised by the first line of each
-    #[arg(long, value_enum)]
-    pub format: Option<crate::verify::Format>,
-}
-
-fn public_key(text: &str) -> Result<PublicKey, String> {
-    text.parse().map_err(|_| format!("{text:?} is no key: write 64 lower-case hex digits"))
-}
-
-/// Exit code of a wrong command line: `verify` and `prove` keep the small ones for verdicts.
-pub fn usage_exit_code(mut arguments: impl Iterator<Item = String>) -> u8 {
-    let judges = arguments.any(|argument| argument == "verify" || argument == "prove");
-    if judges { crate::verify::EXIT_USAGE } else { 2 }
 }
 
 fn labels(text: &str) -> Result<Labels, String> {

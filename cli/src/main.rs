@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Err(error) if error.use_stderr() => {
             // Nobody reads it: then nobody needs it.
             let _ = error.print();
-            ExitCode::from(usage_exit_code(std::env::args().skip(1).take(1)))
+            ExitCode::from(usage_exit_code(std::env::args_os()))
         }
         Err(error) => error.exit(),
     }

@@ -196,18 +196,35 @@ fn without_a_webhook_nothing_of_it_is_left() {
     assert!(manifest.contains("name: testimony-injection") && !case("minimal").contains("name: testimony-injection"));
 }
 
+fn notes_with(settings: &str) -> String {
+    let chart = chart().display().to_string();
+    let output = helm(&["install", "testimony", &chart, "--dry-run=client", "--set", settings]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let (_, notes) = text.split_once("NOTES:").expect("notes");
+    notes.to_owned()
+}
+
+#[test]
+fn the_notes_warn_of_a_daily_check_that_gets_no_ledger() {
+    let minimal = "sink.endpoint=http://c:4318";
+    let (verify, secret) = ("verify.enabled=true,verify.source=http://v:1/x", "sink.credentialsSecretName=s");
+    for (settings, warned) in [
+        (format!("{minimal},{verify},{secret}"), true),
+        (format!("{minimal},{verify},{secret},verify.sink=default"), true),
+        (format!("{minimal},{verify},{secret},verify.sink=plain"), false),
+        (format!("{minimal},{verify}"), false),
+        (format!("{minimal},{secret}"), false),
+        (format!("sink.enabled=false,{verify},{secret}"), false),
+    ] {
+        assert_eq!(notes_with(&settings).contains("each check would end UNANCHORED"), warned, "{settings}");
+    }
+}
+
 #[test]
 fn the_notes_warn_of_a_port_only_where_the_protocol_does_not_fit_it() {
-    let notes = |endpoint: &str, protocol: &str| {
-        let chart = chart().display().to_string();
-        let settings = format!("sink.endpoint={endpoint},sink.protocol={protocol}");
-        let arguments = ["install", "testimony", &chart, "--dry-run=client", "--set", &settings];
-        let output = helm(&arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
-        let (_, notes) = text.split_once("NOTES:").expect("notes");
-        notes.to_owned()
-    };
+    let notes =
+        |endpoint: &str, protocol: &str| notes_with(&format!("sink.endpoint={endpoint},sink.protocol={protocol}"));
     assert!(notes("http://c:4317", "HttpProtobuf").contains("--set sink.protocol=Grpc"));
     assert!(notes("http://c:4318", "Grpc").contains("looks like OTLP over HTTP"));
     for (endpoint, protocol) in [("http://c:4317", "Grpc"), ("http://c:4318", "HttpProtobuf"), ("https://c", "Grpc")] {

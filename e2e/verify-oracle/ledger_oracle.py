@@ -1,6 +1,6 @@
 """The operator's ledger, read a second time: what its signed entries say of streams and pods.
 
-Written from the rules and docs/witness.md alone. Certificates are not looked at: the ledger names the keys of streams.
+Written from the rules, docs/witness.md and docs/verify.md alone. Certificates are not looked at: the ledger names the keys of streams.
 """
 
 import base64
@@ -24,6 +24,10 @@ BEHIND = (300 + 40 + 300) * SECOND
 
 class Bad(Exception):
     """The ledger is not what was signed, or not whole."""
+
+
+class NoBeginning(Exception):
+    """Entries that follow each other, but none that reading can begin with: an export over a time may hold no more."""
 
 
 def root_keys(roots):
@@ -160,6 +164,30 @@ def entries_of(bodies):
     return entries, notes
 
 
+def begins(seq, body):
+    typ, fields = fields_of(body)
+    return seq == 0 or (typ == "state" and "frontier" in fields)
+
+
+def no_beginning(key, places, notes):
+    """What can be told without a root: entries follow each other, heads and cosigned heads are the ledger's own."""
+    signed = {}
+    for note in notes:
+        if note.signed_by(key) and signed.setdefault(note.size, note.root) != note.root:
+            raise Bad("two heads of one size")
+    due, prev = min(places), None
+    for seq in sorted(places):
+        typ, fields = fields_of(places[seq][0])
+        if seq != due or (prev or fields.get("prev")) != fields.get("prev") or typ == "open":
+            raise Bad(f"entry {seq} does not follow")
+        if typ == "witnessed" and not Note(base64.b64decode(fields["note"], validate=True).decode()).signed_by(key):
+            raise Bad(f"entry {seq}: a cosigned head of nobody's")
+        due, prev = seq + 1, leaf_hash(places[seq][0]).hex()
+    if max(signed) <= min(places):
+        raise Bad("no signed head")
+    raise NoBeginning(max(places) >= max(signed))
+
+
 def read_one(sid, key, places, notes, ledger):
     """Takes up what is under the last signed head; whether there is more behind it."""
     if any(len(bodies) > 1 for bodies in places.values()):
@@ -169,6 +197,11 @@ def read_one(sid, key, places, notes, ledger):
         raise Bad("no signed head")
     if max(signed) > max(places) + 1:
         raise Bad("cut")
+    try:
+        if not any(begins(seq, places[seq][0]) for seq in places):
+            no_beginning(key, places, notes)
+    except (ValueError, KeyError, AttributeError) as problem:
+        raise Bad(str(problem)) from problem
     tree, due, prev = None, 0, None
     for seq in sorted(place for place in places if place < max(signed)):
         body = places[seq][0]
@@ -210,6 +243,9 @@ def read(roots, bodies):
             if read_one(sid, keys[sid], places, notes.get(sid, []), said):
                 findings.add("FOREIGN")
             ledger = said
+        except NoBeginning as part:
+            # Its heads cannot be checked, so nothing of it is used.
+            findings |= {"UNANCHORED", "FOREIGN"} if part.args[0] else {"UNANCHORED"}
         except Bad:
             findings.add("TAMPERED")
     if any(name not in entries for name in keys):

@@ -8,6 +8,7 @@
 //! | ClickHouse (Collector's exporter) | `Body` | `LogAttributes` | text | `Timestamp`, ns | `TraceId`, `SpanId`, `EventName` | `ResourceAttributes` |
 //! | Elasticsearch (OTel mapping) | `body.text` | `attributes`, as exported | numbers | `@timestamp` | `trace_id`, `span_id`, `event_name` | `resource.attributes` |
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
 use testimony_core::evidence::verify::{Projector, Shape, Stored, Value, resource_digest};
@@ -78,6 +79,8 @@ pub fn records(format: Format, line: &str, give: &mut dyn FnMut(Option<&str>, &S
     }
 }
 
+const NO_LABELS: &str = "labels are not there (logcli: --include-common-labels, and not --no-labels)";
+
 /// Why a line cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
@@ -111,16 +114,17 @@ fn resource<'a>(map: &'a Map<String, Json>, separator: &str) -> ([Option<Cow<'a,
     ([of("k8s.cluster.uid"), of("k8s.namespace.name"), of("k8s.pod.uid")], digest)
 }
 
-/// Nanoseconds since the epoch of `2026-01-31T12:00:00.123456789Z`, or with a space between date and time.
+/// Nanoseconds since the epoch of `2026-01-31T12:00:00.123456789Z`: with any offset, or none; or with a space between date and
+/// time.
 fn nanos(time: &str) -> Option<u64> {
-    let zoned = if time.ends_with('Z') || time.contains('+') { time.to_owned() } else { format!("{time}Z") };
-    let time: k8s_openapi::jiff::Timestamp = zoned.replacen(' ', "T", 1).parse().ok()?;
-    u64::try_from(time.as_nanosecond()).ok()
+    let time = time.trim().replacen(' ', "T", 1);
+    let read = time.parse::<Timestamp>().or_else(|_| format!("{time}Z").parse());
+    u64::try_from(read.ok()?.as_nanosecond()).ok()
 }
 
 /// A time that cannot be read is no time that was exported.
 fn time(text: Option<Cow<'_, str>>) -> Option<u64> {
-    text.map(|text| nanos(&text).unwrap_or(u64::MAX))
+    text.map(|text| nanos(&text).unwrap_or(Stored::NO_TIME))
 }
 
 fn victorialogs(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), Problem> {
@@ -143,10 +147,10 @@ fn victorialogs(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Sto
 
 fn loki(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), Problem> {
     if let Some(line) = map.get("line").and_then(Json::as_str) {
-        let labels = map.get("labels").and_then(Json::as_object).ok_or(Problem::Shape("labels are not there"))?;
+        let labels = map.get("labels").and_then(Json::as_object).ok_or(Problem::Shape(NO_LABELS))?;
         let at = text(map, "timestamp").ok_or(Problem::Shape("the timestamp is not there"))?;
         // Both as a time and as a number of nanoseconds.
-        let at = at.parse().ok().or_else(|| nanos(&at)).unwrap_or(u64::MAX);
+        let at = at.parse().ok().or_else(|| nanos(&at)).unwrap_or(Stored::NO_TIME);
         loki_entry(labels, at, line, give);
         return Ok(());
     }
@@ -209,7 +213,7 @@ fn elasticsearch(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &St
     let (resource, resource_digest) = resource(of.unwrap_or(&none), ".");
     let id = |key| Some(text(map, key).unwrap_or_default());
     // `date_nanos` comes as a time, or as `milliseconds.rest`.
-    let at = text(map, "@timestamp").map(|at| millis(&at).or_else(|| nanos(&at)).unwrap_or(u64::MAX));
+    let at = text(map, "@timestamp").map(|at| millis(&at).or_else(|| nanos(&at)).unwrap_or(Stored::NO_TIME));
     let stored = Stored {
         time_ns: at,
         event: text(map, "event_name"),
@@ -228,4 +232,28 @@ fn millis(text: &str) -> Option<u64> {
     let millis: u64 = millis.parse().ok()?;
     let rest: u64 = format!("{rest:0<6}").parse().ok().filter(|_| rest.len() <= 6)?;
     millis.checked_mul(1_000_000)?.checked_add(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_any_offset() {
+        let at = 1_796_007_108_911_986_922;
+        for text in [
+            "2026-11-30T02:51:48.911986922Z",
+            "2026-11-30T02:51:48.911986922z",
+            "2026-11-30T02:51:48.911986922+00:00",
+            "2026-11-29T21:51:48.911986922-05:00",
+            "2026-11-30T08:36:48.911986922+05:45",
+            "2026-11-30 02:51:48.911986922",
+            "2026-11-29 21:51:48.911986922-05:00",
+        ] {
+            assert_eq!(nanos(text), Some(at), "{text}");
+        }
+        for text in ["", "x", "2026-11-30", "2026-11-30T02:51:48.9+99:00", "1969-12-31T23:59:59Z"] {
+            assert_eq!(nanos(text), None, "{text}");
+        }
+    }
 }

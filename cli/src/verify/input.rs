@@ -1,8 +1,9 @@
 //! The files of an export, line by line, with errors that say where and what to do.
 
 use super::backend::{Format, Problem, records};
-use super::url;
+use super::{guess, url};
 use anyhow::{Result, anyhow, bail};
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -33,11 +34,16 @@ pub fn place(files: &[PathBuf], place: Place) -> String {
     format!("{name}:{line}{entry}")
 }
 
-fn name(file: &Path) -> String {
-    if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
+/// A file of the command line, for people.
+pub fn name(file: &Path) -> String {
+    match file.to_str() {
+        Some("-") => "standard input".to_owned(),
+        Some(name) => url::shown(name).into_owned(),
+        None => file.display().to_string(),
+    }
 }
 
-/// Reads all files; gives the rows of their records.
+/// Reads all files; gives the rows of their records, and tells the formats that were there.
 ///
 /// # Errors
 /// A file cannot be read, or is no export.
@@ -46,7 +52,7 @@ pub fn read(
     format: Option<Format>,
     intake: &mut Intake,
     row: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<Format>> {
     each(files, format, &mut |body, stored, projector, place| {
         let mut failed = Ok(());
         match body {
@@ -70,32 +76,34 @@ pub fn bodies(files: &[PathBuf], format: Option<Format>, give: &mut dyn FnMut(&s
         body.into_iter().for_each(&mut *give);
         Ok(())
     })
+    .map(drop)
 }
 
 type Take<'a> = &'a mut dyn FnMut(Option<&str>, &Stored<'_>, &Projector, Place) -> Result<()>;
 
-fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<()> {
+fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<Vec<Format>> {
     let mut progress = Progress::new(files);
+    let mut formats = Vec::new();
     for (number, path) in files.iter().enumerate() {
         let reader: Box<dyn Read> = if path == Path::new("-") {
             Box::new(std::io::stdin().lock())
         } else if let Some(url) = path.to_str().filter(|name| url::is_url(name)) {
-            url::get(url).map_err(|error| anyhow!("{url}: {error:#}"))?
+            url::get(url).map_err(|error| anyhow!("{}: {error:#}", name(path)))?
         } else {
-            let file = File::open(path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+            let file = File::open(path).map_err(|error| anyhow!("{}: {error}", name(path)))?;
             if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-                bail!("{}: it is a folder: name the files in it", path.display());
+                bail!("{}: it is a folder: name the files in it", name(path));
             }
             Box::new(file)
         };
         let mut lines =
             Lines { reader: BufReader::with_capacity(BUFFER_BYTES, reader), line: Vec::new(), number: 0, offset: 0 };
         let file = u64::try_from(number).unwrap_or(u64::MAX) << (LINE_BITS + ENTRY_BITS);
-        read_file(&mut lines, file, format, &mut *take, &mut progress)
-            .map_err(|error| anyhow!("{}: {error:#}", name(path)))?;
+        let read = read_file(&mut lines, file, format, &mut *take, &mut progress);
+        formats.extend(read.map_err(|error| anyhow!("{}: {error:#}", name(path)))?);
     }
     progress.end();
-    Ok(())
+    Ok(formats)
 }
 
 struct Lines<R> {
@@ -131,30 +139,33 @@ fn read_file<R: BufRead>(
     format: Option<Format>,
     take: Take<'_>,
     progress: &mut Progress,
-) -> Result<()> {
+) -> Result<Option<Format>> {
     let mut known: Option<(Format, Projector)> = format.map(|format| (format, format.projector()));
     let mut failed = Ok(());
+    let mut first = true;
     while let Some(whole) = lines.next()? {
+        let mut line = lines.line.as_slice();
         if lines.number == 1 {
-            packed(&lines.line)?;
+            if let Some(guess) = guess::bytes(line) {
+                bail!("{guess}");
+            }
+            line = line.strip_prefix(guess::BYTE_ORDER_MARK).unwrap_or(line);
         }
         progress.line(lines.line.len());
-        let at = || format!("line {} (byte {})", lines.number, lines.offset);
-        let text = std::str::from_utf8(&lines.line).map_err(|error| {
-            let offset = lines.offset + error.valid_up_to() as u64;
-            anyhow!(
-                "line {} (byte {offset}) is not UTF-8: the file is damaged, or no export: export it again",
-                lines.number
-            )
+        let at = At { line: lines.number, byte: lines.offset, first };
+        let text = std::str::from_utf8(line).map_err(|error| {
+            let at = At { byte: at.byte + error.valid_up_to() as u64, ..at };
+            anyhow!("{at} is not UTF-8: the file is damaged, or no export: export it again")
         })?;
         let text = text.trim();
         if text.is_empty() {
             continue;
         }
+        first = false;
         if known.is_none() {
             known = Format::of(text).map(|format| (format, format.projector()));
         }
-        let Some((format, projector)) = &known else { return Err(unknown(text, whole, &at())) };
+        let Some((format, projector)) = &known else { return Err(unknown(text, whole, &at)) };
         let place = file | lines.number << ENTRY_BITS;
         let mut entry = 0;
         let read = records(*format, text, &mut |body, stored| {
@@ -166,22 +177,16 @@ fn read_file<R: BufRead>(
             }
         });
         std::mem::replace(&mut failed, Ok(()))?;
-        read.map_err(|problem| bad_line(&problem, *format, whole, &at()))?;
+        read.map_err(|problem| bad_line(&problem, *format, text, whole, &at))?;
     }
-    Ok(())
+    Ok(known.map(|(format, _)| format))
 }
 
-/// A packed file is told as such.
-fn packed(line: &[u8]) -> Result<()> {
-    let (kind, tool) = match line {
-        [0x1f, 0x8b, ..] => ("gzip", "gzip -dc"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", "zstd -dc"),
-        _ => return Ok(()),
-    };
-    bail!("it is packed with {kind}: run `{tool} FILE | testimony verify -`")
-}
-
-fn unknown(text: &str, whole: bool, at: &str) -> anyhow::Error {
+/// Why the line is no export: of the first one perhaps what it is instead.
+fn unknown(text: &str, whole: bool, at: &At) -> anyhow::Error {
+    if let Some(guess) = at.guess(text) {
+        return guess;
+    }
     if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
         return bad_json(&error, whole, at);
     }
@@ -191,19 +196,46 @@ fn unknown(text: &str, whole: bool, at: &str) -> anyhow::Error {
     )
 }
 
-fn bad_line(problem: &Problem, format: Format, whole: bool, at: &str) -> anyhow::Error {
+fn bad_line(problem: &Problem, format: Format, text: &str, whole: bool, at: &At) -> anyhow::Error {
+    if let Some(guess) = at.guess(text) {
+        return guess;
+    }
     match problem {
-        Problem::Json(error) if error.is_data() => anyhow!("{at} is JSON, but not of the format {format:?}: {error}"),
+        Problem::Json(error) if error.is_data() => {
+            anyhow!("{at} is JSON, but not of the format {format:?}: {}", guess::reason(error))
+        }
         Problem::Json(error) => bad_json(error, whole, at),
         Problem::Shape(problem) => anyhow!("{at} is not of the format {format:?}: {problem}"),
     }
 }
 
-fn bad_json(error: &serde_json::Error, whole: bool, at: &str) -> anyhow::Error {
+fn bad_json(error: &serde_json::Error, whole: bool, at: &At) -> anyhow::Error {
     if error.is_eof() && !whole {
         anyhow!("{at} is cut off: the export was still being written, or the copy is not whole: export it again")
     } else {
-        anyhow!("{at} is damaged: {error}: export it again")
+        anyhow!("{at} is no JSON, or damaged: {}: export it again", guess::reason(error))
+    }
+}
+
+/// Where a line stands.
+struct At {
+    line: u64,
+    byte: u64,
+    /// No line before it holds anything.
+    first: bool,
+}
+
+impl At {
+    /// Only the beginning of a file tells what it is.
+    fn guess(&self, text: &str) -> Option<anyhow::Error> {
+        let guess = guess::text(text).filter(|_| self.first)?;
+        Some(anyhow!("{self} {guess}"))
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {} (byte {})", self.line, self.byte)
     }
 }
 

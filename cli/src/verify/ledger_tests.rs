@@ -19,13 +19,13 @@ use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::verify::Verdict;
 
 #[path = "../../../core/tests/evidence_support/mod.rs"]
-mod evidence_support;
+pub(super) mod evidence_support;
 
 /// A stream that was sealed, delivered and closed.
-struct Sealed {
+pub(super) struct Sealed {
     sid: StreamId,
     key: PublicKey,
-    lines: Vec<String>,
+    pub(super) lines: Vec<String>,
     end: (u64, testimony_core::evidence::hash::Hash),
 }
 
@@ -41,13 +41,13 @@ impl PublicKeyData for Subject {
     }
 }
 
-struct Authority {
+pub(super) struct Authority {
     key: KeyPair,
     params: CertificateParams,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self { key: KeyPair::generate().expect("a key"), params }
@@ -61,13 +61,13 @@ impl Authority {
         leaf.signed_by(&Subject(key), &issuer).expect("a certificate").der().to_vec()
     }
 
-    fn pem(&self) -> String {
+    pub(super) fn pem(&self) -> String {
         self.params.self_signed(&self.key).expect("a root").pem()
     }
 }
 
 /// Seals a stream whose certificate this authority gives; `seed` is that of the first key.
-fn seal(origin: Origin, seed: u8, authority: &Authority) -> Sealed {
+pub(super) fn seal(origin: Origin, seed: u8, authority: &Authority) -> Sealed {
     let mut host = TestHost { keys: seed - 1, random: u128::from(seed) << 64, ..TestHost::default() };
     let mut stream = open(origin, &mut host, at(0));
     let (sid, key) = (StreamId::clone(stream.id()), TestKey::new(seed).public());
@@ -93,12 +93,12 @@ fn keys() -> Keys {
     Keys { ledger: TestKey::new(200).public(), witness: TestKey::new(201).public() }
 }
 
-fn ledger_name(cluster: &str) -> StreamId {
+pub(super) fn ledger_name(cluster: &str) -> StreamId {
     ledger_id(cluster, "testimony-system", 7).expect("a name")
 }
 
 /// The operator's ledger over these streams, as `testimony ledger export` prints it.
-fn ledger(streams: &[&Sealed], authority: &Authority) -> String {
+pub(super) fn ledger(streams: &[&Sealed], authority: &Authority) -> String {
     ledger_with(streams, authority, &[])
 }
 
@@ -140,23 +140,28 @@ fn ledger_then(streams: &[&Sealed], authority: &Authority, more: impl Fn(SignedN
     out
 }
 
-fn roots_of(authority: &Authority) -> String {
+pub(super) fn roots_of(authority: &Authority) -> String {
     let key = NamedKey { name: ledger_name(&origin(1).cluster_uid).to_string(), key: keys().ledger };
     format!("# comment\nledger {}\n{}", key.vkey(Role::Log), authority.pem())
 }
 
 /// Verdict, exit code and findings.
-fn judged(export: &str, ledger: Option<&str>, roots: &str) -> (Verdict, u8, Vec<String>) {
+pub(super) fn judged(export: &str, ledger: Option<&str>, roots: &str) -> (Verdict, u8, Vec<String>) {
     held_against(export, ledger, roots, &[])
 }
 
 /// The same with heads that somebody kept.
-fn held_against(export: &str, ledger: Option<&str>, roots: &str, heads: &[String]) -> (Verdict, u8, Vec<String>) {
+pub(super) fn held_against(
+    export: &str,
+    ledger: Option<&str>,
+    roots: &str,
+    heads: &[String],
+) -> (Verdict, u8, Vec<String>) {
     let report = report_with(export, ledger, roots, heads);
     (report.verdict, report.exit_code, report.findings.iter().map(ToString::to_string).collect())
 }
 
-fn report(export: &str, ledger: Option<&str>, roots: &str) -> Report {
+pub(super) fn report(export: &str, ledger: Option<&str>, roots: &str) -> Report {
     report_with(export, ledger, roots, &[])
 }
 
@@ -398,7 +403,7 @@ fn v1_what_is_accepted_is_no_failure_and_hides_nothing_else() {
 }
 
 /// The head at the end of a line of the ledger's export, as the operator copies it.
-fn head_of(line: &str) -> String {
+pub(super) fn head_of(line: &str) -> String {
     let line: Value = serde_json::from_str(line).expect("JSON");
     let records = line["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().expect("records").clone();
     let body: Value =
@@ -431,6 +436,13 @@ fn w3_a_ledger_is_held_against_the_heads_that_somebody_kept() {
         findings.iter().any(|finding| finding.starts_with("TAMPERED") && finding.contains("entries")),
         "{findings:#?}"
     );
+
+    // Nothing of it is left, and nobody gave one.
+    let (verdict, code, findings) = held_against(&both, None, &roots, &kept);
+    assert_eq!((verdict, code), (Verdict::Tampered, 1), "{findings:#?}");
+    let size = heads[1].lines().nth(1).expect("a size");
+    let told = format!("one of {size} entries was seen before; none is in the input");
+    assert!(findings[0].starts_with("TAMPERED") && findings[0].ends_with(&told), "{findings:#?}");
 
     // Written anew under the same key.
     let other = ledger_with(&[&a, &b], &authority, &[Fact::Gone("x".to_owned())]);

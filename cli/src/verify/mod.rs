@@ -3,7 +3,11 @@
 //! The judgement is core's. Here are the files, the formats of the backends, the sorting outside of memory, and X.509.
 
 mod backend;
+#[cfg(test)]
+mod given_tests;
+mod guess;
 mod heads;
+mod hint;
 mod input;
 #[cfg(test)]
 mod ledger_tests;
@@ -34,6 +38,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+use testimony_core::evidence::note::SignedNote;
 use testimony_core::evidence::verify::{
     Basis, External, Intake, LEDGER_BYTES_MAX, Ledger, Report, Settings, Trust, Verdict, Verification,
 };
@@ -123,23 +128,25 @@ pub(crate) struct Input<'a> {
     format: Option<Format>,
     /// The ledger, where it stands in a file of its own.
     ledger: Option<&'a Path>,
-    /// Bodies of heads that the ledger must continue.
-    heads: &'a [String],
+    /// Heads that the ledger must continue.
+    heads: &'a [SignedNote],
 }
 
 /// Reads, sorts and judges.
 fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max: usize) -> Result<Report> {
     let mut intake = Intake::default();
     let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
-    input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
-    let given = input.ledger.map(ledger_bodies).transpose()?;
-    if given.is_some() || !intake.ledger().is_empty() {
-        let mut bodies = given.map_or_else(|| Cow::Borrowed(intake.ledger()), Cow::Owned);
-        if !input.heads.is_empty() {
-            // Behind those of the export: of two heads of one size the one that was kept counts.
-            bodies.to_mut().extend_from_slice(input.heads);
-        }
-        let (ledger, findings) = Ledger::read(&trust.ledger_keys, &bodies);
+    let formats = input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
+    let given = input.ledger.map(|file| ledger_bodies(file, input.heads)).transpose()?;
+    // What a ledger or a kept head says can be missed; of nothing nothing can be said.
+    if given.is_none() && input.heads.is_empty() && intake.is_empty() {
+        return Err(hint::nothing(input.files, intake.others()));
+    }
+    let ledger_alone = given.is_none() && !intake.ledger().is_empty() && !intake.has_records();
+    // A kept head tells that there must be one.
+    if given.is_some() || !intake.ledger().is_empty() || !input.heads.is_empty() {
+        let bodies = given.map_or_else(|| Cow::Borrowed(intake.ledger()), Cow::Owned);
+        let (ledger, findings) = Ledger::read_against(&trust.ledger_keys, &bodies, input.heads);
         intake.ledger_findings(findings);
         trust.ledger = ledger;
     }
@@ -157,21 +164,32 @@ fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max
         anyhow::ensure!(verification.feed(row), "a temporary file was damaged: try again");
         Ok(())
     })?;
-    Ok(verification.finish())
+    let mut report = verification.finish();
+    report.hints = hint::hints(&report, &formats, ledger_alone);
+    Ok(report)
 }
 
 /// Bodies of a ledger's file.
-fn ledger_bodies(file: &Path) -> Result<Vec<String>> {
+fn ledger_bodies(file: &Path, kept: &[SignedNote]) -> Result<Vec<String>> {
     let mut bodies = Vec::new();
     let mut bytes = 0_usize;
+    let mut entries = false;
     input::bodies(&[file.to_owned()], None, &mut |body| {
         bytes = bytes.saturating_add(body.len());
+        entries |= Ledger::is_entry(body);
         if bytes <= LEDGER_BYTES_MAX {
             bodies.push(body.to_owned());
         }
     })
     .context("--ledger")?;
-    anyhow::ensure!(bytes <= LEDGER_BYTES_MAX, "--ledger {}: over {LEDGER_BYTES_MAX} bytes of entries", file.display());
+    let name = || input::name(file);
+    anyhow::ensure!(bytes <= LEDGER_BYTES_MAX, "--ledger {}: over {LEDGER_BYTES_MAX} bytes of entries", name());
+    // Where somebody kept a head, it tells that there were some.
+    anyhow::ensure!(
+        entries || !kept.is_empty(),
+        "--ledger {}: holds no ledger entry (make one with: testimony ledger export)",
+        name()
+    );
     Ok(bodies)
 }
 
@@ -231,6 +249,9 @@ fn text(report: &Report, files: &[PathBuf]) -> String {
             let _ = writeln!(out, "  ... and {more} more: -o json");
         }
     }
+    for hint in &report.hints {
+        let _ = writeln!(out, "\nHint: {}", printable(hint));
+    }
     let basis = match report.trust {
         Basis::None => "none",
         Basis::Operator => "operator",
@@ -253,6 +274,7 @@ fn text(report: &Report, files: &[PathBuf]) -> String {
                 exposure.uncovered
             );
         }
+        None if report.records == 0 => out.push_str("Exposure: there is no record\n"),
         None if exposure.uncovered == 0 => {
             out.push_str(
                 "Exposure: every record is under a head of the ledger; no head of the export says since when\n",

@@ -80,7 +80,7 @@ impl Proof {
 /// `verify --proof`.
 pub fn verify(path: &Path, args: &VerifyArgs) -> Result<u8> {
     let checked = read(path).and_then(|text| check(&text, args.key.as_ref()));
-    let (verdict, proof, message) = match checked.with_context(|| path.display().to_string()) {
+    let (verdict, proof, message) = match checked.with_context(|| input::name(path)) {
         Ok(checked) => checked,
         Err(error) => {
             eprintln!("testimony: {error:#}: `testimony prove` makes such a file");

@@ -1,6 +1,6 @@
 //! Trust roots: a file with certificates of authorities (PEM), keys of witnesses and ledgers (C2SP vkeys).
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm,
 };
@@ -26,9 +26,15 @@ const TYPE_COSIGNATURE: u8 = 0x04;
 /// # Errors
 /// The file cannot be read, or holds something else.
 pub fn load(path: &Path) -> Result<Trust> {
-    let name = || path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(name)?;
-    parse(&text).with_context(name)
+    let named = |error| anyhow!("--roots {}: {error:#}: `testimony roots` makes this file", super::input::name(path));
+    read(path).map_err(named)
+}
+
+fn read(path: &Path) -> Result<Trust> {
+    let trust = parse(&String::from_utf8(std::fs::read(path)?).context("it is no text")?)?;
+    // Keys alone vouch for no stream: a report would say that no roots were given.
+    ensure!(trust.roots.is_some(), "it holds no certificate (PEM) of the authority that certifies streams");
+    Ok(trust)
 }
 
 pub(super) fn parse(text: &str) -> Result<Trust> {
@@ -154,6 +160,27 @@ mod tests {
         ] {
             let error = format!("{:#}", parse(&text).err().expect("refused"));
             assert!(error.contains(problem), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn v2_a_file_of_roots_without_a_certificate_is_refused() {
+        let key = PublicKey([7; 32]);
+        let ledger = NamedKey { name: "c/o/ledger/x".into(), key };
+        let keys = format!("ledger {}\n", ledger.vkey(Role::Log));
+        let id: String = key.id("w.example", Role::Witness).iter().map(|byte| format!("{byte:02x}")).collect();
+        let encoded = STANDARD.encode([&[TYPE_COSIGNATURE][..], &key.0].concat());
+        let witness = format!("{keys}witness w.example+{id}+{encoded}\n");
+        for (name, content, problem) in [
+            ("keys", witness.as_bytes(), "it holds no certificate (PEM)"),
+            ("ledger", keys.as_bytes(), "it holds neither a certificate (PEM)"),
+            ("der", &[0x30, 0x82, 0xff], "it is no text"),
+            ("other", b"apiVersion: v1\n", "line 1: neither a certificate"),
+        ] {
+            let file = super::super::tests::Temporary::new(&format!("roots-{name}"), content);
+            let error = load(&file.0).err().map(|error| error.to_string()).expect(name);
+            assert!(error.starts_with(&format!("--roots {}: ", file.0.display())), "{error}");
+            assert!(error.contains(problem) && error.ends_with("`testimony roots` makes this file"), "{error}");
         }
     }
 

@@ -7,7 +7,7 @@ use prost::Message;
 use serde_json::Map;
 use std::io::Write as _;
 use std::path::Path;
-use testimony_core::evidence::verify::{Scope, Verdict};
+use testimony_core::evidence::verify::{Finding, Scope, Verdict};
 
 const VECTORS: [&str; 4] = ["every-typ", "rollover", "rotation", "crash"];
 
@@ -286,6 +286,34 @@ fn v4_an_attribute_that_was_added_is_a_projection() {
 }
 
 #[test]
+fn v4_a_time_is_read_in_every_zone_and_told_where_it_cannot_be() {
+    let records = vectors("every-typ");
+    let with = |time: &dyn Fn(&str) -> String| {
+        let mut lines: Vec<Value> = records.iter().map(|record| line(Format::Loki, record)).collect();
+        for line in &mut lines {
+            line["timestamp"] = json!(time(line["timestamp"].as_str().expect("a time")));
+        }
+        judged("zones", &lines)
+    };
+    let as_it_is = verdicts(&with(&str::to_owned));
+    for (offset, hours) in [("-05:00", -5), ("+02:00", 2)] {
+        let west = |time: &str| {
+            let time: Timestamp = time.parse().expect("a time");
+            let local = time + k8s_openapi::jiff::SignedDuration::from_hours(hours);
+            local.to_string().replace('Z', offset)
+        };
+        assert_eq!(verdicts(&with(&west)), as_it_is, "{offset}");
+    }
+    let report = with(&|_| "yesterday".to_owned());
+    let told: Vec<&Finding> = report.findings.iter().filter(|found| found.verdict == Verdict::Projection).collect();
+    assert!(told.len() as u64 >= report.records, "each record: {}", told.len());
+    assert!(told.iter().all(|found| found.message.starts_with("the time that is stored cannot be read")), "{told:#?}");
+    // What logcli leaves out of the labels of each entry.
+    assert!(report.hints.iter().any(|hint| hint.contains("--include-common-labels")), "{:?}", report.hints);
+    assert_eq!(with(&str::to_owned).hints, [""; 0]);
+}
+
+#[test]
 fn a_scope_leaves_other_streams_out() {
     let lines: Vec<Value> =
         VECTORS.iter().flat_map(|name| vectors(name)).map(|record| line(Format::Otlp, &record)).collect();
@@ -305,7 +333,7 @@ fn a_scope_leaves_other_streams_out() {
 #[test]
 fn input_that_cannot_be_judged_is_told_with_its_place() {
     let good = line(Format::Otlp, &vectors("rotation")[0]).to_string();
-    let table: [(&str, Vec<u8>, &[&str]); 9] = [
+    let table: [(&str, Vec<u8>, &[&str]); 12] = [
         (
             "cut",
             format!("{good}\n{}", &good[..good.len() / 2]).into_bytes(),
@@ -319,6 +347,9 @@ fn input_that_cannot_be_judged_is_told_with_its_place() {
         ("binary", [good.as_bytes(), b"\n{\"a\":\"", &[0xff, 0xfe], b"\"}\n"].concat(), &["line 2", "not UTF-8"]),
         ("other", format!("{good}\n{{\"resourceLogs\":7}}\n").into_bytes(), &["line 2", "not of the format Otlp"]),
         ("shape", b"{\"data\":{}}\n".to_vec(), &["line 1", "data.result"]),
+        ("html", b"\r\n<html>\n".to_vec(), &["line 2 (byte 2) is an HTML page"]),
+        ("pretty", b"{\n  \"_msg\": \"x\"\n}\n".to_vec(), &["line 1 (byte 0)", "`jq -c .`"]),
+        ("later", format!("{good}\n{{\n").into_bytes(), &["line 2", "damaged: EOF while parsing an object: export"]),
     ];
     for (name, content, problems) in table {
         let file = Temporary::new(name, &content);
@@ -334,12 +365,48 @@ fn input_that_cannot_be_judged_is_told_with_its_place() {
 }
 
 #[test]
+fn a_byte_order_mark_is_left_out() {
+    let lines: String = vectors("rotation").iter().map(|record| format!("{}\n", line(Format::Otlp, record))).collect();
+    let marked = [guess::BYTE_ORDER_MARK, lines.as_bytes()].concat();
+    let [plain, marked] = [lines.as_bytes(), &marked].map(|content| {
+        let file = Temporary::new(&format!("mark-{}", content.len()), content);
+        verification(files(&file.0), settings(), Trust::default(), 10_000).expect("an export")
+    });
+    assert_eq!((verdicts(&marked), marked.records), (verdicts(&plain), plain.records));
+}
+
+#[test]
+fn v1_an_input_without_anything_of_testimony_is_no_verdict() {
+    let head = vectors("rotation").iter().find(|record| body(record).contains("\"typ\":\"head\"")).cloned();
+    for (name, content, problem) in [
+        ("nothing", String::new(), Some("no log entry at all")),
+        ("blank", "\n \n".to_owned(), Some("no log entry at all")),
+        (
+            "others",
+            "{\"_msg\":\"GET /\",\"_time\":\"x\"}\n{\"_msg\":\"\"}\n".to_owned(),
+            Some("only 2 log entries of others"),
+        ),
+        ("head", line(Format::Otlp, &head.expect("a head")).to_string(), None),
+        ("claimed", "{\"_msg\":\"x\",\"event_name\":\"audit.http.request\"}".to_owned(), None),
+    ] {
+        let file = Temporary::new(name, content.as_bytes());
+        let result = verification(files(&file.0), settings(), Trust::default(), 10_000);
+        assert_eq!(result.is_err(), problem.is_some(), "{name}");
+        if let (Err(error), Some(problem)) = (result, problem) {
+            let error = format!("{error:#}");
+            assert!(error.starts_with(&format!("{}: no record", file.0.display())), "{error}");
+            assert!(error.contains(problem) && error.contains("--format"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn every_prefix_of_an_export_is_taken_or_refused() {
     let record = line(Format::Victorialogs, &vectors("rotation")[1]).to_string();
     for cut in 0..record.len() {
         let file = Temporary::new("prefix", &record.as_bytes()[..cut]);
         let result = verification(files(&file.0), settings(), Trust::default(), 10_000);
-        assert_eq!(result.is_ok(), cut == 0, "{cut}");
+        assert!(result.is_err(), "{cut}");
     }
 }
 

@@ -20,6 +20,12 @@ pub struct Intake {
     pub(super) more_findings: u64,
     /// Entries that are no records of Testimony.
     pub(super) others: u64,
+    /// Something claims to be a record, a head or an entry of a ledger.
+    ours: bool,
+    /// A record of a stream was read, or a head of one.
+    records: bool,
+    /// A ledger was read, or was to be.
+    pub(super) ledger_given: bool,
     row: Vec<u8>,
     ledger: Vec<String>,
     ledger_bytes: usize,
@@ -39,6 +45,7 @@ impl Intake {
             self.others += 1;
             return;
         }
+        self.ours = true;
         let body = Body::parse(text);
         let mut bytes = std::mem::take(&mut self.row);
         let read = read(text, &body, stored.resource_digest, place, &mut self.names, |stream, fact| {
@@ -47,6 +54,7 @@ impl Intake {
             row(&bytes);
         });
         self.row = bytes;
+        self.records |= read.is_ok();
         match (read, &body) {
             (Ok(read), Ok(body)) => {
                 let name = self.names.name(read.stream).filter(|_| read.seq.is_some());
@@ -99,8 +107,24 @@ impl Intake {
         }
     }
 
-    /// What was found wrong with the ledger.
+    /// Whether nothing was read that even claims to be of Testimony: no record, no head, no entry of a ledger.
+    pub fn is_empty(&self) -> bool {
+        !self.ours
+    }
+
+    /// Whether a record of a stream was read, or a head of one.
+    pub fn has_records(&self) -> bool {
+        self.records
+    }
+
+    /// Entries of the input that are no records of Testimony.
+    pub fn others(&self) -> u64 {
+        self.others
+    }
+
+    /// What was found wrong with the ledger that was read.
     pub fn ledger_findings(&mut self, findings: Vec<Finding>) {
+        self.ledger_given = true;
         findings.into_iter().for_each(|finding| self.find(finding));
     }
 

@@ -200,7 +200,10 @@ impl Verification {
 
     fn expected(&mut self) {
         let Some(ledger) = &self.trust.ledger else {
-            let message = "no ledger was given: whether streams are missing as a whole cannot be told";
+            let message = match self.intake.ledger_given {
+                true => "no ledger was used: whether streams are missing as a whole cannot be told",
+                false => "no ledger was given: whether streams are missing as a whole cannot be told",
+            };
             return self.find(Finding::export(Verdict::Unanchored, message));
         };
         let behind = behind(ledger, &self.settings, self.cosigned.as_ref());
@@ -289,7 +292,7 @@ impl Verification {
             self.find(Finding::export(Verdict::Partial, "a filtered export: what is absent from it proves nothing"));
         }
         if self.streams.is_empty() {
-            self.find(Finding::export(Verdict::Unknown, "there is no record of Testimony in the input"));
+            self.find(Finding::export(Verdict::Unknown, "there is no record of what is looked at in the input"));
         }
         let external = self.trust.ledger.as_ref().and_then(|ledger| ledger.external(&self.trust.witnesses));
         let external = external.map(|(until_ns, by)| External { until_ns, by: by.to_owned() });
@@ -327,6 +330,7 @@ impl Verification {
             streams,
             findings: self.findings,
             more_findings: self.more_findings,
+            hints: Vec::new(),
             exposure: self.exposure,
             ledger: told,
             not_concluded: limits(trust, self.trust.ledger.is_some(), self.of_some_sink),

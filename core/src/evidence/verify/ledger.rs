@@ -1,50 +1,51 @@
 //! From the bodies of an operator's ledger to what a verification makes of them.
 
 use super::fact::Life;
+use super::part::Part;
 use super::trust::{ExpectedPod, Ledger, LedgerStream, Witness};
 use super::verdict::{Finding, Verdict};
 use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
 use crate::evidence::ledger::entry::Entry;
-use crate::evidence::ledger::export::read_bodies;
+use crate::evidence::ledger::export::{head_body, read_bodies};
 use crate::evidence::ledger::read::Summary;
 use crate::evidence::ledger::{self, Fact};
+use crate::evidence::note::SignedNote;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Ledger {
     /// Reads ledgers from bodies in any order; `keys` are those of the trust roots. Nothing but what one of them signed
     /// counts, and a ledger that is not whole does not count at all: what is wrong is told in findings.
     pub fn read(keys: &[NamedKey], bodies: &[String]) -> (Option<Self>, Vec<Finding>) {
+        Self::read_against(keys, bodies, &[])
+    }
+
+    /// The same, held against heads that somebody kept (W3): each stands among the ledger's own, so that its size is the least
+    /// that the ledger must have, and what it covers must be there unchanged.
+    pub fn read_against(keys: &[NamedKey], bodies: &[String], kept: &[SignedNote]) -> (Option<Self>, Vec<Finding>) {
+        let mut bodies = Cow::Borrowed(bodies);
+        if !kept.is_empty() {
+            // Behind those of the export: of two heads of one size the one that was kept counts.
+            let heads = kept.iter().filter_map(|note| String::from_utf8(head_body(&note.encode())).ok());
+            bodies.to_mut().extend(heads);
+        }
+        let bodies: &[String] = &bodies;
         let mut findings = Vec::new();
         let mut ledger: Option<Self> = None;
         let there: BTreeSet<StreamId> = bodies.iter().filter_map(|body| place(body)).map(|(sid, _)| sid).collect();
         for sid in &there {
             let key = keys.iter().find(|named| named.name == sid.as_str());
             let read = match key {
-                None if keys.is_empty() => {
-                    let message = format!("the roots hold no key of ledger {sid} (`ledger KEY`): it was not used");
-                    Err(Finding::export(Verdict::Unanchored, message))
-                }
-                None => {
-                    let message =
-                        format!("entries of ledger {sid}, whose key is not in the roots: nothing proves them");
-                    Err(Finding::export(Verdict::Foreign, message))
-                }
-                Some(named) => proved(sid, named, bodies).map_err(|problem| {
-                    let message =
-                        format!("ledger {sid} is not what was signed, or not whole, and was not used: {problem}");
-                    Finding::export(Verdict::Tampered, message)
-                }),
+                None => Err(vec![stranger(sid, keys)]),
+                Some(named) => proved(sid, named, bodies).map_err(|problem| unread(sid, named, bodies, &problem)),
             };
             match read {
-                Err(finding) => findings.push(finding),
+                Err(problems) => findings.extend(problems),
                 Ok((summary, unproved)) => {
-                    if unproved > 0 {
-                        let message = format!("{unproved} entries of ledger {sid} stand behind its last signed head");
-                        findings.push(Finding::export(Verdict::Foreign, message));
-                    }
+                    findings.extend((unproved > 0).then(|| Self::behind_its_head(sid, unproved)));
                     findings.extend(summary.others.iter().filter_map(|(seq, fact)| alarm(*seq, fact)));
                     let size = summary.size;
                     let mut said = Self::of(sid, summary);
@@ -58,10 +59,20 @@ impl Ledger {
             }
         }
         for named in keys.iter().filter(|named| !there.iter().any(|sid| sid.as_str() == named.name)) {
-            let message = format!("ledger {} of the roots is not in the input", named.name);
-            findings.push(Finding::export(Verdict::Unanchored, message));
+            findings.push(absent(named, kept));
         }
         (ledger, findings)
+    }
+
+    /// Whether a body claims to be an entry of a ledger.
+    pub fn is_entry(body: &str) -> bool {
+        place(body).is_some()
+    }
+
+    /// Entries that no head covers.
+    pub(super) fn behind_its_head(sid: &StreamId, count: u64) -> Finding {
+        let message = format!("{count} entries of ledger {sid} stand behind its last signed head");
+        Finding::export(Verdict::Foreign, message)
     }
 
     fn empty(cluster_uid: &str) -> Self {
@@ -225,6 +236,42 @@ fn proved(sid: &StreamId, key: &NamedKey, bodies: &[String]) -> Result<(Summary,
     }
     let behind = |body: &&String| place(body).is_none_or(|(of, seq)| of != *sid || seq < all.size);
     Ok((read(&mut bodies.iter().filter(behind))?, all.unproved))
+}
+
+/// A ledger of which the roots say nothing.
+fn stranger(sid: &StreamId, keys: &[NamedKey]) -> Finding {
+    if keys.is_empty() {
+        let message = format!("the roots hold no key of ledger {sid} (`ledger KEY`): it was not used");
+        return Finding::export(Verdict::Unanchored, message);
+    }
+    let message = format!(
+        "entries of ledger {sid}, whose key is not in the roots: nothing proves them. The roots may be another cluster's, or older \
+         than this ledger: `testimony roots` prints those of now, to be compared by another way"
+    );
+    Finding::export(Verdict::Foreign, message)
+}
+
+/// A ledger of the roots of which no entry is in the input.
+fn absent(named: &NamedKey, kept: &[SignedNote]) -> Finding {
+    let name = &named.name;
+    let own = kept.iter().filter(|note| note.is_signed_by(name, &named.key)).map(|note| note.checkpoint.size);
+    let (verdict, message) = match own.max() {
+        Some(size) => {
+            let message = format!("ledger {name}: one of {size} entries was seen before; none is in the input");
+            (Verdict::Tampered, message)
+        }
+        None => (Verdict::Unanchored, format!("ledger {name} of the roots is not in the input")),
+    };
+    Finding::export(verdict, message)
+}
+
+/// What it means that a ledger cannot be read.
+fn unread(sid: &StreamId, named: &NamedKey, bodies: &[String], problem: &str) -> Vec<Finding> {
+    if let Some(part) = Part::read(sid, named, bodies) {
+        return part.findings(sid);
+    }
+    let message = format!("ledger {sid} is not what was signed, or not whole, and was not used: {problem}");
+    vec![Finding::export(Verdict::Tampered, message)]
 }
 
 /// What the witness itself found.

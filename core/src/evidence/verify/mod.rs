@@ -17,6 +17,7 @@ mod intake;
 mod judge;
 mod ledger;
 mod names;
+mod part;
 mod projection;
 mod read;
 mod report;
@@ -42,6 +43,8 @@ mod any_tests;
 mod behind_tests;
 #[cfg(test)]
 mod ledger_tests;
+#[cfg(test)]
+mod part_tests;
 #[cfg(test)]
 mod removed_tests;
 #[cfg(test)]

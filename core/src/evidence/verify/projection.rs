@@ -31,7 +31,7 @@ pub enum Value<'a> {
 /// What stands beside a body. What a backend does not keep is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored<'a> {
-    /// `time_unix_nano`.
+    /// `time_unix_nano`; [`Self::NO_TIME`] where there is one that cannot be read.
     pub time_ns: Option<u64>,
     /// `event_name`.
     pub event: Option<Cow<'a, str>>,
@@ -45,6 +45,11 @@ pub struct Stored<'a> {
     pub resource: [Option<Cow<'a, str>>; 3],
     /// Digest of what the Resource says of pod and node.
     pub resource_digest: u64,
+}
+
+impl Stored<'_> {
+    /// No time that was exported: it cannot be read.
+    pub const NO_TIME: u64 = u64::MAX;
 }
 
 /// Compares, for one backend.
@@ -97,7 +102,10 @@ impl Projector {
         if let (Some(stored), Some(t0)) = (stored.time_ns, simple("t0"))
             && t0.parse() != Ok(stored)
         {
-            return Err(format!("the time is stored as {stored}, the body says {t0}"));
+            return Err(match stored {
+                Stored::NO_TIME => format!("the time that is stored cannot be read, the body says {t0}"),
+                stored => format!("the time is stored as {stored}, the body says {t0}"),
+            });
         }
         let ids = [("trace_id", &stored.trace_id, 32), ("span_id", &stored.span_id, 16)];
         for (key, stored, digits) in ids {

@@ -35,6 +35,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Findings beyond [`FINDINGS_MAX`].
     pub more_findings: u64,
+    /// What may be the reason, and what to do: of whoever read the input, in words.
+    pub hints: Vec<String>,
     /// For how long records were without a witness.
     pub exposure: Exposure,
     /// What the ledger says besides, in words.

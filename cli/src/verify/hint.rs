@@ -1,0 +1,40 @@
+//! What may be the reason for a report, and what to do: from how the input looks. A hint changes no verdict.
+
+use super::backend::Format;
+use super::input;
+use anyhow::{Error, anyhow};
+use std::path::PathBuf;
+use testimony_core::evidence::verify::{Report, Verdict};
+
+/// Hints about a report on an input of these formats, in which a ledger may stand where records should.
+pub(super) fn hints(report: &Report, formats: &[Format], ledger_alone: bool) -> Vec<String> {
+    let mut hints = Vec::new();
+    let projected = report.findings.iter().any(|finding| finding.verdict == Verdict::Projection);
+    if projected && formats.contains(&Format::Loki) {
+        let hint = "logcli leaves the labels that all entries have in common out of each, unless it is given --include-common-labels";
+        hints.push(hint.to_owned());
+    }
+    if ledger_alone {
+        let hint = "the input holds a ledger and no record: `testimony ledger export` is for --ledger, beside the export of the records";
+        hints.push(hint.to_owned());
+    }
+    hints
+}
+
+/// Most files that are named.
+const FILES_SHOWN: usize = 5;
+
+/// Nothing of Testimony is in the input: there is nothing to be judged, not even what is missing.
+pub(super) fn nothing(files: &[PathBuf], others: u64) -> Error {
+    let mut names: Vec<String> = files.iter().take(FILES_SHOWN).map(|file| input::name(file)).collect();
+    if files.len() > FILES_SHOWN {
+        names.push(format!("{} more", files.len() - FILES_SHOWN));
+    }
+    let what =
+        if others > 0 { format!("only {others} log entries of others") } else { "no log entry at all".to_owned() };
+    anyhow!(
+        "{}: no record, no head and no ledger entry of Testimony is in it, {what}: look at the query with its time range and limit, at \
+         --format, and whether it is the right file",
+        names.join(", ")
+    )
+}
