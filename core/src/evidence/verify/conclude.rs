@@ -6,6 +6,7 @@ use super::branch::Effect;
 use super::chain::Chain;
 use super::fact::{Excuse, Source};
 use super::found::Attested;
+use super::group::Says;
 use super::judge::Settings;
 use super::report::{Exposure, StreamReport, WINDOWS_MAX};
 use super::trust::{Ledger, Trust};
@@ -145,9 +146,9 @@ impl Concluding<'_> {
             return;
         }
         // Removed as a whole, by order.
-        for effect in self.chain.attested.last().iter().flat_map(|attested| &attested.effects) {
-            if let Effect::Hole(from, to, source, reason, excuse) = effect {
-                self.hole(*from, *to, *source, reason, *excuse);
+        for effect in self.chain.attested.last().iter().flat_map(|attested| attested.effects.iter()) {
+            if let Effect::Hole(from, to, said) = effect {
+                self.hole(*from, *to, said);
             }
         }
         // Where holes account for all that was found of it, they say what that is worth.
@@ -185,7 +186,7 @@ impl Concluding<'_> {
                 let message = format!("{least}{} exchanges were not recorded: {}", gap.count, gap.reason);
                 self.say(Verdict::Gap, one(*seq), message);
             }
-            Effect::Hole(from, to, source, reason, excuse) => self.hole(*from, *to, *source, reason, *excuse),
+            Effect::Hole(from, to, said) => self.hole(*from, *to, said),
             Effect::Source(seq, leaf) => {
                 self.out.sources.push(Source { stream: self.number, seq: *seq, leaf: *leaf });
             }
@@ -232,25 +233,32 @@ impl Concluding<'_> {
         }
     }
 
-    fn hole(&mut self, from: u64, to: u64, source: Source, reason: &str, excuse: Excuse) {
-        if excuse == Excuse::None {
+    /// A hole is worth what the first says who declares it and is proved.
+    fn hole(&mut self, from: u64, to: u64, said: &[Says]) {
+        let reason = said.first().map(|says| says.reason.as_str()).unwrap_or_default();
+        let finding = |verdict, message: String| vec![Finding::of(verdict, &self.chain.name, from..to, message)];
+        let condition = |says: &Says| {
+            let Says { source, reason, excuse } = says;
+            let yes = if *source == Ledger::SOURCE {
+                finding(Verdict::Pruned, format!("removed by order: {reason}"))
+            } else if *source == Ledger::ERASER {
+                finding(Verdict::Erased, format!("erased: {reason}"))
+            } else {
+                finding(Verdict::Gap, format!("lost after sealing, as declared: {reason}"))
+            };
+            let of_some_sink = *excuse == Excuse::OfSomeSink;
+            Condition { of_some_sink, ..Condition::that(&self.chain.name, *source, yes) }
+        };
+        let excused = said.iter().filter(|says| says.excuse != Excuse::None);
+        if let Some(first) = Condition::first_of(excused.map(condition)) {
+            let no = format!("not in the export; the record that says why ({reason}) is not proved");
+            let no = finding(Verdict::Missing, no);
+            self.out.conditions.push(Condition { no, ..first });
+        } else {
             let what =
                 format!("sealed, and not all in the export; the hole declared there is another sink's: {reason}");
-            return self.lacking(from, to, &what);
+            self.lacking(from, to, &what);
         }
-        let finding = |verdict, message: String| vec![Finding::of(verdict, &self.chain.name, from..to, message)];
-        let yes = if source == Ledger::SOURCE {
-            finding(Verdict::Pruned, format!("removed by order: {reason}"))
-        } else if source == Ledger::ERASER {
-            finding(Verdict::Erased, format!("erased: {reason}"))
-        } else {
-            finding(Verdict::Gap, format!("lost after sealing, as declared: {reason}"))
-        };
-        let no =
-            finding(Verdict::Missing, format!("not in the export; the record that says why ({reason}) is not proved"));
-        let of_some_sink = excuse == Excuse::OfSomeSink;
-        let condition = Condition::that(&self.chain.name, source, yes);
-        self.out.conditions.push(Condition { no, of_some_sink, ..condition });
     }
 
     fn certified(&mut self, seq: u64, der: &[u8]) {

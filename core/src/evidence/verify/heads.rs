@@ -61,7 +61,7 @@ impl Chain {
         let Some(branch) = self.branches.get_mut(at) else { return false };
         let Some(range) = tree(head, root, branch.last) else {
             if branch.range.is_some() {
-                branch.refuted.push(head.size);
+                branch.refute(head.size);
             }
             return false;
         };
@@ -124,13 +124,13 @@ impl Chain {
             self.branches.remove(at);
             return;
         }
-        let fork = branch.refuted.first().copied();
+        let fork = branch.refuted.map(|(first, _)| first);
         self.found.forks.extend(fork.map(|refuted| (refuted, size)));
         self.found.proved += branch.present;
         self.found.more_effects += std::mem::take(&mut branch.more_effects);
         self.found.first_key = self.found.first_key.or(self.key);
         let effects = branch.prove(size);
-        self.found.effects.extend(effects);
+        self.found.effects.extend(effects.iter().cloned());
         self.found.size = self.found.size.max(size);
         self.attested.clear();
         if let Some(note) = &head.cosigned {
@@ -174,5 +174,5 @@ fn strand(branch: &mut Branch, proved: u64) {
         stranded.into_iter().for_each(|effect| branch.add(effect));
     }
     branch.present = branch.present_linked;
-    branch.refuted.clear();
+    branch.refuted = None;
 }

@@ -9,6 +9,7 @@ mod behind;
 mod branch;
 mod chain;
 mod conclude;
+mod effects;
 mod fact;
 mod found;
 mod group;
@@ -40,6 +41,8 @@ pub use whole::judge_bodies;
 mod any_tests;
 #[cfg(test)]
 mod behind_tests;
+#[cfg(test)]
+mod holes_tests;
 #[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]
