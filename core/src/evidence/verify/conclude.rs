@@ -111,6 +111,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
     this.beyond();
     if found.records == 0 && found.claimed == 0 {
         this.absent();
+        this.ignored(found.ignored);
         return this.out;
     }
     found.effects.iter().for_each(|effect| this.proved(effect));
@@ -121,10 +122,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
     this.anchor();
     this.behind();
     this.expose();
-    if found.more_effects + found.ignored > 0 {
-        let more = found.more_effects + found.ignored;
-        this.whole(Verdict::Unknown, format!("{more} more findings or claims of this stream were not looked at"));
-    }
+    this.ignored(found.more_effects.saturating_add(found.ignored));
     this.out
 }
 
@@ -138,6 +136,13 @@ impl Concluding<'_> {
 
     pub(super) fn whole(&mut self, verdict: Verdict, message: impl Into<String>) {
         self.out.findings.push(Finding::whole(verdict, &self.chain.name, message));
+    }
+
+    /// What was only counted.
+    fn ignored(&mut self, more: u64) {
+        if more > 0 {
+            self.whole(Verdict::Unknown, format!("{more} more findings or claims of this stream were not looked at"));
+        }
     }
 
     /// Nothing of the stream is there.
@@ -171,6 +176,7 @@ impl Concluding<'_> {
             };
             let named: Vec<_> = self.chain.found.named.iter().map(named).collect();
             self.out.conditions.extend(Condition::first_of(named));
+            self.ignored(self.chain.found.named_more);
         }
     }
 

@@ -5,8 +5,9 @@ use super::behind::behind;
 use super::chain::Chain;
 use super::conclude::{Conclusion, Condition, conclude};
 use super::fact::{Fact, Life, Source, StreamNo};
-use super::intake::Intake;
-use super::report::{Exposure, External, FINDINGS_MAX, Report, StreamReport, WINDOWS_MAX, limits};
+use super::findings::Findings;
+use super::intake::{Intake, LEDGER_BYTES_MAX};
+use super::report::{Exposure, External, Report, StreamReport, WINDOWS_MAX, limits};
 use super::trust::{Basis, Ledger, Trust};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::stream::StreamId;
@@ -14,9 +15,6 @@ use std::collections::{BTreeMap, HashSet};
 
 /// A pod may need so long until its first record is in a backend.
 const POD_START_NS: u64 = 300_000_000_000;
-
-/// How many findings back the same is not said again.
-const REPEATS: usize = 8;
 
 /// What is looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +35,11 @@ impl Scope {
         let namespace = || stream.parts().map(|parts| parts.namespace.to_owned());
         self.namespace.as_ref().is_none_or(|wanted| namespace().as_deref() == Some(wanted.as_str()))
             && self.stream.as_ref().is_none_or(|prefix| stream.as_str().starts_with(prefix.as_str()))
+    }
+
+    /// Whether it is about what is looked at.
+    pub(super) fn holds(&self, finding: &Finding) -> bool {
+        finding.stream.as_ref().is_none_or(|stream| self.contains(stream))
     }
 }
 
@@ -64,8 +67,7 @@ pub struct Verification {
     trust: Trust,
     current: Option<(StreamNo, Chain)>,
     streams: BTreeMap<StreamId, StreamReport>,
-    findings: Vec<Finding>,
-    more_findings: u64,
+    findings: Findings,
     worst: BTreeMap<Option<StreamId>, Verdict>,
     conditions: Vec<(bool, Condition)>,
     sources: HashSet<Source>,
@@ -85,8 +87,7 @@ impl Verification {
             trust,
             current: None,
             streams: BTreeMap::new(),
-            findings: Vec::new(),
-            more_findings: 0,
+            findings: Findings::default(),
             worst: BTreeMap::new(),
             conditions: Vec::new(),
             sources: HashSet::from([Ledger::SOURCE, Ledger::ERASER]),
@@ -96,10 +97,16 @@ impl Verification {
             cosigned: None,
             intake: Intake::default(),
         };
-        for finding in std::mem::take(&mut intake.findings) {
-            this.find(finding);
+        let (listed, unlisted) = std::mem::take(&mut intake.findings).into_parts();
+        listed.for_each(|finding| this.find(finding));
+        let in_scope = |stream: &StreamId| this.settings.scope.contains(stream);
+        let unlisted = unlisted.into_iter().filter(|(stream, _)| stream.as_ref().is_none_or(in_scope));
+        for (stream, counts) in unlisted.collect::<Vec<_>>() {
+            for (verdict, count) in counts {
+                this.weigh(stream.clone(), verdict);
+                this.findings.count_more(stream.clone(), verdict, count);
+            }
         }
-        this.more_findings += intake.more_findings;
         this.intake = intake;
         this
     }
@@ -154,19 +161,16 @@ impl Verification {
     }
 
     fn find(&mut self, finding: Finding) {
-        if finding.stream.as_ref().is_some_and(|stream| !self.settings.scope.contains(stream)) {
-            return;
+        if self.settings.scope.holds(&finding) {
+            self.weigh(finding.stream.clone(), finding.verdict);
+            self.findings.add(finding);
         }
-        if self.findings.iter().rev().take(REPEATS).any(|known| *known == finding) {
-            return;
-        }
-        let worst = self.worst.entry(finding.stream.clone()).or_insert(Verdict::Ok);
-        *worst = (*worst).max(finding.verdict);
-        if self.findings.len() < FINDINGS_MAX {
-            self.findings.push(finding);
-        } else {
-            self.more_findings += 1;
-        }
+    }
+
+    /// Every finding counts, whether or not it is listed.
+    fn weigh(&mut self, stream: Option<StreamId>, verdict: Verdict) {
+        let worst = self.worst.entry(stream).or_insert(Verdict::Ok);
+        *worst = (*worst).max(verdict);
     }
 
     /// Says what waited for other records to be proved.
@@ -200,11 +204,21 @@ impl Verification {
 
     fn expected(&mut self) {
         let Some(ledger) = &self.trust.ledger else {
+            if self.intake.ledger_is_over {
+                let message = format!(
+                    "the input holds over {LEDGER_BYTES_MAX} bytes of ledger entries among the records, more than are kept, so none \
+                     was used: give the ledger in a file of its own (--ledger FILE, from `testimony ledger export`)"
+                );
+                self.find(Finding::export(Verdict::Unanchored, message));
+            }
             let message = "no ledger was given: whether streams are missing as a whole cannot be told";
             return self.find(Finding::export(Verdict::Unanchored, message));
         };
         let behind = behind(ledger, &self.settings, self.cosigned.as_ref());
-        let known = |name: &StreamId| self.streams.contains_key(name) || self.worst.contains_key(&Some(name.clone()));
+        // What was not looked at says nothing of it.
+        let told =
+            |name: &StreamId| self.worst.get(&Some(name.clone())).is_some_and(|worst| *worst != Verdict::Unknown);
+        let known = |name: &StreamId| self.streams.contains_key(name) || told(name);
         // What ended before the time that is looked at need not be there.
         let from_ns = self.settings.scope.from_ns.unwrap_or(0);
         let due = ledger.streams.iter().filter(|(_, stream)| stream.to_ns >= from_ns);
@@ -305,7 +319,14 @@ impl Verification {
                 report.verdict = *worst;
             }
         }
-        self.findings.sort_by(|a, b| {
+        let (listed, unlisted) = self.findings.into_parts();
+        let mut more_by_verdict: BTreeMap<Verdict, u64> = BTreeMap::new();
+        for (verdict, count) in unlisted.into_values().flatten() {
+            let known = more_by_verdict.entry(verdict).or_default();
+            *known = known.saturating_add(count);
+        }
+        let mut findings: Vec<Finding> = listed.collect();
+        findings.sort_by(|a, b| {
             let key =
                 |f: &Finding| (std::cmp::Reverse(f.verdict), f.stream.clone(), f.records.as_ref().map(|r| r.start));
             key(a).cmp(&key(b))
@@ -325,8 +346,9 @@ impl Verification {
             copies: self.copies,
             others: self.intake.others,
             streams,
-            findings: self.findings,
-            more_findings: self.more_findings,
+            findings,
+            more_findings: more_by_verdict.values().fold(0, |sum, count| sum.saturating_add(*count)),
+            more_by_verdict,
             exposure: self.exposure,
             ledger: told,
             not_concluded: limits(trust, self.trust.ledger.is_some(), self.of_some_sink),

@@ -11,6 +11,7 @@ mod chain;
 mod conclude;
 mod effects;
 mod fact;
+mod findings;
 mod found;
 mod group;
 mod heads;
@@ -28,6 +29,7 @@ mod verdict;
 mod whole;
 
 pub use fact::{Ended, Fact, Life, Place, ROW_KEY_BYTES, Source, StreamNo};
+pub use findings::FINDINGS_MAX;
 pub use intake::{Intake, LEDGER_BYTES_MAX};
 pub use judge::{Scope, Settings, Verification};
 pub use projection::{Projector, Shape, Stored, Value};
@@ -41,6 +43,8 @@ pub use whole::judge_bodies;
 mod any_tests;
 #[cfg(test)]
 mod behind_tests;
+#[cfg(test)]
+mod findings_tests;
 #[cfg(test)]
 mod holes_tests;
 #[cfg(test)]
