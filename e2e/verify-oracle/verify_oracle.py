@@ -293,6 +293,20 @@ class Stream:
         return max((self.ledger.cosigned(note) for note in proved), default=0)
 
 
+def pod_of(sid):
+    """Cluster, namespace and uid."""
+    return sid.rsplit("/", 1)[0]
+
+
+def cosigned_note(text, note):
+    """The note with cosignatures, if it is that of this head."""
+    try:
+        cosigned = Note(base64.b64decode(text, validate=True).decode())
+    except (ValueError, AttributeError):
+        return None
+    return cosigned if cosigned.text == note.text else None
+
+
 def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
     streams, findings = {}, set()
     told = None
@@ -309,7 +323,9 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
                 frontier = hashes(fields["frontier"]) if "frontier" in fields else None
                 if note.size < 1 or (frontier is not None and len(list(cover(0, note.size - 1))) != len(frontier)):
                     raise ValueError("frontier")
-                cosigned = Note(base64.b64decode(fields["cosig"], validate=True).decode()) if "cosig" in fields else None
+                cosigned = cosigned_note(fields["cosig"], note) if "cosig" in fields else None
+                if "cosig" in fields and cosigned is None:
+                    findings.add("FOREIGN")
                 stream(note.origin).heads.append({"note": note, "frontier": frontier, "cosigned": cosigned})
                 continue
             sid, seq = fields["sid"], fields["seq"]
@@ -322,6 +338,13 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
         leaf = leaf_hash(body)
         stream(sid).add(int(seq), leaf, fields if known else {"typ": "", **{k: fields[k] for k in ("prev",) if k in fields}})
         source = sid, int(seq), leaf
+        about = [fields[key] for key, of in (("hole_sid", "hole"), ("rec_sid", "recovered")) if typ == of]
+        about += [name for key in ("after", "found") for name in fields.get(key, "").split(",") if name] if typ == "open" else []
+        if known and any(pod_of(name) != pod_of(sid) for name in about):
+            # No pod vouches for another one's streams: that does not count, whether or not it is signed.
+            findings.add("FOREIGN")
+        if typ in ("hole", "recovered") and pod_of(about[0]) != pod_of(sid):
+            continue
         if typ == "hole":
             place = int(fields["hole_from"]), int(fields["hole_to"])
             stream(fields["hole_sid"]).holes.append({"range": place, "nodes": hashes(fields["nodes"]), "source": source})
@@ -331,8 +354,7 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
                    "head": int(fields.get("head_size", "0")), "ledger": False}
             stream(fields["rec_sid"]).ends.append(end)
         if typ == "open" and known:
-            for key in ("after", "found"):
-                named.update((name, source) for name in fields.get(key, "").split(",") if name)
+            named.update((name, source) for name in about if pod_of(name) == pod_of(sid))
     if told is not None:
         take_up(told, stream)
     for one in streams.values():

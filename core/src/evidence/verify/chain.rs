@@ -44,6 +44,8 @@ pub(super) struct Chain {
     pub(super) attested: Vec<Attested>,
     /// Heads that were proved and carry cosignatures: size, note, and the earliest time in a record since the one before.
     pub(super) cosigned: Vec<(u64, String, u64)>,
+    /// Heads that the key which was known there did not sign: size, place, and that key.
+    pub(super) waiting: Vec<(u64, u64, Option<PublicKey>)>,
     /// The key of the first signature that was good.
     pub(super) key: Option<PublicKey>,
     /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
@@ -78,6 +80,7 @@ impl Chain {
             found: Found::default(),
             attested: Vec::new(),
             cosigned: Vec::new(),
+            waiting: Vec::new(),
             key: None,
             later_keys,
             known_to: known.map(|known| known.size),
@@ -119,7 +122,9 @@ impl Chain {
             }
         }
         if ended.size == 0 {
-            self.found.nothing |= ended.head_size == 0;
+            if ended.head_size == 0 && self.found.nothing.len() < NAMED_MAX {
+                self.found.nothing.push(ended.source);
+            }
             return;
         }
         if ended.source == Ledger::SOURCE {
@@ -158,6 +163,7 @@ impl Chain {
         let next = self.incoming.take();
         self.advance(next);
         self.advance(None);
+        self.found.unchecked.extend(self.waiting.drain(..).map(|(size, ..)| size));
         // Holes behind all that is there say nothing of it.
         if let Some(branches) = self.before_holes.take() {
             self.branches = branches;

@@ -147,9 +147,6 @@ impl Concluding<'_> {
 
     /// Nothing of the stream is there.
     fn absent(&mut self) {
-        if self.chain.found.nothing {
-            return;
-        }
         // Removed as a whole, by order.
         for effect in self.chain.attested.last().iter().flat_map(|attested| attested.effects.iter()) {
             if let Effect::Hole(from, to, said) = effect {
@@ -174,8 +171,11 @@ impl Concluding<'_> {
                 let yes = finding("another stream of its pod names this one; nothing of it is in the export".into());
                 Condition::that(&self.chain.name, *source, yes)
             };
-            let named: Vec<_> = self.chain.found.named.iter().map(named).collect();
-            self.out.conditions.extend(Condition::first_of(named));
+            // Nothing is absent of what was never kept, if who says so is proved.
+            let nothing = |source: &Source| Condition::that(&self.chain.name, *source, Vec::new());
+            let nothing = self.chain.found.nothing.iter().map(nothing);
+            let told: Vec<_> = nothing.chain(self.chain.found.named.iter().map(named)).collect();
+            self.out.conditions.extend(Condition::first_of(told));
             self.ignored(self.chain.found.named_more);
         }
     }

@@ -48,8 +48,8 @@ pub(super) struct Found {
     pub(super) times: (u64, u64),
     /// Earliest and latest time of checkpoints beyond the last head that the ledger knows, within the time that is looked at.
     pub(super) beyond_ledger: Option<(u64, u64)>,
-    /// Whether others say that nothing of it was ever kept.
-    pub(super) nothing: bool,
+    /// Who says that nothing of it was ever kept.
+    pub(super) nothing: Vec<Source>,
     /// Who names it.
     pub(super) named: Vec<Source>,
     /// How many more do.

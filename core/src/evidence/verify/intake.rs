@@ -5,7 +5,7 @@ use super::findings::Findings;
 use super::judge::Scope;
 use super::names::Names;
 use super::projection::{Projector, Stored};
-use super::read::{ReadError, read};
+use super::read::{Read, ReadError, Void, read};
 use super::trust::Ledger;
 use super::verdict::{Finding, Verdict};
 use crate::record::Body;
@@ -59,6 +59,7 @@ impl Intake {
         self.row = bytes;
         match (read, &body) {
             (Ok(read), Ok(body)) => {
+                self.void(read, place);
                 let name = self.names.name(read.stream).filter(|_| read.seq.is_some());
                 let difference = projector.compare(body, stored, name.and_then(|name| name.parts()).as_ref());
                 if let Err(difference) = difference {
@@ -84,6 +85,23 @@ impl Intake {
                 self.find(Finding::export(Verdict::Foreign, what).at(place));
             }
         }
+    }
+
+    /// Says what of a record does not count.
+    fn void(&mut self, read: Read, place: Place) {
+        let message = match read.void {
+            None => return,
+            Some(Void::OtherPod(about)) => {
+                let about = self.names.name(about).map(ToString::to_string).unwrap_or_default();
+                format!(
+                    "it speaks of {about}, a stream of another pod: no pod vouches for another one's, so that does not count"
+                )
+            }
+            Some(Void::OtherHead) => "its cosigned note is not that of this head, so it does not count".to_owned(),
+        };
+        let records = read.seq.map(|seq| seq..seq.saturating_add(1));
+        let stream = self.names.name(read.stream).cloned();
+        self.find(Finding { verdict: Verdict::Foreign, stream, records, place: Some(place), message });
     }
 
     /// Keeps an entry or a head of a ledger, of all of them at most so many bytes.

@@ -59,3 +59,5 @@ mod stream_tests;
 mod tamper_tests;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod void_tests;
