@@ -18,6 +18,8 @@ pub struct StreamSaid {
     pub later_keys: BTreeMap<u64, PublicKey>,
     /// Its certificate in DER, where that entry is in the export.
     pub certificate: Option<Vec<u8>>,
+    /// When that entry was written, in nanoseconds since the epoch.
+    pub certified_ns: Option<u64>,
     /// Leaves under its last head.
     pub size: u64,
     /// Root over them.
@@ -188,6 +190,7 @@ impl Reader {
             Fact::Certified(sid, key, _, certificate) => {
                 let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(Life::Open));
                 (said.first_key, said.certificate) = (Some(*key), Some(certificate.clone()));
+                said.certified_ns = Some(entry.at_ns);
             }
             Fact::State(state) => {
                 summary.witness = state.first.as_ref().map(|(_, witness, _)| *witness).or(summary.witness);
@@ -247,5 +250,6 @@ fn removal(fact: &Fact) -> Option<Removal> {
 
 fn unknown(life: Life) -> StreamSaid {
     let root = crate::evidence::merkle::empty_root();
-    StreamSaid { first_key: None, later_keys: BTreeMap::new(), certificate: None, size: 0, root, life, at_ns: 0 }
+    let (first_key, later_keys, certificate, certified_ns) = Default::default();
+    StreamSaid { first_key, later_keys, certificate, certified_ns, size: 0, root, life, at_ns: 0 }
 }

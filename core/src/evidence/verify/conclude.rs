@@ -9,6 +9,7 @@ use super::found::Attested;
 use super::group::Says;
 use super::judge::Settings;
 use super::report::{Exposure, StreamReport, WINDOWS_MAX};
+use super::time::utc;
 use super::trust::{Ledger, Trust};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::note::SignedNote;
@@ -269,10 +270,25 @@ impl Concluding<'_> {
 
     fn certified(&mut self, seq: u64, der: &[u8]) {
         let (Some(roots), Some(key)) = (&self.trust.roots, &self.chain.found.first_key) else { return };
-        match roots.certify(&self.chain.name, key, der) {
+        let certified = roots.certify(&self.chain.name, key, der).and_then(|()| self.valid(roots.validity(der)));
+        match certified {
             Ok(()) => self.out.report.certified = true,
             Err(problem) => self.say(Verdict::Unanchored, one(seq), format!("its certificate is not good: {problem}")),
         }
+    }
+
+    /// K1: a certificate must have been valid when the witness took it up, which the ledger's entry tells; not today.
+    fn valid(&self, validity: Option<(i64, i64)>) -> Result<(), String> {
+        let ledger = self.trust.ledger.as_ref().and_then(|ledger| ledger.streams.get(&self.chain.name));
+        let at_ns = ledger.and_then(|known| known.certified_ns);
+        let (Some((from, to)), Some(at_ns)) = (validity, at_ns) else { return Ok(()) };
+        // A nanosecond of the last second is within it.
+        let at = i64::try_from(at_ns / 1_000_000_000).unwrap_or(i64::MAX);
+        if (from..=to).contains(&at) {
+            return Ok(());
+        }
+        let when = if at < from { "not yet" } else { "no longer" };
+        Err(format!("it was {when} valid at {}, when the ledger took it up", utc(at_ns)))
     }
 
     fn heads(&mut self) {

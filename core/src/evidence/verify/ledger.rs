@@ -95,6 +95,7 @@ impl Ledger {
         let cluster_uid = sid.parts().map(|parts| parts.cluster_uid.to_owned()).unwrap_or_default();
         let stream = |said: crate::evidence::ledger::read::StreamSaid| LedgerStream {
             key: said.first_key,
+            certified_ns: said.certified_ns,
             later_keys: said.later_keys,
             heads: Vec::new(),
             size: said.size,

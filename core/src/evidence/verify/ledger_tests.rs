@@ -1,5 +1,6 @@
 //! What the ledger adds: streams that must be there, how far they went, whose keys they are (V2, W4).
 
+use super::removed_tests::Operator;
 use super::tamper_tests::honest;
 use super::testing::*;
 use super::*;
@@ -7,6 +8,7 @@ use crate::evidence::ledger::export::head_body;
 use crate::evidence::ledger::{Book, Fact as Said, Keys, PodRow, UncoveredRow, ledger_id};
 use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
+use crate::evidence::stream::StreamId;
 use std::collections::BTreeMap;
 
 /// As the operator knows these streams.
@@ -19,6 +21,7 @@ fn ledger(writers: &[(&Writer, Life)]) -> Ledger {
             writer.sid.clone(),
             LedgerStream {
                 key,
+                certified_ns: None,
                 size: writer.size(),
                 root,
                 life: *life,
@@ -253,4 +256,45 @@ fn v3_a_part_is_not_blamed_for_what_it_need_not_hold() {
         (stream.size, stream.life) = (0, Life::Lost);
     }
     assert_eq!(check(&a.all(), silent), ["UNCLOSED"]);
+}
+
+/// Certificates that say nothing but for how long they are good.
+struct For(i64, i64);
+
+impl Certificates for For {
+    fn certify(&self, _: &StreamId, _: &PublicKey, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn validity(&self, _: &[u8]) -> Option<(i64, i64)> {
+        Some((self.0, self.1))
+    }
+}
+
+#[test]
+fn k1_a_certificate_must_have_been_valid_when_the_ledger_took_it_up() {
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    writer.record("certified", &[("cert", "MAAA")]);
+    writer.close();
+    let taken_ns = NOW - 86_400_000_000_000;
+    let mut operator = Operator::new();
+    operator.now_ns = taken_ns - 1;
+    operator.ended(&writer);
+    let taken = i64::try_from(taken_ns / 1_000_000_000).expect("a time");
+    let told = |ledger: Option<Ledger>, from: i64, to: i64| {
+        let trust = Trust { roots: Some(Box::new(For(from, to))), ledger, ..Trust::default() };
+        found(&verify(&writer.all(), settings(), trust))
+    };
+    // By the time of today it has long ended; that is nothing.
+    for (from, to, good) in [
+        (taken, taken, true),
+        (taken - 60, taken + 60, true),
+        (0, taken - 1, false),
+        (taken + 1, i64::MAX, false),
+        (taken + 1, taken - 1, false),
+    ] {
+        let expected: &[&str] = if good { &[] } else { &["UNANCHORED 1..2"] };
+        assert_eq!(told(Some(operator.ledger()), from, to), expected, "{from} {to}");
+        assert_eq!(told(None, from, to), [""; 0], "without the ledger there is no witness's time");
+    }
 }

@@ -17,6 +17,11 @@ pub trait Certificates {
     /// # Errors
     /// Why it does not.
     fn certify(&self, stream: &StreamId, key: &PublicKey, der: &[u8]) -> Result<(), String>;
+
+    /// From when to when this certificate (DER) is valid, in seconds since the epoch, both included; `None`: it does not say.
+    fn validity(&self, _der: &[u8]) -> Option<(i64, i64)> {
+        None
+    }
 }
 
 /// A witness whose cosignatures count.
@@ -45,6 +50,8 @@ pub enum Basis {
 pub struct LedgerStream {
     /// Its first key, if it was certified.
     pub key: Option<PublicKey>,
+    /// When it was certified, where the ledger still holds that, in nanoseconds since the epoch.
+    pub certified_ns: Option<u64>,
     /// Keys of its later epochs: each signs heads larger than this size.
     pub later_keys: BTreeMap<u64, PublicKey>,
     /// Number of leaves under the last head that the ledger has; 0: none.
