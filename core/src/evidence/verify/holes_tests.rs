@@ -5,6 +5,7 @@ use super::testing::*;
 use super::*;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
+use proptest::prelude::*;
 
 /// More than any limit on what waits or follows at one place.
 const MANY: usize = 1200;
@@ -145,5 +146,45 @@ fn d3_v4_many_forged_statements_of_an_end_cost_little_and_are_told() {
             assert_eq!(report.exit_code, 1, "{found:?}");
             assert!(found.contains(&"FOREIGN".to_owned()) && found.contains(&"UNKNOWN".to_owned()), "{found:?}");
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn g2_v1_the_order_of_the_input_says_nothing(order in any::<u64>(), lost in 0_usize..3, crowd in 0_u64..200) {
+        let mut writer = Writer::new(sid("p", 0), 1, &[]);
+        (0..6).for_each(|_| writer.exchange("/a"));
+        let (own, nodes) = (writer.sid.to_string(), nodes(&writer, 2, 5));
+        declare(&mut writer, &own, 2, 5, &nodes);
+        writer.checkpoint();
+        writer.exchange("/b");
+        let size = writer.size();
+        let root = writer.range(writer.leaves.len()).root().expect("from 0").to_hex();
+        let mut next = Writer::new(sid("p", 9), 9, &[("found", &own)]);
+        let size = size.to_string();
+        let told = [("rec_sid", own.as_str()), ("size", &size), ("root", &root), ("state", "lost")];
+        next.record("recovered", &told);
+        next.close();
+        let mut bodies = [writer.all(), next.all(), forged_holes(&own, 3, crowd)].concat();
+        // The same hole by one that nothing proves, copies of each statement, and what is lost.
+        let mut forger = Writer::new(sid("p", 8), 8, &[]);
+        declare(&mut forger, &own, 2, 5, &nodes);
+        bodies.push(forger.bodies.remove(1));
+        bodies.push(edit(&writer.bodies[7], "hole_reason", Some("forged")));
+        bodies.push(edit(&next.bodies[1], "state", Some("closed")));
+        bodies.drain(2..2 + lost);
+        let expected = check(&bodies);
+        let mut state = order | 1;
+        for at in (1..bodies.len()).rev() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            bodies.swap(at, (state >> 33) as usize % (at + 1));
+        }
+        let sorted = |mut found: Vec<String>| {
+            found.sort_unstable();
+            found
+        };
+        prop_assert_eq!(sorted(check(&bodies)), sorted(expected));
     }
 }
