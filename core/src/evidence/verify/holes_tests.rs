@@ -149,6 +149,32 @@ fn d3_v4_many_forged_statements_of_an_end_cost_little_and_are_told() {
     }
 }
 
+#[test]
+fn d3_a_long_row_of_starts_that_vouch_for_each_other_costs_little() {
+    // Each was killed behind its last head, and the next one says what was found of it; the last one closes.
+    const STARTS: u64 = 3000;
+    let mut bodies = Vec::new();
+    let mut before: Option<Writer> = None;
+    for n in 0..STARTS {
+        let mut writer = Writer::new(sid("p", n), 1, &[]);
+        if let Some(before) = &before {
+            let (name, size) = (before.sid.to_string(), before.size().to_string());
+            let root = before.range(before.leaves.len()).root().expect("from 0").to_hex();
+            let told = [("rec_sid", name.as_str()), ("size", &size), ("root", &root), ("state", "lost")];
+            writer.record("recovered", &told);
+        }
+        if n + 1 == STARTS {
+            writer.close();
+        }
+        bodies.extend(writer.all());
+        // Somebody else says otherwise.
+        bodies.extend(writer.bodies.get(1).filter(|_| n % 2 == 0).map(|body| edit(body, "state", Some("closed"))));
+        before = Some(writer);
+    }
+    let found = check(&bodies);
+    assert!(found.iter().all(|found| found == "FOREIGN 1..2"), "{:?} of {}", found.last(), found.len());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

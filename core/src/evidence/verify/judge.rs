@@ -8,6 +8,7 @@ use super::fact::{Fact, Life, Source, StreamNo};
 use super::findings::Findings;
 use super::intake::{Intake, LEDGER_BYTES_MAX};
 use super::report::{Exposure, External, Report, StreamReport, WINDOWS_MAX, limits};
+use super::settle::Waiting;
 use super::trust::{Basis, Ledger, Trust};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::stream::StreamId;
@@ -175,29 +176,17 @@ impl Verification {
 
     /// Says what waited for other records to be proved.
     fn settle(&mut self) {
-        let mut waiting = std::mem::take(&mut self.conditions);
-        loop {
-            let (ready, rest): (Vec<_>, Vec<_>) =
-                waiting.into_iter().partition(|(_, condition)| self.sources.contains(&condition.source));
-            waiting = rest;
-            if ready.is_empty() {
-                let changed =
-                    waiting.iter_mut().filter_map(|(_, condition)| condition.becomes(&self.sources).then_some(()));
-                if changed.count() == 0 {
-                    break;
-                }
+        let waiting = Waiting::new(std::mem::take(&mut self.conditions));
+        let mut sources = std::mem::take(&mut self.sources);
+        let rest = waiting.settle(&mut sources, |wanted, condition| {
+            self.of_some_sink |= wanted && condition.of_some_sink;
+            if let Some(report) = self.streams.get_mut(&condition.about) {
+                report.proved += condition.proved;
+                report.closed |= condition.closed;
             }
-            for (wanted, condition) in ready {
-                self.of_some_sink |= wanted && condition.of_some_sink;
-                self.sources.extend(condition.sources);
-                if let Some(report) = self.streams.get_mut(&condition.about) {
-                    report.proved += condition.proved;
-                    report.closed |= condition.closed;
-                }
-                condition.yes.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
-            }
-        }
-        for (wanted, condition) in waiting {
+            std::mem::take(&mut condition.yes).into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
+        });
+        for (wanted, condition) in rest {
             condition.no.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
         }
     }

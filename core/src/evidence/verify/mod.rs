@@ -22,6 +22,7 @@ mod names;
 mod projection;
 mod read;
 mod report;
+mod settle;
 mod tail;
 mod time;
 mod trust;
