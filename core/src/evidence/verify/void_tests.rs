@@ -204,7 +204,7 @@ fn h1_v4_a_head_within_a_hole_must_be_signed_by_the_key_and_once() {
     (0..4).for_each(|_| other.exchange("/other"));
     let forged = head_body(&other.note(&Key::new(77)), None);
     let fork = head_body(&other.note(&Key::new(1)), None);
-    let with = |more: &String| [&writer.heads[..], &[more.clone()]].concat();
+    let with = |more: &String| [&writer.heads[..], std::slice::from_ref(more)].concat();
     for (from, to) in [(2, 6), (3, 6), (2, 5), (4, 5)] {
         let (told, twice) = (without(from, to, &with(&forged)), without(from, to, &with(&fork)));
         assert!(told.contains(&"FOREIGN".to_owned()), "{from}..{to}: {told:?}");
