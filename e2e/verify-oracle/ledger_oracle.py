@@ -49,6 +49,21 @@ class Ledger:
         self.pods, self.uncovered, self.outages, self.last = {}, {}, [], 0
         self.abandoned, self.pruned, self.heads, self.forks = {}, [], [], set()
         self.witnesses = set()
+        # Names of streams that are known; and, from where reading begins until the end of that restatement, what was said of others.
+        self.names, self.partial = set(), None
+
+    def begin(self, seq):
+        self.numbers, self.names, self.partial = {}, set(), {} if seq else None
+
+    def ahead(self, stream, size, ended=False):
+        """Whether this is said of a stream that is still to be restated: its row must hold it."""
+        if stream in self.names or stream in self.numbers:
+            return False
+        if self.partial is None:
+            raise ValueError("a stream without a certificate")
+        before = self.partial.get(stream, (0, False))
+        self.partial[stream] = (max(before[0], size), before[1] or ended)
+        return True
 
     def stream(self, sid):
         return self.streams.setdefault(sid, {"key": None, "later": {}, "size": 0, "root": None, "life": "open", "heads": []})
@@ -67,19 +82,24 @@ class Ledger:
         elif typ == "certified":
             self.stream(fields["stream"])["key"] = bytes.fromhex(fields["key"])
             self.numbers[str(seq)] = fields["stream"]
+            self.names.add(fields["stream"])
         elif typ == "head":
             for row in filter(None, fields["heads"].split(",")):
                 stream, size, root = row.split(":")
-                self.advance(self.numbers[stream], int(size), root)
+                if not self.ahead(stream, int(size)):
+                    self.advance(self.numbers[stream], int(size), root)
         elif typ in ("epoch", "closed"):
+            self.ahead(fields["stream"], number("size"), typ == "closed")
             self.advance(fields["stream"], number("size"), fields["root"])
             if typ == "epoch":
                 self.stream(fields["stream"])["later"][number("size")] = bytes.fromhex(fields["next_key"])
             else:
                 self.stream(fields["stream"])["life"] = "closed"
         elif typ == "lost":
+            self.ahead(fields["stream"], 0, True)
             self.stream(fields["stream"])["life"] = "lost"
         elif typ == "rebased":
+            self.ahead(fields["stream"], number("size"))
             self.advance(fields["stream"], number("old_size"), fields["old_root"])
             self.advance(fields["stream"], number("size"), fields["root"])
         elif typ == "fork":
@@ -97,10 +117,19 @@ class Ledger:
         self.pruned.append((typ, sid, (start, end), nodes))
 
     def restated(self, fields):
+        if "frontier" in fields and self.partial is not None:
+            # Begun anew.
+            self.partial = {}
         for row in filter(None, fields.get("streams", "").split(",")):
             at, sid, life, size, root, key, key_from, *_ = row.split(":")
-            self.numbers[at] = sid
             stream = self.stream(sid)
+            said = [(stream["size"], stream["life"] != "open")] if sid in self.names else []
+            if self.partial is not None:
+                said += [self.partial.pop(at, (0, False)), self.partial.pop(sid, (0, False))]
+            if any(int(size) < before or (ended and life == "open") for before, ended in said):
+                raise ValueError("it goes back")
+            self.numbers[at] = sid
+            self.names.add(sid)
             stream["life"], stream["size"], stream["root"] = life, int(size), bytes.fromhex(root)
             if int(key_from):
                 stream["later"][int(key_from)] = bytes.fromhex(key)
@@ -117,6 +146,10 @@ class Ledger:
             for row in filter(None, fields.get(typ, "").split(",")):
                 sid, start, end, _, _, nodes = row.split(":")
                 self.remove(typ, sid, int(start), int(end), [bytes.fromhex(node) for node in nodes.split("+")])
+        if "last" in fields:
+            if self.partial:
+                raise ValueError("a stream is left out")
+            self.partial = None
 
     def advance(self, sid, size, root):
         stream = self.stream(sid)
@@ -212,6 +245,7 @@ def read_one(sid, key, places, notes, ledger):
                 if seq and not (typ == "state" and "frontier" in fields):
                     raise Bad(f"entry {seq} does not follow")
                 tree, prev = Tree(), fields.get("prev")
+                ledger.begin(seq)
                 for (start, size), value in zip(cover(0, seq), hashes(fields.get("frontier", "")), strict=True):
                     tree.put(start, size, value)
             if fields.get("prev") != prev or (typ == "open") != (seq == 0):
@@ -224,7 +258,7 @@ def read_one(sid, key, places, notes, ledger):
         prev, due, ledger.last = leaf.hex(), seq + 1, max(ledger.last, int(fields["t0"]))
         if due in signed and tree.root(due) != signed[due]:
             raise Bad(f"head of {due}")
-    if due != max(signed):
+    if due != max(signed) or ledger.partial is not None:
         raise Bad("cut")
     ledger.clusters.add(sid.split("/")[0])
     return max(places) >= max(signed)

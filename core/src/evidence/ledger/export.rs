@@ -243,6 +243,9 @@ pub fn read_bodies<'a>(
             reader.head(note).map_err(|problem| format!("head of {} entries: {problem}", seq.saturating_add(1)))?;
         }
     }
+    if reader.is_partial() {
+        return Err("reading begins where what is known is restated, and the end of that is not there".to_owned());
+    }
     let summary = reader.finish();
     match notes.keys().next_back() {
         Some(size) if *size > summary.size => {

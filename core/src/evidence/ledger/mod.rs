@@ -21,6 +21,8 @@ pub mod outside;
 mod outside_tests;
 pub mod prune;
 pub mod read;
+#[cfg(test)]
+mod restate_tests;
 pub mod tables;
 #[cfg(test)]
 mod tests;

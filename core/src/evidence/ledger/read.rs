@@ -108,6 +108,7 @@ impl Reader {
                 let begins = Chain::before(&entry)
                     .ok_or("reading begins at the ledger's first entry, or where it restates what is known")?;
                 self.summary.from = entry.seq;
+                self.tables = Tables::before(entry.seq);
                 self.chain.insert(begins)
             }
         };
@@ -119,7 +120,7 @@ impl Reader {
             && let Some(begins) = Chain::before(&entry)
         {
             *chain = begins;
-            self.tables = Tables::default();
+            self.tables = Tables::before(entry.seq);
             self.summary.missing.push((due, entry.seq));
         }
         let entry = chain.append(body)?;
@@ -129,7 +130,8 @@ impl Reader {
         Ok(())
     }
 
-    /// A signed head. Older ones are checked by those that follow; only that of the entries so far counts.
+    /// A signed head. Older ones are checked by those that follow; only that of the entries so far counts, and only once the
+    /// restatement at which reading began is whole: before it, not all that is known was read.
     ///
     /// # Errors
     /// It is the head of other entries, or another key's.
@@ -140,7 +142,9 @@ impl Reader {
             return Ok(());
         }
         chain.check(note, &self.key)?;
-        self.summary.size = chain.range.end();
+        if !self.tables.is_partial() {
+            self.summary.size = chain.range.end();
+        }
         Ok(())
     }
 
@@ -153,6 +157,11 @@ impl Reader {
         chain.check(&note.encode(), &self.key)?;
         self.summary.witnessed.push(Witnessed { note: note.clone(), until_ns: self.summary.last_ns });
         Ok(())
+    }
+
+    /// Whether the restatement at which reading began has not come to its end.
+    pub fn is_partial(&self) -> bool {
+        self.tables.is_partial()
     }
 
     /// All of it.

@@ -24,11 +24,11 @@ fn sign(message: &[u8]) -> [u8; SIGNATURE_BYTES] {
     pair(8).sign(message).as_ref().try_into().expect("64 bytes")
 }
 
-fn keys() -> Keys {
+pub(super) fn keys() -> Keys {
     Keys { ledger: public(8), witness: public(9) }
 }
 
-fn ledger() -> StreamId {
+pub(super) fn ledger() -> StreamId {
     ledger_id("c-1", "testimony-system", 7).expect("a name")
 }
 
@@ -46,7 +46,7 @@ fn uncovered(n: u64) -> UncoveredRow {
     UncoveredRow { uid, namespace: "shop".to_owned(), name, reason: "HostNetwork".to_owned(), from_ns: START_NS }
 }
 
-fn root(n: u64) -> Hash {
+pub(super) fn root(n: u64) -> Hash {
     Hash::of(&[&n.to_be_bytes()])
 }
 
@@ -78,7 +78,7 @@ impl Keeper {
         (facts, heads, cosignable)
     }
 
-    fn head(&self, n: u64, size: u64) -> HeadRow {
+    pub(super) fn head(&self, n: u64, size: u64) -> HeadRow {
         let stream = self.book.tables().stream(&sid(n)).expect("certified").number;
         HeadRow { stream, size, root: root(size) }
     }
