@@ -48,7 +48,8 @@ class Ledger:
         self.clusters, self.streams, self.numbers = set(), {}, {}
         self.pods, self.uncovered, self.outages, self.last = {}, {}, [], 0
         self.abandoned, self.pruned, self.heads, self.forks = {}, [], [], set()
-        self.witnesses = set()
+        # Stretches of entries that are not there: times of what is before and behind.
+        self.witnesses, self.missing = set(), []
         # Names of streams that are known; and, from where reading begins until the end of that restatement, what was said of others.
         self.names, self.partial = set(), None
 
@@ -102,6 +103,8 @@ class Ledger:
             self.ahead(fields["stream"], number("size"))
             self.advance(fields["stream"], number("old_size"), fields["old_root"])
             self.advance(fields["stream"], number("size"), fields["root"])
+            stream = self.stream(fields["stream"])
+            stream["later"][number("size")], stream["rebased"] = bytes.fromhex(fields["key"]), True
         elif typ == "fork":
             self.forks.add(fields["stream"])
         elif typ == "abandoned":
@@ -133,6 +136,9 @@ class Ledger:
             stream["life"], stream["size"], stream["root"] = life, int(size), bytes.fromhex(root)
             if int(key_from):
                 stream["later"][int(key_from)] = bytes.fromhex(key)
+            else:
+                # Its first epoch has not ended.
+                stream["key"] = stream["key"] or bytes.fromhex(key)
         for row in filter(None, fields.get("pods", "").split(",")):
             uid, namespace, *_ = row.split(":")
             self.pods.setdefault(uid, namespace)

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a ledger says of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamSaid {
-    /// Its first key, where the entry that certified it is in the export.
+    /// Its first key, where the entry that certified it is in the export, or one that restates it before its first epoch ended.
     pub first_key: Option<PublicKey>,
     /// Keys of its later epochs, where the entries that name them are in the export: each signs heads larger than this size.
     pub later_keys: BTreeMap<u64, PublicKey>,
@@ -169,9 +169,6 @@ impl Reader {
         for row in self.tables.streams().values() {
             let said = self.summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
             (said.size, said.root, said.life, said.at_ns) = (row.state.size, row.state.root, row.life, row.at_ns);
-            if row.state.key_from > 0 {
-                said.later_keys.insert(row.state.key_from, row.state.key);
-            }
         }
         let end = self.chain.map_or(0, |chain| chain.range.end());
         self.summary.unproved = end.saturating_sub(self.summary.size.max(self.summary.from));
@@ -200,6 +197,14 @@ impl Reader {
             }
             Fact::State(state) => {
                 summary.witness = state.first.as_ref().map(|(_, witness, _)| *witness).or(summary.witness);
+                for row in &state.streams {
+                    let said = summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
+                    if row.state.key_from == 0 {
+                        said.first_key.get_or_insert(row.state.key);
+                    } else {
+                        said.later_keys.insert(row.state.key_from, row.state.key);
+                    }
+                }
                 for pod in &state.pods {
                     let said = PodSaid { pod: pod.clone(), to_ns: None };
                     summary.pods.entry(pod.uid.clone()).or_insert(said);
@@ -226,7 +231,12 @@ impl Reader {
                 self.removals.extend(removal(&entry.fact));
                 summary.others.push((entry.seq, entry.fact.clone()));
             }
-            Fact::Rebased(..) | Fact::Fork(..) | Fact::Unwrapped(..) => {
+            Fact::Rebased(sid, _, (size, _), key) => {
+                let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(Life::Open));
+                said.later_keys.insert(*size, *key);
+                summary.others.push((entry.seq, entry.fact.clone()));
+            }
+            Fact::Fork(..) | Fact::Unwrapped(..) => {
                 summary.others.push((entry.seq, entry.fact.clone()));
             }
             Fact::Open(_, witness) => summary.witness = Some(*witness),

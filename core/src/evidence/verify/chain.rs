@@ -36,12 +36,10 @@ pub(super) struct Chain {
     pub(super) attested: Vec<Attested>,
     /// Heads that were proved and carry cosignatures: size, note, and the earliest time in a record since the one before.
     pub(super) cosigned: Vec<(u64, String, u64)>,
-    /// The key of the first signature that was good.
-    pub(super) key: Option<PublicKey>,
     /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
     pub(super) later_keys: BTreeMap<u64, PublicKey>,
     /// Size of the last head that the ledger knows; `None`: it does not know the stream, or none was given.
-    known_to: Option<u64>,
+    pub(super) known_to: Option<u64>,
     window: Range64,
     /// The sink whose export this is, where it is known.
     export_of: Option<String>,
@@ -60,6 +58,7 @@ impl Chain {
     ) -> Self {
         let mut first = Branch::new();
         first.epoch.key = known.and_then(|known| known.key);
+        first.epoch.first = first.epoch.key;
         let later_keys = known.map(|known| known.later_keys.clone()).unwrap_or_default();
         Self {
             name,
@@ -70,7 +69,6 @@ impl Chain {
             found: Found::default(),
             attested: Vec::new(),
             cosigned: Vec::new(),
-            key: None,
             later_keys,
             known_to: known.map(|known| known.size),
             window,
@@ -130,6 +128,11 @@ impl Chain {
                 self.found.beyond_ledger = Some((first.min(leaf.time_ns), last.max(leaf.time_ns)));
             }
         }
+    }
+
+    /// The first checkpoint of the time that is looked at; none is there: behind all.
+    pub(super) fn window_begins(&self) -> u64 {
+        self.found.window.map_or(u64::MAX, |(first, _)| first)
     }
 
     fn group(&mut self, seq: u64) -> &mut Group {
@@ -322,6 +325,7 @@ impl Chain {
         let readers = || self.branches.iter().filter(|branch| branch.next == ended.size && !branch.rival);
         let fits = |branch: &&Branch| branch.range.as_ref().and_then(Range::root) == Some(ended.root);
         if let Some(branch) = readers().find(fits) {
+            self.found.ledger_root |= ended.source == Ledger::SOURCE;
             let same = |known: &&mut Attested| {
                 (known.ended.size, known.ended.root, known.ended.life) == (ended.size, ended.root, ended.life)
                     // What the ledger says is proved, and differs in what follows.

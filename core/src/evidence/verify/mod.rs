@@ -55,3 +55,5 @@ mod stream_tests;
 mod tamper_tests;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod window_tests;

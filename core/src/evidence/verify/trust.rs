@@ -43,7 +43,7 @@ pub enum Basis {
 /// What the operator's ledger says of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerStream {
-    /// Its first key, if it was certified.
+    /// Its first key, if the entry that certified it is known, or it was restated before its first epoch ended.
     pub key: Option<PublicKey>,
     /// Keys of its later epochs: each signs heads larger than this size.
     pub later_keys: BTreeMap<u64, PublicKey>,
@@ -74,6 +74,17 @@ pub struct ExpectedPod {
     pub to_ns: Option<u64>,
 }
 
+/// Entries of a ledger that were signed, and are not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingEntries {
+    /// The ledger.
+    pub sid: StreamId,
+    /// By their numbers.
+    pub entries: Range<u64>,
+    /// Times of the entry before them and of the one behind, in nanoseconds since the epoch.
+    pub between_ns: (u64, u64),
+}
+
 /// What the operator's ledger says, where it was given and proved.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -95,6 +106,8 @@ pub struct Ledger {
     pub told: Vec<(StreamId, String)>,
     /// Times at which nobody kept it, in nanoseconds since the epoch.
     pub outages: Vec<(u64, u64)>,
+    /// Stretches of entries that are not there; what is known is restated behind each.
+    pub missing: Vec<MissingEntries>,
     /// Time of its last entry, in nanoseconds since the epoch.
     pub last_ns: u64,
     /// Its heads that others cosigned.
@@ -157,6 +170,12 @@ impl Ledger {
     /// Its first key of a stream.
     pub(super) fn key(&self, stream: &StreamId) -> Option<PublicKey> {
         self.streams.get(stream)?.key
+    }
+
+    /// Whether it names each key of the stream's heads, up to the last one that it knows: none of its entries is missing, and its
+    /// keeper never lost one.
+    pub(super) fn names_all_keys(&self, stream: &StreamId) -> bool {
+        self.missing.is_empty() && self.streams.get(stream).is_some_and(|known| known.heads.is_empty())
     }
 
     /// Whether a stream that it does not know can be genuine all the same: its pod is expected, or it began when nobody kept
