@@ -23,6 +23,7 @@ pub mod prune;
 pub mod read;
 #[cfg(test)]
 mod restate_tests;
+pub mod shown;
 pub mod tables;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use super::block::Chain;
 use super::entry::{Entry, typ};
 use super::fact::{AbandonedRow, Fact, Life, PodRow, UncoveredRow};
+use super::shown::Shown;
 use super::tables::Tables;
 use crate::evidence::hash::Hash;
 use crate::evidence::note::{PublicKey, SignedNote};
@@ -26,6 +27,8 @@ pub struct StreamSaid {
     pub life: Life,
     /// When it was heard of last, in nanoseconds since the epoch.
     pub at_ns: u64,
+    /// How far it had come before.
+    pub shown: Shown,
 }
 
 /// An expected pod.
@@ -84,6 +87,8 @@ pub struct Reader {
     summary: Summary,
     /// Removals that are in the summary: what is restated is in it once.
     removals: BTreeSet<Removal>,
+    /// How far streams had come, by number.
+    shown: BTreeMap<u64, Shown>,
 }
 
 /// Type of an entry that says that records are not there; stream, first record, and the one behind the last.
@@ -92,8 +97,8 @@ type Removal = (&'static str, StreamId, u64, u64);
 impl Reader {
     /// Of a ledger whose heads this key signs.
     pub fn new(key: PublicKey) -> Self {
-        let (tables, summary, removals) = Default::default();
-        Self { key, chain: None, tables, summary, removals }
+        let (tables, summary, removals, shown) = Default::default();
+        Self { key, chain: None, tables, summary, removals, shown }
     }
 
     /// The next entry.
@@ -169,13 +174,32 @@ impl Reader {
         for row in self.tables.streams().values() {
             let said = self.summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
             (said.size, said.root, said.life, said.at_ns) = (row.state.size, row.state.root, row.life, row.at_ns);
+            said.shown = self.shown.remove(&row.number).unwrap_or_default();
         }
         let end = self.chain.map_or(0, |chain| chain.range.end());
         self.summary.unproved = end.saturating_sub(self.summary.size.max(self.summary.from));
         self.summary
     }
 
+    /// How far streams have come with this entry.
+    fn shown(&mut self, entry: &Entry) {
+        let mut push = |number: u64, at_ns, size| self.shown.entry(number).or_default().push(at_ns, size);
+        match &entry.fact {
+            Fact::Heads(heads) => heads.iter().for_each(|head| push(head.stream, entry.at_ns, head.size)),
+            Fact::State(state) => {
+                let rows = state.streams.iter().filter(|row| row.state.size > 0);
+                rows.for_each(|row| push(row.number, row.at_ns, row.state.size));
+            }
+            Fact::Epoch(sid, size, ..) | Fact::Closed(sid, size, _) | Fact::Rebased(sid, _, (size, _), _) => {
+                let row = self.tables.stream(sid);
+                row.into_iter().for_each(|row| push(row.number, entry.at_ns, *size));
+            }
+            _ => {}
+        }
+    }
+
     fn note_down(&mut self, entry: &Entry) {
+        self.shown(entry);
         let summary = &mut self.summary;
         match &entry.fact {
             Fact::Resumed(from) => summary.outages.push((*from, entry.at_ns)),
@@ -266,5 +290,6 @@ fn removal(fact: &Fact) -> Option<Removal> {
 
 fn unknown(life: Life) -> StreamSaid {
     let root = crate::evidence::merkle::empty_root();
-    StreamSaid { first_key: None, later_keys: BTreeMap::new(), certificate: None, size: 0, root, life, at_ns: 0 }
+    let (later_keys, shown) = Default::default();
+    StreamSaid { first_key: None, later_keys, certificate: None, size: 0, root, life, at_ns: 0, shown }
 }

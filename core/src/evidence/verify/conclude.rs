@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 /// Nanoseconds between two heads of an idle stream (H2).
-const IDLE_NS: u64 = 300_000_000_000;
+pub(super) const IDLE_NS: u64 = 300_000_000_000;
 
 /// How many findings back the same is not said again.
 const REPEATS: usize = 8;
@@ -280,7 +280,9 @@ impl Concluding<'_> {
             let message =
                 format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source));
             let absent = absent.iter().map(|absent| (absent.start.max(least), absent.end.min(ended.size)));
-            let parts = absent.filter(|(from, to)| from < to).flat_map(|(from, to)| self.absence(from, to));
+            let absence =
+                |(from, to)| if from_ledger { self.absent_by_ledger(from, to) } else { self.absence(from, to) };
+            let parts = absent.filter(|(from, to)| from < to).flat_map(absence);
             let yes = parts.map(|(verdict, records, reason)| {
                 let message = reason.map_or_else(|| message.clone(), abandoned);
                 Finding::of(verdict, &self.chain.name, records, message)

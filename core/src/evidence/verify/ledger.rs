@@ -81,6 +81,7 @@ impl Ledger {
             return false;
         }
         self.streams.extend(other.streams);
+        self.shown.extend(other.shown);
         self.pods.extend(other.pods);
         self.uncovered.extend(other.uncovered);
         for (sid, parts) in other.abandoned {
@@ -125,7 +126,9 @@ impl Ledger {
         };
         let namespace = sid.parts().map(|parts| parts.namespace).unwrap_or_default();
         let own = |key| Witness { name: ledger::witness_name(&cluster_uid, namespace), key };
+        let shown = |(sid, said): (&StreamId, &ledger::read::StreamSaid)| (sid.clone(), said.shown.clone());
         let mut this = Self {
+            shown: summary.streams.iter().map(shown).collect(),
             streams: summary.streams.into_iter().map(|(sid, said)| (sid, stream(said))).collect(),
             pods: summary.pods.into_values().map(pod).collect(),
             uncovered: summary.uncovered.into_iter().map(uncovered).collect(),

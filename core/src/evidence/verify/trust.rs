@@ -4,6 +4,7 @@ use super::fact::{Ended, Fact, Hole, Life, Source};
 use crate::evidence::hash::Hash;
 use crate::evidence::ledger::Pruned;
 use crate::evidence::ledger::read::Witnessed;
+use crate::evidence::ledger::shown::Shown;
 use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
@@ -92,6 +93,8 @@ pub struct Ledger {
     pub cluster_uid: String,
     /// Streams that must be there.
     pub streams: BTreeMap<StreamId, LedgerStream>,
+    /// How far they had come at which time.
+    pub shown: BTreeMap<StreamId, Shown>,
     /// Pods that must have one.
     pub pods: Vec<ExpectedPod>,
     /// Pods that were not covered: namespace, and the rest in words.
@@ -170,6 +173,12 @@ impl Ledger {
     /// Its first key of a stream.
     pub(super) fn key(&self, stream: &StreamId) -> Option<PublicKey> {
         self.streams.get(stream)?.key
+    }
+
+    /// Records of a stream that it had a head over by this time, in nanoseconds since the epoch.
+    pub(super) fn had_by(&self, stream: &StreamId, ns: u64) -> u64 {
+        let last = self.streams.get(stream).filter(|known| known.to_ns <= ns).map_or(0, |known| known.size);
+        self.shown.get(stream).map_or(last, |shown| shown.by(ns).max(last))
     }
 
     /// Whether it names each key of the stream's heads, up to the last one that it knows: none of its entries is missing, and its

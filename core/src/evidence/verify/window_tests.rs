@@ -130,3 +130,50 @@ fn k1_a_stream_of_another_key_in_an_export_of_one_day_is_not_believed() {
     assert_eq!(report.exit_code, 1, "{:?}", found(&report));
     assert!(!report.streams[0].certified);
 }
+
+#[test]
+fn v3_a_tail_that_was_cut_off_a_living_stream_is_missing() {
+    let long = Long::new();
+    let [records, heads, ledger] = long.last(25);
+    let verdict = |records: &[String], heads: &[String], ledger: &[String]| {
+        let report = long.check(&[records, heads, ledger].concat());
+        (report.exit_code, found(&report))
+    };
+    // What was sealed in the last hours.
+    for hours in [1, 5, 20, 23] {
+        let checkpoints = usize::try_from(hours * 6 + 1).expect("small");
+        let (cut, heads) = (&records[..records.len() - 2 * checkpoints], &heads[..heads.len() - checkpoints]);
+        let (code, told) = verdict(cut, heads, &ledger);
+        let missing = told.iter().any(|found| found.starts_with("MISSING"));
+        assert!(code == 1 && missing, "{hours} h: {told:?}");
+    }
+    let (cut, head) = (&records[..8], &heads[..4]);
+    let (code, told) = verdict(cut, head, &ledger);
+    assert!(code == 1, "nothing of the time that is looked at is left: {told:?}");
+    // The beginning of that time, as far as the ledger knows of it: it was restated in the middle.
+    let (code, told) = verdict(&records[220..], &heads[110..], &ledger);
+    assert!(code == 1 && told.iter().any(|found| found.starts_with("MISSING")), "{told:?}");
+}
+
+#[test]
+fn v3_what_the_ledger_had_within_the_lag_only_is_pending() {
+    let mut long = Long::new();
+    // A head that the ledger had 5 s before its end: its records may be on their way.
+    let [records, heads, _] = long.last(25);
+    long.writer.time += 5 * MINUTE_NS;
+    long.writer.exchange("/b");
+    long.step(1);
+    long.now_ns = long.operator.now_ns + 5_000_000_000;
+    let [.., ledger] = long.last(25);
+    let report = long.check(&[records.clone(), heads.clone(), ledger].concat());
+    only_cut(&report);
+    assert!(found(&report).iter().any(|found| found.starts_with("PENDING")), "{report:?}");
+    // Later than that it is missing.
+    long.operator.now_ns += 20_000_000_000;
+    long.operator.block(&[Said::Heads(Vec::new())], &[]);
+    long.note();
+    long.now_ns = long.operator.now_ns;
+    let [.., ledger] = long.last(25);
+    let report = long.check(&[records, heads, ledger].concat());
+    assert_eq!(report.exit_code, 1, "{report:?}");
+}
