@@ -390,7 +390,8 @@ def take_up(known, stream):
 
 
 def expected(known, streams, lag, until):
-    findings = {"GAP"} if known.uncovered else set()
+    findings = {"GAP"} if any(int(since) <= until for _, since in known.uncovered) else set()
+    findings |= {"MISSING"} if any(before <= until for before, _ in known.missing) else set()
     findings |= {"FORK"} if known.forks else set()
     there = {sid.split("/")[2] for sid, one in streams.items() if one.records or one.heads or one.said is not None}
     if any(uid not in there for uid in known.pods):

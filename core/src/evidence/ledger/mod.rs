@@ -19,6 +19,7 @@ pub mod fact;
 pub mod outside;
 #[cfg(test)]
 mod outside_tests;
+pub mod pick;
 pub mod prune;
 pub mod read;
 #[cfg(test)]

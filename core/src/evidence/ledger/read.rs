@@ -3,12 +3,14 @@
 use super::block::Chain;
 use super::entry::{Entry, typ};
 use super::fact::{AbandonedRow, Fact, Life, PodRow, UncoveredRow};
+use super::pick::Refused;
 use super::shown::Shown;
 use super::tables::Tables;
 use crate::evidence::hash::Hash;
 use crate::evidence::note::{PublicKey, SignedNote};
 use crate::evidence::stream::StreamId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// What a ledger says of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +51,15 @@ pub struct Witnessed {
     pub until_ns: u64,
 }
 
+/// Entries that are not there, between others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Their numbers.
+    pub entries: Range<u64>,
+    /// Times of the entry before them and of the one behind, in nanoseconds since the epoch.
+    pub between_ns: (u64, u64),
+}
+
 /// What a ledger says.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
@@ -66,14 +77,16 @@ pub struct Summary {
     pub outages: Vec<(u64, u64)>,
     /// What else it says, by stream: rebased, forks, abandoned, unwrapped, pruned and erased records.
     pub others: Vec<(u64, Fact)>,
-    /// Entries `[from, to)` that are not there; what they said is restated after them.
-    pub missing: Vec<(u64, u64)>,
+    /// Entries that were signed and are not there; what is known is restated after them.
+    pub missing: Vec<Missing>,
     /// Number of the first entry: above 0, what was before is known only by what was restated.
     pub from: u64,
     /// Number of entries under the last head that was proved.
     pub size: u64,
-    /// Entries behind that head, which nothing proves.
+    /// Entries behind that head, which nothing proves; with those that were refused.
     pub unproved: u64,
+    /// Other bodies that claim to be entries under that head.
+    pub refused: Vec<Refused>,
     /// Time of the last entry, in nanoseconds since the epoch.
     pub last_ns: u64,
 }
@@ -87,6 +100,8 @@ pub struct Reader {
     summary: Summary,
     /// Removals that are in the summary: what is restated is in it once.
     removals: BTreeSet<Removal>,
+    /// When reading went on behind missing entries, until all is restated.
+    resumed_ns: Option<u64>,
     /// How far streams had come, by number.
     shown: BTreeMap<u64, Shown>,
 }
@@ -98,7 +113,7 @@ impl Reader {
     /// Of a ledger whose heads this key signs.
     pub fn new(key: PublicKey) -> Self {
         let (tables, summary, removals, shown) = Default::default();
-        Self { key, chain: None, tables, summary, removals, shown }
+        Self { key, chain: None, tables, summary, removals, resumed_ns: None, shown }
     }
 
     /// The next entry.
@@ -126,13 +141,29 @@ impl Reader {
         {
             *chain = begins;
             self.tables = Tables::before(entry.seq);
-            self.summary.missing.push((due, entry.seq));
+            let between_ns = (self.summary.last_ns, entry.at_ns);
+            self.summary.missing.push(Missing { entries: due..entry.seq, between_ns });
+            self.resumed_ns = Some(entry.at_ns);
         }
         let entry = chain.append(body)?;
         self.tables.apply(entry.seq, entry.at_ns, &entry.fact)?;
         self.summary.last_ns = entry.at_ns;
         self.note_down(&entry);
+        if !self.tables.is_partial()
+            && let Some(ns) = self.resumed_ns.take()
+        {
+            self.ended_meanwhile(ns);
+        }
         Ok(())
+    }
+
+    /// What is not restated behind missing entries had ended by then.
+    fn ended_meanwhile(&mut self, ns: u64) {
+        let Self { tables, summary, .. } = self;
+        let pods = summary.pods.iter_mut().filter(|(uid, _)| !tables.pods().contains_key(*uid));
+        pods.for_each(|(_, said)| said.to_ns = said.to_ns.or(Some(ns)));
+        let bare = summary.uncovered.iter_mut().filter(|(row, _)| tables.uncovered().get(&row.uid) != Some(row));
+        bare.for_each(|(_, to_ns)| *to_ns = to_ns.or(Some(ns)));
     }
 
     /// A signed head. Older ones are checked by those that follow; only that of the entries so far counts, and only once the

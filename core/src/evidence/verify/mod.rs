@@ -33,7 +33,7 @@ pub use judge::{Scope, Settings, Verification};
 pub use projection::{Projector, Shape, Stored, Value};
 pub use read::{ReadError, resource_digest};
 pub use report::{Exposure, External, Report, StreamReport};
-pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, Trust, Witness};
+pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, MissingEntries, Trust, Uncovered, Witness};
 pub use verdict::{Finding, Verdict};
 pub use whole::judge_bodies;
 
@@ -45,6 +45,8 @@ mod behind_tests;
 mod ledger_tests;
 #[cfg(test)]
 mod part_tests;
+#[cfg(test)]
+mod pushed_tests;
 #[cfg(test)]
 mod removed_tests;
 #[cfg(test)]

@@ -325,7 +325,7 @@ fn w1_a_ledger_cut_or_rolled_back_is_told() {
     let (ledger, findings) = read(&ledger_key(), &[all.clone(), other.bodies].concat());
     assert!(ledger.is_none());
     assert_eq!(findings[0].0, Verdict::Tampered);
-    assert!(findings[0].1.contains("two bodies"), "{findings:?}");
+    assert!(findings[0].1.contains("contradict each other"), "{findings:?}");
 }
 
 #[test]

@@ -75,6 +75,19 @@ pub struct ExpectedPod {
     pub to_ns: Option<u64>,
 }
 
+/// A pod that was not covered for some time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uncovered {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name and why, in words.
+    pub what: String,
+    /// Since when, in nanoseconds since the epoch.
+    pub from_ns: u64,
+    /// Until when; `None`: it is not over.
+    pub to_ns: Option<u64>,
+}
+
 /// Entries of a ledger that were signed, and are not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingEntries {
@@ -97,8 +110,8 @@ pub struct Ledger {
     pub shown: BTreeMap<StreamId, Shown>,
     /// Pods that must have one.
     pub pods: Vec<ExpectedPod>,
-    /// Pods that were not covered: namespace, and the rest in words.
-    pub uncovered: Vec<(String, String)>,
+    /// Pods that were not covered.
+    pub uncovered: Vec<Uncovered>,
     /// Records that went with their pod before any sink had them, and why.
     pub abandoned: BTreeMap<StreamId, Vec<(Range<u64>, String)>>,
     /// Records that were removed by order.
@@ -111,6 +124,8 @@ pub struct Ledger {
     pub outages: Vec<(u64, u64)>,
     /// Stretches of entries that are not there; what is known is restated behind each.
     pub missing: Vec<MissingEntries>,
+    /// Ledgers of which the first entries are not there, and the first one that is: what came before is known as it is restated.
+    pub begins: Vec<(StreamId, u64)>,
     /// Time of its last entry, in nanoseconds since the epoch.
     pub last_ns: u64,
     /// Its heads that others cosigned.
@@ -179,6 +194,16 @@ impl Ledger {
     pub(super) fn had_by(&self, stream: &StreamId, ns: u64) -> u64 {
         let last = self.streams.get(stream).filter(|known| known.to_ns <= ns).map_or(0, |known| known.size);
         self.shown.get(stream).map_or(last, |shown| shown.by(ns).max(last))
+    }
+
+    /// What cannot be told, because its beginning is not there.
+    pub(super) fn not_concluded(&self) -> impl Iterator<Item = String> {
+        self.begins.iter().map(|(sid, from)| {
+            format!(
+                "ledger {sid} was read from entry {from} on, where it restates what is known: forks that it held before, and times \
+                 without recording that had ended by then, are not told"
+            )
+        })
     }
 
     /// Whether it names each key of the stream's heads, up to the last one that it knows: none of its entries is missing, and its

@@ -45,7 +45,7 @@ impl Long {
     }
 
     fn step(&mut self, n: u64) {
-        let rolls = n % 6 == 0;
+        let rolls = n.is_multiple_of(6);
         if rolls {
             self.writer.rollover()
         } else {
