@@ -1,13 +1,13 @@
 //! What others push as entries of the ledger, entries that are missing, and times that are over (V2, V4, W4).
 
 use super::ledger_tests::read;
-use super::removed_tests::{Operator, ledger_key, report};
+use super::removed_tests::{Operator, abandoned, ledger_key, report, root, sink_down};
 use super::tamper_tests::honest;
 use super::testing::*;
 use super::*;
 use crate::evidence::ledger::entry::Entry;
 use crate::evidence::ledger::fact::StateFact;
-use crate::evidence::ledger::{Fact as Said, PodRow, STATE_EVERY_BLOCKS, UncoveredRow};
+use crate::evidence::ledger::{Fact as Said, HeadRow, PodRow, STATE_EVERY_BLOCKS, UncoveredRow};
 use crate::evidence::note::PublicKey;
 
 /// A ledger with a restatement in its middle: streams before and behind it.
@@ -203,4 +203,26 @@ fn w4_what_ended_while_entries_are_missing_is_not_expected_for_ever() {
     let (ledger, _) = read(&ledger_key(), &without(&operator, last..begin));
     let ledger = ledger.expect("restated");
     assert_eq!(ledger.pods.iter().map(|pod| pod.to_ns).collect::<Vec<_>>(), [Some(ledger.missing[0].between_ns.1)]);
+}
+
+#[test]
+fn v4_a_pushed_head_of_a_stream_is_no_head_of_the_ledger() {
+    let mut writer = sink_down("p");
+    writer.close();
+    let mut operator = Operator::new();
+    operator.certify(&writer).shown(&writer, 4);
+    let end = Said::Closed(writer.sid.clone(), 10, root(&writer, 10));
+    operator.block(&[end, abandoned(&writer, 6, 10)], &[]);
+    let export = [&writer.bodies[..6], &writer.heads[..1]].concat();
+    let honest = found(&report(&export, operator.ledger()));
+    let at = operator.bodies.iter().rfind(|body| body.contains("ledger-head")).expect("an entry");
+    let entry = Entry::parse(at.as_bytes()).expect("an entry");
+    let Said::Heads(rows) = &entry.fact else { unreachable!("heads") };
+    let forged = Said::Heads(vec![HeadRow { size: 5, root: writer.leaves[0], ..rows[0] }]);
+    let forged = String::from_utf8(Entry { fact: forged, ..entry }.body()).expect("ASCII");
+    let later = Entry { seq: 1, ..Entry::parse(forged.as_bytes()).expect("an entry") };
+    let later = String::from_utf8(later.body()).expect("ASCII");
+    let (ledger, findings) = read(&ledger_key(), &[&operator.bodies[..], &[forged, later]].concat());
+    assert_eq!(findings.iter().map(|(verdict, _)| *verdict).collect::<Vec<_>>(), [Verdict::Foreign]);
+    assert_eq!(found(&report(&export, ledger.expect("whole"))), honest);
 }

@@ -74,3 +74,19 @@ fn k1_another_first_key_than_the_restated_one_is_tampered() {
     let forged = honest("q", 7).all();
     assert!(found(&report(&forged, ledger)).contains(&"FORK".to_owned()));
 }
+
+#[test]
+fn w2_the_key_of_a_head_that_was_taken_up_again_is_not_restated_as_the_first_one() {
+    let writer = honest("p", 1);
+    let mut operator = Operator::new();
+    operator.certify(&writer).shown(&writer, 6);
+    // The witness knew 6 records, and had cosigned 15: it went back behind the end of the first epoch.
+    let rebased =
+        Said::Rebased(writer.sid.clone(), (6, root(&writer, 6)), (15, root(&writer, 15)), writer.key.public());
+    operator.block(&[rebased], &[]);
+    let ledger = last_blocks(&mut operator);
+    assert_eq!(ledger.streams[&writer.sid].key, None);
+    let told = report(&writer.all(), ledger);
+    assert_eq!(found(&told), ["GAP 9..10"]);
+    assert!(told.streams[0].certified);
+}
