@@ -3,24 +3,23 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
-use testimony_core::evidence::ledger::export::head_body;
 use testimony_core::evidence::note::SignedNote;
 use testimony_core::evidence::roots::NamedKey;
 
 /// Largest file, in bytes: a note with some cosignatures.
 const FILE_BYTES_MAX: usize = 64 * 1024;
 
-/// The body of a kept head.
+/// A kept head.
 ///
 /// # Errors
 /// The file cannot be read, holds no note, or none that a ledger of the roots signed.
-pub(super) fn load(file: &Path, keys: &[NamedKey]) -> Result<String> {
+pub(super) fn load(file: &Path, keys: &[NamedKey]) -> Result<SignedNote> {
     let named = || format!("--ledger-head {}", file.display());
     let text = std::fs::read_to_string(file).with_context(named)?;
-    body(&text, keys).with_context(named)
+    head(&text, keys).with_context(named)
 }
 
-fn body(text: &str, keys: &[NamedKey]) -> Result<String> {
+fn head(text: &str, keys: &[NamedKey]) -> Result<SignedNote> {
     ensure!(text.len() <= FILE_BYTES_MAX, "it has more than {FILE_BYTES_MAX} bytes");
     // Whoever copies it by hand may lose the last line's end, or add one.
     let text = format!("{}\n", text.trim_end());
@@ -31,5 +30,5 @@ fn body(text: &str, keys: &[NamedKey]) -> Result<String> {
         bail!("it is of ledger {origin}, whose key is not in the roots (`ledger KEY`)")
     };
     ensure!(note.is_signed_by(origin, &key.key), "it is not signed by ledger {origin}");
-    Ok(String::from_utf8(head_body(&note.encode()))?)
+    Ok(note)
 }

@@ -432,6 +432,13 @@ fn w3_a_ledger_is_held_against_the_heads_that_somebody_kept() {
         "{findings:#?}"
     );
 
+    // Nothing of it is left, and nobody gave one.
+    let (verdict, code, findings) = held_against(&both, None, &roots, &kept);
+    assert_eq!((verdict, code), (Verdict::Tampered, 1), "{findings:#?}");
+    let size = heads[1].lines().nth(1).expect("a size");
+    let told = format!("one of {size} entries was seen before; none is in the input");
+    assert!(findings[0].starts_with("TAMPERED") && findings[0].ends_with(&told), "{findings:#?}");
+
     // Written anew under the same key.
     let other = ledger_with(&[&a, &b], &authority, &[Fact::Gone("x".to_owned())]);
     assert!(other.lines().count() == 2 && judged(&both, Some(&other), &roots).1 == 0);

@@ -34,6 +34,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+use testimony_core::evidence::note::SignedNote;
 use testimony_core::evidence::verify::{
     Basis, External, Intake, LEDGER_BYTES_MAX, Ledger, Report, Settings, Trust, Verdict, Verification,
 };
@@ -123,8 +124,8 @@ pub(crate) struct Input<'a> {
     format: Option<Format>,
     /// The ledger, where it stands in a file of its own.
     ledger: Option<&'a Path>,
-    /// Bodies of heads that the ledger must continue.
-    heads: &'a [String],
+    /// Heads that the ledger must continue.
+    heads: &'a [SignedNote],
 }
 
 /// Reads, sorts and judges.
@@ -133,13 +134,10 @@ fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max
     let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
     input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
     let given = input.ledger.map(ledger_bodies).transpose()?;
-    if given.is_some() || !intake.ledger().is_empty() {
-        let mut bodies = given.map_or_else(|| Cow::Borrowed(intake.ledger()), Cow::Owned);
-        if !input.heads.is_empty() {
-            // Behind those of the export: of two heads of one size the one that was kept counts.
-            bodies.to_mut().extend_from_slice(input.heads);
-        }
-        let (ledger, findings) = Ledger::read(&trust.ledger_keys, &bodies);
+    // A kept head tells that there must be one.
+    if given.is_some() || !intake.ledger().is_empty() || !input.heads.is_empty() {
+        let bodies = given.map_or_else(|| Cow::Borrowed(intake.ledger()), Cow::Owned);
+        let (ledger, findings) = Ledger::read_against(&trust.ledger_keys, &bodies, input.heads);
         intake.ledger_findings(findings);
         trust.ledger = ledger;
     }

@@ -7,6 +7,8 @@
 #[path = "../support/golden.rs"]
 #[allow(dead_code, reason = "goldens are not written here")]
 mod golden;
+mod parts;
+mod restated;
 #[path = "../support/helm.rs"]
 mod support;
 mod wrong;
@@ -367,6 +369,8 @@ fn cases_with_ledger() -> Vec<WithLedger> {
     add("another cluster's records".to_owned(), elsewhere, ledger.clone(), false);
     cases.extend(behind(&honest, &roots, &ledger));
     cases.extend(last_blocks(&honest, &roots, &pruned, &abandoned));
+    cases.extend(parts::cases(&honest, &roots, &ledger));
+    cases.extend(restated::cases(&honest, &roots, &ledger));
     let name = "no roots".to_owned();
     cases.push(WithLedger { name, bodies: honest, roots: String::new(), ledger, to_ns: None, exact: true });
     cases
@@ -424,6 +428,12 @@ fn v2_w4_a_second_verifier_agrees_on_roots_and_ledger() {
     ] {
         let kinds = kinds(&format!("last blocks, {name}"));
         assert!(kinds.contains(told) && kinds.contains("MISSING") == missing, "{name}: {kinds}");
+    }
+    let part = kinds("ledger from line 1");
+    assert!(part.contains("UNANCHORED") && !part.contains("TAMPERED") && !part.contains("FOREIGN"), "{part}");
+    for (name, tampered, missing) in [("read from there", false, true), ("cut in it", false, false)] {
+        let kinds = kinds(&format!("restated, {name}"));
+        assert_eq!((kinds.contains("TAMPERED"), kinds.contains("MISSING")), (tampered, missing), "{name}: {kinds}");
     }
     // The golden cases are what they are meant to be.
     let verdict = |at: usize| answers[at]["findings"].to_string();

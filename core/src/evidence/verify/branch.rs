@@ -62,6 +62,8 @@ impl Effect {
 pub(super) struct Epoch {
     /// The key in force; `None`: the record that names it is not there.
     pub(super) key: Option<PublicKey>,
+    /// The stream's first key, as its first record or the ledger names it.
+    pub(super) first: Option<PublicKey>,
     /// The last rollover: the checkpoint's seq, the key for larger heads, and whether the old key's last note was seen.
     rollover: Option<(u64, PublicKey, bool)>,
     /// Whether a record that might name the next key is not there.
@@ -218,7 +220,7 @@ impl Branch {
                         self.add(Effect::Altered(group.seq, altered.place));
                         // It may still tell the key truly, which the next note shows.
                         if let Kind::Open(key, _) = &altered.kind {
-                            self.epoch.key = Some(*key);
+                            (self.epoch.key, self.epoch.first) = (Some(*key), Some(*key));
                         }
                         if let Kind::Checkpoint(_, Some(next)) = &altered.kind {
                             self.epoch.roll(group.seq, *next);
@@ -296,7 +298,7 @@ impl Branch {
         }
         match &leaf.kind {
             Kind::Open(key, _) => {
-                self.epoch = Epoch { key: Some(*key), rollover: None, unsure: false };
+                self.epoch = Epoch { key: Some(*key), first: Some(*key), rollover: None, unsure: false };
                 self.add(Effect::Source(leaf.seq, leaf.leaf));
             }
             Kind::Exchange => self.tally(|counted| &mut counted.exchanges, 1),

@@ -46,12 +46,10 @@ pub(super) struct Chain {
     pub(super) cosigned: Vec<(u64, String, u64)>,
     /// Heads that the key which was known there did not sign: size, place, and that key.
     pub(super) waiting: Vec<(u64, u64, Option<PublicKey>)>,
-    /// The key of the first signature that was good.
-    pub(super) key: Option<PublicKey>,
     /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
     pub(super) later_keys: BTreeMap<u64, PublicKey>,
     /// Size of the last head that the ledger knows; `None`: it does not know the stream, or none was given.
-    known_to: Option<u64>,
+    pub(super) known_to: Option<u64>,
     window: Range64,
     /// The sink whose export this is, where it is known.
     export_of: Option<String>,
@@ -70,6 +68,7 @@ impl Chain {
     ) -> Self {
         let mut first = Branch::new();
         first.epoch.key = known.and_then(|known| known.key);
+        first.epoch.first = first.epoch.key;
         let later_keys = known.map(|known| known.later_keys.clone()).unwrap_or_default();
         Self {
             name,
@@ -81,7 +80,6 @@ impl Chain {
             attested: Vec::new(),
             cosigned: Vec::new(),
             waiting: Vec::new(),
-            key: None,
             later_keys,
             known_to: known.map(|known| known.size),
             window,
@@ -148,6 +146,11 @@ impl Chain {
                 self.found.beyond_ledger = Some((first.min(leaf.time_ns), last.max(leaf.time_ns)));
             }
         }
+    }
+
+    /// The first checkpoint of the time that is looked at; none is there: behind all.
+    pub(super) fn window_begins(&self) -> u64 {
+        self.found.window.map_or(u64::MAX, |(first, _)| first)
     }
 
     fn group(&mut self, seq: u64) -> &mut Group {
@@ -337,6 +340,7 @@ impl Chain {
             let fits = readers.iter().find(|(.., root)| *root == Some(ended.root));
             if let Some(branch) = fits.and_then(|(at, ..)| self.branches.get(*at)) {
                 let (effects, present) = (branch.effects.clone(), branch.present);
+                self.found.ledger_root |= is_ledger;
                 self.attest(Attested { ended: ended.clone(), also: Vec::new(), effects, present });
             } else if readers.iter().any(|(_, is_known, _)| *is_known) {
                 if is_ledger || self.found.denied.len() < DENIED_MAX {

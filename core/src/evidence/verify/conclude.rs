@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 /// Nanoseconds between two heads of an idle stream (H2).
-const IDLE_NS: u64 = 300_000_000_000;
+pub(super) const IDLE_NS: u64 = 300_000_000_000;
 
 /// How many findings back the same is not said again.
 const REPEATS: usize = 8;
@@ -310,7 +310,9 @@ impl Concluding<'_> {
             let message =
                 format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source));
             let absent = absent.iter().map(|absent| (absent.start.max(least), absent.end.min(ended.size)));
-            let parts = absent.filter(|(from, to)| from < to).flat_map(|(from, to)| self.absence(from, to));
+            let absence =
+                |(from, to)| if from_ledger { self.absent_by_ledger(from, to) } else { self.absence(from, to) };
+            let parts = absent.filter(|(from, to)| from < to).flat_map(absence);
             let yes = parts.map(|(verdict, records, reason)| {
                 let message = reason.map_or_else(|| message.clone(), abandoned);
                 Finding::of(verdict, &self.chain.name, records, message)
@@ -328,12 +330,17 @@ impl Concluding<'_> {
             };
             self.out.conditions.push(Condition::that(&self.chain.name, ended.source, yes));
         }
-        if let (Some(first), Some(last)) = (found.unchecked.iter().min(), found.unchecked.iter().max()) {
-            let message = format!(
-                "{} heads of sizes {first} to {last} cannot be checked: the record that names their key is not there",
-                found.unchecked.len()
-            );
-            self.whole(Verdict::Unanchored, message);
+        // Before the time that is looked at nothing need be there, and so no record that names a key.
+        let looked_at = |size: &&u64| self.settings.scope.from_ns.is_none() || **size > self.chain.window_begins();
+        let (within, before): (Vec<&u64>, Vec<&u64>) = found.unchecked.iter().partition(looked_at);
+        for (verdict, sizes) in [(Verdict::Unanchored, within), (Verdict::Partial, before)] {
+            if let (Some(first), Some(last)) = (sizes.iter().min(), sizes.iter().max()) {
+                let message = format!(
+                    "{} heads of sizes {first} to {last} cannot be checked: the record that names their key is not there",
+                    sizes.len()
+                );
+                self.whole(verdict, message);
+            }
         }
         if let Some(from) = found.restarted {
             let message =
@@ -366,14 +373,18 @@ impl Concluding<'_> {
     /// Whether anybody vouches for its first key.
     fn anchor(&mut self) {
         let ledger = self.trust.ledger.as_ref();
-        match (ledger.and_then(|ledger| ledger.key(&self.chain.name)), self.chain.found.first_key) {
-            (Some(known), Some(found)) if known == found => self.out.report.certified = true,
-            // The ledger's own head gives all that is there, its first record too.
-            (Some(_), None) if self.chain.attested.iter().any(|end| end.ended.source == Ledger::SOURCE) => {
-                self.out.report.certified = true;
-            }
-            (Some(_), Some(_)) => {
+        let found = &self.chain.found;
+        match (ledger.and_then(|ledger| ledger.key(&self.chain.name)), found.first_key) {
+            (Some(known), Some(first)) if known != first => {
                 self.whole(Verdict::Tampered, "its first key is not the one that the operator certified");
+            }
+            (Some(_), Some(_)) => self.out.report.certified = true,
+            // A head that the ledger has, or a key that it names for one, vouches for all under it, wherever reading began.
+            _ if found.named_key || found.ledger_root => self.out.report.certified = true,
+            (Some(_), None)
+                if found.strange_key && ledger.is_some_and(|ledger| ledger.names_all_keys(&self.chain.name)) =>
+            {
+                self.whole(Verdict::Tampered, "its heads are signed by keys that the operator's ledger does not know");
             }
             _ => {}
         }

@@ -36,6 +36,12 @@ pub(super) struct Found {
     pub(super) claimed: u64,
     /// The first key, if a head was proved under it.
     pub(super) first_key: Option<PublicKey>,
+    /// Whether a head was proved under a later key that the ledger names for it.
+    pub(super) named_key: bool,
+    /// Whether the records give the root of a head that the ledger has.
+    pub(super) ledger_root: bool,
+    /// Whether a head that the ledger knows, or a smaller one, was proved under a key that is neither the first nor named by it.
+    pub(super) strange_key: bool,
     /// From where the stream was read, where that is not its start.
     pub(super) restarted: Option<u64>,
     /// Copies of records.

@@ -38,7 +38,6 @@ impl Chain {
                 continue;
             }
             signed = true;
-            self.key.get_or_insert(key);
             if branch.range.as_ref().and_then(Range::root) == Some(root) {
                 winner = winner.or(Some(at));
             } else if !branch.rival {
@@ -113,7 +112,6 @@ impl Chain {
             return self.wait_for_key(head, keys.first().copied());
         };
         let key = *key;
-        self.key.get_or_insert(key);
         let contradicts = |other: &SignedNote| {
             other.checkpoint.root != note.checkpoint.root && other.is_signed_by(self.name.as_str(), &key)
         };
@@ -162,10 +160,26 @@ impl Chain {
         }
     }
 
+    /// Whose key signed the head of this size that the branch at `at` gives: the first one, or one that the ledger names.
+    fn vouched(&mut self, at: usize, size: u64) {
+        let Some(epoch) = self.branches.get(at).filter(|branch| !branch.rival).map(|branch| &branch.epoch) else {
+            return;
+        };
+        let Some(key) = epoch.key_for(size) else { return };
+        if self.later_keys.range(..size).next_back().is_some_and(|(_, named)| *named == key) {
+            self.found.named_key = true;
+        } else if epoch.first == Some(key) {
+            self.found.first_key = self.found.first_key.or(Some(key));
+        } else if self.known_to.is_some_and(|known| size <= known) {
+            self.found.strange_key = true;
+        }
+    }
+
     /// The branch at `at` gives the signed root.
     fn proved(&mut self, at: usize, checkpoint: &Checkpoint, head: &Head) {
-        let Some(branch) = self.branches.get_mut(at) else { return };
         let size = checkpoint.size;
+        self.vouched(at, size);
+        let Some(branch) = self.branches.get_mut(at) else { return };
         if branch.rival {
             // What it contradicts was proved before.
             self.found.forks.push((self.found.size, size));
@@ -177,7 +191,6 @@ impl Chain {
         self.found.forks.extend(fork.map(|refuted| (refuted, size)));
         self.found.proved += branch.present;
         self.found.more_effects += std::mem::take(&mut branch.more_effects);
-        self.found.first_key = self.found.first_key.or(self.key);
         let effects = branch.prove(size);
         self.found.effects.extend(effects.iter().cloned());
         self.found.size = self.found.size.max(size);

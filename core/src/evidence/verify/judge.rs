@@ -9,7 +9,8 @@ use super::findings::Findings;
 use super::intake::{Intake, LEDGER_BYTES_MAX};
 use super::report::{Exposure, External, Report, StreamReport, WINDOWS_MAX, limits};
 use super::settle::Waiting;
-use super::trust::{Basis, Ledger, Trust};
+use super::time::utc;
+use super::trust::{Basis, Ledger, MissingEntries, Trust, Uncovered};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::stream::StreamId;
 use std::collections::{BTreeMap, HashSet};
@@ -31,6 +32,11 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Whether what lasted from one time to another, or still lasts, falls into the time that is looked at.
+    fn meets(&self, from_ns: u64, to_ns: Option<u64>) -> bool {
+        from_ns <= self.to_ns.unwrap_or(u64::MAX) && to_ns.unwrap_or(u64::MAX) >= self.from_ns.unwrap_or(0)
+    }
+
     /// Whether a stream is looked at.
     pub fn contains(&self, stream: &StreamId) -> bool {
         let namespace = || stream.parts().map(|parts| parts.namespace.to_owned());
@@ -255,8 +261,21 @@ impl Verification {
             let names = format!("{}/{namespace}/", ledger.cluster_uid);
             scope.stream.as_ref().is_none_or(|prefix| names.starts_with(prefix.as_str()))
         };
-        for (namespace, text) in ledger.uncovered.iter().filter(|(ns, _)| wanted(ns) && of_streams(ns)) {
-            findings.push(Finding::export(Verdict::Gap, format!("not recorded: {namespace}/{text}")));
+        let bare = ledger.uncovered.iter().filter(|bare| wanted(&bare.namespace) && of_streams(&bare.namespace));
+        for Uncovered { namespace, what, .. } in bare.filter(|bare| scope.meets(bare.from_ns, bare.to_ns)) {
+            findings.push(Finding::export(Verdict::Gap, format!("not recorded: {namespace}/{what}")));
+        }
+        for MissingEntries { sid, entries, between_ns: (before_ns, behind_ns) } in &ledger.missing {
+            if scope.meets(*before_ns, Some(*behind_ns)) {
+                let (from, to) = (entries.start, entries.end.saturating_sub(1));
+                let message = format!(
+                    "entries {from} to {to} of ledger {sid} ({} to {}) were signed, and are not in the input: what was known is restated \
+                     behind them, but not what had ended by then, nor forks",
+                    utc(*before_ns),
+                    utc(*behind_ns)
+                );
+                findings.push(Finding::export(Verdict::Missing, message));
+            }
         }
         // A stream that the ledger knows is judged by itself.
         let names = self.streams.keys().chain(ledger.streams.keys());
@@ -264,9 +283,7 @@ impl Verification {
         let settled = self.settings.now_ns.saturating_sub(POD_START_NS);
         let all = !self.settings.partial && scope.stream.is_none();
         for pod in ledger.pods.iter().filter(|pod| all && wanted(&pod.namespace)) {
-            let within = pod.from_ns <= scope.to_ns.unwrap_or(u64::MAX)
-                && pod.to_ns.unwrap_or(u64::MAX) >= scope.from_ns.unwrap_or(0);
-            if within && pod.from_ns < settled && !seen.contains(pod.uid.as_str()) {
+            if scope.meets(pod.from_ns, pod.to_ns) && pod.from_ns < settled && !seen.contains(pod.uid.as_str()) {
                 let message = format!(
                     "the ledger expects streams of pod {}/{} ({}); none is in the export",
                     pod.namespace, pod.name, pod.uid
@@ -323,6 +340,8 @@ impl Verification {
         let told = self.trust.ledger.iter().flat_map(|ledger| &ledger.told);
         let told = told.filter(|(name, _)| self.settings.scope.contains(name));
         let told = told.map(|(name, what)| format!("{name}: {what}")).collect();
+        let mut not_concluded = limits(trust, self.trust.ledger.is_some(), self.of_some_sink);
+        not_concluded.extend(self.trust.ledger.iter().flat_map(Ledger::not_concluded));
         let streams: Vec<StreamReport> = self.streams.into_values().collect();
         Report {
             verdict,
@@ -340,7 +359,7 @@ impl Verification {
             more_by_verdict,
             exposure: self.exposure,
             ledger: told,
-            not_concluded: limits(trust, self.trust.ledger.is_some(), self.of_some_sink),
+            not_concluded,
         }
     }
 }

@@ -1,54 +1,59 @@
 //! From the bodies of an operator's ledger to what a verification makes of them.
 
 use super::fact::Life;
-use super::trust::{ExpectedPod, Ledger, LedgerStream, Witness};
+use super::part::Part;
+use super::trust::{ExpectedPod, Ledger, LedgerStream, MissingEntries, Uncovered, Witness};
 use super::verdict::{Finding, Verdict};
 use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
 use crate::evidence::ledger::entry::Entry;
-use crate::evidence::ledger::export::read_bodies;
+use crate::evidence::ledger::export::{head_body, read_bodies};
+use crate::evidence::ledger::pick::Refused;
 use crate::evidence::ledger::read::Summary;
 use crate::evidence::ledger::{self, Fact};
+use crate::evidence::merkle::leaf;
+use crate::evidence::note::SignedNote;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Ledger {
     /// Reads ledgers from bodies in any order; `keys` are those of the trust roots. Nothing but what one of them signed
     /// counts, and a ledger that is not whole does not count at all: what is wrong is told in findings.
     pub fn read(keys: &[NamedKey], bodies: &[String]) -> (Option<Self>, Vec<Finding>) {
+        Self::read_against(keys, bodies, &[])
+    }
+
+    /// The same, held against heads that somebody kept (W3): each stands among the ledger's own, so that its size is the least
+    /// that the ledger must have, and what it covers must be there unchanged.
+    pub fn read_against(keys: &[NamedKey], bodies: &[String], kept: &[SignedNote]) -> (Option<Self>, Vec<Finding>) {
+        let mut bodies = Cow::Borrowed(bodies);
+        if !kept.is_empty() {
+            // Behind those of the export: of two heads of one size the one that was kept counts.
+            let heads = kept.iter().filter_map(|note| String::from_utf8(head_body(&note.encode())).ok());
+            bodies.to_mut().extend(heads);
+        }
+        let bodies: &[String] = &bodies;
         let mut findings = Vec::new();
         let mut ledger: Option<Self> = None;
         let there: BTreeSet<StreamId> = bodies.iter().filter_map(|body| place(body)).map(|(sid, _)| sid).collect();
         for sid in &there {
             let key = keys.iter().find(|named| named.name == sid.as_str());
             let read = match key {
-                None if keys.is_empty() => {
-                    let message = format!("the roots hold no key of ledger {sid} (`ledger KEY`): it was not used");
-                    Err(Finding::export(Verdict::Unanchored, message))
-                }
-                None => {
-                    let message =
-                        format!("entries of ledger {sid}, whose key is not in the roots: nothing proves them");
-                    Err(Finding::export(Verdict::Foreign, message))
-                }
-                Some(named) => proved(sid, named, bodies).map_err(|problem| {
-                    let message =
-                        format!("ledger {sid} is not what was signed, or not whole, and was not used: {problem}");
-                    Finding::export(Verdict::Tampered, message)
-                }),
+                None => Err(vec![stranger(sid, keys)]),
+                Some(named) => proved(sid, named, bodies).map_err(|problem| unread(sid, named, bodies, &problem)),
             };
             match read {
-                Err(finding) => findings.push(finding),
+                Err(problems) => findings.extend(problems),
                 Ok((summary, unproved)) => {
-                    if unproved > 0 {
-                        let message = format!("{unproved} entries of ledger {sid} stand behind its last signed head");
-                        findings.push(Finding::export(Verdict::Foreign, message));
-                    }
+                    findings.extend((unproved > 0).then(|| Self::behind_its_head(sid, unproved)));
+                    findings.extend(refused(sid, &summary.refused));
                     findings.extend(summary.others.iter().filter_map(|(seq, fact)| alarm(*seq, fact)));
                     let size = summary.size;
+                    let strangers = summary.refused.iter().map(|body| body.leaf).collect();
                     let mut said = Self::of(sid, summary);
-                    said.older_heads(sid, size, bodies);
+                    said.older_heads(sid, size, bodies, &strangers);
                     if !ledger.get_or_insert_with(|| Self::empty(&said.cluster_uid)).join(said) {
                         let message =
                             format!("ledger {sid} is another cluster's, and was not used: give its roots alone");
@@ -58,10 +63,15 @@ impl Ledger {
             }
         }
         for named in keys.iter().filter(|named| !there.iter().any(|sid| sid.as_str() == named.name)) {
-            let message = format!("ledger {} of the roots is not in the input", named.name);
-            findings.push(Finding::export(Verdict::Unanchored, message));
+            findings.push(absent(named, kept));
         }
         (ledger, findings)
+    }
+
+    /// Entries that no head covers.
+    pub(super) fn behind_its_head(sid: &StreamId, count: u64) -> Finding {
+        let message = format!("{count} entries of ledger {sid} stand behind its last signed head");
+        Finding::export(Verdict::Foreign, message)
     }
 
     fn empty(cluster_uid: &str) -> Self {
@@ -75,6 +85,7 @@ impl Ledger {
             return false;
         }
         self.streams.extend(other.streams);
+        self.shown.extend(other.shown);
         self.pods.extend(other.pods);
         self.uncovered.extend(other.uncovered);
         for (sid, parts) in other.abandoned {
@@ -85,6 +96,8 @@ impl Ledger {
         self.erased.extend(other.erased);
         self.told.extend(other.told);
         self.outages.extend(other.outages);
+        self.missing.extend(other.missing);
+        self.begins.extend(other.begins);
         self.witnessed.extend(other.witnessed);
         self.own_witnesses.extend(other.own_witnesses);
         self.last_ns = self.last_ns.max(other.last_ns);
@@ -109,7 +122,8 @@ impl Ledger {
         };
         let uncovered = |(pod, to): (ledger::UncoveredRow, Option<u64>)| {
             let until = if to.is_some() { ", meanwhile over" } else { "" };
-            (pod.namespace, format!("{}: {}{until}", pod.name, pod.reason))
+            let what = format!("{}: {}{until}", pod.name, pod.reason);
+            Uncovered { namespace: pod.namespace, what, from_ns: pod.from_ns, to_ns: to }
         };
         let pod = |said: ledger::read::PodSaid| ExpectedPod {
             uid: said.pod.uid,
@@ -118,13 +132,20 @@ impl Ledger {
             from_ns: said.pod.from_ns,
             to_ns: said.to_ns,
         };
+        let missing =
+            |ledger::read::Missing { entries, between_ns }| MissingEntries { sid: sid.clone(), entries, between_ns };
+        let begins = (summary.from > 0).then(|| (sid.clone(), summary.from));
         let namespace = sid.parts().map(|parts| parts.namespace).unwrap_or_default();
         let own = |key| Witness { name: ledger::witness_name(&cluster_uid, namespace), key };
+        let shown = |(sid, said): (&StreamId, &ledger::read::StreamSaid)| (sid.clone(), said.shown.clone());
         let mut this = Self {
+            shown: summary.streams.iter().map(shown).collect(),
             streams: summary.streams.into_iter().map(|(sid, said)| (sid, stream(said))).collect(),
             pods: summary.pods.into_values().map(pod).collect(),
             uncovered: summary.uncovered.into_iter().map(uncovered).collect(),
             outages: summary.outages,
+            missing: summary.missing.into_iter().map(missing).collect(),
+            begins: begins.into_iter().collect(),
             last_ns: summary.last_ns,
             witnessed: summary.witnessed,
             own_witnesses: summary.witness.into_iter().map(own).collect(),
@@ -161,13 +182,14 @@ impl Ledger {
     }
 
     /// Up to where what was abandoned begins, records may be there that no head in the export covers: the ledger's own do.
-    fn older_heads(&mut self, ledger: &StreamId, size: u64, bodies: &[String]) {
+    fn older_heads(&mut self, ledger: &StreamId, size: u64, bodies: &[String], strangers: &BTreeSet<Hash>) {
         if self.abandoned.is_empty() {
             return;
         }
         let entries = |typ: &'static str| {
             let typ = format!("\"typ\":\"{typ}\"");
-            let bodies = bodies.iter().filter(move |body| body.contains(&typ));
+            let genuine = |body: &&String| strangers.is_empty() || !strangers.contains(&leaf(body.as_bytes()));
+            let bodies = bodies.iter().filter(move |body| body.contains(&typ)).filter(genuine);
             bodies.filter_map(|body| Entry::parse(body.as_bytes()).ok()).filter(|e| e.sid == *ledger && e.seq < size)
         };
         let mut numbers: BTreeMap<u64, StreamId> = BTreeMap::new();
@@ -215,17 +237,65 @@ fn place(body: &str) -> Option<(StreamId, u64)> {
 
 /// What the entries under the last signed head say, and how many stand behind it: they say nothing.
 fn proved(sid: &StreamId, key: &NamedKey, bodies: &[String]) -> Result<(Summary, u64), String> {
-    let read =
-        |bodies: &mut dyn Iterator<Item = &String>| read_bodies(sid, key.key, bodies.map(|body| body.as_bytes()));
-    let all = read(&mut bodies.iter())?;
-    if all.size == 0 {
+    let summary = read_bodies(sid, key.key, bodies.iter().map(|body| body.as_bytes()))?;
+    if summary.size == 0 {
         return Err("no signed head of its entries is there".to_owned());
     }
-    if all.unproved == 0 {
-        return Ok((all, 0));
+    let refused = u64::try_from(summary.refused.len()).unwrap_or(u64::MAX);
+    let behind = summary.unproved.saturating_sub(refused);
+    Ok((summary, behind))
+}
+
+/// Bodies that claim to be entries: anyone may push some, and they harm no others.
+fn refused(sid: &StreamId, refused: &[Refused]) -> impl Iterator<Item = Finding> {
+    let about = |altered: bool| {
+        let mut which = refused.iter().filter(|body| body.altered == altered).map(|body| body.seq);
+        which.next().map(|first| (first, which.count().saturating_add(1)))
+    };
+    let altered = about(true).map(|(first, count)| {
+        let message = format!("{count} entries of ledger {sid}, entry {first} first, are not what was signed");
+        Finding::export(Verdict::Tampered, message)
+    });
+    let foreign = about(false).map(|(first, count)| {
+        let message = format!(
+            "{count} bodies, the first as entry {first}, claim to be of ledger {sid}: nothing signed proves them"
+        );
+        Finding::export(Verdict::Foreign, message)
+    });
+    altered.into_iter().chain(foreign)
+}
+
+/// A ledger of which the roots say nothing.
+fn stranger(sid: &StreamId, keys: &[NamedKey]) -> Finding {
+    if keys.is_empty() {
+        let message = format!("the roots hold no key of ledger {sid} (`ledger KEY`): it was not used");
+        return Finding::export(Verdict::Unanchored, message);
     }
-    let behind = |body: &&String| place(body).is_none_or(|(of, seq)| of != *sid || seq < all.size);
-    Ok((read(&mut bodies.iter().filter(behind))?, all.unproved))
+    let message = format!("entries of ledger {sid}, whose key is not in the roots: nothing proves them");
+    Finding::export(Verdict::Foreign, message)
+}
+
+/// A ledger of the roots of which no entry is in the input.
+fn absent(named: &NamedKey, kept: &[SignedNote]) -> Finding {
+    let name = &named.name;
+    let own = kept.iter().filter(|note| note.is_signed_by(name, &named.key)).map(|note| note.checkpoint.size);
+    let (verdict, message) = match own.max() {
+        Some(size) => {
+            let message = format!("ledger {name}: one of {size} entries was seen before; none is in the input");
+            (Verdict::Tampered, message)
+        }
+        None => (Verdict::Unanchored, format!("ledger {name} of the roots is not in the input")),
+    };
+    Finding::export(verdict, message)
+}
+
+/// What it means that a ledger cannot be read.
+fn unread(sid: &StreamId, named: &NamedKey, bodies: &[String], problem: &str) -> Vec<Finding> {
+    if let Some(part) = Part::read(sid, named, bodies) {
+        return part.findings(sid);
+    }
+    let message = format!("ledger {sid} is not what was signed, or not whole, and was not used: {problem}");
+    vec![Finding::export(Verdict::Tampered, message)]
 }
 
 /// What the witness itself found.

@@ -34,6 +34,10 @@ fn ledger(writers: &[(&Writer, Life)]) -> Ledger {
     ledger
 }
 
+fn not_covered(what: &str) -> Uncovered {
+    Uncovered { namespace: "shop".to_owned(), what: what.to_owned(), from_ns: 1, to_ns: None }
+}
+
 fn report(bodies: &[String], ledger: Ledger) -> Report {
     verify(bodies, settings(), Trust { ledger: Some(ledger), ..Trust::default() })
 }
@@ -93,7 +97,7 @@ fn w4_strangers_are_foreign_and_pods_without_a_stream_missing() {
     assert_eq!(check(&a.all(), absent), ["MISSING"], "no stream of pod z");
     let elsewhere = Ledger { cluster_uid: "other".to_owned(), pods: vec![pod("q")], ..only() };
     assert_eq!(check(&all, elsewhere), ["FOREIGN", "UNANCHORED"], "another cluster's stream");
-    let uncovered = Ledger { uncovered: vec![("shop".to_owned(), "job-1: skipped".to_owned())], ..only() };
+    let uncovered = Ledger { uncovered: vec![not_covered("job-1: skipped")], ..only() };
     assert_eq!(check(&a.all(), uncovered.clone()), ["GAP"]);
     for (prefix, told) in [("c/", true), ("c/shop/", true), ("c/shop/p/", false), ("c/other/", false)] {
         let scope = Scope { stream: Some(prefix.to_owned()), ..Scope::default() };
@@ -182,7 +186,7 @@ fn v2_an_exported_ledger_says_what_the_operator_knows() {
     let ledger = ledger.expect("whole");
     assert_eq!(findings, []);
     assert_eq!((ledger.pods.len(), ledger.last_ns, ledger.cluster_uid.as_str()), (1, NOW - 9, "c"));
-    assert_eq!(ledger.uncovered, [("shop".to_owned(), "job-1: HostNetwork".to_owned())]);
+    assert_eq!(ledger.uncovered, [not_covered("job-1: HostNetwork")]);
     assert_eq!(check(&[a.all(), b.all()].concat(), ledger.clone()), ["GAP"], "the pod that is not covered");
     assert_eq!(check(&a.all(), ledger.clone()), ["MISSING", "GAP"], "a dropped stream");
     let cut: Vec<String> = [&b.bodies[..15], &b.heads[..3]].concat();
@@ -208,8 +212,15 @@ fn w1_a_ledger_that_was_changed_says_nothing() {
             let mut changed = all.clone();
             changed[at] = edit(&all[at], "t0", Some("1"));
             refused(&changed, Verdict::Tampered, "");
+            // The true one is there too: anyone can push another.
             changed.push(all[at].clone());
-            refused(&changed, Verdict::Tampered, "two bodies");
+            let (ledger, findings) = read(&key, &changed);
+            assert_eq!(findings.iter().map(|(verdict, _)| *verdict).collect::<Vec<_>>(), [Verdict::Foreign], "{at}");
+            assert!(
+                findings[0].1.contains(&format!("1 bodies, the first as entry {}", at - usize::from(at > 3))),
+                "{at}: {findings:?}"
+            );
+            assert!(ledger.is_some_and(|ledger| ledger.streams.len() == 2));
         }
     }
     let no_heads: Vec<String> = all.iter().filter(|body| !body.contains("\"typ\":\"head\"")).cloned().collect();

@@ -19,6 +19,7 @@ mod intake;
 mod judge;
 mod ledger;
 mod names;
+mod part;
 mod projection;
 mod read;
 mod report;
@@ -36,7 +37,7 @@ pub use judge::{Scope, Settings, Verification};
 pub use projection::{Projector, Shape, Stored, Value};
 pub use read::{ReadError, resource_digest};
 pub use report::{Exposure, External, Report, StreamReport};
-pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, Trust, Witness};
+pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, MissingEntries, Trust, Uncovered, Witness};
 pub use verdict::{Finding, Verdict};
 pub use whole::judge_bodies;
 
@@ -51,6 +52,10 @@ mod holes_tests;
 #[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]
+mod part_tests;
+#[cfg(test)]
+mod pushed_tests;
+#[cfg(test)]
 mod removed_tests;
 #[cfg(test)]
 mod restated_tests;
@@ -62,3 +67,5 @@ mod tamper_tests;
 mod testing;
 #[cfg(test)]
 mod void_tests;
+#[cfg(test)]
+mod window_tests;
