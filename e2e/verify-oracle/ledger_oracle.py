@@ -4,6 +4,7 @@ Written from the rules, docs/witness.md and docs/verify.md alone. Certificates a
 """
 
 import base64
+import copy
 import re
 
 from evidence import SID, Note, Tree, cover, hashes, leaf_hash, parse
@@ -48,7 +49,23 @@ class Ledger:
         self.clusters, self.streams, self.numbers = set(), {}, {}
         self.pods, self.uncovered, self.outages, self.last = {}, {}, [], 0
         self.abandoned, self.pruned, self.heads, self.forks = {}, [], [], set()
-        self.witnesses = set()
+        # Stretches of entries that are not there: times of what is before and behind.
+        self.witnesses, self.missing = set(), []
+        # Names of streams that are known; and, from where reading begins until the end of that restatement, what was said of others.
+        self.names, self.partial = set(), None
+
+    def begin(self, seq):
+        self.numbers, self.names, self.partial = {}, set(), {} if seq else None
+
+    def ahead(self, stream, size, ended=False):
+        """Whether this is said of a stream that is still to be restated: its row must hold it."""
+        if stream in self.names or stream in self.numbers:
+            return False
+        if self.partial is None:
+            raise ValueError("a stream without a certificate")
+        before = self.partial.get(stream, (0, False))
+        self.partial[stream] = (max(before[0], size), before[1] or ended)
+        return True
 
     def stream(self, sid):
         return self.streams.setdefault(sid, {"key": None, "later": {}, "size": 0, "root": None, "life": "open", "heads": []})
@@ -67,21 +84,28 @@ class Ledger:
         elif typ == "certified":
             self.stream(fields["stream"])["key"] = bytes.fromhex(fields["key"])
             self.numbers[str(seq)] = fields["stream"]
+            self.names.add(fields["stream"])
         elif typ == "head":
             for row in filter(None, fields["heads"].split(",")):
                 stream, size, root = row.split(":")
-                self.advance(self.numbers[stream], int(size), root)
+                if not self.ahead(stream, int(size)):
+                    self.advance(self.numbers[stream], int(size), root)
         elif typ in ("epoch", "closed"):
+            self.ahead(fields["stream"], number("size"), typ == "closed")
             self.advance(fields["stream"], number("size"), fields["root"])
             if typ == "epoch":
                 self.stream(fields["stream"])["later"][number("size")] = bytes.fromhex(fields["next_key"])
             else:
                 self.stream(fields["stream"])["life"] = "closed"
         elif typ == "lost":
+            self.ahead(fields["stream"], 0, True)
             self.stream(fields["stream"])["life"] = "lost"
         elif typ == "rebased":
+            self.ahead(fields["stream"], number("size"))
             self.advance(fields["stream"], number("old_size"), fields["old_root"])
             self.advance(fields["stream"], number("size"), fields["root"])
+            stream = self.stream(fields["stream"])
+            stream["later"][number("size")], stream["rebased"] = bytes.fromhex(fields["key"]), True
         elif typ == "fork":
             self.forks.add(fields["stream"])
         elif typ == "abandoned":
@@ -97,13 +121,25 @@ class Ledger:
         self.pruned.append((typ, sid, (start, end), nodes))
 
     def restated(self, fields):
+        if "frontier" in fields and self.partial is not None:
+            # Begun anew.
+            self.partial = {}
         for row in filter(None, fields.get("streams", "").split(",")):
             at, sid, life, size, root, key, key_from, *_ = row.split(":")
-            self.numbers[at] = sid
             stream = self.stream(sid)
+            said = [(stream["size"], stream["life"] != "open")] if sid in self.names else []
+            if self.partial is not None:
+                said += [self.partial.pop(at, (0, False)), self.partial.pop(sid, (0, False))]
+            if any(int(size) < before or (ended and life == "open") for before, ended in said):
+                raise ValueError("it goes back")
+            self.numbers[at] = sid
+            self.names.add(sid)
             stream["life"], stream["size"], stream["root"] = life, int(size), bytes.fromhex(root)
             if int(key_from):
                 stream["later"][int(key_from)] = bytes.fromhex(key)
+            else:
+                # Its first epoch has not ended.
+                stream["key"] = stream["key"] or bytes.fromhex(key)
         for row in filter(None, fields.get("pods", "").split(",")):
             uid, namespace, *_ = row.split(":")
             self.pods.setdefault(uid, namespace)
@@ -117,6 +153,10 @@ class Ledger:
             for row in filter(None, fields.get(typ, "").split(",")):
                 sid, start, end, _, _, nodes = row.split(":")
                 self.remove(typ, sid, int(start), int(end), [bytes.fromhex(node) for node in nodes.split("+")])
+        if "last" in fields:
+            if self.partial:
+                raise ValueError("a stream is left out")
+            self.partial = None
 
     def advance(self, sid, size, root):
         stream = self.stream(sid)
@@ -188,46 +228,125 @@ def no_beginning(key, places, notes):
     raise NoBeginning(max(places) >= max(signed))
 
 
+def follow(places, seq, leaf):
+    """Back from the body with this hash, each names the one before; and where another one stands instead, if so."""
+    chain = []
+    while seq >= 0:
+        body = next((body for body in places.get(seq, []) if leaf_hash(body) == leaf), None)
+        if body is None:
+            return chain[::-1], {seq} if seq in places else set()
+        chain.append((seq, body))
+        prev = parse(body).get("prev")
+        if not re.fullmatch("[0-9a-f]{64}", prev or ""):
+            break
+        seq, leaf = seq - 1, bytes.fromhex(prev)
+    return chain[::-1], set()
+
+
+def begin(seq, body):
+    """The tree of what came before an entry with which reading can begin; else None."""
+    try:
+        typ, fields = fields_of(body)
+        if not begins(seq, body) or (typ == "open") != (seq == 0):
+            return None
+        tree = Tree()
+        for (start, size), value in zip(cover(0, seq), hashes(fields.get("frontier", "")), strict=True):
+            tree.put(start, size, value)
+        return tree
+    except (ValueError, KeyError, AttributeError):
+        return None
+
+
+def gives(chain, signed):
+    """From where a chain can be read: what is read must give each signed root."""
+    for at, (seq, body) in enumerate(chain):
+        tree = begin(seq, body)
+        if tree is None:
+            continue
+        for seq, body in chain[at:]:
+            tree.put(seq, 1, leaf_hash(body))
+            if seq + 1 in signed and tree.root(seq + 1) != signed[seq + 1]:
+                return None
+        return at
+    return None
+
+
+def pick(places, signed):
+    """The entries under the last signed head, by their places, and what the other bodies are."""
+    entries, genuine, changed = {}, set(), set()
+    first = max(signed)
+    for size in sorted(signed, reverse=True):
+        for body in places.get(size - 1, []) if size <= first else []:
+            chain, wrong = follow(places, size - 1, leaf_hash(body))
+            at = gives(chain, signed)
+            if at is not None:
+                entries.update(chain[at:])
+                genuine.update(chain)
+                changed |= wrong
+                first = chain[at][0]
+                break
+        if not entries:
+            raise Bad("no entries give its last signed root")
+    kinds = set()
+    for seq, bodies in places.items():
+        if seq >= max(signed) or any((seq, body) not in genuine for body in bodies):
+            kinds.add("TAMPERED" if seq in changed else "FOREIGN")
+    return entries, kinds
+
+
+def can_begin(places):
+    """Whether there is a whole restatement, or the first entry."""
+    begun = False
+    for seq in sorted(places):
+        begun = begun or begins(seq, places[seq][0])
+        if seq == 0 or (begun and "last" in fields_of(places[seq][0])[1]):
+            return True
+    return False
+
+
+def unread(key, places, notes, problem):
+    """What it means that a ledger cannot be read: perhaps only that it is a part."""
+    if all(len(bodies) == 1 for bodies in places.values()):
+        try:
+            if not can_begin(places):
+                no_beginning(key, places, notes)
+        except (ValueError, KeyError, AttributeError):
+            pass
+    raise Bad(problem)
+
+
 def read_one(sid, key, places, notes, ledger):
-    """Takes up what is under the last signed head; whether there is more behind it."""
-    if any(len(bodies) > 1 for bodies in places.values()):
-        raise Bad("two bodies")
-    signed = {note.size: note.root for note in notes if note.signed_by(key)}
+    """Takes up what is under the last signed head; what the other bodies are."""
+    signed = {}
+    for note in notes:
+        if note.signed_by(key) and signed.setdefault(note.size, note.root) != note.root:
+            raise Bad("two heads of one size")
     if not signed:
         raise Bad("no signed head")
     if max(signed) > max(places) + 1:
         raise Bad("cut")
     try:
-        if not any(begins(seq, places[seq][0]) for seq in places):
-            no_beginning(key, places, notes)
-    except (ValueError, KeyError, AttributeError) as problem:
-        raise Bad(str(problem)) from problem
-    tree, due, prev = None, 0, None
-    for seq in sorted(place for place in places if place < max(signed)):
-        body = places[seq][0]
+        entries, kinds = pick(places, signed)
+    except Bad as problem:
+        unread(key, places, notes, str(problem))
+    due, before = None, 0
+    for seq, body in sorted(entries.items()):
         try:
             typ, fields = fields_of(body)
-            if tree is None or seq != due:
+            if due is None or seq != due:
                 # Reading begins, or goes on after what is not there, where all that is known is restated.
-                if seq and not (typ == "state" and "frontier" in fields):
-                    raise Bad(f"entry {seq} does not follow")
-                tree, prev = Tree(), fields.get("prev")
-                for (start, size), value in zip(cover(0, seq), hashes(fields.get("frontier", "")), strict=True):
-                    tree.put(start, size, value)
-            if fields.get("prev") != prev or (typ == "open") != (seq == 0):
-                raise Bad(f"entry {seq} does not follow")
+                ledger.begin(seq)
+                if due is not None:
+                    ledger.missing.append((before, int(fields["t0"])))
             ledger.say(fields, typ, seq)
         except (ValueError, KeyError, AttributeError) as problem:
             raise Bad(f"entry {seq}: {problem}") from problem
-        leaf = leaf_hash(body)
-        tree.put(seq, 1, leaf)
-        prev, due, ledger.last = leaf.hex(), seq + 1, max(ledger.last, int(fields["t0"]))
-        if due in signed and tree.root(due) != signed[due]:
-            raise Bad(f"head of {due}")
-    if due != max(signed):
-        raise Bad("cut")
+        due, before = seq + 1, int(fields["t0"])
+        ledger.last = max(ledger.last, before)
+    if ledger.partial is not None:
+        unread(key, places, notes, "its restatement is not whole")
     ledger.clusters.add(sid.split("/")[0])
-    return max(places) >= max(signed)
+    return kinds
 
 
 def read(roots, bodies):
@@ -238,10 +357,9 @@ def read(roots, bodies):
         if sid not in keys:
             findings.add("FOREIGN" if keys else "UNANCHORED")
             continue
-        said = ledger or Ledger()
+        said = copy.deepcopy(ledger) or Ledger()
         try:
-            if read_one(sid, keys[sid], places, notes.get(sid, []), said):
-                findings.add("FOREIGN")
+            findings |= read_one(sid, keys[sid], places, notes.get(sid, []), said)
             ledger = said
         except NoBeginning as part:
             # Its heads cannot be checked, so nothing of it is used.

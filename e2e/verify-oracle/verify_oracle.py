@@ -41,6 +41,8 @@ class Stream:
         self.sid, self.records, self.heads, self.holes, self.ends = sid, {}, [], [], []
         self.findings, self.proved, self.claimed, self.first_key = set(), 0, 0, None
         self.ledger, self.said = None, None
+        # Whether a head was proved under a later key that the ledger names; and one that it knows under a key that it does not.
+        self.named, self.strange = False, False
 
     def add(self, seq, leaf, fields):
         self.records.setdefault(seq, {})[leaf] = fields
@@ -133,7 +135,7 @@ class Stream:
                 keys.append((0, bytes.fromhex(fields["key"])))
             elif fields and "next_key" in fields:
                 keys.append((seq + 2, bytes.fromhex(fields["next_key"])))
-        named = keys[1:]
+        named, told = keys[1:], {}
         if self.said is not None:
             told = {size + 1: key for size, key in self.said["later"].items()}
             first = {0: self.said["key"]} if self.said["key"] else {}
@@ -141,7 +143,7 @@ class Stream:
         size, seen, forked = 0, {}, False
         for head in sorted(self.heads, key=lambda head: head["note"].size):
             note = head["note"]
-            key = next((key for begin, key in reversed(keys) if begin <= note.size), None)
+            begin, key = next(((begin, key) for begin, key in reversed(keys) if begin <= note.size), (0, None))
             if key is None:
                 # The record that names it is not there, or was changed.
                 self.findings.add("UNANCHORED")
@@ -162,7 +164,12 @@ class Stream:
                     tree.known = trial.known
             if tree.root(note.size) == note.root:
                 size = note.size
-                self.first_key = self.first_key or keys[0][1]
+                if begin == 0:
+                    self.first_key = self.first_key or key
+                elif told.get(begin) == key:
+                    self.named = True
+                elif self.said is not None and note.size <= self.said["size"]:
+                    self.strange = True
             else:
                 absent = [seq for seq in range(note.size) if seq not in truth]
                 gone = lambda seq: self.ordered(seq) or (self.ledger is not None and self.ledger.gone(self.sid, seq))
@@ -266,14 +273,14 @@ class Stream:
         if not self.records and not self.heads:
             return
         key = None if self.said is None else self.said["key"]
-        # Without a head of its own, the ledger's own head vouches for what is there.
+        # The ledger's own head vouches for what is there.
         by_ledger = any(end["ledger"] and self.tree.root(end["size"]) == end["root"] for end in self.ends)
-        if key is None or (self.first_key is None and not by_ledger):
+        if key is not None and self.first_key is not None:
+            self.findings |= {"TAMPERED", "UNANCHORED"} if key != self.first_key else set()
+        elif not self.named and not by_ledger:
             self.findings.add("UNANCHORED")
-        elif self.first_key is None:
-            pass
-        elif key != self.first_key:
-            self.findings |= {"TAMPERED", "UNANCHORED"}
+            if key is not None and self.strange and not self.said.get("rebased") and not self.ledger.missing:
+                self.findings.add("TAMPERED")
         times = [int(f["t0"]) for claims in self.records.values() for f in claims.values() if f.get("t0", "").isdigit()]
         if self.said is None and not self.ledger.excuses(self.sid, min(times, default=0)):
             self.findings.add("FOREIGN")
@@ -293,6 +300,20 @@ class Stream:
         return max((self.ledger.cosigned(note) for note in proved), default=0)
 
 
+def pod_of(sid):
+    """Cluster, namespace and uid."""
+    return sid.rsplit("/", 1)[0]
+
+
+def cosigned_note(text, note):
+    """The note with cosignatures, if it is that of this head."""
+    try:
+        cosigned = Note(base64.b64decode(text, validate=True).decode())
+    except (ValueError, AttributeError):
+        return None
+    return cosigned if cosigned.text == note.text else None
+
+
 def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
     streams, findings = {}, set()
     told = None
@@ -309,7 +330,9 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
                 frontier = hashes(fields["frontier"]) if "frontier" in fields else None
                 if note.size < 1 or (frontier is not None and len(list(cover(0, note.size - 1))) != len(frontier)):
                     raise ValueError("frontier")
-                cosigned = Note(base64.b64decode(fields["cosig"], validate=True).decode()) if "cosig" in fields else None
+                cosigned = cosigned_note(fields["cosig"], note) if "cosig" in fields else None
+                if "cosig" in fields and cosigned is None:
+                    findings.add("FOREIGN")
                 stream(note.origin).heads.append({"note": note, "frontier": frontier, "cosigned": cosigned})
                 continue
             sid, seq = fields["sid"], fields["seq"]
@@ -322,6 +345,13 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
         leaf = leaf_hash(body)
         stream(sid).add(int(seq), leaf, fields if known else {"typ": "", **{k: fields[k] for k in ("prev",) if k in fields}})
         source = sid, int(seq), leaf
+        about = [fields[key] for key, of in (("hole_sid", "hole"), ("rec_sid", "recovered")) if typ == of]
+        about += [name for key in ("after", "found") for name in fields.get(key, "").split(",") if name] if typ == "open" else []
+        if known and any(pod_of(name) != pod_of(sid) for name in about):
+            # No pod vouches for another one's streams: that does not count, whether or not it is signed.
+            findings.add("FOREIGN")
+        if typ in ("hole", "recovered") and pod_of(about[0]) != pod_of(sid):
+            continue
         if typ == "hole":
             place = int(fields["hole_from"]), int(fields["hole_to"])
             stream(fields["hole_sid"]).holes.append({"range": place, "nodes": hashes(fields["nodes"]), "source": source})
@@ -331,8 +361,7 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
                    "head": int(fields.get("head_size", "0")), "ledger": False}
             stream(fields["rec_sid"]).ends.append(end)
         if typ == "open" and known:
-            for key in ("after", "found"):
-                named.update((name, source) for name in fields.get(key, "").split(",") if name)
+            named.update((name, source) for name in about if pod_of(name) == pod_of(sid))
     if told is not None:
         take_up(told, stream)
     for one in streams.values():
@@ -383,7 +412,8 @@ def take_up(known, stream):
 
 
 def expected(known, streams, lag, until):
-    findings = {"GAP"} if known.uncovered else set()
+    findings = {"GAP"} if any(int(since) <= until for _, since in known.uncovered) else set()
+    findings |= {"MISSING"} if any(before <= until for before, _ in known.missing) else set()
     findings |= {"FORK"} if known.forks else set()
     there = {sid.split("/")[2] for sid, one in streams.items() if one.records or one.heads or one.said is not None}
     if any(uid not in there for uid in known.pods):

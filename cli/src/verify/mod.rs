@@ -134,7 +134,7 @@ pub(crate) struct Input<'a> {
 
 /// Reads, sorts and judges.
 fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max: usize) -> Result<Report> {
-    let mut intake = Intake::default();
+    let mut intake = Intake::of(&settings.scope);
     let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
     let formats = input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
     let given = input.ledger.map(|file| ledger_bodies(file, input.heads)).transpose()?;

@@ -112,6 +112,12 @@ impl Certificates for Authorities {
         });
         if signed { Ok(()) } else { Err("none of the given roots signed it".to_owned()) }
     }
+
+    fn validity(&self, der: &[u8]) -> Option<(i64, i64)> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let validity = certificate.validity();
+        Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+    }
 }
 
 fn is_signed_by(certificate: &X509Certificate<'_>, root: &X509Certificate<'_>) -> bool {
@@ -195,12 +201,15 @@ mod tests {
         let leaf_key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
         let mut leaf = CertificateParams::default();
         leaf.subject_alt_names = vec![SanType::URI(format!("{URI_PREFIX}{STREAM}").try_into().expect("ASCII"))];
+        (leaf.not_before, leaf.not_after) = (rcgen::date_time_ymd(2024, 1, 1), rcgen::date_time_ymd(2024, 1, 2));
         let certificate = leaf.signed_by(&leaf_key, &issuer).expect("a certificate");
         let key = PublicKey(leaf_key.public_key_raw().try_into().expect("32 bytes"));
         let stream: StreamId = STREAM.parse().expect("a stream");
         let trust = parse(&root.pem()).expect("a root");
         let roots = trust.roots.expect("roots");
         assert_eq!(roots.certify(&stream, &key, certificate.der()), Ok(()));
+        assert_eq!(roots.validity(certificate.der()), Some((1_704_067_200, 1_704_153_600)));
+        assert_eq!(roots.validity(&[1, 2, 3]), None);
         let other: StreamId = STREAM.replace("-0-0", "-0-1").parse().expect("a stream");
         assert!(roots.certify(&other, &key, certificate.der()).is_err());
         assert!(roots.certify(&stream, &PublicKey([1; 32]), certificate.der()).is_err());

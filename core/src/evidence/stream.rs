@@ -52,6 +52,12 @@ impl StreamId {
         &self.0
     }
 
+    /// Whether both are of one pod: of one cluster, namespace and uid.
+    pub fn is_of_same_pod(&self, other: &Self) -> bool {
+        // A name has four parts, the last of which is the stream's own.
+        self.0.rsplit_once('/').map(|(pod, _)| pod) == other.0.rsplit_once('/').map(|(pod, _)| pod)
+    }
+
     /// What it says.
     pub fn parts(&self) -> Option<StreamParts<'_>> {
         parts(&self.0).ok()

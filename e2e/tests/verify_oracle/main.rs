@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "goldens are not written here")]
 mod golden;
 mod parts;
+mod restated;
 #[path = "../support/helm.rs"]
 mod support;
 mod wrong;
@@ -369,6 +370,7 @@ fn cases_with_ledger() -> Vec<WithLedger> {
     cases.extend(behind(&honest, &roots, &ledger));
     cases.extend(last_blocks(&honest, &roots, &pruned, &abandoned));
     cases.extend(parts::cases(&honest, &roots, &ledger));
+    cases.extend(restated::cases(&honest, &roots, &ledger));
     let name = "no roots".to_owned();
     cases.push(WithLedger { name, bodies: honest, roots: String::new(), ledger, to_ns: None, exact: true });
     cases
@@ -429,6 +431,10 @@ fn v2_w4_a_second_verifier_agrees_on_roots_and_ledger() {
     }
     let part = kinds("ledger from line 1");
     assert!(part.contains("UNANCHORED") && !part.contains("TAMPERED") && !part.contains("FOREIGN"), "{part}");
+    for (name, tampered, missing) in [("read from there", false, true), ("cut in it", false, false)] {
+        let kinds = kinds(&format!("restated, {name}"));
+        assert_eq!((kinds.contains("TAMPERED"), kinds.contains("MISSING")), (tampered, missing), "{name}: {kinds}");
+    }
     // The golden cases are what they are meant to be.
     let verdict = |at: usize| answers[at]["findings"].to_string();
     assert!(verdict(2).contains("PRUNED") && !verdict(2).contains("MISSING"), "{}", verdict(2));

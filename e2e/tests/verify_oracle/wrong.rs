@@ -30,7 +30,11 @@ struct Sealer {
 
 impl Sealer {
     fn new(boot: char, more: &[(&str, &str)]) -> Self {
-        let sid = format!("c/shop/pod/{}-0-0", boot.to_string().repeat(32));
+        Self::of("pod", boot, more)
+    }
+
+    fn of(pod: &str, boot: char, more: &[(&str, &str)]) -> Self {
+        let sid = format!("c/shop/{pod}/{}-0-0", boot.to_string().repeat(32));
         let key = Ed25519KeyPair::from_seed_unchecked(&[boot as u8; 32]).expect("a seed");
         let range = Range::empty(0);
         let mut this = Self { sid, key, range, last: None, bodies: Vec::new(), heads: Vec::new() };
@@ -159,9 +163,59 @@ fn recovered() -> Vec<Case> {
     ]
 }
 
+/// What a stream says of another pod's, and a cosigned note of another head.
+fn void() -> Vec<Case> {
+    let mut crashed = Sealer::new('a', &[]);
+    crashed.exchanges(3);
+    crashed.record("checkpoint", &[("exchanges", "3"), ("begun", "3")]).head();
+    crashed.record("exchange", &[("path", "/b")]);
+    let root = crashed.range.root().expect("from 0").to_hex();
+    let recovered = |pod: &str| {
+        let mut next = Sealer::of(pod, 'b', &[]);
+        next.record("recovered", &[("rec_sid", &crashed.sid), ("size", "6"), ("root", &root), ("state", "lost")]);
+        next.record("close", &[]).head();
+        [crashed.all(), next.all()].concat()
+    };
+    let mut whole = Sealer::new('a', &[]);
+    whole.exchanges(3);
+    whole.record("close", &[("exchanges", "3"), ("begun", "3")]).head();
+    let holed = |pod: &str| {
+        let node = leaf(whole.bodies[2].as_bytes()).to_hex();
+        let mut next = Sealer::of(pod, 'b', &[]);
+        let hole = [("hole_sid", whole.sid.as_str()), ("hole_from", "2"), ("hole_to", "3"), ("nodes", &node)];
+        next.record("hole", &[&hole[..], &[("scope", "all"), ("hole_reason", "rejected")]].concat());
+        next.record("close", &[]).head();
+        [&whole.bodies[..2], &whole.bodies[3..], &whole.heads, &next.all()].concat()
+    };
+    let named = |pod: &str| {
+        let mut next = Sealer::of(pod, 'b', &[("found", &whole.sid)]);
+        next.record("close", &[]).head();
+        next.all()
+    };
+    let note = |sealer: &Sealer| {
+        let head: Value = serde_json::from_str(&sealer.heads[0]).expect("JSON");
+        head["note"].as_str().expect("a note").to_owned()
+    };
+    let cosigned = |cosig: &str| {
+        let head = super::edit(&whole.heads[0], "cosig", Some(cosig));
+        [&whole.bodies[..], &[head]].concat()
+    };
+    vec![
+        ("its pod's recovery".to_owned(), recovered("pod"), &[]),
+        ("another pod's recovery".to_owned(), recovered("other"), &["FOREIGN", "UNCLOSED"]),
+        ("its pod's hole".to_owned(), holed("pod"), &["GAP"]),
+        ("another pod's hole".to_owned(), holed("other"), &["FOREIGN", "MISSING"]),
+        ("its pod names it".to_owned(), named("pod"), &["MISSING"]),
+        ("another pod names it".to_owned(), named("other"), &["FOREIGN"]),
+        ("its own cosigned note".to_owned(), cosigned(&note(&whole)), &[]),
+        ("another cosigned note".to_owned(), cosigned(&note(&crashed)), &["FOREIGN"]),
+        ("no cosigned note".to_owned(), cosigned("AAAA"), &["FOREIGN"]),
+    ]
+}
+
 #[test]
-fn g3_d3_v4_a_second_verifier_agrees_on_what_was_signed_wrong() {
-    let cases = [totals(), recovered()].concat();
+fn g2_g3_d3_v4_a_second_verifier_agrees_on_what_was_signed_wrong() {
+    let cases = [totals(), recovered(), void()].concat();
     let input: String =
         cases.iter().map(|(name, bodies, _)| format!("{}\n", json!({"name": name, "bodies": bodies}))).collect();
     let python = support::cached("oracle-python/bin/python", "ORACLE_PYTHON");

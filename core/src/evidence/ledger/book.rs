@@ -133,7 +133,8 @@ impl Book {
                 Some(book) => book,
                 None => {
                     let chain = block.begins().ok_or_else(|| block.error(1, "nothing begins here".to_owned()))?;
-                    let begun = Self { chain, next_block: block.number, ..Self::new(block_sid(block)?, keys) };
+                    let tables = Tables::before(chain.range.end());
+                    let begun = Self { chain, tables, next_block: block.number, ..Self::new(block_sid(block)?, keys) };
                     book.insert(begun)
                 }
             };

@@ -4,11 +4,11 @@
 use super::block::{Block, Chain};
 use super::entry::Entry;
 use super::fact::Fact;
+use super::pick::{Claims, pick};
 use super::read::{Reader, Summary};
 use crate::canon::{BodyWriter, parse_body};
 use crate::evidence::hash::Hash;
-use crate::evidence::merkle::leaf;
-use crate::evidence::note::{PublicKey, SignedNote};
+use crate::evidence::note::{Checkpoint, PublicKey, SignedNote};
 use crate::evidence::stream::StreamId;
 use crate::otlp::proto;
 use base64::Engine as _;
@@ -171,46 +171,15 @@ fn witnessed(entries: &BTreeMap<u64, &[u8]>) -> Result<BTreeMap<u64, Vec<SignedN
     Ok(heads)
 }
 
-/// Old blocks are removed one by one, so that a ledger may begin amid two restatements. What stands ahead of the first of them
-/// is restated there; it must be what was signed all the same, which the entries behind it tell.
-fn leave_out_what_comes_before(entries: &mut BTreeMap<u64, &[u8]>) -> Result<(), String> {
-    let mut before: Option<(u64, Hash)> = None;
-    let mut begin = None;
-    for (seq, body) in entries.iter() {
-        let entry = Entry::parse(body).map_err(|problem| format!("entry {seq}: {problem}"))?;
-        if let Some((last, hash)) = before {
-            let due = last.saturating_add(1);
-            if *seq != due {
-                return Err(format!("entry {seq}: its number is {seq}, and {due} was due"));
-            }
-            if entry.prev != Some(hash) {
-                return Err(format!("entry {seq}: it does not follow the one before"));
-            }
-        }
-        if Chain::before(&entry).is_some() {
-            begin = Some(*seq);
-            break;
-        }
-        before = Some((*seq, leaf(body)));
-    }
-    // Where there is none, reading says so.
-    if let Some(begin) = begin {
-        *entries = entries.split_off(&begin);
-    }
-    Ok(())
+/// Bodies of one ledger: what claims to be its entries, and its signed heads by size.
+struct Bodies<'a> {
+    claims: Claims<'a>,
+    heads: BTreeMap<u64, (String, Hash)>,
 }
 
-/// Reads exported bodies in any order, duplicates too: entries of one ledger and its heads. Other bodies are left out.
-///
-/// # Errors
-/// The entries are no whole ledger under this key; the text names the entry.
-pub fn read_bodies<'a>(
-    sid: &StreamId,
-    key: PublicKey,
-    bodies: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<Summary, String> {
-    let mut entries: BTreeMap<u64, &[u8]> = BTreeMap::new();
-    let mut notes: BTreeMap<u64, String> = BTreeMap::new();
+fn sort<'a>(sid: &StreamId, key: PublicKey, bodies: impl IntoIterator<Item = &'a [u8]>) -> Result<Bodies<'a>, String> {
+    let mut claims = Claims::new();
+    let mut heads: BTreeMap<u64, (String, Hash)> = BTreeMap::new();
     for body in bodies {
         let Ok(fields) = parse_body(body) else { continue };
         let text = |key: &str| fields.get(key).and_then(|value| std::str::from_utf8(value).ok());
@@ -220,34 +189,83 @@ pub fn read_bodies<'a>(
             let Ok(signed) = SignedNote::parse(&note) else { continue };
             // Another head of this size is another ledger's, or proves nothing: only the signed one is looked at.
             if signed.checkpoint.origin == sid.as_str() && signed.is_signed_by(sid.as_str(), &key) {
-                notes.insert(signed.checkpoint.size, note);
+                let Checkpoint { size, root, .. } = signed.checkpoint;
+                if heads.insert(size, (note, root)).is_some_and(|(_, other)| other != root) {
+                    return Err(format!("two heads of {size} entries are signed, and contradict each other"));
+                }
             }
         } else if text("sid") == Some(sid.as_str())
             && let Some(seq) = text("seq").and_then(|seq| seq.parse().ok())
-            && let Some(other) = entries.insert(seq, body)
-            && other != body
         {
-            return Err(format!("entry {seq} is there with two bodies"));
+            claims.entry(seq).or_default().push(body);
         }
     }
-    leave_out_what_comes_before(&mut entries)?;
-    let witnessed = witnessed(&entries)?;
+    for bodies in claims.values_mut().filter(|bodies| bodies.len() > 1) {
+        bodies.sort_unstable();
+        bodies.dedup();
+    }
+    Ok(Bodies { claims, heads })
+}
+
+/// Reads exported bodies in any order, duplicates too: entries of one ledger and its heads. Other bodies are left out. Only what
+/// is under the last signed head is read.
+///
+/// Old blocks are removed one by one, so that a ledger may begin amid two restatements: what stands ahead of the first of them is
+/// restated there.
+///
+/// # Errors
+/// The entries are no whole ledger under this key; the text names the entry.
+pub fn read_bodies<'a>(
+    sid: &StreamId,
+    key: PublicKey,
+    bodies: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Summary, String> {
+    let Bodies { claims, heads } = sort(sid, key, bodies)?;
+    let end = *heads.keys().next_back().ok_or("no signed head of its entries is there")?;
+    let there = claims.keys().next_back().map_or(0, |last| last.saturating_add(1));
+    if there < end {
+        return Err(format!("the ledger has {end} entries, as its own head says, and {there} are there"));
+    }
+    let roots = heads.iter().map(|(size, (_, root))| (*size, *root)).collect();
+    let Some(picked) = pick(&claims, &roots) else {
+        // What is wrong with them is told as far as reading comes.
+        let first = claims.range(..end).filter_map(|(seq, bodies)| Some((*seq, *bodies.first()?)));
+        let entries: BTreeMap<u64, &[u8]> = first.collect();
+        let begins = |body: &[u8]| Entry::parse(body).is_ok_and(|entry| Chain::before(&entry).is_some());
+        let begin = entries.iter().find(|(_, body)| begins(body)).map_or(0, |(seq, _)| *seq);
+        let read = read(key, &entries.range(begin..).map(|(seq, body)| (*seq, *body)).collect(), &heads);
+        return read.and_then(|_| Err(format!("its entries do not give the signed root of {end}")));
+    };
+    let mut summary = read(key, &picked.entries, &heads)?;
+    summary.unproved = claims.range(end..).map(|(_, bodies)| bodies.len()).chain([picked.refused.len()]).fold(0, more);
+    summary.refused = picked.refused;
+    Ok(summary)
+}
+
+fn more(sum: u64, count: usize) -> u64 {
+    sum.saturating_add(u64::try_from(count).unwrap_or(u64::MAX))
+}
+
+/// Reads entries in order, with their heads.
+fn read(
+    key: PublicKey,
+    entries: &BTreeMap<u64, &[u8]>,
+    heads: &BTreeMap<u64, (String, Hash)>,
+) -> Result<Summary, String> {
+    let witnessed = witnessed(entries)?;
     let mut reader = Reader::new(key);
     for (seq, body) in entries {
         reader.entry(body).map_err(|problem| format!("entry {seq}: {problem}"))?;
-        for note in witnessed.get(&seq.saturating_add(1)).into_iter().flatten() {
-            let size = note.checkpoint.size;
+        let size = seq.saturating_add(1);
+        for note in witnessed.get(&size).into_iter().flatten() {
             reader.witnessed(note).map_err(|problem| format!("a cosigned head of {size} entries: {problem}"))?;
         }
-        if let Some(note) = notes.get(&seq.saturating_add(1)) {
-            reader.head(note).map_err(|problem| format!("head of {} entries: {problem}", seq.saturating_add(1)))?;
+        if let Some((note, _)) = heads.get(&size) {
+            reader.head(note).map_err(|problem| format!("head of {size} entries: {problem}"))?;
         }
     }
-    let summary = reader.finish();
-    match notes.keys().next_back() {
-        Some(size) if *size > summary.size => {
-            Err(format!("the ledger has {size} entries, as its own head says, and {} are there", summary.size))
-        }
-        _ => Ok(summary),
+    if reader.is_partial() {
+        return Err("reading begins where what is known is restated, and the end of that is not there".to_owned());
     }
+    Ok(reader.finish())
 }

@@ -19,8 +19,12 @@ pub mod fact;
 pub mod outside;
 #[cfg(test)]
 mod outside_tests;
+pub mod pick;
 pub mod prune;
 pub mod read;
+#[cfg(test)]
+mod restate_tests;
+pub mod shown;
 pub mod tables;
 #[cfg(test)]
 mod tests;

@@ -3,21 +3,26 @@
 use super::block::Chain;
 use super::entry::{Entry, typ};
 use super::fact::{AbandonedRow, Fact, Life, PodRow, UncoveredRow};
+use super::pick::Refused;
+use super::shown::Shown;
 use super::tables::Tables;
 use crate::evidence::hash::Hash;
 use crate::evidence::note::{PublicKey, SignedNote};
 use crate::evidence::stream::StreamId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// What a ledger says of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamSaid {
-    /// Its first key, where the entry that certified it is in the export.
+    /// Its first key, where the entry that certified it is in the export, or one that restates it before its first epoch ended.
     pub first_key: Option<PublicKey>,
     /// Keys of its later epochs, where the entries that name them are in the export: each signs heads larger than this size.
     pub later_keys: BTreeMap<u64, PublicKey>,
     /// Its certificate in DER, where that entry is in the export.
     pub certificate: Option<Vec<u8>>,
+    /// When that entry was written, in nanoseconds since the epoch.
+    pub certified_ns: Option<u64>,
     /// Leaves under its last head.
     pub size: u64,
     /// Root over them.
@@ -26,6 +31,8 @@ pub struct StreamSaid {
     pub life: Life,
     /// When it was heard of last, in nanoseconds since the epoch.
     pub at_ns: u64,
+    /// How far it had come before.
+    pub shown: Shown,
 }
 
 /// An expected pod.
@@ -46,6 +53,15 @@ pub struct Witnessed {
     pub until_ns: u64,
 }
 
+/// Entries that are not there, between others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Their numbers.
+    pub entries: Range<u64>,
+    /// Times of the entry before them and of the one behind, in nanoseconds since the epoch.
+    pub between_ns: (u64, u64),
+}
+
 /// What a ledger says.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
@@ -63,14 +79,16 @@ pub struct Summary {
     pub outages: Vec<(u64, u64)>,
     /// What else it says, by stream: rebased, forks, abandoned, unwrapped, pruned and erased records.
     pub others: Vec<(u64, Fact)>,
-    /// Entries `[from, to)` that are not there; what they said is restated after them.
-    pub missing: Vec<(u64, u64)>,
+    /// Entries that were signed and are not there; what is known is restated after them.
+    pub missing: Vec<Missing>,
     /// Number of the first entry: above 0, what was before is known only by what was restated.
     pub from: u64,
     /// Number of entries under the last head that was proved.
     pub size: u64,
-    /// Entries behind that head, which nothing proves.
+    /// Entries behind that head, which nothing proves; with those that were refused.
     pub unproved: u64,
+    /// Other bodies that claim to be entries under that head.
+    pub refused: Vec<Refused>,
     /// Time of the last entry, in nanoseconds since the epoch.
     pub last_ns: u64,
 }
@@ -84,6 +102,10 @@ pub struct Reader {
     summary: Summary,
     /// Removals that are in the summary: what is restated is in it once.
     removals: BTreeSet<Removal>,
+    /// When reading went on behind missing entries, until all is restated.
+    resumed_ns: Option<u64>,
+    /// How far streams had come, by number.
+    shown: BTreeMap<u64, Shown>,
 }
 
 /// Type of an entry that says that records are not there; stream, first record, and the one behind the last.
@@ -92,8 +114,8 @@ type Removal = (&'static str, StreamId, u64, u64);
 impl Reader {
     /// Of a ledger whose heads this key signs.
     pub fn new(key: PublicKey) -> Self {
-        let (tables, summary, removals) = Default::default();
-        Self { key, chain: None, tables, summary, removals }
+        let (tables, summary, removals, shown) = Default::default();
+        Self { key, chain: None, tables, summary, removals, resumed_ns: None, shown }
     }
 
     /// The next entry.
@@ -108,6 +130,7 @@ impl Reader {
                 let begins = Chain::before(&entry)
                     .ok_or("reading begins at the ledger's first entry, or where it restates what is known")?;
                 self.summary.from = entry.seq;
+                self.tables = Tables::before(entry.seq);
                 self.chain.insert(begins)
             }
         };
@@ -119,17 +142,34 @@ impl Reader {
             && let Some(begins) = Chain::before(&entry)
         {
             *chain = begins;
-            self.tables = Tables::default();
-            self.summary.missing.push((due, entry.seq));
+            self.tables = Tables::before(entry.seq);
+            let between_ns = (self.summary.last_ns, entry.at_ns);
+            self.summary.missing.push(Missing { entries: due..entry.seq, between_ns });
+            self.resumed_ns = Some(entry.at_ns);
         }
         let entry = chain.append(body)?;
         self.tables.apply(entry.seq, entry.at_ns, &entry.fact)?;
         self.summary.last_ns = entry.at_ns;
         self.note_down(&entry);
+        if !self.tables.is_partial()
+            && let Some(ns) = self.resumed_ns.take()
+        {
+            self.ended_meanwhile(ns);
+        }
         Ok(())
     }
 
-    /// A signed head. Older ones are checked by those that follow; only that of the entries so far counts.
+    /// What is not restated behind missing entries had ended by then.
+    fn ended_meanwhile(&mut self, ns: u64) {
+        let Self { tables, summary, .. } = self;
+        let pods = summary.pods.iter_mut().filter(|(uid, _)| !tables.pods().contains_key(*uid));
+        pods.for_each(|(_, said)| said.to_ns = said.to_ns.or(Some(ns)));
+        let bare = summary.uncovered.iter_mut().filter(|(row, _)| tables.uncovered().get(&row.uid) != Some(row));
+        bare.for_each(|(_, to_ns)| *to_ns = to_ns.or(Some(ns)));
+    }
+
+    /// A signed head. Older ones are checked by those that follow; only that of the entries so far counts, and only once the
+    /// restatement at which reading began is whole: before it, not all that is known was read.
     ///
     /// # Errors
     /// It is the head of other entries, or another key's.
@@ -140,7 +180,9 @@ impl Reader {
             return Ok(());
         }
         chain.check(note, &self.key)?;
-        self.summary.size = chain.range.end();
+        if !self.tables.is_partial() {
+            self.summary.size = chain.range.end();
+        }
         Ok(())
     }
 
@@ -155,21 +197,42 @@ impl Reader {
         Ok(())
     }
 
+    /// Whether the restatement at which reading began has not come to its end.
+    pub fn is_partial(&self) -> bool {
+        self.tables.is_partial()
+    }
+
     /// All of it.
     pub fn finish(mut self) -> Summary {
         for row in self.tables.streams().values() {
             let said = self.summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
             (said.size, said.root, said.life, said.at_ns) = (row.state.size, row.state.root, row.life, row.at_ns);
-            if row.state.key_from > 0 {
-                said.later_keys.insert(row.state.key_from, row.state.key);
-            }
+            said.shown = self.shown.remove(&row.number).unwrap_or_default();
         }
         let end = self.chain.map_or(0, |chain| chain.range.end());
         self.summary.unproved = end.saturating_sub(self.summary.size.max(self.summary.from));
         self.summary
     }
 
+    /// How far streams have come with this entry.
+    fn shown(&mut self, entry: &Entry) {
+        let mut push = |number: u64, at_ns, size| self.shown.entry(number).or_default().push(at_ns, size);
+        match &entry.fact {
+            Fact::Heads(heads) => heads.iter().for_each(|head| push(head.stream, entry.at_ns, head.size)),
+            Fact::State(state) => {
+                let rows = state.streams.iter().filter(|row| row.state.size > 0);
+                rows.for_each(|row| push(row.number, row.at_ns, row.state.size));
+            }
+            Fact::Epoch(sid, size, ..) | Fact::Closed(sid, size, _) | Fact::Rebased(sid, _, (size, _), _) => {
+                let row = self.tables.stream(sid);
+                row.into_iter().for_each(|row| push(row.number, entry.at_ns, *size));
+            }
+            _ => {}
+        }
+    }
+
     fn note_down(&mut self, entry: &Entry) {
+        self.shown(entry);
         let summary = &mut self.summary;
         match &entry.fact {
             Fact::Resumed(from) => summary.outages.push((*from, entry.at_ns)),
@@ -188,9 +251,18 @@ impl Reader {
             Fact::Certified(sid, key, _, certificate) => {
                 let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(Life::Open));
                 (said.first_key, said.certificate) = (Some(*key), Some(certificate.clone()));
+                said.certified_ns = Some(entry.at_ns);
             }
             Fact::State(state) => {
                 summary.witness = state.first.as_ref().map(|(_, witness, _)| *witness).or(summary.witness);
+                for row in &state.streams {
+                    let said = summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
+                    if row.state.key_from == 0 {
+                        said.first_key.get_or_insert(row.state.key);
+                    } else {
+                        said.later_keys.insert(row.state.key_from, row.state.key);
+                    }
+                }
                 for pod in &state.pods {
                     let said = PodSaid { pod: pod.clone(), to_ns: None };
                     summary.pods.entry(pod.uid.clone()).or_insert(said);
@@ -217,7 +289,12 @@ impl Reader {
                 self.removals.extend(removal(&entry.fact));
                 summary.others.push((entry.seq, entry.fact.clone()));
             }
-            Fact::Rebased(..) | Fact::Fork(..) | Fact::Unwrapped(..) => {
+            Fact::Rebased(sid, _, (size, _), key) => {
+                let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(Life::Open));
+                said.later_keys.insert(*size, *key);
+                summary.others.push((entry.seq, entry.fact.clone()));
+            }
+            Fact::Fork(..) | Fact::Unwrapped(..) => {
                 summary.others.push((entry.seq, entry.fact.clone()));
             }
             Fact::Open(_, witness) => summary.witness = Some(*witness),
@@ -247,5 +324,6 @@ fn removal(fact: &Fact) -> Option<Removal> {
 
 fn unknown(life: Life) -> StreamSaid {
     let root = crate::evidence::merkle::empty_root();
-    StreamSaid { first_key: None, later_keys: BTreeMap::new(), certificate: None, size: 0, root, life, at_ns: 0 }
+    let (first_key, later_keys, certificate, certified_ns, shown) = Default::default();
+    StreamSaid { first_key, later_keys, certificate, certified_ns, size: 0, root, life, at_ns: 0, shown }
 }

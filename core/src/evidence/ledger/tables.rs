@@ -24,12 +24,33 @@ pub struct Tables {
     /// By stream and first record.
     erased: BTreeMap<Part, Pruned>,
     live: usize,
+    /// Reading began at a restatement whose last part was not read yet.
+    partial: Option<Ahead>,
+}
+
+/// What entries said of streams that a restatement had not come to yet: their rows must hold it, so that nothing is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Ahead {
+    /// By number: the size of the last head.
+    heads: BTreeMap<u64, u64>,
+    /// By name: the size of the last head, and whether the stream ended.
+    named: BTreeMap<StreamId, (u64, bool)>,
 }
 
 /// A stream, and the first of some of its records.
 pub type Part = (StreamId, u64);
 
 impl Tables {
+    /// As they are where reading begins at this entry: behind the ledger's first one what was before is still to be restated.
+    pub fn before(seq: u64) -> Self {
+        Self { partial: (seq > 0).then(Ahead::default), ..Self::default() }
+    }
+
+    /// Whether the restatement at which reading began has not come to its end: not all that is known is here.
+    pub fn is_partial(&self) -> bool {
+        self.partial.is_some()
+    }
+
     /// Streams by number.
     pub fn streams(&self) -> &BTreeMap<u64, StreamRow> {
         &self.streams
@@ -114,13 +135,18 @@ impl Tables {
             Fact::State(state) => {
                 if state.first.is_some() {
                     self.forget(at_ns);
+                    // Begun anew: it comes to all of them again.
+                    self.partial.iter_mut().for_each(|ahead| *ahead = Ahead::default());
                 }
-                state.streams.iter().for_each(|row| self.put(row.clone()));
+                state.streams.iter().try_for_each(|row| self.restated(row))?;
                 self.pods.extend(state.pods.iter().map(|row| (row.uid.clone(), row.clone())));
                 self.uncovered.extend(state.uncovered.iter().map(|row| (row.uid.clone(), row.clone())));
                 state.abandoned.iter().for_each(|row| self.abandon(row.clone()));
                 state.pruned.iter().for_each(|order| remove(&self.numbers, &mut self.pruned, order.clone()));
                 state.erased.iter().for_each(|order| remove(&self.numbers, &mut self.erased, order.clone()));
+                if state.last && !self.partial.take().is_none_or(|ahead| ahead.is_empty()) {
+                    return Err("a restatement leaves out a stream of which there are heads");
+                }
             }
             Fact::Open(..) | Fact::Resumed(_) | Fact::Fork(..) | Fact::Unwrapped(..) | Fact::Witnessed(_) => {}
             Fact::Abandoned(sid, from, to, reason) => self.abandon(AbandonedRow::new(sid, *from, *to, reason)),
@@ -149,13 +175,33 @@ impl Tables {
         self.live = (self.live + open).saturating_sub(usize::from(before.is_some_and(|row| row.life == Life::Open)));
     }
 
-    fn row(&mut self, sid: &StreamId) -> Result<&mut StreamRow, &'static str> {
-        let row = self.numbers.get(sid).and_then(|number| self.streams.get_mut(number));
-        row.ok_or("the stream has no certificate")
+    /// A row of a restatement: all that was said of the stream is in it.
+    fn restated(&mut self, row: &StreamRow) -> Result<(), &'static str> {
+        let StreamRow { number, sid, state, life, .. } = row;
+        let mut said =
+            self.streams.get(number).map_or((0, false), |known| (known.state.size, known.life != Life::Open));
+        if let Some(ahead) = &mut self.partial {
+            let (size, ended) = ahead.named.remove(sid).unwrap_or_default();
+            let head = ahead.heads.remove(number).unwrap_or_default();
+            said = (said.0.max(size).max(head), said.1 || ended);
+        }
+        if state.size < said.0 || (said.1 && *life == Life::Open) {
+            return Err("a restatement goes back behind what was said of a stream");
+        }
+        self.put(row.clone());
+        Ok(())
+    }
+
+    fn row(&mut self, sid: &StreamId) -> Option<&mut StreamRow> {
+        self.numbers.get(sid).and_then(|number| self.streams.get_mut(number))
     }
 
     fn head(&mut self, head: &HeadRow, at_ns: u64) -> Result<(), &'static str> {
-        let row = self.streams.get_mut(&head.stream).ok_or("a head of a stream without a certificate")?;
+        let Some(row) = self.streams.get_mut(&head.stream) else {
+            let ahead = self.partial.as_mut().ok_or("a head of a stream without a certificate")?;
+            ahead.heads.insert(head.stream, head.size);
+            return Ok(());
+        };
         row.state.advance(&accepted(head.size, head.root));
         row.at_ns = at_ns;
         row.certificate = None;
@@ -163,7 +209,7 @@ impl Tables {
     }
 
     fn advance(&mut self, sid: &StreamId, at_ns: u64, to: &Accepted) -> Result<(), &'static str> {
-        let row = self.row(sid)?;
+        let Some(row) = self.row(sid) else { return self.ahead(sid, to.size, false) };
         row.state.advance(to);
         row.at_ns = at_ns;
         row.certificate = None;
@@ -171,10 +217,18 @@ impl Tables {
     }
 
     fn end(&mut self, sid: &StreamId, life: Life) -> Result<(), &'static str> {
-        let row = self.row(sid)?;
+        let Some(row) = self.row(sid) else { return self.ahead(sid, 0, true) };
         let ends = row.life == Life::Open;
         row.life = life;
         self.live = self.live.saturating_sub(usize::from(ends));
+        Ok(())
+    }
+
+    /// Something is said of a stream that is not known: its row comes later, if a restatement is under way.
+    fn ahead(&mut self, sid: &StreamId, size: u64, ended: bool) -> Result<(), &'static str> {
+        let ahead = self.partial.as_mut().ok_or("the stream has no certificate")?;
+        let said = ahead.named.entry(sid.clone()).or_default();
+        *said = (said.0.max(size), said.1 || ended);
         Ok(())
     }
 
@@ -193,6 +247,12 @@ impl Tables {
         self.abandoned.retain(|(sid, _), _| numbers.contains_key(sid));
         self.pruned.retain(|(sid, _), _| numbers.contains_key(sid));
         self.erased.retain(|(sid, _), _| numbers.contains_key(sid));
+    }
+}
+
+impl Ahead {
+    fn is_empty(&self) -> bool {
+        self.heads.is_empty() && self.named.is_empty()
     }
 }
 

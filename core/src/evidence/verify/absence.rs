@@ -1,37 +1,65 @@
 //! What it means that records are not there.
 
-use super::conclude::Concluding;
+use super::conclude::{Concluding, IDLE_NS};
 use super::verdict::Verdict;
 use std::ops::Range;
 
 impl Concluding<'_> {
     /// What the absence of `[from, to)` amounts to, part by part; of what was abandoned also why.
     pub(super) fn absence(&self, from: u64, to: u64) -> Vec<(Verdict, Range<u64>, Option<&str>)> {
+        self.absent_before(from, to, u64::MAX)
+    }
+
+    /// The same of records that only the ledger says were sealed: what it had of late may be on its way to the backend.
+    pub(super) fn absent_by_ledger(&self, from: u64, to: u64) -> Vec<(Verdict, Range<u64>, Option<&str>)> {
+        let due = self.trust.ledger.as_ref().map_or(u64::MAX, |ledger| {
+            let now_ns = ledger.last_ns.min(self.settings.now_ns);
+            ledger.had_by(&self.chain.name, now_ns.saturating_sub(self.settings.max_lag_ns))
+        });
+        self.absent_before(from, to, due.max(self.chain.found.size).max(self.chain.found.claimed))
+    }
+
+    fn absent_before(&self, from: u64, to: u64, due: u64) -> Vec<(Verdict, Range<u64>, Option<&str>)> {
         let ledger = self.trust.ledger.as_ref();
         let abandoned = ledger.map(|ledger| ledger.abandoned(&self.chain.name, from, to)).unwrap_or_default();
         let mut parts = Vec::new();
         let mut at = from;
         for (records, reason) in abandoned {
-            parts.extend(self.unexplained(at, records.start).map(|(verdict, records)| (verdict, records, None)));
+            parts.extend(self.unexplained(at, records.start, due).map(|(verdict, records)| (verdict, records, None)));
             at = records.end;
             parts.push((Verdict::Gap, records, Some(reason)));
         }
-        parts.extend(self.unexplained(at, to).map(|(verdict, records)| (verdict, records, None)));
+        parts.extend(self.unexplained(at, to, due).map(|(verdict, records)| (verdict, records, None)));
         parts.retain(|(_, records, _)| !records.is_empty());
         parts
     }
 
-    /// Where absence proves nothing: of `[from, to)`, the parts before, within and after what must be there.
-    fn unexplained(&self, from: u64, to: u64) -> [(Verdict, Range<u64>); 3] {
+    /// Where absence proves nothing: of `[from, to)`, the parts before, within and after what must be there. A time without an
+    /// end is that of streams that go on: there nothing but what is not due yet may be absent from their ends.
+    fn unexplained(&self, from: u64, to: u64, due: u64) -> [(Verdict, Range<u64>); 3] {
         let to = to.max(from);
-        let windowed = self.settings.scope.from_ns.is_some() || self.settings.scope.to_ns.is_some();
-        let (first, last) = match (self.settings.partial, windowed, self.chain.found.window) {
-            (true, ..) | (_, true, None) => (u64::MAX, u64::MAX),
-            (_, true, Some((first, last))) => (first, last),
-            (_, false, _) => (0, u64::MAX),
+        let scope = &self.settings.scope;
+        let first = self.window_from();
+        let (first, last, rest) = match (self.settings.partial, scope.from_ns, scope.to_ns, self.chain.found.window) {
+            (true, ..) => (u64::MAX, u64::MAX, Verdict::Partial),
+            (_, None, None, _) => (0, u64::MAX, Verdict::Partial),
+            (_, _, None, _) => (first, due, Verdict::Pending),
+            (_, _, Some(_), Some((_, last))) => (first, last, Verdict::Partial),
+            (_, _, Some(_), None) => (u64::MAX, u64::MAX, Verdict::Partial),
         };
-        let (a, b) = (first.clamp(from, to), last.clamp(from, to));
-        [(Verdict::Partial, from..a), (Verdict::Missing, a..b), (Verdict::Partial, b..to)]
+        let a = first.clamp(from, to);
+        let b = last.clamp(a, to);
+        [(Verdict::Partial, from..a), (Verdict::Missing, a..b), (rest, b..to)]
+    }
+
+    /// The first record that must be there: the first checkpoint of the time that is looked at, or the one under the first head
+    /// that the ledger clearly has from that time.
+    fn window_from(&self) -> u64 {
+        let there = self.chain.window_begins();
+        let Some((ledger, from_ns)) = self.trust.ledger.as_ref().zip(self.settings.scope.from_ns) else { return there };
+        let clearly_ns = from_ns.saturating_add(IDLE_NS).saturating_add(self.settings.max_lag_ns);
+        let shown = ledger.shown.get(&self.chain.name).and_then(|shown| shown.since(clearly_ns));
+        shown.map_or(there, |size| there.min(size.saturating_sub(1)))
     }
 
     pub(super) fn missing(&mut self, from: u64, to: u64) {

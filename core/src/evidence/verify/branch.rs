@@ -3,16 +3,15 @@
 //! Where a stream is as it was sealed there is one way. Where a record was changed or removed, the record after it still says by
 //! `prev` what stood there; each possibility becomes a branch, and the next signed head tells which one is true.
 
-use super::fact::{Excuse, Gap, Hole, Kind, Leaf, Place, Source, Totals};
-use super::group::Group;
+use super::effects::Effects;
+use super::fact::{Excuse, Gap, Kind, Leaf, Place, Totals};
+use super::group::{Group, Says};
 use super::verdict::Verdict;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
 use std::cmp::Ordering;
-
-/// Most effects that a branch keeps between two heads; more are counted.
-const EFFECTS_MAX: usize = 4096;
+use std::sync::Arc;
 
 /// What follows if a branch is the true one.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +27,8 @@ pub(super) enum Effect {
     Stranded(u64, u64, bool),
     /// Exchanges that were not recorded.
     Gap(u64, Gap),
-    /// Records `[from, to)` are declared as not there.
-    Hole(u64, u64, Source, String, Excuse),
+    /// Records `[from, to)` are declared as not there, by each of these.
+    Hole(u64, u64, Arc<[Says]>),
     /// A record that says something of another stream.
     Source(u64, Hash),
     /// A certificate.
@@ -48,9 +47,10 @@ pub(super) enum Effect {
 
 impl Effect {
     /// Whether it speaks against the branch: an honest and whole export has none of these.
-    fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         match self {
-            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(_) | Self::Hole(.., Excuse::None) => 1,
+            Self::Hole(.., said) => usize::from(said.iter().all(|says| says.excuse == Excuse::None)),
+            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(_) => 1,
             Self::Absent(..) | Self::Stranded(..) => 2,
             _ => 0,
         }
@@ -62,6 +62,8 @@ impl Effect {
 pub(super) struct Epoch {
     /// The key in force; `None`: the record that names it is not there.
     pub(super) key: Option<PublicKey>,
+    /// The stream's first key, as its first record or the ledger names it.
+    pub(super) first: Option<PublicKey>,
     /// The last rollover: the checkpoint's seq, the key for larger heads, and whether the old key's last note was seen.
     rollover: Option<(u64, PublicKey, bool)>,
     /// Whether a record that might name the next key is not there.
@@ -109,7 +111,7 @@ impl Epoch {
 }
 
 /// One way to read a stream.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct Branch {
     /// The leaves up to `next`; `None`: some are not known.
     pub(super) range: Option<Range>,
@@ -120,11 +122,11 @@ pub(super) struct Branch {
     /// The keys.
     pub(super) epoch: Epoch,
     /// What follows, since the last proved head.
-    pub(super) effects: Vec<Effect>,
-    /// Effects beyond [`EFFECTS_MAX`].
+    pub(super) effects: Effects,
+    /// Effects for which there was no room.
     pub(super) more_effects: u64,
-    /// Sizes of signed heads that this branch contradicts, since the last proved one.
-    pub(super) refuted: Vec<u64>,
+    /// Sizes of signed heads that this branch contradicts, since the last proved one: the first and the largest.
+    pub(super) refuted: Option<(u64, u64)>,
     /// First place from which each record vouches for the one before it, up to `next`.
     pub(super) linked_from: u64,
     /// Genuine records since the last proved head; of them since `linked_from`.
@@ -149,9 +151,9 @@ impl Branch {
             next: 0,
             last: None,
             epoch: Epoch::default(),
-            effects: Vec::new(),
+            effects: Effects::default(),
             more_effects: 0,
-            refuted: Vec::new(),
+            refuted: None,
             linked_from: 0,
             present: 0,
             present_linked: 0,
@@ -164,7 +166,7 @@ impl Branch {
     }
 
     pub(super) fn weight(&self) -> usize {
-        self.effects.iter().map(Effect::weight).sum::<usize>() + usize::from(self.rival)
+        self.effects.weight() + usize::from(self.rival)
     }
 
     /// What is not there since the last proved head.
@@ -177,8 +179,7 @@ impl Branch {
 
     /// Whether the place before this one lies in a hole.
     pub(super) fn ends_in_hole(&self, next: u64) -> bool {
-        let hole = self.effects.iter().rev().find(|effect| matches!(effect, Effect::Hole(..)));
-        self.next == next && matches!(hole, Some(Effect::Hole(_, to, ..)) if *to == next)
+        self.next == next && self.effects.hole_to() == Some(next)
     }
 
     /// Where what is there ends.
@@ -190,15 +191,14 @@ impl Branch {
     }
 
     pub(super) fn add(&mut self, effect: Effect) {
-        if let (Some(Effect::Absent(_, end)), Effect::Absent(from, to)) = (self.effects.last_mut(), &effect)
-            && *end == *from
-        {
-            *end = *to;
-        } else if self.effects.len() < EFFECTS_MAX {
-            self.effects.push(effect);
-        } else {
+        if !self.effects.add(effect) {
             self.more_effects += 1;
         }
+    }
+
+    /// It contradicts a signed head of this size.
+    pub(super) fn refute(&mut self, size: u64) {
+        self.refuted = Some(self.refuted.map_or((size, size), |(first, largest)| (first, largest.max(size))));
     }
 
     /// Takes `hash` as the leaf of the group's place. `false`: then a genuine record would deny the one before it.
@@ -220,7 +220,7 @@ impl Branch {
                         self.add(Effect::Altered(group.seq, altered.place));
                         // It may still tell the key truly, which the next note shows.
                         if let Kind::Open(key, _) = &altered.kind {
-                            self.epoch.key = Some(*key);
+                            (self.epoch.key, self.epoch.first) = (Some(*key), Some(*key));
                         }
                         if let Kind::Checkpoint(_, Some(next)) = &altered.kind {
                             self.epoch.roll(group.seq, *next);
@@ -252,14 +252,14 @@ impl Branch {
         self.break_link(to);
     }
 
-    /// Passes over records that a hole stands for, in the export of a sink.
-    pub(super) fn skip(&mut self, hole: &Hole, export_of: Option<&str>) {
-        let grown = self.range.as_mut().is_some_and(|range| range.append(&hole.range));
+    /// Passes over records that a hole stands for, as these say.
+    pub(super) fn skip(&mut self, hole: &Range, said: &Arc<[Says]>) {
+        let grown = self.range.as_mut().is_some_and(|range| range.append(hole));
         if !grown {
             self.range = None;
         }
-        let (from, to) = (self.next, hole.range.end());
-        self.add(Effect::Hole(from, to, hole.source, hole.reason.clone(), hole.excuse(export_of)));
+        let (from, to) = (self.next, hole.end());
+        self.add(Effect::Hole(from, to, said.clone()));
         self.last = None;
         self.next = to;
         self.break_link(to);
@@ -298,7 +298,7 @@ impl Branch {
         }
         match &leaf.kind {
             Kind::Open(key, _) => {
-                self.epoch = Epoch { key: Some(*key), rollover: None, unsure: false };
+                self.epoch = Epoch { key: Some(*key), first: Some(*key), rollover: None, unsure: false };
                 self.add(Effect::Source(leaf.seq, leaf.leaf));
             }
             Kind::Exchange => self.tally(|counted| &mut counted.exchanges, 1),
@@ -381,18 +381,18 @@ impl Branch {
 
     /// It waits behind a hole while another branch proves a head before the hole's end.
     pub(super) fn wait(&mut self, epoch: &Epoch) {
-        self.effects.retain(|effect| matches!(effect, Effect::Hole(..)));
+        self.effects.only_holes();
         self.epoch = Epoch { unsure: true, ..epoch.clone() };
-        self.refuted.clear();
+        self.refuted = None;
         (self.present, self.present_linked) = (0, 0);
     }
 
     /// A head of this size was proved: gives what follows from it, and begins anew.
-    pub(super) fn prove(&mut self, size: u64) -> Vec<Effect> {
+    pub(super) fn prove(&mut self, size: u64) -> Effects {
         if let Some(last) = self.epoch.proved(size) {
             self.add(Effect::NoLastNote(last));
         }
-        self.refuted.clear();
+        self.refuted = None;
         (self.present, self.present_linked) = (0, 0);
         std::mem::take(&mut self.effects)
     }

@@ -1,28 +1,35 @@
 //! One stream, in order of its places: which records stand there, and up to where signed heads prove them.
 
 use super::branch::{Branch, Effect};
-use super::fact::{Ended, Fact, Hole, Kind, Leaf};
+use super::fact::{Ended, Fact, Kind, Leaf};
 use super::found::{Attested, Found};
-use super::group::Group;
+use super::group::{Group, Says};
 use super::trust::{Ledger, LedgerStream};
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Most ways to read a stream that are followed at once.
 const BRANCHES_MAX: usize = 16;
 
 /// Most records that are kept as those that name a stream.
-const NAMED_MAX: usize = 16;
+const NAMED_MAX: usize = 1024;
 
-/// Most ends that others may claim since the last head, and most that may claim the same one.
+/// Most ends that others may claim since the last head, and most that may claim the same one; more are counted.
 const ATTESTED_MAX: usize = 16;
 const SAYING_MAX: usize = 256;
 
-/// Most holes that wait for their place.
-const HOLES_MAX: usize = 256;
+/// Most statements of others that the stream contradicts, that it is too short for, and that contradict themselves; more are
+/// counted. The ledger's always have room.
+const DENIED_MAX: usize = 256;
+const SHORT_MAX: usize = 64;
+const BEYOND_MAX: usize = 256;
+
+/// Most parts of which such a statement tells apart that they are absent; the last stands for those behind it.
+const PARTS_MAX: usize = 256;
 
 /// One stream.
 pub(super) struct Chain {
@@ -30,18 +37,19 @@ pub(super) struct Chain {
     pub(super) branches: Vec<Branch>,
     pub(super) held: Option<Group>,
     incoming: Option<Group>,
-    holes: Vec<Hole>,
+    /// As it was read before holes behind which nothing came yet.
+    before_holes: Option<Vec<Branch>>,
     pub(super) found: Found,
     /// What others say of its end, since the last proved head: the largest last.
     pub(super) attested: Vec<Attested>,
     /// Heads that were proved and carry cosignatures: size, note, and the earliest time in a record since the one before.
     pub(super) cosigned: Vec<(u64, String, u64)>,
-    /// The key of the first signature that was good.
-    pub(super) key: Option<PublicKey>,
+    /// Heads that the key which was known there did not sign: size, place, and that key.
+    pub(super) waiting: Vec<(u64, u64, Option<PublicKey>)>,
     /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.
     pub(super) later_keys: BTreeMap<u64, PublicKey>,
     /// Size of the last head that the ledger knows; `None`: it does not know the stream, or none was given.
-    known_to: Option<u64>,
+    pub(super) known_to: Option<u64>,
     window: Range64,
     /// The sink whose export this is, where it is known.
     export_of: Option<String>,
@@ -60,17 +68,18 @@ impl Chain {
     ) -> Self {
         let mut first = Branch::new();
         first.epoch.key = known.and_then(|known| known.key);
+        first.epoch.first = first.epoch.key;
         let later_keys = known.map(|known| known.later_keys.clone()).unwrap_or_default();
         Self {
             name,
             branches: vec![first],
             held: None,
             incoming: None,
-            holes: Vec::new(),
+            before_holes: None,
             found: Found::default(),
             attested: Vec::new(),
             cosigned: Vec::new(),
-            key: None,
+            waiting: Vec::new(),
             later_keys,
             known_to: known.map(|known| known.size),
             window,
@@ -84,10 +93,14 @@ impl Chain {
             Fact::Named(source) => {
                 if self.found.named.len() < NAMED_MAX {
                     self.found.named.push(source);
+                } else {
+                    self.found.named_more += 1;
                 }
             }
-            Fact::Hole(hole) if self.holes.len() < HOLES_MAX => self.holes.push(hole),
-            Fact::Hole(_) => self.found.ignored += 1,
+            Fact::Hole(hole) => {
+                let excuse = hole.excuse(self.export_of.as_deref());
+                self.group(hole.range.begin()).hole(hole, excuse);
+            }
             Fact::Leaf(leaf) => {
                 self.look(&leaf);
                 self.group(leaf.seq).leaf(leaf);
@@ -99,20 +112,23 @@ impl Chain {
 
     /// Takes what others say of its end.
     fn told(&mut self, ended: Ended) {
-        if ended.head_size > ended.size && self.found.beyond.len() < NAMED_MAX {
-            self.found.beyond.push(ended.clone());
+        if ended.head_size > ended.size {
+            if self.found.beyond.len() < BEYOND_MAX {
+                self.found.beyond.push(ended.clone());
+            } else {
+                self.found.ignored += 1;
+            }
         }
         if ended.size == 0 {
-            self.found.nothing |= ended.head_size == 0;
+            if ended.head_size == 0 && self.found.nothing.len() < NAMED_MAX {
+                self.found.nothing.push(ended.source);
+            }
             return;
         }
         if ended.source == Ledger::SOURCE {
             self.found.life = Some(ended.life);
         }
-        let group = self.group(ended.size.saturating_sub(1));
-        if !group.ends.contains(&ended) {
-            group.ends.push(ended);
-        }
+        self.group(ended.size.saturating_sub(1)).end(ended);
     }
 
     fn look(&mut self, leaf: &Leaf) {
@@ -132,6 +148,11 @@ impl Chain {
         }
     }
 
+    /// The first checkpoint of the time that is looked at; none is there: behind all.
+    pub(super) fn window_begins(&self) -> u64 {
+        self.found.window.map_or(u64::MAX, |(first, _)| first)
+    }
+
     fn group(&mut self, seq: u64) -> &mut Group {
         if self.incoming.as_ref().is_some_and(|incoming| incoming.seq != seq) {
             let next = self.incoming.take();
@@ -145,6 +166,11 @@ impl Chain {
         let next = self.incoming.take();
         self.advance(next);
         self.advance(None);
+        self.found.unchecked.extend(self.waiting.drain(..).map(|(size, ..)| size));
+        // Holes behind all that is there say nothing of it.
+        if let Some(branches) = self.before_holes.take() {
+            self.branches = branches;
+        }
     }
 
     /// Decides the group that was held back, now that the next one is whole.
@@ -155,13 +181,18 @@ impl Chain {
             self.resolve(&held, next.as_ref());
         }
         if let Some(next) = &next {
+            if !next.is_hole() {
+                self.before_holes = None;
+            } else if self.before_holes.is_none() {
+                self.before_holes = Some(self.branches.clone());
+            }
             self.fill(next);
         }
         self.held = next;
     }
 
     fn resolve(&mut self, held: &Group, next: Option<&Group>) {
-        self.take_holes(held.seq);
+        self.take_holes(held);
         let options = held.options(next);
         if let ([branch], [only]) = (&mut self.branches[..], &options[..])
             && branch.next == held.seq
@@ -175,9 +206,7 @@ impl Chain {
         for head in &held.heads {
             self.head(head, held, &options);
         }
-        for ended in &held.ends {
-            self.ended(ended);
-        }
+        self.ended(held);
     }
 
     /// Reads the held place in each way that is possible.
@@ -232,80 +261,57 @@ impl Chain {
         self.branches = kept;
     }
 
-    /// Goes over places of which nothing is there, up to the next group.
+    /// Goes over places of which nothing is there, up to the next group. No hole begins in between: that is a group.
     fn fill(&mut self, next: &Group) {
-        let mut before: Vec<Hash> = next.leaves.iter().filter_map(|leaf| leaf.prev).collect();
-        before.sort_unstable();
-        before.dedup();
         if self.branches.iter().all(|branch| branch.next >= next.seq) {
             return;
         }
+        let mut before: Vec<Hash> = next.leaves.iter().filter_map(|leaf| leaf.prev).collect();
+        before.sort_unstable();
+        before.dedup();
+        let upto = if before.is_empty() { next.seq } else { next.seq.saturating_sub(1) };
         let mut branches = Vec::new();
-        let mut ways = std::mem::take(&mut self.branches);
-        ways.reverse();
-        while let Some(mut branch) = ways.pop() {
-            while branch.next < next.seq {
-                let mut holes = self.holes.iter().filter(|hole| hole.range.begin() == branch.next);
-                if let Some(hole) = holes.next() {
-                    for other in holes.take(BRANCHES_MAX.saturating_sub(ways.len())) {
-                        let mut read = branch.clone();
-                        read.skip(other, self.export_of.as_deref());
-                        ways.push(read);
-                    }
-                    // Its hashes may be wrong, or what it stands for be there in part.
-                    if hole.range.end() <= next.seq || !next.leaves.is_empty() {
-                        let mut without = branch.clone();
-                        without.lose(next.seq);
-                        branches.push(without);
-                    }
-                    branch.skip(hole, self.export_of.as_deref());
-                    continue;
-                }
-                let from = branch.next;
-                let hole = self.holes.iter().map(|hole| hole.range.begin()).find(|begin| *begin > from);
-                let known_at = next.seq.saturating_sub(1);
-                if branch.next == known_at && !before.is_empty() {
-                    break;
-                }
-                branch.lose(hole.unwrap_or(u64::MAX).min(if before.is_empty() { next.seq } else { known_at }));
+        for mut branch in std::mem::take(&mut self.branches) {
+            if branch.next < upto {
+                branch.lose(upto);
             }
-            if branch.next < next.seq {
-                branches.extend(before.iter().map(|hash| {
-                    let mut read = branch.clone();
-                    read.accept_absent(*hash);
-                    read
-                }));
-            } else {
+            if branch.next >= next.seq {
                 branches.push(branch);
+                continue;
             }
+            branches.extend(before.iter().map(|hash| {
+                let mut read = branch.clone();
+                read.accept_absent(*hash);
+                read
+            }));
         }
         self.keep(branches);
     }
 
     /// At the start of a hole there is one more way to read the stream: without the records in it.
-    fn take_holes(&mut self, seq: u64) {
-        if self.holes.is_empty() {
+    fn take_holes(&mut self, held: &Group) {
+        if held.holes.is_empty() {
             return;
         }
-        self.holes.retain(|hole| hole.range.end() > seq);
-        if self.holes.iter().any(|hole| hole.range.begin() == seq) {
-            let mut branches = self.branches.clone();
-            for hole in self.holes.iter().filter(|hole| hole.range.begin() == seq) {
-                for branch in self.branches.iter().filter(|branch| branch.next == seq) {
-                    let mut without = branch.clone();
-                    without.skip(hole, self.export_of.as_deref());
-                    branches.push(without);
-                }
+        let mut branches = self.branches.clone();
+        for hole in &held.holes {
+            let said: Arc<[Says]> = hole.said.clone().into();
+            for branch in self.branches.iter().filter(|branch| branch.next == held.seq) {
+                let mut without = branch.clone();
+                without.skip(&hole.range, &said);
+                branches.push(without);
             }
-            self.keep(branches);
         }
+        self.keep(branches);
+    }
+
+    /// Whether a hole may stand for the end of this group, at which there is no record.
+    pub(super) fn is_skipped(&self, held: &Group) -> bool {
+        held.leaves.is_empty() && self.branches.iter().any(|b| !b.rival && b.next > held.seq.saturating_add(1))
     }
 
     /// What lies in a hole need not be there, but what is there must be what the record after it names.
     fn within_holes(&mut self, held: &Group, next: Option<&Group>) {
-        if self.holes.is_empty() {
-            return;
-        }
         let after = next.filter(|next| held.seq.checked_add(1) == Some(next.seq));
         let said: Vec<Hash> = after.into_iter().flat_map(|next| &next.leaves).filter_map(|leaf| leaf.prev).collect();
         if said.is_empty() {
@@ -318,30 +324,71 @@ impl Chain {
         }
     }
 
-    fn ended(&mut self, ended: &Ended) {
-        let readers = || self.branches.iter().filter(|branch| branch.next == ended.size && !branch.rival);
-        let fits = |branch: &&Branch| branch.range.as_ref().and_then(Range::root) == Some(ended.root);
-        if let Some(branch) = readers().find(fits) {
-            let same = |known: &&mut Attested| {
-                (known.ended.size, known.ended.root, known.ended.life) == (ended.size, ended.root, ended.life)
-                    // What the ledger says is proved, and differs in what follows.
-                    && Ledger::SOURCE != ended.source
-                    && Ledger::SOURCE != known.ended.source
-            };
-            let room = self.attested.len() < ATTESTED_MAX || ended.source == Ledger::SOURCE;
-            match self.attested.iter_mut().find(same) {
-                Some(known) if known.also.len() < SAYING_MAX => known.also.push(ended.source),
-                None if room => {
-                    let (effects, present) = (branch.effects.clone(), branch.present);
-                    self.attested.push(Attested { ended: ended.clone(), also: Vec::new(), effects, present });
+    /// What others say of the stream up to here.
+    fn ended(&mut self, held: &Group) {
+        if held.ends.is_empty() || self.is_skipped(held) {
+            return;
+        }
+        let size = held.seq.saturating_add(1);
+        let readers = self.branches.iter().enumerate().filter(|(_, branch)| branch.next == size && !branch.rival);
+        let readers: Vec<(usize, bool, Option<Hash>)> = readers
+            .map(|(at, branch)| (at, branch.range.is_some(), branch.range.as_ref().and_then(Range::root)))
+            .collect();
+        let mut absent: Option<Arc<[std::ops::Range<u64>]>> = None;
+        for ended in &held.ends {
+            let is_ledger = ended.source == Ledger::SOURCE;
+            let fits = readers.iter().find(|(.., root)| *root == Some(ended.root));
+            if let Some(branch) = fits.and_then(|(at, ..)| self.branches.get(*at)) {
+                let (effects, present) = (branch.effects.clone(), branch.present);
+                self.found.ledger_root |= is_ledger;
+                self.attest(Attested { ended: ended.clone(), also: Vec::new(), effects, present });
+            } else if readers.iter().any(|(_, is_known, _)| *is_known) {
+                if is_ledger || self.found.denied.len() < DENIED_MAX {
+                    self.found.denied.push(ended.clone());
+                } else {
+                    self.found.ignored += 1;
                 }
-                _ => self.found.ignored += 1,
+            } else if !readers.is_empty() {
+                if is_ledger || self.found.short.len() < SHORT_MAX {
+                    let branches = || readers.iter().filter_map(|(at, ..)| self.branches.get(*at));
+                    let absent = absent.get_or_insert_with(|| parts(branches().flat_map(Branch::absent)));
+                    self.found.short.push((ended.clone(), absent.clone()));
+                } else {
+                    self.found.ignored += 1;
+                }
             }
-        } else if readers().any(|branch| branch.range.is_some()) {
-            self.found.denied.push(ended.clone());
-        } else if readers().next().is_some() {
-            let absent = readers().flat_map(Branch::absent).collect();
-            self.found.short.push((ended.clone(), absent));
         }
     }
+
+    /// Takes what others say of the end and fits.
+    fn attest(&mut self, attested: Attested) {
+        let ended = &attested.ended;
+        let same = |known: &&mut Attested| {
+            (known.ended.size, known.ended.root, known.ended.life) == (ended.size, ended.root, ended.life)
+                // What the ledger says is proved, and differs in what follows.
+                && Ledger::SOURCE != ended.source
+                && Ledger::SOURCE != known.ended.source
+        };
+        let room = self.attested.len() < ATTESTED_MAX || ended.source == Ledger::SOURCE;
+        match self.attested.iter_mut().find(same) {
+            Some(known) if known.also.len() < SAYING_MAX => known.also.push(ended.source),
+            None if room => self.attested.push(attested),
+            _ => self.found.ignored += 1,
+        }
+    }
+}
+
+/// These parts, each once; of many the last stands for all behind it.
+fn parts(absent: impl Iterator<Item = std::ops::Range<u64>>) -> Arc<[std::ops::Range<u64>]> {
+    let mut parts: Vec<std::ops::Range<u64>> = absent.collect();
+    parts.sort_unstable_by_key(|part| (part.start, part.end));
+    parts.dedup();
+    let end = parts.iter().map(|part| part.end).max();
+    if parts.len() > PARTS_MAX {
+        parts.truncate(PARTS_MAX);
+        if let (Some(last), Some(end)) = (parts.last_mut(), end) {
+            last.end = end;
+        }
+    }
+    parts.into()
 }

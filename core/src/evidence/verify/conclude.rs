@@ -6,8 +6,10 @@ use super::branch::Effect;
 use super::chain::Chain;
 use super::fact::{Excuse, Source};
 use super::found::Attested;
+use super::group::Says;
 use super::judge::Settings;
 use super::report::{Exposure, StreamReport, WINDOWS_MAX};
+use super::time::utc;
 use super::trust::{Ledger, Trust};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::note::SignedNote;
@@ -17,7 +19,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 /// Nanoseconds between two heads of an idle stream (H2).
-const IDLE_NS: u64 = 300_000_000_000;
+pub(super) const IDLE_NS: u64 = 300_000_000_000;
 
 /// How many findings back the same is not said again.
 const REPEATS: usize = 8;
@@ -110,6 +112,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
     this.beyond();
     if found.records == 0 && found.claimed == 0 {
         this.absent();
+        this.ignored(found.ignored);
         return this.out;
     }
     found.effects.iter().for_each(|effect| this.proved(effect));
@@ -120,10 +123,7 @@ pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &
     this.anchor();
     this.behind();
     this.expose();
-    if found.more_effects + found.ignored > 0 {
-        let more = found.more_effects + found.ignored;
-        this.whole(Verdict::Unknown, format!("{more} more findings or claims of this stream were not looked at"));
-    }
+    this.ignored(found.more_effects.saturating_add(found.ignored));
     this.out
 }
 
@@ -139,15 +139,19 @@ impl Concluding<'_> {
         self.out.findings.push(Finding::whole(verdict, &self.chain.name, message));
     }
 
+    /// What was only counted.
+    fn ignored(&mut self, more: u64) {
+        if more > 0 {
+            self.whole(Verdict::Unknown, format!("{more} more findings or claims of this stream were not looked at"));
+        }
+    }
+
     /// Nothing of the stream is there.
     fn absent(&mut self) {
-        if self.chain.found.nothing {
-            return;
-        }
         // Removed as a whole, by order.
-        for effect in self.chain.attested.last().iter().flat_map(|attested| &attested.effects) {
-            if let Effect::Hole(from, to, source, reason, excuse) = effect {
-                self.hole(*from, *to, *source, reason, *excuse);
+        for effect in self.chain.attested.last().iter().flat_map(|attested| attested.effects.iter()) {
+            if let Effect::Hole(from, to, said) = effect {
+                self.hole(*from, *to, said);
             }
         }
         // Where holes account for all that was found of it, they say what that is worth.
@@ -168,8 +172,12 @@ impl Concluding<'_> {
                 let yes = finding("another stream of its pod names this one; nothing of it is in the export".into());
                 Condition::that(&self.chain.name, *source, yes)
             };
-            let named: Vec<_> = self.chain.found.named.iter().map(named).collect();
-            self.out.conditions.extend(Condition::first_of(named));
+            // Nothing is absent of what was never kept, if who says so is proved.
+            let nothing = |source: &Source| Condition::that(&self.chain.name, *source, Vec::new());
+            let nothing = self.chain.found.nothing.iter().map(nothing);
+            let told: Vec<_> = nothing.chain(self.chain.found.named.iter().map(named)).collect();
+            self.out.conditions.extend(Condition::first_of(told));
+            self.ignored(self.chain.found.named_more);
         }
     }
 
@@ -185,7 +193,7 @@ impl Concluding<'_> {
                 let message = format!("{least}{} exchanges were not recorded: {}", gap.count, gap.reason);
                 self.say(Verdict::Gap, one(*seq), message);
             }
-            Effect::Hole(from, to, source, reason, excuse) => self.hole(*from, *to, *source, reason, *excuse),
+            Effect::Hole(from, to, said) => self.hole(*from, *to, said),
             Effect::Source(seq, leaf) => {
                 self.out.sources.push(Source { stream: self.number, seq: *seq, leaf: *leaf });
             }
@@ -232,33 +240,55 @@ impl Concluding<'_> {
         }
     }
 
-    fn hole(&mut self, from: u64, to: u64, source: Source, reason: &str, excuse: Excuse) {
-        if excuse == Excuse::None {
+    /// A hole is worth what the first says who declares it and is proved.
+    fn hole(&mut self, from: u64, to: u64, said: &[Says]) {
+        let reason = said.first().map(|says| says.reason.as_str()).unwrap_or_default();
+        let finding = |verdict, message: String| vec![Finding::of(verdict, &self.chain.name, from..to, message)];
+        let condition = |says: &Says| {
+            let Says { source, reason, excuse } = says;
+            let yes = if *source == Ledger::SOURCE {
+                finding(Verdict::Pruned, format!("removed by order: {reason}"))
+            } else if *source == Ledger::ERASER {
+                finding(Verdict::Erased, format!("erased: {reason}"))
+            } else {
+                finding(Verdict::Gap, format!("lost after sealing, as declared: {reason}"))
+            };
+            let of_some_sink = *excuse == Excuse::OfSomeSink;
+            Condition { of_some_sink, ..Condition::that(&self.chain.name, *source, yes) }
+        };
+        let excused = said.iter().filter(|says| says.excuse != Excuse::None);
+        if let Some(first) = Condition::first_of(excused.map(condition)) {
+            let no = format!("not in the export; the record that says why ({reason}) is not proved");
+            let no = finding(Verdict::Missing, no);
+            self.out.conditions.push(Condition { no, ..first });
+        } else {
             let what =
                 format!("sealed, and not all in the export; the hole declared there is another sink's: {reason}");
-            return self.lacking(from, to, &what);
+            self.lacking(from, to, &what);
         }
-        let finding = |verdict, message: String| vec![Finding::of(verdict, &self.chain.name, from..to, message)];
-        let yes = if source == Ledger::SOURCE {
-            finding(Verdict::Pruned, format!("removed by order: {reason}"))
-        } else if source == Ledger::ERASER {
-            finding(Verdict::Erased, format!("erased: {reason}"))
-        } else {
-            finding(Verdict::Gap, format!("lost after sealing, as declared: {reason}"))
-        };
-        let no =
-            finding(Verdict::Missing, format!("not in the export; the record that says why ({reason}) is not proved"));
-        let of_some_sink = excuse == Excuse::OfSomeSink;
-        let condition = Condition::that(&self.chain.name, source, yes);
-        self.out.conditions.push(Condition { no, of_some_sink, ..condition });
     }
 
     fn certified(&mut self, seq: u64, der: &[u8]) {
         let (Some(roots), Some(key)) = (&self.trust.roots, &self.chain.found.first_key) else { return };
-        match roots.certify(&self.chain.name, key, der) {
+        let certified = roots.certify(&self.chain.name, key, der).and_then(|()| self.valid(roots.validity(der)));
+        match certified {
             Ok(()) => self.out.report.certified = true,
             Err(problem) => self.say(Verdict::Unanchored, one(seq), format!("its certificate is not good: {problem}")),
         }
+    }
+
+    /// K1: a certificate must have been valid when the witness took it up, which the ledger's entry tells; not today.
+    fn valid(&self, validity: Option<(i64, i64)>) -> Result<(), String> {
+        let ledger = self.trust.ledger.as_ref().and_then(|ledger| ledger.streams.get(&self.chain.name));
+        let at_ns = ledger.and_then(|known| known.certified_ns);
+        let (Some((from, to)), Some(at_ns)) = (validity, at_ns) else { return Ok(()) };
+        // A nanosecond of the last second is within it.
+        let at = i64::try_from(at_ns / 1_000_000_000).unwrap_or(i64::MAX);
+        if (from..=to).contains(&at) {
+            return Ok(());
+        }
+        let when = if at < from { "not yet" } else { "no longer" };
+        Err(format!("it was {when} valid at {}, when the ledger took it up", utc(at_ns)))
     }
 
     fn heads(&mut self) {
@@ -280,7 +310,9 @@ impl Concluding<'_> {
             let message =
                 format!("{} says that these were sealed; not all of them are in the export", said_by(ended.source));
             let absent = absent.iter().map(|absent| (absent.start.max(least), absent.end.min(ended.size)));
-            let parts = absent.filter(|(from, to)| from < to).flat_map(|(from, to)| self.absence(from, to));
+            let absence =
+                |(from, to)| if from_ledger { self.absent_by_ledger(from, to) } else { self.absence(from, to) };
+            let parts = absent.filter(|(from, to)| from < to).flat_map(absence);
             let yes = parts.map(|(verdict, records, reason)| {
                 let message = reason.map_or_else(|| message.clone(), abandoned);
                 Finding::of(verdict, &self.chain.name, records, message)
@@ -298,12 +330,17 @@ impl Concluding<'_> {
             };
             self.out.conditions.push(Condition::that(&self.chain.name, ended.source, yes));
         }
-        if let (Some(first), Some(last)) = (found.unchecked.iter().min(), found.unchecked.iter().max()) {
-            let message = format!(
-                "{} heads of sizes {first} to {last} cannot be checked: the record that names their key is not there",
-                found.unchecked.len()
-            );
-            self.whole(Verdict::Unanchored, message);
+        // Before the time that is looked at nothing need be there, and so no record that names a key.
+        let looked_at = |size: &&u64| self.settings.scope.from_ns.is_none() || **size > self.chain.window_begins();
+        let (within, before): (Vec<&u64>, Vec<&u64>) = found.unchecked.iter().partition(looked_at);
+        for (verdict, sizes) in [(Verdict::Unanchored, within), (Verdict::Partial, before)] {
+            if let (Some(first), Some(last)) = (sizes.iter().min(), sizes.iter().max()) {
+                let message = format!(
+                    "{} heads of sizes {first} to {last} cannot be checked: the record that names their key is not there",
+                    sizes.len()
+                );
+                self.whole(verdict, message);
+            }
         }
         if let Some(from) = found.restarted {
             let message =
@@ -336,14 +373,18 @@ impl Concluding<'_> {
     /// Whether anybody vouches for its first key.
     fn anchor(&mut self) {
         let ledger = self.trust.ledger.as_ref();
-        match (ledger.and_then(|ledger| ledger.key(&self.chain.name)), self.chain.found.first_key) {
-            (Some(known), Some(found)) if known == found => self.out.report.certified = true,
-            // The ledger's own head gives all that is there, its first record too.
-            (Some(_), None) if self.chain.attested.iter().any(|end| end.ended.source == Ledger::SOURCE) => {
-                self.out.report.certified = true;
-            }
-            (Some(_), Some(_)) => {
+        let found = &self.chain.found;
+        match (ledger.and_then(|ledger| ledger.key(&self.chain.name)), found.first_key) {
+            (Some(known), Some(first)) if known != first => {
                 self.whole(Verdict::Tampered, "its first key is not the one that the operator certified");
+            }
+            (Some(_), Some(_)) => self.out.report.certified = true,
+            // A head that the ledger has, or a key that it names for one, vouches for all under it, wherever reading began.
+            _ if found.named_key || found.ledger_root => self.out.report.certified = true,
+            (Some(_), None)
+                if found.strange_key && ledger.is_some_and(|ledger| ledger.names_all_keys(&self.chain.name)) =>
+            {
+                self.whole(Verdict::Tampered, "its heads are signed by keys that the operator's ledger does not know");
             }
             _ => {}
         }

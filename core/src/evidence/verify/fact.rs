@@ -55,8 +55,8 @@ pub struct Hole {
     pub sink: Option<String>,
 }
 
-/// What a hole amounts to in an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a hole amounts to in an export; what excuses most comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Excuse {
     /// Its records need not be there.
     Good,

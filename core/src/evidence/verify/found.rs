@@ -1,9 +1,11 @@
 //! What was found of one stream.
 
 use super::branch::Effect;
+use super::effects::Effects;
 use super::fact::{Ended, Life, Source};
 use crate::evidence::note::PublicKey;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What is certain of a stream, or becomes so when another record is proved.
 #[derive(Debug, Default)]
@@ -21,7 +23,7 @@ pub(super) struct Found {
     /// Statements of others that the records contradict.
     pub(super) denied: Vec<Ended>,
     /// Statements of others that the stream is longer than what is there, and what is absent.
-    pub(super) short: Vec<(Ended, Vec<Range<u64>>)>,
+    pub(super) short: Vec<(Ended, Arc<[Range<u64>]>)>,
     /// Statements of others that a head was signed beyond what recovery found.
     pub(super) beyond: Vec<Ended>,
     /// Whether it goes on, as the ledger says.
@@ -34,6 +36,12 @@ pub(super) struct Found {
     pub(super) claimed: u64,
     /// The first key, if a head was proved under it.
     pub(super) first_key: Option<PublicKey>,
+    /// Whether a head was proved under a later key that the ledger names for it.
+    pub(super) named_key: bool,
+    /// Whether the records give the root of a head that the ledger has.
+    pub(super) ledger_root: bool,
+    /// Whether a head that the ledger knows, or a smaller one, was proved under a key that is neither the first nor named by it.
+    pub(super) strange_key: bool,
     /// From where the stream was read, where that is not its start.
     pub(super) restarted: Option<u64>,
     /// Copies of records.
@@ -46,10 +54,12 @@ pub(super) struct Found {
     pub(super) times: (u64, u64),
     /// Earliest and latest time of checkpoints beyond the last head that the ledger knows, within the time that is looked at.
     pub(super) beyond_ledger: Option<(u64, u64)>,
-    /// Whether others say that nothing of it was ever kept.
-    pub(super) nothing: bool,
+    /// Who says that nothing of it was ever kept.
+    pub(super) nothing: Vec<Source>,
     /// Who names it.
     pub(super) named: Vec<Source>,
+    /// How many more do.
+    pub(super) named_more: u64,
     /// Places of checkpoints within the window of the verification: the first and the last.
     pub(super) window: Option<(u64, u64)>,
 }
@@ -61,7 +71,7 @@ pub(super) struct Attested {
     /// Who else says the same: anyone can send an altered copy of a record.
     pub(super) also: Vec<Source>,
     /// Effects up to there, since the last head.
-    pub(super) effects: Vec<Effect>,
+    pub(super) effects: Effects,
     /// Genuine records up to there, since the last head.
     pub(super) present: u64,
 }

@@ -1,14 +1,55 @@
 //! All that is said of one place in a stream.
 
-use super::fact::{Ended, Head, Leaf};
+use super::fact::{Ended, Excuse, Head, Hole, Leaf, Source};
 use super::read::RESOURCE_MIXED;
+use super::trust::Ledger;
 use crate::evidence::hash::Hash;
+use crate::evidence::merkle::Range;
 
 /// Most records that may claim one place; more are counted.
 const CLAIMS_MAX: usize = 8;
 
 /// Most heads of one size; more are counted.
 const HEADS_MAX: usize = 8;
+
+/// Most different holes that may begin at one place, and most records that may declare the same one; more are counted. The
+/// ledger's always have room.
+const HOLES_MAX: usize = 64;
+const DECLARED_MAX: usize = 256;
+
+/// Most statements that the stream ended here; more are counted. The ledger's always have room.
+const ENDS_MAX: usize = 1024;
+
+/// Who declares a hole.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Says {
+    pub(super) source: Source,
+    /// Why, and its scope.
+    pub(super) reason: String,
+    /// What it amounts to in the export.
+    pub(super) excuse: Excuse,
+}
+
+impl Says {
+    /// The ledger first, then those that excuse most. Not by the number of a stream: that tells the order of the input.
+    fn order(&self) -> (u64, Excuse, u64, Hash) {
+        let Source { seq, leaf, .. } = self.source;
+        (if self.is_ledger() { seq } else { u64::MAX }, self.excuse, seq, leaf)
+    }
+
+    fn is_ledger(&self) -> bool {
+        [Ledger::SOURCE, Ledger::ERASER].contains(&self.source)
+    }
+}
+
+/// A hole that begins here, each once.
+#[derive(Clone, Debug)]
+pub(super) struct Declared {
+    /// What is not there.
+    pub(super) range: Range,
+    /// Who says so, in order.
+    pub(super) said: Vec<Says>,
+}
 
 /// All that is said of one place.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +62,9 @@ pub(super) struct Group {
     pub(super) heads: Vec<Head>,
     /// What others say of the stream up to here.
     pub(super) ends: Vec<Ended>,
-    /// Records and heads beyond the limits.
+    /// Holes that begin here, in order of their end and hashes.
+    pub(super) holes: Vec<Declared>,
+    /// Records, heads and statements beyond the limits.
     pub(super) more: u64,
     /// Copies of the same record.
     pub(super) copies: u64,
@@ -55,6 +98,50 @@ impl Group {
         } else {
             self.more += 1;
         }
+    }
+
+    /// Takes what others say of the end; they come in order, so that the same comes after itself.
+    pub(super) fn end(&mut self, ended: Ended) {
+        if self.ends.last() == Some(&ended) {
+        } else if self.ends.len() < ENDS_MAX || ended.source == Ledger::SOURCE {
+            self.ends.push(ended);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Takes a hole, and what it amounts to. Which ones are kept does not depend on the order in which they come.
+    pub(super) fn hole(&mut self, hole: Hole, excuse: Excuse) {
+        let Hole { range, source, reason, .. } = hole;
+        let says = Says { source, reason, excuse };
+        let order =
+            |known: &Declared| known.range.end().cmp(&range.end()).then_with(|| known.range.nodes().cmp(range.nodes()));
+        match self.holes.binary_search_by(order) {
+            Ok(at) => {
+                let Some(Declared { said, .. }) = self.holes.get_mut(at) else { return };
+                let Err(at) = said.binary_search_by_key(&says.order(), Says::order) else { return };
+                said.insert(at, says);
+                if said.len() > DECLARED_MAX && said.last().is_some_and(|last| !last.is_ledger()) {
+                    said.pop();
+                    self.more += 1;
+                }
+            }
+            Err(at) => {
+                self.holes.insert(at, Declared { range, said: vec![says] });
+                let is_ledger = |hole: &Declared| hole.said.iter().any(Says::is_ledger);
+                if self.holes.len() > HOLES_MAX
+                    && let Some(last) = self.holes.iter().rposition(|hole| !is_ledger(hole))
+                {
+                    let removed = self.holes.remove(last);
+                    self.more += removed.said.len() as u64;
+                }
+            }
+        }
+    }
+
+    /// Whether nothing but holes begins here.
+    pub(super) fn is_hole(&self) -> bool {
+        self.leaves.is_empty() && self.heads.is_empty() && self.ends.is_empty()
     }
 
     /// Each hash that may be the leaf of this place: those of the records that claim it, and what the records after it say.

@@ -6,7 +6,10 @@ use super::fact::{Head, Kind};
 use super::group::Group;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
-use crate::evidence::note::{Checkpoint, SignedNote};
+use crate::evidence::note::{Checkpoint, PublicKey, SignedNote};
+
+/// Most heads that wait to be told by whose key they should be signed; more cannot be checked.
+const WAITING_MAX: usize = 1024;
 
 impl Chain {
     /// Looks at a head of the held place.
@@ -16,6 +19,9 @@ impl Chain {
             return;
         };
         let root = note.checkpoint.root;
+        if self.is_skipped(held) || self.branches.iter().all(|branch| branch.next != head.size) {
+            return self.within_a_hole(head, held, &note);
+        }
         let (mut read, mut signed, mut sure, mut winner) = (false, false, false, None);
         let mut denied = Vec::new();
         let later = self.later_keys.range(..head.size).next_back().map(|(_, key)| *key);
@@ -32,7 +38,6 @@ impl Chain {
                 continue;
             }
             signed = true;
-            self.key.get_or_insert(key);
             if branch.range.as_ref().and_then(Range::root) == Some(root) {
                 winner = winner.or(Some(at));
             } else if !branch.rival {
@@ -61,7 +66,7 @@ impl Chain {
         let Some(branch) = self.branches.get_mut(at) else { return false };
         let Some(range) = tree(head, root, branch.last) else {
             if branch.range.is_some() {
-                branch.refuted.push(head.size);
+                branch.refute(head.size);
             }
             return false;
         };
@@ -91,7 +96,48 @@ impl Chain {
         } else if sure {
             self.found.unsigned.push((head.size, head.place));
         } else {
+            let read = self.branches.iter().find(|branch| branch.next == head.size);
+            let key = read.and_then(|branch| branch.epoch.key_for(head.size));
+            self.wait_for_key(head, key);
+        }
+    }
+
+    /// A head whose size lies within a hole: its root cannot be told, but its signature can.
+    fn within_a_hole(&mut self, head: &Head, held: &Group, note: &SignedNote) {
+        let name = self.name.as_str();
+        let later = self.later_keys.range(..head.size).next_back().map(|(_, key)| *key);
+        let mut keys: Vec<_> = self.branches.iter().filter_map(|branch| branch.epoch.key_for(head.size)).collect();
+        keys.extend(later);
+        let Some(key) = keys.iter().find(|key| note.is_signed_by(name, key)) else {
+            return self.wait_for_key(head, keys.first().copied());
+        };
+        let key = *key;
+        let contradicts = |other: &SignedNote| {
+            other.checkpoint.root != note.checkpoint.root && other.is_signed_by(self.name.as_str(), &key)
+        };
+        let mut before = held.heads.iter().take_while(|other| other.note != head.note);
+        if before.any(|other| SignedNote::parse(&other.note).is_ok_and(|other| contradicts(&other))) {
+            self.found.forks.push((head.size, head.size));
+        }
+    }
+
+    /// This key did not sign it; whether another one was in force there is told by the next head that is proved.
+    fn wait_for_key(&mut self, head: &Head, key: Option<PublicKey>) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push((head.size, head.place, key));
+        } else {
             self.found.unchecked.push(head.size);
+        }
+    }
+
+    /// A head was proved by this key. No key signs twice: where it was in force before, it was all the time.
+    fn tell_waiting(&mut self, proved_by: Option<PublicKey>) {
+        for (size, place, key) in std::mem::take(&mut self.waiting) {
+            if key.is_some() && key == proved_by {
+                self.found.unsigned.push((size, place));
+            } else {
+                self.found.unchecked.push(size);
+            }
         }
     }
 
@@ -114,25 +160,43 @@ impl Chain {
         }
     }
 
+    /// Whose key signed the head of this size that the branch at `at` gives: the first one, or one that the ledger names.
+    fn vouched(&mut self, at: usize, size: u64) {
+        let Some(epoch) = self.branches.get(at).filter(|branch| !branch.rival).map(|branch| &branch.epoch) else {
+            return;
+        };
+        let Some(key) = epoch.key_for(size) else { return };
+        if self.later_keys.range(..size).next_back().is_some_and(|(_, named)| *named == key) {
+            self.found.named_key = true;
+        } else if epoch.first == Some(key) {
+            self.found.first_key = self.found.first_key.or(Some(key));
+        } else if self.known_to.is_some_and(|known| size <= known) {
+            self.found.strange_key = true;
+        }
+    }
+
     /// The branch at `at` gives the signed root.
     fn proved(&mut self, at: usize, checkpoint: &Checkpoint, head: &Head) {
-        let Some(branch) = self.branches.get_mut(at) else { return };
         let size = checkpoint.size;
+        self.vouched(at, size);
+        let Some(branch) = self.branches.get_mut(at) else { return };
         if branch.rival {
             // What it contradicts was proved before.
             self.found.forks.push((self.found.size, size));
             self.branches.remove(at);
             return;
         }
-        let fork = branch.refuted.first().copied();
+        let key = branch.epoch.key_for(size);
+        let fork = branch.refuted.map(|(first, _)| first);
         self.found.forks.extend(fork.map(|refuted| (refuted, size)));
         self.found.proved += branch.present;
         self.found.more_effects += std::mem::take(&mut branch.more_effects);
-        self.found.first_key = self.found.first_key.or(self.key);
         let effects = branch.prove(size);
-        self.found.effects.extend(effects);
+        self.found.effects.extend(effects.iter().cloned());
         self.found.size = self.found.size.max(size);
         self.attested.clear();
+        self.tell_waiting(key);
+        let Some(branch) = self.branches.get_mut(at) else { return };
         if let Some(note) = &head.cosigned {
             self.cosigned.push((size, note.clone(), std::mem::take(&mut branch.oldest_ns)));
         }
@@ -174,5 +238,5 @@ fn strand(branch: &mut Branch, proved: u64) {
         stranded.into_iter().for_each(|effect| branch.add(effect));
     }
     branch.present = branch.present_linked;
-    branch.refuted.clear();
+    branch.refuted = None;
 }

@@ -1,23 +1,26 @@
 //! Bodies in, rows out.
 
 use super::fact::Place;
+use super::findings::Findings;
+use super::judge::Scope;
 use super::names::Names;
 use super::projection::{Projector, Stored};
-use super::read::{ReadError, read};
-use super::report::FINDINGS_MAX;
+use super::read::{Read, ReadError, Void, read};
 use super::trust::Ledger;
 use super::verdict::{Finding, Verdict};
 use crate::record::Body;
 
-/// Most bytes of a ledger's bodies; they are kept.
+/// Most bytes of the bodies of ledgers: they are kept in memory. Of an export that holds more, none is used, for a part of them
+/// would look like a ledger that somebody cut; then the ledger must be given alone.
 pub const LEDGER_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// Reads bodies, in any order.
 #[derive(Debug, Default)]
 pub struct Intake {
     pub(super) names: Names,
-    pub(super) findings: Vec<Finding>,
-    pub(super) more_findings: u64,
+    /// Streams whose findings matter.
+    scope: Scope,
+    pub(super) findings: Findings,
     /// Entries that are no records of Testimony.
     pub(super) others: u64,
     /// Something claims to be a record, a head or an entry of a ledger.
@@ -29,9 +32,16 @@ pub struct Intake {
     row: Vec<u8>,
     ledger: Vec<String>,
     ledger_bytes: usize,
+    /// There were more than [`LEDGER_BYTES_MAX`].
+    pub(super) ledger_is_over: bool,
 }
 
 impl Intake {
+    /// Reads bodies of which this is looked at: what else there is may not take the room of what matters.
+    pub fn of(scope: &Scope) -> Self {
+        Self { scope: scope.clone(), ..Self::default() }
+    }
+
     /// Reads one body and what stands beside it; gives rows, to be sorted as bytes.
     pub fn record(
         &mut self,
@@ -57,6 +67,7 @@ impl Intake {
         self.records |= read.is_ok();
         match (read, &body) {
             (Ok(read), Ok(body)) => {
+                self.void(read, place);
                 let name = self.names.name(read.stream).filter(|_| read.seq.is_some());
                 let difference = projector.compare(body, stored, name.and_then(|name| name.parts()).as_ref());
                 if let Err(difference) = difference {
@@ -73,14 +84,7 @@ impl Intake {
                 }
             }
             (Ok(_), Err(_)) => {}
-            (Err(ReadError::Ledger), _) => {
-                if self.ledger_bytes.saturating_add(text.len()) <= LEDGER_BYTES_MAX {
-                    self.ledger_bytes += text.len();
-                    self.ledger.push(text.to_owned());
-                } else {
-                    self.more_findings += 1;
-                }
-            }
+            (Err(ReadError::Ledger), _) => self.ledger_entry(text, LEDGER_BYTES_MAX),
             (Err(error), _) => {
                 let what = match error {
                     ReadError::Unsealed => "a record that has no place in a stream: nothing can prove it".to_owned(),
@@ -91,7 +95,36 @@ impl Intake {
         }
     }
 
-    /// Entries and heads of ledgers that were among the records, in order of appearance.
+    /// Says what of a record does not count.
+    fn void(&mut self, read: Read, place: Place) {
+        let message = match read.void {
+            None => return,
+            Some(Void::OtherPod(about)) => {
+                let about = self.names.name(about).map(ToString::to_string).unwrap_or_default();
+                format!(
+                    "it speaks of {about}, a stream of another pod: no pod vouches for another one's, so that does not count"
+                )
+            }
+            Some(Void::OtherHead) => "its cosigned note is not that of this head, so it does not count".to_owned(),
+        };
+        let records = read.seq.map(|seq| seq..seq.saturating_add(1));
+        let stream = self.names.name(read.stream).cloned();
+        self.find(Finding { verdict: Verdict::Foreign, stream, records, place: Some(place), message });
+    }
+
+    /// Keeps an entry or a head of a ledger, of all of them at most so many bytes.
+    pub(super) fn ledger_entry(&mut self, text: &str, bytes_max: usize) {
+        self.ledger_bytes = self.ledger_bytes.saturating_add(text.len());
+        self.ledger_is_over |= self.ledger_bytes > bytes_max;
+        if self.ledger_is_over {
+            self.ledger = Vec::new();
+        } else {
+            self.ledger.push(text.to_owned());
+        }
+    }
+
+    /// Entries and heads of ledgers that were among the records, in order of appearance; none if there were more than
+    /// [`LEDGER_BYTES_MAX`].
     pub fn ledger(&self) -> &[String] {
         &self.ledger
     }
@@ -134,10 +167,8 @@ impl Intake {
     }
 
     fn find(&mut self, finding: Finding) {
-        if self.findings.len() < FINDINGS_MAX {
-            self.findings.push(finding);
-        } else {
-            self.more_findings += 1;
+        if self.scope.holds(&finding) {
+            self.findings.add(finding);
         }
     }
 }

@@ -5,18 +5,18 @@ use super::behind::behind;
 use super::chain::Chain;
 use super::conclude::{Conclusion, Condition, conclude};
 use super::fact::{Fact, Life, Source, StreamNo};
-use super::intake::Intake;
-use super::report::{Exposure, External, FINDINGS_MAX, Report, StreamReport, WINDOWS_MAX, limits};
-use super::trust::{Basis, Ledger, Trust};
+use super::findings::Findings;
+use super::intake::{Intake, LEDGER_BYTES_MAX};
+use super::report::{Exposure, External, Report, StreamReport, WINDOWS_MAX, limits};
+use super::settle::Waiting;
+use super::time::utc;
+use super::trust::{Basis, Ledger, MissingEntries, Trust, Uncovered};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::stream::StreamId;
 use std::collections::{BTreeMap, HashSet};
 
 /// A pod may need so long until its first record is in a backend.
 const POD_START_NS: u64 = 300_000_000_000;
-
-/// How many findings back the same is not said again.
-const REPEATS: usize = 8;
 
 /// What is looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,11 +32,21 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Whether what lasted from one time to another, or still lasts, falls into the time that is looked at.
+    fn meets(&self, from_ns: u64, to_ns: Option<u64>) -> bool {
+        from_ns <= self.to_ns.unwrap_or(u64::MAX) && to_ns.unwrap_or(u64::MAX) >= self.from_ns.unwrap_or(0)
+    }
+
     /// Whether a stream is looked at.
     pub fn contains(&self, stream: &StreamId) -> bool {
         let namespace = || stream.parts().map(|parts| parts.namespace.to_owned());
         self.namespace.as_ref().is_none_or(|wanted| namespace().as_deref() == Some(wanted.as_str()))
             && self.stream.as_ref().is_none_or(|prefix| stream.as_str().starts_with(prefix.as_str()))
+    }
+
+    /// Whether it is about what is looked at.
+    pub(super) fn holds(&self, finding: &Finding) -> bool {
+        finding.stream.as_ref().is_none_or(|stream| self.contains(stream))
     }
 }
 
@@ -64,8 +74,7 @@ pub struct Verification {
     trust: Trust,
     current: Option<(StreamNo, Chain)>,
     streams: BTreeMap<StreamId, StreamReport>,
-    findings: Vec<Finding>,
-    more_findings: u64,
+    findings: Findings,
     worst: BTreeMap<Option<StreamId>, Verdict>,
     conditions: Vec<(bool, Condition)>,
     sources: HashSet<Source>,
@@ -85,8 +94,7 @@ impl Verification {
             trust,
             current: None,
             streams: BTreeMap::new(),
-            findings: Vec::new(),
-            more_findings: 0,
+            findings: Findings::default(),
             worst: BTreeMap::new(),
             conditions: Vec::new(),
             sources: HashSet::from([Ledger::SOURCE, Ledger::ERASER]),
@@ -96,10 +104,16 @@ impl Verification {
             cosigned: None,
             intake: Intake::default(),
         };
-        for finding in std::mem::take(&mut intake.findings) {
-            this.find(finding);
+        let (listed, unlisted) = std::mem::take(&mut intake.findings).into_parts();
+        listed.for_each(|finding| this.find(finding));
+        let in_scope = |stream: &StreamId| this.settings.scope.contains(stream);
+        let unlisted = unlisted.into_iter().filter(|(stream, _)| stream.as_ref().is_none_or(in_scope));
+        for (stream, counts) in unlisted.collect::<Vec<_>>() {
+            for (verdict, count) in counts {
+                this.weigh(stream.clone(), verdict);
+                this.findings.count_more(stream.clone(), verdict, count);
+            }
         }
-        this.more_findings += intake.more_findings;
         this.intake = intake;
         this
     }
@@ -154,52 +168,44 @@ impl Verification {
     }
 
     fn find(&mut self, finding: Finding) {
-        if finding.stream.as_ref().is_some_and(|stream| !self.settings.scope.contains(stream)) {
-            return;
+        if self.settings.scope.holds(&finding) {
+            self.weigh(finding.stream.clone(), finding.verdict);
+            self.findings.add(finding);
         }
-        if self.findings.iter().rev().take(REPEATS).any(|known| *known == finding) {
-            return;
-        }
-        let worst = self.worst.entry(finding.stream.clone()).or_insert(Verdict::Ok);
-        *worst = (*worst).max(finding.verdict);
-        if self.findings.len() < FINDINGS_MAX {
-            self.findings.push(finding);
-        } else {
-            self.more_findings += 1;
-        }
+    }
+
+    /// Every finding counts, whether or not it is listed.
+    fn weigh(&mut self, stream: Option<StreamId>, verdict: Verdict) {
+        let worst = self.worst.entry(stream).or_insert(Verdict::Ok);
+        *worst = (*worst).max(verdict);
     }
 
     /// Says what waited for other records to be proved.
     fn settle(&mut self) {
-        let mut waiting = std::mem::take(&mut self.conditions);
-        loop {
-            let (ready, rest): (Vec<_>, Vec<_>) =
-                waiting.into_iter().partition(|(_, condition)| self.sources.contains(&condition.source));
-            waiting = rest;
-            if ready.is_empty() {
-                let changed =
-                    waiting.iter_mut().filter_map(|(_, condition)| condition.becomes(&self.sources).then_some(()));
-                if changed.count() == 0 {
-                    break;
-                }
+        let waiting = Waiting::new(std::mem::take(&mut self.conditions));
+        let mut sources = std::mem::take(&mut self.sources);
+        let rest = waiting.settle(&mut sources, |wanted, condition| {
+            self.of_some_sink |= wanted && condition.of_some_sink;
+            if let Some(report) = self.streams.get_mut(&condition.about) {
+                report.proved += condition.proved;
+                report.closed |= condition.closed;
             }
-            for (wanted, condition) in ready {
-                self.of_some_sink |= wanted && condition.of_some_sink;
-                self.sources.extend(condition.sources);
-                if let Some(report) = self.streams.get_mut(&condition.about) {
-                    report.proved += condition.proved;
-                    report.closed |= condition.closed;
-                }
-                condition.yes.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
-            }
-        }
-        for (wanted, condition) in waiting {
+            std::mem::take(&mut condition.yes).into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
+        });
+        for (wanted, condition) in rest {
             condition.no.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
         }
     }
 
     fn expected(&mut self) {
         let Some(ledger) = &self.trust.ledger else {
+            if self.intake.ledger_is_over {
+                let message = format!(
+                    "the input holds over {LEDGER_BYTES_MAX} bytes of ledger entries among the records, more than are kept, so none \
+                     was used: give the ledger in a file of its own (--ledger FILE, from `testimony ledger export`)"
+                );
+                self.find(Finding::export(Verdict::Unanchored, message));
+            }
             let message = match self.intake.ledger_given {
                 true => "no ledger was used: whether streams are missing as a whole cannot be told",
                 false => "no ledger was given: whether streams are missing as a whole cannot be told",
@@ -207,7 +213,10 @@ impl Verification {
             return self.find(Finding::export(Verdict::Unanchored, message));
         };
         let behind = behind(ledger, &self.settings, self.cosigned.as_ref());
-        let known = |name: &StreamId| self.streams.contains_key(name) || self.worst.contains_key(&Some(name.clone()));
+        // What was not looked at says nothing of it.
+        let told =
+            |name: &StreamId| self.worst.get(&Some(name.clone())).is_some_and(|worst| *worst != Verdict::Unknown);
+        let known = |name: &StreamId| self.streams.contains_key(name) || told(name);
         // What ended before the time that is looked at need not be there.
         let from_ns = self.settings.scope.from_ns.unwrap_or(0);
         let due = ledger.streams.iter().filter(|(_, stream)| stream.to_ns >= from_ns);
@@ -255,8 +264,21 @@ impl Verification {
             let names = format!("{}/{namespace}/", ledger.cluster_uid);
             scope.stream.as_ref().is_none_or(|prefix| names.starts_with(prefix.as_str()))
         };
-        for (namespace, text) in ledger.uncovered.iter().filter(|(ns, _)| wanted(ns) && of_streams(ns)) {
-            findings.push(Finding::export(Verdict::Gap, format!("not recorded: {namespace}/{text}")));
+        let bare = ledger.uncovered.iter().filter(|bare| wanted(&bare.namespace) && of_streams(&bare.namespace));
+        for Uncovered { namespace, what, .. } in bare.filter(|bare| scope.meets(bare.from_ns, bare.to_ns)) {
+            findings.push(Finding::export(Verdict::Gap, format!("not recorded: {namespace}/{what}")));
+        }
+        for MissingEntries { sid, entries, between_ns: (before_ns, behind_ns) } in &ledger.missing {
+            if scope.meets(*before_ns, Some(*behind_ns)) {
+                let (from, to) = (entries.start, entries.end.saturating_sub(1));
+                let message = format!(
+                    "entries {from} to {to} of ledger {sid} ({} to {}) were signed, and are not in the input: what was known is restated \
+                     behind them, but not what had ended by then, nor forks",
+                    utc(*before_ns),
+                    utc(*behind_ns)
+                );
+                findings.push(Finding::export(Verdict::Missing, message));
+            }
         }
         // A stream that the ledger knows is judged by itself.
         let names = self.streams.keys().chain(ledger.streams.keys());
@@ -264,9 +286,7 @@ impl Verification {
         let settled = self.settings.now_ns.saturating_sub(POD_START_NS);
         let all = !self.settings.partial && scope.stream.is_none();
         for pod in ledger.pods.iter().filter(|pod| all && wanted(&pod.namespace)) {
-            let within = pod.from_ns <= scope.to_ns.unwrap_or(u64::MAX)
-                && pod.to_ns.unwrap_or(u64::MAX) >= scope.from_ns.unwrap_or(0);
-            if within && pod.from_ns < settled && !seen.contains(pod.uid.as_str()) {
+            if scope.meets(pod.from_ns, pod.to_ns) && pod.from_ns < settled && !seen.contains(pod.uid.as_str()) {
                 let message = format!(
                     "the ledger expects streams of pod {}/{} ({}); none is in the export",
                     pod.namespace, pod.name, pod.uid
@@ -308,7 +328,14 @@ impl Verification {
                 report.verdict = *worst;
             }
         }
-        self.findings.sort_by(|a, b| {
+        let (listed, unlisted) = self.findings.into_parts();
+        let mut more_by_verdict: BTreeMap<Verdict, u64> = BTreeMap::new();
+        for (verdict, count) in unlisted.into_values().flatten() {
+            let known = more_by_verdict.entry(verdict).or_default();
+            *known = known.saturating_add(count);
+        }
+        let mut findings: Vec<Finding> = listed.collect();
+        findings.sort_by(|a, b| {
             let key =
                 |f: &Finding| (std::cmp::Reverse(f.verdict), f.stream.clone(), f.records.as_ref().map(|r| r.start));
             key(a).cmp(&key(b))
@@ -316,6 +343,8 @@ impl Verification {
         let told = self.trust.ledger.iter().flat_map(|ledger| &ledger.told);
         let told = told.filter(|(name, _)| self.settings.scope.contains(name));
         let told = told.map(|(name, what)| format!("{name}: {what}")).collect();
+        let mut not_concluded = limits(trust, self.trust.ledger.is_some(), self.of_some_sink);
+        not_concluded.extend(self.trust.ledger.iter().flat_map(Ledger::not_concluded));
         let streams: Vec<StreamReport> = self.streams.into_values().collect();
         Report {
             verdict,
@@ -328,12 +357,13 @@ impl Verification {
             copies: self.copies,
             others: self.intake.others,
             streams,
-            findings: self.findings,
-            more_findings: self.more_findings,
+            findings,
+            more_findings: more_by_verdict.values().fold(0, |sum, count| sum.saturating_add(*count)),
+            more_by_verdict,
             hints: Vec::new(),
             exposure: self.exposure,
             ledger: told,
-            not_concluded: limits(trust, self.trust.ledger.is_some(), self.of_some_sink),
+            not_concluded,
         }
     }
 }

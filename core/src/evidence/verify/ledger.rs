@@ -2,14 +2,16 @@
 
 use super::fact::Life;
 use super::part::Part;
-use super::trust::{ExpectedPod, Ledger, LedgerStream, Witness};
+use super::trust::{ExpectedPod, Ledger, LedgerStream, MissingEntries, Uncovered, Witness};
 use super::verdict::{Finding, Verdict};
 use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
 use crate::evidence::ledger::entry::Entry;
 use crate::evidence::ledger::export::{head_body, read_bodies};
+use crate::evidence::ledger::pick::Refused;
 use crate::evidence::ledger::read::Summary;
 use crate::evidence::ledger::{self, Fact};
+use crate::evidence::merkle::leaf;
 use crate::evidence::note::SignedNote;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
@@ -46,10 +48,12 @@ impl Ledger {
                 Err(problems) => findings.extend(problems),
                 Ok((summary, unproved)) => {
                     findings.extend((unproved > 0).then(|| Self::behind_its_head(sid, unproved)));
+                    findings.extend(refused(sid, &summary.refused));
                     findings.extend(summary.others.iter().filter_map(|(seq, fact)| alarm(*seq, fact)));
                     let size = summary.size;
+                    let strangers = summary.refused.iter().map(|body| body.leaf).collect();
                     let mut said = Self::of(sid, summary);
-                    said.older_heads(sid, size, bodies);
+                    said.older_heads(sid, size, bodies, &strangers);
                     if !ledger.get_or_insert_with(|| Self::empty(&said.cluster_uid)).join(said) {
                         let message =
                             format!("ledger {sid} is another cluster's, and was not used: give its roots alone");
@@ -86,6 +90,7 @@ impl Ledger {
             return false;
         }
         self.streams.extend(other.streams);
+        self.shown.extend(other.shown);
         self.pods.extend(other.pods);
         self.uncovered.extend(other.uncovered);
         for (sid, parts) in other.abandoned {
@@ -96,6 +101,8 @@ impl Ledger {
         self.erased.extend(other.erased);
         self.told.extend(other.told);
         self.outages.extend(other.outages);
+        self.missing.extend(other.missing);
+        self.begins.extend(other.begins);
         self.witnessed.extend(other.witnessed);
         self.own_witnesses.extend(other.own_witnesses);
         self.last_ns = self.last_ns.max(other.last_ns);
@@ -106,6 +113,7 @@ impl Ledger {
         let cluster_uid = sid.parts().map(|parts| parts.cluster_uid.to_owned()).unwrap_or_default();
         let stream = |said: crate::evidence::ledger::read::StreamSaid| LedgerStream {
             key: said.first_key,
+            certified_ns: said.certified_ns,
             later_keys: said.later_keys,
             heads: Vec::new(),
             size: said.size,
@@ -119,7 +127,8 @@ impl Ledger {
         };
         let uncovered = |(pod, to): (ledger::UncoveredRow, Option<u64>)| {
             let until = if to.is_some() { ", meanwhile over" } else { "" };
-            (pod.namespace, format!("{}: {}{until}", pod.name, pod.reason))
+            let what = format!("{}: {}{until}", pod.name, pod.reason);
+            Uncovered { namespace: pod.namespace, what, from_ns: pod.from_ns, to_ns: to }
         };
         let pod = |said: ledger::read::PodSaid| ExpectedPod {
             uid: said.pod.uid,
@@ -128,13 +137,20 @@ impl Ledger {
             from_ns: said.pod.from_ns,
             to_ns: said.to_ns,
         };
+        let missing =
+            |ledger::read::Missing { entries, between_ns }| MissingEntries { sid: sid.clone(), entries, between_ns };
+        let begins = (summary.from > 0).then(|| (sid.clone(), summary.from));
         let namespace = sid.parts().map(|parts| parts.namespace).unwrap_or_default();
         let own = |key| Witness { name: ledger::witness_name(&cluster_uid, namespace), key };
+        let shown = |(sid, said): (&StreamId, &ledger::read::StreamSaid)| (sid.clone(), said.shown.clone());
         let mut this = Self {
+            shown: summary.streams.iter().map(shown).collect(),
             streams: summary.streams.into_iter().map(|(sid, said)| (sid, stream(said))).collect(),
             pods: summary.pods.into_values().map(pod).collect(),
             uncovered: summary.uncovered.into_iter().map(uncovered).collect(),
             outages: summary.outages,
+            missing: summary.missing.into_iter().map(missing).collect(),
+            begins: begins.into_iter().collect(),
             last_ns: summary.last_ns,
             witnessed: summary.witnessed,
             own_witnesses: summary.witness.into_iter().map(own).collect(),
@@ -171,13 +187,14 @@ impl Ledger {
     }
 
     /// Up to where what was abandoned begins, records may be there that no head in the export covers: the ledger's own do.
-    fn older_heads(&mut self, ledger: &StreamId, size: u64, bodies: &[String]) {
+    fn older_heads(&mut self, ledger: &StreamId, size: u64, bodies: &[String], strangers: &BTreeSet<Hash>) {
         if self.abandoned.is_empty() {
             return;
         }
         let entries = |typ: &'static str| {
             let typ = format!("\"typ\":\"{typ}\"");
-            let bodies = bodies.iter().filter(move |body| body.contains(&typ));
+            let genuine = |body: &&String| strangers.is_empty() || !strangers.contains(&leaf(body.as_bytes()));
+            let bodies = bodies.iter().filter(move |body| body.contains(&typ)).filter(genuine);
             bodies.filter_map(|body| Entry::parse(body.as_bytes()).ok()).filter(|e| e.sid == *ledger && e.seq < size)
         };
         let mut numbers: BTreeMap<u64, StreamId> = BTreeMap::new();
@@ -225,17 +242,32 @@ fn place(body: &str) -> Option<(StreamId, u64)> {
 
 /// What the entries under the last signed head say, and how many stand behind it: they say nothing.
 fn proved(sid: &StreamId, key: &NamedKey, bodies: &[String]) -> Result<(Summary, u64), String> {
-    let read =
-        |bodies: &mut dyn Iterator<Item = &String>| read_bodies(sid, key.key, bodies.map(|body| body.as_bytes()));
-    let all = read(&mut bodies.iter())?;
-    if all.size == 0 {
+    let summary = read_bodies(sid, key.key, bodies.iter().map(|body| body.as_bytes()))?;
+    if summary.size == 0 {
         return Err("no signed head of its entries is there".to_owned());
     }
-    if all.unproved == 0 {
-        return Ok((all, 0));
-    }
-    let behind = |body: &&String| place(body).is_none_or(|(of, seq)| of != *sid || seq < all.size);
-    Ok((read(&mut bodies.iter().filter(behind))?, all.unproved))
+    let refused = u64::try_from(summary.refused.len()).unwrap_or(u64::MAX);
+    let behind = summary.unproved.saturating_sub(refused);
+    Ok((summary, behind))
+}
+
+/// Bodies that claim to be entries: anyone may push some, and they harm no others.
+fn refused(sid: &StreamId, refused: &[Refused]) -> impl Iterator<Item = Finding> {
+    let about = |altered: bool| {
+        let mut which = refused.iter().filter(|body| body.altered == altered).map(|body| body.seq);
+        which.next().map(|first| (first, which.count().saturating_add(1)))
+    };
+    let altered = about(true).map(|(first, count)| {
+        let message = format!("{count} entries of ledger {sid}, entry {first} first, are not what was signed");
+        Finding::export(Verdict::Tampered, message)
+    });
+    let foreign = about(false).map(|(first, count)| {
+        let message = format!(
+            "{count} bodies, the first as entry {first}, claim to be of ledger {sid}: nothing signed proves them"
+        );
+        Finding::export(Verdict::Foreign, message)
+    });
+    altered.into_iter().chain(foreign)
 }
 
 /// A ledger of which the roots say nothing.

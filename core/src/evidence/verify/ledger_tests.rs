@@ -1,5 +1,6 @@
 //! What the ledger adds: streams that must be there, how far they went, whose keys they are (V2, W4).
 
+use super::removed_tests::Operator;
 use super::tamper_tests::honest;
 use super::testing::*;
 use super::*;
@@ -7,6 +8,7 @@ use crate::evidence::ledger::export::head_body;
 use crate::evidence::ledger::{Book, Fact as Said, Keys, PodRow, UncoveredRow, ledger_id};
 use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
+use crate::evidence::stream::StreamId;
 use std::collections::BTreeMap;
 
 /// As the operator knows these streams.
@@ -19,6 +21,7 @@ fn ledger(writers: &[(&Writer, Life)]) -> Ledger {
             writer.sid.clone(),
             LedgerStream {
                 key,
+                certified_ns: None,
                 size: writer.size(),
                 root,
                 life: *life,
@@ -29,6 +32,10 @@ fn ledger(writers: &[(&Writer, Life)]) -> Ledger {
         );
     }
     ledger
+}
+
+fn not_covered(what: &str) -> Uncovered {
+    Uncovered { namespace: "shop".to_owned(), what: what.to_owned(), from_ns: 1, to_ns: None }
 }
 
 fn report(bodies: &[String], ledger: Ledger) -> Report {
@@ -90,7 +97,7 @@ fn w4_strangers_are_foreign_and_pods_without_a_stream_missing() {
     assert_eq!(check(&a.all(), absent), ["MISSING"], "no stream of pod z");
     let elsewhere = Ledger { cluster_uid: "other".to_owned(), pods: vec![pod("q")], ..only() };
     assert_eq!(check(&all, elsewhere), ["FOREIGN", "UNANCHORED"], "another cluster's stream");
-    let uncovered = Ledger { uncovered: vec![("shop".to_owned(), "job-1: skipped".to_owned())], ..only() };
+    let uncovered = Ledger { uncovered: vec![not_covered("job-1: skipped")], ..only() };
     assert_eq!(check(&a.all(), uncovered.clone()), ["GAP"]);
     for (prefix, told) in [("c/", true), ("c/shop/", true), ("c/shop/p/", false), ("c/other/", false)] {
         let scope = Scope { stream: Some(prefix.to_owned()), ..Scope::default() };
@@ -179,7 +186,7 @@ fn v2_an_exported_ledger_says_what_the_operator_knows() {
     let ledger = ledger.expect("whole");
     assert_eq!(findings, []);
     assert_eq!((ledger.pods.len(), ledger.last_ns, ledger.cluster_uid.as_str()), (1, NOW - 9, "c"));
-    assert_eq!(ledger.uncovered, [("shop".to_owned(), "job-1: HostNetwork".to_owned())]);
+    assert_eq!(ledger.uncovered, [not_covered("job-1: HostNetwork")]);
     assert_eq!(check(&[a.all(), b.all()].concat(), ledger.clone()), ["GAP"], "the pod that is not covered");
     assert_eq!(check(&a.all(), ledger.clone()), ["MISSING", "GAP"], "a dropped stream");
     let cut: Vec<String> = [&b.bodies[..15], &b.heads[..3]].concat();
@@ -205,8 +212,15 @@ fn w1_a_ledger_that_was_changed_says_nothing() {
             let mut changed = all.clone();
             changed[at] = edit(&all[at], "t0", Some("1"));
             refused(&changed, Verdict::Tampered, "");
+            // The true one is there too: anyone can push another.
             changed.push(all[at].clone());
-            refused(&changed, Verdict::Tampered, "two bodies");
+            let (ledger, findings) = read(&key, &changed);
+            assert_eq!(findings.iter().map(|(verdict, _)| *verdict).collect::<Vec<_>>(), [Verdict::Foreign], "{at}");
+            assert!(
+                findings[0].1.contains(&format!("1 bodies, the first as entry {}", at - usize::from(at > 3))),
+                "{at}: {findings:?}"
+            );
+            assert!(ledger.is_some_and(|ledger| ledger.streams.len() == 2));
         }
     }
     let no_heads: Vec<String> = all.iter().filter(|body| !body.contains("\"typ\":\"head\"")).cloned().collect();
@@ -253,4 +267,45 @@ fn v3_a_part_is_not_blamed_for_what_it_need_not_hold() {
         (stream.size, stream.life) = (0, Life::Lost);
     }
     assert_eq!(check(&a.all(), silent), ["UNCLOSED"]);
+}
+
+/// Certificates that say nothing but for how long they are good.
+struct For(i64, i64);
+
+impl Certificates for For {
+    fn certify(&self, _: &StreamId, _: &PublicKey, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn validity(&self, _: &[u8]) -> Option<(i64, i64)> {
+        Some((self.0, self.1))
+    }
+}
+
+#[test]
+fn k1_a_certificate_must_have_been_valid_when_the_ledger_took_it_up() {
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    writer.record("certified", &[("cert", "MAAA")]);
+    writer.close();
+    let taken_ns = NOW - 86_400_000_000_000;
+    let mut operator = Operator::new();
+    operator.now_ns = taken_ns - 1;
+    operator.ended(&writer);
+    let taken = i64::try_from(taken_ns / 1_000_000_000).expect("a time");
+    let told = |ledger: Option<Ledger>, from: i64, to: i64| {
+        let trust = Trust { roots: Some(Box::new(For(from, to))), ledger, ..Trust::default() };
+        found(&verify(&writer.all(), settings(), trust))
+    };
+    // By the time of today it has long ended; that is nothing.
+    for (from, to, good) in [
+        (taken, taken, true),
+        (taken - 60, taken + 60, true),
+        (0, taken - 1, false),
+        (taken + 1, i64::MAX, false),
+        (taken + 1, taken - 1, false),
+    ] {
+        let expected: &[&str] = if good { &[] } else { &["UNANCHORED 1..2"] };
+        assert_eq!(told(Some(operator.ledger()), from, to), expected, "{from} {to}");
+        assert_eq!(told(None, from, to), [""; 0], "without the ledger there is no witness's time");
+    }
 }

@@ -9,7 +9,9 @@ mod behind;
 mod branch;
 mod chain;
 mod conclude;
+mod effects;
 mod fact;
+mod findings;
 mod found;
 mod group;
 mod heads;
@@ -21,6 +23,7 @@ mod part;
 mod projection;
 mod read;
 mod report;
+mod settle;
 mod tail;
 mod time;
 mod trust;
@@ -28,12 +31,13 @@ mod verdict;
 mod whole;
 
 pub use fact::{Ended, Fact, Life, Place, ROW_KEY_BYTES, Source, StreamNo};
+pub use findings::FINDINGS_MAX;
 pub use intake::{Intake, LEDGER_BYTES_MAX};
 pub use judge::{Scope, Settings, Verification};
 pub use projection::{Projector, Shape, Stored, Value};
 pub use read::{ReadError, resource_digest};
 pub use report::{Exposure, External, Report, StreamReport};
-pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, Trust, Witness};
+pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, MissingEntries, Trust, Uncovered, Witness};
 pub use verdict::{Finding, Verdict};
 pub use whole::judge_bodies;
 
@@ -42,9 +46,15 @@ mod any_tests;
 #[cfg(test)]
 mod behind_tests;
 #[cfg(test)]
+mod findings_tests;
+#[cfg(test)]
+mod holes_tests;
+#[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]
 mod part_tests;
+#[cfg(test)]
+mod pushed_tests;
 #[cfg(test)]
 mod removed_tests;
 #[cfg(test)]
@@ -55,3 +65,7 @@ mod stream_tests;
 mod tamper_tests;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod void_tests;
+#[cfg(test)]
+mod window_tests;

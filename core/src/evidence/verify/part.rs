@@ -1,5 +1,5 @@
-//! A part of a ledger in which reading cannot begin: an export over a time holds neither its first entry nor, perhaps, one that
-//! restates what is known.
+//! A part of a ledger in which reading cannot begin: an export over a time holds neither its first entry nor, perhaps, all of those
+//! that restate what is known.
 //!
 //! Nothing of such a part can be used, as the root of a signed head cannot be computed without what came before. What can be
 //! told all the same is told: that entries do not follow each other, that a head says that there is more, that no head of them
@@ -74,15 +74,18 @@ fn is_own(note: &SignedNote, named: &NamedKey) -> bool {
     note.checkpoint.origin == named.name && note.is_signed_by(&named.name, &named.key)
 }
 
-/// First and last, plus 1, of entries that follow each other without one to begin with.
+/// First and last, plus 1, of entries that follow each other, if reading can begin with none.
 fn follow(sid: &StreamId, named: &NamedKey, entries: &BTreeMap<u64, &str>) -> Option<(u64, u64)> {
     let (from, first) = entries.first_key_value()?;
     let last = Entry::parse(first.as_bytes()).ok()?.prev;
     // What came before is not there, so its root is not known; that entries follow is.
     let mut chain = Chain { sid: sid.clone(), range: Range::empty(*from), last, last_ns: 0 };
+    let mut begun = false;
     for body in entries.values() {
         let entry = chain.append(body.as_bytes()).ok()?;
-        if Chain::before(&entry).is_some() {
+        // Of a restatement that has not come to its end nothing can be used either.
+        begun |= Chain::before(&entry).is_some();
+        if entry.seq == 0 || (begun && matches!(&entry.fact, Fact::State(state) if state.last)) {
             return None;
         }
         if let Fact::Witnessed(note) = &entry.fact {

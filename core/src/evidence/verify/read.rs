@@ -64,6 +64,18 @@ pub struct Read {
     pub seq: Option<u64>,
     /// Latest time in it, in nanoseconds since the epoch; 0: none.
     pub time_ns: u64,
+    /// What it says and does not count.
+    pub void: Option<Void>,
+}
+
+/// What a body says without a right to, whether or not it is genuine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Void {
+    /// It speaks of this stream, which is another pod's. The streams of a pod vouch for each other, as they share its spool; of
+    /// others only the ledger can tell: else whoever takes one sidecar over could excuse what is removed of all.
+    OtherPod(StreamNo),
+    /// Its cosigned note is not that of its own head.
+    OtherHead,
 }
 
 /// Reads one body and gives what it says, each with the stream that it speaks of.
@@ -89,9 +101,9 @@ pub fn read(
         return Err(ReadError::Ledger);
     }
     if typ == "head" {
-        let (stream, head) = head(&fields, place, names)?;
+        let (stream, head, void) = head(&fields, place, names)?;
         give(stream, Fact::Head(head));
-        return Ok(Read { stream, seq: None, time_ns: 0 });
+        return Ok(Read { stream, seq: None, time_ns: 0, void });
     }
     let sid = fields.0.simple("sid").ok_or(ReadError::Unsealed)?;
     let stream = names.number(sid).ok_or(bad("sid", "names no stream"))?;
@@ -109,11 +121,17 @@ pub fn read(
     };
     let time = |key| fields.number(key).unwrap_or(0);
     let time_ns = time("t0").max(time("t1"));
+    let mut void = None;
     if !matches!(kind, Kind::Unknown(_)) {
-        said.into_iter().for_each(|(about, fact)| give(about, fact));
+        let is_own = |about| {
+            about == stream || names.name(about).zip(names.name(stream)).is_some_and(|(a, b)| a.is_of_same_pod(b))
+        };
+        let (own, others): (Vec<_>, Vec<_>) = said.into_iter().partition(|(about, _)| is_own(*about));
+        void = others.first().map(|(about, _)| Void::OtherPod(*about));
+        own.into_iter().for_each(|(about, fact)| give(about, fact));
     }
     give(stream, Fact::Leaf(Leaf { seq, leaf: hash, prev, time_ns, resource, kind, place }));
-    Ok(Read { stream, seq: Some(seq), time_ns })
+    Ok(Read { stream, seq: Some(seq), time_ns, void })
 }
 
 /// A body that is not canonical, but says where it claims to stand.
@@ -132,7 +150,7 @@ fn broken(
     let kind = Kind::Unknown(format!("it is not canonical: {flaw}"));
     let fact = Leaf { seq, leaf: leaf(text.as_bytes()), prev, time_ns: 0, resource: 0, kind, place };
     give(stream, Fact::Leaf(fact));
-    Ok(Read { stream, seq: Some(seq), time_ns: 0 })
+    Ok(Read { stream, seq: Some(seq), time_ns: 0, void: None })
 }
 
 /// The fields of a body.
@@ -321,7 +339,7 @@ fn hole(fields: &Fields<'_, '_>, source: Source, names: &mut Names) -> Result<(S
     Ok((about, Hole { range, source, reason, sink }))
 }
 
-fn head(fields: &Fields<'_, '_>, place: Place, names: &mut Names) -> Result<(StreamNo, Head), ReadError> {
+fn head(fields: &Fields<'_, '_>, place: Place, names: &mut Names) -> Result<(StreamNo, Head, Option<Void>), ReadError> {
     let decode = |field: &'static str| -> Result<String, ReadError> {
         let bytes = STANDARD.decode(fields.text(field)?.as_bytes()).map_err(|_| bad(field, "is not base64"))?;
         String::from_utf8(bytes).map_err(|_| bad(field, "is not UTF-8"))
@@ -342,6 +360,12 @@ fn head(fields: &Fields<'_, '_>, place: Place, names: &mut Names) -> Result<(Str
         }
         None => None,
     };
-    let cosigned = fields.0.get("cosig").map(|_| decode("cosig")).transpose()?;
-    Ok((stream, Head { size, note: text, frontier, cosigned, place }))
+    // The head stands without it.
+    let given = fields.0.get("cosig").is_some();
+    let cosigned = decode("cosig").ok().filter(|text| {
+        let cosigned = SignedNote::parse(text);
+        cosigned.is_ok_and(|cosigned| cosigned.checkpoint == note.checkpoint)
+    });
+    let void = (given && cosigned.is_none()).then_some(Void::OtherHead);
+    Ok((stream, Head { size, note: text, frontier, cosigned, place }, void))
 }

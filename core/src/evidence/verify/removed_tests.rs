@@ -228,6 +228,9 @@ fn g2_retention_takes_the_start_of_a_stream_in_steps() {
     assert_eq!(check(&export(13), &operator), ["PRUNED 0..13"]);
     let report = report(&export(13), operator.ledger());
     assert_eq!(report.proved, 6);
+    // Heads of the first epoch went with its records: the ledger names the key of the next.
+    let later: Vec<String> = [&writer.bodies[13..], &writer.heads[2..]].concat();
+    assert_eq!(check(&later, &operator), ["PRUNED 0..13"]);
     let mut forged = export(13);
     forged[1] = edit(&forged[1], "path", Some("/x"));
     assert_eq!(check(&forged, &operator), ["TAMPERED 14..15", "PRUNED 0..13"]);
@@ -236,6 +239,24 @@ fn g2_retention_takes_the_start_of_a_stream_in_steps() {
     let other = honest("q", 2);
     operator.closed(&other);
     assert_eq!(check(&other.all(), &operator), ["GAP 9..10", "PRUNED 0..19"]);
+}
+
+#[test]
+fn k1_keys_that_the_whole_ledger_does_not_know_are_tampered_wherever_reading_began() {
+    let (writer, forger) = (honest("p", 1), honest("p", 7));
+    let mut operator = Operator::new();
+    operator.closed(&writer);
+    // From a rollover of the forger's on, whose head lets reading begin there.
+    let forged = [&forger.bodies[10..], &forger.heads[1..]].concat();
+    let report = report(&forged, operator.ledger());
+    let told: Vec<&str> = report
+        .findings
+        .iter()
+        .filter(|finding| finding.verdict == Verdict::Tampered && finding.records.is_none())
+        .map(|finding| finding.message.as_str())
+        .collect();
+    assert_eq!(told, ["its heads are signed by keys that the operator's ledger does not know"]);
+    assert!(!report.streams[0].certified);
 }
 
 #[test]
@@ -304,7 +325,7 @@ fn w1_a_ledger_cut_or_rolled_back_is_told() {
     let (ledger, findings) = read(&ledger_key(), &[all.clone(), other.bodies].concat());
     assert!(ledger.is_none());
     assert_eq!(findings[0].0, Verdict::Tampered);
-    assert!(findings[0].1.contains("two bodies"), "{findings:?}");
+    assert!(findings[0].1.contains("contradict each other"), "{findings:?}");
 }
 
 #[test]

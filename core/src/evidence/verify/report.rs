@@ -4,9 +4,7 @@ use super::trust::Basis;
 use super::verdict::{Finding, Verdict};
 use crate::evidence::stream::StreamId;
 use serde::Serialize;
-
-/// Most findings that a report lists; more are counted.
-pub const FINDINGS_MAX: usize = 10_000;
+use std::collections::BTreeMap;
 
 /// What a verification says.
 #[derive(Clone, Debug, Serialize)]
@@ -33,8 +31,10 @@ pub struct Report {
     pub streams: Vec<StreamReport>,
     /// What was found, the worst first.
     pub findings: Vec<Finding>,
-    /// Findings beyond [`FINDINGS_MAX`].
+    /// Findings beyond [`FINDINGS_MAX`](super::FINDINGS_MAX): none of them is worse than one that is listed.
     pub more_findings: u64,
+    /// How many of them there are of each verdict.
+    pub more_by_verdict: BTreeMap<Verdict, u64>,
     /// What may be the reason, and what to do: of whoever read the input, in words.
     pub hints: Vec<String>,
     /// For how long records were without a witness.
@@ -48,12 +48,12 @@ pub struct Report {
 impl Report {
     /// The exit code where these verdicts are accepted: that of what else was found.
     pub fn exit_code_but_for(&self, accepted: &[Verdict]) -> u8 {
-        let rest = || self.findings.iter().map(|finding| finding.verdict).filter(|verdict| !accepted.contains(verdict));
+        let listed = || self.findings.iter().map(|finding| finding.verdict);
+        let rest =
+            || listed().chain(self.more_by_verdict.keys().copied()).filter(|verdict| !accepted.contains(verdict));
         let broken = rest().any(|verdict| verdict.exit_code() == 1);
         match rest().max() {
             _ if broken => 1,
-            // What is not listed is unknown, unless nothing is accepted.
-            None if self.more_findings > 0 => self.exit_code,
             Some(_) if accepted.is_empty() => self.exit_code,
             worst => worst.unwrap_or(Verdict::Ok).exit_code(),
         }

@@ -11,9 +11,9 @@ impl Concluding<'_> {
     /// What no head covers.
     pub(super) fn tail(&mut self, tail: &Branch) {
         let found = &self.chain.found;
-        if let Some(refuted) = tail.refuted.iter().max() {
+        if let Some((_, refuted)) = tail.refuted {
             let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
-            self.say(Verdict::Tampered, found.size..*refuted, message);
+            self.say(Verdict::Tampered, found.size..refuted, message);
         }
         let unexplained =
             tail.weight() > 0 && self.chain.attested.is_empty() && !self.is_abandoned(tail.end(), tail.next);

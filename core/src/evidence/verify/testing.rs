@@ -137,7 +137,7 @@ impl Writer {
     }
 
     pub(super) fn rollover(&mut self) {
-        self.seed += 100;
+        self.seed = self.seed.wrapping_add(100);
         let next = Key::new(self.seed);
         self.with_totals("checkpoint", &[("next_key", &next.public().to_string())]);
         self.head(true);

@@ -4,6 +4,7 @@ use super::fact::{Ended, Fact, Hole, Life, Source};
 use crate::evidence::hash::Hash;
 use crate::evidence::ledger::Pruned;
 use crate::evidence::ledger::read::Witnessed;
+use crate::evidence::ledger::shown::Shown;
 use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
@@ -17,6 +18,11 @@ pub trait Certificates {
     /// # Errors
     /// Why it does not.
     fn certify(&self, stream: &StreamId, key: &PublicKey, der: &[u8]) -> Result<(), String>;
+
+    /// From when to when this certificate (DER) is valid, in seconds since the epoch, both included; `None`: it does not say.
+    fn validity(&self, _der: &[u8]) -> Option<(i64, i64)> {
+        None
+    }
 }
 
 /// A witness whose cosignatures count.
@@ -43,8 +49,10 @@ pub enum Basis {
 /// What the operator's ledger says of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerStream {
-    /// Its first key, if it was certified.
+    /// Its first key, if the entry that certified it is known, or it was restated before its first epoch ended.
     pub key: Option<PublicKey>,
+    /// When it was certified, where the ledger still holds that, in nanoseconds since the epoch.
+    pub certified_ns: Option<u64>,
     /// Keys of its later epochs: each signs heads larger than this size.
     pub later_keys: BTreeMap<u64, PublicKey>,
     /// Number of leaves under the last head that the ledger has; 0: none.
@@ -74,6 +82,30 @@ pub struct ExpectedPod {
     pub to_ns: Option<u64>,
 }
 
+/// A pod that was not covered for some time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uncovered {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name and why, in words.
+    pub what: String,
+    /// Since when, in nanoseconds since the epoch.
+    pub from_ns: u64,
+    /// Until when; `None`: it is not over.
+    pub to_ns: Option<u64>,
+}
+
+/// Entries of a ledger that were signed, and are not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingEntries {
+    /// The ledger.
+    pub sid: StreamId,
+    /// By their numbers.
+    pub entries: Range<u64>,
+    /// Times of the entry before them and of the one behind, in nanoseconds since the epoch.
+    pub between_ns: (u64, u64),
+}
+
 /// What the operator's ledger says, where it was given and proved.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -81,10 +113,12 @@ pub struct Ledger {
     pub cluster_uid: String,
     /// Streams that must be there.
     pub streams: BTreeMap<StreamId, LedgerStream>,
+    /// How far they had come at which time.
+    pub shown: BTreeMap<StreamId, Shown>,
     /// Pods that must have one.
     pub pods: Vec<ExpectedPod>,
-    /// Pods that were not covered: namespace, and the rest in words.
-    pub uncovered: Vec<(String, String)>,
+    /// Pods that were not covered.
+    pub uncovered: Vec<Uncovered>,
     /// Records that went with their pod before any sink had them, and why.
     pub abandoned: BTreeMap<StreamId, Vec<(Range<u64>, String)>>,
     /// Records that were removed by order.
@@ -95,6 +129,10 @@ pub struct Ledger {
     pub told: Vec<(StreamId, String)>,
     /// Times at which nobody kept it, in nanoseconds since the epoch.
     pub outages: Vec<(u64, u64)>,
+    /// Stretches of entries that are not there; what is known is restated behind each.
+    pub missing: Vec<MissingEntries>,
+    /// Ledgers of which the first entries are not there, and the first one that is: what came before is known as it is restated.
+    pub begins: Vec<(StreamId, u64)>,
     /// Time of its last entry, in nanoseconds since the epoch.
     pub last_ns: u64,
     /// Its heads that others cosigned.
@@ -157,6 +195,28 @@ impl Ledger {
     /// Its first key of a stream.
     pub(super) fn key(&self, stream: &StreamId) -> Option<PublicKey> {
         self.streams.get(stream)?.key
+    }
+
+    /// Records of a stream that it had a head over by this time, in nanoseconds since the epoch.
+    pub(super) fn had_by(&self, stream: &StreamId, ns: u64) -> u64 {
+        let last = self.streams.get(stream).filter(|known| known.to_ns <= ns).map_or(0, |known| known.size);
+        self.shown.get(stream).map_or(last, |shown| shown.by(ns).max(last))
+    }
+
+    /// What cannot be told, because its beginning is not there.
+    pub(super) fn not_concluded(&self) -> impl Iterator<Item = String> {
+        self.begins.iter().map(|(sid, from)| {
+            format!(
+                "ledger {sid} was read from entry {from} on, where it restates what is known: forks that it held before, and times \
+                 without recording that had ended by then, are not told"
+            )
+        })
+    }
+
+    /// Whether it names each key of the stream's heads, up to the last one that it knows: none of its entries is missing, and its
+    /// keeper never lost one.
+    pub(super) fn names_all_keys(&self, stream: &StreamId) -> bool {
+        self.missing.is_empty() && self.streams.get(stream).is_some_and(|known| known.heads.is_empty())
     }
 
     /// Whether a stream that it does not know can be genuine all the same: its pod is expected, or it began when nobody kept

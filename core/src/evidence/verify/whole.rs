@@ -9,7 +9,7 @@ use super::trust::{Ledger, Trust};
 /// Judges bodies in any order, with nothing beside them; a ledger among them is read where none was given.
 pub fn judge_bodies<'a>(bodies: impl IntoIterator<Item = &'a str>, settings: Settings, mut trust: Trust) -> Report {
     let projector = Projector::new(Shape { underscores: false, numbers_as_text: false });
-    let mut intake = Intake::default();
+    let mut intake = Intake::of(&settings.scope);
     let mut rows: Vec<Vec<u8>> = Vec::new();
     for (place, body) in (0..).zip(bodies) {
         intake.record(body, &Stored::default(), &projector, place, |row| rows.push(row.to_vec()));

@@ -15,7 +15,7 @@ pub struct StreamState {
     pub root: Hash,
     /// Signs heads larger than `key_from`.
     pub key: PublicKey,
-    /// Size of the head that ended the epoch before; 0 in the first.
+    /// Size of the head that ended the epoch before, or of the one that was taken up again; 0 in the first epoch.
     pub key_from: u64,
     /// Signed the head of size `key_from`.
     pub previous_key: Option<PublicKey>,
@@ -37,7 +37,8 @@ impl StreamState {
         if let Some(rebased) = &to.rebased {
             self.key = rebased.key;
             self.previous_key = None;
-            self.key_from = 0;
+            // What came between is not known; this key signs what follows.
+            self.key_from = rebased.size;
         }
         self.size = to.size;
         self.root = to.root;

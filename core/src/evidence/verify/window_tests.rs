@@ -1,0 +1,179 @@
+//! What a daily check sees: an export of the last hours, records and ledger alike, of streams that go on (V3, H4).
+
+use super::removed_tests::{Operator, ledger_key, root};
+use super::testing::*;
+use super::*;
+use crate::evidence::ledger::{Fact as Said, HeadRow};
+
+const MINUTE_NS: u64 = 60_000_000_000;
+const HOUR_NS: u64 = 60 * MINUTE_NS;
+
+/// A stream of 30 hours: a checkpoint every ten minutes, a new key every hour; and the ledger that was kept meanwhile.
+pub(super) struct Long {
+    writer: Writer,
+    /// When each record and each head came into being.
+    body_ns: Vec<u64>,
+    head_ns: Vec<u64>,
+    operator: Operator,
+    ledger_ns: Vec<u64>,
+    now_ns: u64,
+}
+
+const CHECKPOINTS: u64 = 30 * 6;
+
+impl Long {
+    pub(super) fn new() -> Self {
+        let mut this = Self {
+            writer: Writer::new(sid("p", 0), 1, &[]),
+            body_ns: Vec::new(),
+            head_ns: Vec::new(),
+            operator: Operator::new(),
+            ledger_ns: Vec::new(),
+            now_ns: NOW,
+        };
+        let begin_ns = NOW - CHECKPOINTS * 10 * MINUTE_NS - 2_000_000_000;
+        this.operator.now_ns = begin_ns;
+        this.operator.certify(&this.writer);
+        for n in 1..=CHECKPOINTS {
+            this.writer.time = begin_ns + n * 10 * MINUTE_NS;
+            this.writer.exchange("/a");
+            this.step(n);
+        }
+        this.writer.exchange("/tail");
+        this.note();
+        this
+    }
+
+    fn step(&mut self, n: u64) {
+        let rolls = n.is_multiple_of(6);
+        if rolls {
+            self.writer.rollover()
+        } else {
+            self.writer.checkpoint()
+        }
+        self.operator.now_ns = self.writer.time + 1_000_000_000;
+        let (sid, size) = (self.writer.sid.clone(), self.writer.size());
+        let root = root(&self.writer, self.writer.leaves.len());
+        if rolls {
+            self.operator.block(&[Said::Epoch(sid, size, root, self.writer.key.public())], &[]);
+        } else {
+            let stream = self.operator.book.tables().stream(&sid).expect("certified").number;
+            self.operator.block(&[], &[HeadRow { stream, size, root }]);
+        }
+        // What others did meanwhile.
+        for _ in 0..5 {
+            self.operator.block(&[Said::Heads(Vec::new())], &[]);
+        }
+        self.note();
+    }
+
+    fn note(&mut self) {
+        self.body_ns.resize(self.writer.bodies.len(), self.writer.time);
+        self.head_ns.resize(self.writer.heads.len(), self.writer.time);
+        self.ledger_ns.resize(self.operator.bodies.len(), self.operator.now_ns);
+    }
+
+    /// What a backend gives back of the last hours: records, heads, the ledger.
+    pub(super) fn last(&self, hours: u64) -> [Vec<String>; 3] {
+        let from_ns = self.now_ns - hours * HOUR_NS;
+        let pick = |bodies: &[String], times: &[u64]| -> Vec<String> {
+            bodies.iter().zip(times).filter(|(_, at)| **at >= from_ns).map(|(body, _)| body.clone()).collect()
+        };
+        [
+            pick(&self.writer.bodies, &self.body_ns),
+            pick(&self.writer.heads, &self.head_ns),
+            pick(&self.operator.bodies, &self.ledger_ns),
+        ]
+    }
+
+    /// The daily check of what is given, which looks at the last 24 hours.
+    pub(super) fn check(&self, bodies: &[String]) -> Report {
+        let scope = Scope { from_ns: Some(self.now_ns - 24 * HOUR_NS), ..Scope::default() };
+        let settings = Settings { scope, now_ns: self.now_ns, ..settings() };
+        let trust = Trust { ledger_keys: vec![ledger_key()], ..Trust::default() };
+        judge_bodies(bodies.iter().map(String::as_str), settings, trust)
+    }
+}
+
+fn only_cut(report: &Report) {
+    let accepted = |found: &String| found.starts_with("PARTIAL") || found.starts_with("PENDING");
+    assert!(found(report).iter().all(accepted), "{:?}", found(report));
+    assert!(report.streams.iter().all(|stream| stream.certified), "{report:?}");
+}
+
+#[test]
+fn h4_an_export_of_one_day_can_be_checked() {
+    let long = Long::new();
+    let [records, heads, ledger] = long.last(25);
+    assert!(!ledger.iter().any(|body| body.contains("ledger-certified")));
+    assert!(ledger.iter().any(|body| body.contains("\"frontier\"")), "restated within the window");
+    let report = long.check(&[records, heads, ledger].concat());
+    only_cut(&report);
+    assert!(report.proved > 24 * 6, "{report:?}");
+}
+
+#[test]
+fn k1_a_stream_of_another_key_in_an_export_of_one_day_is_not_believed() {
+    let long = Long::new();
+    let [_, _, ledger] = long.last(25);
+    // The same pod's stream, made up from the middle on: its heads fit, its keys are nobody's.
+    let mut forger = Long::new();
+    forger.writer = Writer::new(sid("p", 0), 9, &[]);
+    (forger.body_ns, forger.head_ns) = (Vec::new(), Vec::new());
+    for n in 1..=CHECKPOINTS {
+        forger.writer.time = NOW - (CHECKPOINTS - n) * 10 * MINUTE_NS - 2_000_000_000;
+        forger.writer.exchange("/forged");
+        forger.step(n);
+    }
+    let [records, heads, _] = forger.last(25);
+    let report = long.check(&[records, heads, ledger].concat());
+    assert_eq!(report.exit_code, 1, "{:?}", found(&report));
+    assert!(!report.streams[0].certified);
+}
+
+#[test]
+fn v3_a_tail_that_was_cut_off_a_living_stream_is_missing() {
+    let long = Long::new();
+    let [records, heads, ledger] = long.last(25);
+    let verdict = |records: &[String], heads: &[String], ledger: &[String]| {
+        let report = long.check(&[records, heads, ledger].concat());
+        (report.exit_code, found(&report))
+    };
+    // What was sealed in the last hours.
+    for hours in [1, 5, 20, 23] {
+        let checkpoints = usize::try_from(hours * 6 + 1).expect("small");
+        let (cut, heads) = (&records[..records.len() - 2 * checkpoints], &heads[..heads.len() - checkpoints]);
+        let (code, told) = verdict(cut, heads, &ledger);
+        let missing = told.iter().any(|found| found.starts_with("MISSING"));
+        assert!(code == 1 && missing, "{hours} h: {told:?}");
+    }
+    let (cut, head) = (&records[..8], &heads[..4]);
+    let (code, told) = verdict(cut, head, &ledger);
+    assert!(code == 1, "nothing of the time that is looked at is left: {told:?}");
+    // The beginning of that time, as far as the ledger knows of it: it was restated in the middle.
+    let (code, told) = verdict(&records[220..], &heads[110..], &ledger);
+    assert!(code == 1 && told.iter().any(|found| found.starts_with("MISSING")), "{told:?}");
+}
+
+#[test]
+fn v3_what_the_ledger_had_within_the_lag_only_is_pending() {
+    let mut long = Long::new();
+    // A head that the ledger had 5 s before its end: its records may be on their way.
+    let [records, heads, _] = long.last(25);
+    long.writer.time += 5 * MINUTE_NS;
+    long.writer.exchange("/b");
+    long.step(1);
+    long.now_ns = long.operator.now_ns + 5_000_000_000;
+    let [.., ledger] = long.last(25);
+    let report = long.check(&[records.clone(), heads.clone(), ledger].concat());
+    only_cut(&report);
+    assert!(found(&report).iter().any(|found| found.starts_with("PENDING")), "{report:?}");
+    // Later than that it is missing.
+    long.operator.now_ns += 20_000_000_000;
+    long.operator.block(&[Said::Heads(Vec::new())], &[]);
+    long.note();
+    long.now_ns = long.operator.now_ns;
+    let [.., ledger] = long.last(25);
+    let report = long.check(&[records, heads, ledger].concat());
+    assert_eq!(report.exit_code, 1, "{report:?}");
+}
