@@ -118,6 +118,8 @@ pub struct Metrics {
     pub ledger_outside_at: Gauge,
     /// Entries of the ledger.
     pub ledger_entries: Gauge,
+    /// Facts that fit no entry of the ledger, and were left out.
+    pub ledger_dropped: Counter,
     /// Bytes of the blocks in the cluster.
     pub ledger_bytes: Gauge,
     /// Time between two blocks, in seconds.
@@ -153,6 +155,7 @@ impl Metrics {
             ledger_outside: Family::default(),
             ledger_outside_at: Gauge::default(),
             ledger_entries: Gauge::default(),
+            ledger_dropped: Counter::default(),
             ledger_bytes: Gauge::default(),
             ledger_interval: Gauge::default(),
             ledger_committed_at: Gauge::default(),
@@ -204,6 +207,8 @@ impl Metrics {
         let at = self.ledger_outside_at.clone();
         registry.register("ledger_outside_at", "Time of its last cosignature, seconds since the epoch", at);
         registry.register("ledger_entries", "Entries of the ledger", self.ledger_entries.clone());
+        let dropped = self.ledger_dropped.clone();
+        registry.register("ledger_dropped", "Facts that fit no entry of the ledger, and were left out", dropped);
         let (bytes, interval) = (self.ledger_bytes.clone(), self.ledger_interval.clone());
         registry.register_with_unit("ledger", "Blocks of the ledger in the cluster", Unit::Bytes, bytes);
         registry.register_with_unit("ledger_interval", "Time between two blocks", Unit::Seconds, interval);

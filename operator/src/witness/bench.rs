@@ -46,10 +46,16 @@ pub(super) fn put<K: Indexed + serde::de::DeserializeOwned>(state: &State, objec
     state.change(|index| K::apply(index, object));
 }
 
+/// What admission writes into the pod of this name.
+pub(super) fn injection(name: &str) -> String {
+    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex:0>32}")
+}
+
 pub(super) fn pod(state: &State, name: &str, injected: bool) {
     let sidecar = json!([{"name": "testimony-sidecar", "image": "t"}]);
     let (annotations, init) = match injected {
-        true => (json!({"testimony.dev/injection-id": format!("i-{name}")}), sidecar),
+        true => (json!({"testimony.dev/injection-id": injection(name)}), sidecar),
         false => (json!({}), json!([])),
     };
     put::<Pod>(
@@ -164,6 +170,10 @@ impl Bench {
         objects.map(|object| (text(&object, "entries"), text(&object, "note"))).collect()
     }
 
+    pub(super) fn has_roots(&self) -> bool {
+        self.api.get(&format!("{MAPS}/testimony-roots")).is_some()
+    }
+
     pub(super) fn roots(&self) -> Roots {
         let object = self.api.get(&format!("{MAPS}/testimony-roots")).expect("roots");
         Roots::parse(object["data"]["roots"].as_str().expect("text")).expect("roots")
@@ -227,7 +237,7 @@ impl Sidecar {
     }
 
     pub(super) fn certify(&self) -> Ask {
-        Ask::Certify { injection_id: format!("i-{}", self.pod), sid: self.sid.clone(), key: public(1) }
+        Ask::Certify { injection_id: injection(self.pod), sid: self.sid.clone(), key: public(1) }
     }
 
     pub(super) fn note(&self) -> SignedNote {

@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::ledger::entry::typ;
 use testimony_core::evidence::ledger::prune::Removal;
 use testimony_core::evidence::ledger::{
     Book, Committed, Cosignable, Fact, HeadRow, LEDGER, LedgerError, Life, Proposed, Pruned, STREAMS_MAX, interval_ms,
@@ -385,7 +386,15 @@ impl Desk {
     /// The block was proposed to another ledger.
     pub fn committed(&mut self, committed: Committed, now_s: u64) -> Result<(), LedgerError> {
         let (facts, heads) = committed.taken();
+        let passed_over: Vec<usize> = committed.dropped().to_vec();
         let cosignable = self.book.apply(committed)?;
+        for fact in passed_over.into_iter().filter_map(|at| self.facts.get(at)) {
+            tracing::error!(typ = typ(fact), "fits no entry of the ledger");
+            if let Fact::Certified(sid, ..) = fact {
+                // Its certificate is never shown: nothing is told of what is not in the ledger.
+                self.certified.retain(|(certified, ..)| certified != sid);
+            }
+        }
         self.facts.drain(..facts.min(self.facts.len()));
         self.heads.drain(..heads.min(self.heads.len()));
         let mut heads: HashMap<Checkpoint, Cosignable> = HashMap::new();

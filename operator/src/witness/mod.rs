@@ -15,6 +15,8 @@ pub mod head_copy;
 pub mod http;
 pub mod keeper;
 pub mod keys;
+#[cfg(test)]
+mod limits_tests;
 pub mod outside;
 pub mod receipt;
 pub mod store;

@@ -108,6 +108,11 @@ impl Chain {
 }
 
 impl Block {
+    /// Its bytes.
+    pub fn bytes(&self) -> usize {
+        self.entries.len() + self.note.len()
+    }
+
     /// The bodies.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What the entries of a ledger add up to.
 
-use super::fact::{AbandonedRow, Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow};
+use super::fact::{AbandonedRow, Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow, row_text};
 use super::{ABANDONED_PER_STREAM_MAX, FINISHED_KEEP_S, ORDERS_PER_STREAM_MAX};
 use crate::evidence::hash::Hash;
 use crate::evidence::note::PublicKey;
@@ -76,17 +76,13 @@ impl Tables {
     /// It speaks of a stream that is not there.
     pub fn apply(&mut self, seq: u64, at_ns: u64, fact: &Fact) -> Result<(), &'static str> {
         match fact {
-            Fact::Expected(pod) => {
-                self.pods.insert(pod.uid.clone(), pod.clone());
-            }
+            Fact::Expected(pod) => self.expect(pod),
             Fact::Gone(uid) => {
-                self.pods.remove(uid);
+                self.pods.remove(&row_text(uid));
             }
-            Fact::Uncovered(pod, None) => {
-                self.uncovered.insert(pod.uid.clone(), pod.clone());
-            }
+            Fact::Uncovered(pod, None) => self.uncover(pod),
             Fact::Uncovered(pod, Some(_)) => {
-                self.uncovered.remove(&pod.uid);
+                self.uncovered.remove(&row_text(&pod.uid));
             }
             Fact::Certified(sid, key, until_s, certificate) => {
                 if self.stream(sid).is_some() {
@@ -116,8 +112,8 @@ impl Tables {
                     self.forget(at_ns);
                 }
                 state.streams.iter().for_each(|row| self.put(row.clone()));
-                self.pods.extend(state.pods.iter().map(|row| (row.uid.clone(), row.clone())));
-                self.uncovered.extend(state.uncovered.iter().map(|row| (row.uid.clone(), row.clone())));
+                state.pods.iter().for_each(|row| self.expect(row));
+                state.uncovered.iter().for_each(|row| self.uncover(row));
                 state.abandoned.iter().for_each(|row| self.abandon(row.clone()));
                 state.pruned.iter().for_each(|order| remove(&self.numbers, &mut self.pruned, order.clone()));
                 state.erased.iter().for_each(|order| remove(&self.numbers, &mut self.erased, order.clone()));
@@ -128,6 +124,18 @@ impl Tables {
             Fact::Erased(order) => remove(&self.numbers, &mut self.erased, order.plain()),
         }
         Ok(())
+    }
+
+    /// As a restatement will say it: also what an entry of before, whose texts had no limit, says.
+    fn expect(&mut self, pod: &PodRow) {
+        let row = pod.plain();
+        self.pods.insert(row.uid.clone(), row);
+    }
+
+    /// The same holds.
+    fn uncover(&mut self, pod: &UncoveredRow) {
+        let row = pod.plain();
+        self.uncovered.insert(row.uid.clone(), row);
     }
 
     /// Only of streams that are known: with them it is forgotten.
