@@ -17,7 +17,7 @@ use kube::Client;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use testimony_core::evidence::ledger::{Block, Book, HEARTBEAT_SECONDS, LedgerError, Proposed, ledger_id};
+use testimony_core::evidence::ledger::{Book, HEARTBEAT_SECONDS, LedgerError, Proposed, ledger_id};
 use testimony_core::evidence::roots::{NamedKey, Roots};
 use testimony_core::evidence::stream::NotAStream;
 use time::OffsetDateTime;
@@ -154,9 +154,9 @@ impl Keeper {
         let namespace = &self.config.namespace;
         let cluster_uid = self.state.index().cluster_uid().map(str::to_owned).ok_or(Failure::NoCluster)?;
         let keys = WitnessKeys::load(&self.client, namespace, &self.config.secret).await?;
-        let blocks = self.store.load().await?;
-        let held = blocks.iter().map(|block| (block.number, bytes(block))).collect();
-        let book = match Book::load(&blocks, keys.public())? {
+        let outlines = self.store.outlines().await?;
+        let held = outlines.iter().map(|outline| (outline.number, outline.bytes)).collect();
+        let book = match self.store.book::<Failure>(&outlines, keys.public()).await? {
             Some(book) => book,
             None => Book::new(ledger_id(&cluster_uid, namespace, random()?)?, keys.public()),
         };
@@ -217,7 +217,12 @@ impl Keeper {
         if !self.create(&proposed, shutdown).await? {
             return Ok(false);
         }
-        held.push_back((proposed.block().number, bytes(proposed.block())));
+        let dropped = proposed.dropped.len();
+        if dropped > 0 {
+            tracing::error!(dropped, "facts that fit no entry of the ledger are left out");
+            self.metrics.ledger_dropped.inc_by(u64::try_from(dropped).unwrap_or(u64::MAX));
+        }
+        held.push_back((proposed.block().number, proposed.block().bytes()));
         desk.committed(proposed.committed(), now_ns() / 1_000_000_000)?;
         self.show(desk, held);
         Ok(true)
@@ -312,10 +317,6 @@ impl Keeper {
             tracing::warn!(%error, "roots not published, trying again");
         }
     }
-}
-
-fn bytes(block: &Block) -> usize {
-    block.entries.len() + block.note.len()
 }
 
 fn random() -> Result<u128, Failure> {

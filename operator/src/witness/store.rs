@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use std::collections::BTreeMap;
-use testimony_core::evidence::ledger::Block;
+use testimony_core::evidence::ledger::outline::start;
+use testimony_core::evidence::ledger::{Block, Book, Keys, LedgerError, Outline};
 
 /// What the names of blocks begin with; the number follows.
 pub const BLOCK_PREFIX: &str = "testimony-ledger-";
@@ -26,11 +27,16 @@ pub const HEAD: &str = "testimony-ledger-head";
 /// Key of that ConfigMap: a signed note.
 pub const HEAD_KEY: &str = "head";
 
+/// Name of the ConfigMap with what the next leader must know to show the ledger to the witness outside.
+pub const OUTSIDE: &str = "testimony-ledger-outside";
+
+const WALK: &str = "walk";
+
 /// Key of the ConfigMap with the roots.
 pub const ROOTS_KEY: &str = "roots";
 
-/// Blocks of one page of a list: each has at most 512 KiB.
-const PAGE_BLOCKS: u32 = 50;
+/// Blocks of one page of a list: each has at most 512 KiB, and a page is held in memory as text and as objects.
+const PAGE_BLOCKS: u32 = 16;
 
 /// Most blocks that are read: what is kept, and what may be added while removal fails.
 const BLOCKS_MAX: usize = 20_000;
@@ -56,6 +62,9 @@ pub enum StoreError {
     /// An object with the label of a block that is none.
     #[error("ConfigMap {0} is labelled {BLOCK_LABEL} and is no block: remove the label")]
     Foreign(String),
+    /// A block went while the ledger was read.
+    #[error("block {0} was removed meanwhile")]
+    Gone(u64),
     /// More blocks than a ledger has.
     #[error("more than {BLOCKS_MAX} blocks: removal of old ones fails, see the log")]
     TooMany,
@@ -73,28 +82,59 @@ impl Store {
         Self { api: Api::namespaced(client, namespace) }
     }
 
-    /// All blocks, in order of their numbers.
+    /// Looks at each block once, in any order; a page of them is in memory at a time.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn load(&self) -> Result<Vec<Block>, StoreError> {
-        let mut blocks = Vec::new();
+    pub async fn scan(&self, mut look: impl FnMut(&Block)) -> Result<(), StoreError> {
+        let mut count = 0;
         let mut params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true")).limit(PAGE_BLOCKS);
         loop {
             let page = self.api.list(&params).await?;
             for object in page.items {
-                blocks.push(block(object)?);
+                look(&block(object)?);
+                count += 1;
             }
-            if blocks.len() > BLOCKS_MAX {
+            if count > BLOCKS_MAX {
                 return Err(StoreError::TooMany);
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
-                None => break,
+                None => return Ok(()),
             }
         }
-        blocks.sort_by_key(|block| block.number);
-        Ok(blocks)
+    }
+
+    /// What each block is, in order of their numbers.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn outlines(&self) -> Result<Vec<Outline>, StoreError> {
+        let mut outlines = Vec::new();
+        self.scan(|block| outlines.push(Outline::of(block))).await?;
+        outlines.sort_by_key(|outline| outline.number);
+        Ok(outlines)
+    }
+
+    /// The ledger, read block by block from where reading begins; `None`: there is no block.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not whole.
+    pub async fn book<E: From<StoreError> + From<LedgerError>>(
+        &self,
+        outlines: &[Outline],
+        keys: Keys,
+    ) -> Result<Option<Book>, E> {
+        let mut book: Option<Book> = None;
+        for outline in start(outlines)?.and_then(|at| outlines.get(at..)).into_iter().flatten() {
+            let number = outline.number;
+            let block = self.get(number).await?.ok_or(StoreError::Gone(number))?;
+            match &mut book {
+                Some(book) => book.replay(&block)?,
+                None => book = Some(Book::begin(&block, keys)?),
+            }
+        }
+        Ok(book)
     }
 
     /// Creates a block. May be called again with the same block when it failed: then the answer was perhaps lost, and the
@@ -147,6 +187,23 @@ impl Store {
     /// The API server's.
     pub async fn publish_head(&self, note: &str) -> Result<(), StoreError> {
         self.publish(HEAD, BTreeMap::from([(HEAD_KEY.to_owned(), note.to_owned())])).await
+    }
+
+    /// What was kept for the next leader of the walk for the witness outside.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn walk(&self) -> Result<Option<String>, StoreError> {
+        let data = self.api.get_opt(OUTSIDE).await?.and_then(|object| object.data).unwrap_or_default();
+        Ok(data.get(WALK).cloned())
+    }
+
+    /// Keeps it.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn keep_walk(&self, text: &str) -> Result<(), StoreError> {
+        self.publish(OUTSIDE, BTreeMap::from([(WALK.to_owned(), text.to_owned())])).await
     }
 
     /// How far each sink is: the next block's number by the sink's name.
