@@ -110,6 +110,8 @@ pub struct Metrics {
     pub ledger_blocks: Family<ResultLabels, Counter>,
     /// Requests with a block to a sink: `success` or `error` (tried again).
     pub ledger_exports: Family<ResultLabels, Counter>,
+    /// Blocks that were removed before a sink had them.
+    pub ledger_skipped: Counter,
     /// Sinks that policies use: `sent` the ledger, `failing` (tried again), or `unable`: the operator cannot send it there.
     pub ledger_sinks: Family<StateLabels, Gauge>,
     /// Heads of the ledger shown to a witness outside: `cosigned` or `error` (tried again).
@@ -151,6 +153,7 @@ impl Metrics {
             streams: Family::default(),
             ledger_blocks: Family::default(),
             ledger_exports: Family::default(),
+            ledger_skipped: Counter::default(),
             ledger_sinks: Family::default(),
             ledger_outside: Family::default(),
             ledger_outside_at: Gauge::default(),
@@ -200,6 +203,8 @@ impl Metrics {
             "Blocks of the ledger sent to a sink, by result",
             self.ledger_exports.clone(),
         );
+        let skipped = self.ledger_skipped.clone();
+        registry.register("ledger_skipped", "Blocks of the ledger removed before a sink had them", skipped);
         let sinks = self.ledger_sinks.clone();
         registry.register("ledger_sinks", "Sinks by whether the ledger is sent to them", sinks);
         let outside = self.ledger_outside.clone();

@@ -131,7 +131,8 @@ impl Bench {
         let keeper = Keeper::new(config, api.client(), shared, certificates, (door.clone(), inbox));
         let outside = outside.map(|config| {
             let (store, progress) = keeper.blocks();
-            let shower = Shower { config, store, metrics: metrics.clone(), progress, notes: keeper.notes() };
+            let (metrics, unread, notes) = (metrics.clone(), keeper.unread(), keeper.notes());
+            let shower = Shower { config, store, metrics, progress, unread, notes };
             tokio::spawn(shower.run(shutdown.clone()))
         });
         let keeper = tokio::spawn(keeper.run(shutdown));

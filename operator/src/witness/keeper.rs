@@ -6,6 +6,7 @@ use super::desk::{Desk, Reply};
 use super::export::Progress;
 use super::http::{Ask, Asked, Wanted, WitnessDoor};
 use super::keys::{KeyError, WitnessKeys};
+use super::retain::{Kept, Unread, goes};
 use super::store::{Store, StoreError, Stored};
 use crate::certs::Authority;
 use crate::inject::ExcludedNamespaces;
@@ -29,12 +30,6 @@ const RETRY_SECONDS: u64 = 2;
 
 /// Attempts to commit one block before the ledger is read anew.
 const COMMIT_ATTEMPTS_MAX: u32 = 30;
-
-/// Blocks that are kept in the cluster, whatever was restated since.
-const KEEP_BLOCKS: usize = 1_024;
-
-/// Bytes of blocks that are kept in the cluster: beyond it, older ones go as soon as all that they say is restated.
-const KEEP_BYTES: usize = 64 * 1024 * 1024;
 
 /// Most blocks that are removed at a time.
 const REMOVE_MAX: usize = 32;
@@ -90,6 +85,7 @@ pub struct Keeper {
     door: WitnessDoor,
     inbox: mpsc::Receiver<Asked>,
     progress: watch::Sender<Option<Progress>>,
+    unread: Unread,
     notes: (mpsc::Sender<String>, mpsc::Receiver<String>),
 }
 
@@ -107,13 +103,18 @@ impl Keeper {
     ) -> Self {
         let store = Store::new(client.clone(), &config.namespace);
         let progress = watch::Sender::new(None);
-        let notes = mpsc::channel(NOTES_MAX);
-        Self { config, client, store, state, metrics, authority, bundle, door, inbox, progress, notes }
+        let (notes, unread) = (mpsc::channel(NOTES_MAX), Unread::new());
+        Self { config, client, store, state, metrics, authority, bundle, door, inbox, progress, unread, notes }
     }
 
     /// Where its blocks are, and which there are.
     pub fn blocks(&self) -> (Store, watch::Receiver<Option<Progress>>) {
         (self.store.clone(), self.progress.subscribe())
+    }
+
+    /// Where those who send blocks on say which they have.
+    pub fn unread(&self) -> Unread {
+        self.unread.clone()
     }
 
     /// Takes heads that a witness outside cosigned.
@@ -292,8 +293,8 @@ impl Keeper {
         let mut kept: usize = held.iter().map(|(_, bytes)| bytes).sum();
         for _ in 0..REMOVE_MAX {
             let Some(&(number, bytes)) = held.front() else { return };
-            let goes = number < desk.book().readable_from() && (held.len() > KEEP_BLOCKS || kept > KEEP_BYTES);
-            if !goes {
+            let there = Kept { blocks: held.len(), bytes: kept };
+            if !goes(number, desk.book().readable_from(), there, self.unread.first()) {
                 return;
             }
             if let Err(error) = self.store.remove(number).await {

@@ -2,8 +2,8 @@
 //! (rules K1, W1, W2, W4). Only the leader answers; the ledger itself keeps two of them apart.
 //!
 //! [`desk`] decides, [`cover`] looks at the cluster (both without I/O); [`keeper`] commits, [`export`] sends blocks to sinks until each
-//! has given a [`receipt`], [`outside`] shows heads to a witness outside of the cluster, [`head_copy`] copies the newest one, [`store`]
-//! and [`keys`] hold objects, [`http`] is what sidecars call.
+//! has given a [`receipt`], [`outside`] shows heads to a witness outside of the cluster, [`head_copy`] copies the newest one, [`retain`]
+//! says which blocks stay, [`store`] and [`keys`] hold objects, [`http`] is what sidecars call.
 
 #[cfg(test)]
 mod bench;
@@ -19,6 +19,7 @@ pub mod keys;
 mod limits_tests;
 pub mod outside;
 pub mod receipt;
+pub mod retain;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! into the ledger (W3). The witness needs to know one key, the ledger's, and never more than heads and hashes.
 
 use super::export::{Progress, https};
+use super::retain::{ReaderOf, Unread};
 use super::store::{Store, StoreError};
 use crate::metrics::{Metrics, ResultLabels};
 use crate::serve::Shutdown;
@@ -48,6 +49,8 @@ pub struct Shower {
     pub metrics: Metrics,
     /// Which blocks there are.
     pub progress: watch::Receiver<Option<Progress>>,
+    /// Where it is said which blocks were read.
+    pub unread: Unread,
     /// Takes what it cosigned into the ledger.
     pub notes: mpsc::Sender<String>,
 }
@@ -118,6 +121,7 @@ impl Shower {
             }
             let result = self.show(&client, &mut walk, &progress).await;
             self.keep(walk.as_ref(), &mut kept).await;
+            self.unread.from(ReaderOf::Outside, walk.as_ref().map(Outside::next_block));
             let count = |result| self.metrics.ledger_outside.get_or_create(&ResultLabels { result }).inc();
             match result {
                 Ok(None) => {}

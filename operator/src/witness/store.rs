@@ -8,6 +8,7 @@ use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use std::collections::BTreeMap;
 use testimony_core::evidence::ledger::outline::start;
 use testimony_core::evidence::ledger::{Block, Book, Keys, LedgerError, Outline};
+use testimony_core::evidence::stream::StreamId;
 
 /// What the names of blocks begin with; the number follows.
 pub const BLOCK_PREFIX: &str = "testimony-ledger-";
@@ -18,7 +19,7 @@ pub const BLOCK_LABEL: &str = "testimony.dev/ledger";
 /// Name of the ConfigMap with what a verification must be given.
 pub const ROOTS: &str = "testimony-roots";
 
-/// Name of the ConfigMap that says how far each sink is: the next block's number by the sink's name.
+/// Name of the ConfigMap that says how far each sink is: a [`Position`] by the sink's name.
 pub const POSITIONS: &str = "testimony-ledger-sent";
 
 /// Name of the ConfigMap with a copy of the ledger's newest head, where it is asked for.
@@ -51,6 +52,34 @@ pub enum Stored {
     Ours,
     /// Another keeper has written a block of this number.
     Others,
+}
+
+/// How far a sink is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The next block's number.
+    pub next: u64,
+    /// Of which ledger, and to which endpoint. `None`: an operator of before wrote it, which did not say.
+    pub of: Option<(StreamId, String)>,
+}
+
+impl Position {
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ' ');
+        let next = parts.next()?.parse().ok()?;
+        let of = match (parts.next(), parts.next()) {
+            (Some(ledger), Some(endpoint)) => Some((ledger.parse().ok()?, endpoint.to_owned())),
+            _ => None,
+        };
+        Some(Self { next, of })
+    }
+
+    fn text(&self) -> String {
+        match &self.of {
+            Some((ledger, endpoint)) => format!("{} {ledger} {endpoint}", self.next),
+            None => self.next.to_string(),
+        }
+    }
 }
 
 /// Why blocks cannot be read or written.
@@ -206,21 +235,21 @@ impl Store {
         self.publish(OUTSIDE, BTreeMap::from([(WALK.to_owned(), text.to_owned())])).await
     }
 
-    /// How far each sink is: the next block's number by the sink's name.
+    /// How far each sink is, by its name.
     ///
     /// # Errors
     /// The API server's.
-    pub async fn positions(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+    pub async fn positions(&self) -> Result<BTreeMap<String, Position>, StoreError> {
         let data = self.api.get_opt(POSITIONS).await?.and_then(|object| object.data).unwrap_or_default();
-        Ok(data.into_iter().filter_map(|(sink, next)| Some((sink, next.parse().ok()?))).collect())
+        Ok(data.into_iter().filter_map(|(sink, text)| Some((sink, Position::parse(&text)?))).collect())
     }
 
     /// Writes down how far each sink is.
     ///
     /// # Errors
     /// The API server's.
-    pub async fn write_positions(&self, positions: &BTreeMap<String, u64>) -> Result<(), StoreError> {
-        let text = |(sink, next): (&String, &u64)| (sink.clone(), next.to_string());
+    pub async fn write_positions(&self, positions: &BTreeMap<String, Position>) -> Result<(), StoreError> {
+        let text = |(sink, position): (&String, &Position)| (sink.clone(), position.text());
         self.publish(POSITIONS, positions.iter().map(text).collect()).await
     }
 

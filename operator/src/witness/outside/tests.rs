@@ -103,7 +103,8 @@ impl Leader {
         let store = Store::new(bench.api.client(), SPACE);
         let config = outsider.config.clone();
         let (metrics_of, seen) = (metrics.clone(), progress.subscribe());
-        let shower = Shower { config, store, metrics: metrics_of, progress: seen, notes: notes.0 };
+        let shower =
+            Shower { config, store, metrics: metrics_of, progress: seen, unread: Unread::new(), notes: notes.0 };
         Self { progress, notes: notes.1, metrics, stop, task: tokio::spawn(shower.run(shutdown)) }
     }
 
