@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
+use testimony_core::evidence::witness::Refusal;
 
 /// Result and reason of an admission.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,6 +62,9 @@ impl TransitionLabels {
         Self { kind, condition: known(&conditions, condition), status }
     }
 }
+
+/// Refusals of the witness that an alert watches.
+const CONTRADICTIONS: [Refusal; 3] = [Refusal::Fork(0), Refusal::Consistency, Refusal::Signature];
 
 /// A certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -193,7 +197,12 @@ impl Metrics {
         let not_after = self.certificate_not_after.clone();
         registry.register("certificate_not_after", "End of validity, seconds since the epoch", not_after);
     }
+
     fn register_witness(&self, registry: &mut Registry) {
+        // From the start on: an alert that looks for an increase would miss the first one of a series that appears with it.
+        for refusal in CONTRADICTIONS {
+            drop(self.witness_requests.get_or_create(&ResultLabels { result: refusal.as_str() }));
+        }
         let requests = self.witness_requests.clone();
         registry.register("witness_requests", "Requests to certify streams and cosign heads, by result", requests);
         registry.register("streams", "Streams of the ledger that go on, by state", self.streams.clone());
@@ -219,5 +228,22 @@ impl Metrics {
         registry.register_with_unit("ledger_interval", "Time between two blocks", Unit::Seconds, interval);
         let committed = self.ledger_committed_at.clone();
         registry.register("ledger_committed_at", "Time of the last block, seconds since the epoch", committed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w1_contradictions_are_shown_before_the_first_one() {
+        let (_, registry) = Metrics::new();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        for result in ["fork", "consistency", "signature"] {
+            let line = format!("testimony_operator_witness_requests_total{{result=\"{result}\"}} 0\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert!(text.contains("testimony_operator_ledger_skipped_total 0\n"), "{text}");
     }
 }

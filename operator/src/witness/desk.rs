@@ -91,8 +91,8 @@ pub struct Desk {
     told: Vec<(u64, Reply, ReplyTo)>,
     /// Facts that were committed.
     committed: u64,
-    /// Streams whose contradicting head stands in the ledger already.
-    forked: HashSet<StreamId>,
+    /// Which streams were told to contradict themselves, and how: each once, and a fork stands in the ledger once.
+    contradicted: HashSet<(StreamId, &'static str)>,
 }
 
 impl Desk {
@@ -112,7 +112,7 @@ impl Desk {
             certified: Vec::new(),
             told: Vec::new(),
             committed: 0,
-            forked: HashSet::new(),
+            contradicted: HashSet::new(),
         }
     }
 
@@ -330,14 +330,23 @@ impl Desk {
                 Ok(None)
             }
             Err(refusal) => {
-                if let Refusal::Fork(_) = refusal
-                    && self.forked.insert(sid.clone())
-                {
-                    tracing::error!(stream = %sid, "a stream shows two heads of one size");
-                    self.facts.push(Fact::Fork(sid, request.note.encode()));
-                }
+                self.contradicts(sid, &refusal, &request.note);
                 Err(Reply::Refused(refusal))
             }
+        }
+    }
+
+    /// Tells whoever looks after the cluster of a head that does not fit those before.
+    fn contradicts(&mut self, sid: StreamId, refusal: &Refusal, note: &SignedNote) {
+        let result = refusal.as_str();
+        let contradicts = matches!(refusal, Refusal::Fork(_) | Refusal::Consistency | Refusal::Signature);
+        if !contradicts || !self.contradicted.insert((sid.clone(), result)) {
+            return;
+        }
+        let size = note.checkpoint.size;
+        tracing::error!(stream = %sid, result, size, "a stream shows a head that does not fit those before: it is refused");
+        if let Refusal::Fork(_) = refusal {
+            self.facts.push(Fact::Fork(sid, note.encode()));
         }
     }
 
