@@ -7,7 +7,7 @@ use super::export::Progress;
 use super::http::{Ask, Asked, Wanted, WitnessDoor};
 use super::keys::{KeyError, WitnessKeys};
 use super::retain::{Kept, Unread, goes};
-use super::store::{Store, StoreError, Stored};
+use super::store::{Standing, Store, StoreError, Stored};
 use crate::certs::Authority;
 use crate::inject::ExcludedNamespaces;
 use crate::metrics::{Metrics, ResultLabels, StateLabels};
@@ -65,6 +65,8 @@ enum Failure {
     Random,
     #[error("block {0} was written by another keeper")]
     Others(u64),
+    #[error("block {0} was removed long ago: other keepers went on meanwhile")]
+    Behind(u64),
 }
 
 /// The authority in force, and the PEM of all that clients must accept.
@@ -235,12 +237,25 @@ impl Keeper {
         let count = |result| self.metrics.ledger_blocks.get_or_create(&ResultLabels { result }).inc();
         let mut attempts = 0;
         loop {
-            match self.store.create(proposed.block()).await {
-                Ok(Stored::Ours) => {
+            let stored = match self.store.create(proposed.block()).await {
+                Ok(Stored::Ours) => self.store.standing(proposed.block()).await.map(Some),
+                Ok(Stored::Others) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match stored {
+                Ok(Some(Standing::Stands)) => {
                     count("committed");
                     return Ok(true);
                 }
-                Ok(Stored::Others) => {
+                Ok(Some(Standing::Stray)) => {
+                    count("others");
+                    // Where that fails, reading passes it over: it stands ahead of all that is restated.
+                    if let Err(error) = self.store.remove(number).await {
+                        tracing::warn!(%error, block = number, "a block that belongs to nothing was not removed");
+                    }
+                    return Err(Failure::Behind(number));
+                }
+                Ok(None) => {
                     count("others");
                     return Err(Failure::Others(number));
                 }

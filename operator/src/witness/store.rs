@@ -82,6 +82,15 @@ impl Position {
     }
 }
 
+/// What a block is that was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The newest of its ledger, or such that others went on from it.
+    Stands,
+    /// The ledger went on without it: blocks of this number and before were removed, so that it could be created.
+    Stray,
+}
+
 /// Why blocks cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -192,6 +201,29 @@ impl Store {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             other => Ok(other.map(drop)?),
         }
+    }
+
+    /// Whether a block that was just created continues the ledger. That its number was free does not say so: a keeper that was
+    /// stopped for a while creates a number that others had, and have removed. Blocks are removed oldest first, so that where
+    /// the one before is there, none of its number ever was removed.
+    ///
+    /// # Errors
+    /// See [`StoreError`]: nothing is known of it.
+    pub async fn standing(&self, block: &Block) -> Result<Standing, StoreError> {
+        let stands = match block.number.checked_sub(1) {
+            Some(before) => self.get(before).await?.is_some_and(|before| block.follows(&before)),
+            None => {
+                let mut alone = true;
+                self.scan(|other| alone &= other.number == block.number).await?;
+                alone
+            }
+        };
+        // Somebody else may have gone on from it, and removed what was before, while this keeper waited for its answer.
+        let continued = match block.number.checked_add(1).filter(|_| !stands) {
+            Some(next) => self.get(next).await?.is_some_and(|next| next.follows(block)),
+            None => false,
+        };
+        Ok(if stands || continued { Standing::Stands } else { Standing::Stray })
     }
 
     /// A block, if it is there.

@@ -193,6 +193,14 @@ impl Book {
             }
             _ => {}
         }
+        self.enter(entry)
+    }
+
+    /// What its entries add up to, with this one.
+    fn enter(&mut self, entry: &Entry) -> Result<(), &'static str> {
+        if matches!(&entry.fact, Fact::State(state) if state.first.is_some()) {
+            self.tables.make_room();
+        }
         self.tables.apply(entry.seq, entry.at_ns, &entry.fact)
     }
 
@@ -215,6 +223,11 @@ impl Book {
     /// What its entries add up to.
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    #[cfg(test)]
+    pub(super) fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
     }
 
     /// Number of the next block.
@@ -310,7 +323,7 @@ impl Book {
             return Err(block.error(0, format!("block {} was due", self.next_block)));
         }
         for (at, entry) in entries.iter().enumerate() {
-            let applied = self.tables.apply(entry.seq, entry.at_ns, &entry.fact);
+            let applied = self.enter(entry);
             applied.map_err(|problem| block.error(at + 1, problem.to_owned()))?;
         }
         if let Some(Entry { at_ns, fact: Fact::Open(..), .. }) = entries.first() {
@@ -365,6 +378,7 @@ impl Book {
         let mut tables = Cow::Borrowed(&self.tables);
         if !restating.cursor.begun {
             // As its first part will have it: what it forgets is not said again.
+            tables.to_mut().make_room();
             tables.to_mut().forget(at_ns);
         }
         while draft.text.len() < STATE_BYTES_PER_BLOCK_MAX {

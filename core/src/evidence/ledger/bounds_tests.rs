@@ -2,7 +2,7 @@
 
 use super::entry::Entry;
 use super::outline::start;
-use super::tests::{Keeper, certified, pod, sid};
+use super::tests::{Keeper, START_NS, certified, pod, sid};
 use super::*;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
@@ -157,4 +157,46 @@ fn w1_a_ledger_is_read_block_by_block_from_the_newest_whole_restatement() {
     // What stands ahead of it is not looked at.
     keeper.blocks[1].entries.clear();
     keeper.check();
+}
+
+#[test]
+fn w1_a_block_follows_the_one_before_it_and_no_other() {
+    let mut keeper = Keeper::new();
+    let mut other = Keeper::new();
+    for n in 0..3 {
+        keeper.commit(&[certified(n)], &[]);
+        other.commit(&[certified(n + 1)], &[]);
+    }
+    let (own, others) = (&keeper.blocks, &other.blocks);
+    assert!(own[1].follows(&own[0]) && own[2].follows(&own[1]));
+    for (block, before) in [(&own[2], &own[0]), (&own[1], &own[2]), (&own[2], &others[1]), (&own[0], &own[0])] {
+        assert!(!block.follows(before), "{} {}", block.number, before.number);
+    }
+}
+
+#[test]
+fn w1_streams_that_ended_longest_ago_make_room() {
+    let mut keeper = Keeper::new();
+    let tables = keeper.book.tables_mut();
+    let known = u64::try_from(KNOWN_STREAMS_MAX).expect("small");
+    for n in 0..known {
+        let at_ns = START_NS + known - n;
+        tables.apply(n, at_ns, &certified(n)).expect("certified");
+        // Each fourth goes on.
+        if n % 4 != 0 {
+            tables.apply(known + n, at_ns, &Fact::Closed(sid(n), 1, Hash::of(&[]))).expect("closed");
+        }
+    }
+    tables.apply(0, START_NS, &Fact::Abandoned(sid(1), 1, 2, "x".to_owned())).expect("abandoned");
+    tables.apply(0, START_NS, &Fact::Abandoned(sid(known - 1), 1, 2, "x".to_owned())).expect("abandoned");
+    let open = tables.live();
+    assert_eq!(open, KNOWN_STREAMS_MAX / 4);
+    assert_eq!(tables.open_of("pod-0").count() + tables.open_of("pod-1").count(), 1);
+    keeper.commit(&[], &[]);
+    let tables = keeper.book.tables();
+    assert!(keeper.book.is_restating(), "it is due");
+    assert_eq!((tables.streams().len(), tables.live()), (KNOWN_STREAMS_KEEP, open));
+    assert!(tables.stream(&sid(1)).is_some() && tables.stream(&sid(known - 1)).is_none(), "the oldest go");
+    assert!(tables.stream(&sid(known - 4)).is_some(), "what goes on stays");
+    assert_eq!(tables.abandoned().len(), 1);
 }

@@ -1,12 +1,12 @@
 //! What the entries of a ledger add up to.
 
 use super::fact::{AbandonedRow, Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow, row_text};
-use super::{ABANDONED_PER_STREAM_MAX, FINISHED_KEEP_S, ORDERS_PER_STREAM_MAX};
+use super::{ABANDONED_PER_STREAM_MAX, FINISHED_KEEP_S, KNOWN_STREAMS_KEEP, KNOWN_STREAMS_MAX, ORDERS_PER_STREAM_MAX};
 use crate::evidence::hash::Hash;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
 use crate::evidence::witness::{Accepted, StreamState, judge::Rebased};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Streams and pods, as the entries so far say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Tables {
     /// By stream and first record.
     erased: BTreeMap<Part, Pruned>,
     live: usize,
+    /// Numbers of the streams that go on, by the pod that they are named after.
+    open: HashMap<String, BTreeSet<u64>>,
 }
 
 /// A stream, and the first of some of its records.
@@ -68,6 +70,12 @@ impl Tables {
     /// Streams that go on.
     pub fn live(&self) -> usize {
         self.live
+    }
+
+    /// Streams of this pod that go on.
+    pub fn open_of(&self, pod_uid: &str) -> impl Iterator<Item = &StreamRow> {
+        let numbers = self.open.get(pod_uid).into_iter().flatten();
+        numbers.filter_map(|number| self.streams.get(number))
     }
 
     /// Takes up what the entry at this place says.
@@ -153,6 +161,10 @@ impl Tables {
     fn put(&mut self, row: StreamRow) {
         self.numbers.insert(row.sid.clone(), row.number);
         let open = usize::from(row.life == Life::Open);
+        match row.life {
+            Life::Open => drop(self.open.entry(pod(&row.sid).to_owned()).or_default().insert(row.number)),
+            Life::Closed | Life::Lost => ended(&mut self.open, &row.sid, row.number),
+        }
         let before = self.streams.insert(row.number, row);
         self.live = (self.live + open).saturating_sub(usize::from(before.is_some_and(|row| row.life == Life::Open)));
     }
@@ -180,8 +192,9 @@ impl Tables {
 
     fn end(&mut self, sid: &StreamId, life: Life) -> Result<(), &'static str> {
         let row = self.row(sid)?;
-        let ends = row.life == Life::Open;
+        let (ends, number) = (row.life == Life::Open, row.number);
         row.life = life;
+        ended(&mut self.open, sid, number);
         self.live = self.live.saturating_sub(usize::from(ends));
         Ok(())
     }
@@ -197,10 +210,47 @@ impl Tables {
             }
             keep
         });
+        self.forget_of_unknown();
+    }
+
+    /// Where [`KNOWN_STREAMS_MAX`] is reached, streams that have ended make room, those that were heard of longest ago first.
+    /// Only whoever keeps the ledger needs it: a reader may know more.
+    pub(super) fn make_room(&mut self) {
+        if self.streams.len() < KNOWN_STREAMS_MAX {
+            return;
+        }
+        let rows = self.streams.values().filter(|row| row.life != Life::Open);
+        let mut finished: Vec<(u64, u64)> = rows.map(|row| (row.at_ns, row.number)).collect();
+        finished.sort_unstable();
+        let more = self.streams.len().saturating_sub(KNOWN_STREAMS_KEEP);
+        for (_, number) in finished.into_iter().take(more) {
+            if let Some(row) = self.streams.remove(&number) {
+                self.numbers.remove(&row.sid);
+            }
+        }
+        self.forget_of_unknown();
+    }
+
+    /// With its stream all is forgotten that is said of it.
+    fn forget_of_unknown(&mut self) {
         let numbers = &self.numbers;
         self.abandoned.retain(|(sid, _), _| numbers.contains_key(sid));
         self.pruned.retain(|(sid, _), _| numbers.contains_key(sid));
         self.erased.retain(|(sid, _), _| numbers.contains_key(sid));
+    }
+}
+
+/// The pod that a stream is named after.
+fn pod(sid: &StreamId) -> &str {
+    sid.parts().map(|parts| parts.pod_uid).unwrap_or_default()
+}
+
+fn ended(open: &mut HashMap<String, BTreeSet<u64>>, sid: &StreamId, number: u64) {
+    if let Some(numbers) = open.get_mut(pod(sid)) {
+        numbers.remove(&number);
+        if numbers.is_empty() {
+            open.remove(pod(sid));
+        }
     }
 }
 

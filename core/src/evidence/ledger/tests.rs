@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use proptest::prelude::*;
 use prost::Message as _;
 
-const START_NS: u64 = 1_700_000_000_000_000_000;
+pub(super) const START_NS: u64 = 1_700_000_000_000_000_000;
 
 pub(super) fn pair(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed")
