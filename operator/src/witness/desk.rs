@@ -217,7 +217,7 @@ impl Desk {
             Room::Free => Ok(()),
             Room::After(lost) => {
                 tracing::info!(stream = %sid, "a silent stream of the pod makes room for this one");
-                self.push(lost);
+                self.push(*lost);
                 Ok(())
             }
             Room::Full => Err(Reply::Denied(

@@ -27,7 +27,7 @@ pub enum Room {
     /// There is.
     Free,
     /// There is once this is told: a stream that has been silent for long is lost.
-    After(Fact),
+    After(Box<Fact>),
     /// There is none.
     Full,
 }
@@ -92,9 +92,9 @@ impl Waiting {
         let silent_ns = now_s.saturating_sub(SILENT_SECONDS).saturating_mul(1_000_000_000);
         let of_other_boot = |row: &&&StreamRow| row.sid.parts().is_some_and(|parts| parts.boot != wanted.boot);
         let silent = open.iter().filter(of_other_boot).filter(|row| row.at_ns < silent_ns);
-        silent
-            .min_by_key(|row| row.at_ns)
-            .map_or(Room::Full, |row| Room::After(Fact::Lost(row.sid.clone(), row.state.size, row.state.root)))
+        silent.min_by_key(|row| row.at_ns).map_or(Room::Full, |row| {
+            Room::After(Box::new(Fact::Lost(row.sid.clone(), row.state.size, row.state.root)))
+        })
     }
 
     /// What is known of a part of a stream that goes with its pod.
@@ -157,7 +157,7 @@ mod tests {
         // The one that was heard of longest ago: 100 - 63 seconds after the start.
         let after_s = 37 + SILENT_SECONDS;
         assert_eq!(room(&waiting, &tables, &new, &none, after_s), Room::Full, "not for long enough");
-        assert_eq!(room(&waiting, &tables, &new, &none, after_s + 1), Room::After(lost(most - 1)));
+        assert_eq!(room(&waiting, &tables, &new, &none, after_s + 1), Room::After(Box::new(lost(most - 1))));
         assert_eq!(
             room(&waiting, &tables, &sid("a", most - 1, 1), &none, after_s + 1),
             Room::Full,

@@ -200,3 +200,29 @@ fn w1_streams_that_ended_longest_ago_make_room() {
     assert!(tables.stream(&sid(known - 4)).is_some(), "what goes on stays");
     assert_eq!(tables.abandoned().len(), 1);
 }
+
+#[test]
+fn r3_rows_are_measured_as_they_are_escaped_and_one_that_fits_nowhere_is_passed_over() {
+    let mut keeper = Keeper::new();
+    keeper.commit(&[certified(1)], &[]);
+    let text = "\u{e4}".repeat(TEXT_BYTES_MAX / 2);
+    let bare = |n: u64| {
+        let (uid, namespace, name, reason) = (format!("bare-{n}"), text.clone(), text.clone(), text.clone());
+        Fact::Uncovered(UncoveredRow { uid, namespace, name, reason, from_ns: 1 }, None)
+    };
+    let facts: Vec<Fact> = (0..90).map(bare).collect();
+    assert_eq!(keeper.commit(&facts, &[]).0, facts.len());
+    // As an entry of before may have it.
+    let long = Fact::Certified(sid(2), super::tests::public(1), 5, vec![0x30; 45_000]);
+    keeper.book.tables_mut().apply(9, START_NS, &long).expect("certified");
+    keeper.later(STATE_EVERY_SECONDS);
+    for _ in 0..9 {
+        keeper.commit(&[], &[]);
+    }
+    let from = keeper.book.readable_from();
+    assert!(from > 0 && !keeper.book.is_restating(), "it came to its end");
+    keeper.blocks.retain(|block| block.number >= from);
+    let read = keeper.read();
+    assert_eq!(read.tables().uncovered(), keeper.book.tables().uncovered());
+    assert!(read.tables().stream(&sid(1)).is_some() && read.tables().stream(&sid(2)).is_none());
+}

@@ -49,10 +49,12 @@ pub fn start(outlines: &[Outline]) -> Result<Option<usize>, LedgerError> {
 mod tests {
     use super::*;
 
+    /// Of each block: its number, whether a restatement begins in it, and whether one ends; and with which one reading begins.
+    type Case<'a> = (&'a [(u64, bool, bool)], Option<Option<usize>>);
+
     #[test]
     fn w1_reading_begins_with_the_newest_whole_restatement() {
-        // Of each block: its number, whether a restatement begins in it, and whether one ends.
-        let table: [(&[(u64, bool, bool)], Option<Option<usize>>); 8] = [
+        let table: [Case<'_>; 8] = [
             (&[], Some(None)),
             (&[(0, true, false), (1, false, false)], Some(Some(0))),
             (&[(5, false, false), (6, false, true)], None),
