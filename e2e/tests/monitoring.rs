@@ -185,6 +185,14 @@ fn every_alert_has_a_severity_a_text_and_a_runbook() {
 }
 
 #[test]
+fn without_a_webhook_no_alert_waits_for_one() {
+    let manifest = rendered(&[EVERYTHING], &["injection.mode=AdmissionPolicy"]);
+    let rule = of_kind(&manifest, "PrometheusRule").remove(0).to_string();
+    assert!(rule.contains("TestimonyOperatorAbsent") && !rule.contains("webhook"), "{rule}");
+    assert!(the_only("PrometheusRule").to_string().contains("TestimonyWebhookAbsent"));
+}
+
+#[test]
 fn each_alert_fires_when_it_should_and_at_no_other_time() {
     let folder = std::env::temp_dir().join(format!("testimony-alerts-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");

@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
+use testimony_core::evidence::witness::Refusal;
 
 /// Result and reason of an admission.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +63,9 @@ impl TransitionLabels {
     }
 }
 
+/// Refusals of the witness that an alert watches.
+const CONTRADICTIONS: [Refusal; 3] = [Refusal::Fork(0), Refusal::Consistency, Refusal::Signature];
+
 /// A certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CertificateLabels {
@@ -110,6 +114,8 @@ pub struct Metrics {
     pub ledger_blocks: Family<ResultLabels, Counter>,
     /// Requests with a block to a sink: `success` or `error` (tried again).
     pub ledger_exports: Family<ResultLabels, Counter>,
+    /// Blocks that were removed before a sink had them.
+    pub ledger_skipped: Counter,
     /// Sinks that policies use: `sent` the ledger, `failing` (tried again), or `unable`: the operator cannot send it there.
     pub ledger_sinks: Family<StateLabels, Gauge>,
     /// Heads of the ledger shown to a witness outside: `cosigned` or `error` (tried again).
@@ -118,6 +124,8 @@ pub struct Metrics {
     pub ledger_outside_at: Gauge,
     /// Entries of the ledger.
     pub ledger_entries: Gauge,
+    /// Facts that fit no entry of the ledger, and were left out.
+    pub ledger_dropped: Counter,
     /// Bytes of the blocks in the cluster.
     pub ledger_bytes: Gauge,
     /// Time between two blocks, in seconds.
@@ -149,10 +157,12 @@ impl Metrics {
             streams: Family::default(),
             ledger_blocks: Family::default(),
             ledger_exports: Family::default(),
+            ledger_skipped: Counter::default(),
             ledger_sinks: Family::default(),
             ledger_outside: Family::default(),
             ledger_outside_at: Gauge::default(),
             ledger_entries: Gauge::default(),
+            ledger_dropped: Counter::default(),
             ledger_bytes: Gauge::default(),
             ledger_interval: Gauge::default(),
             ledger_committed_at: Gauge::default(),
@@ -187,7 +197,12 @@ impl Metrics {
         let not_after = self.certificate_not_after.clone();
         registry.register("certificate_not_after", "End of validity, seconds since the epoch", not_after);
     }
+
     fn register_witness(&self, registry: &mut Registry) {
+        // From the start on: an alert that looks for an increase would miss the first one of a series that appears with it.
+        for refusal in CONTRADICTIONS {
+            drop(self.witness_requests.get_or_create(&ResultLabels { result: refusal.as_str() }));
+        }
         let requests = self.witness_requests.clone();
         registry.register("witness_requests", "Requests to certify streams and cosign heads, by result", requests);
         registry.register("streams", "Streams of the ledger that go on, by state", self.streams.clone());
@@ -197,6 +212,8 @@ impl Metrics {
             "Blocks of the ledger sent to a sink, by result",
             self.ledger_exports.clone(),
         );
+        let skipped = self.ledger_skipped.clone();
+        registry.register("ledger_skipped", "Blocks of the ledger removed before a sink had them", skipped);
         let sinks = self.ledger_sinks.clone();
         registry.register("ledger_sinks", "Sinks by whether the ledger is sent to them", sinks);
         let outside = self.ledger_outside.clone();
@@ -204,10 +221,29 @@ impl Metrics {
         let at = self.ledger_outside_at.clone();
         registry.register("ledger_outside_at", "Time of its last cosignature, seconds since the epoch", at);
         registry.register("ledger_entries", "Entries of the ledger", self.ledger_entries.clone());
+        let dropped = self.ledger_dropped.clone();
+        registry.register("ledger_dropped", "Facts that fit no entry of the ledger, and were left out", dropped);
         let (bytes, interval) = (self.ledger_bytes.clone(), self.ledger_interval.clone());
         registry.register_with_unit("ledger", "Blocks of the ledger in the cluster", Unit::Bytes, bytes);
         registry.register_with_unit("ledger_interval", "Time between two blocks", Unit::Seconds, interval);
         let committed = self.ledger_committed_at.clone();
         registry.register("ledger_committed_at", "Time of the last block, seconds since the epoch", committed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w1_contradictions_are_shown_before_the_first_one() {
+        let (_, registry) = Metrics::new();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        for result in ["fork", "consistency", "signature"] {
+            let line = format!("testimony_operator_witness_requests_total{{result=\"{result}\"}} 0\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert!(text.contains("testimony_operator_ledger_skipped_total 0\n"), "{text}");
     }
 }

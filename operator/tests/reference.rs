@@ -77,6 +77,8 @@ fn the_page_of_the_metrics_is_the_codes() {
         ledger_outside,
         ledger_outside_at: _,
         ledger_entries: _,
+        ledger_skipped: _,
+        ledger_dropped: _,
         ledger_bytes: _,
         ledger_interval: _,
         ledger_committed_at: _,
@@ -103,7 +105,7 @@ fn the_page_of_the_metrics_is_the_codes() {
          path `/metrics`, in the OpenMetrics format.\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n",
     );
     let found = families(&scraped);
-    assert_eq!(found.len(), 26, "{scraped}");
+    assert_eq!(found.len(), 28, "{scraped}");
     for (name, family) in found {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         page.push_str(&format!("| `{name}` | {} | {} | {} |\n", family.kind, labels.join(", "), family.help));

@@ -176,10 +176,12 @@ impl Leader {
         let certificates = (self.authority.clone(), self.bundle.clone());
         let keeper = Keeper::new(config, self.client.clone(), shared, certificates, (door, inbox));
         let (store, progress) = keeper.blocks();
-        let exporter = Exporter { store, state: self.state.clone(), metrics: self.metrics.clone(), progress };
+        let (state, metrics, unread) = (self.state.clone(), self.metrics.clone(), keeper.unread());
+        let exporter = Exporter { store, state, metrics, progress, unread };
         let shower = self.settings.outside_witness().map(|config| {
             let (store, progress) = keeper.blocks();
-            Shower { config, store, metrics: self.metrics.clone(), progress, notes: keeper.notes() }
+            let (metrics, unread) = (self.metrics.clone(), keeper.unread());
+            Shower { config, store, metrics, progress, unread, notes: keeper.notes() }
         });
         let show = async {
             if let Some(shower) = shower {

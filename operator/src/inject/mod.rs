@@ -25,5 +25,5 @@ pub use decide::{
 pub use patch::{PatchError, patch};
 pub use probes::{ChangedProbe, InjectionStatus};
 pub use reason::Reason;
-pub use traits::PodTraits;
+pub use traits::{PodTraits, is_injection_id};
 pub use undo::{UndoError, undo};

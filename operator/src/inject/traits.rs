@@ -1,5 +1,6 @@
 //! What injection looks at in a pod, and nothing else: the index keeps this for each pod of the cluster.
 
+use super::admission_policy;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,7 @@ pub struct PodTraits {
     pub other_proxy: Option<String>,
     /// Has our sidecar.
     pub injected: bool,
-    /// The injection id, where it is injected.
+    /// The injection id, where it has the form that admission writes: anybody can write another one, of any length.
     pub injection_id: Option<String>,
     /// A declared container port that is one of ours.
     pub port_collision: Option<u16>,
@@ -45,9 +46,10 @@ impl PodTraits {
         let empty = PodSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&empty);
         let labels = object.labels().clone();
-        let injection_id = object.annotations().get(annotation::INJECTION_ID).cloned();
+        let claimed = object.annotations().get(annotation::INJECTION_ID);
+        let injection_id = claimed.filter(|id| is_injection_id(id) || *id == admission_policy::INJECTION_ID).cloned();
         let injected =
-            injection_id.is_some() && spec.init_containers.iter().flatten().any(|c| c.name == pod::SIDECAR_CONTAINER);
+            claimed.is_some() && spec.init_containers.iter().flatten().any(|c| c.name == pod::SIDECAR_CONTAINER);
         let sink_volumes = spec
             .volumes
             .iter()
@@ -72,6 +74,11 @@ impl PodTraits {
             sink_volumes,
         }
     }
+}
+
+/// Whether this is an injection id as the webhook makes them: 128 bits in hex.
+pub fn is_injection_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// All containers, init containers first.

@@ -83,7 +83,7 @@ async fn bench() -> Bench {
     let system: Namespace = serde_json::from_value(system).expect("namespace");
     state.change(|index| Namespace::apply(index, system));
     let pod = json!({"metadata": {"name": "a", "namespace": "shop", "uid": "a",
-                                  "annotations": {"testimony.dev/injection-id": "i"}},
+                                  "annotations": {"testimony.dev/injection-id": "0".repeat(32)}},
                      "spec": {"containers": [], "initContainers": [{"name": "testimony-sidecar"}]},
                      "status": {"podIP": "10.0.0.1"}});
     let pod: Pod = serde_json::from_value(pod).expect("pod");
@@ -186,7 +186,8 @@ async fn k1_a_sidecar_is_certified_and_cosigned_over_tls() {
     let key = PublicKey(pair.public_key().as_ref().try_into().expect("32 bytes"));
     let sign = |message: &[u8]| pair.sign(message).as_ref().try_into().expect("64 bytes");
     let sid: StreamId = format!("c-1/shop/a/{:032x}-0-0", 1).parse().expect("a name");
-    let asked = json!({"injectionId": "i", "csr": STANDARD.encode(csr(&sid, &key, sign))}).to_string().into_bytes();
+    let asked = json!({"injectionId": "0".repeat(32), "csr": STANDARD.encode(csr(&sid, &key, sign))});
+    let asked = asked.to_string().into_bytes();
     let certificate = loop {
         let (status, body) = bench.send("POST", CERTIFICATE_PATH, Some("good"), asked.clone()).await;
         match status {

@@ -11,7 +11,8 @@ pub use run::run;
 
 use crate::index::Index;
 use crate::inject::{
-    Decision, Enforcement, ExcludedNamespaces, Plan, PodTraits, Reason, Selection, SidecarConfig, admit, patch,
+    Decision, Enforcement, ExcludedNamespaces, Plan, PodTraits, Reason, Selection, SidecarConfig, admit,
+    is_injection_id, patch,
 };
 use crate::metrics::{InjectionLabels, Metrics};
 use crate::serve::{Answer, body, json_answer, text_answer};
@@ -222,10 +223,6 @@ impl Failure {
             Self::NoPod | Self::Pod(_) | Self::Patch(_) | Self::Encode(_) => 403,
         }
     }
-}
-
-fn is_injection_id(id: &str) -> bool {
-    id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// 128 random bits, in hex.

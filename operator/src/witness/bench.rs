@@ -46,10 +46,16 @@ pub(super) fn put<K: Indexed + serde::de::DeserializeOwned>(state: &State, objec
     state.change(|index| K::apply(index, object));
 }
 
+/// What admission writes into the pod of this name.
+pub(super) fn injection(name: &str) -> String {
+    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex:0>32}")
+}
+
 pub(super) fn pod(state: &State, name: &str, injected: bool) {
     let sidecar = json!([{"name": "testimony-sidecar", "image": "t"}]);
     let (annotations, init) = match injected {
-        true => (json!({"testimony.dev/injection-id": format!("i-{name}")}), sidecar),
+        true => (json!({"testimony.dev/injection-id": injection(name)}), sidecar),
         false => (json!({}), json!([])),
     };
     put::<Pod>(
@@ -125,7 +131,8 @@ impl Bench {
         let keeper = Keeper::new(config, api.client(), shared, certificates, (door.clone(), inbox));
         let outside = outside.map(|config| {
             let (store, progress) = keeper.blocks();
-            let shower = Shower { config, store, metrics: metrics.clone(), progress, notes: keeper.notes() };
+            let (metrics, unread, notes) = (metrics.clone(), keeper.unread(), keeper.notes());
+            let shower = Shower { config, store, metrics, progress, unread, notes };
             tokio::spawn(shower.run(shutdown.clone()))
         });
         let keeper = tokio::spawn(keeper.run(shutdown));
@@ -162,6 +169,10 @@ impl Bench {
         let text = |object: &Value, key: &str| object["data"][key].as_str().unwrap_or_default().to_owned();
         let objects = paths.iter().filter_map(|path| self.api.get(path));
         objects.map(|object| (text(&object, "entries"), text(&object, "note"))).collect()
+    }
+
+    pub(super) fn has_roots(&self) -> bool {
+        self.api.get(&format!("{MAPS}/testimony-roots")).is_some()
     }
 
     pub(super) fn roots(&self) -> Roots {
@@ -227,7 +238,7 @@ impl Sidecar {
     }
 
     pub(super) fn certify(&self) -> Ask {
-        Ask::Certify { injection_id: format!("i-{}", self.pod), sid: self.sid.clone(), key: public(1) }
+        Ask::Certify { injection_id: injection(self.pod), sid: self.sid.clone(), key: public(1) }
     }
 
     pub(super) fn note(&self) -> SignedNote {

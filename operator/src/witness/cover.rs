@@ -12,6 +12,12 @@ use testimony_core::evidence::ledger::{Fact, Life, PodRow, UncoveredRow};
 /// A stream whose pod has been gone for this long is lost, in nanoseconds: its last head may still be on its way.
 pub const LOST_AFTER_NS: u64 = 60_000_000_000;
 
+/// Why a pod is not covered whose injection id admission never wrote: it names no streams.
+pub const UNKNOWN_INJECTION_ID: &str = "UnknownInjectionId";
+
+/// Longest uid, in bytes: the API server makes them, of 36.
+const UID_BYTES_MAX: usize = 128;
+
 /// Remembers since when pods are gone.
 #[derive(Debug, Default)]
 pub struct Cover {
@@ -24,7 +30,7 @@ impl Cover {
     pub fn news(&mut self, index: &Index, excluded: &ExcludedNamespaces, tables: &Tables, now_ns: u64) -> Vec<Fact> {
         let mut facts = Vec::new();
         let mut bare: BTreeMap<&str, &'static str> = BTreeMap::new();
-        for pod in index.pods.values() {
+        for pod in index.pods.values().filter(|pod| is_uid(&pod.uid)) {
             match standing(index, excluded, pod) {
                 Standing::Expected(injection_id) if !tables.pods().contains_key(&pod.uid) => {
                     facts.push(Fact::Expected(PodRow {
@@ -98,12 +104,20 @@ fn standing<'a>(index: &Index, excluded: &ExcludedNamespaces, pod: &'a PodFacts)
     if pod.finished {
         return Standing::Other;
     }
+    if pod.traits.injected {
+        return Standing::Uncovered(UNKNOWN_INJECTION_ID);
+    }
     match decide(index, excluded, &pod.namespace, &pod.traits) {
         Decision::Already => Standing::Other,
         Decision::Skip(reason) | Decision::Deny(reason) => Standing::Uncovered(reason.as_str()),
         Decision::Inject(_) => Standing::Uncovered(NEEDS_RESTART),
         Decision::NotSelected => Standing::Uncovered("ExcludedNamespace"),
     }
+}
+
+/// A uid under which the ledger can know a pod: it stands in rows as it is.
+fn is_uid(uid: &str) -> bool {
+    (1..=UID_BYTES_MAX).contains(&uid.len()) && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 fn row(pod: &PodFacts, reason: &str, from_ns: u64) -> UncoveredRow {

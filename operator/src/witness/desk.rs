@@ -1,6 +1,7 @@
 //! What the witness says to each request, between two blocks. No I/O: the keeper commits what is proposed here.
 
 use super::cover::Cover;
+use super::fair::{Known, Room, SILENT_SECONDS, Waiting};
 use super::keys::WitnessKeys;
 use crate::certs::{Authority, CertError};
 use crate::index::Index;
@@ -10,10 +11,11 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 use testimony_core::evidence::hash::Hash;
+use testimony_core::evidence::ledger::entry::typ;
 use testimony_core::evidence::ledger::prune::Removal;
 use testimony_core::evidence::ledger::{
-    Book, Committed, Cosignable, Fact, HeadRow, LEDGER, LedgerError, Life, Proposed, Pruned, STREAMS_MAX, interval_ms,
-    witness_name,
+    ABANDONED_PER_STREAM_MAX, Book, Committed, Cosignable, Fact, HeadRow, KNOWN_STREAMS_MAX, LEDGER, LedgerError, Life,
+    Proposed, Pruned, STREAMS_MAX, STREAMS_PER_POD_MAX, interval_ms, witness_name,
 };
 use testimony_core::evidence::note::{Checkpoint, PublicKey, SignedNote};
 use testimony_core::evidence::stream::StreamId;
@@ -25,7 +27,7 @@ use tokio::sync::oneshot;
 /// Life of a stream's certificate, in seconds: the day that a stream lives, and time to ask for it.
 pub const CERTIFICATE_SECONDS: u64 = 26 * 3600;
 
-/// Heads that wait for the next block at a time.
+/// Heads, facts or answers that wait for the next block at a time.
 const WAITING_MAX: usize = 20_000;
 
 const NOT_ITS_OWN: &str = "the stream is not named after this pod and cluster";
@@ -90,8 +92,10 @@ pub struct Desk {
     told: Vec<(u64, Reply, ReplyTo)>,
     /// Facts that were committed.
     committed: u64,
-    /// Streams whose contradicting head stands in the ledger already.
-    forked: HashSet<StreamId>,
+    /// What waits of single pods.
+    pods: Waiting,
+    /// Which streams were told to contradict themselves, and how: each once, and a fork stands in the ledger once.
+    contradicted: HashSet<(StreamId, &'static str)>,
 }
 
 impl Desk {
@@ -111,7 +115,8 @@ impl Desk {
             certified: Vec::new(),
             told: Vec::new(),
             committed: 0,
-            forked: HashSet::new(),
+            pods: Waiting::default(),
+            contradicted: HashSet::new(),
         }
     }
 
@@ -147,7 +152,13 @@ impl Desk {
         reply: ReplyTo,
     ) {
         let (identity, injection_id, sid, key) = ask;
-        let answer = match self.may_certify(identity, injection_id, &sid, &key, index) {
+        let now_s = u64::try_from(now.unix_timestamp()).unwrap_or_default();
+        let may = self.may_certify(identity, injection_id, &sid, &key, index);
+        let may = match may {
+            Ok(None) => self.make_room(&sid, now_s).map(|()| None),
+            other => other,
+        };
+        let answer = match may {
             Ok(None) => match authority {
                 Some(authority) => match self.issue(&sid, &key, authority, now) {
                     Ok(certificate) => return self.certified.push((sid, certificate, reply)),
@@ -188,11 +199,40 @@ impl Desk {
         if self.busy.contains(sid) {
             return Err(Reply::Later("this stream's certificate is being made"));
         }
-        let known = self.book.tables().streams();
-        if self.book.tables().live() + self.certified.len() >= STREAMS_MAX || known.len() >= 4 * STREAMS_MAX {
+        let tables = self.book.tables();
+        if tables.streams().len() >= KNOWN_STREAMS_MAX {
+            return Err(Reply::Later("the ledger makes room for further streams"));
+        }
+        if tables.live() + self.certified.len() >= STREAMS_MAX {
             return denied(429, "the ledger holds as many streams as it can");
         }
         Ok(None)
+    }
+
+    /// Makes room for one more stream of this pod.
+    fn make_room(&mut self, sid: &StreamId, now_s: u64) -> Result<(), Reply> {
+        let Some(parts) = sid.parts() else { return Ok(()) };
+        let asked = self.certified.iter().map(|(sid, ..)| sid);
+        match self.pods.room(self.book.tables(), asked, &parts, now_s) {
+            Room::Free => Ok(()),
+            Room::After(lost) => {
+                tracing::info!(stream = %sid, "a silent stream of the pod makes room for this one");
+                self.push(*lost);
+                Ok(())
+            }
+            Room::Full => Err(Reply::Denied(
+                429,
+                format!(
+                    "this pod has {STREAMS_PER_POD_MAX} streams that go on, as many as it may have: one makes room when it \
+                     closes, or when it was shown by an earlier process and not for {SILENT_SECONDS} seconds"
+                ),
+            )),
+        }
+    }
+
+    fn push(&mut self, fact: Fact) {
+        self.pods.add(&fact);
+        self.facts.push(fact);
     }
 
     fn issue(
@@ -229,17 +269,31 @@ impl Desk {
 
     /// Writes down which records go with the pod.
     pub fn abandon(&mut self, identity: &Identity, sid: StreamId, range: Range<u64>, reason: String, reply: ReplyTo) {
-        let denied = if !self.is_of(&sid, identity) {
+        let answer = if !self.is_of(&sid, identity) {
             Reply::Denied(403, NOT_ITS_OWN.to_owned())
         } else if self.book.tables().stream(&sid).is_none() {
             Reply::Refused(Refusal::Unknown)
-        } else if self.told.len() >= WAITING_MAX {
+        } else if self.is_full() {
             Reply::Later("too many wait")
         } else {
-            self.facts.push(Fact::Abandoned(sid, range.start, range.end, reason));
-            return self.tell(Reply::Written, reply);
+            match self.pods.abandoned(self.book.tables(), &sid, &range) {
+                Known::New => {
+                    self.push(Fact::Abandoned(sid, range.start, range.end, reason));
+                    return self.tell(Reply::Written, reply);
+                }
+                Known::Waits => return self.tell(Reply::Written, reply),
+                Known::Told => Reply::Written,
+                Known::Full => Reply::Denied(
+                    429,
+                    format!("{ABANDONED_PER_STREAM_MAX} parts of this stream are told as abandoned, as many as may be"),
+                ),
+            }
         };
-        let _ = reply.send(denied);
+        let _ = reply.send(answer);
+    }
+
+    fn is_full(&self) -> bool {
+        self.told.len() >= WAITING_MAX || self.facts.len() >= WAITING_MAX
     }
 
     /// Writes down records that are removed by order (G2). What a stream has not shown yet cannot be ordered away, nor what is
@@ -264,7 +318,7 @@ impl Desk {
         });
         let answer = match wrong {
             Some(why) => Reply::Denied(422, why),
-            None if self.told.len() >= WAITING_MAX => Reply::Later("too many wait"),
+            None if self.is_full() => Reply::Later("too many wait"),
             None => {
                 self.facts.extend(orders.into_iter().map(|order| removal.fact(order)));
                 return self.tell(Reply::Written, reply);
@@ -278,8 +332,10 @@ impl Desk {
     pub fn unwrap(&mut self, identity: &Identity, streams: &[StreamId], keys: &[Vec<u8>], reply: ReplyTo) {
         let answer = if !streams.iter().all(|sid| self.is_of(sid, identity)) {
             Reply::Denied(403, NOT_ITS_OWN.to_owned())
-        } else if self.told.len() >= WAITING_MAX {
+        } else if self.is_full() {
             Reply::Later("too many wait")
+        } else if self.pods.unwraps(&identity.pod_uid) {
+            Reply::Later("keys of this pod's spool are being opened")
         } else {
             let pod = &identity.pod_uid;
             let opened: Vec<_> = keys.iter().map(|wrapped| self.keys.unwrap(pod, wrapped).map(SpoolKey)).collect();
@@ -287,7 +343,7 @@ impl Desk {
             let answer = Reply::Unwrapped(self.keys.recovery_key(), opened);
             if any {
                 tracing::info!(pod, keys = keys.len(), "keys of a spool are opened: its node restarted");
-                self.facts.extend(streams.iter().map(|sid| Fact::Unwrapped(sid.clone(), pod.clone())));
+                streams.iter().for_each(|sid| self.push(Fact::Unwrapped(sid.clone(), pod.clone())));
                 return self.tell(answer, reply);
             }
             answer
@@ -329,14 +385,23 @@ impl Desk {
                 Ok(None)
             }
             Err(refusal) => {
-                if let Refusal::Fork(_) = refusal
-                    && self.forked.insert(sid.clone())
-                {
-                    tracing::error!(stream = %sid, "a stream shows two heads of one size");
-                    self.facts.push(Fact::Fork(sid, request.note.encode()));
-                }
+                self.contradicts(sid, &refusal, &request.note);
                 Err(Reply::Refused(refusal))
             }
+        }
+    }
+
+    /// Tells whoever looks after the cluster of a head that does not fit those before.
+    fn contradicts(&mut self, sid: StreamId, refusal: &Refusal, note: &SignedNote) {
+        let result = refusal.as_str();
+        let contradicts = matches!(refusal, Refusal::Fork(_) | Refusal::Consistency | Refusal::Signature);
+        if !contradicts || !self.contradicted.insert((sid.clone(), result)) {
+            return;
+        }
+        let size = note.checkpoint.size;
+        tracing::error!(stream = %sid, result, size, "a stream shows a head that does not fit those before: it is refused");
+        if let Refusal::Fork(_) = refusal {
+            self.facts.push(Fact::Fork(sid, note.encode()));
         }
     }
 
@@ -385,7 +450,15 @@ impl Desk {
     /// The block was proposed to another ledger.
     pub fn committed(&mut self, committed: Committed, now_s: u64) -> Result<(), LedgerError> {
         let (facts, heads) = committed.taken();
+        let passed_over: Vec<usize> = committed.dropped().to_vec();
         let cosignable = self.book.apply(committed)?;
+        for fact in passed_over.into_iter().filter_map(|at| self.facts.get(at)) {
+            tracing::error!(typ = typ(fact), "fits no entry of the ledger");
+            if let Fact::Certified(sid, ..) = fact {
+                // Its certificate is never shown: nothing is told of what is not in the ledger.
+                self.certified.retain(|(certified, ..)| certified != sid);
+            }
+        }
         self.facts.drain(..facts.min(self.facts.len()));
         self.heads.drain(..heads.min(self.heads.len()));
         let mut heads: HashMap<Checkpoint, Cosignable> = HashMap::new();
@@ -416,6 +489,7 @@ impl Desk {
                 self.told.push((at, answer, reply));
             }
         }
+        self.pods = Waiting::of(&self.facts);
         let waiting = self.waiting.iter().filter_map(|(head, _)| head.origin.parse().ok());
         self.busy = waiting.chain(self.certified.iter().map(|(sid, ..)| sid.clone())).collect();
         Ok(())

@@ -3,7 +3,8 @@
 
 use super::grpc;
 use super::receipt::receipt;
-use super::store::Store;
+use super::retain::{ReaderOf, Unread};
+use super::store::{Position, Store};
 use crate::index::Index;
 use crate::metrics::{Metrics, ResultLabels, StateLabels};
 use crate::serve::Shutdown;
@@ -62,10 +63,13 @@ pub struct Exporter {
     pub metrics: Metrics,
     /// What there is to send.
     pub progress: watch::Receiver<Option<Progress>>,
+    /// Where it is said which blocks all sinks have.
+    pub unread: Unread,
 }
 
-/// One sink's way through the blocks.
+/// One sink's way through the blocks of one ledger.
 struct Route {
+    ledger: StreamId,
     sink: DocumentSink,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     next: u64,
@@ -78,7 +82,9 @@ impl Exporter {
     /// Sends until the signal to stop.
     pub async fn run(mut self, mut shutdown: Shutdown) {
         let mut routes: BTreeMap<String, Route> = BTreeMap::new();
-        let mut positions: Option<BTreeMap<String, u64>> = None;
+        let mut positions: Option<BTreeMap<String, Position>> = None;
+        // Until it is known what the sinks have, they may lack all.
+        self.unread.from(ReaderOf::Sinks, Some(0));
         let mut written_at = Instant::now();
         let mut unable = BTreeMap::new();
         loop {
@@ -91,8 +97,9 @@ impl Exporter {
                     self.routes(&mut routes, positions, &progress, &mut unable);
                     for route in routes.values_mut() {
                         self.advance(route, &progress).await;
-                        positions.insert(route.sink.name.clone(), route.next);
+                        positions.insert(route.sink.name.clone(), route.position());
                     }
+                    self.unread.from(ReaderOf::Sinks, routes.values().map(|route| route.next).min());
                     self.show(&routes, unable.len());
                     if written_at.elapsed() >= Duration::from_secs(POSITIONS_SECONDS) {
                         written_at = Instant::now();
@@ -111,7 +118,7 @@ impl Exporter {
         }
     }
 
-    async fn write(&self, positions: &BTreeMap<String, u64>) {
+    async fn write(&self, positions: &BTreeMap<String, Position>) {
         if let Err(error) = self.store.write_positions(positions).await {
             tracing::warn!(%error, "positions of the ledger's export not written, trying again");
         }
@@ -130,12 +137,12 @@ impl Exporter {
     fn routes(
         &self,
         routes: &mut BTreeMap<String, Route>,
-        positions: &BTreeMap<String, u64>,
+        positions: &BTreeMap<String, Position>,
         progress: &Progress,
         unable: &mut BTreeMap<String, String>,
     ) {
         let sinks = sinks(&self.state.index());
-        routes.retain(|name, route| sinks.get(name) == Some(&route.sink));
+        routes.retain(|name, route| sinks.get(name) == Some(&route.sink) && route.ledger == progress.sid);
         unable.retain(|name, _| sinks.contains_key(name));
         for (name, sink) in sinks {
             if routes.contains_key(&name) {
@@ -143,10 +150,11 @@ impl Exporter {
             }
             match client(&sink) {
                 Ok(client) => {
-                    let next = positions.get(&name).copied().unwrap_or_default().min(progress.next);
+                    let next = begins(positions.get(&name), &sink.endpoint, progress);
+                    let ledger = progress.sid.clone();
                     let (retry_at, pause) = (Instant::now(), Duration::from_secs(RETRY_SECONDS));
                     unable.remove(&name);
-                    routes.insert(name, Route { sink, client, next, retry_at, pause, failing: false });
+                    routes.insert(name, Route { ledger, sink, client, next, retry_at, pause, failing: false });
                 }
                 Err(error) => {
                     let why = format!("{error:#}");
@@ -161,15 +169,18 @@ impl Exporter {
     /// Sends what this sink does not have, until it has all of it or fails.
     async fn advance(&self, route: &mut Route, progress: &Progress) {
         let count = |result| self.metrics.ledger_exports.get_or_create(&ResultLabels { result }).inc();
-        route.next = route.next.max(progress.oldest);
+        if let Some(count) = progress.oldest.checked_sub(route.next).filter(|count| *count > 0) {
+            self.skipped(route, count);
+        }
         while route.next < progress.next && Instant::now() >= route.retry_at {
-            match self.send(route, &progress.sid).await {
-                Ok(()) => {
+            match self.send(route).await {
+                Ok(true) => {
                     count("success");
                     route.next += 1;
                     route.pause = Duration::from_secs(RETRY_SECONDS);
                     route.failing = false;
                 }
+                Ok(false) => self.skipped(route, 1),
                 Err(error) => {
                     count("error");
                     if !std::mem::replace(&mut route.failing, true) {
@@ -187,10 +198,18 @@ impl Exporter {
         }
     }
 
-    async fn send(&self, route: &Route, sid: &StreamId) -> anyhow::Result<()> {
-        // Removed in between: what it said is restated in a later one.
-        let Some(block) = self.store.get(route.next).await? else { return Ok(()) };
-        let body = otlp_request(&block, sid).map_err(Error::msg)?;
+    /// Blocks that were removed before this sink had them. What matters of them to a verification is restated in later ones.
+    fn skipped(&self, route: &mut Route, count: u64) {
+        let (sink, from) = (&route.sink.name, route.next);
+        tracing::warn!(sink, from, count, "blocks of the ledger were removed before this sink had them");
+        self.metrics.ledger_skipped.inc_by(count);
+        route.next = route.next.saturating_add(count);
+    }
+
+    /// Sends the next block; `false`: it is not there any more.
+    async fn send(&self, route: &Route) -> anyhow::Result<bool> {
+        let Some(block) = self.store.get(route.next).await? else { return Ok(false) };
+        let body = otlp_request(&block, &route.ledger).map_err(Error::msg)?;
         let request = match route.sink.protocol {
             SinkProtocol::Grpc => grpc::call(&route.sink.endpoint, &body)?,
             SinkProtocol::HttpProtobuf => Request::post(url(&route.sink.endpoint))
@@ -210,7 +229,24 @@ impl Exporter {
             SinkProtocol::Grpc => grpc::receipt(head.status, &head.headers, trailers.as_ref(), body.as_ref()),
             SinkProtocol::HttpProtobuf => receipt(head.status, body.as_ref()),
         };
-        result.map_err(Error::msg)
+        result.map(|()| true).map_err(Error::msg)
+    }
+}
+
+impl Route {
+    fn position(&self) -> Position {
+        Position { next: self.next, of: Some((self.ledger.clone(), self.sink.endpoint.clone())) }
+    }
+}
+
+/// The block with which a sink's way begins: where it was, or with the oldest for a sink that has nothing of this ledger. What
+/// an operator of before wrote does not say of which ledger, nor to whom: such a sink gets some blocks twice.
+fn begins(position: Option<&Position>, endpoint: &str, progress: &Progress) -> u64 {
+    match position {
+        Some(Position { next, of: Some((ledger, to)) }) if *ledger == progress.sid && to == endpoint => {
+            (*next).min(progress.next)
+        }
+        _ => progress.oldest,
     }
 }
 

@@ -6,7 +6,8 @@ use super::desk::{Desk, Reply};
 use super::export::Progress;
 use super::http::{Ask, Asked, Wanted, WitnessDoor};
 use super::keys::{KeyError, WitnessKeys};
-use super::store::{Store, StoreError, Stored};
+use super::retain::{Kept, Unread, goes};
+use super::store::{Standing, Store, StoreError, Stored};
 use crate::certs::Authority;
 use crate::inject::ExcludedNamespaces;
 use crate::metrics::{Metrics, ResultLabels, StateLabels};
@@ -17,7 +18,7 @@ use kube::Client;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use testimony_core::evidence::ledger::{Block, Book, HEARTBEAT_SECONDS, LedgerError, Proposed, ledger_id};
+use testimony_core::evidence::ledger::{Book, HEARTBEAT_SECONDS, LedgerError, Proposed, ledger_id};
 use testimony_core::evidence::roots::{NamedKey, Roots};
 use testimony_core::evidence::stream::NotAStream;
 use time::OffsetDateTime;
@@ -29,12 +30,6 @@ const RETRY_SECONDS: u64 = 2;
 
 /// Attempts to commit one block before the ledger is read anew.
 const COMMIT_ATTEMPTS_MAX: u32 = 30;
-
-/// Blocks that are kept in the cluster, whatever was restated since.
-const KEEP_BLOCKS: usize = 1_024;
-
-/// Bytes of blocks that are kept in the cluster: beyond it, older ones go as soon as all that they say is restated.
-const KEEP_BYTES: usize = 64 * 1024 * 1024;
 
 /// Most blocks that are removed at a time.
 const REMOVE_MAX: usize = 32;
@@ -70,6 +65,8 @@ enum Failure {
     Random,
     #[error("block {0} was written by another keeper")]
     Others(u64),
+    #[error("block {0} was removed long ago: other keepers went on meanwhile")]
+    Behind(u64),
 }
 
 /// The authority in force, and the PEM of all that clients must accept.
@@ -90,6 +87,7 @@ pub struct Keeper {
     door: WitnessDoor,
     inbox: mpsc::Receiver<Asked>,
     progress: watch::Sender<Option<Progress>>,
+    unread: Unread,
     notes: (mpsc::Sender<String>, mpsc::Receiver<String>),
 }
 
@@ -107,13 +105,18 @@ impl Keeper {
     ) -> Self {
         let store = Store::new(client.clone(), &config.namespace);
         let progress = watch::Sender::new(None);
-        let notes = mpsc::channel(NOTES_MAX);
-        Self { config, client, store, state, metrics, authority, bundle, door, inbox, progress, notes }
+        let (notes, unread) = (mpsc::channel(NOTES_MAX), Unread::new());
+        Self { config, client, store, state, metrics, authority, bundle, door, inbox, progress, unread, notes }
     }
 
     /// Where its blocks are, and which there are.
     pub fn blocks(&self) -> (Store, watch::Receiver<Option<Progress>>) {
         (self.store.clone(), self.progress.subscribe())
+    }
+
+    /// Where those who send blocks on say which they have.
+    pub fn unread(&self) -> Unread {
+        self.unread.clone()
     }
 
     /// Takes heads that a witness outside cosigned.
@@ -154,9 +157,9 @@ impl Keeper {
         let namespace = &self.config.namespace;
         let cluster_uid = self.state.index().cluster_uid().map(str::to_owned).ok_or(Failure::NoCluster)?;
         let keys = WitnessKeys::load(&self.client, namespace, &self.config.secret).await?;
-        let blocks = self.store.load().await?;
-        let held = blocks.iter().map(|block| (block.number, bytes(block))).collect();
-        let book = match Book::load(&blocks, keys.public())? {
+        let outlines = self.store.outlines().await?;
+        let held = outlines.iter().map(|outline| (outline.number, outline.bytes)).collect();
+        let book = match self.store.book::<Failure>(&outlines, keys.public()).await? {
             Some(book) => book,
             None => Book::new(ledger_id(&cluster_uid, namespace, random()?)?, keys.public()),
         };
@@ -217,7 +220,12 @@ impl Keeper {
         if !self.create(&proposed, shutdown).await? {
             return Ok(false);
         }
-        held.push_back((proposed.block().number, bytes(proposed.block())));
+        let dropped = proposed.dropped.len();
+        if dropped > 0 {
+            tracing::error!(dropped, "facts that fit no entry of the ledger are left out");
+            self.metrics.ledger_dropped.inc_by(u64::try_from(dropped).unwrap_or(u64::MAX));
+        }
+        held.push_back((proposed.block().number, proposed.block().bytes()));
         desk.committed(proposed.committed(), now_ns() / 1_000_000_000)?;
         self.show(desk, held);
         Ok(true)
@@ -229,12 +237,25 @@ impl Keeper {
         let count = |result| self.metrics.ledger_blocks.get_or_create(&ResultLabels { result }).inc();
         let mut attempts = 0;
         loop {
-            match self.store.create(proposed.block()).await {
-                Ok(Stored::Ours) => {
+            let stored = match self.store.create(proposed.block()).await {
+                Ok(Stored::Ours) => self.store.standing(proposed.block()).await.map(Some),
+                Ok(Stored::Others) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match stored {
+                Ok(Some(Standing::Stands)) => {
                     count("committed");
                     return Ok(true);
                 }
-                Ok(Stored::Others) => {
+                Ok(Some(Standing::Stray)) => {
+                    count("others");
+                    // Where that fails, reading passes it over: it stands ahead of all that is restated.
+                    if let Err(error) = self.store.remove(number).await {
+                        tracing::warn!(%error, block = number, "a block that belongs to nothing was not removed");
+                    }
+                    return Err(Failure::Behind(number));
+                }
+                Ok(None) => {
                     count("others");
                     return Err(Failure::Others(number));
                 }
@@ -287,8 +308,8 @@ impl Keeper {
         let mut kept: usize = held.iter().map(|(_, bytes)| bytes).sum();
         for _ in 0..REMOVE_MAX {
             let Some(&(number, bytes)) = held.front() else { return };
-            let goes = number < desk.book().readable_from() && (held.len() > KEEP_BLOCKS || kept > KEEP_BYTES);
-            if !goes {
+            let there = Kept { blocks: held.len(), bytes: kept };
+            if !goes(number, desk.book().readable_from(), there, self.unread.first()) {
                 return;
             }
             if let Err(error) = self.store.remove(number).await {
@@ -312,10 +333,6 @@ impl Keeper {
             tracing::warn!(%error, "roots not published, trying again");
         }
     }
-}
-
-fn bytes(block: &Block) -> usize {
-    block.entries.len() + block.note.len()
 }
 
 fn random() -> Result<u128, Failure> {

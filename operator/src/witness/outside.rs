@@ -2,6 +2,7 @@
 //! into the ledger (W3). The witness needs to know one key, the ledger's, and never more than heads and hashes.
 
 use super::export::{Progress, https};
+use super::retain::{ReaderOf, Unread};
 use super::store::{Store, StoreError};
 use crate::metrics::{Metrics, ResultLabels};
 use crate::serve::Shutdown;
@@ -48,6 +49,8 @@ pub struct Shower {
     pub metrics: Metrics,
     /// Which blocks there are.
     pub progress: watch::Receiver<Option<Progress>>,
+    /// Where it is said which blocks were read.
+    pub unread: Unread,
     /// Takes what it cosigned into the ledger.
     pub notes: mpsc::Sender<String>,
 }
@@ -63,11 +66,26 @@ enum Failure {
     Http(anyhow::Error),
     #[error("{0}")]
     Refused(String),
+    #[error("the ledger has no block yet")]
+    NoBlock,
+    #[error("block {0} of the ledger was removed before it was read for the witness")]
+    Removed(u64),
     #[error(
         "it knows {0} entries, and no head of this ledger has that size: another ledger was shown to it under the same key, or \
          this one went back"
     )]
     Astray(u64),
+}
+
+impl Failure {
+    /// Whether the walk goes on from where it is. It need not begin anew because nobody answers: after a while the blocks to
+    /// begin with are removed, and what the walk knows is all that leads from the witness's head to the newest.
+    fn keeps_walk(&self) -> bool {
+        match self {
+            Self::Store(_) | Self::Http(_) | Self::Refused(_) | Self::NoBlock => true,
+            Self::Ledger(_) | Self::Removed(_) | Self::Astray(_) => false,
+        }
+    }
 }
 
 impl Shower {
@@ -83,7 +101,7 @@ impl Shower {
         };
         let mut walk: Option<Outside> = None;
         let mut next = Instant::now();
-        let mut failing = false;
+        let (mut failing, mut looked, mut kept) = (false, false, String::new());
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
@@ -98,7 +116,12 @@ impl Shower {
                 continue;
             };
             next = Instant::now() + self.config.interval;
+            if !std::mem::replace(&mut looked, true) {
+                walk = self.resumed(&progress).await;
+            }
             let result = self.show(&client, &mut walk, &progress).await;
+            self.keep(walk.as_ref(), &mut kept).await;
+            self.unread.from(ReaderOf::Outside, walk.as_ref().map(Outside::next_block));
             let count = |result| self.metrics.ledger_outside.get_or_create(&ResultLabels { result }).inc();
             match result {
                 Ok(None) => {}
@@ -114,14 +137,36 @@ impl Shower {
                 }
                 Err(error) => {
                     count("error");
-                    // Whatever it was, the next walk begins with what the cluster holds.
-                    walk = None;
+                    if !error.keeps_walk() {
+                        walk = None;
+                    }
                     if !std::mem::replace(&mut failing, true) {
                         let url = &self.config.url;
                         tracing::warn!(url, %error, "the witness outside did not cosign the ledger, trying again");
                     }
                 }
             }
+        }
+    }
+
+    /// The walk of the leader before, if it kept one of this ledger.
+    async fn resumed(&self, progress: &Progress) -> Option<Outside> {
+        let text = match self.store.walk().await {
+            Ok(text) => text?,
+            Err(error) => {
+                tracing::warn!(%error, "what the leader before kept for the witness outside is not read");
+                return None;
+            }
+        };
+        Outside::restored(&text, &progress.sid, &self.config.key)
+    }
+
+    /// Keeps the walk for the next leader.
+    async fn keep(&self, walk: Option<&Outside>, kept: &mut String) {
+        let Some(text) = walk.map(Outside::kept).filter(|text| text != kept) else { return };
+        match self.store.keep_walk(&text).await {
+            Ok(()) => *kept = text,
+            Err(error) => tracing::warn!(%error, "what the next leader needs for the witness outside is not kept"),
         }
     }
 
@@ -133,48 +178,54 @@ impl Shower {
         progress: &Progress,
     ) -> Result<Option<String>, Failure> {
         let mut wanted = None;
+        // Another ledger was begun.
+        if walk.as_ref().is_some_and(|walk| *walk.ledger() != progress.sid) {
+            *walk = None;
+        }
         // Once more, where the witness says that it stands elsewhere.
         for _ in 0..2 {
-            let mut at = match walk.take() {
-                Some(walk) => walk,
-                None => self.begin(wanted).await?,
+            let at = match walk {
+                Some(at) => at,
+                None => walk.insert(self.begin(wanted).await?),
             };
-            while at.next_block() < progress.next {
-                let number = at.next_block();
-                let Some(block) = self.store.get(number).await? else { break };
-                at.push(&block)?;
-            }
+            self.follow(at, progress).await?;
             let Some(request) = at.request() else {
-                return match at.astray() {
-                    Some(size) => Err(Failure::Astray(size)),
-                    None => {
-                        *walk = Some(at);
-                        Ok(None)
-                    }
-                };
+                return at.astray().map_or(Ok(None), |size| Err(Failure::Astray(size)));
             };
             let (status, body) = self.ask(client, request).await.map_err(Failure::Http)?;
             match at.answered(status, &body) {
-                Answer::Cosigned(note) => {
-                    *walk = Some(at);
-                    return Ok(Some(note));
+                Answer::Cosigned(note) => return Ok(Some(note)),
+                Answer::Elsewhere(size) => {
+                    wanted = Some(size);
+                    *walk = None;
                 }
-                Answer::Elsewhere(size) => wanted = Some(size),
                 Answer::Refused(why) => return Err(Failure::Refused(why)),
             }
         }
         Err(Failure::Astray(wanted.unwrap_or_default()))
     }
 
+    /// Walks on to the newest block.
+    async fn follow(&self, at: &mut Outside, progress: &Progress) -> Result<(), Failure> {
+        while at.next_block() < progress.next {
+            let number = at.next_block();
+            match self.store.get(number).await? {
+                Some(block) => at.push(&block)?,
+                None if number < progress.oldest => return Err(Failure::Removed(number)),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
     /// From the newest block where reading may begin and that is not beyond where the witness stands: as it says itself, or
     /// as the ledger has it.
     async fn begin(&self, wanted: Option<u64>) -> Result<Outside, Failure> {
-        let blocks = self.store.load().await?;
-        let wanted = wanted.unwrap_or_else(|| last_cosigned(&blocks, &self.config.key));
-        let first = |block: &&Block| block.begins().is_some_and(|chain| wanted == 0 || chain.range.end() <= wanted);
-        let first = blocks.iter().rev().find(first).or(blocks.first());
-        let first = first.ok_or_else(|| Failure::Refused("the ledger has no block yet".to_owned()))?;
-        Ok(Outside::begin(first, wanted, self.config.key.clone())?)
+        let mut sights: Vec<Sight> = Vec::new();
+        self.store.scan(|block| sights.push(Sight::of(block, &self.config.key))).await?;
+        let (number, wanted) = begin_with(&mut sights, wanted).ok_or(Failure::NoBlock)?;
+        let first = self.store.get(number).await?.ok_or(StoreError::Gone(number))?;
+        Ok(Outside::begin(&first, wanted, self.config.key.clone())?)
     }
 
     async fn ask(&self, client: &Http, body: String) -> anyhow::Result<(u16, String)> {
@@ -195,15 +246,34 @@ impl Shower {
 
 type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// Entries under the newest head of which the ledger says that this key cosigned it; 0: none.
-fn last_cosigned(blocks: &[Block], key: &NamedKey) -> u64 {
-    let facts = blocks.iter().rev().flat_map(|block| block.facts().into_iter().rev());
-    let notes = facts.filter_map(|fact| match fact {
-        Fact::Witnessed(note) => SignedNote::parse(&note).ok(),
-        _ => None,
-    });
-    let mut of_key = notes.filter(|note| note.cosigned_at(&key.name, &key.key).is_some());
-    of_key.next().map_or(0, |note| note.checkpoint.size)
+/// What a block says to whoever looks for where to begin.
+struct Sight {
+    number: u64,
+    /// Entries ahead of it, where reading may begin with it.
+    begins: Option<u64>,
+    /// Entries under the newest head of which it says that the witness cosigned it.
+    cosigned: Option<u64>,
+}
+
+impl Sight {
+    fn of(block: &Block, key: &NamedKey) -> Self {
+        let notes = block.facts().into_iter().rev().filter_map(|fact| match fact {
+            Fact::Witnessed(note) => SignedNote::parse(&note).ok(),
+            _ => None,
+        });
+        let cosigned = notes.filter(|note| note.cosigned_at(&key.name, &key.key).is_some());
+        let cosigned = cosigned.map(|note| note.checkpoint.size).next();
+        Self { number: block.number, begins: block.begins().map(|chain| chain.range.end()), cosigned }
+    }
+}
+
+/// Number of the block to begin with, and how many entries the witness knows: as it says itself, or as the ledger has it.
+fn begin_with(sights: &mut [Sight], wanted: Option<u64>) -> Option<(u64, u64)> {
+    sights.sort_by_key(|sight| std::cmp::Reverse(sight.number));
+    let wanted = wanted.or_else(|| sights.iter().find_map(|sight| sight.cosigned)).unwrap_or_default();
+    let may = |sight: &&Sight| sight.begins.is_some_and(|before| wanted == 0 || before <= wanted);
+    let first = sights.iter().find(may).or(sights.last())?;
+    Some((first.number, wanted))
 }
 
 fn cosigned_at(note: &str, key: &NamedKey) -> u64 {
@@ -211,90 +281,4 @@ fn cosigned_at(note: &str, key: &NamedKey) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::bench::{Bench, pod};
-    use super::*;
-    use crate::serve::{serve, text_answer};
-    use crate::testing::FakeApi;
-    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-    use hyper::StatusCode;
-    use std::sync::{Arc, Mutex};
-    use testimony_core::evidence::note::{PublicKey, Signature};
-    use testimony_core::evidence::witness::{Refusal, Request as AddCheckpoint, StreamState, judge};
-    use tokio::net::TcpListener;
-
-    fn pair() -> Ed25519KeyPair {
-        Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a seed")
-    }
-
-    fn named() -> NamedKey {
-        let key = PublicKey(pair().public_key().as_ref().try_into().expect("32 bytes"));
-        NamedKey { name: "outside.example/w".to_owned(), key }
-    }
-
-    /// What a witness outside does, once it is told the ledger's key.
-    fn cosign(state: &Mutex<Option<StreamState>>, body: &[u8]) -> (StatusCode, String) {
-        let request = AddCheckpoint::parse(body).expect("what any witness takes");
-        let mut state = state.lock().expect("the lock");
-        let Some(state) = state.as_mut() else { return (StatusCode::NOT_FOUND, "unknown origin\n".to_owned()) };
-        match judge(state, &request, 5, |_| false) {
-            Ok(accepted) => {
-                state.advance(&accepted);
-                let text = request.note.checkpoint.cosigned_text(5);
-                let signature = pair().sign(text.as_bytes()).as_ref().try_into().expect("64 bytes");
-                (StatusCode::OK, Signature::witness(&named().name, &named().key, 5, &signature).line())
-            }
-            Err(Refusal::Known(size)) => (StatusCode::CONFLICT, format!("{size}\n")),
-            Err(refusal) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{refusal}\n")),
-        }
-    }
-
-    #[tokio::test]
-    async fn w3_what_a_witness_outside_cosigned_stands_in_the_ledger_across_a_restart() {
-        let state: Arc<Mutex<Option<StreamState>>> = Arc::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let url = format!("http://{}/prefix/", listener.local_addr().expect("address"));
-        let shared = state.clone();
-        let handler = move |request: Request<hyper::body::Incoming>| {
-            let shared = shared.clone();
-            async move {
-                assert_eq!(request.uri().path(), "/prefix/add-checkpoint");
-                let body = request.into_body().collect().await.expect("body").to_bytes();
-                let (status, text) = cosign(&shared, &body);
-                text_answer(status, text)
-            }
-        };
-        let (stop, shutdown) = Shutdown::new();
-        let server = tokio::spawn(serve(listener, None, 4, handler, shutdown));
-        let interval = Duration::from_millis(50);
-        let config = OutsideConfig { url, key: named(), ca_bundle: None, interval };
-        let mut bench = Bench::with_outside(FakeApi::default(), config.clone());
-        pod(&bench.state, "a", true);
-        until("an error is told", || bench.outside_counted("error") > 0).await;
-        // The ledger's key reaches the witness, by whoever runs it.
-        let ledger = bench.roots().ledgers[0].clone();
-        *state.lock().expect("the lock") = Some(StreamState::certified(ledger.key, u64::MAX));
-        let mut sizes = Vec::new();
-        for (round, name) in ["b", "c"].into_iter().enumerate() {
-            pod(&bench.state, name, true);
-            let before = sizes.last().copied().unwrap_or(0);
-            until("a head is cosigned", || last_cosigned(&bench.whole_blocks(), &named()) > before).await;
-            sizes.push(last_cosigned(&bench.whole_blocks(), &named()));
-            let summary = bench.read();
-            assert_eq!(summary.unproved, 0, "round {round}");
-            bench = bench.restarted(config.clone()).await;
-        }
-        assert!(sizes[1] > sizes[0], "{sizes:?}");
-        bench.end().await;
-        stop.send_replace(true);
-        server.await.expect("server").expect("a clean end");
-    }
-
-    async fn until(what: &str, holds: impl Fn() -> bool) {
-        let end = Instant::now() + Duration::from_secs(60);
-        while !holds() {
-            assert!(Instant::now() < end, "not in time: {what}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,9 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use std::collections::BTreeMap;
-use testimony_core::evidence::ledger::Block;
+use testimony_core::evidence::ledger::outline::start;
+use testimony_core::evidence::ledger::{Block, Book, Keys, LedgerError, Outline};
+use testimony_core::evidence::stream::StreamId;
 
 /// What the names of blocks begin with; the number follows.
 pub const BLOCK_PREFIX: &str = "testimony-ledger-";
@@ -17,7 +19,7 @@ pub const BLOCK_LABEL: &str = "testimony.dev/ledger";
 /// Name of the ConfigMap with what a verification must be given.
 pub const ROOTS: &str = "testimony-roots";
 
-/// Name of the ConfigMap that says how far each sink is: the next block's number by the sink's name.
+/// Name of the ConfigMap that says how far each sink is: a [`Position`] by the sink's name.
 pub const POSITIONS: &str = "testimony-ledger-sent";
 
 /// Name of the ConfigMap with a copy of the ledger's newest head, where it is asked for.
@@ -26,11 +28,16 @@ pub const HEAD: &str = "testimony-ledger-head";
 /// Key of that ConfigMap: a signed note.
 pub const HEAD_KEY: &str = "head";
 
+/// Name of the ConfigMap with what the next leader must know to show the ledger to the witness outside.
+pub const OUTSIDE: &str = "testimony-ledger-outside";
+
+const WALK: &str = "walk";
+
 /// Key of the ConfigMap with the roots.
 pub const ROOTS_KEY: &str = "roots";
 
-/// Blocks of one page of a list: each has at most 512 KiB.
-const PAGE_BLOCKS: u32 = 50;
+/// Blocks of one page of a list: each has at most 512 KiB, and a page is held in memory as text and as objects.
+const PAGE_BLOCKS: u32 = 16;
 
 /// Most blocks that are read: what is kept, and what may be added while removal fails.
 const BLOCKS_MAX: usize = 20_000;
@@ -47,6 +54,43 @@ pub enum Stored {
     Others,
 }
 
+/// How far a sink is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The next block's number.
+    pub next: u64,
+    /// Of which ledger, and to which endpoint. `None`: an operator of before wrote it, which did not say.
+    pub of: Option<(StreamId, String)>,
+}
+
+impl Position {
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ' ');
+        let next = parts.next()?.parse().ok()?;
+        let of = match (parts.next(), parts.next()) {
+            (Some(ledger), Some(endpoint)) => Some((ledger.parse().ok()?, endpoint.to_owned())),
+            _ => None,
+        };
+        Some(Self { next, of })
+    }
+
+    fn text(&self) -> String {
+        match &self.of {
+            Some((ledger, endpoint)) => format!("{} {ledger} {endpoint}", self.next),
+            None => self.next.to_string(),
+        }
+    }
+}
+
+/// What a block is that was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The newest of its ledger, or such that others went on from it.
+    Stands,
+    /// The ledger went on without it: blocks of this number and before were removed, so that it could be created.
+    Stray,
+}
+
 /// Why blocks cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -56,6 +100,9 @@ pub enum StoreError {
     /// An object with the label of a block that is none.
     #[error("ConfigMap {0} is labelled {BLOCK_LABEL} and is no block: remove the label")]
     Foreign(String),
+    /// A block went while the ledger was read.
+    #[error("block {0} was removed meanwhile")]
+    Gone(u64),
     /// More blocks than a ledger has.
     #[error("more than {BLOCKS_MAX} blocks: removal of old ones fails, see the log")]
     TooMany,
@@ -73,28 +120,59 @@ impl Store {
         Self { api: Api::namespaced(client, namespace) }
     }
 
-    /// All blocks, in order of their numbers.
+    /// Looks at each block once, in any order; a page of them is in memory at a time.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn load(&self) -> Result<Vec<Block>, StoreError> {
-        let mut blocks = Vec::new();
+    pub async fn scan(&self, mut look: impl FnMut(&Block)) -> Result<(), StoreError> {
+        let mut count = 0;
         let mut params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true")).limit(PAGE_BLOCKS);
         loop {
             let page = self.api.list(&params).await?;
             for object in page.items {
-                blocks.push(block(object)?);
+                look(&block(object)?);
+                count += 1;
             }
-            if blocks.len() > BLOCKS_MAX {
+            if count > BLOCKS_MAX {
                 return Err(StoreError::TooMany);
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
-                None => break,
+                None => return Ok(()),
             }
         }
-        blocks.sort_by_key(|block| block.number);
-        Ok(blocks)
+    }
+
+    /// What each block is, in order of their numbers.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn outlines(&self) -> Result<Vec<Outline>, StoreError> {
+        let mut outlines = Vec::new();
+        self.scan(|block| outlines.push(Outline::of(block))).await?;
+        outlines.sort_by_key(|outline| outline.number);
+        Ok(outlines)
+    }
+
+    /// The ledger, read block by block from where reading begins; `None`: there is no block.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not whole.
+    pub async fn book<E: From<StoreError> + From<LedgerError>>(
+        &self,
+        outlines: &[Outline],
+        keys: Keys,
+    ) -> Result<Option<Book>, E> {
+        let mut book: Option<Book> = None;
+        for outline in start(outlines)?.and_then(|at| outlines.get(at..)).into_iter().flatten() {
+            let number = outline.number;
+            let block = self.get(number).await?.ok_or(StoreError::Gone(number))?;
+            match &mut book {
+                Some(book) => book.replay(&block)?,
+                None => book = Some(Book::begin(&block, keys)?),
+            }
+        }
+        Ok(book)
     }
 
     /// Creates a block. May be called again with the same block when it failed: then the answer was perhaps lost, and the
@@ -125,6 +203,29 @@ impl Store {
         }
     }
 
+    /// Whether a block that was just created continues the ledger. That its number was free does not say so: a keeper that was
+    /// stopped for a while creates a number that others had, and have removed. Blocks are removed oldest first, so that where
+    /// the one before is there, none of its number ever was removed.
+    ///
+    /// # Errors
+    /// See [`StoreError`]: nothing is known of it.
+    pub async fn standing(&self, block: &Block) -> Result<Standing, StoreError> {
+        let stands = match block.number.checked_sub(1) {
+            Some(before) => self.get(before).await?.is_some_and(|before| block.follows(&before)),
+            None => {
+                let mut alone = true;
+                self.scan(|other| alone &= other.number == block.number).await?;
+                alone
+            }
+        };
+        // Somebody else may have gone on from it, and removed what was before, while this keeper waited for its answer.
+        let continued = match block.number.checked_add(1).filter(|_| !stands) {
+            Some(next) => self.get(next).await?.is_some_and(|next| next.follows(block)),
+            None => false,
+        };
+        Ok(if stands || continued { Standing::Stands } else { Standing::Stray })
+    }
+
     /// A block, if it is there.
     ///
     /// # Errors
@@ -149,21 +250,38 @@ impl Store {
         self.publish(HEAD, BTreeMap::from([(HEAD_KEY.to_owned(), note.to_owned())])).await
     }
 
-    /// How far each sink is: the next block's number by the sink's name.
+    /// What was kept for the next leader of the walk for the witness outside.
     ///
     /// # Errors
     /// The API server's.
-    pub async fn positions(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+    pub async fn walk(&self) -> Result<Option<String>, StoreError> {
+        let data = self.api.get_opt(OUTSIDE).await?.and_then(|object| object.data).unwrap_or_default();
+        Ok(data.get(WALK).cloned())
+    }
+
+    /// Keeps it.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn keep_walk(&self, text: &str) -> Result<(), StoreError> {
+        self.publish(OUTSIDE, BTreeMap::from([(WALK.to_owned(), text.to_owned())])).await
+    }
+
+    /// How far each sink is, by its name.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn positions(&self) -> Result<BTreeMap<String, Position>, StoreError> {
         let data = self.api.get_opt(POSITIONS).await?.and_then(|object| object.data).unwrap_or_default();
-        Ok(data.into_iter().filter_map(|(sink, next)| Some((sink, next.parse().ok()?))).collect())
+        Ok(data.into_iter().filter_map(|(sink, text)| Some((sink, Position::parse(&text)?))).collect())
     }
 
     /// Writes down how far each sink is.
     ///
     /// # Errors
     /// The API server's.
-    pub async fn write_positions(&self, positions: &BTreeMap<String, u64>) -> Result<(), StoreError> {
-        let text = |(sink, next): (&String, &u64)| (sink.clone(), next.to_string());
+    pub async fn write_positions(&self, positions: &BTreeMap<String, Position>) -> Result<(), StoreError> {
+        let text = |(sink, position): (&String, &Position)| (sink.clone(), position.text());
         self.publish(POSITIONS, positions.iter().map(text).collect()).await
     }
 

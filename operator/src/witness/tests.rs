@@ -42,7 +42,7 @@ async fn w1_a_stream_is_certified_shown_and_closed_and_the_ledger_proves_it() {
     let said = &summary.streams[&sidecar.sid];
     assert_eq!((said.size, said.root, said.life), (size, root_of(&sidecar.leaves), Life::Closed));
     assert_eq!((said.first_key, said.certificate.as_ref()), (Some(public(1)), Some(&der)));
-    assert_eq!(summary.pods["a"].pod.injection_id, "i-a");
+    assert_eq!(summary.pods["a"].pod.injection_id, injection("a"));
     assert_eq!(summary.unproved, 0);
     let again = bench.ask("a", sidecar.certify()).await;
     assert!(matches!(again, Reply::Denied(409, _)), "{again:?}");
@@ -54,8 +54,8 @@ async fn k1_only_the_pod_itself_gets_a_certificate() {
     let bench = Bench::new(FakeApi::default());
     pod(&bench.state, "a", true);
     pod(&bench.state, "b", false);
-    let ask = |injection: &str, sid: &str| Ask::Certify {
-        injection_id: injection.to_owned(),
+    let ask = |injection_of: &str, sid: &str| Ask::Certify {
+        injection_id: injection(injection_of),
         sid: sid.parse().expect("a name"),
         key: public(1),
     };
@@ -67,15 +67,15 @@ async fn k1_only_the_pod_itself_gets_a_certificate() {
             format!("c-1/shop/a/{boot}"),
             "the injection id is not the one that admission wrote into this pod",
         ),
-        ("a", "i-a", format!("c-1/shop/b/{boot}"), "the stream is not named after this pod and cluster"),
-        ("a", "i-a", format!("c-1/bank/a/{boot}"), "the stream is not named after this pod and cluster"),
-        ("a", "i-a", format!("c-2/shop/a/{boot}"), "the stream is not named after this pod and cluster"),
+        ("a", "a", format!("c-1/shop/b/{boot}"), "the stream is not named after this pod and cluster"),
+        ("a", "a", format!("c-1/bank/a/{boot}"), "the stream is not named after this pod and cluster"),
+        ("a", "a", format!("c-2/shop/a/{boot}"), "the stream is not named after this pod and cluster"),
         ("b", "", format!("c-1/shop/b/{boot}"), "the injection id is not the one that admission wrote into this pod"),
     ];
-    for (pod, injection, sid, why) in table {
-        assert_eq!(bench.ask(pod, ask(injection, &sid)).await, Reply::Denied(403, why.to_owned()), "{pod} {sid}");
+    for (pod, injection_of, sid, why) in table {
+        assert_eq!(bench.ask(pod, ask(injection_of, &sid)).await, Reply::Denied(403, why.to_owned()), "{pod} {sid}");
     }
-    let unknown = bench.ask("c", ask("i-c", &format!("c-1/shop/c/{boot}"))).await;
+    let unknown = bench.ask("c", ask("c", &format!("c-1/shop/c/{boot}"))).await;
     assert_eq!(unknown, Reply::Later("this pod is not known yet"));
     let mut stranger = Sidecar::new("a");
     assert!(matches!(bench.ask("a", stranger.certify()).await, Reply::Certificate(_)));
@@ -149,7 +149,8 @@ async fn a_ledger_that_was_changed_is_not_written_on() {
     let path = format!("{MAPS}/testimony-ledger-0");
     let good = bench.api.get(&path).expect("a block");
     let mut changed = good.clone();
-    changed["data"]["entries"] = json!(good["data"]["entries"].as_str().expect("text").replace("i-a", "i-b"));
+    changed["data"]["entries"] =
+        json!(good["data"]["entries"].as_str().expect("text").replace(&injection("a"), &injection("b")));
     bench.api.put(&path, changed);
     let second = bench.again();
     second.until("it has tried", |bench| bench.blocks_counted("reload") > 2).await;

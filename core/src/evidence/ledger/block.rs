@@ -108,6 +108,11 @@ impl Chain {
 }
 
 impl Block {
+    /// Its bytes.
+    pub fn bytes(&self) -> usize {
+        self.entries.len() + self.note.len()
+    }
+
     /// The bodies.
     ///
     /// # Errors
@@ -120,6 +125,15 @@ impl Block {
             return Err(self.error(0, problem));
         }
         Ok(bodies)
+    }
+
+    /// Whether this block's first entry continues the last one of that block, which is the one before it.
+    pub fn follows(&self, before: &Self) -> bool {
+        let first = self.entries.lines().next().and_then(|body| Entry::parse(body.as_bytes()).ok());
+        let last = before.entries.lines().next_back().map(|body| leaf(body.as_bytes()));
+        before.number.checked_add(1) == Some(self.number)
+            && last.is_some()
+            && first.is_some_and(|first| first.prev == last)
     }
 
     /// What its entries say; what is no entry is left out.

@@ -1,18 +1,18 @@
 //! The ledger as its keeper has it: blocks are proposed, committed, and then count.
 
 use super::block::{Block, Chain, LedgerError};
+use super::draft::{Cursor, Draft, Pushed, Reserved, rows};
 use super::entry::Entry;
-use super::fact::{Fact, HeadRow, Row, StateFact};
-use super::tables::{Part, Tables};
+use super::fact::{Fact, HeadRow, StateFact};
+use super::outline::{Outline, start};
+use super::tables::Tables;
 use super::{
-    BLOCK_BYTES_MAX, ENTRIES_PER_BLOCK_MAX, HEADS_PER_ENTRY_MAX, ROWS_BYTES_MAX, STATE_BYTES_PER_BLOCK_MAX,
-    STATE_EVERY_BLOCKS,
+    HEAD_ROW_BYTES_MAX, HEADS_PER_ENTRY_MAX, HEADS_RESERVED_BYTES, KNOWN_STREAMS_MAX, STATE_BYTES_PER_BLOCK_MAX,
+    STATE_EVERY_BLOCKS, STATE_EVERY_BYTES, STATE_EVERY_SECONDS,
 };
 use crate::evidence::note::{Checkpoint, PublicKey, SIGNATURE_BYTES, Signature, SignedNote};
 use crate::evidence::stream::StreamId;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::ops::Bound;
 
 /// Public keys of a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,16 +23,24 @@ pub struct Keys {
     pub witness: PublicKey,
 }
 
-/// How far a restatement has come: the last row that was written of each table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Cursor {
-    begun: bool,
-    stream: Option<u64>,
-    pod: Option<String>,
-    uncovered: Option<String>,
-    abandoned: Option<Part>,
-    pruned: Option<Part>,
-    erased: Option<Part>,
+/// A restatement under way.
+#[derive(Clone, Debug)]
+struct Restating {
+    /// The block in which it began.
+    from: u64,
+    /// When, in nanoseconds since the epoch.
+    begun_ns: u64,
+    /// How far it is.
+    cursor: Cursor,
+}
+
+/// What was written since all that is known was last restated.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since {
+    /// When that restatement began, or else the ledger, in nanoseconds since the epoch.
+    begun_ns: u64,
+    /// Bytes of the blocks after it: its own do not count, or a large one would call for the next.
+    bytes: usize,
 }
 
 /// The ledger.
@@ -44,8 +52,8 @@ pub struct Book {
     next_block: u64,
     /// The block in which the last whole restatement begins: reading may begin there.
     readable_from: u64,
-    /// The block in which the restatement under way began, and how far it is.
-    restating: Option<(u64, Cursor)>,
+    restating: Option<Restating>,
+    since: Since,
 }
 
 /// A block that was not committed. Its note is nobody's business yet.
@@ -54,9 +62,11 @@ pub struct Proposed {
     block: Block,
     chain: Chain,
     entries: Vec<Entry>,
-    restating: Option<(u64, Cursor)>,
+    restating: Option<Restating>,
     restated: bool,
-    /// How many of the facts that were given are in it.
+    /// Which of the facts that were given can stand in no block: they are passed over.
+    pub dropped: Vec<usize>,
+    /// How many of the facts that were given are in it, or are passed over.
     pub facts_taken: usize,
     /// How many of the heads that were given are in it.
     pub heads_taken: usize,
@@ -83,6 +93,11 @@ impl Proposed {
 }
 
 impl Committed {
+    /// Which of the facts that were given can stand in no block.
+    pub fn dropped(&self) -> &[usize] {
+        &self.0.dropped
+    }
+
     /// How many of the facts and of the heads that were given are in it.
     pub fn taken(&self) -> (usize, usize) {
         (self.0.facts_taken, self.0.heads_taken)
@@ -112,41 +127,47 @@ impl Book {
     /// A ledger without entries.
     pub fn new(sid: StreamId, keys: Keys) -> Self {
         let (chain, tables) = (Chain::new(sid), Tables::default());
-        Self { chain, keys, tables, next_block: 0, readable_from: 0, restating: None }
+        Self { chain, keys, tables, next_block: 0, readable_from: 0, restating: None, since: Since::default() }
     }
 
-    /// Reads a ledger back from its blocks, in order of their numbers. Blocks ahead of the first from which reading can
-    /// begin are left out: their removal was interrupted. `None`: there is no such block.
+    /// Reads a ledger back from its blocks, in order of their numbers. Blocks ahead of the one that reading begins with are
+    /// left out: all that they say is restated. `None`: there is no block.
     ///
     /// # Errors
     /// See [`LedgerError`]. A ledger that is not whole is never written on.
     pub fn load(blocks: &[Block], keys: Keys) -> Result<Option<Self>, LedgerError> {
-        let Some(at) = start(blocks) else {
-            return match blocks.first() {
-                Some(block) => Err(block.error(0, "no block begins the ledger, and none restates it whole".to_owned())),
-                None => Ok(None),
-            };
-        };
+        let outlines: Vec<Outline> = blocks.iter().map(Outline::of).collect();
         let mut book: Option<Self> = None;
-        for block in blocks.iter().skip(at) {
-            let book = match &mut book {
-                Some(book) => book,
-                None => {
-                    let chain = block.begins().ok_or_else(|| block.error(1, "nothing begins here".to_owned()))?;
-                    let tables = Tables::before(chain.range.end());
-                    let begun = Self { chain, tables, next_block: block.number, ..Self::new(block_sid(block)?, keys) };
-                    book.insert(begun)
-                }
-            };
-            book.replay(block)?;
+        for block in start(&outlines)?.and_then(|at| blocks.get(at..)).into_iter().flatten() {
+            match &mut book {
+                Some(book) => book.replay(block)?,
+                None => book = Some(Self::begin(block, keys)?),
+            }
         }
         Ok(book)
     }
 
-    fn replay(&mut self, block: &Block) -> Result<(), LedgerError> {
+    /// Begins to read a ledger with this block.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub fn begin(block: &Block, keys: Keys) -> Result<Self, LedgerError> {
+        let chain = block.begins().ok_or_else(|| block.error(1, "nothing begins here".to_owned()))?;
+        let tables = Tables::before(chain.range.end());
+        let mut book = Self { chain, tables, next_block: block.number, ..Self::new(block_sid(block)?, keys) };
+        book.replay(block)?;
+        Ok(book)
+    }
+
+    /// Reads the next block.
+    ///
+    /// # Errors
+    /// See [`LedgerError`]; nothing may be written on what was read then.
+    pub fn replay(&mut self, block: &Block) -> Result<(), LedgerError> {
         if block.number != self.next_block {
             return Err(block.error(0, format!("block {} was due", self.next_block)));
         }
+        self.since.bytes = self.since.bytes.saturating_add(block.bytes());
         for (at, body) in block.bodies()?.into_iter().enumerate() {
             let entry = self.chain.append(body).map_err(|problem| block.error(at + 1, problem))?;
             let taken = self.take(block.number, &entry);
@@ -159,17 +180,35 @@ impl Book {
 
     /// Takes up an entry of this block.
     fn take(&mut self, block: u64, entry: &Entry) -> Result<(), &'static str> {
-        if let Fact::State(state) = &entry.fact {
-            if state.first.is_some() {
-                self.restating = Some((block, Cursor::default()));
+        match &entry.fact {
+            Fact::Open(..) => self.since.begun_ns = entry.at_ns,
+            Fact::State(state) => {
+                if state.first.is_some() {
+                    self.restating = Some(Restating { from: block, begun_ns: entry.at_ns, cursor: Cursor::default() });
+                }
+                if state.last
+                    && let Some(restating) = self.restating.take()
+                {
+                    self.restated(&restating);
+                }
             }
-            if state.last
-                && let Some((from, _)) = self.restating.take()
-            {
-                self.readable_from = from;
-            }
+            _ => {}
+        }
+        self.enter(entry)
+    }
+
+    /// What its entries add up to, with this one.
+    fn enter(&mut self, entry: &Entry) -> Result<(), &'static str> {
+        if matches!(&entry.fact, Fact::State(state) if state.first.is_some()) {
+            self.tables.make_room();
         }
         self.tables.apply(entry.seq, entry.at_ns, &entry.fact)
+    }
+
+    /// A restatement is whole.
+    fn restated(&mut self, restating: &Restating) {
+        self.readable_from = restating.from;
+        self.since = Since { begun_ns: restating.begun_ns, bytes: 0 };
     }
 
     /// The ledger's name.
@@ -185,6 +224,11 @@ impl Book {
     /// What its entries add up to.
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    #[cfg(test)]
+    pub(super) fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
     }
 
     /// Number of the next block.
@@ -228,20 +272,31 @@ impl Book {
         now_ns: u64,
         sign: impl FnOnce(&[u8]) -> [u8; SIGNATURE_BYTES],
     ) -> Option<Proposed> {
-        let mut draft = Draft { chain: self.chain.clone(), entries: Vec::new(), text: String::new(), now_ns };
+        let mut draft = Draft::new(self.chain.clone(), now_ns);
         if draft.chain.range.end() == 0 {
-            draft.push(Fact::Open(self.keys.ledger, self.keys.witness));
+            draft.push(Fact::Open(self.keys.ledger, self.keys.witness), Reserved::default());
         }
         let (restating, restated) = self.restate(&mut draft);
-        let facts_taken = facts.iter().take_while(|fact| draft.push((*fact).clone())).count();
-        let mut heads_taken = 0;
-        if facts_taken == facts.len() {
-            for part in heads.chunks(HEADS_PER_ENTRY_MAX) {
-                if !draft.push(Fact::Heads(part.to_vec())) {
-                    break;
-                }
-                heads_taken += part.len();
+        let reserved = reserved(heads.len());
+        let (mut facts_taken, mut dropped) = (0, Vec::new());
+        for (at, fact) in facts.iter().enumerate() {
+            match draft.push(fact.bounded(), reserved) {
+                Pushed::Taken => {}
+                Pushed::TooLong => dropped.push(at),
+                Pushed::Full => break,
             }
+            facts_taken += 1;
+        }
+        let mut heads_taken = 0;
+        for part in heads.chunks(HEADS_PER_ENTRY_MAX) {
+            if draft.push(Fact::Heads(part.to_vec()), Reserved::default()) != Pushed::Taken {
+                break;
+            }
+            heads_taken += part.len();
+        }
+        if draft.entries.is_empty() && !dropped.is_empty() {
+            // A block is made all the same: with it those are told who wait for what was passed over.
+            draft.push(Fact::Heads(Vec::new()), Reserved::default());
         }
         if draft.entries.is_empty() {
             return None;
@@ -256,7 +311,7 @@ impl Book {
         let note = SignedNote { checkpoint, signatures }.encode();
         let block = Block { number: self.next_block, entries: draft.text, note };
         let (chain, entries) = (draft.chain, draft.entries);
-        Some(Proposed { block, chain, entries, restating, restated, facts_taken, heads_taken })
+        Some(Proposed { block, chain, entries, restating, restated, dropped, facts_taken, heads_taken })
     }
 
     /// Makes a committed block count. Heads in it may be cosigned.
@@ -269,11 +324,15 @@ impl Book {
             return Err(block.error(0, format!("block {} was due", self.next_block)));
         }
         for (at, entry) in entries.iter().enumerate() {
-            let applied = self.tables.apply(entry.seq, entry.at_ns, &entry.fact);
+            let applied = self.enter(entry);
             applied.map_err(|problem| block.error(at + 1, problem.to_owned()))?;
         }
-        if restated && let Some((from, _)) = restating.as_ref().or(self.restating.as_ref()) {
-            self.readable_from = *from;
+        if let Some(Entry { at_ns, fact: Fact::Open(..), .. }) = entries.first() {
+            self.since.begun_ns = *at_ns;
+        }
+        self.since.bytes = self.since.bytes.saturating_add(block.bytes());
+        if restated && let Some(restating) = &restating {
+            self.restated(restating);
         }
         self.restating = restating.filter(|_| !restated);
         self.chain = chain;
@@ -295,23 +354,37 @@ impl Book {
         }
     }
 
+    /// Whether all that is known should be restated: so that older blocks may go, and so that whoever reads the last day finds
+    /// where to begin.
+    fn is_due(&self, now_ns: u64) -> bool {
+        let every_ns = STATE_EVERY_SECONDS.saturating_mul(1_000_000_000);
+        self.next_block.saturating_sub(self.readable_from) >= STATE_EVERY_BLOCKS
+            || (self.size() > 0 && now_ns.saturating_sub(self.since.begun_ns) >= every_ns)
+            || self.since.bytes >= STATE_EVERY_BYTES
+            // Finished streams make room.
+            || self.tables.streams().len() >= KNOWN_STREAMS_MAX
+    }
+
     /// Writes the next part of a restatement that is due or under way; whether it is complete.
-    fn restate(&self, draft: &mut Draft) -> (Option<(u64, Cursor)>, bool) {
-        let due = self.next_block.saturating_sub(self.readable_from) >= STATE_EVERY_BLOCKS;
-        let (from, mut cursor) = match &self.restating {
+    fn restate(&self, draft: &mut Draft) -> (Option<Restating>, bool) {
+        let at_ns = draft.at_ns();
+        let anew = || Restating { from: self.next_block, begun_ns: at_ns, cursor: Cursor::default() };
+        let mut restating = match &self.restating {
             // Read back, not written by this keeper: begun anew.
-            Some((_, cursor)) if !cursor.begun => (self.next_block, Cursor::default()),
-            Some((from, cursor)) => (*from, cursor.clone()),
-            None if due => (self.next_block, Cursor::default()),
+            Some(restating) if !restating.cursor.begun => anew(),
+            Some(restating) => restating.clone(),
+            None if self.is_due(at_ns) => anew(),
             None => return (None, false),
         };
         let mut tables = Cow::Borrowed(&self.tables);
-        if !cursor.begun {
+        if !restating.cursor.begun {
             // As its first part will have it: what it forgets is not said again.
-            tables.to_mut().forget(draft.at_ns());
+            tables.to_mut().make_room();
+            tables.to_mut().forget(at_ns);
         }
         while draft.text.len() < STATE_BYTES_PER_BLOCK_MAX {
             let mut state = StateFact::default();
+            let mut cursor = restating.cursor.clone();
             if !cursor.begun {
                 let frontier = draft.chain.range.nodes().collect();
                 state.first = Some((self.keys.ledger, self.keys.witness, frontier));
@@ -319,101 +392,31 @@ impl Book {
             }
             state.last = rows(&tables, &mut cursor, &mut state);
             let last = state.last;
-            if !draft.push(Fact::State(state)) || last {
-                return (Some((from, cursor)), last);
+            if draft.push(Fact::State(state), Reserved::default()) != Pushed::Taken {
+                // These rows are for the next block.
+                break;
+            }
+            restating.cursor = cursor;
+            if last {
+                return (Some(restating), true);
             }
         }
-        (Some((from, cursor)), false)
+        (Some(restating), false)
     }
 }
 
-/// The next rows, up to [`ROWS_BYTES_MAX`]; whether they are the last ones.
-fn rows(tables: &Tables, cursor: &mut Cursor, state: &mut StateFact) -> bool {
-    let mut left = ROWS_BYTES_MAX;
-    let mut fits = |bytes: usize| {
-        let fits = bytes < left;
-        left = left.saturating_sub(bytes + 1);
-        fits
-    };
-    table(tables.streams(), &mut cursor.stream, &mut state.streams, &mut fits)
-        && table(tables.pods(), &mut cursor.pod, &mut state.pods, &mut fits)
-        && table(tables.uncovered(), &mut cursor.uncovered, &mut state.uncovered, &mut fits)
-        && table(tables.abandoned(), &mut cursor.abandoned, &mut state.abandoned, &mut fits)
-        && table(tables.pruned(), &mut cursor.pruned, &mut state.pruned, &mut fits)
-        && table(tables.erased(), &mut cursor.erased, &mut state.erased, &mut fits)
+/// What is kept for heads: however many facts there are, some heads get into each block.
+fn reserved(heads: usize) -> Reserved {
+    let most = HEADS_RESERVED_BYTES.div_ceil(HEADS_PER_ENTRY_MAX * HEAD_ROW_BYTES_MAX);
+    let entries = heads.div_ceil(HEADS_PER_ENTRY_MAX).min(most);
+    let bytes = heads.saturating_mul(HEAD_ROW_BYTES_MAX).saturating_add(entries * ENTRY_FRAME_BYTES);
+    Reserved { bytes: bytes.min(HEADS_RESERVED_BYTES), entries }
 }
 
-/// The next rows of one table, while they fit; whether they are its last ones.
-fn table<K: Ord + Clone, R: Row + Clone>(
-    known: &BTreeMap<K, R>,
-    cursor: &mut Option<K>,
-    rows: &mut Vec<R>,
-    fits: &mut impl FnMut(usize) -> bool,
-) -> bool {
-    let after = cursor.clone().map_or(Bound::Unbounded, Bound::Excluded);
-    for (key, row) in known.range((after, Bound::Unbounded)) {
-        if !fits(row.write().len()) {
-            return false;
-        }
-        rows.push(row.clone());
-        *cursor = Some(key.clone());
-    }
-    true
-}
-
-/// Where reading can begin: at the ledger's first block, or at the first that begins a whole restatement.
-fn start(blocks: &[Block]) -> Option<usize> {
-    if blocks.first()?.number == 0 {
-        return Some(0);
-    }
-    let mut begun = None;
-    for (at, block) in blocks.iter().enumerate() {
-        begun = if block.begins().is_some() { Some(at) } else { begun };
-        // Most entries restate nothing, and need not be parsed for that.
-        let mut restated = block.entries.lines().filter(|line| line.contains("\"typ\":\"ledger-state\""));
-        let ends = restated.any(|line| {
-            Entry::parse(line.as_bytes()).is_ok_and(|entry| matches!(&entry.fact, Fact::State(state) if state.last))
-        });
-        if ends && begun.is_some() {
-            return begun;
-        }
-    }
-    None
-}
+/// Bytes of an entry besides what it says, at most about: its keys, the ledger's name, a hash, numbers.
+const ENTRY_FRAME_BYTES: usize = 1_024;
 
 fn block_sid(block: &Block) -> Result<StreamId, LedgerError> {
     let first = block.entries.lines().next().unwrap_or_default();
     Entry::parse(first.as_bytes()).map(|entry| entry.sid).map_err(|problem| block.error(1, problem))
-}
-
-/// Entries that are being put together.
-struct Draft {
-    chain: Chain,
-    entries: Vec<Entry>,
-    text: String,
-    now_ns: u64,
-}
-
-impl Draft {
-    /// Time in a ledger never runs backwards.
-    fn at_ns(&self) -> u64 {
-        self.now_ns.max(self.chain.last_ns)
-    }
-
-    /// Appends an entry; `false`: it does not fit any more.
-    fn push(&mut self, fact: Fact) -> bool {
-        let Chain { sid, range, last, .. } = &self.chain;
-        let at_ns = self.at_ns();
-        let entry = Entry { sid: sid.clone(), seq: range.end(), prev: *last, at_ns, fact };
-        let body = entry.body();
-        if self.entries.len() == ENTRIES_PER_BLOCK_MAX || self.text.len() + body.len() + 1 > BLOCK_BYTES_MAX {
-            return false;
-        }
-        let Ok(line) = std::str::from_utf8(&body) else { return false };
-        self.text.push_str(line);
-        self.text.push('\n');
-        self.chain.push(&body, at_ns);
-        self.entries.push(entry);
-        true
-    }
 }

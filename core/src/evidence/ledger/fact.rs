@@ -1,5 +1,6 @@
 //! What a ledger says, and the rows in which it restates it.
 
+use super::TEXT_BYTES_MAX;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
@@ -120,6 +121,64 @@ pub enum Fact {
     State(StateFact),
 }
 
+impl Fact {
+    /// As an entry can hold it: text of others is cut to [`TEXT_BYTES_MAX`].
+    pub fn bounded(&self) -> Self {
+        let order = |Pruned { sid, range, reason, by }: &Pruned| Pruned {
+            sid: sid.clone(),
+            range: range.clone(),
+            reason: cut(reason),
+            by: cut(by),
+        };
+        match self {
+            Self::Expected(pod) => Self::Expected(pod.bounded()),
+            Self::Gone(uid) => Self::Gone(cut(uid)),
+            Self::Uncovered(pod, to) => Self::Uncovered(pod.bounded(), *to),
+            Self::Abandoned(sid, from, to, reason) => Self::Abandoned(sid.clone(), *from, *to, cut(reason)),
+            Self::Unwrapped(sid, pod) => Self::Unwrapped(sid.clone(), cut(pod)),
+            Self::Pruned(pruned) => Self::Pruned(order(pruned)),
+            Self::Erased(erased) => Self::Erased(order(erased)),
+            other => other.clone(),
+        }
+    }
+}
+
+impl PodRow {
+    /// With texts of at most [`TEXT_BYTES_MAX`].
+    pub fn bounded(&self) -> Self {
+        self.with(cut)
+    }
+
+    /// As a row can hold it.
+    pub fn plain(&self) -> Self {
+        self.with(row_text)
+    }
+
+    fn with(&self, text: fn(&str) -> String) -> Self {
+        let Self { uid, namespace, name, injection_id, from_ns } = self;
+        let (uid, namespace, name, injection_id) = (text(uid), text(namespace), text(name), text(injection_id));
+        Self { uid, namespace, name, injection_id, from_ns: *from_ns }
+    }
+}
+
+impl UncoveredRow {
+    /// With texts of at most [`TEXT_BYTES_MAX`].
+    pub fn bounded(&self) -> Self {
+        self.with(cut)
+    }
+
+    /// As a row can hold it.
+    pub fn plain(&self) -> Self {
+        self.with(row_text)
+    }
+
+    fn with(&self, text: fn(&str) -> String) -> Self {
+        let Self { uid, namespace, name, reason, from_ns } = self;
+        let (uid, namespace, name, reason) = (text(uid), text(namespace), text(name), text(reason));
+        Self { uid, namespace, name, reason, from_ns: *from_ns }
+    }
+}
+
 /// Records that were removed by order, or erased (G2): what is left can still be proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pruned {
@@ -215,6 +274,16 @@ const ROW_TEXT_CHARS_MAX: usize = 200;
 
 /// Stands between the hashes in a row.
 const HASH_SEPARATOR: &str = "+";
+
+/// The text up to [`TEXT_BYTES_MAX`], whole characters only.
+fn cut(text: &str) -> String {
+    text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or(text).to_owned()
+}
+
+/// The same, as a row can hold it.
+pub(super) fn row_text(text: &str) -> String {
+    plain(&cut(text))
+}
 
 /// Text of others must not take a row apart.
 fn plain(text: &str) -> String {

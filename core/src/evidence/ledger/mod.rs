@@ -1,7 +1,8 @@
 //! The ledger: what the witness remembers, itself a chained stream (W1, W4).
 //!
 //! [`fact`] is what can be said, [`entry`] its canonical body, [`tables`] what all entries add up to. A [`Book`] proposes
-//! blocks of entries; one create-only object for each block decides whether it stands ([`block`]). [`export`] shows it as OTLP,
+//! blocks of entries; one create-only object for each block decides whether it stands ([`block`]); [`outline`] says where reading
+//! them back begins. [`export`] shows it as OTLP,
 //! [`read`] is how others read that. [`outside`] shows it to a witness outside of the cluster (W3); [`prune`] is how records are
 //! ordered away (G2).
 //!
@@ -13,9 +14,13 @@
 
 pub mod block;
 pub mod book;
+#[cfg(test)]
+mod bounds_tests;
+mod draft;
 pub mod entry;
 pub mod export;
 pub mod fact;
+pub mod outline;
 pub mod outside;
 #[cfg(test)]
 mod outside_tests;
@@ -32,6 +37,7 @@ mod tests;
 pub use block::{Block, LedgerError};
 pub use book::{Book, Committed, Cosignable, Keys, Proposed};
 pub use fact::{AbandonedRow, Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow};
+pub use outline::Outline;
 
 use super::stream::{NotAStream, StreamId, StreamParts};
 
@@ -50,11 +56,37 @@ pub const ROWS_BYTES_MAX: usize = 40 * 1024;
 /// Most bytes of a block that restate what is known: the rest is for what is new.
 pub const STATE_BYTES_PER_BLOCK_MAX: usize = 256 * 1024;
 
+/// Longest text of others in an entry, in bytes: what is longer is cut. Four of them fit an entry, however they are escaped.
+pub const TEXT_BYTES_MAX: usize = 512;
+
+/// Longest row of a head, in bytes: two numbers, a hash, and what stands between them.
+pub const HEAD_ROW_BYTES_MAX: usize = 20 + 20 + 64 + 3;
+
+/// Bytes of a block that facts leave to heads that wait.
+pub const HEADS_RESERVED_BYTES: usize = 128 * 1024;
+
 /// Blocks after which all that is known is restated, so that older blocks may go.
 pub const STATE_EVERY_BLOCKS: u64 = 512;
 
-/// Most streams that are known at a time. Finished ones make room first; beyond it no certificate is given.
+/// Time after which the same is done, in seconds: an export of a day holds a place where reading begins, also of a ledger that
+/// has little to say.
+pub const STATE_EVERY_SECONDS: u64 = 6 * 3_600;
+
+/// Bytes of blocks after which the same is done: all that cannot go yet stands in the cluster's etcd.
+pub const STATE_EVERY_BYTES: usize = 16 * 1024 * 1024;
+
+/// Most streams that go on at a time; beyond it no certificate is given.
 pub const STREAMS_MAX: usize = 20_000;
+
+/// Most of those that belong to one pod.
+pub const STREAMS_PER_POD_MAX: usize = 64;
+
+/// Streams that are known, finished ones too, at which a restatement makes room: those that were heard of longest ago are
+/// left out of it.
+pub const KNOWN_STREAMS_MAX: usize = 80_000;
+
+/// How many are left then.
+pub const KNOWN_STREAMS_KEEP: usize = 60_000;
 
 /// Most ranges of a stream's records that are known as abandoned: further ones stand in their entries only.
 pub const ABANDONED_PER_STREAM_MAX: usize = 64;
@@ -62,7 +94,7 @@ pub const ABANDONED_PER_STREAM_MAX: usize = 64;
 /// Most ranges of a stream's records that are known as removed by order; the same holds.
 pub const ORDERS_PER_STREAM_MAX: usize = 1_024;
 
-/// How long a stream that has ended is restated, in seconds: a week.
+/// How long a stream that has ended is restated, in seconds: a week, unless [`KNOWN_STREAMS_MAX`] is reached.
 pub const FINISHED_KEEP_S: u64 = 7 * 86_400;
 
 /// Streams whose heads are committed within a second, at most on average.

@@ -2,11 +2,14 @@
 
 use super::block::{Block, Chain, LedgerError};
 use super::fact::Fact;
+use crate::evidence::hash::Hash;
 use crate::evidence::merkle::{Range, leaf};
 use crate::evidence::note::{Signature, SignedNote};
 use crate::evidence::roots::NamedKey;
+use crate::evidence::stream::StreamId;
 use crate::evidence::witness::proof::consistency;
 use crate::evidence::witness::request::{Request, Tail, number};
+use serde::{Deserialize, Serialize};
 
 /// Characters of an answer that are told.
 const ANSWER_CHARS_MAX: usize = 200;
@@ -29,6 +32,41 @@ pub struct Outside {
     news: bool,
 }
 
+/// A walk as it is kept for the next leader: by then the blocks that lead from the witness's head to the newest may be gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Kept {
+    /// The witness, by name and key.
+    witness: String,
+    ledger: StreamId,
+    next_block: u64,
+    /// All entries so far, and the leaf of the last one.
+    entries: KeptRange,
+    last: Option<String>,
+    /// The entries that the witness knows.
+    known: Option<KeptRange>,
+    wanted: u64,
+    since: KeptRange,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct KeptRange {
+    from: u64,
+    to: u64,
+    nodes: Vec<String>,
+}
+
+impl KeptRange {
+    fn of(range: &Range) -> Self {
+        Self { from: range.begin(), to: range.end(), nodes: range.nodes().map(Hash::to_hex).collect() }
+    }
+
+    fn range(&self) -> Option<Range> {
+        let nodes: Vec<Hash> = self.nodes.iter().map(|node| node.parse().ok()).collect::<Option<_>>()?;
+        Range::from_nodes(self.from, self.to, &nodes).ok()
+    }
+}
+
 /// What an answer means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -38,6 +76,10 @@ pub enum Answer {
     Elsewhere(u64),
     /// It did not cosign; in words.
     Refused(String),
+}
+
+fn label(witness: &NamedKey) -> String {
+    format!("{} {}", witness.name, witness.key)
 }
 
 impl Outside {
@@ -56,6 +98,53 @@ impl Outside {
         let known = (wanted > 0 && wanted == at).then(|| chain.range.clone());
         let (since, next_block) = (Range::empty(at), first.number);
         Ok(Self { witness, chain, next_block, known, wanted, since, note: None, news: false })
+    }
+
+    /// The walk as text, for [`Self::restored`].
+    pub fn kept(&self) -> String {
+        let kept = Kept {
+            witness: label(&self.witness),
+            ledger: self.chain.sid.clone(),
+            next_block: self.next_block,
+            entries: KeptRange::of(&self.chain.range),
+            last: self.chain.last.map(Hash::to_hex),
+            known: self.known.as_ref().map(KeptRange::of),
+            wanted: self.wanted,
+            since: KeptRange::of(&self.since),
+        };
+        // A map of strings and numbers is always JSON.
+        serde_json::to_string(&kept).unwrap_or_default()
+    }
+
+    /// The walk that goes on from such a text. `None`: it is none, or of another ledger or witness. A text that is wrong in
+    /// another way shows with the next block, which does not follow, or with a proof that the witness refuses.
+    pub fn restored(text: &str, ledger: &StreamId, witness: &NamedKey) -> Option<Self> {
+        let kept: Kept = serde_json::from_str(text).ok()?;
+        if kept.ledger != *ledger || kept.witness != label(witness) {
+            return None;
+        }
+        let (range, since) = (kept.entries.range()?, kept.since.range()?);
+        let known = match &kept.known {
+            Some(known) => Some(known.range()?),
+            None => None,
+        };
+        let last = match &kept.last {
+            Some(last) => Some(last.parse().ok()?),
+            None => None,
+        };
+        // What the witness knows, and what came since, make all entries.
+        let follows = known.as_ref().is_none_or(|known| known.begin() == 0 && known.end() == since.begin());
+        if range.begin() != 0 || since.end() != range.end() || !follows {
+            return None;
+        }
+        let chain = Chain { sid: kept.ledger, range, last, last_ns: 0 };
+        let (witness, next_block, wanted) = (witness.clone(), kept.next_block, kept.wanted);
+        Some(Self { witness, chain, next_block, known, wanted, since, note: None, news: true })
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> &StreamId {
+        &self.chain.sid
     }
 
     /// The block that comes next.

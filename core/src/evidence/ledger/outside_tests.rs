@@ -124,3 +124,39 @@ fn w3_what_is_no_cosignature_of_the_configured_key_is_refused() {
     assert!(matches!(outside.answered(200, &good), Answer::Cosigned(_)));
     assert_eq!(outside.request(), None, "nothing new");
 }
+
+#[test]
+fn w3_a_walk_is_kept_for_the_next_leader() {
+    let (mut keeper, mut witness) = (keeper(5), Witness::new());
+    let mut outside = Outside::begin(&keeper.blocks[0], 0, named()).expect("the first block");
+    let ledger = keeper.book.sid().clone();
+    let restored = |text: &str| Outside::restored(text, &ledger, &named());
+    // Before the witness knows anything, and after.
+    outside.push(&keeper.blocks[0]).expect("it follows");
+    let mut again = restored(&outside.kept()).expect("what was kept");
+    assert!(matches!(show(&mut again, &keeper, &mut witness), Some(Answer::Cosigned(_))));
+    (20..24).for_each(|n| drop(keeper.commit(&[certified(n)], &[])));
+    for block in &keeper.blocks[5..] {
+        again.push(block).expect("it follows");
+    }
+    let text = again.kept();
+    assert_eq!(restored(&text).map(|walk| walk.kept()).as_ref(), Some(&text));
+    // Nothing of before is there any more.
+    (30..33).for_each(|n| drop(keeper.commit(&[certified(n)], &[])));
+    keeper.blocks.drain(..9);
+    let mut next = restored(&text).expect("what was kept");
+    assert_eq!((next.ledger(), next.next_block(), next.request()), (&ledger, 9, None), "nothing new yet");
+    assert!(matches!(show(&mut next, &keeper, &mut witness), Some(Answer::Cosigned(_))));
+    assert_eq!(witness.0.size, keeper.book.size());
+
+    let another: StreamId = ledger.to_string().replacen("c-1", "c-2", 1).parse().expect("a name");
+    assert!(Outside::restored(&text, &another, &named()).is_none(), "another ledger's");
+    let other = NamedKey { name: "other.example/w".to_owned(), ..named() };
+    assert!(Outside::restored(&text, &ledger, &other).is_none(), "another witness's");
+    for (what, with) in [("\"from\":0", "\"from\":1"), ("\"wanted\"", "\"wantet\""), ("\"to\":", "\"to\":1")] {
+        assert!(restored(&text.replacen(what, with, 1)).is_none(), "{what}");
+    }
+    for end in 0..text.len() {
+        assert!(restored(&text[..end]).is_none(), "{end}");
+    }
+}

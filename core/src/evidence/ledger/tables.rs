@@ -1,12 +1,12 @@
 //! What the entries of a ledger add up to.
 
-use super::fact::{AbandonedRow, Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow};
-use super::{ABANDONED_PER_STREAM_MAX, FINISHED_KEEP_S, ORDERS_PER_STREAM_MAX};
+use super::fact::{AbandonedRow, Fact, HeadRow, Life, PodRow, Pruned, StreamRow, UncoveredRow, row_text};
+use super::{ABANDONED_PER_STREAM_MAX, FINISHED_KEEP_S, KNOWN_STREAMS_KEEP, KNOWN_STREAMS_MAX, ORDERS_PER_STREAM_MAX};
 use crate::evidence::hash::Hash;
 use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
 use crate::evidence::witness::{Accepted, StreamState, judge::Rebased};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Streams and pods, as the entries so far say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Tables {
     live: usize,
     /// Reading began at a restatement whose last part was not read yet.
     partial: Option<Ahead>,
+    /// Numbers of the streams that go on, by the pod that they are named after.
+    open: HashMap<String, BTreeSet<u64>>,
 }
 
 /// What entries said of streams that a restatement had not come to yet: their rows must hold it, so that nothing is lost.
@@ -91,23 +93,25 @@ impl Tables {
         self.live
     }
 
+    /// Streams of this pod that go on.
+    pub fn open_of(&self, pod_uid: &str) -> impl Iterator<Item = &StreamRow> {
+        let numbers = self.open.get(pod_uid).into_iter().flatten();
+        numbers.filter_map(|number| self.streams.get(number))
+    }
+
     /// Takes up what the entry at this place says.
     ///
     /// # Errors
     /// It speaks of a stream that is not there.
     pub fn apply(&mut self, seq: u64, at_ns: u64, fact: &Fact) -> Result<(), &'static str> {
         match fact {
-            Fact::Expected(pod) => {
-                self.pods.insert(pod.uid.clone(), pod.clone());
-            }
+            Fact::Expected(pod) => self.expect(pod),
             Fact::Gone(uid) => {
-                self.pods.remove(uid);
+                self.pods.remove(&row_text(uid));
             }
-            Fact::Uncovered(pod, None) => {
-                self.uncovered.insert(pod.uid.clone(), pod.clone());
-            }
+            Fact::Uncovered(pod, None) => self.uncover(pod),
             Fact::Uncovered(pod, Some(_)) => {
-                self.uncovered.remove(&pod.uid);
+                self.uncovered.remove(&row_text(&pod.uid));
             }
             Fact::Certified(sid, key, until_s, certificate) => {
                 if self.stream(sid).is_some() {
@@ -139,8 +143,8 @@ impl Tables {
                     self.partial.iter_mut().for_each(|ahead| *ahead = Ahead::default());
                 }
                 state.streams.iter().try_for_each(|row| self.restated(row))?;
-                self.pods.extend(state.pods.iter().map(|row| (row.uid.clone(), row.clone())));
-                self.uncovered.extend(state.uncovered.iter().map(|row| (row.uid.clone(), row.clone())));
+                state.pods.iter().for_each(|row| self.expect(row));
+                state.uncovered.iter().for_each(|row| self.uncover(row));
                 state.abandoned.iter().for_each(|row| self.abandon(row.clone()));
                 state.pruned.iter().for_each(|order| remove(&self.numbers, &mut self.pruned, order.clone()));
                 state.erased.iter().for_each(|order| remove(&self.numbers, &mut self.erased, order.clone()));
@@ -154,6 +158,18 @@ impl Tables {
             Fact::Erased(order) => remove(&self.numbers, &mut self.erased, order.plain()),
         }
         Ok(())
+    }
+
+    /// As a restatement will say it: also what an entry of before, whose texts had no limit, says.
+    fn expect(&mut self, pod: &PodRow) {
+        let row = pod.plain();
+        self.pods.insert(row.uid.clone(), row);
+    }
+
+    /// The same holds.
+    fn uncover(&mut self, pod: &UncoveredRow) {
+        let row = pod.plain();
+        self.uncovered.insert(row.uid.clone(), row);
     }
 
     /// Only of streams that are known: with them it is forgotten.
@@ -171,6 +187,10 @@ impl Tables {
     fn put(&mut self, row: StreamRow) {
         self.numbers.insert(row.sid.clone(), row.number);
         let open = usize::from(row.life == Life::Open);
+        match row.life {
+            Life::Open => drop(self.open.entry(pod(&row.sid).to_owned()).or_default().insert(row.number)),
+            Life::Closed | Life::Lost => ended(&mut self.open, &row.sid, row.number),
+        }
         let before = self.streams.insert(row.number, row);
         self.live = (self.live + open).saturating_sub(usize::from(before.is_some_and(|row| row.life == Life::Open)));
     }
@@ -218,8 +238,9 @@ impl Tables {
 
     fn end(&mut self, sid: &StreamId, life: Life) -> Result<(), &'static str> {
         let Some(row) = self.row(sid) else { return self.ahead(sid, 0, true) };
-        let ends = row.life == Life::Open;
+        let (ends, number) = (row.life == Life::Open, row.number);
         row.life = life;
+        ended(&mut self.open, sid, number);
         self.live = self.live.saturating_sub(usize::from(ends));
         Ok(())
     }
@@ -243,6 +264,29 @@ impl Tables {
             }
             keep
         });
+        self.forget_of_unknown();
+    }
+
+    /// Where [`KNOWN_STREAMS_MAX`] is reached, streams that have ended make room, those that were heard of longest ago first.
+    /// Only whoever keeps the ledger needs it: a reader may know more.
+    pub(super) fn make_room(&mut self) {
+        if self.streams.len() < KNOWN_STREAMS_MAX {
+            return;
+        }
+        let rows = self.streams.values().filter(|row| row.life != Life::Open);
+        let mut finished: Vec<(u64, u64)> = rows.map(|row| (row.at_ns, row.number)).collect();
+        finished.sort_unstable();
+        let more = self.streams.len().saturating_sub(KNOWN_STREAMS_KEEP);
+        for (_, number) in finished.into_iter().take(more) {
+            if let Some(row) = self.streams.remove(&number) {
+                self.numbers.remove(&row.sid);
+            }
+        }
+        self.forget_of_unknown();
+    }
+
+    /// With its stream all is forgotten that is said of it.
+    fn forget_of_unknown(&mut self) {
         let numbers = &self.numbers;
         self.abandoned.retain(|(sid, _), _| numbers.contains_key(sid));
         self.pruned.retain(|(sid, _), _| numbers.contains_key(sid));
@@ -254,6 +298,20 @@ impl Ahead {
     /// Whether all that is left has ended: the keeper may have forgotten it. Heads name no stream, so they are only counted.
     fn is_told(&self) -> bool {
         self.named.values().all(|(_, ended)| *ended) && self.heads.len() <= self.named.len()
+    }
+}
+
+/// The pod that a stream is named after.
+fn pod(sid: &StreamId) -> &str {
+    sid.parts().map(|parts| parts.pod_uid).unwrap_or_default()
+}
+
+fn ended(open: &mut HashMap<String, BTreeSet<u64>>, sid: &StreamId, number: u64) {
+    if let Some(numbers) = open.get_mut(pod(sid)) {
+        numbers.remove(&number);
+        if numbers.is_empty() {
+            open.remove(pod(sid));
+        }
     }
 }
 

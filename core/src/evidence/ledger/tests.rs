@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use proptest::prelude::*;
 use prost::Message as _;
 
-const START_NS: u64 = 1_700_000_000_000_000_000;
+pub(super) const START_NS: u64 = 1_700_000_000_000_000_000;
 
 pub(super) fn pair(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed")
@@ -69,9 +69,21 @@ impl Keeper {
         Self { book: Book::new(ledger(), keys()), blocks: Vec::new(), now_ns: START_NS }
     }
 
+    pub(super) fn later(&mut self, seconds: u64) {
+        self.now_ns += seconds * 1_000_000_000;
+    }
+
+    pub(super) fn propose(&self, facts: &[Fact], heads: &[HeadRow]) -> Option<Proposed> {
+        self.book.propose(facts, heads, self.now_ns, sign)
+    }
+
+    pub(super) fn read(&self) -> Book {
+        Book::load(&self.blocks, keys()).expect("whole").expect("some")
+    }
+
     pub(super) fn commit(&mut self, facts: &[Fact], heads: &[HeadRow]) -> (usize, usize, Vec<Cosignable>) {
         self.now_ns += 1_000_000_000;
-        let Some(proposed) = self.book.propose(facts, heads, self.now_ns, sign) else { return (0, 0, Vec::new()) };
+        let Some(proposed) = self.propose(facts, heads) else { return (0, 0, Vec::new()) };
         let (facts, heads) = (proposed.facts_taken, proposed.heads_taken);
         self.blocks.push(proposed.block().clone());
         let cosignable = self.book.apply(proposed.committed()).expect("the next block");
@@ -84,7 +96,7 @@ impl Keeper {
     }
 
     pub(super) fn check(&self) {
-        let read = Book::load(&self.blocks, keys()).expect("whole").expect("some");
+        let read = self.read();
         assert_eq!(read.tables(), self.book.tables());
         assert_eq!((read.size(), read.next_block()), (self.book.size(), self.book.next_block()));
         assert_eq!(read.readable_from(), self.book.readable_from());

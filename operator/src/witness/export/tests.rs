@@ -121,8 +121,13 @@ async fn every_block_reaches_the_sink_and_none_twice_after_a_restart() {
         let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next }));
         let (end, until) = Shutdown::new();
         let state = state(&sink.endpoint, json!({}));
-        let exporter =
-            Exporter { store: store.clone(), state, metrics: metrics.clone(), progress: progress.subscribe() };
+        let exporter = Exporter {
+            store: store.clone(),
+            state,
+            metrics: metrics.clone(),
+            progress: progress.subscribe(),
+            unread: Unread::new(),
+        };
         let exporter = tokio::spawn(exporter.run(until));
         for number in expected {
             sink.gets(&blocks[*number], &sid()).await;
@@ -131,7 +136,81 @@ async fn every_block_reaches_the_sink_and_none_twice_after_a_restart() {
         exporter.await.expect("a clean end");
         next = 4;
     }
-    assert_eq!(metrics.ledger_exports.get_or_create(&ResultLabels { result: "success" }).get(), 4);
+    assert_eq!(metrics.ledger_exports.get_or_create(&ResultLabels { result: "success" }).get(), 3);
+    assert_eq!(metrics.ledger_skipped.get(), 1);
+    sink.end().await;
+}
+
+#[test]
+fn w1_a_sink_begins_where_it_was_of_this_ledger_and_endpoint() {
+    let progress = Progress { sid: sid(), oldest: 7, next: 20 };
+    let other = ledger_id("c-1", "testimony-system", 8).expect("a name");
+    let at = |next, ledger: StreamId, to: &str| Some(Position { next, of: Some((ledger, to.to_owned())) });
+    let table = [
+        (at(12, sid(), "http://c"), 12),
+        (at(3, sid(), "http://c"), 3),
+        (at(99, sid(), "http://c"), 20),
+        // The ledger was begun anew, or records go elsewhere now.
+        (at(12, other, "http://c"), 7),
+        (at(12, sid(), "http://d"), 7),
+        (Some(Position { next: 12, of: None }), 7),
+        (None, 7),
+    ];
+    for (position, expected) in table {
+        assert_eq!(begins(position.as_ref(), "http://c", &progress), expected, "{position:?}");
+    }
+}
+
+#[tokio::test]
+async fn w1_positions_are_read_back_and_those_of_before_too() {
+    let (api, store) = stored(&[]).await;
+    let of = Some((sid(), "http://c:4318/a b".to_owned()));
+    let positions = BTreeMap::from([("main".to_owned(), Position { next: 9, of })]);
+    store.write_positions(&positions).await.expect("written");
+    assert_eq!(store.positions().await.expect("read"), positions);
+    let path = format!("{MAPS}/testimony-ledger-sent");
+    let mut object = api.get(&path).expect("positions");
+    object["data"] = json!({"main": "17", "wrong": "x", "odd": "1 not-a-ledger http://c"});
+    api.put(&path, object);
+    let old = BTreeMap::from([("main".to_owned(), Position { next: 17, of: None })]);
+    assert_eq!(store.positions().await.expect("read"), old);
+}
+
+#[tokio::test]
+async fn w1_a_ledger_that_is_begun_anew_is_sent_from_its_beginning_and_what_is_skipped_is_told() {
+    let blocks = blocks(4);
+    let (_api, store) = stored(&blocks).await;
+    let mut sink = Sink::start(&[]).await;
+    let (metrics, _) = Metrics::new();
+    let unread = Unread::new();
+    let state = state(&sink.endpoint, json!({}));
+    let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next: 2 }));
+    let (end, until) = Shutdown::new();
+    let (seen, shared) = (progress.subscribe(), unread.clone());
+    let exporter = Exporter { store, state, metrics: metrics.clone(), progress: seen, unread: shared };
+    let exporter = tokio::spawn(exporter.run(until));
+    sink.gets(&blocks[0], &sid()).await;
+    sink.gets(&blocks[1], &sid()).await;
+    let waits = async |block: u64| {
+        while unread.first() != block {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waits(2)).await.expect("in time");
+    // Block 2 went before it was sent.
+    progress.send_replace(Some(Progress { sid: sid(), oldest: 3, next: 4 }));
+    sink.gets(&blocks[3], &sid()).await;
+    assert_eq!(metrics.ledger_skipped.get(), 1);
+    // Another ledger under the same numbers.
+    let other = ledger_id("c-1", "testimony-system", 8).expect("a name");
+    progress.send_replace(Some(Progress { sid: other.clone(), oldest: 0, next: 1 }));
+    let soon = tokio::time::timeout(Duration::from_secs(20), sink.received.recv());
+    let (_, body) = soon.await.expect("in time").expect("a request");
+    assert_eq!(body, otlp_request(&blocks[0], &other).expect("entries"));
+    tokio::time::timeout(Duration::from_secs(20), waits(1)).await.expect("in time");
+    assert_eq!(metrics.ledger_skipped.get(), 1);
+    end.send_replace(true);
+    exporter.await.expect("a clean end");
     sink.end().await;
 }
 
@@ -144,7 +223,8 @@ async fn what_a_sink_does_not_take_is_sent_again() {
     let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next: 2 }));
     let (end, until) = Shutdown::new();
     let state = state(&sink.endpoint, json!({}));
-    let exporter = Exporter { store, state, metrics: metrics.clone(), progress: progress.subscribe() };
+    let exporter =
+        Exporter { store, state, metrics: metrics.clone(), progress: progress.subscribe(), unread: Unread::new() };
     let exporter = tokio::spawn(exporter.run(until));
     // A page is no receipt, nor is an answer that refuses one of the entries.
     for number in [0, 0, 0, 1] {
@@ -164,7 +244,8 @@ async fn sinks_that_get_nothing_are_counted() {
     let (metrics, _) = Metrics::new();
     let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next: 0 }));
     let (end, until) = Shutdown::new();
-    let exporter = Exporter { store, state, metrics: metrics.clone(), progress: progress.subscribe() };
+    let exporter =
+        Exporter { store, state, metrics: metrics.clone(), progress: progress.subscribe(), unread: Unread::new() };
     let exporter = tokio::spawn(exporter.run(until));
     let count = |state| metrics.ledger_sinks.get_or_create(&StateLabels { state }).get();
     let told = async {
@@ -252,7 +333,8 @@ async fn a_sink_that_takes_grpc_gets_every_block_until_it_takes_it_whole() {
     let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next: 2 }));
     let (end, until) = Shutdown::new();
     let state = state(&endpoint, json!({"protocol": "Grpc"}));
-    let exporter = Exporter { store, state, metrics: metrics.clone(), progress: progress.subscribe() };
+    let exporter =
+        Exporter { store, state, metrics: metrics.clone(), progress: progress.subscribe(), unread: Unread::new() };
     let exporter = tokio::spawn(exporter.run(until));
     for number in [0, 0, 0, 1] {
         let soon = tokio::time::timeout(Duration::from_secs(20), received.recv());

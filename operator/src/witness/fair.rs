@@ -1,0 +1,203 @@
+//! What one pod may take of the ledger that all share. Pure.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use testimony_core::evidence::ledger::tables::Tables;
+use testimony_core::evidence::ledger::{ABANDONED_PER_STREAM_MAX, Fact, STREAMS_PER_POD_MAX, StreamRow};
+use testimony_core::evidence::stream::{StreamId, StreamParts};
+
+/// Time without a head after which a stream of an earlier process of a sidecar makes room for another one, in seconds: one that
+/// goes on shows a head every half minute.
+pub const SILENT_SECONDS: u64 = 600;
+
+/// What waits of single pods.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// Streams that are told as lost.
+    ending: HashSet<StreamId>,
+    /// Parts of streams that are told as abandoned.
+    abandoning: HashMap<StreamId, Vec<Range<u64>>>,
+    /// Pods, keys of whose spool are opened.
+    unwrapping: HashSet<String>,
+}
+
+/// Whether there is room for one more stream of a pod.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Free,
+    /// There is once this is told: a stream that has been silent for long is lost.
+    After(Box<Fact>),
+    /// There is none.
+    Full,
+}
+
+/// What the ledger says of an abandoned part already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing, and there is room for it.
+    New,
+    /// It waits to be told.
+    Waits,
+    /// It is told.
+    Told,
+    /// As many parts of this stream are told as may be.
+    Full,
+}
+
+impl Waiting {
+    /// Of these facts.
+    pub fn of(facts: &[Fact]) -> Self {
+        let mut waiting = Self::default();
+        facts.iter().for_each(|fact| waiting.add(fact));
+        waiting
+    }
+
+    /// This fact waits, too.
+    pub fn add(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Lost(sid, ..) => {
+                self.ending.insert(sid.clone());
+            }
+            Fact::Abandoned(sid, from, to, _) => {
+                self.abandoning.entry(sid.clone()).or_default().push(*from..*to);
+            }
+            Fact::Unwrapped(_, pod) => {
+                self.unwrapping.insert(pod.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether keys of this pod's spool are being opened.
+    pub fn unwraps(&self, pod_uid: &str) -> bool {
+        self.unwrapping.contains(pod_uid)
+    }
+
+    /// Whether a pod may have this stream besides those that it has; `asked` are those of all pods that wait.
+    pub fn room<'a>(
+        &self,
+        tables: &Tables,
+        asked: impl Iterator<Item = &'a StreamId>,
+        wanted: &StreamParts<'_>,
+        now_s: u64,
+    ) -> Room {
+        let of_pod = |sid: &StreamId| sid.parts().is_some_and(|parts| parts.pod_uid == wanted.pod_uid);
+        let asked = asked.filter(|sid| of_pod(sid)).count();
+        let open: Vec<&StreamRow> =
+            tables.open_of(wanted.pod_uid).filter(|row| !self.ending.contains(&row.sid)).collect();
+        if open.len() + asked < STREAMS_PER_POD_MAX {
+            return Room::Free;
+        }
+        let silent_ns = now_s.saturating_sub(SILENT_SECONDS).saturating_mul(1_000_000_000);
+        let of_other_boot = |row: &&&StreamRow| row.sid.parts().is_some_and(|parts| parts.boot != wanted.boot);
+        let silent = open.iter().filter(of_other_boot).filter(|row| row.at_ns < silent_ns);
+        silent.min_by_key(|row| row.at_ns).map_or(Room::Full, |row| {
+            Room::After(Box::new(Fact::Lost(row.sid.clone(), row.state.size, row.state.root)))
+        })
+    }
+
+    /// What is known of a part of a stream that goes with its pod.
+    pub fn abandoned(&self, tables: &Tables, sid: &StreamId, range: &Range<u64>) -> Known {
+        let waits = self.abandoning.get(sid).map(Vec::as_slice).unwrap_or_default();
+        let all = (sid.clone(), 0)..=(sid.clone(), u64::MAX);
+        let told = tables.abandoned().get(&(sid.clone(), range.start));
+        if told.is_some_and(|row| row.to >= range.end) {
+            Known::Told
+        } else if waits.iter().any(|known| known.start == range.start && known.end >= range.end) {
+            Known::Waits
+        } else if tables.abandoned().range(all).count() + waits.len() >= ABANDONED_PER_STREAM_MAX {
+            Known::Full
+        } else {
+            Known::New
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testimony_core::evidence::hash::Hash;
+    use testimony_core::evidence::note::PublicKey;
+
+    const START_S: u64 = 1_700_000_000;
+
+    fn sid(pod: &str, boot: usize, thread: u16) -> StreamId {
+        format!("c-1/shop/{pod}/{boot:032x}-{thread}-0").parse().expect("a name")
+    }
+
+    /// Streams of these pods, boots and times after the start, in seconds.
+    fn tables(streams: &[(&str, usize, u64)]) -> Tables {
+        let mut tables = Tables::default();
+        for (number, (pod, boot, at_s)) in streams.iter().enumerate() {
+            let fact = Fact::Certified(sid(pod, *boot, 0), PublicKey([1; 32]), u64::MAX, Vec::new());
+            tables.apply(number as u64, (START_S + at_s) * 1_000_000_000, &fact).expect("certified");
+        }
+        tables
+    }
+
+    #[test]
+    fn w1_a_pod_has_so_many_streams_that_go_on_and_silent_ones_make_room() {
+        let most = STREAMS_PER_POD_MAX;
+        let streams: Vec<(&str, usize, u64)> =
+            (0..most).map(|boot| ("a", boot, 100 - boot as u64)).chain([("b", 0, 0)]).collect();
+        let mut tables = tables(&streams);
+        let none: [StreamId; 0] = [];
+        let room = |waiting: &Waiting, tables: &Tables, wanted: &StreamId, asked: &[StreamId], after_s: u64| {
+            waiting.room(tables, asked.iter(), &wanted.parts().expect("parts"), START_S + after_s)
+        };
+        let (new, other) = (sid("a", most, 0), sid("b", 7, 0));
+        let waiting = Waiting::default();
+        assert_eq!(room(&waiting, &tables, &new, &none, 100), Room::Full, "none is silent");
+        assert_eq!(room(&waiting, &tables, &other, &none, 100), Room::Free, "another pod");
+        let lost = |boot| {
+            let root = testimony_core::evidence::merkle::empty_root();
+            Fact::Lost(sid("a", boot, 0), 0, root)
+        };
+        // The one that was heard of longest ago: 100 - 63 seconds after the start.
+        let after_s = 37 + SILENT_SECONDS;
+        assert_eq!(room(&waiting, &tables, &new, &none, after_s), Room::Full, "not for long enough");
+        assert_eq!(room(&waiting, &tables, &new, &none, after_s + 1), Room::After(Box::new(lost(most - 1))));
+        assert_eq!(
+            room(&waiting, &tables, &sid("a", most - 1, 1), &none, after_s + 1),
+            Room::Full,
+            "of its own process"
+        );
+        // It waits to be told; then there is room for one, unless that is asked for, too.
+        let waiting = Waiting::of(&[lost(most - 1)]);
+        assert_eq!(room(&waiting, &tables, &new, &none, after_s + 1), Room::Free);
+        assert_eq!(room(&waiting, &tables, &new, &[sid("a", 99, 0), other], after_s + 1), Room::Full);
+        tables.apply(0, 1, &Fact::Closed(sid("a", 5, 0), 3, Hash::of(&[]))).expect("closed");
+        assert_eq!(room(&Waiting::default(), &tables, &new, &none, 0), Room::Free);
+    }
+
+    #[test]
+    fn w1_what_is_abandoned_is_told_once_and_so_often() {
+        let mut tables = tables(&[("a", 0, 0), ("a", 1, 0)]);
+        let (one, two) = (sid("a", 0, 0), sid("a", 1, 0));
+        let fact = |from: u64, to: u64| Fact::Abandoned(one.clone(), from, to, "x".to_owned());
+        tables.apply(9, 1, &fact(3, 9)).expect("known");
+        let mut waiting = Waiting::of(&[fact(20, 30)]);
+        let table = [
+            (3..9, Known::Told),
+            (3..8, Known::Told),
+            (3..10, Known::New),
+            (4..9, Known::New),
+            (20..30, Known::Waits),
+            (20..31, Known::New),
+        ];
+        for (range, expected) in table {
+            assert_eq!(waiting.abandoned(&tables, &one, &range), expected, "{range:?}");
+        }
+        (0..ABANDONED_PER_STREAM_MAX as u64 - 2).for_each(|n| waiting.add(&fact(100 + n, 101 + n)));
+        assert_eq!(waiting.abandoned(&tables, &one, &(3..10)), Known::Full);
+        assert_eq!(waiting.abandoned(&tables, &one, &(3..9)), Known::Told);
+        assert_eq!(waiting.abandoned(&tables, &two, &(3..9)), Known::New, "another stream");
+    }
+
+    #[test]
+    fn d5_keys_of_one_spool_are_opened_one_request_at_a_time() {
+        let waiting = Waiting::of(&[Fact::Unwrapped(sid("a", 0, 0), "a".to_owned())]);
+        assert!(waiting.unwraps("a") && !waiting.unwraps("b"));
+    }
+}

@@ -1,0 +1,182 @@
+//! What one pod, or a keeper that comes late, can do to the ledger of all.
+
+use super::bench::*;
+use super::cover::{Cover, UNKNOWN_INJECTION_ID};
+use super::desk::Reply;
+use super::http::Ask;
+use super::store::{Standing, Store};
+use crate::api::AuditPolicy;
+use crate::state::State;
+use crate::testing::FakeApi;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use std::time::Duration;
+use testimony_core::evidence::ledger::entry::Entry;
+use testimony_core::evidence::ledger::{
+    ABANDONED_PER_STREAM_MAX, Block, Book, Fact, Keys, STATE_EVERY_BLOCKS, STREAMS_PER_POD_MAX, ledger_id,
+};
+use testimony_core::evidence::witness::Outcome;
+
+fn claims(state: &State, name: &str, injection_id: &str) {
+    put::<Pod>(
+        state,
+        json!({"metadata": {"name": name, "namespace": "shop", "uid": name,
+                            "annotations": {"testimony.dev/injection-id": injection_id}},
+               "spec": {"containers": [], "initContainers": [{"name": "testimony-sidecar", "image": "t"}]}}),
+    );
+}
+
+fn policy() -> Value {
+    json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},
+           "metadata": {"name": "all", "namespace": "shop", "uid": "p"}})
+}
+
+#[test]
+fn w4_r3_an_injection_id_that_admission_never_wrote_names_no_streams() {
+    let state = State::new("cluster.local");
+    put::<AuditPolicy>(&state, policy());
+    let ids = [
+        (injection("a"), true),
+        ("admission-policy".to_owned(), true),
+        (String::new(), false),
+        ("i-1".to_owned(), false),
+        ("A".repeat(32), false),
+        ("0".repeat(33), false),
+        ("x".repeat(70_000), false),
+        ("\"".repeat(250_000), false),
+        ("\u{e4}".repeat(120_000), false),
+    ];
+    for (at, (id, _)) in ids.iter().enumerate() {
+        claims(&state, &format!("p{at}"), id);
+    }
+    let keys = Keys { ledger: public(8), witness: public(9) };
+    let mut book = Book::new(ledger_id("c-1", SPACE, 1).expect("a name"), keys);
+    let mut cover = Cover::default();
+    let news = cover.news(&state.index(), &excluded(), book.tables(), 1);
+    let proposed = book.propose(&news, &[], 1, |message| sign(8, message)).expect("a block");
+    assert_eq!((proposed.facts_taken, proposed.dropped.len()), (ids.len(), 0));
+    for line in proposed.block().entries.lines() {
+        let entry = Entry::parse(line.as_bytes()).expect("every reader takes it");
+        match entry.fact {
+            Fact::Expected(pod) => assert!(ids.contains(&(pod.injection_id, true)), "{}", pod.uid),
+            Fact::Uncovered(pod, None) => assert_eq!(pod.reason, UNKNOWN_INJECTION_ID),
+            Fact::Open(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    book.apply(proposed.committed()).expect("the next block");
+    let expected = ids.iter().filter(|(_, known)| *known).count();
+    assert_eq!((book.tables().pods().len(), book.tables().uncovered().len()), (expected, ids.len() - expected));
+    assert_eq!(cover.news(&state.index(), &excluded(), book.tables(), 2), []);
+}
+
+fn numbers(bench: &Bench) -> Vec<u64> {
+    let paths = bench.api.paths(&format!("{MAPS}/testimony-ledger-"));
+    let mut numbers: Vec<u64> = paths.iter().filter_map(|path| path.rsplit('-').next()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+#[tokio::test(start_paused = true)]
+async fn w1_a_keeper_that_slept_does_not_write_on_numbers_that_were_removed() {
+    let first = Bench::new(FakeApi::default());
+    pod(&first.state, "a", true);
+    pod(&first.state, "b", true);
+    let (mut a, mut b) = (Sidecar::new("a"), Sidecar::new("b"));
+    assert!(matches!(first.ask("a", a.certify()).await, Reply::Certificate(_)));
+    let mine = numbers(&first).last().map_or(0, |last| last + 1);
+    // The first sleeps; a second one goes on until all that the first knows was restated and removed.
+    let second = first.again();
+    second.until("the second reads and writes", |bench| bench.read().outages.len() == 1).await;
+    assert!(matches!(second.ask("b", b.certify()).await, Reply::Certificate(_)));
+    while numbers(&second).len() as u64 <= STATE_EVERY_BLOCKS + 2 {
+        b.seal(1);
+        assert!(cosigned(&second, b.show(&second).await.as_ref()).is_some());
+    }
+    (0..STATE_EVERY_BLOCKS).for_each(|number| second.api.delete(&format!("{MAPS}/testimony-ledger-{number}")));
+    a.seal(4);
+    assert_eq!(a.show(&first).await, Some(Outcome::Later), "block {mine} was free, and is none of the ledger");
+    first.until("the first reads anew", |bench| bench.blocks_counted("reload") > 0).await;
+    assert!(first.blocks_counted("others") > 0);
+    assert!(!numbers(&first).contains(&mine), "what it wrote is taken away");
+    let mut outcome = None;
+    for _ in 0..20 {
+        outcome = a.show(&first).await;
+        if cosigned(&first, outcome.as_ref()).is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(cosigned(&first, outcome.as_ref()), Some(4));
+    let summary = first.read();
+    assert_eq!((summary.streams[&a.sid].size, summary.unproved), (4, 0));
+    assert!(summary.missing.is_empty() && numbers(&first).contains(&(STATE_EVERY_BLOCKS + 3)));
+    first.end().await;
+    second.end().await;
+}
+
+#[tokio::test]
+async fn w1_a_block_stands_if_it_follows_or_others_went_on_from_it() {
+    let key = public(8);
+    let mut book = Book::new(ledger_id("c-1", SPACE, 1).expect("a name"), Keys { ledger: key, witness: key });
+    let mut block = |now: u64| -> Block {
+        let fact = Fact::Gone(now.to_string());
+        let proposed = book.propose(&[fact], &[], now, |message| sign(8, message)).expect("a block");
+        let block = proposed.block().clone();
+        book.apply(proposed.committed()).expect("the next block");
+        block
+    };
+    let own: Vec<Block> = (0..4).map(&mut block).collect();
+    let mut foreign = own[1].clone();
+    foreign.entries = own[0].entries.clone();
+    use Standing::{Stands, Stray};
+    // Which block was created, what else there is, and what it is.
+    let table: [(usize, Vec<&Block>, Standing); 8] = [
+        (0, vec![], Stands),
+        (0, vec![&own[1]], Stands),
+        (0, vec![&own[2], &own[3]], Stray),
+        (2, vec![&own[0], &own[1]], Stands),
+        (2, vec![&own[1], &own[3]], Stands),
+        (2, vec![&own[0]], Stray),
+        (2, vec![&foreign], Stray),
+        (2, vec![&own[3]], Stands),
+    ];
+    for (at, others, expected) in table {
+        let store = Store::new(FakeApi::default().client(), SPACE);
+        for block in others.iter().copied().chain([&own[at]]) {
+            store.create(block).await.expect("created");
+        }
+        let there: Vec<u64> = others.iter().map(|block| block.number).collect();
+        assert_eq!(store.standing(&own[at]).await.expect("known"), expected, "{at} {there:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn w1_one_pod_cannot_take_all_of_the_ledger() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    pod(&bench.state, "b", true);
+    let sid = |pod: &str, n: usize| format!("c-1/shop/{pod}/{n:032x}-0-0").parse().expect("a name");
+    let ask = |pod: &str, n: usize| Ask::Certify { injection_id: injection(pod), sid: sid(pod, n), key: public(1) };
+    let asks = (0..STREAMS_PER_POD_MAX + 3).map(|n| bench.ask("a", ask("a", n)));
+    let answers = futures::future::join_all(asks).await;
+    let count = |status: &[Reply]| status.iter().filter(|reply| matches!(reply, Reply::Certificate(_))).count();
+    assert_eq!(count(&answers), STREAMS_PER_POD_MAX);
+    let Reply::Denied(429, why) = bench.ask("a", ask("a", 900)).await else { panic!("one too many") };
+    assert!(why.starts_with("this pod has 64 streams that go on"), "{why}");
+    assert!(matches!(bench.ask("b", ask("b", 0)).await, Reply::Certificate(_)), "another pod");
+    // What is abandoned is told once, and so often.
+    let abandon = |from: u64, to: u64| {
+        bench.ask("b", Ask::Abandon { sid: sid("b", 0), range: from..to, reason: "sink down".to_owned() })
+    };
+    let (once, twice) = tokio::join!(abandon(3, 9), abandon(3, 9));
+    assert_eq!((once, twice, abandon(3, 9).await), (Reply::Written, Reply::Written, Reply::Written));
+    let told = |bench: &Bench| bench.read().others.len();
+    assert_eq!(told(&bench), 1);
+    let more = (0..2 * ABANDONED_PER_STREAM_MAX as u64).map(|n| abandon(100 + 2 * n, 101 + 2 * n));
+    let answers = futures::future::join_all(more).await;
+    let written = answers.iter().filter(|reply| **reply == Reply::Written).count();
+    assert_eq!((written, told(&bench)), (ABANDONED_PER_STREAM_MAX - 1, ABANDONED_PER_STREAM_MAX));
+    assert!(answers.iter().any(|reply| matches!(reply, Reply::Denied(429, why) if why.contains("as many as may be"))));
+    bench.end().await;
+}
