@@ -173,6 +173,8 @@ impl Handshake {
                 self.server_name = server_name;
                 self.alpn_offered = alpn;
             }
+            // An alert that ended it before stays what it was.
+            Hello::Invalid if matches!(self.state, State::Over(_)) => {}
             Hello::Invalid => self.state = State::Foreign,
         }
         self.client_hello = None;

@@ -221,3 +221,15 @@ proptest! {
         prop_assert_eq!(told(&feed(&all, piece_bytes)), told(&feed(&all, 100_000)));
     }
 }
+
+#[test]
+fn an_alert_ahead_of_the_whole_client_hello_is_told_whatever_the_client_sends_then() {
+    let (_, hello) = hello();
+    let (begin, _) = hello.split_at(20);
+    let nonsense = record(Client, APPLICATION_DATA, &[0; 8]);
+    let steps = [(Client, begin.to_vec()), alert(Server, 2, 40), (Client, vec![0; 40]), nonsense];
+    for piece_bytes in [1, 7, 100_000] {
+        let watch = feed(&steps, piece_bytes);
+        assert_eq!((watch.status(), watch.alert().is_some()), (Some(Failed), true), "{piece_bytes}");
+    }
+}
