@@ -160,6 +160,24 @@ def entries_of(bodies):
     return entries, notes
 
 
+def from_where_reading_begins(places):
+    """Old blocks are removed one by one, so that a ledger may begin amid two restatements. What stands ahead of the first of
+    them is restated there; it must follow all the same."""
+    due = None
+    for seq in sorted(places):
+        body = places[seq][0]
+        try:
+            typ, fields = fields_of(body)
+        except (ValueError, KeyError, AttributeError) as problem:
+            raise Bad(f"entry {seq}: {problem}") from problem
+        if due is not None and (seq, fields.get("prev")) != due:
+            raise Bad(f"entry {seq} does not follow")
+        if seq == 0 or (typ == "state" and "frontier" in fields):
+            return {place: bodies for place, bodies in places.items() if place >= seq}
+        due = seq + 1, leaf_hash(body).hex()
+    return places
+
+
 def read_one(sid, key, places, notes, ledger):
     """Takes up what is under the last signed head; whether there is more behind it."""
     if any(len(bodies) > 1 for bodies in places.values()):
@@ -169,6 +187,7 @@ def read_one(sid, key, places, notes, ledger):
         raise Bad("no signed head")
     if max(signed) > max(places) + 1:
         raise Bad("cut")
+    places = from_where_reading_begins(places)
     tree, due, prev = None, 0, None
     for seq in sorted(place for place in places if place < max(signed)):
         body = places[seq][0]
