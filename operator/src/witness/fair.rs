@@ -140,7 +140,7 @@ mod tests {
     fn w1_a_pod_has_so_many_streams_that_go_on_and_silent_ones_make_room() {
         let most = STREAMS_PER_POD_MAX;
         let streams: Vec<(&str, usize, u64)> =
-            (0..most).map(|boot| ("a", boot, 100 - boot as u64)).chain([("b", 0, 0)]).collect();
+            (0..most).map(|boot| ("a", boot, 200 - boot as u64)).chain([("b", 0, 0)]).collect();
         let mut tables = tables(&streams);
         let none: [StreamId; 0] = [];
         let room = |waiting: &Waiting, tables: &Tables, wanted: &StreamId, asked: &[StreamId], after_s: u64| {
@@ -148,14 +148,14 @@ mod tests {
         };
         let (new, other) = (sid("a", most, 0), sid("b", 7, 0));
         let waiting = Waiting::default();
-        assert_eq!(room(&waiting, &tables, &new, &none, 100), Room::Full, "none is silent");
+        assert_eq!(room(&waiting, &tables, &new, &none, 200), Room::Full, "none is silent");
         assert_eq!(room(&waiting, &tables, &other, &none, 100), Room::Free, "another pod");
         let lost = |boot| {
             let root = testimony_core::evidence::merkle::empty_root();
             Fact::Lost(sid("a", boot, 0), 0, root)
         };
-        // The one that was heard of longest ago: 100 - 63 seconds after the start.
-        let after_s = 37 + SILENT_SECONDS;
+        // The one that was heard of longest ago.
+        let after_s = 201 - most as u64 + SILENT_SECONDS;
         assert_eq!(room(&waiting, &tables, &new, &none, after_s), Room::Full, "not for long enough");
         assert_eq!(room(&waiting, &tables, &new, &none, after_s + 1), Room::After(Box::new(lost(most - 1))));
         assert_eq!(

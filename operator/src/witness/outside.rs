@@ -116,8 +116,10 @@ impl Shower {
                 continue;
             };
             next = Instant::now() + self.config.interval;
-            if !std::mem::replace(&mut looked, true) {
-                walk = self.resumed(&progress).await;
+            // Until that is known nothing is begun, or what is kept would be lost.
+            looked = looked || self.resume(&mut walk, &progress).await;
+            if !looked {
+                continue;
             }
             let result = self.show(&client, &mut walk, &progress).await;
             self.keep(walk.as_ref(), &mut kept).await;
@@ -149,16 +151,18 @@ impl Shower {
         }
     }
 
-    /// The walk of the leader before, if it kept one of this ledger.
-    async fn resumed(&self, progress: &Progress) -> Option<Outside> {
-        let text = match self.store.walk().await {
-            Ok(text) => text?,
-            Err(error) => {
-                tracing::warn!(%error, "what the leader before kept for the witness outside is not read");
-                return None;
+    /// Takes up the walk of the leader before, if it kept one of this ledger; `false`: that is not known.
+    async fn resume(&self, walk: &mut Option<Outside>, progress: &Progress) -> bool {
+        match self.store.walk().await {
+            Ok(text) => {
+                *walk = text.and_then(|text| Outside::restored(&text, &progress.sid, &self.config.key));
+                true
             }
-        };
-        Outside::restored(&text, &progress.sid, &self.config.key)
+            Err(error) => {
+                tracing::warn!(%error, "what the leader before kept for the witness outside is not read, trying again");
+                false
+            }
+        }
     }
 
     /// Keeps the walk for the next leader.

@@ -78,8 +78,9 @@ pub const STATE_EVERY_BYTES: usize = 16 * 1024 * 1024;
 /// Most streams that go on at a time; beyond it no certificate is given.
 pub const STREAMS_MAX: usize = 20_000;
 
-/// Most of those that belong to one pod.
-pub const STREAMS_PER_POD_MAX: usize = 64;
+/// Most of those that belong to one pod: a sidecar has at most 64 data threads, and after its restart as many streams of the
+/// process before go on until they have been silent for long.
+pub const STREAMS_PER_POD_MAX: usize = 2 * 64;
 
 /// Streams that are known, finished ones too, at which a restatement makes room: those that were heard of longest ago are
 /// left out of it.
