@@ -1,4 +1,4 @@
-//! Parts of the golden ledger, as an export over a time holds them: reading can begin in none.
+//! Parts of the golden ledger, as an export over a time holds them.
 
 use super::{WithLedger, edit};
 
