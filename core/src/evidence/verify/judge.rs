@@ -10,7 +10,7 @@ use super::intake::{Intake, LEDGER_BYTES_MAX};
 use super::report::{Exposure, External, Report, StreamReport, WINDOWS_MAX, limits};
 use super::settle::Waiting;
 use super::time::utc;
-use super::trust::{Basis, Ledger, MissingEntries, Trust, Uncovered};
+use super::trust::{Basis, Ledger, LedgerStream, MissingEntries, Trust, Uncovered};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::stream::StreamId;
 use std::collections::{BTreeMap, HashSet};
@@ -65,6 +65,16 @@ pub struct Settings {
     pub now_ns: u64,
     /// How long a record may be without a head, in nanoseconds.
     pub max_lag_ns: u64,
+}
+
+impl Settings {
+    /// Whether this stream may be on its way to the backend: in a time without an end, as a daily check looks at it, and taken
+    /// up by the ledger, which ends at this time, so late that nothing of it need be there.
+    fn is_on_its_way(&self, stream: &LedgerStream, last_ns: u64) -> bool {
+        let due_ns = last_ns.min(self.now_ns).saturating_sub(self.max_lag_ns);
+        let is_open = self.scope.from_ns.is_some() && self.scope.to_ns.is_none();
+        is_open && stream.certified_ns.is_some_and(|certified_ns| certified_ns > due_ns)
+    }
 }
 
 /// Judges rows that come sorted.
@@ -212,7 +222,7 @@ impl Verification {
             };
             return self.find(Finding::export(Verdict::Unanchored, message));
         };
-        let behind = behind(ledger, &self.settings, self.cosigned.as_ref());
+        let (behind, last_ns) = (behind(ledger, &self.settings, self.cosigned.as_ref()), ledger.last_ns);
         // What was not looked at says nothing of it.
         let told =
             |name: &StreamId| self.worst.get(&Some(name.clone())).is_some_and(|worst| *worst != Verdict::Unknown);
@@ -226,8 +236,9 @@ impl Verification {
         if !self.settings.partial {
             let message = "the ledger expects this stream; nothing of it is in the export";
             // Nor, perhaps, what began after it.
-            let verdict = if self.settings.scope.to_ns.is_some() { Verdict::Partial } else { Verdict::Missing };
+            let absence = if self.settings.scope.to_ns.is_some() { Verdict::Partial } else { Verdict::Missing };
             for (name, stream) in &absent {
+                let verdict = if self.settings.is_on_its_way(stream, last_ns) { Verdict::Pending } else { absence };
                 let abandoned = self.abandoned(name);
                 let all = abandoned
                     .iter()

@@ -156,6 +156,26 @@ fn v3_a_tail_that_was_cut_off_a_living_stream_is_missing() {
 }
 
 #[test]
+fn v3_a_stream_that_the_ledger_took_up_within_the_lag_is_pending() {
+    let mut long = Long::new();
+    let [records, heads, _] = long.last(25);
+    long.operator.now_ns += 60_000_000_000;
+    long.operator.certify(&Writer::new(sid("q", 0), 5, &[]));
+    let mut told = |later_ns: u64| {
+        long.operator.now_ns += later_ns;
+        long.operator.block(&[Said::Heads(Vec::new())], &[]);
+        long.note();
+        long.now_ns = long.operator.now_ns;
+        let [.., ledger] = long.last(25);
+        let report = long.check(&[records.clone(), heads.clone(), ledger].concat());
+        let of_other = report.findings.iter().filter(|finding| finding.stream == Some(sid("q", 0)));
+        of_other.map(|finding| finding.verdict).collect::<Vec<_>>()
+    };
+    assert_eq!(told(5_000_000_000), [Verdict::Pending], "what is sent with the ledger may come after it");
+    assert_eq!(told(20_000_000_000), [Verdict::Missing]);
+}
+
+#[test]
 fn v3_what_the_ledger_had_within_the_lag_only_is_pending() {
     let mut long = Long::new();
     // A head that the ledger had 5 s before its end: its records may be on their way.
