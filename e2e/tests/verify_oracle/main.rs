@@ -429,16 +429,7 @@ fn v2_w4_a_second_verifier_agrees_on_roots_and_ledger() {
         let kinds = kinds(&format!("last blocks, {name}"));
         assert!(kinds.contains(told) && kinds.contains("MISSING") == missing, "{name}: {kinds}");
     }
-    // Reading can begin where all is restated, and behind that nowhere.
-    let restates = |case: &WithLedger| case.ledger.iter().any(|body| body.contains("ledger-state"));
-    let parts = cases.iter().filter(|case| case.exact && case.name.starts_with("ledger from line "));
-    let (whole, without): (Vec<&WithLedger>, Vec<&WithLedger>) = parts.partition(|case| restates(case));
-    assert!(!whole.is_empty() && !without.is_empty(), "{} and {}", whole.len(), without.len());
-    for (case, unanchored) in whole.iter().map(|case| (case, false)).chain(without.iter().map(|case| (case, true))) {
-        let part = kinds(&case.name);
-        assert_eq!(part.contains("UNANCHORED"), unanchored, "{}: {part}", case.name);
-        assert!(!part.contains("TAMPERED") && !part.contains("FOREIGN"), "{}: {part}", case.name);
-    }
+    parts::check(&cases, kinds);
     for (name, tampered, missing) in [("read from there", false, true), ("cut in it", false, false)] {
         let kinds = kinds(&format!("restated, {name}"));
         assert_eq!((kinds.contains("TAMPERED"), kinds.contains("MISSING")), (tampered, missing), "{name}: {kinds}");

@@ -32,3 +32,16 @@ pub fn cases(honest: &[String], roots: &str, ledger: &[String]) -> Vec<WithLedge
     }
     cases
 }
+
+/// Reading can begin where all is restated, and behind that nowhere. `kinds`: what was found in the case of a name.
+pub fn check(cases: &[WithLedger], kinds: impl Fn(&str) -> String) {
+    let restates = |case: &WithLedger| case.ledger.iter().any(|body| body.contains("ledger-state"));
+    let parts = cases.iter().filter(|case| case.exact && case.name.starts_with("ledger from line "));
+    let (whole, without): (Vec<&WithLedger>, Vec<&WithLedger>) = parts.partition(|case| restates(case));
+    assert!(!whole.is_empty() && !without.is_empty(), "{} and {}", whole.len(), without.len());
+    for (case, unanchored) in whole.iter().map(|case| (case, false)).chain(without.iter().map(|case| (case, true))) {
+        let part = kinds(&case.name);
+        assert_eq!(part.contains("UNANCHORED"), unanchored, "{}: {part}", case.name);
+        assert!(!part.contains("TAMPERED") && !part.contains("FOREIGN"), "{}: {part}", case.name);
+    }
+}
