@@ -50,14 +50,26 @@ pub(in crate::spool) fn read_all<F: Files>(files: &F) -> Vec<Skipped> {
 }
 
 impl<D: Disk> Shelf<D> {
-    /// What sinks never get, as an earlier process wrote it down.
-    pub(in crate::spool) fn restore_skipped(&mut self, skipped: Vec<Skipped>) {
-        for one in &skipped {
+    /// What sinks never get, as an earlier process wrote it down. Where it died before the segment went, and the sink is not
+    /// past it, nothing of that came to be.
+    pub(in crate::spool) fn restore_skipped(&mut self, mut skipped: Vec<Skipped>) {
+        // What comes after another part moves the sink past that one, too.
+        skipped.sort_by_key(|one| std::cmp::Reverse(one.shed.to));
+        for one in skipped {
+            if self.is_there(&one.shed) {
+                self.discard(one.file, 0);
+                continue;
+            }
             let known = self.known.entry(one.shed.sink.clone()).or_default();
             *known = one.shed.to.max(*known);
             self.sheds.files.insert(one.file.clone());
+            self.sheds.fresh.push(one);
         }
-        self.sheds.fresh = skipped;
+    }
+
+    fn is_there(&self, shed: &Shed) -> bool {
+        let is_past = self.known.get(&shed.sink).is_some_and(|known| *known >= shed.to);
+        !is_past && self.segments.values().any(|segment| segment.first() <= shed.from && segment.end() >= shed.to)
     }
 
     /// What sinks that are not required will never get, since the last call.
