@@ -280,8 +280,8 @@ impl Run {
 mod tests {
     use super::*;
     use crate::spool::keys::RecoveryKey;
-    use crate::spool::tests::folder;
-    use crate::spool::{Class, Entry, Kind, Limits, Settings, SinkRule, Spool};
+    use crate::spool::tests::{folder, settings};
+    use crate::spool::{Class, Entry, Kind, Settings, SinkRule, Spool};
     use std::path::Path;
     use testimony_core::evidence::merkle;
     use testimony_core::record::EventName;
@@ -293,15 +293,7 @@ mod tests {
         std::fs::create_dir_all(&key_folder).expect("a folder");
         let recovery = RecoveryKey::new("p");
         recovery.set([9; 32]);
-        let settings = Settings {
-            folder: folder.join("disk"),
-            key_folder,
-            limit_bytes: crate::spool::LIMIT_BYTES_MIN,
-            limits: Limits::default(),
-            boot: Boot([boot; 16]),
-            recovery: Some(Arc::new(recovery)),
-            now_unix_nanos: || 1,
-        };
+        let settings = Settings { key_folder, recovery: Some(Arc::new(recovery)), ..settings(folder, boot) };
         Spool::start(settings, &[SinkRule { name: "a".to_owned(), required: true }]).expect("a spool").0
     }
 

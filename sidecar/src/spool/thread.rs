@@ -370,6 +370,9 @@ impl Work {
     fn trim(&mut self) {
         self.count_elsewhere();
         let excess = self.writer.excess_bytes();
+        if excess == 0 {
+            return;
+        }
         let freed = self.foreign.release(excess);
         self.writer.shelf_mut().release(excess.saturating_sub(freed));
         self.count_elsewhere();

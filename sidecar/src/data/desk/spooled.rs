@@ -237,21 +237,14 @@ fn reason(refusal: Refusal) -> GapReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::tests::rig::folder;
-    use crate::spool::{Boot, LIMIT_BYTES_MIN, Limits, Settings, Spool};
+    use crate::spool::tests::{folder, settings};
+    use crate::spool::{Limits, Settings, Spool};
 
     #[test]
     fn t5_a_place_for_evidence_is_for_no_ordinary_record() {
         let folder = folder("desk");
-        let settings = Settings {
-            folder: folder.join("disk"),
-            key_folder: folder.to_path_buf(),
-            limit_bytes: LIMIT_BYTES_MIN,
-            limits: Limits { held_bytes_max: u64::MAX, ..Limits::default() },
-            boot: Boot([1; 16]),
-            recovery: None,
-            now_unix_nanos: || 1,
-        };
+        let limits = Limits { held_bytes_max: u64::MAX, ..Limits::default() };
+        let settings = Settings { limits, ..settings(&folder, 1) };
         let (spool, _events) = Spool::start(settings, &[]).expect("a spool");
         let inbox = spool.handle().inbox();
         let all_of = |bytes| std::iter::from_fn(move || inbox.reserve(SpoolClass::Ordinary, bytes).ok());

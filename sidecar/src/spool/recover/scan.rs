@@ -89,7 +89,7 @@ pub fn scan<D: Disk>(
         }
     }
     headers.sort_by_key(|(header, ..)| header.number);
-    let mut rewrapped = shelf::rewrapped_keys(&disk);
+    let mut rewrapped = shelf::rewrapped_keys(&disk, &files);
     let mut segments = Vec::new();
     if let Some((first, ..)) = headers.first() {
         scan.lose_beginning(first);
@@ -117,7 +117,7 @@ pub fn scan<D: Disk>(
     }
     let _ = disk.sync_folder();
     let report = scan.report(&segments, acks.recovered);
-    let skipped = shelf::skipped(&disk);
+    let skipped = shelf::skipped(&disk, &files);
     let mut shelf = Shelf::with(disk, boot, reader, segments, acks);
     shelf.restore_skipped(skipped);
     Ok(Scanned { shelf, report })

@@ -346,6 +346,18 @@ impl<D: Disk> Shelf<D> {
         }
     }
 
+    /// Makes a file of its own, whole and durable. Of one that cannot be written nothing stays, but where it cannot be removed
+    /// either.
+    fn write_file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.disk.create(name)?;
+        let written = self.disk.append(name, bytes).and_then(|()| self.disk.sync(name));
+        self.disk.close(name);
+        if written.is_err() {
+            self.discard(name.to_owned(), bytes.len() as u64);
+        }
+        written
+    }
+
     /// Removes a file that nobody needs; one that stays still counts.
     pub(super) fn discard(&mut self, name: String, bytes: u64) {
         if self.disk.remove(&name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {

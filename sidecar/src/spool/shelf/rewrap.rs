@@ -1,7 +1,7 @@
 //! Segments that were begun before the operator's recovery key was known: their keys are wrapped to it afterwards (D5).
 
 use super::{Segment, Shelf};
-use crate::spool::disk::{Disk, Files};
+use crate::spool::disk::{Disk, Files, Listed};
 use crate::spool::format::rewrapped;
 use crate::spool::keys::Keys;
 use std::collections::BTreeMap;
@@ -17,9 +17,9 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 const KEYS_MAX: usize = 4096;
 
 /// What the files of a folder say, by segment. One that cannot be read means that the segment waits, or is lost, as without it.
-pub(in crate::spool) fn read_all<F: Files>(files: &F) -> BTreeMap<u64, Vec<u8>> {
+pub(in crate::spool) fn read_all<F: Files>(files: &F, listed: &[Listed]) -> BTreeMap<u64, Vec<u8>> {
     let mut keys = BTreeMap::new();
-    for file in files.list().unwrap_or_default() {
+    for file in listed {
         if file.name.starts_with(PREFIX)
             && let Ok(bytes) = files.read_at(&file.name, 0, FILE_BYTES_MAX)
             && let Err(error) = rewrapped::read(&bytes, &mut keys)
@@ -48,13 +48,7 @@ impl<D: Disk> Shelf<D> {
         wrapped.iter().for_each(|(number, key)| rewrapped::append(&mut bytes, *number, key));
         let name = format!("{PREFIX}{}-{:010}", self.reader, self.rewraps);
         self.rewraps = self.rewraps.saturating_add(1);
-        self.disk.create(&name)?;
-        let written = self.disk.append(&name, &bytes).and_then(|()| self.disk.sync(&name));
-        self.disk.close(&name);
-        if written.is_err() {
-            self.discard(name, bytes.len() as u64);
-        }
-        written?;
+        self.write_file(&name, &bytes)?;
         for (number, key) in wrapped {
             if let Some(segment) = self.segments.get_mut(&number) {
                 segment.rewrapped = key.into();

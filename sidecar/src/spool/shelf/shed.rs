@@ -1,7 +1,7 @@
 //! What a sink that is not required never gets, because nobody else waits for it and its space was needed (T5).
 
 use super::{Segment, Shelf};
-use crate::spool::disk::{Disk, Files};
+use crate::spool::disk::{Disk, Files, Listed};
 use crate::spool::entry::Entry;
 use crate::spool::format::shed::{self, SHED_BYTES_MAX, Shed};
 use crate::spool::position::Place;
@@ -39,14 +39,13 @@ pub(super) struct Sheds {
 }
 
 /// What the files of a folder say.
-pub(in crate::spool) fn read_all<F: Files>(files: &F) -> Vec<Skipped> {
-    let listed = files.list().unwrap_or_default();
-    let read = |name: String| {
-        let bytes = files.read_at(&name, 0, SHED_BYTES_MAX).ok()?;
+pub(in crate::spool) fn read_all<F: Files>(files: &F, listed: &[Listed]) -> Vec<Skipped> {
+    let read = |name: &str| {
+        let bytes = files.read_at(name, 0, SHED_BYTES_MAX).ok()?;
         // One that is cut was made for what is still there.
-        Some(Skipped { shed: shed::read(&bytes).ok()?, file: name })
+        Some(Skipped { shed: shed::read(&bytes).ok()?, file: name.to_owned() })
     };
-    listed.into_iter().filter(|file| file.name.starts_with(PREFIX)).filter_map(|file| read(file.name)).collect()
+    listed.iter().filter(|file| file.name.starts_with(PREFIX)).filter_map(|file| read(&file.name)).collect()
 }
 
 impl<D: Disk> Shelf<D> {
@@ -134,13 +133,8 @@ impl<D: Disk> Shelf<D> {
         let bytes = shed::write(shed).map_err(io::Error::other)?;
         let name = format!("{PREFIX}{}-{:010}", self.reader, self.sheds.next);
         self.sheds.next = self.sheds.next.saturating_add(1);
-        self.disk.create(&name)?;
-        let written = self.disk.append(&name, &bytes).and_then(|()| self.disk.sync(&name));
-        self.disk.close(&name);
-        if written.is_err() {
-            self.discard(name.clone(), bytes.len() as u64);
-        }
-        written.map(|()| name)
+        self.write_file(&name, &bytes)?;
+        Ok(name)
     }
 }
 

@@ -5,8 +5,8 @@ mod disk;
 mod format;
 mod model;
 mod recent;
-pub(crate) mod rig;
+mod rig;
 mod room;
 mod thread;
 
-pub(crate) use rig::folder;
+pub(crate) use rig::{folder, settings};

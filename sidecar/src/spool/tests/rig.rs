@@ -5,7 +5,10 @@ use crate::spool::entry::{Block, Entry, Kind, StreamNumber};
 use crate::spool::keys::Keys;
 use crate::spool::reader::{Read, Reader};
 use crate::spool::recover::{Scanned, Unreadable, scan};
-use crate::spool::{Boot, Durable, FIXED_RESERVE_BYTES, Fault, Place, Shelf, SinkRule, Writer, WriterSettings};
+use crate::spool::{
+    Boot, Durable, FIXED_RESERVE_BYTES, Fault, LIMIT_BYTES_MIN, Limits, Place, Settings, Shelf, SinkRule, Writer,
+    WriterSettings,
+};
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -44,6 +47,21 @@ pub(crate) fn folder(name: &str) -> TestFolder {
     let path = std::env::temp_dir().join(format!("testimony-spool-{}-{name}-{number}", std::process::id()));
     std::fs::create_dir_all(&path).expect("a folder");
     TestFolder(path)
+}
+
+/// Those of a process on such a folder, at the smallest limit.
+pub(crate) fn settings(folder: &Path, boot: u8) -> Settings {
+    let key_folder = folder.join("memory");
+    std::fs::create_dir_all(&key_folder).expect("a folder");
+    Settings {
+        folder: folder.join("disk"),
+        key_folder,
+        limit_bytes: LIMIT_BYTES_MIN,
+        limits: Limits::default(),
+        boot: Boot([boot; 16]),
+        recovery: None,
+        now_unix_nanos: || 1,
+    }
 }
 
 pub(super) fn keys() -> Keys {

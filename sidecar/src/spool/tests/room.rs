@@ -1,10 +1,10 @@
 //! What a spool does where there is no room: below its limit, and on the file system.
 
-use super::rig::{folder, sid};
+use super::rig::{folder, settings, sid};
 use crate::spool::disk::sim::Dice;
 use crate::spool::{
-    Boot, Class, Entry, Event, Kind, LIMIT_BYTES_MIN, Limits, Permit, Place, Refusal, Settings, SinkRule, Spool,
-    SpoolHandle, StreamNumber,
+    Class, Entry, Event, Kind, LIMIT_BYTES_MIN, Limits, Permit, Place, Refusal, Settings, SinkRule, Spool, SpoolHandle,
+    StreamNumber,
 };
 use std::path::Path;
 use std::process::Command;
@@ -18,17 +18,8 @@ const PAYLOAD_BYTES: usize = 16 * 1024;
 const GROUP: u64 = 64;
 
 fn start(folder: &Path, boot: u8, limit_bytes: u64, limits: Limits) -> (Spool, mpsc::Receiver<Event>) {
-    std::fs::create_dir_all(folder.join("memory")).expect("a folder");
     let sinks = [SinkRule { name: "a".to_owned(), required: true }];
-    let settings = Settings {
-        folder: folder.join("disk"),
-        key_folder: folder.join("memory"),
-        limit_bytes,
-        limits,
-        boot: Boot([boot; 16]),
-        recovery: None,
-        now_unix_nanos: || 1,
-    };
+    let settings = Settings { limit_bytes, limits, ..settings(folder, boot) };
     Spool::start(settings, &sinks).expect("a spool")
 }
 

@@ -1,14 +1,14 @@
 //! The threads on a real folder.
 
-use super::rig::{folder, sid};
+use super::rig::{folder, settings, sid};
 use crate::spool::disk::{Files, Folder};
 use crate::spool::format::acks::{self, Acks};
 use crate::spool::pace::Waiting;
 use crate::spool::recover::Report;
 use crate::spool::shelf::is_log;
 use crate::spool::{
-    Boot, Class, Durable, Entry, Event, Inbox, Kind, Limits, Place, Read, Refusal, Settings, SinkRule, Spool,
-    SpoolHandle, StreamNumber,
+    Boot, Class, Durable, Entry, Event, Inbox, Kind, Limits, Place, Read, Refusal, SinkRule, Spool, SpoolHandle,
+    StreamNumber,
 };
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,20 +18,7 @@ use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn settings(folder: &Path, boot: u8) -> Settings {
-    Settings {
-        folder: folder.join("disk"),
-        key_folder: folder.join("memory"),
-        limit_bytes: 16 * 1024 * 1024,
-        limits: Limits::default(),
-        boot: Boot([boot; 16]),
-        recovery: None,
-        now_unix_nanos: || 1,
-    }
-}
-
 fn start(folder: &Path, boot: u8) -> (Spool, mpsc::Receiver<Event>) {
-    std::fs::create_dir_all(folder.join("memory")).expect("a folder");
     let sinks = [SinkRule { name: "a".to_owned(), required: true }];
     Spool::start(settings(folder, boot), &sinks).expect("a spool")
 }
@@ -179,7 +166,6 @@ async fn found_any(events: &mut mpsc::Receiver<Event>) -> Report {
 #[tokio::test]
 async fn s3_without_a_place_nothing_is_sealed() {
     let folder = folder("full");
-    std::fs::create_dir_all(folder.join("memory")).expect("a folder");
     let mut settings = settings(&folder, 1);
     // Nothing is written before much waits.
     settings.limits = Limits {
