@@ -63,9 +63,6 @@ impl TransitionLabels {
     }
 }
 
-/// Refusals of the witness that an alert watches.
-const CONTRADICTIONS: [Refusal; 3] = [Refusal::Fork(0), Refusal::Consistency, Refusal::Signature];
-
 /// A certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CertificateLabels {
@@ -200,7 +197,7 @@ impl Metrics {
 
     fn register_witness(&self, registry: &mut Registry) {
         // From the start on: an alert that looks for an increase would miss the first one of a series that appears with it.
-        for refusal in CONTRADICTIONS {
+        for refusal in Refusal::CONTRADICTIONS {
             drop(self.witness_requests.get_or_create(&ResultLabels { result: refusal.as_str() }));
         }
         let requests = self.witness_requests.clone();

@@ -288,6 +288,19 @@ impl Sidecar {
         }
         last
     }
+
+    /// The same each second, until a head is cosigned, at most so often as a keeper that reads anew needs; its size.
+    pub(super) async fn show_until_cosigned(&mut self, bench: &Bench) -> Option<u64> {
+        for _ in 0..20 {
+            let outcome = self.show(bench).await;
+            let size = cosigned(bench, outcome.as_ref());
+            if size.is_some() {
+                return size;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        None
+    }
 }
 
 pub(super) fn cosigned(bench: &Bench, outcome: Option<&Outcome>) -> Option<u64> {

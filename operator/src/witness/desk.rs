@@ -394,8 +394,7 @@ impl Desk {
     /// Tells whoever looks after the cluster of a head that does not fit those before.
     fn contradicts(&mut self, sid: StreamId, refusal: &Refusal, note: &SignedNote) {
         let result = refusal.as_str();
-        let contradicts = matches!(refusal, Refusal::Fork(_) | Refusal::Consistency | Refusal::Signature);
-        if !contradicts || !self.contradicted.insert((sid.clone(), result)) {
+        if !refusal.contradicts() || !self.contradicted.insert((sid.clone(), result)) {
             return;
         }
         let size = note.checkpoint.size;

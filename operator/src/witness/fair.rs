@@ -100,13 +100,12 @@ impl Waiting {
     /// What is known of a part of a stream that goes with its pod.
     pub fn abandoned(&self, tables: &Tables, sid: &StreamId, range: &Range<u64>) -> Known {
         let waits = self.abandoning.get(sid).map(Vec::as_slice).unwrap_or_default();
-        let all = (sid.clone(), 0)..=(sid.clone(), u64::MAX);
         let told = tables.abandoned().get(&(sid.clone(), range.start));
         if told.is_some_and(|row| row.to >= range.end) {
             Known::Told
         } else if waits.iter().any(|known| known.start == range.start && known.end >= range.end) {
             Known::Waits
-        } else if tables.abandoned().range(all).count() + waits.len() >= ABANDONED_PER_STREAM_MAX {
+        } else if tables.abandoned_of(sid).count() + waits.len() >= ABANDONED_PER_STREAM_MAX {
             Known::Full
         } else {
             Known::New

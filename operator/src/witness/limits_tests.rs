@@ -10,7 +10,6 @@ use crate::state::State;
 use crate::testing::FakeApi;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use std::time::Duration;
 use testimony_core::evidence::ledger::entry::Entry;
 use testimony_core::evidence::ledger::{
     ABANDONED_PER_STREAM_MAX, Block, Book, Fact, Keys, STATE_EVERY_BLOCKS, STREAMS_PER_POD_MAX, ledger_id,
@@ -99,15 +98,7 @@ async fn w1_a_keeper_that_slept_does_not_write_on_numbers_that_were_removed() {
     first.until("the first reads anew", |bench| bench.blocks_counted("reload") > 0).await;
     assert!(first.blocks_counted("others") > 0);
     assert!(!numbers(&first).contains(&mine), "what it wrote is taken away");
-    let mut outcome = None;
-    for _ in 0..20 {
-        outcome = a.show(&first).await;
-        if cosigned(&first, outcome.as_ref()).is_some() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    assert_eq!(cosigned(&first, outcome.as_ref()), Some(4));
+    assert_eq!(a.show_until_cosigned(&first).await, Some(4));
     let summary = first.read();
     assert_eq!((summary.streams[&a.sid].size, summary.unproved), (4, 0));
     assert!(summary.missing.is_empty() && numbers(&first).contains(&(STATE_EVERY_BLOCKS + 3)));

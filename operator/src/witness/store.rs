@@ -255,8 +255,7 @@ impl Store {
     /// # Errors
     /// The API server's.
     pub async fn walk(&self) -> Result<Option<String>, StoreError> {
-        let data = self.api.get_opt(OUTSIDE).await?.and_then(|object| object.data).unwrap_or_default();
-        Ok(data.get(WALK).cloned())
+        Ok(self.data(OUTSIDE).await?.remove(WALK))
     }
 
     /// Keeps it.
@@ -272,8 +271,12 @@ impl Store {
     /// # Errors
     /// The API server's.
     pub async fn positions(&self) -> Result<BTreeMap<String, Position>, StoreError> {
-        let data = self.api.get_opt(POSITIONS).await?.and_then(|object| object.data).unwrap_or_default();
-        Ok(data.into_iter().filter_map(|(sink, text)| Some((sink, Position::parse(&text)?))).collect())
+        Ok(self
+            .data(POSITIONS)
+            .await?
+            .into_iter()
+            .filter_map(|(sink, text)| Some((sink, Position::parse(&text)?)))
+            .collect())
     }
 
     /// Writes down how far each sink is.
@@ -283,6 +286,11 @@ impl Store {
     pub async fn write_positions(&self, positions: &BTreeMap<String, Position>) -> Result<(), StoreError> {
         let text = |(sink, position): (&String, &Position)| (sink.clone(), position.text());
         self.publish(POSITIONS, positions.iter().map(text).collect()).await
+    }
+
+    /// What a ConfigMap holds; nothing where it is not there.
+    async fn data(&self, name: &str) -> Result<BTreeMap<String, String>, StoreError> {
+        Ok(self.api.get_opt(name).await?.and_then(|object| object.data).unwrap_or_default())
     }
 
     /// Writes a ConfigMap where it has changed.

@@ -103,15 +103,7 @@ async fn w1_two_keepers_cannot_fork_the_ledger() {
     assert_eq!(a.show(&first).await, Some(Outcome::Later));
     first.until("the first knows what the second wrote", |bench| bench.blocks_counted("reload") > 0).await;
     assert!(first.blocks_counted("others") > 0);
-    let mut outcome = None;
-    for _ in 0..20 {
-        outcome = a.show(&first).await;
-        if cosigned(&first, outcome.as_ref()).is_some() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    assert_eq!(cosigned(&first, outcome.as_ref()), Some(4));
+    assert_eq!(a.show_until_cosigned(&first).await, Some(4));
     let summary = first.read();
     assert_eq!((summary.streams[&a.sid].size, summary.streams[&b.sid].size, summary.unproved), (4, 2, 0));
     first.end().await;

@@ -172,12 +172,20 @@ fn witnessed(entries: &BTreeMap<u64, &[u8]>) -> Result<BTreeMap<u64, Vec<SignedN
 }
 
 /// Bodies of one ledger: what claims to be its entries, and its signed heads by size.
-struct Bodies<'a> {
-    claims: Claims<'a>,
-    heads: BTreeMap<u64, (String, Hash)>,
+pub(in crate::evidence) struct Bodies<'a> {
+    pub(in crate::evidence) claims: Claims<'a>,
+    pub(in crate::evidence) heads: BTreeMap<u64, (String, Hash)>,
 }
 
-fn sort<'a>(sid: &StreamId, key: PublicKey, bodies: impl IntoIterator<Item = &'a [u8]>) -> Result<Bodies<'a>, String> {
+/// Sorts exported bodies in any order. Others than those of this ledger are left out.
+///
+/// # Errors
+/// Two of its heads contradict each other.
+pub(in crate::evidence) fn sort<'a>(
+    sid: &StreamId,
+    key: PublicKey,
+    bodies: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Bodies<'a>, String> {
     let mut claims = Claims::new();
     let mut heads: BTreeMap<u64, (String, Hash)> = BTreeMap::new();
     for body in bodies {

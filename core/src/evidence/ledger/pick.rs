@@ -12,7 +12,7 @@ use crate::evidence::merkle::{Range, leaf};
 use std::collections::{BTreeMap, HashMap};
 
 /// Bodies by the place that they claim, each once.
-pub(super) type Claims<'a> = BTreeMap<u64, Vec<&'a [u8]>>;
+pub(in crate::evidence) type Claims<'a> = BTreeMap<u64, Vec<&'a [u8]>>;
 
 /// A body under the last signed head that is no entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

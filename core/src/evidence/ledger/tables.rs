@@ -78,6 +78,11 @@ impl Tables {
         &self.abandoned
     }
 
+    /// Those of one stream.
+    pub fn abandoned_of(&self, sid: &StreamId) -> impl Iterator<Item = &AbandonedRow> {
+        of_stream(&self.abandoned, sid)
+    }
+
     /// Records of these streams that were removed by order.
     pub fn pruned(&self) -> &BTreeMap<Part, Pruned> {
         &self.pruned
@@ -330,8 +335,13 @@ fn has_room<T>(known: &BTreeMap<Part, T>, place: &Part, longer: impl Fn(&T) -> b
     let (sid, _) = place;
     match known.get(place) {
         Some(there) => !longer(there),
-        None => known.range((sid.clone(), 0)..=(sid.clone(), u64::MAX)).count() < most,
+        None => of_stream(known, sid).count() < most,
     }
+}
+
+/// What is said of one stream.
+fn of_stream<'a, T>(known: &'a BTreeMap<Part, T>, sid: &StreamId) -> impl Iterator<Item = &'a T> {
+    known.range((sid.clone(), 0)..=(sid.clone(), u64::MAX)).map(|(_, said)| said)
 }
 
 fn accepted(size: u64, root: Hash) -> Accepted {

@@ -12,10 +12,11 @@ impl Concluding<'_> {
 
     /// The same of records that only the ledger says were sealed: what it had of late may be on its way to the backend.
     pub(super) fn absent_by_ledger(&self, from: u64, to: u64) -> Vec<(Verdict, Range<u64>, Option<&str>)> {
-        let due = self.trust.ledger.as_ref().map_or(u64::MAX, |ledger| {
-            let now_ns = ledger.last_ns.min(self.settings.now_ns);
-            ledger.had_by(&self.chain.name, now_ns.saturating_sub(self.settings.max_lag_ns))
-        });
+        let due = self
+            .trust
+            .ledger
+            .as_ref()
+            .map_or(u64::MAX, |ledger| ledger.had_by(&self.chain.name, self.settings.due_ns(ledger.last_ns)));
         self.absent_before(from, to, due.max(self.chain.found.size).max(self.chain.found.claimed))
     }
 

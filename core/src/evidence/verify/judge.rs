@@ -68,12 +68,16 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What a ledger knew before this time must be in the export; `last_ns` is when the ledger ends.
+    pub(super) fn due_ns(&self, last_ns: u64) -> u64 {
+        last_ns.min(self.now_ns).saturating_sub(self.max_lag_ns)
+    }
+
     /// Whether this stream may be on its way to the backend: in a time without an end, as a daily check looks at it, and taken
     /// up by the ledger, which ends at this time, so late that nothing of it need be there.
     fn is_on_its_way(&self, stream: &LedgerStream, last_ns: u64) -> bool {
-        let due_ns = last_ns.min(self.now_ns).saturating_sub(self.max_lag_ns);
         let is_open = self.scope.from_ns.is_some() && self.scope.to_ns.is_none();
-        is_open && stream.certified_ns.is_some_and(|certified_ns| certified_ns > due_ns)
+        is_open && stream.certified_ns.is_some_and(|certified_ns| certified_ns > self.due_ns(last_ns))
     }
 }
 

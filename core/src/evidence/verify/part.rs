@@ -7,16 +7,14 @@
 
 use super::trust::Ledger;
 use super::verdict::{Finding, Verdict};
-use crate::canon::parse_body;
 use crate::evidence::ledger::Fact;
 use crate::evidence::ledger::block::Chain;
 use crate::evidence::ledger::entry::Entry;
+use crate::evidence::ledger::export::{Bodies, sort};
 use crate::evidence::merkle::Range;
 use crate::evidence::note::SignedNote;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 
 /// Entries `[from, to)` that follow each other, with nothing to begin with among them.
@@ -31,25 +29,11 @@ pub(super) struct Part {
 impl Part {
     /// `None`: something else is wrong, or reading can begin.
     pub(super) fn read(sid: &StreamId, named: &NamedKey, bodies: &[String]) -> Option<Self> {
-        let mut entries: BTreeMap<u64, &str> = BTreeMap::new();
-        let mut heads = BTreeMap::new();
-        for body in bodies {
-            let Ok(fields) = parse_body(body.as_bytes()) else { continue };
-            let text = |key: &str| fields.get(key).and_then(|value| std::str::from_utf8(value).ok());
-            if text("typ") == Some("head") {
-                let note = text("note").and_then(|note| STANDARD.decode(note).ok());
-                let note = note.and_then(|note| SignedNote::parse(std::str::from_utf8(&note).ok()?).ok());
-                let Some(note) = note.filter(|note| is_own(note, named)) else { continue };
-                let head = note.checkpoint;
-                if heads.insert(head.size, head.root).is_some_and(|other| other != head.root) {
-                    return None;
-                }
-            } else if text("sid") == Some(sid.as_str())
-                && let Some(seq) = text("seq").and_then(|seq| seq.parse().ok())
-                && entries.insert(seq, body).is_some_and(|other| other != body)
-            {
-                return None;
-            }
+        let Bodies { claims, heads } = sort(sid, named.key, bodies.iter().map(|body| body.as_bytes())).ok()?;
+        let mut entries = BTreeMap::new();
+        for (seq, bodies) in claims {
+            let [body] = bodies[..] else { return None };
+            entries.insert(seq, body);
         }
         let (from, to) = follow(sid, named, &entries)?;
         let signed = *heads.keys().next_back()?;
@@ -75,14 +59,14 @@ fn is_own(note: &SignedNote, named: &NamedKey) -> bool {
 }
 
 /// First and last, plus 1, of entries that follow each other, if reading can begin with none.
-fn follow(sid: &StreamId, named: &NamedKey, entries: &BTreeMap<u64, &str>) -> Option<(u64, u64)> {
+fn follow(sid: &StreamId, named: &NamedKey, entries: &BTreeMap<u64, &[u8]>) -> Option<(u64, u64)> {
     let (from, first) = entries.first_key_value()?;
-    let last = Entry::parse(first.as_bytes()).ok()?.prev;
+    let last = Entry::parse(first).ok()?.prev;
     // What came before is not there, so its root is not known; that entries follow is.
     let mut chain = Chain { sid: sid.clone(), range: Range::empty(*from), last, last_ns: 0 };
     let mut begun = false;
     for body in entries.values() {
-        let entry = chain.append(body.as_bytes()).ok()?;
+        let entry = chain.append(body).ok()?;
         // Of a restatement that has not come to its end nothing can be used either.
         begun |= Chain::before(&entry).is_some();
         if entry.seq == 0 || (begun && matches!(&entry.fact, Fact::State(state) if state.last)) {

@@ -126,6 +126,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Those of a head that does not fit what the stream showed before.
+    pub const CONTRADICTIONS: [Self; 3] = [Self::Fork(0), Self::Consistency, Self::Signature];
+
+    /// Whether it is one of them, whatever the size.
+    pub fn contradicts(self) -> bool {
+        Self::CONTRADICTIONS.iter().any(|one| one.as_str() == self.as_str())
+    }
+
     /// The HTTP status.
     pub const fn status(self) -> u16 {
         match self {
