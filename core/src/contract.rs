@@ -162,6 +162,9 @@ pub const CERTIFICATE_PATH: &str = "/v1/certificate";
 /// Path of the witness (C2SP tlog-witness).
 pub const ADD_CHECKPOINT_PATH: &str = "/v1/witness/add-checkpoint";
 
+/// Longest name of a sink, in bytes: that of a Kubernetes object.
+pub const SINK_NAME_BYTES_MAX: usize = 253;
+
 /// Path on which a sidecar tells what its pod takes along undelivered.
 pub const ABANDONED_PATH: &str = "/v1/witness/abandoned";
 

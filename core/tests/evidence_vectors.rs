@@ -15,7 +15,7 @@ use testimony_core::canon::parse_body;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::ledger::export::head_body;
 use testimony_core::evidence::ledger::{
-    Book, Fact, HeadRow, Keys, PodRow, Pruned, STATE_EVERY_BLOCKS, UncoveredRow, ledger_id, witness_name,
+    AbandonedRow, Book, Fact, HeadRow, Keys, PodRow, Pruned, STATE_EVERY_BLOCKS, UncoveredRow, ledger_id, witness_name,
 };
 use testimony_core::evidence::merkle::{Range, leaf};
 use testimony_core::evidence::note::PublicKey;
@@ -330,7 +330,13 @@ fn w1_a_ledger_over_these_streams() {
     let (order, by) = ("erased at the user's wish".to_owned(), "alice".to_owned());
     let pruned = Pruned { sid: streams[0].sid.clone(), range: removed, reason: order, by };
     let rotated = &streams[2];
-    let abandoned = Fact::Abandoned(rotated.sid.clone(), rotated.last.0 - 2, rotated.last.0, "sink down".to_owned());
+    let abandoned = Fact::Abandoned(AbandonedRow {
+        sid: rotated.sid.clone(),
+        from: rotated.last.0 - 2,
+        to: rotated.last.0,
+        reason: "sink down".to_owned(),
+        sink: None,
+    });
     let third = streams.iter().map(end).chain([Fact::Pruned(pruned), abandoned, Fact::Resumed(at(86_000_000).wall_ns)]);
     let heads = |book: &Book| {
         let row = |known: &Known| {

@@ -13,7 +13,7 @@ KEYS = {
     "open": "key witness", "resumed": "from", "expected": "pod ns name injection from", "gone": "pod",
     "uncovered": "pod ns name reason from to?", "certified": "stream key until cert", "head": "heads",
     "epoch": "stream size root next_key", "closed": "stream size root", "lost": "stream size root",
-    "rebased": "stream size root old_size old_root key", "fork": "stream note", "abandoned": "stream from to reason",
+    "rebased": "stream size root old_size old_root key", "fork": "stream note", "abandoned": "stream from to reason sink?",
     "unwrap": "stream pod", "witnessed": "note", "pruned": "stream from to reason by nodes",
     "erased": "stream from to reason by nodes", "state": "key? witness? frontier? last? streams? pods? uncovered? abandoned? pruned? erased?",
 }
@@ -147,7 +147,7 @@ class Ledger:
             uid, namespace, _, _, since = row.split(":")
             self.uncovered.setdefault((uid, since), namespace)
         for row in filter(None, fields.get("abandoned", "").split(",")):
-            sid, start, end, _ = row.split(":")
+            sid, start, end, *_ = row.split(":")
             self.abandoned.setdefault(sid, []).append(range(int(start), int(end)))
         for typ in ("pruned", "erased"):
             for row in filter(None, fields.get(typ, "").split(",")):

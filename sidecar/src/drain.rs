@@ -4,7 +4,7 @@
 use crate::data::Recorder;
 use crate::poll::Caller;
 use crate::proxy::Drain;
-use crate::spool::SpoolHandle;
+use crate::spool::{SpoolHandle, left};
 use crate::witness::abandon;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -79,13 +79,13 @@ pub async fn spool_drained(spool: &SpoolHandle) {
 /// Tells the operator which records stay in the spool: they go with the pod, unless its container starts again.
 pub async fn tell_undelivered(spool: SpoolHandle, sinks: Vec<String>, caller: &mut Caller) {
     let until = std::time::Instant::now() + UNDELIVERED_PATIENCE;
-    let read = move || spool.undelivered(&sinks, UNDELIVERED_BYTES_MAX, until);
+    let read = move || left::of(&spool, &sinks, left::Budget { bytes: UNDELIVERED_BYTES_MAX, until });
     let Ok(left) = tokio::task::spawn_blocking(read).await else { return };
     if left.is_empty() {
         return;
     }
     let untold = abandon(caller, &left, ABANDON_PATIENCE).await;
-    tracing::warn!(streams = left.len(), untold, "records stay in the spool undelivered");
+    tracing::warn!(parts = left.len(), untold, "records stay in the spool undelivered");
 }
 
 /// Lets the data threads finish what is under way, then cuts it off.

@@ -10,7 +10,7 @@ use prost::Message as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, PublicKeyData, SanType};
 use std::sync::atomic::{AtomicU32, Ordering};
 use testimony_core::evidence::ledger::export::otlp_line;
-use testimony_core::evidence::ledger::{Book, Fact, Keys, PodRow, Pruned, UncoveredRow, ledger_id};
+use testimony_core::evidence::ledger::{AbandonedRow, Book, Fact, Keys, PodRow, Pruned, UncoveredRow, ledger_id};
 use testimony_core::evidence::merkle::{Range, leaf};
 use testimony_core::evidence::note::{PublicKey, Role, Signature, SignedNote};
 use testimony_core::evidence::roots::NamedKey;
@@ -290,7 +290,8 @@ fn v2_w4_abandoned_records_and_uncovered_pods_are_told_and_exit_2() {
     let roots = roots_of(&authority);
     // Of b the sink got what the first head covers; the rest went with the pod.
     let export = [a.lines.concat(), b.lines[..5].concat()].concat();
-    let abandoned = Fact::Abandoned(b.sid.clone(), 4, 5, "sink down".to_owned());
+    let (sid, reason) = (b.sid.clone(), "sink down".to_owned());
+    let abandoned = Fact::Abandoned(AbandonedRow { sid, from: 4, to: 5, reason, sink: None });
     let (verdict, code, findings) = judged(&export, Some(&ledger_with(&[&a, &b], &authority, &[abandoned])), &roots);
     assert_eq!((verdict, code, findings.len()), (Verdict::Gap, 2, 1), "{findings:#?}");
     assert!(findings[0].contains(&format!("{} record 4: abandoned: ", b.sid)), "{findings:#?}");

@@ -8,14 +8,13 @@ use crate::index::Index;
 use crate::inject::ExcludedNamespaces;
 use crate::policy_server::Identity;
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::time::Duration;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::ledger::entry::typ;
 use testimony_core::evidence::ledger::prune::Removal;
 use testimony_core::evidence::ledger::{
-    ABANDONED_PER_STREAM_MAX, Book, Committed, Cosignable, Fact, HeadRow, KNOWN_STREAMS_MAX, LEDGER, LedgerError, Life,
-    Proposed, Pruned, STREAMS_MAX, STREAMS_PER_POD_MAX, interval_ms, witness_name,
+    ABANDONED_PER_STREAM_MAX, AbandonedRow, Book, Committed, Cosignable, Fact, HeadRow, KNOWN_STREAMS_MAX, LEDGER,
+    LedgerError, Life, Proposed, Pruned, STREAMS_MAX, STREAMS_PER_POD_MAX, interval_ms, witness_name,
 };
 use testimony_core::evidence::note::{Checkpoint, PublicKey, SignedNote};
 use testimony_core::evidence::stream::StreamId;
@@ -268,17 +267,17 @@ impl Desk {
     }
 
     /// Writes down which records go with the pod.
-    pub fn abandon(&mut self, identity: &Identity, sid: StreamId, range: Range<u64>, reason: String, reply: ReplyTo) {
-        let answer = if !self.is_of(&sid, identity) {
+    pub fn abandon(&mut self, identity: &Identity, row: AbandonedRow, reply: ReplyTo) {
+        let answer = if !self.is_of(&row.sid, identity) {
             Reply::Denied(403, NOT_ITS_OWN.to_owned())
-        } else if self.book.tables().stream(&sid).is_none() {
+        } else if self.book.tables().stream(&row.sid).is_none() {
             Reply::Refused(Refusal::Unknown)
         } else if self.is_full() {
             Reply::Later("too many wait")
         } else {
-            match self.pods.abandoned(self.book.tables(), &sid, &range) {
+            match self.pods.abandoned(self.book.tables(), &row) {
                 Known::New => {
-                    self.push(Fact::Abandoned(sid, range.start, range.end, reason));
+                    self.push(Fact::Abandoned(row));
                     return self.tell(Reply::Written, reply);
                 }
                 Known::Waits => return self.tell(Reply::Written, reply),

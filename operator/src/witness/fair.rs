@@ -1,9 +1,8 @@
 //! What one pod may take of the ledger that all share. Pure.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use testimony_core::evidence::ledger::tables::Tables;
-use testimony_core::evidence::ledger::{ABANDONED_PER_STREAM_MAX, Fact, STREAMS_PER_POD_MAX, StreamRow};
+use testimony_core::evidence::ledger::{ABANDONED_PER_STREAM_MAX, AbandonedRow, Fact, STREAMS_PER_POD_MAX, StreamRow};
 use testimony_core::evidence::stream::{StreamId, StreamParts};
 
 /// Time without a head after which a stream of an earlier process of a sidecar makes room for another one, in seconds: one that
@@ -16,7 +15,7 @@ pub struct Waiting {
     /// Streams that are told as lost.
     ending: HashSet<StreamId>,
     /// Parts of streams that are told as abandoned.
-    abandoning: HashMap<StreamId, Vec<Range<u64>>>,
+    abandoning: HashMap<StreamId, Vec<AbandonedRow>>,
     /// Pods, keys of whose spool are opened.
     unwrapping: HashSet<String>,
 }
@@ -59,9 +58,7 @@ impl Waiting {
             Fact::Lost(sid, ..) => {
                 self.ending.insert(sid.clone());
             }
-            Fact::Abandoned(sid, from, to, _) => {
-                self.abandoning.entry(sid.clone()).or_default().push(*from..*to);
-            }
+            Fact::Abandoned(row) => self.abandoning.entry(row.sid.clone()).or_default().push(row.clone()),
             Fact::Unwrapped(_, pod) => {
                 self.unwrapping.insert(pod.clone());
             }
@@ -98,14 +95,14 @@ impl Waiting {
     }
 
     /// What is known of a part of a stream that goes with its pod.
-    pub fn abandoned(&self, tables: &Tables, sid: &StreamId, range: &Range<u64>) -> Known {
-        let waits = self.abandoning.get(sid).map(Vec::as_slice).unwrap_or_default();
-        let told = tables.abandoned().get(&(sid.clone(), range.start));
-        if told.is_some_and(|row| row.to >= range.end) {
+    pub fn abandoned(&self, tables: &Tables, row: &AbandonedRow) -> Known {
+        let waits = self.abandoning.get(&row.sid).map(Vec::as_slice).unwrap_or_default();
+        let told = tables.abandoned().get(&(row.sid.clone(), row.from, row.sink.clone()));
+        if told.is_some_and(|known| known.to >= row.to) {
             Known::Told
-        } else if waits.iter().any(|known| known.start == range.start && known.end >= range.end) {
+        } else if waits.iter().any(|known| (known.from, &known.sink) == (row.from, &row.sink) && known.to >= row.to) {
             Known::Waits
-        } else if tables.abandoned_of(sid).count() + waits.len() >= ABANDONED_PER_STREAM_MAX {
+        } else if tables.abandoned_of(&row.sid).count() + waits.len() >= ABANDONED_PER_STREAM_MAX {
             Known::Full
         } else {
             Known::New
@@ -174,24 +171,33 @@ mod tests {
     fn w1_what_is_abandoned_is_told_once_and_so_often() {
         let mut tables = tables(&[("a", 0, 0), ("a", 1, 0)]);
         let (one, two) = (sid("a", 0, 0), sid("a", 1, 0));
-        let fact = |from: u64, to: u64| Fact::Abandoned(one.clone(), from, to, "x".to_owned());
+        let row = |sid: &StreamId, (from, to): (u64, u64)| AbandonedRow {
+            sid: sid.clone(),
+            from,
+            to,
+            reason: "x".to_owned(),
+            sink: None,
+        };
+        let fact = |from: u64, to: u64| Fact::Abandoned(row(&one, (from, to)));
         tables.apply(9, 1, &fact(3, 9)).expect("known");
         let mut waiting = Waiting::of(&[fact(20, 30)]);
         let table = [
-            (3..9, Known::Told),
-            (3..8, Known::Told),
-            (3..10, Known::New),
-            (4..9, Known::New),
-            (20..30, Known::Waits),
-            (20..31, Known::New),
+            ((3, 9), Known::Told),
+            ((3, 8), Known::Told),
+            ((3, 10), Known::New),
+            ((4, 9), Known::New),
+            ((20, 30), Known::Waits),
+            ((20, 31), Known::New),
         ];
         for (range, expected) in table {
-            assert_eq!(waiting.abandoned(&tables, &one, &range), expected, "{range:?}");
+            assert_eq!(waiting.abandoned(&tables, &row(&one, range)), expected, "{range:?}");
+            let of_one_sink = AbandonedRow { sink: Some("archive".to_owned()), ..row(&one, range) };
+            assert_eq!(waiting.abandoned(&tables, &of_one_sink), Known::New, "{range:?}");
         }
         (0..ABANDONED_PER_STREAM_MAX as u64 - 2).for_each(|n| waiting.add(&fact(100 + n, 101 + n)));
-        assert_eq!(waiting.abandoned(&tables, &one, &(3..10)), Known::Full);
-        assert_eq!(waiting.abandoned(&tables, &one, &(3..9)), Known::Told);
-        assert_eq!(waiting.abandoned(&tables, &two, &(3..9)), Known::New, "another stream");
+        assert_eq!(waiting.abandoned(&tables, &row(&one, (3, 10))), Known::Full);
+        assert_eq!(waiting.abandoned(&tables, &row(&one, (3, 9))), Known::Told);
+        assert_eq!(waiting.abandoned(&tables, &row(&two, (3, 9))), Known::New, "another stream");
     }
 
     #[test]

@@ -10,9 +10,11 @@ use hyper::{Request, StatusCode, header};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use testimony_core::contract::{ABANDONED_PATH, ADD_CHECKPOINT_PATH, CERTIFICATE_PATH, UNWRAP_PATH};
-use testimony_core::evidence::ledger::Pruned;
+use testimony_core::contract::{
+    ABANDONED_PATH, ADD_CHECKPOINT_PATH, CERTIFICATE_PATH, SINK_NAME_BYTES_MAX, UNWRAP_PATH,
+};
 use testimony_core::evidence::ledger::prune::Removal;
+use testimony_core::evidence::ledger::{AbandonedRow, Pruned};
 use testimony_core::evidence::note::PublicKey;
 use testimony_core::evidence::stream::{NotAStream, StreamId};
 use testimony_core::evidence::witness::csr::{
@@ -48,14 +50,7 @@ pub enum Ask {
     /// To cosign a head.
     AddCheckpoint(Box<testimony_core::evidence::witness::Request>),
     /// To write down which records go with the pod.
-    Abandon {
-        /// The stream.
-        sid: StreamId,
-        /// The first record, and the one after the last.
-        range: std::ops::Range<u64>,
-        /// Why.
-        reason: String,
-    },
+    Abandon(AbandonedRow),
     /// To open keys of a spool.
     Unwrap {
         /// Streams that can be read by them.
@@ -203,7 +198,17 @@ async fn abandoned(request: Request<Incoming>) -> Result<Ask, Answer> {
     if told.from >= told.to || told.reason.len() > REASON_BYTES_MAX {
         return Err(bad(format!("`from` must be below `to`, and `reason` have at most {REASON_BYTES_MAX} bytes")));
     }
-    Ok(Ask::Abandon { sid, range: told.from..told.to, reason: told.reason })
+    let is_name = |sink: &String| {
+        (1..=SINK_NAME_BYTES_MAX).contains(&sink.len())
+            && sink.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+    };
+    if !told.sink.iter().all(is_name) {
+        return Err(bad(format!(
+            "`sink` is no name of an AuditSink: lower case letters, digits, `-` and `.`, at most {SINK_NAME_BYTES_MAX}"
+        )));
+    }
+    let Abandoned { from, to, reason, sink, .. } = told;
+    Ok(Ask::Abandon(AbandonedRow { sid, from, to, reason, sink }))
 }
 
 async fn unwrap(request: Request<Incoming>) -> Result<Ask, Answer> {

@@ -207,7 +207,7 @@ impl Keeper {
                 desk.certify((&identity, &injection_id, sid, key), &index, authority.as_deref(), now, reply);
             }
             Ask::Unwrap { streams, keys } => desk.unwrap(&identity, &streams, &keys, reply),
-            Ask::Abandon { sid, range, reason } => desk.abandon(&identity, sid, range, reason, reply),
+            Ask::Abandon(row) => desk.abandon(&identity, row, reply),
             Ask::AddCheckpoint(request) => desk.add_checkpoint(&identity, &request, now_ns() / 1_000_000_000, reply),
         }
     }

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use testimony_core::evidence::ledger::entry::Entry;
 use testimony_core::evidence::ledger::{
-    ABANDONED_PER_STREAM_MAX, Block, Book, Fact, Keys, STATE_EVERY_BLOCKS, STREAMS_PER_POD_MAX, ledger_id,
+    ABANDONED_PER_STREAM_MAX, AbandonedRow, Block, Book, Fact, Keys, STATE_EVERY_BLOCKS, STREAMS_PER_POD_MAX, ledger_id,
 };
 use testimony_core::evidence::witness::Outcome;
 
@@ -158,7 +158,8 @@ async fn w1_one_pod_cannot_take_all_of_the_ledger() {
     assert!(matches!(bench.ask("b", ask("b", 0)).await, Reply::Certificate(_)), "another pod");
     // What is abandoned is told once, and so often.
     let abandon = |from: u64, to: u64| {
-        bench.ask("b", Ask::Abandon { sid: sid("b", 0), range: from..to, reason: "sink down".to_owned() })
+        let (sid, reason) = (sid("b", 0), "sink down".to_owned());
+        bench.ask("b", Ask::Abandon(AbandonedRow { sid, from, to, reason, sink: None }))
     };
     let (once, twice) = tokio::join!(abandon(3, 9), abandon(3, 9));
     assert_eq!((once, twice, abandon(3, 9).await), (Reply::Written, Reply::Written, Reply::Written));

@@ -13,7 +13,7 @@ use rustls::crypto::hpke::{Hpke as _, HpkePublicKey};
 use serde_json::{Value, json};
 use std::time::Duration;
 use testimony_core::evidence::ledger::prune::Removal;
-use testimony_core::evidence::ledger::{Book, Fact, Life, Pruned, ledger_id};
+use testimony_core::evidence::ledger::{AbandonedRow, Book, Fact, Life, Pruned, ledger_id};
 use testimony_core::evidence::merkle::{Range, leaf, root_of};
 use testimony_core::evidence::witness::unwrap::HPKE_INFO;
 use testimony_core::evidence::witness::{Outcome, Refusal, Request};
@@ -214,13 +214,17 @@ async fn what_a_pod_takes_along_is_written_down() {
     let bench = Bench::new(FakeApi::default());
     pod(&bench.state, "a", true);
     let sidecar = Sidecar::new("a");
-    let abandon = || Ask::Abandon { sid: sidecar.sid.clone(), range: 3..9, reason: "sink down".to_owned() };
+    let (sid, reason) = (sidecar.sid.clone(), "sink down".to_owned());
+    let row = AbandonedRow { sid, from: 3, to: 9, reason, sink: None };
+    let of_one = AbandonedRow { to: 7, sink: Some("archive".to_owned()), ..row.clone() };
+    let abandon = || Ask::Abandon(row.clone());
     assert_eq!(bench.ask("a", abandon()).await, Reply::Refused(Refusal::Unknown));
     assert!(matches!(bench.ask("a", sidecar.certify()).await, Reply::Certificate(_)));
     assert!(matches!(bench.ask("b", abandon()).await, Reply::Denied(403, _)));
     assert_eq!(bench.ask("a", abandon()).await, Reply::Written);
+    assert_eq!(bench.ask("a", Ask::Abandon(of_one.clone())).await, Reply::Written);
     let told: Vec<Fact> = bench.read().others.into_iter().map(|(_, fact)| fact).collect();
-    assert_eq!(told, [Fact::Abandoned(sidecar.sid.clone(), 3, 9, "sink down".to_owned())]);
+    assert_eq!(told, [row, of_one].map(Fact::Abandoned));
     bench.end().await;
 }
 

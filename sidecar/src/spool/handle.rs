@@ -6,14 +6,12 @@ use super::inbox::Inbox;
 use super::keys::{DataKey, RecoveryKey};
 use super::page::{CounterPage, Counters};
 use super::position::Place;
-use super::reader::{Read, Reader};
+use super::reader::Reader;
 use super::recover::Report;
 use super::shelf::{Shared, Shelf, SinkRule, Skipped};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::witness::unwrap::RECOVERY_KEY_BYTES;
 use tokio::sync::watch;
@@ -190,33 +188,10 @@ impl SpoolHandle {
         lock(&self.shared.shelves).values().for_each(|(_, shared)| drop(shared.forget(end)));
     }
 
-    /// The records that some of these sinks have not acknowledged, by stream: from the first to the one after the last. Reads
-    /// the files: not for a thread that serves. What lies beyond `budget_bytes` of payloads, or is not read when `until` has
-    /// come, is left out.
-    pub fn undelivered(&self, sinks: &[String], budget_bytes: usize, until: Instant) -> BTreeMap<StreamId, Range<u64>> {
-        let mut left: BTreeMap<StreamId, Range<u64>> = BTreeMap::new();
-        let mut bytes = 0;
-        for boot in self.boots() {
-            let Some((_, shared)) = lock(&self.shared.shelves).get(&boot).cloned() else { continue };
-            let first = sinks.iter().map(|sink| shared.sink_position(sink).unwrap_or_default()).min();
-            let Some(mut reader) = first.and_then(|first| self.reader_at(boot, first)) else { continue };
-            while bytes < budget_bytes && Instant::now() < until {
-                // What cannot be read is told by others: as a hole, or by who finds it next.
-                let Ok(read) = reader.read() else { break };
-                let block = match read {
-                    Read::Block(block) => block,
-                    Read::Lost { .. } => continue,
-                    Read::End => break,
-                };
-                bytes = bytes.saturating_add(block.payload_bytes());
-                for one in block.iter().filter(|one| one.entry.kind.is_leaf()) {
-                    let seq = one.entry.seq;
-                    let range = left.entry(one.sid.clone()).or_insert(seq..seq);
-                    *range = range.start.min(seq)..range.end.max(seq.saturating_add(1));
-                }
-            }
-        }
-        left
+    /// The folders of all processes.
+    pub(super) fn folders(&self) -> Vec<(Folder, Arc<Shared>)> {
+        let shelves = lock(&self.shared.shelves);
+        shelves.values().map(|(path, shared)| (Folder::new(path), shared.clone())).collect()
     }
 
     /// How the spool is.

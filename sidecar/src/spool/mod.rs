@@ -15,6 +15,7 @@ mod gone;
 mod handle;
 mod inbox;
 pub mod keys;
+pub mod left;
 mod pace;
 mod page;
 mod position;
@@ -75,8 +76,7 @@ pub const STREAMS_MAX: usize = testimony_core::evidence::witness::unwrap::STREAM
 /// Bytes of one wrapped key.
 pub const WRAPPED_KEY_BYTES_MAX: usize = 4096;
 
-/// Bytes of a sink's name.
-pub const SINK_NAME_BYTES_MAX: usize = 253;
+pub use testimony_core::contract::SINK_NAME_BYTES_MAX;
 
 /// Bytes of the tag of AES-256-GCM.
 pub const TAG_BYTES: usize = 16;

@@ -2,7 +2,7 @@
 
 use super::entry::Entry;
 use super::outline::start;
-use super::tests::{Keeper, START_NS, certified, pod, sid};
+use super::tests::{Keeper, START_NS, abandoned, certified, pod, sid};
 use super::*;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
@@ -34,7 +34,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         (0..9u64, text(), text(), text()).prop_map(pod_row),
         (0..9u64, text(), text(), text()).prop_map(uncovered),
         text().prop_map(Fact::Gone),
-        (0..3u64, text()).prop_map(|(n, why)| Fact::Abandoned(sid(n), 1, 5, why)),
+        (0..3u64, text()).prop_map(|(n, why)| abandoned(sid(n), 1, 5, &why)),
         (0..3u64, text()).prop_map(|(n, pod)| Fact::Unwrapped(sid(n), pod)),
         (0..3u64, text(), text()).prop_map(move |(n, reason, by)| Fact::Pruned(pruned(n, reason, by))),
         text().prop_map(Fact::Witnessed),
@@ -93,7 +93,7 @@ fn w1_facts_leave_room_for_heads() {
         at += keeper.commit(&facts[at..], &[]).0;
     }
     let heads: Vec<HeadRow> = (0..count).map(|n| keeper.head(n, n + 1)).collect();
-    let flood: Vec<Fact> = (0..5_000).map(|n| Fact::Abandoned(sid(n), 0, 1, "x".repeat(400))).collect();
+    let flood: Vec<Fact> = (0..5_000).map(|n| abandoned(sid(n), 0, 1, &"x".repeat(400))).collect();
     let few: Vec<Fact> = (0..3_000).map(|n| Fact::Gone(n.to_string())).collect();
     for facts in [flood, few] {
         let (taken, shown, _) = keeper.commit(&facts, &heads);
@@ -126,7 +126,7 @@ fn w1_all_is_restated_after_a_time_and_after_bytes() {
         assert_eq!(keeper.book.readable_from(), from);
     }
     // A busy one: blocks of nearly half a megabyte.
-    let many: Vec<Fact> = (0..800).map(|n| Fact::Abandoned(sid(n), 0, 1, "x".repeat(250))).collect();
+    let many: Vec<Fact> = (0..800).map(|n| abandoned(sid(n), 0, 1, &"x".repeat(250))).collect();
     let mut blocks = 0;
     while keeper.book.readable_from() == from {
         keeper.commit(&many, &[]);
@@ -187,8 +187,8 @@ fn w1_streams_that_ended_longest_ago_make_room() {
             tables.apply(known + n, at_ns, &Fact::Closed(sid(n), 1, Hash::of(&[]))).expect("closed");
         }
     }
-    tables.apply(0, START_NS, &Fact::Abandoned(sid(1), 1, 2, "x".to_owned())).expect("abandoned");
-    tables.apply(0, START_NS, &Fact::Abandoned(sid(known - 1), 1, 2, "x".to_owned())).expect("abandoned");
+    tables.apply(0, START_NS, &abandoned(sid(1), 1, 2, "x")).expect("abandoned");
+    tables.apply(0, START_NS, &abandoned(sid(known - 1), 1, 2, "x")).expect("abandoned");
     let open = tables.live();
     assert_eq!(open, KNOWN_STREAMS_MAX / 4);
     assert_eq!(tables.open_of("pod-0").count() + tables.open_of("pod-1").count(), 1);

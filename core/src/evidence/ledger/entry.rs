@@ -1,6 +1,6 @@
 //! An entry as canonical bytes: the same form as a record (R1 to R3), with types of its own.
 
-use super::fact::{Fact, PodRow, Pruned, StateFact, UncoveredRow, read_rows, write_rows};
+use super::fact::{AbandonedRow, Fact, PodRow, Pruned, StateFact, UncoveredRow, read_rows, write_rows};
 use crate::canon::{BodyWriter, parse_body};
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
@@ -154,7 +154,10 @@ fn members(fact: &Fact) -> BTreeMap<&'static str, String> {
             out.add("note", STANDARD.encode(note));
         }
         Fact::Witnessed(note) => out.add("note", STANDARD.encode(note)),
-        Fact::Abandoned(sid, from, to, reason) => part(&mut out, sid, *from, *to, reason),
+        Fact::Abandoned(AbandonedRow { sid, from, to, reason, sink }) => {
+            part(&mut out, sid, *from, *to, reason);
+            sink.iter().for_each(|sink| out.add("sink", sink));
+        }
         Fact::Unwrapped(sid, pod) => {
             out.add("stream", sid);
             out.add("pod", pod);
@@ -273,7 +276,13 @@ fn fact(values: &Values) -> Option<Fact> {
             Fact::Rebased(stream()?, old, new, values.parse("key")?)
         }
         "ledger-fork" => Fact::Fork(stream()?, String::from_utf8(values.base64("note")?).ok()?),
-        "ledger-abandoned" => Fact::Abandoned(stream()?, number("from")?, number("to")?, text("reason")?),
+        "ledger-abandoned" => Fact::Abandoned(AbandonedRow {
+            sid: stream()?,
+            from: number("from")?,
+            to: number("to")?,
+            reason: text("reason")?,
+            sink: text("sink"),
+        }),
         "ledger-unwrap" => Fact::Unwrapped(stream()?, text("pod")?),
         "ledger-witnessed" => Fact::Witnessed(String::from_utf8(values.base64("note")?).ok()?),
         "ledger-pruned" => Fact::Pruned(order(values)?),

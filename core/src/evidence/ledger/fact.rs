@@ -106,8 +106,8 @@ pub enum Fact {
     Rebased(StreamId, (u64, Hash), (u64, Hash), PublicKey),
     /// A validly signed note that contradicts the head of the same size.
     Fork(StreamId, String),
-    /// The records `[from, to)` of a stream were not delivered when its pod went, and why.
-    Abandoned(StreamId, u64, u64, String),
+    /// Records of a stream were not delivered when its pod went.
+    Abandoned(AbandonedRow),
     /// The key of a spool was given out: for which stream, and to which pod.
     Unwrapped(StreamId, String),
     /// A witness outside of the cluster cosigned a head of this ledger: the note with the ledger's signature and the
@@ -134,7 +134,7 @@ impl Fact {
             Self::Expected(pod) => Self::Expected(pod.bounded()),
             Self::Gone(uid) => Self::Gone(cut(uid)),
             Self::Uncovered(pod, to) => Self::Uncovered(pod.bounded(), *to),
-            Self::Abandoned(sid, from, to, reason) => Self::Abandoned(sid.clone(), *from, *to, cut(reason)),
+            Self::Abandoned(row) => Self::Abandoned(row.bounded()),
             Self::Unwrapped(sid, pod) => Self::Unwrapped(sid.clone(), cut(pod)),
             Self::Pruned(pruned) => Self::Pruned(order(pruned)),
             Self::Erased(erased) => Self::Erased(order(erased)),
@@ -224,17 +224,19 @@ pub struct AbandonedRow {
     pub to: u64,
     /// Why.
     pub reason: String,
+    /// The only sink that never gets them; `None`: no sink has them.
+    pub sink: Option<String>,
 }
 
 impl AbandonedRow {
-    /// As a row can hold it: text of others is cut, and keeps neither colons nor commas.
-    pub fn new(sid: &StreamId, from: u64, to: u64, reason: &str) -> Self {
-        Self { sid: sid.clone(), from, to, reason: short(reason) }
+    /// With texts of at most [`TEXT_BYTES_MAX`].
+    pub fn bounded(&self) -> Self {
+        Self { reason: cut(&self.reason), sink: self.sink.as_deref().map(cut), ..self.clone() }
     }
 
-    /// What it says.
-    pub fn fact(&self) -> Fact {
-        Fact::Abandoned(self.sid.clone(), self.from, self.to, self.reason.clone())
+    /// As a row can hold it: text of others is cut, and keeps neither colons nor commas.
+    pub fn plain(&self) -> Self {
+        Self { reason: short(&self.reason), sink: self.sink.as_deref().map(row_text), ..self.clone() }
     }
 }
 
@@ -331,13 +333,16 @@ impl Row for UncoveredRow {
 
 impl Row for AbandonedRow {
     fn write(&self) -> String {
-        let Self { sid, from, to, reason } = self;
-        format!("{sid}:{from}:{to}:{}", plain(reason))
+        let Self { sid, from, to, reason, sink } = self;
+        let sink = sink.as_ref().map(|sink| format!(":{}", plain(sink))).unwrap_or_default();
+        format!("{sid}:{from}:{to}:{}{sink}", plain(reason))
     }
 
     fn read(text: &str) -> Option<Self> {
-        let [sid, from, to, reason] = fields(text)?;
-        Some(Self { sid: sid.parse().ok()?, from: from.parse().ok()?, to: to.parse().ok()?, reason: reason.to_owned() })
+        let of_one = fields(text).map(|[sid, from, to, reason, sink]| ([sid, from, to, reason], Some(sink.to_owned())));
+        let ([sid, from, to, reason], sink) = of_one.or_else(|| Some((fields(text)?, None)))?;
+        let (sid, from, to, reason) = (sid.parse().ok()?, from.parse().ok()?, to.parse().ok()?, reason.to_owned());
+        Some(Self { sid, from, to, reason, sink })
     }
 }
 

@@ -108,8 +108,8 @@ pub struct Reader {
     shown: BTreeMap<u64, Shown>,
 }
 
-/// Type of an entry that says that records are not there; stream, first record, and the one behind the last.
-type Removal = (&'static str, StreamId, u64, u64);
+/// Type of an entry that says that records are not there; stream, first record, the one behind the last, and the sink.
+type Removal = (&'static str, StreamId, u64, u64, Option<String>);
 
 impl Reader {
     /// Of a ledger whose heads this key signs.
@@ -272,7 +272,7 @@ impl Reader {
                         summary.uncovered.push((pod.clone(), None));
                     }
                 }
-                let abandoned = state.abandoned.iter().map(AbandonedRow::fact);
+                let abandoned = state.abandoned.iter().cloned().map(Fact::Abandoned);
                 let pruned = state.pruned.iter().cloned().map(Fact::Pruned);
                 let erased = state.erased.iter().cloned().map(Fact::Erased);
                 for fact in abandoned.chain(pruned).chain(erased) {
@@ -314,9 +314,12 @@ impl Reader {
 /// Without the reason: of that a restatement may leave out characters.
 fn removal(fact: &Fact) -> Option<Removal> {
     match fact {
-        Fact::Abandoned(sid, from, to, _) => Some((typ(fact), sid.clone(), *from, *to)),
+        Fact::Abandoned(row) => {
+            let AbandonedRow { sid, from, to, sink, .. } = row.plain();
+            Some((typ(fact), sid, from, to, sink))
+        }
         Fact::Pruned(order) | Fact::Erased(order) => {
-            Some((typ(fact), order.sid.clone(), order.range.begin(), order.range.end()))
+            Some((typ(fact), order.sid.clone(), order.range.begin(), order.range.end(), None))
         }
         _ => None,
     }

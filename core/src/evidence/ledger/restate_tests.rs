@@ -2,7 +2,7 @@
 
 use super::entry::Entry;
 use super::read::Reader;
-use super::tests::{Keeper, certified, keys, ledger, pod, public, root, sid};
+use super::tests::{Keeper, abandoned, certified, keys, ledger, pod, public, root, sid};
 use super::*;
 
 /// More than one block restates.
@@ -34,7 +34,7 @@ fn interleaved() -> (Keeper, u64, u64) {
             Fact::Closed(sid(behind - 2), n, root(n)),
             Fact::Lost(sid(behind - 3), 0, root(0)),
             Fact::Rebased(sid(behind - 4), (0, root(0)), (n, root(n)), public(4)),
-            Fact::Abandoned(sid(behind - 2), n, n + 1, "sink down".to_owned()),
+            abandoned(sid(behind - 2), n, n + 1, "sink down"),
             Fact::Gone(format!("pod-{}", behind - 5)),
             certified(STREAMS + n),
         ];

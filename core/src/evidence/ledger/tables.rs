@@ -17,11 +17,8 @@ pub struct Tables {
     pods: BTreeMap<String, PodRow>,
     /// By uid.
     uncovered: BTreeMap<String, UncoveredRow>,
-    /// By stream and first record.
     abandoned: BTreeMap<Part, AbandonedRow>,
-    /// By stream and first record.
     pruned: BTreeMap<Part, Pruned>,
-    /// By stream and first record.
     erased: BTreeMap<Part, Pruned>,
     live: usize,
     /// Reading began at a restatement whose last part was not read yet.
@@ -39,8 +36,8 @@ struct Ahead {
     named: BTreeMap<StreamId, (u64, bool)>,
 }
 
-/// A stream, and the first of some of its records.
-pub type Part = (StreamId, u64);
+/// A stream, the first of some of its records, and the only sink for which that is said.
+pub type Part = (StreamId, u64, Option<String>);
 
 impl Tables {
     /// As they are where reading begins at this entry: behind the ledger's first one what was before is still to be restated.
@@ -158,7 +155,7 @@ impl Tables {
                 }
             }
             Fact::Open(..) | Fact::Resumed(_) | Fact::Fork(..) | Fact::Unwrapped(..) | Fact::Witnessed(_) => {}
-            Fact::Abandoned(sid, from, to, reason) => self.abandon(AbandonedRow::new(sid, *from, *to, reason)),
+            Fact::Abandoned(row) => self.abandon(row.plain()),
             Fact::Pruned(order) => remove(&self.numbers, &mut self.pruned, order.plain()),
             Fact::Erased(order) => remove(&self.numbers, &mut self.erased, order.plain()),
         }
@@ -180,7 +177,7 @@ impl Tables {
     /// Only of streams that are known: with them it is forgotten.
     fn abandon(&mut self, row: AbandonedRow) {
         let longer = |known: &AbandonedRow| known.to >= row.to;
-        let place = (row.sid.clone(), row.from);
+        let place = (row.sid.clone(), row.from, row.sink.clone());
         if row.from < row.to
             && self.numbers.contains_key(&row.sid)
             && has_room(&self.abandoned, &place, longer, ABANDONED_PER_STREAM_MAX)
@@ -293,9 +290,9 @@ impl Tables {
     /// With its stream all is forgotten that is said of it.
     fn forget_of_unknown(&mut self) {
         let numbers = &self.numbers;
-        self.abandoned.retain(|(sid, _), _| numbers.contains_key(sid));
-        self.pruned.retain(|(sid, _), _| numbers.contains_key(sid));
-        self.erased.retain(|(sid, _), _| numbers.contains_key(sid));
+        self.abandoned.retain(|(sid, ..), _| numbers.contains_key(sid));
+        self.pruned.retain(|(sid, ..), _| numbers.contains_key(sid));
+        self.erased.retain(|(sid, ..), _| numbers.contains_key(sid));
     }
 }
 
@@ -323,7 +320,7 @@ fn ended(open: &mut HashMap<String, BTreeSet<u64>>, sid: &StreamId, number: u64)
 /// Takes up an order about a stream that is known.
 fn remove(streams: &HashMap<StreamId, u64>, orders: &mut BTreeMap<Part, Pruned>, order: Pruned) {
     let longer = |known: &Pruned| known.range.end() >= order.range.end();
-    let place = (order.sid.clone(), order.range.begin());
+    let place = (order.sid.clone(), order.range.begin(), None);
     let some = order.range.begin() < order.range.end();
     if some && streams.contains_key(&order.sid) && has_room(orders, &place, longer, ORDERS_PER_STREAM_MAX) {
         orders.insert(place, order);
@@ -332,16 +329,15 @@ fn remove(streams: &HashMap<StreamId, u64>, orders: &mut BTreeMap<Part, Pruned>,
 
 /// Whether what is said of this place is new: nothing longer is known there, and the stream has not too many.
 fn has_room<T>(known: &BTreeMap<Part, T>, place: &Part, longer: impl Fn(&T) -> bool, most: usize) -> bool {
-    let (sid, _) = place;
     match known.get(place) {
         Some(there) => !longer(there),
-        None => of_stream(known, sid).count() < most,
+        None => of_stream(known, &place.0).count() < most,
     }
 }
 
 /// What is said of one stream.
 fn of_stream<'a, T>(known: &'a BTreeMap<Part, T>, sid: &StreamId) -> impl Iterator<Item = &'a T> {
-    known.range((sid.clone(), 0)..=(sid.clone(), u64::MAX)).map(|(_, said)| said)
+    known.range((sid.clone(), 0, None)..).take_while(move |((of, ..), _)| of == sid).map(|(_, said)| said)
 }
 
 fn accepted(size: u64, root: Hash) -> Accepted {

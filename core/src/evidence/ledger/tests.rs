@@ -41,6 +41,14 @@ pub(super) fn pod(n: u64) -> PodRow {
     PodRow { uid, namespace: "shop".to_owned(), name, injection_id: format!("i{n}"), from_ns: START_NS }
 }
 
+pub(super) fn abandoned(sid: StreamId, from: u64, to: u64, reason: &str) -> Fact {
+    Fact::Abandoned(abandoned_row(sid, from, to, reason))
+}
+
+fn abandoned_row(sid: StreamId, from: u64, to: u64, reason: &str) -> AbandonedRow {
+    AbandonedRow { sid, from, to, reason: reason.to_owned(), sink: None }
+}
+
 fn uncovered(n: u64) -> UncoveredRow {
     let (uid, name) = (format!("bare-{n}"), format!("bare-{n}"));
     UncoveredRow { uid, namespace: "shop".to_owned(), name, reason: "HostNetwork".to_owned(), from_ns: START_NS }
@@ -125,7 +133,10 @@ fn facts() -> Vec<Fact> {
         streams: vec![row],
         pods: vec![pod(1)],
         uncovered: vec![uncovered(1)],
-        abandoned: vec![AbandonedRow::new(&sid(1), 3, 9, "sink, down: no room")],
+        abandoned: vec![
+            abandoned_row(sid(1), 3, 9, "sink, down: no room").plain(),
+            AbandonedRow { sink: Some("archive".to_owned()), ..abandoned_row(sid(1), 3, 4, "") },
+        ],
         pruned: vec![order(1, 2, 5).plain()],
         erased: vec![order(1, 3, 4).plain()],
     };
@@ -144,7 +155,8 @@ fn facts() -> Vec<Fact> {
         Fact::Lost(sid(1), 12, root(12)),
         Fact::Rebased(sid(1), (3, root(3)), (12, root(12)), public(2)),
         Fact::Fork(sid(1), "note\n".to_owned()),
-        Fact::Abandoned(sid(1), 5, 9, "pod gone".to_owned()),
+        abandoned(sid(1), 5, 9, "pod gone"),
+        Fact::Abandoned(AbandonedRow { sink: Some("archive".to_owned()), ..abandoned_row(sid(1), 5, 7, "pod gone") }),
         Fact::Unwrapped(sid(1), "pod-2".to_owned()),
         Fact::Witnessed("note\n".to_owned()),
         Fact::Pruned(order(1, 0, 5)),
@@ -311,7 +323,7 @@ fn what_is_known_is_restated_and_older_blocks_may_go() {
 #[test]
 fn w1_g2_what_was_abandoned_and_pruned_is_restated() {
     let mut keeper = Keeper::new();
-    let gone = |n: u64, from: u64, to: u64| Fact::Abandoned(sid(n), from, to, "sink down: 503, twice".to_owned());
+    let gone = |n: u64, from: u64, to: u64| abandoned(sid(n), from, to, "sink down: 503, twice");
     keeper.commit(&[certified(1), certified(2), certified(3)], &[]);
     let many = (0..2 * ABANDONED_PER_STREAM_MAX as u64).map(|n| gone(3, n * 2, n * 2 + 1));
     let facts =
@@ -339,8 +351,8 @@ fn w1_g2_what_was_abandoned_and_pruned_is_restated() {
         block.entries.lines().for_each(|line| reader.entry(line.as_bytes()).expect("it follows"));
     }
     let said: Vec<Fact> = reader.finish().others.into_iter().map(|(_, fact)| fact).collect();
-    let of = |n: u64| said.iter().filter(move |fact| matches!(fact, Fact::Abandoned(of, ..) if *of == sid(n)));
-    let restated = Fact::Abandoned(sid(1), 3, 12, "sink down 503 twice".to_owned());
+    let of = |n: u64| said.iter().filter(move |fact| matches!(fact, Fact::Abandoned(row) if row.sid == sid(n)));
+    let restated = abandoned(sid(1), 3, 12, "sink down 503 twice");
     assert_eq!(of(1).collect::<Vec<_>>(), [&restated], "the longest");
     assert_eq!((of(3).count(), of(4).count()), (ABANDONED_PER_STREAM_MAX, 0));
     assert!(said.contains(&Fact::Pruned(order(2, 0, 7).plain())));

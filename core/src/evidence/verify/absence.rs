@@ -1,17 +1,18 @@
 //! What it means that records are not there.
 
 use super::conclude::{Concluding, IDLE_NS};
+use super::trust::Abandoned;
 use super::verdict::Verdict;
 use std::ops::Range;
 
 impl Concluding<'_> {
-    /// What the absence of `[from, to)` amounts to, part by part; of what was abandoned also why.
-    pub(super) fn absence(&self, from: u64, to: u64) -> Vec<(Verdict, Range<u64>, Option<&str>)> {
+    /// What the absence of `[from, to)` amounts to, part by part; of what was abandoned also what the ledger says.
+    pub(super) fn absence(&self, from: u64, to: u64) -> Vec<(Verdict, Range<u64>, Option<&Abandoned>)> {
         self.absent_before(from, to, u64::MAX)
     }
 
     /// The same of records that only the ledger says were sealed: what it had of late may be on its way to the backend.
-    pub(super) fn absent_by_ledger(&self, from: u64, to: u64) -> Vec<(Verdict, Range<u64>, Option<&str>)> {
+    pub(super) fn absent_by_ledger(&self, from: u64, to: u64) -> Vec<(Verdict, Range<u64>, Option<&Abandoned>)> {
         let due = self
             .trust
             .ledger
@@ -20,15 +21,16 @@ impl Concluding<'_> {
         self.absent_before(from, to, due.max(self.chain.found.size).max(self.chain.found.claimed))
     }
 
-    fn absent_before(&self, from: u64, to: u64, due: u64) -> Vec<(Verdict, Range<u64>, Option<&str>)> {
-        let ledger = self.trust.ledger.as_ref();
-        let abandoned = ledger.map(|ledger| ledger.abandoned(&self.chain.name, from, to)).unwrap_or_default();
+    fn absent_before(&self, from: u64, to: u64, due: u64) -> Vec<(Verdict, Range<u64>, Option<&Abandoned>)> {
+        let (ledger, export_of) = (self.trust.ledger.as_ref(), self.settings.sink.as_deref());
+        let abandoned =
+            ledger.map(|ledger| ledger.abandoned(&self.chain.name, [from, to], export_of)).unwrap_or_default();
         let mut parts = Vec::new();
         let mut at = from;
-        for (records, reason) in abandoned {
+        for (records, abandoned) in abandoned {
             parts.extend(self.unexplained(at, records.start, due).map(|(verdict, records)| (verdict, records, None)));
             at = records.end;
-            parts.push((Verdict::Gap, records, Some(reason)));
+            parts.push((Verdict::Gap, records, Some(abandoned)));
         }
         parts.extend(self.unexplained(at, to, due).map(|(verdict, records)| (verdict, records, None)));
         parts.retain(|(_, records, _)| !records.is_empty());
@@ -69,9 +71,9 @@ impl Concluding<'_> {
 
     /// Says that `[from, to)` are not there; where nothing excuses that, with these words.
     pub(super) fn lacking(&mut self, from: u64, to: u64, words: &str) {
-        let parts = self.absence(from, to).into_iter().map(|(verdict, records, reason)| {
-            let message = match (reason, verdict) {
-                (Some(reason), _) => abandoned(reason),
+        let parts = self.absence(from, to).into_iter().map(|(verdict, records, abandoned)| {
+            let message = match (abandoned, verdict) {
+                (Some(abandoned), _) => said(abandoned),
                 (_, Verdict::Missing) => words.to_owned(),
                 _ => "not in the export, which is not whole".to_owned(),
             };
@@ -84,11 +86,12 @@ impl Concluding<'_> {
     /// Whether the ledger says that all of `[from, to)` was abandoned.
     pub(super) fn is_abandoned(&self, from: u64, to: u64) -> bool {
         let parts = self.absence(from, to);
-        !parts.is_empty() && parts.iter().all(|(.., reason)| reason.is_some())
+        !parts.is_empty() && parts.iter().all(|(.., abandoned)| abandoned.is_some())
     }
 }
 
-/// Records that never reached a sink.
-pub(super) fn abandoned(reason: &str) -> String {
-    format!("abandoned: sealed, and gone with its pod before a sink had them, as the ledger says ({reason})")
+/// What is said of records that never reached a sink.
+pub(super) fn said(Abandoned { reason, sink, .. }: &Abandoned) -> String {
+    let sink = sink.as_ref().map_or_else(|| "a sink".to_owned(), |sink| format!("sink {sink}"));
+    format!("abandoned: sealed, and gone with its pod before {sink} had them, as the ledger says ({reason})")
 }

@@ -1,6 +1,6 @@
 //! From what the records of one stream show to what is said of it.
 
-use super::absence::abandoned;
+use super::absence;
 use super::behind::last_cosigned;
 use super::branch::Effect;
 use super::chain::Chain;
@@ -313,8 +313,8 @@ impl Concluding<'_> {
             let absence =
                 |(from, to)| if from_ledger { self.absent_by_ledger(from, to) } else { self.absence(from, to) };
             let parts = absent.filter(|(from, to)| from < to).flat_map(absence);
-            let yes = parts.map(|(verdict, records, reason)| {
-                let message = reason.map_or_else(|| message.clone(), abandoned);
+            let yes = parts.map(|(verdict, records, abandoned)| {
+                let message = abandoned.map_or_else(|| message.clone(), absence::said);
                 Finding::of(verdict, &self.chain.name, records, message)
             });
             let yes = yes.collect();

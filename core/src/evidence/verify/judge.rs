@@ -1,6 +1,6 @@
 //! All streams of an export, one after the other.
 
-use super::absence::abandoned;
+use super::absence;
 use super::behind::behind;
 use super::chain::Chain;
 use super::conclude::{Conclusion, Condition, conclude};
@@ -263,9 +263,10 @@ impl Verification {
 
     /// What of a stream the ledger says was abandoned.
     fn abandoned(&self, name: &StreamId) -> Vec<Finding> {
-        let parts = self.trust.ledger.as_ref().map(|ledger| ledger.abandoned(name, 0, u64::MAX));
+        let export_of = self.settings.sink.as_deref();
+        let parts = self.trust.ledger.as_ref().map(|ledger| ledger.abandoned(name, [0, u64::MAX], export_of));
         let parts = parts.unwrap_or_default().into_iter();
-        parts.map(|(records, reason)| Finding::of(Verdict::Gap, name, records, abandoned(reason))).collect()
+        parts.map(|(records, part)| Finding::of(Verdict::Gap, name, records, absence::said(part))).collect()
     }
 
     /// W4: pods that must have a stream, and those that were not covered.
@@ -358,7 +359,11 @@ impl Verification {
         let told = self.trust.ledger.iter().flat_map(|ledger| &ledger.told);
         let told = told.filter(|(name, _)| self.settings.scope.contains(name));
         let told = told.map(|(name, what)| format!("{name}: {what}")).collect();
-        let mut not_concluded = limits(trust, self.trust.ledger.is_some(), self.of_some_sink);
+        let mut lacks = self.trust.ledger.iter().flat_map(|ledger| &ledger.abandoned);
+        let of_one =
+            lacks.any(|(name, parts)| self.settings.scope.contains(name) && parts.iter().any(|p| p.sink.is_some()));
+        let of_some_sink = self.of_some_sink || of_one && self.settings.sink.is_none();
+        let mut not_concluded = limits(trust, self.trust.ledger.is_some(), of_some_sink);
         not_concluded.extend(self.trust.ledger.iter().flat_map(Ledger::not_concluded));
         let streams: Vec<StreamReport> = self.streams.into_values().collect();
         Report {

@@ -2,7 +2,7 @@
 
 use super::fact::Life;
 use super::part::Part;
-use super::trust::{ExpectedPod, Ledger, LedgerStream, MissingEntries, Uncovered, Witness};
+use super::trust::{Abandoned, ExpectedPod, Ledger, LedgerStream, MissingEntries, Uncovered, Witness};
 use super::verdict::{Finding, Verdict};
 use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
@@ -96,7 +96,7 @@ impl Ledger {
         for (sid, parts) in other.abandoned {
             self.abandoned.entry(sid).or_default().extend(parts);
         }
-        self.abandoned.values_mut().for_each(|parts| parts.sort_by_key(|(records, _)| records.start));
+        self.abandoned.values_mut().for_each(|parts| parts.sort_by_key(|part| part.records.start));
         self.pruned.extend(other.pruned);
         self.erased.extend(other.erased);
         self.told.extend(other.told);
@@ -163,8 +163,8 @@ impl Ledger {
     /// What it says besides of streams.
     fn besides(&mut self, seq: u64, fact: Fact) {
         match fact {
-            Fact::Abandoned(sid, from, to, reason) => {
-                self.abandoned.entry(sid).or_default().push((from..to, reason));
+            Fact::Abandoned(ledger::AbandonedRow { sid, from, to, reason, sink }) => {
+                self.abandoned.entry(sid).or_default().push(Abandoned { records: from..to, reason, sink });
             }
             Fact::Pruned(order) => self.pruned.push(order),
             Fact::Erased(order) => self.erased.push(order),
@@ -187,6 +187,7 @@ impl Ledger {
     }
 
     /// Up to where what was abandoned begins, records may be there that no head in the export covers: the ledger's own do.
+    /// It may begin elsewhere for each sink.
     fn older_heads(&mut self, ledger: &StreamId, size: u64, bodies: &[String], strangers: &BTreeSet<Hash>) {
         if self.abandoned.is_empty() {
             return;
@@ -208,12 +209,13 @@ impl Ledger {
             }
         }
         numbers.retain(|_, sid| self.abandoned.contains_key(sid));
-        let mut best: BTreeMap<StreamId, (u64, Hash)> = BTreeMap::new();
+        let mut best: BTreeMap<(StreamId, u64), (u64, Hash)> = BTreeMap::new();
         let mut look = |sid: &StreamId, size: u64, root: Hash| {
-            let first = self.abandoned.get(sid).and_then(|parts| parts.first());
-            let from = first.map_or(0, |(records, _)| records.start);
-            if size <= from && best.get(sid).is_none_or(|(known, _)| *known < size) {
-                best.insert(sid.clone(), (size, root));
+            for part in self.abandoned.get(sid).into_iter().flatten().filter(|part| size <= part.records.start) {
+                let known = best.entry((sid.clone(), part.records.start)).or_insert((size, root));
+                if known.0 < size {
+                    *known = (size, root);
+                }
             }
         };
         for entry in entries("ledger-head").chain(entries("ledger-epoch")) {
@@ -226,8 +228,9 @@ impl Ledger {
                 _ => {}
             }
         }
-        for (sid, head) in best {
-            self.streams.get_mut(&sid).into_iter().for_each(|stream| stream.heads.push(head));
+        for ((sid, _), head) in best {
+            let stream = self.streams.get_mut(&sid).filter(|stream| !stream.heads.contains(&head));
+            stream.into_iter().for_each(|stream| stream.heads.push(head));
         }
     }
 }

@@ -6,7 +6,7 @@ use super::testing::*;
 use super::*;
 use crate::evidence::hash::Hash;
 use crate::evidence::ledger::export::head_body as ledger_head;
-use crate::evidence::ledger::{Book, Fact as Said, HeadRow, Keys, PodRow, Pruned, ledger_id};
+use crate::evidence::ledger::{AbandonedRow, Book, Fact as Said, HeadRow, Keys, PodRow, Pruned, ledger_id};
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
@@ -105,7 +105,12 @@ pub(super) fn sink_down(pod: &str) -> Writer {
 }
 
 pub(super) fn abandoned(writer: &Writer, from: u64, to: u64) -> Said {
-    Said::Abandoned(writer.sid.clone(), from, to, "sink down".to_owned())
+    abandoned_for(writer, from, to, None)
+}
+
+fn abandoned_for(writer: &Writer, from: u64, to: u64, sink: Option<&str>) -> Said {
+    let (sid, reason, sink) = (writer.sid.clone(), "sink down".to_owned(), sink.map(str::to_owned));
+    Said::Abandoned(AbandonedRow { sid, from, to, reason, sink })
 }
 
 #[test]
@@ -141,6 +146,31 @@ fn v2_what_went_with_its_pod_is_told_as_abandoned_and_never_missing() {
     let other = honest("q", 2);
     operator.closed(&other);
     assert_eq!(check(&other.all(), &operator), ["GAP 0..6", "GAP 6..10", "GAP 9..10"]);
+}
+
+#[test]
+fn v2_g2_what_went_with_its_pod_before_one_sink_had_it_is_missing_in_the_export_of_another() {
+    let mut writer = sink_down("p");
+    writer.close();
+    // `archive` got 4 records; `main` 9, of which the last two were removed.
+    let archive = [&writer.bodies[..4], &writer.heads[..1]].concat();
+    let main = [&writer.bodies[..7], &writer.heads[..1]].concat();
+    let mut operator = Operator::new();
+    operator.certify(&writer).shown(&writer, 4).shown(&writer, 9);
+    let end = Said::Closed(writer.sid.clone(), 10, root(&writer, 10));
+    let told = [abandoned_for(&writer, 9, 10, None), abandoned_for(&writer, 4, 9, Some("archive"))];
+    operator.block(&[&[end][..], &told].concat(), &[]);
+    let check = |export: &[String], sink: Option<&str>| {
+        let settings = Settings { sink: sink.map(str::to_owned), ..settings() };
+        let report = verify(export, settings, Trust { ledger: Some(operator.ledger()), ..Trust::default() });
+        let limit = report.not_concluded.iter().any(|limit| limit.contains("whose export this is was not said"));
+        (found(&report), limit)
+    };
+    let gaps = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
+    assert_eq!(check(&archive, Some("archive")), (gaps(&["GAP 4..9", "GAP 9..10"]), false));
+    assert_eq!(check(&archive, None), (gaps(&["GAP 4..9", "GAP 9..10"]), true), "said to be accepted");
+    assert_eq!(check(&main, Some("main")), (gaps(&["MISSING 7..9", "UNCLOSED", "GAP 9..10"]), false));
+    assert_eq!(check(&main, None), (gaps(&["UNCLOSED 4..7", "GAP 7..9", "GAP 9..10"]), true));
 }
 
 #[test]

@@ -126,8 +126,8 @@ pub(super) fn limits(trust: Basis, has_ledger: bool, of_some_sink: bool) -> Vec<
     }
     if of_some_sink {
         limits.push(
-            "whose export this is was not said: holes of any sink were accepted, so that what only another sink never got may \
-             have been removed here"
+            "whose export this is was not said: what only another sink never got was accepted as absent, so that it may have been \
+             removed here"
                 .into(),
         );
     }

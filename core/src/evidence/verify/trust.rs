@@ -95,6 +95,24 @@ pub struct Uncovered {
     pub to_ns: Option<u64>,
 }
 
+/// Records that went with their pod before a sink had them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Abandoned {
+    /// Which ones.
+    pub records: Range<u64>,
+    /// Why.
+    pub reason: String,
+    /// The only sink that never gets them; `None`: no sink has them.
+    pub sink: Option<String>,
+}
+
+impl Abandoned {
+    /// Whether they need not be in the export of this sink; `None`: it is not known of which it is.
+    fn excuses(&self, export_of: Option<&str>) -> bool {
+        self.sink.as_deref().zip(export_of).is_none_or(|(sink, export)| sink == export)
+    }
+}
+
 /// Entries of a ledger that were signed, and are not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingEntries {
@@ -119,8 +137,8 @@ pub struct Ledger {
     pub pods: Vec<ExpectedPod>,
     /// Pods that were not covered.
     pub uncovered: Vec<Uncovered>,
-    /// Records that went with their pod before any sink had them, and why.
-    pub abandoned: BTreeMap<StreamId, Vec<(Range<u64>, String)>>,
+    /// Records that went with their pod before sinks had them.
+    pub abandoned: BTreeMap<StreamId, Vec<Abandoned>>,
     /// Records that were removed by order.
     pub pruned: Vec<Pruned>,
     /// Records that were erased.
@@ -178,15 +196,21 @@ impl Ledger {
         cosigned.max()
     }
 
-    /// Which records of `[from, to)` it says were abandoned, and why; in order, each once.
-    pub(super) fn abandoned(&self, stream: &StreamId, from: u64, to: u64) -> Vec<(Range<u64>, &str)> {
+    /// Which records of `[from, to)` it says were abandoned, as far as the export of this sink goes; in order, each once.
+    pub(super) fn abandoned(
+        &self,
+        stream: &StreamId,
+        [from, to]: [u64; 2],
+        export_of: Option<&str>,
+    ) -> Vec<(Range<u64>, &Abandoned)> {
         let mut parts = Vec::new();
         let mut at = from;
-        for (range, reason) in self.abandoned.get(stream).into_iter().flatten() {
-            let part = range.start.max(at)..range.end.min(to);
+        let all = self.abandoned.get(stream).into_iter().flatten();
+        for abandoned in all.filter(|abandoned| abandoned.excuses(export_of)) {
+            let part = abandoned.records.start.max(at)..abandoned.records.end.min(to);
             if !part.is_empty() {
                 at = part.end;
-                parts.push((part, reason.as_str()));
+                parts.push((part, abandoned));
             }
         }
         parts

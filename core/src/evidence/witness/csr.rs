@@ -109,7 +109,7 @@ pub struct CertificateResponse {
     pub interval_ms: u64,
 }
 
-/// What a sidecar tells when its pod goes: these records were sealed, and no sink has them. JSON to
+/// What a sidecar tells when its pod goes: these records were sealed, and no sink has them, or one has not. JSON to
 /// [`crate::contract::ABANDONED_PATH`]; 204 once it stands in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -122,6 +122,9 @@ pub struct Abandoned {
     pub to: u64,
     /// Why, in a word or two; at most [`REASON_BYTES_MAX`].
     pub reason: String,
+    /// The only sink that never gets them, of at most [`crate::contract::SINK_NAME_BYTES_MAX`]; absent: no sink has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<String>,
 }
 
 /// Longest reason, in bytes.
