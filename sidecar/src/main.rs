@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use testimony_sidecar::config::{self, Config, ConfigError, ProcessVars};
+use testimony_sidecar::descriptors;
 use testimony_sidecar::init::{self, InitConfig};
 use testimony_sidecar::memory;
 use testimony_sidecar::supervisor::{self, ListenConfig, SupervisorConfig};
@@ -108,6 +109,7 @@ fn work(file: Option<PathBuf>) -> ExitCode {
     };
     log(&config.log);
     memory::keep_freed();
+    descriptors::take_all();
     let result = supervisor::inherited_listeners()
         .map_err(anyhow::Error::from)
         .and_then(|inherited| match inherited {

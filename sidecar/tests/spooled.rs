@@ -16,7 +16,10 @@ use testimony_core::redact::{Redactor, redact};
 use testimony_sidecar::data::{Recorder, Shared, recover};
 use testimony_sidecar::export::rules;
 use testimony_sidecar::spool::left::{self, Left};
-use testimony_sidecar::spool::{Boot, Event, LIMIT_BYTES_MIN, Limits, Settings, Spool, SpoolHandle};
+use testimony_sidecar::spool::recover::{OpenBegin, Report};
+use testimony_sidecar::spool::{
+    Boot, Class, Event, Found, LIMIT_BYTES_MIN, Limits, Place, Settings, Spool, SpoolHandle,
+};
 use testimony_sidecar::tail::Tail;
 use tokio::sync::mpsc;
 
@@ -394,4 +397,37 @@ async fn t5_g2_what_was_shed_before_a_process_died_is_a_hole_of_the_next_one() {
 
 fn rig_lost(rig: &Rig) -> u64 {
     rig.state().lost
+}
+
+/// What began in an earlier process and cannot be read is a gap, and before that is sealed nothing says that all was told.
+#[tokio::test]
+async fn d3_t2_an_earlier_process_is_told_when_its_gaps_are() {
+    let server = Server::start(None, |_, _| Reply::status(200)).await;
+    let process = Process::start(&root(), 1, vec![sink(&server.url("http"))]);
+    let Process { recorder, spool, .. } = &process;
+    recorder.all_durable().await;
+    let found = || {
+        let boot = Boot([9; 16]);
+        let sid = format!("c-1/shop/u-1/{boot}-0-0").parse().expect("a name");
+        let open_begins = vec![OpenBegin { sid, number: 0, place: Place::default() }];
+        let (streams, damage) = Default::default();
+        let report =
+            Report { boot, streams, open_begins, open_begins_beyond: 0, damage, locked_segments: 0, was_told: false };
+        let (events, receiver) = mpsc::channel(1);
+        let found = Found { report, counters: Vec::new(), counters_exact: true };
+        events.try_send(Event::Found(Box::new(found))).expect("room");
+        receiver
+    };
+    let inbox = spool.handle().inbox();
+    let classes = [Class::Ordinary, Class::Evidence];
+    let all = || classes.iter().flat_map(|class| std::iter::from_fn(|| inbox.reserve(*class, 4096).ok()));
+    let places: Vec<_> = all().collect();
+    tokio::time::pause();
+    let hour = Duration::from_secs(3600);
+    let told = tokio::time::timeout(hour, recover(recorder.clone(), found(), spool.handle().clone())).await;
+    assert!(told.is_err(), "there is no place for a gap");
+    tokio::time::resume();
+    drop(places);
+    tokio::time::timeout(DEADLINE, recover(recorder.clone(), found(), spool.handle().clone())).await.expect("told");
+    assert!(process.rig.metrics.text().contains("{type=\"gap\"}"));
 }

@@ -24,8 +24,8 @@ pub const DRAIN_DEFAULT: Duration = Duration::from_secs(10);
 /// Longest drain that a file may ask for, in seconds.
 pub const DRAIN_S_MAX: u64 = 3600;
 
-/// Most data threads that a file may ask for.
-pub const DATA_THREADS_MAX: usize = 64;
+/// Most data threads that a file may ask for: the spool counts what so many begin.
+pub const DATA_THREADS_MAX: usize = crate::spool::COUNTED_THREADS_MAX;
 
 /// Everything that a sidecar must know before it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]

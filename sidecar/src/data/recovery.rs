@@ -108,11 +108,15 @@ async fn tell_begun(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
             _ => Direction::Inbound,
         };
         let mut recorder = recorder.clone();
+        // It is durable where it stands, and waits there as long as there is no other place for it.
+        until(|| recorder.can_record()).await;
         recorder.begin();
         recorder.count(direction, Outcome::Unknown, None);
         // Without a place it is counted by the next gap.
         let _ = recorder.emit(record);
     }
+    // Who tells that all was told must have told these, too.
+    until(|| recorder.declare()).await;
 }
 
 /// What was put aside of an exchange; `None`: it cannot be read.

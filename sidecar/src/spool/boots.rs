@@ -86,11 +86,19 @@ impl Boots {
         Ok(Self { path: path.to_owned(), own, lock })
     }
 
-    /// Removes what an attempt to make this process's folder left.
+    /// Makes room for this process's folder: what an attempt to make it left goes, and so do the spare blocks of processes
+    /// that are no more, which on a full file system are all that there is.
     pub(super) fn clear(path: &Path, own: Boot) {
         for name in [format!("{own}.partial"), own.to_string()] {
             // It is not there as a rule.
             let _ = fs::remove_dir_all(path.join(name));
+        }
+        // What cannot be listed is told by whoever needs it.
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            let lock = File::options().append(true).open(entry.path().join(LOCK));
+            if let Some(lock) = lock.ok().filter(|lock| lock.try_lock().is_ok()) {
+                give_back(&lock);
+            }
         }
     }
 
@@ -99,7 +107,7 @@ impl Boots {
         self.path.join(self.own.to_string())
     }
 
-    /// The folders of processes that are no more, now locked by this one. What a start that was cut left is removed.
+    /// The folders of processes that are no more, now locked by this one. What a start or a removal that was cut left is removed.
     ///
     /// # Errors
     /// The folder cannot be listed.
@@ -110,9 +118,13 @@ impl Boots {
                 let path = entry?.path();
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 match name.parse::<Boot>() {
-                    Ok(boot) if boot != self.own => found.extend(predecessor(boot, path)?),
+                    Ok(boot) if boot != self.own => match predecessor(boot, path) {
+                        Ok(one) => found.extend(one),
+                        // The next process may: it must cost this one no more than that.
+                        Err(error) => tracing::error!(%boot, %error, "what an earlier process left cannot be opened"),
+                    },
                     Ok(_) => {}
-                    Err(_) => remove_cut_start(&path, name),
+                    Err(_) => remove_cut(&path, name),
                 }
             }
             found.sort_by_key(|predecessor| predecessor.boot);
@@ -141,7 +153,10 @@ impl Predecessor {
     /// # Errors
     /// It stays.
     pub fn remove(self) -> Result<(), BootError> {
-        fs::remove_dir_all(&self.path).map_err(|source| BootError { path: self.path, source })
+        // Cut short, what is left must not look like the folder of a process that told nothing.
+        let partial = self.path.with_extension("partial");
+        let removed = fs::rename(&self.path, &partial).and_then(|()| fs::remove_dir_all(&partial));
+        removed.map_err(|source| BootError { path: self.path, source })
     }
 }
 
@@ -163,13 +178,13 @@ fn predecessor(boot: Boot, path: PathBuf) -> io::Result<Option<Predecessor>> {
     }
 }
 
-fn remove_cut_start(path: &Path, name: &str) {
+fn remove_cut(path: &Path, name: &str) {
     let is_cut = name.strip_suffix(".partial").is_some_and(|boot| boot.parse::<Boot>().is_ok());
     let is_free = || File::open(path.join(LOCK)).map_or(true, |lock| lock.try_lock().is_ok());
     if is_cut
         && is_free()
         && let Err(error) = fs::remove_dir_all(path)
     {
-        tracing::warn!(path = %path.display(), %error, "a folder of a start that was cut cannot be removed");
+        tracing::warn!(path = %path.display(), %error, "a folder of a start or a removal that was cut cannot be removed");
     }
 }

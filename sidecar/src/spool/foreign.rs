@@ -5,8 +5,13 @@ use super::boots::Predecessor;
 use super::disk::{Files, Folder, Syncer};
 use super::position::Place;
 use super::shelf::{Shelf, SinkRule};
+use super::writer::Elsewhere;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Folders of earlier processes that are kept only to be read again: each costs a file that is open, and blocks that nobody
+/// counts.
+const DONE_MAX: usize = 32;
 
 /// The folders of earlier processes.
 pub(super) struct Foreign {
@@ -58,9 +63,15 @@ impl Foreign {
     }
 
     /// Bytes of everything.
-    pub(super) fn used_bytes(&self) -> u64 {
+    fn used_bytes(&self) -> u64 {
         let used = |adopted: &Adopted| adopted.shelf.used_bytes().saturating_add(adopted.other_bytes);
         self.folders.iter().map(used).sum::<u64>().saturating_add(self.unread_bytes)
+    }
+
+    /// What all of that takes.
+    pub(super) fn takes(&self) -> Elsewhere {
+        let reclaimable_bytes = self.folders.iter().map(|adopted| adopted.shelf.reclaimable_bytes()).sum();
+        Elsewhere { bytes: self.used_bytes(), reclaimable_bytes }
     }
 
     /// Removes segments that nobody waits for until this many bytes are free of them, folder by folder. Returns what
@@ -93,9 +104,18 @@ impl Foreign {
         self.folders.iter().map(|adopted| adopted.shelf.skipped_untold()).sum()
     }
 
-    /// Housekeeping begins with the first.
+    /// Housekeeping begins with the first. Of what nobody waits for no file is written any more, and some of it goes where a
+    /// process that is started again and again leaves many folders.
     pub(super) fn restart(&mut self) {
         self.next = 0;
+        let over = self.folders.len().saturating_sub(DONE_MAX);
+        let done = self.folders.iter_mut().map(|adopted| &mut adopted.shelf).filter(|shelf| shelf.is_done());
+        for (at, shelf) in done.enumerate() {
+            shelf.close_log();
+            if at < over {
+                shelf.release(u64::MAX);
+            }
+        }
     }
 
     /// The next one in the order of housekeeping.

@@ -3,6 +3,7 @@
 use super::disk::Files;
 use super::entry::Entry;
 use super::format::header::Header;
+use super::format::{FormatError, Problem};
 use super::position::Place;
 use super::recover::walk::{Step, Walk};
 use super::shelf::{self, Segment};
@@ -29,11 +30,22 @@ pub(super) struct Gone {
     pub(super) leaves: Vec<(StreamId, Range)>,
     /// The rest.
     pub(super) untold: Untold,
+    /// The disk did not give a part in clear: it may the next time.
+    pub(super) unreadable: bool,
 }
 
 /// What cannot be read from a place on: up to the next frame that can be, or to the segment's end. `next`: the header of the
 /// segment that begins there.
 pub(super) fn from<F: Files>(files: &F, segment: &Segment, at: Place, next: Option<&Header>) -> Gone {
+    walk(files, segment, at, next, true)
+}
+
+/// The same of all from a place on, whether it can be read or not.
+pub(super) fn rest<F: Files>(files: &F, segment: &Segment, at: Place, next: Option<&Header>) -> Gone {
+    walk(files, segment, at, next, false)
+}
+
+fn walk<F: Files>(files: &F, segment: &Segment, at: Place, next: Option<&Header>, up_to_whole: bool) -> Gone {
     let header = segment.header();
     let sid = |stream: u16| header.streams.get(usize::from(stream)).map(|start| start.sid.clone());
     let mut seqs: BTreeMap<StreamId, u64> =
@@ -42,16 +54,18 @@ pub(super) fn from<F: Files>(files: &F, segment: &Segment, at: Place, next: Opti
     walk.set_limit(segment.readable_bytes);
     let mut lost: Vec<Entry<u16>> = Vec::new();
     let mut place = segment.first();
-    let mut untold = Untold::default();
+    let (mut untold, mut unreadable) = (Untold::default(), false);
     while place < segment.end() {
-        let Step::Frame(clear, whole) = walk.step(files) else {
+        let step = walk.step(files);
+        unreadable |= matches!(&step, Step::Broken(FormatError::Corrupt(Problem::Unreadable)));
+        let Step::Frame(clear, whole) = step else {
             let end = segment.end();
             untold = Untold { entries: end.0.saturating_sub(place.max(at).0), leaves: beyond(&seqs, next) };
             place = end;
             break;
         };
         let end = Place(place.0.saturating_add(clear.entries.len() as u64));
-        if end > at && whole.is_ok() {
+        if up_to_whole && end > at && whole.is_ok() {
             break;
         }
         for (entry, number) in clear.entries.iter().zip(place.0..) {
@@ -64,7 +78,7 @@ pub(super) fn from<F: Files>(files: &F, segment: &Segment, at: Place, next: Opti
         }
         place = end;
     }
-    Gone { to: place.max(at), leaves: shelf::leaves_of(lost.iter(), sid), untold }
+    Gone { to: place.max(at), leaves: shelf::leaves_of(lost.iter(), sid), untold, unreadable }
 }
 
 /// How far the streams went beyond these numbers, until the next segment began.

@@ -3,6 +3,7 @@
 use super::disk::Files;
 use super::handle::SpoolHandle;
 use super::reader::{Read, Reader};
+use super::recover::Unreadable;
 use super::shelf::{self, Shared};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -40,7 +41,7 @@ pub fn of(spool: &SpoolHandle, sinks: &[String], budget: Budget) -> Vec<Left> {
     for (files, shared) in spool.folders() {
         // What cannot be listed or read is told by others: as a hole, or by who finds it next.
         let listed = files.list().unwrap_or_default();
-        for skipped in shelf::skipped(&files, &listed) {
+        for skipped in shelf::skipped(&files, &listed, Unreadable::Damaged).unwrap_or_default() {
             let ranges = skipped.shed.leaves.iter();
             ranges.for_each(|(stream, range)| lacking.add(&skipped.shed.sink, stream, range.begin()..range.end()));
         }
@@ -179,6 +180,11 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
+    /// What a sink lacks, and what is told.
+    type Lacks<'a> = &'a [(&'a str, Range<u64>)];
+    type Told<'a> = &'a [(Range<u64>, Option<&'a str>)];
+    type Case<'a> = (&'a [&'a str], Lacks<'a>, Told<'a>);
+
     fn seqs(ranges: &[(u64, u64)]) -> (Seqs, BTreeSet<u64>) {
         let mut seqs = Seqs::default();
         ranges.iter().for_each(|(from, count)| seqs.add(*from..from + count));
@@ -208,7 +214,7 @@ mod tests {
     fn w3_what_one_sink_has_is_told_of_the_others_alone() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let stream: StreamId = format!("c/n/p/{:032x}-0-0", 5).parse().expect("a name");
-        let table: [(&[&str], &[(&str, Range<u64>)], &[(Range<u64>, Option<&str>)]); 4] = [
+        let table: [Case<'_>; 4] = [
             (&[], &[("main", 0..9)], &[]),
             (&["main"], &[("main", 3..9), ("gone", 0..9)], &[(3..9, None)]),
             (&["main", "side"], &[("main", 3..9), ("side", 3..9)], &[(3..9, None)]),

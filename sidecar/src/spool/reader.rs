@@ -219,7 +219,7 @@ impl<F: Files> Reader<F> {
     }
 
     fn pass(&mut self, gone: Gone, problem: String) -> Read {
-        let Gone { to, leaves, untold } = gone;
+        let Gone { to, leaves, untold, .. } = gone;
         let from = std::mem::replace(&mut self.at, to);
         Read::Lost { from, to, leaves, untold, problem }
     }

@@ -105,7 +105,7 @@ impl Spool {
             .map_err(|source| StartError::Io { what: "the spool's writer", source })?;
         writer.set_sinks(sinks);
         let foreign = Foreign::unread(&predecessors);
-        writer.set_elsewhere_bytes(foreign.used_bytes());
+        writer.set_elsewhere(foreign.takes());
         inbox.shared().settle(0, 0, writer.room(), None);
         let common = Common {
             control: Mutex::<Control>::default(),
@@ -195,9 +195,9 @@ fn made(settings: &Settings) -> Result<Made, StartError> {
 fn make(settings: &Settings) -> Result<Made, StartError> {
     Boots::clear(&settings.folder, settings.boot);
     let boots = Boots::open(&settings.folder, settings.boot)?;
-    boots.set_aside();
     let page = CounterPage::create(&boots.folder(), kernel_boot_id());
     let page = page.map_err(|source| StartError::Io { what: "the counter page", source })?;
+    boots.set_aside();
     let predecessors = boots.predecessors()?;
     Ok(Made { boots, page, predecessors })
 }
@@ -351,35 +351,32 @@ impl Work {
         // Acknowledgements that are not durable yet may make some.
         self.boots.give_back();
         self.keep_house(true);
-        let needed = SEGMENT_BYTES_MAX;
-        let mut freed = self.foreign.release(needed);
-        if freed < needed {
-            freed += self.writer.shelf_mut().release(needed - freed);
-        }
-        if freed < needed {
-            freed += self.foreign.make_room(needed - freed);
-        }
-        if freed < needed {
-            self.writer.shelf_mut().make_room(needed - freed);
-        }
+        self.free(SEGMENT_BYTES_MAX);
         self.boots.set_aside();
         self.count_elsewhere();
     }
 
-    /// Lets go what nobody waits for and no room is kept for.
+    /// Lets go what no room is kept for: who comes next must find some before it has read any of it.
     fn trim(&mut self) {
         self.count_elsewhere();
         let excess = self.writer.excess_bytes();
-        if excess == 0 {
-            return;
+        if excess > 0 {
+            self.free(excess);
+            self.count_elsewhere();
         }
-        let freed = self.foreign.release(excess);
-        self.writer.shelf_mut().release(excess.saturating_sub(freed));
-        self.count_elsewhere();
+    }
+
+    /// Removes so much of what nobody waits for, and then of what only sinks wait for that are not required; what earlier
+    /// processes left goes first.
+    fn free(&mut self, bytes: u64) {
+        let mut left = bytes.saturating_sub(self.foreign.release(bytes));
+        left = left.saturating_sub(self.writer.shelf_mut().release(left));
+        left = left.saturating_sub(self.foreign.make_room(left));
+        self.writer.shelf_mut().make_room(left);
     }
 
     fn count_elsewhere(&mut self) {
-        self.writer.set_elsewhere_bytes(self.foreign.used_bytes());
+        self.writer.set_elsewhere(self.foreign.takes());
     }
 
     /// Makes acknowledgements durable, now or soon, and lets go what nobody waits for.

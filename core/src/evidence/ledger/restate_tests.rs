@@ -2,7 +2,7 @@
 
 use super::entry::Entry;
 use super::read::Reader;
-use super::tests::{Keeper, abandoned, certified, keys, ledger, pod, public, root, sid};
+use super::tests::{Keeper, abandoned, certified, keys, ledger, order, pod, public, root, sid};
 use super::*;
 
 /// More than one block restates.
@@ -134,4 +134,58 @@ fn w1_a_restatement_neither_leaves_out_nor_goes_back_behind_what_was_said() {
         }),
         back
     );
+}
+
+#[test]
+fn w1_g2_what_was_abandoned_and_pruned_is_restated() {
+    let mut keeper = Keeper::new();
+    let gone = |n: u64, from: u64, to: u64| abandoned(sid(n), from, to, "sink down: 503, twice");
+    keeper.commit(&[certified(1), certified(2), certified(3)], &[]);
+    let many = (0..2 * ABANDONED_PER_STREAM_MAX as u64).map(|n| gone(3, n * 2, n * 2 + 1));
+    let facts =
+        [gone(1, 3, 9), gone(1, 3, 5), gone(1, 3, 12), Fact::Pruned(order(2, 0, 2)), Fact::Pruned(order(2, 0, 7))];
+    // Of a stream that nobody knows, and of no record.
+    let more = [
+        gone(4, 0, 1),
+        gone(1, 20, 20),
+        Fact::Pruned(order(4, 0, 2)),
+        Fact::Pruned(order(2, 9, 9)),
+        Fact::Erased(order(2, 1, 2)),
+    ];
+    keeper.commit(&facts.into_iter().chain(more).chain(many).collect::<Vec<_>>(), &[]);
+    for n in 0..STATE_EVERY_BLOCKS + 1 {
+        keeper.commit(&[], &[keeper.head(1, n + 1)]);
+    }
+    keeper.check();
+    let from = keeper.book.readable_from();
+    assert!(from >= STATE_EVERY_BLOCKS);
+    // What the cluster alone still has.
+    keeper.blocks.retain(|block| block.number >= from);
+    keeper.check();
+    let mut reader = Reader::new(public(8));
+    for block in &keeper.blocks {
+        block.entries.lines().for_each(|line| reader.entry(line.as_bytes()).expect("it follows"));
+    }
+    let said: Vec<Fact> = reader.finish().others.into_iter().map(|(_, fact)| fact).collect();
+    let of = |n: u64| said.iter().filter(move |fact| matches!(fact, Fact::Abandoned(row) if row.sid == sid(n)));
+    let restated = abandoned(sid(1), 3, 12, "sink down 503 twice");
+    assert_eq!(of(1).collect::<Vec<_>>(), [&restated], "the longest");
+    assert_eq!((of(3).count(), of(4).count()), (ABANDONED_PER_STREAM_MAX, 0));
+    assert!(said.contains(&Fact::Pruned(order(2, 0, 7).plain())));
+    assert!(said.contains(&Fact::Erased(order(2, 1, 2).plain())));
+    assert_eq!(said.len(), ABANDONED_PER_STREAM_MAX + 3);
+    // With their streams they are forgotten.
+    keeper.commit(&[Fact::Closed(sid(2), 9, root(9))], &[]);
+    keeper.now_ns += 2 * FINISHED_KEEP_S * 1_000_000_000;
+    for n in 0..STATE_EVERY_BLOCKS + 1 {
+        keeper.commit(&[], &[keeper.head(1, 1_000 + n)]);
+    }
+    let tables = keeper.book.tables();
+    assert!(
+        tables.stream(&sid(2)).is_none()
+            && tables.pruned().is_empty()
+            && tables.erased().is_empty()
+            && !tables.abandoned().is_empty()
+    );
+    keeper.check();
 }

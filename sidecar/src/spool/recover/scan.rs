@@ -117,7 +117,7 @@ pub fn scan<D: Disk>(
     }
     let _ = disk.sync_folder();
     let report = scan.report(&segments, acks.recovered);
-    let skipped = shelf::skipped(&disk, &files);
+    let skipped = shelf::skipped(&disk, &files, unreadable)?;
     let mut shelf = Shelf::with(disk, boot, reader, segments, acks);
     shelf.restore_skipped(skipped);
     Ok(Scanned { shelf, report })

@@ -1,12 +1,9 @@
 //! The frames of one segment, one after the other, through a window of bounded size.
 
 use crate::spool::disk::Files;
-use crate::spool::entry::Entry;
 use crate::spool::format::frame::Clear;
 use crate::spool::format::{FormatError, Problem};
-use crate::spool::position::Place;
 use crate::spool::shelf::Segment;
-use std::io;
 
 /// Bytes that are read at once.
 const WINDOW_BYTES: u64 = 256 * 1024;
@@ -134,24 +131,4 @@ impl Walk {
 
 fn read<F: Files + ?Sized>(files: &F, name: &str, offset: u64, count: usize) -> Result<Vec<u8>, FormatError> {
     (0..READS_MAX).find_map(|_| files.read_at(name, offset, count).ok()).ok_or_else(|| Problem::Unreadable.into())
-}
-
-/// The entries of a segment that is known, with their places.
-pub(in crate::spool) fn entries<F: Files + ?Sized>(
-    files: &F,
-    segment: &Segment,
-) -> io::Result<Vec<(Place, Entry<u16>)>> {
-    let mut walk = Walk::new(segment);
-    let mut place = segment.first();
-    let mut found = Vec::new();
-    while walk.offset() < segment.readable_bytes {
-        let Step::Frame(clear, _) = walk.step(files) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a segment changed"));
-        };
-        for entry in clear.entries {
-            found.push((place, entry));
-            place = place.next();
-        }
-    }
-    Ok(found)
 }

@@ -61,6 +61,11 @@ impl AckLog {
         self.durable.sinks.get(sink).copied()
     }
 
+    /// Whether it is durable that what is here was told.
+    pub(super) fn is_recovered(&self) -> bool {
+        self.durable.recovered
+    }
+
     /// Writes down where the sinks stand, and waits until that is durable.
     pub(super) fn write<D: Disk>(&mut self, disk: &mut D, sinks: &[(&str, Place)], recovered: bool) -> io::Result<()> {
         // Where a sync is under way, what it does not cover is due afterwards.
@@ -151,6 +156,13 @@ impl AckLog {
 
     fn clear<D: Disk>(&mut self, disk: &mut D) {
         self.stale.retain(|name| disk.remove(name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
+    }
+
+    /// Ends the log, unless a sync of it is under way.
+    pub(super) fn close<D: Disk>(&mut self, disk: &mut D) {
+        if self.syncing.is_none() {
+            self.leave(disk);
+        }
     }
 
     /// No more is appended to this log: it is full, or nobody knows what stands in it.

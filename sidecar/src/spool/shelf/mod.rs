@@ -220,6 +220,11 @@ impl<D: Disk> Shelf<D> {
         Ok(())
     }
 
+    /// What is durable stays so; another acknowledgement opens another log.
+    pub fn close_log(&mut self) {
+        self.log.close(&mut self.disk);
+    }
+
     /// Everything before was acknowledged by every required sink, durably. Without required sinks: by every sink.
     pub fn released(&self) -> Released {
         Released(self.least(|sink| sink.durable).0)
@@ -266,11 +271,11 @@ impl<D: Disk> Shelf<D> {
     }
 
     /// The segment that is being written stays, and the newest with entries: it alone says how far the streams went. When
-    /// that was told (D3), it may go.
+    /// that was told (D3), and this is durable, it may go.
     fn is_kept(&self, segment: &Segment) -> bool {
         let newest = || self.segments.values().rev().find(|segment| segment.end() > segment.first());
         Some(segment.number()) == self.open
-            || (!self.recovered && newest().is_some_and(|newest| newest.number() == segment.number()))
+            || (!self.log.is_recovered() && newest().is_some_and(|newest| newest.number() == segment.number()))
     }
 
     /// Removes segments until this many bytes are free of them: the oldest that all sinks have, then the oldest that only

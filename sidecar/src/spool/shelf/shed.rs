@@ -1,11 +1,13 @@
 //! What a sink that is not required never gets, because nobody else waits for it and its space was needed (T5).
 
-use super::{Segment, Shelf};
+use super::Shelf;
 use crate::spool::disk::{Disk, Files, Listed};
 use crate::spool::entry::Entry;
+use crate::spool::format::FormatError;
 use crate::spool::format::shed::{self, SHED_BYTES_MAX, Shed};
+use crate::spool::gone::{self, Gone};
 use crate::spool::position::Place;
-use crate::spool::recover::walk;
+use crate::spool::recover::Unreadable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use testimony_core::evidence::hash::Hash;
@@ -17,6 +19,9 @@ const PREFIX: &str = "shed-";
 
 /// So many may wait to be told; until some are, no more is shed.
 const UNTOLD_MAX: usize = 1024;
+
+/// So often a segment stays because the disk does not give what it holds; after that, what it does not give is told by nobody.
+const READS_MAX: u32 = 50;
 
 /// What a sink never gets: what a `hole` of its scope says (G2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,16 +41,38 @@ pub(super) struct Sheds {
     files: BTreeSet<String>,
     /// Number of the next file.
     next: u64,
+    /// A segment that the disk does not give, and how often it was tried.
+    unread: (u64, u32),
 }
 
 /// What the files of a folder say.
-pub(in crate::spool) fn read_all<F: Files>(files: &F, listed: &[Listed]) -> Vec<Skipped> {
-    let read = |name: &str| {
-        let bytes = files.read_at(name, 0, SHED_BYTES_MAX).ok()?;
-        // One that is cut was made for what is still there.
-        Some(Skipped { shed: shed::read(&bytes).ok()?, file: name.to_owned() })
-    };
-    listed.iter().filter(|file| file.name.starts_with(PREFIX)).filter_map(|file| read(&file.name)).collect()
+///
+/// # Errors
+/// Under [`Unreadable::Retry`]: the disk does not give one.
+pub(in crate::spool) fn read_all<F: Files>(
+    files: &F,
+    listed: &[Listed],
+    unreadable: Unreadable,
+) -> io::Result<Vec<Skipped>> {
+    let mut all = Vec::new();
+    for Listed { name, .. } in listed.iter().filter(|file| file.name.starts_with(PREFIX)) {
+        let read = match files.read_at(name, 0, SHED_BYTES_MAX) {
+            Ok(bytes) => shed::read(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if unreadable == Unreadable::Retry => return Err(error),
+            Err(error) => {
+                tracing::error!(name, %error, "the disk does not give what a sink was not to get: no hole tells it");
+                continue;
+            }
+        };
+        match read {
+            Ok(shed) => all.push(Skipped { shed, file: name.clone() }),
+            // One that is cut was made for what is still there.
+            Err(FormatError::Short) => {}
+            Err(problem) => tracing::error!(name, %problem, "what a sink was not to get is damaged: no hole tells it"),
+        }
+    }
+    Ok(all)
 }
 
 impl<D: Disk> Shelf<D> {
@@ -106,10 +133,18 @@ impl<D: Disk> Shelf<D> {
         if behind.is_empty() {
             return true;
         }
-        // What cannot be read any more is told without its leaves.
-        let entries = walk::entries(&self.disk, &segment).unwrap_or_default();
-        for (sink, from) in behind {
-            let leaves = gone(&segment, &entries, from);
+        let next = self.segments.values().find(|next| next.first() == segment.end() && next.number() > number);
+        let next = next.map(|next| next.header.clone());
+        let gone = |from| (gone::rest(&self.disk, &segment, from, next.as_deref()), from);
+        let behind: Vec<_> = behind.into_iter().map(|(sink, from)| (sink, gone(from))).collect();
+        if behind.iter().any(|(_, (gone, _))| gone.unreadable) && self.sheds.may_be_read_later(number) {
+            tracing::warn!(number, "the disk does not give a segment that a sink is not to get: it is tried again");
+            return false;
+        }
+        for (sink, (Gone { leaves, untold, .. }, from)) in behind {
+            for (stream, records) in &untold.leaves {
+                tracing::error!(sink, %stream, ?records, "records are gone with their hashes: no hole can stand for them");
+            }
             let shed = Shed { sink, from, to: end, leaves };
             let file = match self.write_down(&shed) {
                 Ok(file) => file,
@@ -138,10 +173,15 @@ impl<D: Disk> Shelf<D> {
     }
 }
 
-/// The leaves of a segment from a place on.
-fn gone(segment: &Segment, entries: &[(Place, Entry<u16>)], from: Place) -> Vec<(StreamId, Range)> {
-    let gone = entries.iter().filter(|(place, _)| *place >= from).map(|(_, entry)| entry);
-    leaves_of(gone, |stream| segment.header().streams.get(usize::from(stream)).map(|start| start.sid.clone()))
+impl Sheds {
+    /// Whether this segment, which the disk does not give, stays for another try.
+    fn may_be_read_later(&mut self, number: u64) -> bool {
+        if self.unread.0 != number {
+            self.unread = (number, 0);
+        }
+        self.unread.1 = self.unread.1.saturating_add(1);
+        self.unread.1 < READS_MAX
+    }
 }
 
 /// The leaves among entries, by stream, in compact form.

@@ -223,3 +223,47 @@ fn sp_3_t5_a_full_spool_refuses_sheds_what_nobody_must_have_and_goes_on_after_ac
     assert_eq!(sid, &super::rig::sid(0));
     assert_eq!(leaves, &rig.leaves(0, usize::try_from(first.shed.to.number()).expect("small")));
 }
+
+/// A spool of which `b` lacks all, and whose first segment goes for want of room.
+fn behind() -> (Rig, std::ops::Range<usize>) {
+    let (mut rig, _) = segments();
+    let end = rig.writer.durable().end();
+    rig.writer.shelf_mut().ack("a", end).expect("known");
+    rig.writer.shelf_mut().flush(1).expect("written");
+    let header = usize::try_from(rig.writer.shelf().segments.get(&0).expect("a segment").header_bytes).expect("small");
+    (rig, header..header + CLEAR_BYTES)
+}
+
+#[test]
+fn t5_g2_what_can_be_told_of_a_segment_that_is_damaged_is_told_to_who_never_gets_it() {
+    let (mut rig, first) = behind();
+    // The second frame's length: it follows the first one, whose length is the first number of its part in clear.
+    let second = {
+        let bytes = rig.disk.read_at(&name(0), first.start as u64, 4).expect("readable");
+        first.start + u32::from_le_bytes(bytes.try_into().expect("four")) as usize
+    };
+    rig.disk.alter(&name(0), |bytes| bytes[second] ^= 1);
+    assert!(rig.writer.shelf_mut().make_room(1) > 0);
+    let skipped = rig.writer.shelf_mut().take_skipped();
+    let [one] = &skipped[..] else { panic!("{skipped:?}") };
+    assert_eq!(one.shed.leaves, [(sid(0), rig.leaves(0, 4))]);
+}
+
+#[test]
+fn t5_what_the_disk_does_not_give_just_then_stays_for_a_while_and_is_asked_for_again_at_recovery() {
+    let (mut rig, first) = behind();
+    let end = rig.writer.shelf().segments.get(&0).expect("a segment").end();
+    rig.disk.break_bytes(&name(0), first);
+    assert_eq!(rig.writer.shelf_mut().make_room(1), 0, "it may be there the next time");
+    assert!(rig.writer.shelf_mut().take_skipped().is_empty());
+    let tries = (0..1000).position(|_| rig.writer.shelf_mut().make_room(1) > 0).expect("not for ever");
+    assert!(tries > 10, "{tries}");
+    let skipped = rig.writer.shelf_mut().take_skipped();
+    assert_eq!((skipped.len(), skipped[0].shed.to, skipped[0].shed.leaves.len()), (1, end, 0));
+    // Nobody was told; the next process cannot read that at first.
+    let disk = rig.disk.killed();
+    disk.break_bytes(&skipped[0].file, 0..1);
+    let again = |unreadable| scan(disk.clone(), &keys(), BOOT, NEXT_BOOT, unreadable, &|| true);
+    assert!(again(Unreadable::Retry).is_err());
+    assert!(again(Unreadable::Damaged).is_ok());
+}

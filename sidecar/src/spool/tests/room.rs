@@ -1,10 +1,11 @@
 //! What a spool does where there is no room: below its limit, and on the file system.
 
-use super::rig::{folder, settings, sid};
+use super::rig::{Rig, folder, settings, sid};
 use crate::spool::disk::sim::Dice;
+use crate::spool::writer::Elsewhere;
 use crate::spool::{
-    Class, Entry, Event, Kind, LIMIT_BYTES_MIN, Limits, Permit, Place, Refusal, Settings, SinkRule, Spool, SpoolHandle,
-    StreamNumber,
+    Boot, Boots, Class, Entry, Event, Kind, LIMIT_BYTES_MIN, Limits, Permit, Place, Refusal, Settings, SinkRule, Spool,
+    SpoolHandle, StreamNumber,
 };
 use std::path::Path;
 use std::process::Command;
@@ -18,7 +19,19 @@ const PAYLOAD_BYTES: usize = 16 * 1024;
 const GROUP: u64 = 64;
 
 fn start(folder: &Path, boot: u8, limit_bytes: u64, limits: Limits) -> (Spool, mpsc::Receiver<Event>) {
-    let sinks = [SinkRule { name: "a".to_owned(), required: true }];
+    start_for(&["a"], folder, boot, limit_bytes, limits)
+}
+
+/// For these sinks, of which only `a` is required.
+fn start_for(
+    sinks: &[&str],
+    folder: &Path,
+    boot: u8,
+    limit_bytes: u64,
+    limits: Limits,
+) -> (Spool, mpsc::Receiver<Event>) {
+    let rule = |name: &&str| SinkRule { name: (*name).to_owned(), required: *name == "a" };
+    let sinks: Vec<SinkRule> = sinks.iter().map(rule).collect();
     let settings = Settings { limit_bytes, limits, ..settings(folder, boot) };
     Spool::start(settings, &sinks).expect("a spool")
 }
@@ -90,14 +103,98 @@ async fn sp_3_who_starts_over_a_full_spool_has_room_at_once_and_takes_that_of_wh
     let (spool, mut events) = start(&folder, 2, LIMIT_BYTES_MIN, Limits::default());
     let handle = spool.handle().clone();
     assert!(!all(&handle, Class::Ordinary).is_empty(), "before anything was read");
-    let found = tokio::time::timeout(PATIENCE, events.recv()).await.expect("in time");
-    let Some(Event::Found(found)) = found else { panic!("{found:?}") };
-    handle.set_recovered(found.report.boot);
+    let boot = first_found(&mut events).await;
+    handle.set_recovered(boot);
     let stream = handle.inbox().add_stream(sid(1), 0);
     put(&handle, stream, 40).await;
-    let before = folder.join("disk").join(found.report.boot.to_string());
+    let before = folder.join("disk").join(boot.to_string());
     until("all of before is gone", || !before.exists()).await;
     spool.stop();
+}
+
+async fn first_found(events: &mut mpsc::Receiver<Event>) -> Boot {
+    let found = tokio::time::timeout(PATIENCE, events.recv()).await.expect("in time");
+    let Some(Event::Found(found)) = found else { panic!("{found:?}") };
+    found.report.boot
+}
+
+/// Told as soon as they come, all that a sink never gets.
+async fn tell_skipped(events: &mut mpsc::Receiver<Event>, spool: &SpoolHandle) {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Skipped(boot, skipped) => spool.set_skipped_told(boot, &skipped.file),
+            Event::Found(found) => spool.set_recovered(found.report.boot),
+        }
+    }
+}
+
+#[tokio::test]
+async fn t5_sp_3_who_starts_over_a_spool_that_waits_for_an_optional_sink_has_room() {
+    const LIMIT: u64 = 4 * LIMIT_BYTES_MIN;
+    let folder = folder("optional");
+    let start = |boot| start_for(&["a", "b"], &folder, boot, LIMIT, Limits::default());
+    let (spool, mut events) = start(1);
+    let handle = spool.handle().clone();
+    let stream = handle.inbox().add_stream(sid(0), 0);
+    tokio::select! {
+        () = tell_skipped(&mut events, &handle) => panic!("it goes on as long as the spool does"),
+        last = put(&handle, stream, 80) => handle.ack(handle.boot(), "a", last.next()),
+    }
+    until("some goes", || handle.stats().used_bytes < LIMIT / 100 * 80).await;
+    assert!(handle.stats().used_bytes > LIMIT / 100 * 50, "no more than must");
+    spool.stop();
+
+    let (spool, mut events) = start(2);
+    let handle = spool.handle().clone();
+    assert!(handle.inbox().reserve(Class::Ordinary, PAYLOAD_BYTES).is_ok(), "before anything was read");
+    let stream = handle.inbox().add_stream(sid(1), 0);
+    tokio::select! {
+        () = tell_skipped(&mut events, &handle) => panic!("it goes on as long as the spool does"),
+        _ = put(&handle, stream, 80) => {}
+    }
+    spool.stop();
+}
+
+#[tokio::test]
+async fn sp_3_a_process_starts_on_a_full_file_system_by_what_the_one_before_set_aside() {
+    let folder = folder("full-disk");
+    let disk = folder.join("disk");
+    let _mounted = Mounted::new(&disk, 20);
+    let (spool, _events) = start(&folder, 1, LIMIT_BYTES_MIN, Limits::default());
+    let stream = spool.handle().inbox().add_stream(sid(0), 0);
+    let last = put(spool.handle(), stream, 8).await;
+    spool.handle().ack(spool.handle().boot(), "a", last.next());
+    spool.stop();
+    let filled = std::fs::write(disk.join("of-others"), vec![1; 32 * 1024 * 1024]);
+    assert_eq!(filled.map_err(|error| error.kind()), Err(std::io::ErrorKind::StorageFull));
+
+    let (spool, mut events) = start(&folder, 2, LIMIT_BYTES_MIN, Limits::default());
+    spool.handle().set_recovered(first_found(&mut events).await);
+    let stream = spool.handle().inbox().add_stream(sid(1), 0);
+    put(spool.handle(), stream, 4).await;
+    spool.stop();
+}
+
+/// A removal that the disk cuts short leaves nothing that looks like a process that told nothing.
+#[test]
+fn d3_a_folder_that_is_being_removed_is_no_predecessor_s() {
+    let folder = folder("removal");
+    let [first, second] = [1, 2].map(|boot| Boot([boot; 16]));
+    let path = folder.join(first.to_string());
+    drop(Boots::open(&folder, first).expect("made"));
+    std::fs::write(path.join("counters"), b"5 exchanges").expect("written");
+    let boots = Boots::open(&folder, second).expect("made");
+    let mut found = boots.predecessors().expect("listed");
+    // What is mounted cannot be removed.
+    let place = path.join("mounted");
+    let mounted = Mounted::new(&place, 1);
+    assert!(found.remove(0).remove().is_err());
+    assert!(!path.exists());
+    assert!(boots.predecessors().expect("listed").is_empty());
+    drop(mounted);
+    let _ = Command::new("umount").arg(folder.join(format!("{first}.partial/mounted"))).status();
+    assert!(boots.predecessors().expect("listed").is_empty());
+    assert_eq!(std::fs::read_dir(&*folder).expect("listed").count(), 1, "it is gone now");
 }
 
 #[tokio::test]
@@ -145,4 +242,15 @@ async fn sp_3_a_file_system_that_is_full_gets_what_is_acknowledged_though_the_li
     let stream = spool.handle().inbox().add_stream(sid(0), 0);
     put(spool.handle(), stream, 60).await;
     spool.stop();
+}
+
+#[test]
+fn t5_what_can_go_of_earlier_processes_is_room() {
+    let mut rig = Rig::new(1);
+    let without = rig.writer.room();
+    let bytes = rig.settings.limit_bytes;
+    rig.writer.set_elsewhere(Elsewhere { bytes, reclaimable_bytes: 0 });
+    assert_eq!(rig.writer.room().ordinary_bytes, 0);
+    rig.writer.set_elsewhere(Elsewhere { bytes, reclaimable_bytes: bytes });
+    assert_eq!(rig.writer.room(), without);
 }

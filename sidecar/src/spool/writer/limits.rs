@@ -52,6 +52,15 @@ impl WriterSettings {
     }
 }
 
+/// What the folders of earlier processes take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Elsewhere {
+    /// All of it.
+    pub bytes: u64,
+    /// Of that, what can be given back at once.
+    pub reclaimable_bytes: u64,
+}
+
 /// Why entries are not durable. They stay with the writer, and the next call tries again.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {

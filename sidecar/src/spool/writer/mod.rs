@@ -3,7 +3,7 @@
 mod limits;
 mod open;
 
-pub use limits::{Fault, Room, WriterSettings};
+pub use limits::{Elsewhere, Fault, Room, WriterSettings};
 
 use super::SPARE_BLOCKS_MAX;
 use super::disk::Disk;
@@ -59,7 +59,7 @@ pub struct Writer<D> {
     /// When the last call was made, in ns since the epoch.
     now: u64,
     /// Bytes of the spools of earlier processes: they count (SP-3).
-    elsewhere_bytes: u64,
+    elsewhere: Elsewhere,
 }
 
 impl<D: Disk> Writer<D> {
@@ -81,7 +81,7 @@ impl<D: Disk> Writer<D> {
             written: Place::default(),
             owes_sync: false,
             now: 0,
-            elsewhere_bytes: 0,
+            elsewhere: Elsewhere::default(),
         })
     }
 
@@ -92,8 +92,8 @@ impl<D: Disk> Writer<D> {
     }
 
     /// What earlier processes left takes so much.
-    pub fn set_elsewhere_bytes(&mut self, bytes: u64) {
-        self.elsewhere_bytes = bytes;
+    pub fn set_elsewhere(&mut self, elsewhere: Elsewhere) {
+        self.elsewhere = elsewhere;
     }
 
     /// The segments.
@@ -136,13 +136,13 @@ impl<D: Disk> Writer<D> {
 
     /// What may still come, over and above what was handed over.
     pub fn room(&self) -> Room {
-        let kept = self.shelf.used_bytes().saturating_sub(self.shelf.reclaimable_bytes());
-        self.settings.room(kept.saturating_add(self.elsewhere_bytes))
+        let reclaimable_bytes = self.shelf.reclaimable_bytes().saturating_add(self.elsewhere.reclaimable_bytes);
+        self.settings.room(self.used_bytes().saturating_sub(reclaimable_bytes))
     }
 
     /// Bytes of all segments.
     fn used_bytes(&self) -> u64 {
-        self.shelf.used_bytes().saturating_add(self.elsewhere_bytes)
+        self.shelf.used_bytes().saturating_add(self.elsewhere.bytes)
     }
 
     /// Bytes beyond what is kept of segments that nobody waits for: who comes next finds room before it has read them.
