@@ -365,13 +365,6 @@ impl Concluding<'_> {
         }
     }
 
-    pub(super) fn recent(&self) -> bool {
-        let last = self.chain.found.times.1;
-        // A time that is yet to come is nobody's sign of life.
-        last <= self.settings.now_ns.saturating_add(self.settings.max_lag_ns)
-            && self.settings.now_ns.saturating_sub(last) <= IDLE_NS.saturating_add(self.settings.max_lag_ns)
-    }
-
     /// Whether anybody vouches for its first key.
     fn anchor(&mut self) {
         let ledger = self.trust.ledger.as_ref();
