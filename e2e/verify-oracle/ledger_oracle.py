@@ -21,6 +21,8 @@ NUMBER = re.compile("0|[1-9][0-9]*")
 SECOND = 10 ** 9
 # A sign of life each 300 s; 40 s between two blocks at most; 300 s more.
 BEHIND = (300 + 40 + 300) * SECOND
+# A stream is never silent for longer, nor a pod without one.
+SILENT = 300 * SECOND
 
 
 class Bad(Exception):
@@ -78,7 +80,7 @@ class Ledger:
         if typ == "resumed":
             self.outages.append((number("from"), number("t0")))
         elif typ == "expected":
-            self.pods[fields["pod"]] = fields["ns"]
+            self.pods[fields["pod"]] = int(fields["from"])
         elif typ == "uncovered":
             self.uncovered[fields["pod"], fields["from"]] = fields["ns"]
         elif typ == "certified":
@@ -141,8 +143,8 @@ class Ledger:
                 # Its first epoch has not ended.
                 stream["key"] = stream["key"] or bytes.fromhex(key)
         for row in filter(None, fields.get("pods", "").split(",")):
-            uid, namespace, *_ = row.split(":")
-            self.pods.setdefault(uid, namespace)
+            uid, _, _, _, since = row.split(":")
+            self.pods.setdefault(uid, int(since))
         for row in filter(None, fields.get("uncovered", "").split(",")):
             uid, namespace, _, _, since = row.split(":")
             self.uncovered.setdefault((uid, since), namespace)

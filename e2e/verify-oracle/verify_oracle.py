@@ -40,7 +40,7 @@ class Stream:
     def __init__(self, sid):
         self.sid, self.records, self.heads, self.holes, self.ends = sid, {}, [], [], []
         self.findings, self.proved, self.claimed, self.first_key = set(), 0, 0, None
-        self.ledger, self.said = None, None
+        self.ledger, self.said, self.lag = None, None, 0
         # Whether a head was proved under a later key that the ledger names; and one that it knows under a key that it does not.
         self.named, self.strange = False, False
 
@@ -263,7 +263,16 @@ class Stream:
                 self.ledger.gone(self.sid, seq) for seq in range(there, self.said_size()))
             if (life in ("open", "closed") and not rest and (life == "open" or gone)):
                 return
-            self.findings.add("UNCLOSED")
+            self.findings.add("PENDING" if life == "open" and self.was_alive(truth, size) else "UNCLOSED")
+
+    def was_alive(self, truth, size):
+        """Whether it lived when the ledger ended that knows a head of it: by what is proved of it, or when it began."""
+        times = lambda records: [int(fields["t0"]) for fields in records if fields and fields.get("t0", "").isdigit()]
+        proved = times(truth[seq][1] for seq in truth if seq < size)
+        there = times(fields for claims in self.records.values() for fields in claims.values())
+        lived = max(proved) if proved else min(there, default=0)
+        return (self.said_size() > 0 and self.ledger.last - lived <= ledger_oracle.SILENT + self.lag
+                and max(there, default=0) - self.ledger.last <= ledger_oracle.BEHIND + self.lag)
 
     def said_size(self):
         return 0 if self.said is None else self.said["size"]
@@ -365,7 +374,7 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
     if told is not None:
         take_up(told, stream)
     for one in streams.values():
-        one.ledger, one.said = told, None if told is None else told.streams.get(one.sid)
+        one.ledger, one.said, one.lag = told, None if told is None else told.streams.get(one.sid), lag
         one.prepare()
     proved = lambda source: source is None or streams[source[0]].proves(*source[1:])
     while True:
@@ -416,8 +425,8 @@ def expected(known, streams, lag, until):
     findings |= {"MISSING"} if any(before <= until for before, _ in known.missing) else set()
     findings |= {"FORK"} if known.forks else set()
     there = {sid.split("/")[2] for sid, one in streams.items() if one.records or one.heads or one.said is not None}
-    if any(uid not in there for uid in known.pods):
-        findings.add("MISSING")
+    for since in (since for uid, since in known.pods.items() if uid not in there):
+        findings.add("MISSING" if since < known.last - ledger_oracle.SILENT else "PENDING")
     cosigned = max((one.behind(lag, until) for one in streams.values()), default=0)
     if min(cosigned, until) - known.last > ledger_oracle.BEHIND + lag:
         findings.add("UNANCHORED")

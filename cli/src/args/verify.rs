@@ -33,7 +33,7 @@ pub struct VerifyArgs {
     /// one, is TAMPERED; may be repeated
     #[arg(long, value_name = "FILE", requires = "roots")]
     pub ledger_head: Vec<PathBuf>,
-    /// Look at a part: ns=NAME, stream=PREFIX, from=TIME, to=TIME, separated by commas; of an export by time, too
+    /// Look at a part: ns=NAME, stream=PREFIX, from=TIME, to=TIME, separated by commas, each once; of an export by time, too
     #[arg(long, value_name = "SCOPE", value_parser = crate::verify::scope)]
     pub scope: Option<crate::verify::ScopeArg>,
     /// The sink whose export this is, by the name of its AuditSink: holes that are declared for other sinks excuse nothing
@@ -126,6 +126,8 @@ mod tests {
             ("kubectl-testimony -n shop prove --record x", 64),
             ("testimony --bogus verify x", 64),
             ("testimony verify --scope x y", 64),
+            ("testimony verify --scope ns=shop,ns=bank y", 64),
+            ("testimony verify --scope from=1h,to=2h y", 64),
             ("testimony tail --bogus", 2),
             ("testimony -n verify tail --bogus", 2),
             ("testimony tail --pod verify --bogus", 2),

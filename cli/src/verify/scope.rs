@@ -32,23 +32,36 @@ impl ScopeArg {
     }
 }
 
-/// Reads `ns=shop,from=2026-01-31T00:00:00Z,to=1h,stream=PREFIX`.
+/// Reads `ns=shop,from=2026-01-31T00:00:00Z,to=1h,stream=PREFIX`: each at most once, and a time that does not end before it begins.
 ///
 /// # Errors
 /// It is something else.
 pub fn scope(text: &str) -> Result<ScopeArg, String> {
+    scope_at(text, Timestamp::now())
+}
+
+/// The same at this time, from which `1h` counts.
+fn scope_at(text: &str, now: Timestamp) -> Result<ScopeArg, String> {
     let mut scope = ScopeArg { text: text.to_owned(), ..ScopeArg::default() };
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let Some((key, value)) = part.split_once('=').filter(|(_, value)| !value.is_empty()) else {
             return Err(format!("{part:?}: write ns=NAME, stream=PREFIX, from=TIME or to=TIME, separated by commas"));
         };
-        match key {
-            "ns" => scope.namespace = Some(value.to_owned()),
-            "stream" => scope.stream = Some(value.to_owned()),
-            "from" => scope.from = Some(since(value)?),
-            "to" => scope.to = Some(since(value)?),
+        let again = match key {
+            "ns" => scope.namespace.replace(value.to_owned()).is_some(),
+            "stream" => scope.stream.replace(value.to_owned()).is_some(),
+            "from" => scope.from.replace(since(value)?).is_some(),
+            "to" => scope.to.replace(since(value)?).is_some(),
             _ => return Err(format!("{key:?} is not known: there are ns, stream, from and to")),
+        };
+        if again {
+            return Err(format!("{key} stands there twice, and a scope is one part: run verify once for each"));
         }
+    }
+    if let (Some(from), Some(to)) = (scope.from, scope.to)
+        && from.nanos(now) >= to.nanos(now)
+    {
+        return Err("from is not before to, so nothing would be looked at: a time such as 1h is so long ago".to_owned());
     }
     Ok(scope)
 }
@@ -70,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_scope_is_read() {
-        let scope = scope("ns=shop,from=2026-01-31T00:00:00Z,to=1h,stream=c/shop/").expect("a scope");
+        let now = Timestamp::from_second(1_800_000_000).expect("a time");
+        let scope = scope_at("ns=shop,from=2026-01-31T00:00:00Z,to=1h,stream=c/shop/", now).expect("a scope");
         let resolved = scope.clone().resolve(1_800_000_000_000_000_000);
         assert_eq!(resolved.namespace.as_deref(), Some("shop"));
         assert_eq!(resolved.stream.as_deref(), Some("c/shop/"));
@@ -81,11 +95,30 @@ mod tests {
 
     #[test]
     fn a_bad_scope_is_told() {
-        for (text, problem) in
-            [("shop", "ns=NAME"), ("pod=x", "not known"), ("from=soon", "no time"), ("ns=", "ns=NAME")]
-        {
-            let error = scope(text).expect_err(text);
+        let now = Timestamp::from_second(1_800_000_000).expect("a time");
+        for (text, problem) in [
+            ("shop", "ns=NAME"),
+            ("pod=x", "not known"),
+            ("from=soon", "no time"),
+            ("ns=", "ns=NAME"),
+            ("ns=a,ns=b", "once for each"),
+            ("ns=a,ns=a", "once for each"),
+            ("stream=a,to=1h,stream=b", "once for each"),
+            ("from=2h,from=3h", "once for each"),
+            ("to=2h,to=3h", "once for each"),
+            ("from=1h,to=2h", "not before"),
+            ("to=2h,from=1h", "not before"),
+            ("from=1h,to=60m", "not before"),
+            ("from=2026-02-01T00:00:00Z,to=2026-01-31T00:00:00Z", "not before"),
+            // An hour ago it is 2027-01-15T07:00:00Z.
+            ("from=1h,to=2027-01-15T07:00:00Z", "not before"),
+            ("from=2027-01-15T07:00:00Z,to=1h", "not before"),
+        ] {
+            let error = scope_at(text, now).expect_err(text);
             assert!(error.contains(problem), "{error}");
+        }
+        for text in ["from=2h,to=1h", "from=1h,to=2027-01-15T07:00:01Z", "from=2027-01-15T06:59:59Z,to=1h", "to=2h"] {
+            assert!(scope_at(text, now).is_ok(), "{text}");
         }
         assert_eq!(lag("10s"), Ok(10_000_000_000));
         assert!(lag("2026-01-31T00:00:00Z").is_err() && lag("x").is_err());

@@ -4,6 +4,7 @@
 //! Needs what `cargo xtask test` prepares: Python with the packages of e2e/verify-oracle/requirements.txt (`$ORACLE_PYTHON`, else
 //! `oracle-python/bin/python` in `$TESTIMONY_CACHE_DIR` or `~/.cache/testimony`), and `tlog-oracle` (`$TLOG_ORACLE`).
 
+mod alive;
 #[path = "../support/golden.rs"]
 #[allow(dead_code, reason = "goldens are not written here")]
 mod golden;
@@ -371,6 +372,7 @@ fn cases_with_ledger() -> Vec<WithLedger> {
     cases.extend(last_blocks(&honest, &roots, &pruned, &abandoned));
     cases.extend(parts::cases(&honest, &roots, &ledger));
     cases.extend(restated::cases(&honest, &roots, &ledger));
+    cases.extend(alive::cases());
     let name = "no roots".to_owned();
     cases.push(WithLedger { name, bodies: honest, roots: String::new(), ledger, to_ns: None, exact: true });
     cases
@@ -430,6 +432,7 @@ fn v2_w4_a_second_verifier_agrees_on_roots_and_ledger() {
         assert!(kinds.contains(told) && kinds.contains("MISSING") == missing, "{name}: {kinds}");
     }
     parts::check(&cases, kinds);
+    alive::check(kinds);
     for (name, tampered, missing) in [("read from there", false, true), ("cut in it", false, false)] {
         let kinds = kinds(&format!("restated, {name}"));
         assert_eq!((kinds.contains("TAMPERED"), kinds.contains("MISSING")), (tampered, missing), "{name}: {kinds}");

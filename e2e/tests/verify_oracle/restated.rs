@@ -20,11 +20,11 @@ struct Many {
     blocks: Vec<Vec<String>>,
 }
 
-fn pair(seed: u8) -> Ed25519KeyPair {
+pub fn pair(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed")
 }
 
-fn public(seed: u8) -> PublicKey {
+pub fn public(seed: u8) -> PublicKey {
     PublicKey(pair(seed).public_key().as_ref().try_into().expect("32 bytes"))
 }
 

@@ -19,8 +19,8 @@ type Case = (String, Vec<String>, &'static [&'static str]);
 type Totals = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
 
 /// Seals whatever it is told.
-struct Sealer {
-    sid: String,
+pub struct Sealer {
+    pub sid: String,
     key: Ed25519KeyPair,
     range: Range,
     last: Option<Hash>,
@@ -29,7 +29,7 @@ struct Sealer {
 }
 
 impl Sealer {
-    fn new(boot: char, more: &[(&str, &str)]) -> Self {
+    pub fn new(boot: char, more: &[(&str, &str)]) -> Self {
         Self::of("pod", boot, more)
     }
 
@@ -44,11 +44,11 @@ impl Sealer {
         this
     }
 
-    fn public(&self) -> PublicKey {
+    pub fn public(&self) -> PublicKey {
         PublicKey(self.key.public_key().as_ref().try_into().expect("32 bytes"))
     }
 
-    fn record(&mut self, typ: &str, more: &[(&str, &str)]) -> &mut Self {
+    pub fn record(&mut self, typ: &str, more: &[(&str, &str)]) -> &mut Self {
         let seq = self.range.end().to_string();
         let (id, time) = (format!("id-{seq}"), format!("17000000{:011}", self.range.end()));
         let mut fields: BTreeMap<&str, String> = BTreeMap::new();
@@ -63,15 +63,22 @@ impl Sealer {
         self
     }
 
-    fn exchanges(&mut self, count: usize) {
+    pub fn exchanges(&mut self, count: usize) {
         for _ in 0..count {
             self.record("exchange", &[("path", "/a")]);
         }
     }
 
-    fn head(&mut self) -> &mut Self {
-        let root = self.range.root().expect("from 0");
-        let checkpoint = Checkpoint { origin: self.sid.clone(), size: self.range.end(), root };
+    pub fn size(&self) -> u64 {
+        self.range.end()
+    }
+
+    pub fn root(&self) -> Hash {
+        self.range.root().expect("from 0")
+    }
+
+    pub fn head(&mut self) -> &mut Self {
+        let checkpoint = Checkpoint { origin: self.sid.clone(), size: self.size(), root: self.root() };
         let signature = self.key.sign(checkpoint.text().as_bytes());
         let signature = signature.as_ref().try_into().expect("64 bytes");
         let signatures = vec![Signature::log(&self.sid, &self.public(), signature)];
@@ -80,7 +87,7 @@ impl Sealer {
         self
     }
 
-    fn all(&self) -> Vec<String> {
+    pub fn all(&self) -> Vec<String> {
         [&self.bodies[..], &self.heads].concat()
     }
 }

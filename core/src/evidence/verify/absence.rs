@@ -39,7 +39,7 @@ impl Concluding<'_> {
 
     /// Where absence proves nothing: of `[from, to)`, the parts before, within and after what must be there. A time without an
     /// end is that of streams that go on: there nothing but what is not due yet may be absent from their ends.
-    fn unexplained(&self, from: u64, to: u64, due: u64) -> [(Verdict, Range<u64>); 3] {
+    pub(super) fn unexplained(&self, from: u64, to: u64, due: u64) -> [(Verdict, Range<u64>); 3] {
         let to = to.max(from);
         let scope = &self.settings.scope;
         let first = self.window_from();

@@ -19,7 +19,7 @@ const MARGIN_NS: u64 = 300_000_000_000;
 
 /// Longest time that the end of an honest ledger can be behind what the export shows, in nanoseconds. A head that is known is
 /// cosigned again without an entry, until the next sign of life; that waits for the interval between two blocks.
-fn tolerated_ns(settings: &Settings) -> u64 {
+pub(super) fn tolerated_ns(settings: &Settings) -> u64 {
     let silent_ns = HEARTBEAT_SECONDS.saturating_mul(1_000_000_000);
     let interval_ns = interval_ms(STREAMS_MAX).saturating_mul(1_000_000);
     [silent_ns, interval_ns, settings.max_lag_ns, MARGIN_NS].into_iter().fold(0, u64::saturating_add)

@@ -132,6 +132,9 @@ pub(super) struct Branch {
     /// Genuine records since the last proved head; of them since `linked_from`.
     pub(super) present: u64,
     pub(super) present_linked: u64,
+    /// Latest time in the genuine records since `linked_from`, and in those of them that a head proved; 0: none.
+    newest_ns: u64,
+    pub(super) proved_ns: u64,
     /// Where it was closed.
     pub(super) closed: Option<u64>,
     /// What the Resource must say.
@@ -157,6 +160,8 @@ impl Branch {
             linked_from: 0,
             present: 0,
             present_linked: 0,
+            newest_ns: 0,
+            proved_ns: 0,
             closed: None,
             resource: 0,
             totals: Some(Default::default()),
@@ -277,6 +282,7 @@ impl Branch {
     fn break_link(&mut self, seq: u64) {
         self.linked_from = seq;
         self.present_linked = 0;
+        self.newest_ns = 0;
         self.totals = None;
         self.epoch.unsure = true;
     }
@@ -284,6 +290,7 @@ impl Branch {
     fn count(&mut self, leaf: &Leaf) {
         self.present += 1;
         self.present_linked += 1;
+        self.newest_ns = self.newest_ns.max(leaf.time_ns);
         if leaf.time_ns > 0 && (self.oldest_ns == 0 || leaf.time_ns < self.oldest_ns) {
             self.oldest_ns = leaf.time_ns;
         }
@@ -394,6 +401,7 @@ impl Branch {
         }
         self.refuted = None;
         (self.present, self.present_linked) = (0, 0);
+        self.proved_ns = self.proved_ns.max(self.newest_ns);
         std::mem::take(&mut self.effects)
     }
 }

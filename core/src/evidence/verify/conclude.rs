@@ -234,9 +234,11 @@ impl Concluding<'_> {
             let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
             self.say(Verdict::Tampered, from..to, message);
         } else {
+            // At the ends of an export over a time too: it holds what began then, and what is sealed between may have begun
+            // before.
             let message = "what is there of them cannot be proved, because of what is missing next to them";
-            let verdict = if self.settings.partial { Verdict::Partial } else { Verdict::Missing };
-            self.say(verdict, from..to, message);
+            let parts = self.unexplained(from, to, u64::MAX).into_iter().filter(|(_, records)| !records.is_empty());
+            parts.for_each(|(verdict, records)| self.say(verdict, records, message));
         }
     }
 
@@ -361,13 +363,6 @@ impl Concluding<'_> {
             let yes = vec![Finding::of(Verdict::Tampered, &self.chain.name, ended.size..ended.head_size, message)];
             self.out.conditions.push(Condition::that(&self.chain.name, ended.source, yes));
         }
-    }
-
-    pub(super) fn recent(&self) -> bool {
-        let last = self.chain.found.times.1;
-        // A time that is yet to come is nobody's sign of life.
-        last <= self.settings.now_ns.saturating_add(self.settings.max_lag_ns)
-            && self.settings.now_ns.saturating_sub(last) <= IDLE_NS.saturating_add(self.settings.max_lag_ns)
     }
 
     /// Whether anybody vouches for its first key.

@@ -77,6 +77,32 @@ fn v2_a_dropped_stream_and_a_cut_tail_are_missing() {
 }
 
 #[test]
+fn w4_a_pod_that_began_just_before_the_ledgers_end_is_pending() {
+    const MINUTE_NS: u64 = 60_000_000_000;
+    let a = honest("p", 1);
+    let told = |from_ns: u64, after_ns: u64| {
+        let (uid, namespace, name) = ("z".to_owned(), "shop".to_owned(), "web-0".to_owned());
+        let pods = vec![ExpectedPod { uid, namespace, name, from_ns, to_ns: None }];
+        let known = Ledger { pods, ..ledger(&[(&a, Life::Closed)]) };
+        let settings = Settings { now_ns: NOW + after_ns, ..settings() };
+        let found = found(&verify(&a.all(), settings, Trust { ledger: Some(known), ..Trust::default() }));
+        found.into_iter().filter(|found| found != "GAP 9..10").collect::<Vec<_>>()
+    };
+    // The ledger ends at NOW.
+    for (before_ns, after_ns, expected) in [
+        (1, 0, &[][..]),
+        (1, 10 * MINUTE_NS, &["PENDING"]),
+        (5 * MINUTE_NS, 10 * MINUTE_NS, &["PENDING"]),
+        (5 * MINUTE_NS, 0, &[]),
+        (5 * MINUTE_NS + 1, 0, &["MISSING"]),
+        (5 * MINUTE_NS + 1, 10 * MINUTE_NS, &["MISSING"]),
+        (1_000 * MINUTE_NS, 100_000 * MINUTE_NS, &["MISSING"]),
+    ] {
+        assert_eq!(told(NOW - before_ns, after_ns), expected, "{before_ns} {after_ns}");
+    }
+}
+
+#[test]
 fn w4_strangers_are_foreign_and_pods_without_a_stream_missing() {
     let (a, b) = (honest("p", 1), honest("q", 2));
     let all = [a.all(), b.all()].concat();

@@ -54,6 +54,8 @@ mod ledger_tests;
 #[cfg(test)]
 mod part_tests;
 #[cfg(test)]
+mod past_tests;
+#[cfg(test)]
 mod pushed_tests;
 #[cfg(test)]
 mod removed_tests;

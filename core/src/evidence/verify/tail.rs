@@ -1,11 +1,15 @@
 //! What no head covers: the end of a stream, and what others say of it.
 
+use super::behind::tolerated_ns;
 use super::branch::{Branch, Effect};
-use super::conclude::{Concluding, Condition, one};
+use super::conclude::{Concluding, Condition, IDLE_NS, one};
 use super::fact::Life;
 use super::found::Attested;
-use super::trust::Ledger;
+use super::trust::{Ledger, LedgerStream};
 use super::verdict::Verdict;
+
+/// What is said of records at the end of the time that is looked at.
+const BEHIND_THE_END: &str = "no head covers them within the time that is looked at";
 
 impl Concluding<'_> {
     /// What no head covers.
@@ -17,7 +21,7 @@ impl Concluding<'_> {
         }
         let unexplained =
             tail.weight() > 0 && self.chain.attested.is_empty() && !self.is_abandoned(tail.end(), tail.next);
-        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || unexplained) {
+        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || (unexplained && !self.goes_on(tail))) {
             let message = "nothing signed proves these records: no head of their stream is there";
             self.whole(Verdict::Foreign, message);
             return;
@@ -91,14 +95,19 @@ impl Concluding<'_> {
         match effect {
             Effect::Absent(from, to) if *from < claimed => self.missing(*from, (*to).min(claimed)),
             Effect::Absent(_, to) => {
-                let tail = self.chain.branches.iter().find(|branch| !branch.rival).map_or(*to, |branch| branch.next);
-                if *to < tail && self.settings.partial {
-                    self.say(Verdict::Partial, *to..tail, "no head in the export covers them");
-                } else if *to < tail && self.recent() {
-                    self.say(Verdict::Pending, *to..tail, "what comes before them is not there yet");
-                } else if *to < tail {
-                    let message = "neither a head nor what comes before them is there to prove them";
-                    self.say(Verdict::Foreign, *to..tail, message);
+                let read = self.chain.branches.iter().find(|branch| !branch.rival);
+                let tail = read.map_or(*to, |branch| branch.next);
+                let (verdict, message) = if self.settings.partial {
+                    (Verdict::Partial, "no head in the export covers them")
+                } else if read.is_some_and(|tail| self.recent(tail)) {
+                    (Verdict::Pending, "what comes before them is not there yet")
+                } else if read.is_some_and(|tail| self.goes_on(tail)) {
+                    (Verdict::Partial, BEHIND_THE_END)
+                } else {
+                    (Verdict::Foreign, "neither a head nor what comes before them is there to prove them")
+                };
+                if *to < tail {
+                    self.say(verdict, *to..tail, message);
                 }
             }
             Effect::AfterClose(seq) => {
@@ -128,9 +137,13 @@ impl Concluding<'_> {
                 let message = "no head covers them: what would prove them went with the pod";
                 self.say(Verdict::Unclosed, covered..end, message);
             }
-        } else if self.recent() && life != Some(Life::Lost) {
+        } else if self.recent(tail) && life != Some(Life::Lost) {
             if rest {
                 self.say(Verdict::Pending, covered..end, "newer than the last head");
+            }
+        } else if self.goes_on(tail) {
+            if rest {
+                self.say(Verdict::Partial, covered..end, BEHIND_THE_END);
             }
         } else if tail.closed.is_some() {
             self.whole(Verdict::Unclosed, "the head that covers its last record is not there");
@@ -138,5 +151,46 @@ impl Concluding<'_> {
             let rest = if rest { format!("; no head covers records {covered} to {}", end - 1) } else { String::new() };
             self.whole(Verdict::Unclosed, format!("it neither ended in order nor is alive{rest}"));
         }
+    }
+
+    /// What the ledger knows of it.
+    fn known(&self) -> Option<&LedgerStream> {
+        self.trust.ledger.as_ref().and_then(|ledger| ledger.streams.get(&self.chain.name))
+    }
+
+    /// Whether a stream of which something is there from this time lived until then.
+    fn lasts_until(&self, last_ns: u64, end_ns: u64) -> bool {
+        end_ns.saturating_sub(last_ns) <= IDLE_NS.saturating_add(self.settings.max_lag_ns)
+    }
+
+    /// The last time at which it surely lived: that of a proved record; where none is there, as of one that had just begun, of
+    /// the first one. Anyone can push records behind these.
+    fn lived_ns(&self, tail: &Branch) -> u64 {
+        if tail.proved_ns > 0 { tail.proved_ns } else { self.chain.found.times.0 }
+    }
+
+    /// Whether it is alive, as far as can be told: now, or when the ledger ended that knows it as alive, for an export that is
+    /// looked at later. Who cuts that ledger back gains nothing: he could as well leave out what no head covers; and streams that
+    /// are there from clearly after the cut tell it.
+    fn recent(&self, tail: &Branch) -> bool {
+        let (last, now_ns) = (self.chain.found.times.1, self.settings.now_ns);
+        let of_ledger = |ledger: &Ledger| {
+            self.chain.found.life == Some(Life::Open)
+                && self.lasts_until(self.lived_ns(tail), ledger.last_ns)
+                && last.saturating_sub(ledger.last_ns) <= tolerated_ns(self.settings)
+        };
+        // A time that is yet to come is nobody's sign of life.
+        last <= now_ns.saturating_add(self.settings.max_lag_ns)
+            && (self.lasts_until(last, now_ns) || self.trust.ledger.as_ref().is_some_and(of_ledger))
+    }
+
+    /// Whether it lived until the end of the time that is looked at, and did not end before it: then its end lies outside.
+    fn goes_on(&self, tail: &Branch) -> bool {
+        let Some(to_ns) = self.settings.scope.to_ns else { return false };
+        let ended_later = |known: &LedgerStream| {
+            known.life == Life::Open
+                || (known.to_ns.saturating_add(self.settings.max_lag_ns) > to_ns && known.size > tail.end())
+        };
+        self.lasts_until(self.lived_ns(tail), to_ns) && self.known().is_none_or(ended_later)
     }
 }
