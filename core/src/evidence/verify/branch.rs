@@ -25,6 +25,9 @@ pub(super) enum Effect {
     /// What is there of the records `[from, to)` is not proved: with what lies between them and the next head they do not
     /// give its root (`true`), or that is not there (`false`).
     Stranded(u64, u64, bool),
+    /// What is there of the records `[from, to)` does not give the root of the next head with the hashes that it names of what is
+    /// not there. A record that somebody put into such a place is enough for that.
+    Unfit(u64, u64),
     /// Exchanges that were not recorded.
     Gap(u64, Gap),
     /// Records `[from, to)` are declared as not there, by each of these.
@@ -41,8 +44,18 @@ pub(super) enum Effect {
     Unknown(u64, Place, String),
     /// The note that ends an epoch at this size is not there.
     NoLastNote(u64),
-    /// A record after the end.
-    AfterClose(u64),
+    /// A record after the end, which stood at this place.
+    AfterClose(u64, u64),
+    /// The latest of the records that are not proved, and its time.
+    Stray(Late),
+}
+
+/// A record, and the latest time in it, in nanoseconds since the epoch. The later one is the larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Late {
+    pub(super) time_ns: u64,
+    pub(super) seq: u64,
+    pub(super) place: Place,
 }
 
 impl Effect {
@@ -50,8 +63,8 @@ impl Effect {
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Hole(.., said) => usize::from(said.iter().all(|says| says.excuse == Excuse::None)),
-            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(_) => 1,
-            Self::Absent(..) | Self::Stranded(..) => 2,
+            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(..) | Self::Stray(_) => 1,
+            Self::Absent(..) | Self::Stranded(..) | Self::Unfit(..) => 2,
             _ => 0,
         }
     }
@@ -132,6 +145,9 @@ pub(super) struct Branch {
     /// Genuine records since the last proved head; of them since `linked_from`.
     pub(super) present: u64,
     pub(super) present_linked: u64,
+    /// The latest of the records that are counted, since `linked_from`, and before.
+    latest_linked: Option<Late>,
+    latest_before: Option<Late>,
     /// Where it was closed.
     pub(super) closed: Option<u64>,
     /// What the Resource must say.
@@ -157,6 +173,8 @@ impl Branch {
             linked_from: 0,
             present: 0,
             present_linked: 0,
+            latest_linked: None,
+            latest_before: None,
             closed: None,
             resource: 0,
             totals: Some(Default::default()),
@@ -277,6 +295,7 @@ impl Branch {
     fn break_link(&mut self, seq: u64) {
         self.linked_from = seq;
         self.present_linked = 0;
+        self.latest_before = self.latest_before.max(self.latest_linked.take());
         self.totals = None;
         self.epoch.unsure = true;
     }
@@ -284,11 +303,13 @@ impl Branch {
     fn count(&mut self, leaf: &Leaf) {
         self.present += 1;
         self.present_linked += 1;
+        let late = Late { time_ns: leaf.time_ns, seq: leaf.seq, place: leaf.place };
+        self.latest_linked = self.latest_linked.max(Some(late));
         if leaf.time_ns > 0 && (self.oldest_ns == 0 || leaf.time_ns < self.oldest_ns) {
             self.oldest_ns = leaf.time_ns;
         }
-        if self.closed.is_some() {
-            self.add(Effect::AfterClose(leaf.seq));
+        if let Some(end) = self.closed {
+            self.add(Effect::AfterClose(leaf.seq, end));
         }
         if let Kind::Open(_, resource) = leaf.kind {
             self.resource = resource;
@@ -383,8 +404,47 @@ impl Branch {
     pub(super) fn wait(&mut self, epoch: &Epoch) {
         self.effects.only_holes();
         self.epoch = Epoch { unsure: true, ..epoch.clone() };
+        self.begin_anew();
+    }
+
+    /// The tree goes on behind what is lost. What is there before `linked_from` was neither proved by a head nor vouched for: so
+    /// it says nothing, neither of this stream nor of others.
+    pub(super) fn strand(&mut self, proved: u64) {
+        let (wrong, from) = (self.range.is_some(), self.linked_from);
+        let unfit = wrong && self.absent().next().is_some();
+        self.effects.retain(|effect| match effect {
+            Effect::Gap(seq, _)
+            | Effect::Source(seq, _)
+            | Effect::Certified(seq, _)
+            | Effect::Totals(seq, ..)
+            | Effect::Unknown(seq, ..) => *seq >= from,
+            Effect::AfterClose(_, end) => *end >= from,
+            _ => true,
+        });
+        self.closed = self.closed.filter(|seq| *seq >= from);
+        if self.present > self.present_linked || wrong {
+            let absent = self.absent().map(|range| (range.start, range.end));
+            let mut at = proved;
+            let mut stranded = Vec::new();
+            for (begin, end) in absent.chain([(from, from)]) {
+                if at < begin {
+                    stranded.push(if unfit { Effect::Unfit(at, begin) } else { Effect::Stranded(at, begin, wrong) });
+                }
+                at = at.max(end);
+            }
+            stranded.extend(self.latest_before.filter(|_| !wrong).map(Effect::Stray));
+            stranded.into_iter().for_each(|effect| self.add(effect));
+        }
+        self.present = self.present_linked;
+        self.latest_before = None;
+        self.refuted = None;
+    }
+
+    /// What came so far is told.
+    fn begin_anew(&mut self) {
         self.refuted = None;
         (self.present, self.present_linked) = (0, 0);
+        (self.latest_linked, self.latest_before) = (None, None);
     }
 
     /// A head of this size was proved: gives what follows from it, and begins anew.
@@ -392,8 +452,7 @@ impl Branch {
         if let Some(last) = self.epoch.proved(size) {
             self.add(Effect::NoLastNote(last));
         }
-        self.refuted = None;
-        (self.present, self.present_linked) = (0, 0);
+        self.begin_anew();
         std::mem::take(&mut self.effects)
     }
 }

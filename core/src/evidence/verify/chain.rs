@@ -139,6 +139,9 @@ impl Chain {
                 (if first == 0 { leaf.time_ns } else { first.min(leaf.time_ns) }, last.max(leaf.time_ns));
         }
         if matches!(leaf.kind, Kind::Checkpoint(..) | Kind::Close(_)) && self.window.contains(&leaf.time_ns) {
+            if self.found.window.is_none() {
+                self.found.window_ns = leaf.time_ns;
+            }
             let first = self.found.window.map_or(leaf.seq, |(first, _)| first);
             self.found.window = Some((first, leaf.seq));
             if self.known_to.is_some_and(|size| leaf.seq >= size) {

@@ -2,7 +2,7 @@
 
 use super::absence;
 use super::behind::last_cosigned;
-use super::branch::Effect;
+use super::branch::{Effect, Late};
 use super::chain::Chain;
 use super::fact::{Excuse, Source};
 use super::found::Attested;
@@ -213,9 +213,11 @@ impl Concluding<'_> {
                 let message = "the head that ends the epoch of the old key is not there: up to here nothing ties the new key to it";
                 self.say(Verdict::Missing, one(size.saturating_sub(1)), message);
             }
-            Effect::AfterClose(seq) => {
+            Effect::AfterClose(seq, _) => {
                 self.say(Verdict::Tampered, one(*seq), "it was sealed after the end of the stream");
             }
+            Effect::Stray(late) => self.stray(late),
+            Effect::Unfit(from, to) => self.unfit(*from, *to),
         }
     }
 
@@ -237,6 +239,25 @@ impl Concluding<'_> {
             let message = "what is there of them cannot be proved, because of what is missing next to them";
             let verdict = if self.settings.partial { Verdict::Partial } else { Verdict::Missing };
             self.say(verdict, from..to, message);
+        }
+    }
+
+    /// Records that do not give a signed root, of which some are not there: what is there was changed, or nobody sealed it.
+    pub(super) fn unfit(&mut self, from: u64, to: u64) {
+        let message = "with what is missing next to them they do not give the signed root: at least one was changed or put there, \
+                       and nothing signed proves them";
+        self.say(Verdict::Foreign, from..to, message);
+    }
+
+    /// A record that is not proved. It may be of the time before the one that is looked at, as what stands there is cut off
+    /// somewhere; if it is later than what was sealed behind it, it is not.
+    fn stray(&mut self, late: &Late) {
+        let looked_at = !self.settings.partial && self.settings.scope.from_ns.is_some();
+        let begin_ns = self.chain.found.window_ns.saturating_add(self.settings.max_lag_ns);
+        if looked_at && late.seq < self.chain.window_begins() && late.time_ns > begin_ns {
+            let message = "later than records that claim to be sealed behind it, and nothing signed proves it";
+            let finding = Finding::of(Verdict::Foreign, &self.chain.name, one(late.seq), message);
+            self.out.findings.push(finding.at(late.place));
         }
     }
 

@@ -99,13 +99,17 @@ impl Effects {
 
     /// Keeps the holes alone.
     pub(super) fn only_holes(&mut self) {
-        if self.no_holes == 0 {
-            return;
+        if self.no_holes > 0 {
+            self.retain(|effect| matches!(effect, Effect::Hole(..)));
         }
-        let mut holes = Self::default();
-        for effect in self.iter().filter(|effect| matches!(effect, Effect::Hole(..))) {
-            holes.add(effect.clone());
+    }
+
+    /// Keeps those of which this holds.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Effect) -> bool) {
+        let mut kept = Self::default();
+        for effect in self.iter().filter(|effect| keep(effect)) {
+            kept.add(effect.clone());
         }
-        *self = holes;
+        *self = kept;
     }
 }

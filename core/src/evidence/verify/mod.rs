@@ -60,6 +60,8 @@ mod removed_tests;
 #[cfg(test)]
 mod restated_tests;
 #[cfg(test)]
+mod stranded_tests;
+#[cfg(test)]
 mod stream_tests;
 #[cfg(test)]
 mod tamper_tests;

@@ -11,7 +11,11 @@ impl Concluding<'_> {
     /// What no head covers.
     pub(super) fn tail(&mut self, tail: &Branch) {
         let found = &self.chain.found;
-        if let Some((_, refuted)) = tail.refuted {
+        if let Some((_, refuted)) = tail.refuted
+            && tail.absent().any(|absent| absent.start < refuted)
+        {
+            self.unfit(found.size, refuted);
+        } else if let Some((_, refuted)) = tail.refuted {
             let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
             self.say(Verdict::Tampered, found.size..refuted, message);
         }
@@ -101,7 +105,7 @@ impl Concluding<'_> {
                     self.say(Verdict::Foreign, *to..tail, message);
                 }
             }
-            Effect::AfterClose(seq) => {
+            Effect::AfterClose(seq, _) => {
                 self.say(Verdict::Foreign, one(*seq), "after the end of the stream, and nothing signed proves it");
             }
             // They are not proved, so they prove nothing.
