@@ -6,6 +6,7 @@
 use super::effects::Effects;
 use super::fact::{Excuse, Gap, Kind, Leaf, Place, Totals};
 use super::group::{Group, Says};
+use super::inside::Inside;
 use super::verdict::Verdict;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
@@ -22,6 +23,8 @@ pub(super) enum Effect {
     Absent(u64, u64),
     /// One more record claims this place.
     Extra(u64, Place),
+    /// Records `[from, to)`, which a hole stands for, are there; they are not what was sealed, or nothing proves that they are.
+    Within(u64, u64),
     /// What is there of the records `[from, to)` is not proved: with what lies between them and the next head they do not
     /// give its root (`true`), or that is not there (`false`).
     Stranded(u64, u64, bool),
@@ -63,7 +66,7 @@ impl Effect {
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Hole(.., said) => usize::from(said.iter().all(|says| says.excuse == Excuse::None)),
-            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(..) | Self::Stray(_) => 1,
+            Self::Altered(..) | Self::Extra(..) | Self::Within(..) | Self::AfterClose(..) | Self::Stray(_) => 1,
             Self::Absent(..) | Self::Stranded(..) | Self::Unfit(..) => 2,
             _ => 0,
         }
@@ -148,6 +151,8 @@ pub(super) struct Branch {
     /// The latest of the records that are counted, since `linked_from`, and before.
     latest_linked: Option<Late>,
     latest_before: Option<Late>,
+    /// The hole that it passed over last, as long as `next` is where that ends.
+    inside: Option<Inside>,
     /// Where it was closed.
     pub(super) closed: Option<u64>,
     /// What the Resource must say.
@@ -175,6 +180,7 @@ impl Branch {
             present_linked: 0,
             latest_linked: None,
             latest_before: None,
+            inside: None,
             closed: None,
             resource: 0,
             totals: Some(Default::default()),
@@ -193,11 +199,6 @@ impl Branch {
             Effect::Absent(from, to) => Some(*from..*to),
             _ => None,
         })
-    }
-
-    /// Whether the place before this one lies in a hole.
-    pub(super) fn ends_in_hole(&self, next: u64) -> bool {
-        self.next == next && self.effects.hole_to() == Some(next)
     }
 
     /// Where what is there ends.
@@ -228,6 +229,9 @@ impl Branch {
         {
             return false;
         }
+        if let Some(inside) = self.inside.take() {
+            inside.ends(genuine.and_then(|leaf| leaf.prev)).for_each(|effect| self.add(effect));
+        }
         self.push(hash);
         let mut others = group.leaves.iter().filter(|leaf| leaf.leaf != hash);
         match genuine {
@@ -256,6 +260,7 @@ impl Branch {
     /// The leaf before the next record, of which only the hash is known.
     pub(super) fn accept_absent(&mut self, hash: Hash) {
         let seq = self.next;
+        self.inside = None;
         self.push(hash);
         self.add(Effect::Absent(seq, seq.saturating_add(1)));
         self.break_link(seq);
@@ -264,6 +269,7 @@ impl Branch {
     /// Passes over records of which nothing is known.
     pub(super) fn lose(&mut self, to: u64) {
         self.add(Effect::Absent(self.next, to));
+        self.inside = None;
         self.range = None;
         self.last = None;
         self.next = to;
@@ -278,9 +284,21 @@ impl Branch {
         }
         let (from, to) = (self.next, hole.end());
         self.add(Effect::Hole(from, to, said.clone()));
+        self.inside = Some(Inside::new(hole, said.iter().any(Says::is_ledger), self.inside.take()));
         self.last = None;
         self.next = to;
         self.break_link(to);
+    }
+
+    /// Takes records of a place that lies in the hole it passed over; `named` are those that the records behind them name.
+    pub(super) fn within(&mut self, held: &Group, named: &[Hash]) {
+        let against = self.inside.as_mut().map(|inside| inside.take(held, named));
+        against.into_iter().flatten().for_each(|effect| self.add(effect));
+    }
+
+    /// Whether it passes over records that were removed by order, before and behind a head of this size, and knows the tree.
+    pub(super) fn passes_over(&self, size: u64) -> bool {
+        !self.rival && self.range.is_some() && self.inside.as_ref().is_some_and(|inside| inside.is_by_order(size))
     }
 
     fn push(&mut self, hash: Hash) {
@@ -400,10 +418,13 @@ impl Branch {
         self.add(Effect::Totals(seq, verdict, message));
     }
 
-    /// It waits behind a hole while another branch proves a head before the hole's end.
-    pub(super) fn wait(&mut self, epoch: &Epoch) {
+    /// It waits behind a hole while another branch proves a head of this size before the hole's end.
+    pub(super) fn wait(&mut self, proved: &Self, size: u64) {
         self.effects.only_holes();
-        self.epoch = Epoch { unsure: true, ..epoch.clone() };
+        self.epoch = Epoch { unsure: true, ..proved.epoch.clone() };
+        if let Some(inside) = &mut self.inside {
+            inside.proved(size, proved.last);
+        }
         self.begin_anew();
     }
 

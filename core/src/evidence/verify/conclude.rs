@@ -217,6 +217,10 @@ impl Concluding<'_> {
                 self.say(Verdict::Tampered, one(*seq), "it was sealed after the end of the stream");
             }
             Effect::Stray(late) => self.stray(late),
+            Effect::Within(from, to) => {
+                let message = "declared as not there; what is there of them was left over or put there, and nothing signed proves it";
+                self.say(Verdict::Foreign, *from..*to, message);
+            }
             Effect::Unfit(from, to) => self.unfit(*from, *to),
         }
     }

@@ -20,8 +20,6 @@ pub(super) struct Effects {
     /// Those that are no holes.
     no_holes: usize,
     weight: usize,
-    /// Where the last hole among them ends.
-    hole_to: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -60,9 +58,6 @@ impl Effects {
         *room += 1;
         self.weight += weight;
         self.no_holes += usize::from(!is_hole);
-        if let Effect::Hole(_, to, _) = effect {
-            self.hole_to = Some(to);
-        }
         self.last = Some(Arc::new(Node { effect, before: self.last.take() }));
         true
     }
@@ -70,11 +65,6 @@ impl Effects {
     /// How much speaks against it.
     pub(super) fn weight(&self) -> usize {
         self.weight
-    }
-
-    /// Where the last hole among them ends.
-    pub(super) fn hole_to(&self) -> Option<u64> {
-        self.hole_to
     }
 
     pub(super) fn last(&self) -> Option<&Effect> {

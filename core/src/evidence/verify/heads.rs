@@ -43,6 +43,10 @@ impl Chain {
                 denied.push(at);
             }
         }
+        if winner.is_none() && self.branches.iter().any(|branch| branch.passes_over(head.size)) {
+            // Some of what was removed is there: what leads up to this head is not, and need not be.
+            return self.within_a_hole(head, held, &note);
+        }
         if winner.is_none() {
             // First those that do not claim to know what is lost.
             denied.sort_by_key(|at| self.branches.get(*at).is_some_and(|branch| branch.range.is_some()));
@@ -205,7 +209,7 @@ impl Chain {
         self.branches.retain(|branch| branch.range.is_some() && (branch.next > size || branch.range != winner.range));
         for branch in &mut self.branches {
             if branch.next > size {
-                branch.wait(&winner.epoch);
+                branch.wait(&winner, size);
             } else {
                 branch.rival = true;
             }

@@ -15,6 +15,7 @@ mod findings;
 mod found;
 mod group;
 mod heads;
+mod inside;
 mod intake;
 mod judge;
 mod ledger;
@@ -49,6 +50,8 @@ mod behind_tests;
 mod findings_tests;
 #[cfg(test)]
 mod holes_tests;
+#[cfg(test)]
+mod inside_tests;
 #[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]
