@@ -30,8 +30,13 @@ pub(super) struct Condition {
     /// The stream.
     pub(super) about: StreamId,
     pub(super) source: Source,
+    /// Who else says the same: one of them that is proved is enough. Anyone can push many, so that they share the rest.
+    pub(super) also: Vec<Source>,
     pub(super) yes: Vec<Finding>,
     pub(super) no: Vec<Finding>,
+    /// What is to be decided in either case, by other records. The latter proves nothing.
+    pub(super) then: Vec<Condition>,
+    pub(super) otherwise: Vec<Condition>,
     /// Sources that are proved with it, and records.
     pub(super) sources: Vec<Source>,
     pub(super) proved: u64,
@@ -46,14 +51,24 @@ pub(super) struct Condition {
 impl Condition {
     /// Findings that hold once this source is proved.
     pub(super) fn that(about: &StreamId, source: Source, yes: Vec<Finding>) -> Self {
-        let (no, sources, others) = Default::default();
+        let (also, no, then, otherwise, sources, others) = Default::default();
         let (about, proved, of_some_sink, closed) = (about.clone(), 0, false, false);
-        Self { about, source, yes, no, sources, proved, of_some_sink, closed, others }
+        Self { about, source, also, yes, no, then, otherwise, sources, proved, of_some_sink, closed, others }
     }
 
-    /// Becomes the first of the others whose source is proved; whether there is one.
+    /// All who say it.
+    pub(super) fn said_by(&self) -> impl Iterator<Item = &Source> {
+        std::iter::once(&self.source).chain(&self.also)
+    }
+
+    /// Whether somebody who says it is proved.
+    pub(super) fn is_proved(&self, proved: &HashSet<Source>) -> bool {
+        self.said_by().any(|source| proved.contains(source))
+    }
+
+    /// Becomes the first of the others that is proved; whether there is one.
     pub(super) fn becomes(&mut self, proved: &HashSet<Source>) -> bool {
-        let Some(at) = self.others.iter().position(|other| proved.contains(&other.source)) else { return false };
+        let Some(at) = self.others.iter().position(|other| other.is_proved(proved)) else { return false };
         *self = self.others.swap_remove(at);
         true
     }
