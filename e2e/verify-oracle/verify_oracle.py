@@ -41,6 +41,8 @@ class Stream:
         self.sid, self.records, self.heads, self.holes, self.ends = sid, {}, [], [], []
         self.findings, self.proved, self.claimed, self.first_key = set(), 0, 0, None
         self.ledger, self.said, self.lag = None, None, 0
+        # Places of what was removed by order at which something stands that nothing proves.
+        self.strays = set()
         # Whether a head was proved under a later key that the ledger names; and one that it knows under a key that it does not.
         self.named, self.strange = False, False
 
@@ -79,12 +81,34 @@ class Stream:
         if not self.records and not self.heads:
             return
         self.truth = self.choose()
+        self.strays = {seq for hole in self.holes if hole["source"] is None for seq in self.strays_in(hole)}
+        self.truth = {seq: stands for seq, stands in self.truth.items() if seq not in self.strays}
         for seq, (leaf, _) in self.truth.items():
             self.tree.put(seq, 1, leaf)
         for hole in self.holes:
             for (start, size), value in zip(cover(*hole["range"]), hole["nodes"], strict=True):
                 self.tree.known.setdefault((start, size), value)
         self.size, self.forked = self.check_heads(self.truth, self.tree)
+
+    def strays_in(self, hole):
+        """What is left of records that were removed by order must lead to the record behind them, or fill a subtree of the order."""
+        begin, end = hole["range"]
+        there = lambda seq: self.truth.get(seq, (None, None))[1] is not None
+        subtrees = {start + size: (start, size, value) for (start, size), value in zip(cover(begin, end), hole["nodes"], strict=True)}
+        # Where something stands at each place, one that is not what the next names was changed; else somebody put it there.
+        removed = any(not self.records.get(seq) for seq in range(begin, end))
+        strays, good = set(), there(end)
+        for seq in reversed(range(begin, end)):
+            if not good and seq + 1 in subtrees:
+                start, size, value = subtrees[seq + 1]
+                tree = Tree()
+                for leaf in filter(there, range(start, seq + 1)):
+                    tree.put(leaf, 1, self.truth[leaf][0])
+                good = tree.node(start, size, seq + 1) == value
+            good = good and there(seq)
+            if not good and (there(seq) or (removed and self.records.get(seq))):
+                strays.add(seq)
+        return strays
 
     def proves(self, seq, leaf):
         """Whether this record is proved: what it says of others counts only then."""
@@ -207,7 +231,7 @@ class Stream:
             if seq < max(covered, self.claimed):
                 self.proved += genuine is not None and seq < covered
                 if genuine is None and here:
-                    self.findings.add("TAMPERED")
+                    self.findings.add("FOREIGN" if seq in self.strays else "TAMPERED")
                 elif genuine is None:
                     order = self.ordered(seq)
                     gone = self.ledger is not None and self.ledger.gone(self.sid, seq)

@@ -329,6 +329,11 @@ fn cases_with_ledger() -> Vec<WithLedger> {
     add("the ledger reversed and twice".to_owned(), honest.clone(), reversed, true);
     add("pruned".to_owned(), without(&pruned), ledger.clone(), true);
     add("abandoned".to_owned(), without(&abandoned), ledger.clone(), true);
+    for at in pruned.1..pruned.2 {
+        let put = honest.iter().find(|body| sid_and_seq(body) == (pruned.0.clone(), at)).expect("a record");
+        let put = vec![edit(put, "id", Some("AAAA"))];
+        add(format!("one put at {at} of what was pruned"), [without(&pruned), put].concat(), ledger.clone(), false);
+    }
     let more = |(sid, from, to): &Part| (sid.clone(), *from, to + 1);
     let before = |(sid, from, to): &Part| (sid.clone(), from - 1, *to);
     add("more than was pruned".to_owned(), without(&more(&pruned)), ledger.clone(), false);

@@ -6,6 +6,7 @@
 use super::effects::Effects;
 use super::fact::{Excuse, Gap, Kind, Leaf, Place, Totals};
 use super::group::{Group, Says};
+use super::inside::Inside;
 use super::verdict::Verdict;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
@@ -22,9 +23,14 @@ pub(super) enum Effect {
     Absent(u64, u64),
     /// One more record claims this place.
     Extra(u64, Place),
+    /// Records `[from, to)`, which a hole stands for, are there; they are not what was sealed, or nothing proves that they are.
+    Within(u64, u64),
     /// What is there of the records `[from, to)` is not proved: with what lies between them and the next head they do not
     /// give its root (`true`), or that is not there (`false`).
     Stranded(u64, u64, bool),
+    /// What is there of the records `[from, to)` does not give the root of the next head with the hashes that it names of what is
+    /// not there. A record that somebody put into such a place is enough for that.
+    Unfit(u64, u64),
     /// Exchanges that were not recorded.
     Gap(u64, Gap),
     /// Records `[from, to)` are declared as not there, by each of these.
@@ -41,8 +47,18 @@ pub(super) enum Effect {
     Unknown(u64, Place, String),
     /// The note that ends an epoch at this size is not there.
     NoLastNote(u64),
-    /// A record after the end.
-    AfterClose(u64),
+    /// A record after the end, which stood at this place.
+    AfterClose(u64, u64),
+    /// The latest of the records that are not proved, and its time.
+    Stray(Late),
+}
+
+/// A record, and the latest time in it, in nanoseconds since the epoch. The later one is the larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Late {
+    pub(super) time_ns: u64,
+    pub(super) seq: u64,
+    pub(super) place: Place,
 }
 
 impl Effect {
@@ -50,8 +66,8 @@ impl Effect {
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Hole(.., said) => usize::from(said.iter().all(|says| says.excuse == Excuse::None)),
-            Self::Altered(..) | Self::Extra(..) | Self::AfterClose(_) => 1,
-            Self::Absent(..) | Self::Stranded(..) => 2,
+            Self::Altered(..) | Self::Extra(..) | Self::Within(..) | Self::AfterClose(..) | Self::Stray(_) => 1,
+            Self::Absent(..) | Self::Stranded(..) | Self::Unfit(..) => 2,
             _ => 0,
         }
     }
@@ -132,9 +148,13 @@ pub(super) struct Branch {
     /// Genuine records since the last proved head; of them since `linked_from`.
     pub(super) present: u64,
     pub(super) present_linked: u64,
-    /// Latest time in the genuine records since `linked_from`, and in those of them that a head proved; 0: none.
-    newest_ns: u64,
+    /// Latest time in what a head proved; 0: none.
     pub(super) proved_ns: u64,
+    /// The latest of the records that are counted, since `linked_from`, and before.
+    latest_linked: Option<Late>,
+    latest_before: Option<Late>,
+    /// The hole that it passed over last, as long as `next` is where that ends.
+    inside: Option<Inside>,
     /// Where it was closed.
     pub(super) closed: Option<u64>,
     /// What the Resource must say.
@@ -160,8 +180,10 @@ impl Branch {
             linked_from: 0,
             present: 0,
             present_linked: 0,
-            newest_ns: 0,
             proved_ns: 0,
+            latest_linked: None,
+            latest_before: None,
+            inside: None,
             closed: None,
             resource: 0,
             totals: Some(Default::default()),
@@ -180,11 +202,6 @@ impl Branch {
             Effect::Absent(from, to) => Some(*from..*to),
             _ => None,
         })
-    }
-
-    /// Whether the place before this one lies in a hole.
-    pub(super) fn ends_in_hole(&self, next: u64) -> bool {
-        self.next == next && self.effects.hole_to() == Some(next)
     }
 
     /// Where what is there ends.
@@ -215,6 +232,9 @@ impl Branch {
         {
             return false;
         }
+        if let Some(inside) = self.inside.take() {
+            inside.ends(genuine.and_then(|leaf| leaf.prev)).for_each(|effect| self.add(effect));
+        }
         self.push(hash);
         let mut others = group.leaves.iter().filter(|leaf| leaf.leaf != hash);
         match genuine {
@@ -243,6 +263,7 @@ impl Branch {
     /// The leaf before the next record, of which only the hash is known.
     pub(super) fn accept_absent(&mut self, hash: Hash) {
         let seq = self.next;
+        self.inside = None;
         self.push(hash);
         self.add(Effect::Absent(seq, seq.saturating_add(1)));
         self.break_link(seq);
@@ -251,6 +272,7 @@ impl Branch {
     /// Passes over records of which nothing is known.
     pub(super) fn lose(&mut self, to: u64) {
         self.add(Effect::Absent(self.next, to));
+        self.inside = None;
         self.range = None;
         self.last = None;
         self.next = to;
@@ -265,9 +287,21 @@ impl Branch {
         }
         let (from, to) = (self.next, hole.end());
         self.add(Effect::Hole(from, to, said.clone()));
+        self.inside = Some(Inside::new(hole, said.iter().any(Says::is_ledger), self.inside.take()));
         self.last = None;
         self.next = to;
         self.break_link(to);
+    }
+
+    /// Takes records of a place that lies in the hole it passed over; `named` are those that the records behind them name.
+    pub(super) fn within(&mut self, held: &Group, named: &[Hash]) {
+        let against = self.inside.as_mut().map(|inside| inside.take(held, named));
+        against.into_iter().flatten().for_each(|effect| self.add(effect));
+    }
+
+    /// Whether it passes over records that were removed by order, before and behind a head of this size, and knows the tree.
+    pub(super) fn passes_over(&self, size: u64) -> bool {
+        !self.rival && self.range.is_some() && self.inside.as_ref().is_some_and(|inside| inside.is_by_order(size))
     }
 
     fn push(&mut self, hash: Hash) {
@@ -282,7 +316,7 @@ impl Branch {
     fn break_link(&mut self, seq: u64) {
         self.linked_from = seq;
         self.present_linked = 0;
-        self.newest_ns = 0;
+        self.latest_before = self.latest_before.max(self.latest_linked.take());
         self.totals = None;
         self.epoch.unsure = true;
     }
@@ -290,12 +324,13 @@ impl Branch {
     fn count(&mut self, leaf: &Leaf) {
         self.present += 1;
         self.present_linked += 1;
-        self.newest_ns = self.newest_ns.max(leaf.time_ns);
+        let late = Late { time_ns: leaf.time_ns, seq: leaf.seq, place: leaf.place };
+        self.latest_linked = self.latest_linked.max(Some(late));
         if leaf.time_ns > 0 && (self.oldest_ns == 0 || leaf.time_ns < self.oldest_ns) {
             self.oldest_ns = leaf.time_ns;
         }
-        if self.closed.is_some() {
-            self.add(Effect::AfterClose(leaf.seq));
+        if let Some(end) = self.closed {
+            self.add(Effect::AfterClose(leaf.seq, end));
         }
         if let Kind::Open(_, resource) = leaf.kind {
             self.resource = resource;
@@ -386,12 +421,54 @@ impl Branch {
         self.add(Effect::Totals(seq, verdict, message));
     }
 
-    /// It waits behind a hole while another branch proves a head before the hole's end.
-    pub(super) fn wait(&mut self, epoch: &Epoch) {
+    /// It waits behind a hole while another branch proves a head of this size before the hole's end.
+    pub(super) fn wait(&mut self, proved: &Self, size: u64) {
         self.effects.only_holes();
-        self.epoch = Epoch { unsure: true, ..epoch.clone() };
+        self.epoch = Epoch { unsure: true, ..proved.epoch.clone() };
+        if let Some(inside) = &mut self.inside {
+            inside.proved(size, proved.last);
+        }
+        self.begin_anew();
+    }
+
+    /// The tree goes on behind what is lost. What is there before `linked_from` was neither proved by a head nor vouched for: so
+    /// it says nothing, neither of this stream nor of others.
+    pub(super) fn strand(&mut self, proved: u64) {
+        let (wrong, from) = (self.range.is_some(), self.linked_from);
+        let unfit = wrong && self.absent().next().is_some();
+        self.effects.retain(|effect| match effect {
+            Effect::Gap(seq, _)
+            | Effect::Source(seq, _)
+            | Effect::Certified(seq, _)
+            | Effect::Totals(seq, ..)
+            | Effect::Unknown(seq, ..) => *seq >= from,
+            Effect::AfterClose(_, end) => *end >= from,
+            _ => true,
+        });
+        self.closed = self.closed.filter(|seq| *seq >= from);
+        if self.present > self.present_linked || wrong {
+            let absent = self.absent().map(|range| (range.start, range.end));
+            let mut at = proved;
+            let mut stranded = Vec::new();
+            for (begin, end) in absent.chain([(from, from)]) {
+                if at < begin {
+                    stranded.push(if unfit { Effect::Unfit(at, begin) } else { Effect::Stranded(at, begin, wrong) });
+                }
+                at = at.max(end);
+            }
+            stranded.extend(self.latest_before.filter(|_| !wrong).map(Effect::Stray));
+            stranded.into_iter().for_each(|effect| self.add(effect));
+        }
+        self.present = self.present_linked;
+        self.latest_before = None;
+        self.refuted = None;
+    }
+
+    /// What came so far is told.
+    fn begin_anew(&mut self) {
         self.refuted = None;
         (self.present, self.present_linked) = (0, 0);
+        (self.latest_linked, self.latest_before) = (None, None);
     }
 
     /// A head of this size was proved: gives what follows from it, and begins anew.
@@ -399,9 +476,8 @@ impl Branch {
         if let Some(last) = self.epoch.proved(size) {
             self.add(Effect::NoLastNote(last));
         }
-        self.refuted = None;
-        (self.present, self.present_linked) = (0, 0);
-        self.proved_ns = self.proved_ns.max(self.newest_ns);
+        self.proved_ns = self.proved_ns.max(self.latest_linked.map_or(0, |late| late.time_ns));
+        self.begin_anew();
         std::mem::take(&mut self.effects)
     }
 }

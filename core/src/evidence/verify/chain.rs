@@ -139,6 +139,9 @@ impl Chain {
                 (if first == 0 { leaf.time_ns } else { first.min(leaf.time_ns) }, last.max(leaf.time_ns));
         }
         if matches!(leaf.kind, Kind::Checkpoint(..) | Kind::Close(_)) && self.window.contains(&leaf.time_ns) {
+            if self.found.window.is_none() {
+                self.found.window_ns = leaf.time_ns;
+            }
             let first = self.found.window.map_or(leaf.seq, |(first, _)| first);
             self.found.window = Some((first, leaf.seq));
             if self.known_to.is_some_and(|size| leaf.seq >= size) {
@@ -310,17 +313,13 @@ impl Chain {
         held.leaves.is_empty() && self.branches.iter().any(|b| !b.rival && b.next > held.seq.saturating_add(1))
     }
 
-    /// What lies in a hole need not be there, but what is there must be what the record after it names.
+    /// What lies in a hole need not be there, but what is there must be what was sealed.
     fn within_holes(&mut self, held: &Group, next: Option<&Group>) {
-        let after = next.filter(|next| held.seq.checked_add(1) == Some(next.seq));
-        let said: Vec<Hash> = after.into_iter().flat_map(|next| &next.leaves).filter_map(|leaf| leaf.prev).collect();
-        if said.is_empty() {
-            return;
-        }
-        for leaf in held.leaves.iter().filter(|leaf| !said.contains(&leaf.leaf)) {
-            let after = held.seq.saturating_add(1);
-            let skipped = |branch: &&mut Branch| branch.next > after || branch.ends_in_hole(after);
-            self.branches.iter_mut().filter(skipped).for_each(|b| b.add(Effect::Extra(held.seq, leaf.place)));
+        if !held.leaves.is_empty() {
+            let after = next.filter(|next| held.seq.checked_add(1) == Some(next.seq));
+            let named = after.into_iter().flat_map(|next| &next.leaves).filter_map(|leaf| leaf.prev);
+            let named: Vec<Hash> = named.collect();
+            self.branches.iter_mut().for_each(|branch| branch.within(held, &named));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::absence;
 use super::behind::last_cosigned;
-use super::branch::Effect;
+use super::branch::{Effect, Late};
 use super::chain::Chain;
 use super::fact::{Excuse, Source};
 use super::found::Attested;
@@ -30,8 +30,13 @@ pub(super) struct Condition {
     /// The stream.
     pub(super) about: StreamId,
     pub(super) source: Source,
+    /// Who else says the same: one of them that is proved is enough. Anyone can push many, so that they share the rest.
+    pub(super) also: Vec<Source>,
     pub(super) yes: Vec<Finding>,
     pub(super) no: Vec<Finding>,
+    /// What is to be decided in either case, by other records. The latter proves nothing.
+    pub(super) then: Vec<Condition>,
+    pub(super) otherwise: Vec<Condition>,
     /// Sources that are proved with it, and records.
     pub(super) sources: Vec<Source>,
     pub(super) proved: u64,
@@ -46,14 +51,24 @@ pub(super) struct Condition {
 impl Condition {
     /// Findings that hold once this source is proved.
     pub(super) fn that(about: &StreamId, source: Source, yes: Vec<Finding>) -> Self {
-        let (no, sources, others) = Default::default();
+        let (also, no, then, otherwise, sources, others) = Default::default();
         let (about, proved, of_some_sink, closed) = (about.clone(), 0, false, false);
-        Self { about, source, yes, no, sources, proved, of_some_sink, closed, others }
+        Self { about, source, also, yes, no, then, otherwise, sources, proved, of_some_sink, closed, others }
     }
 
-    /// Becomes the first of the others whose source is proved; whether there is one.
+    /// All who say it.
+    pub(super) fn said_by(&self) -> impl Iterator<Item = &Source> {
+        std::iter::once(&self.source).chain(&self.also)
+    }
+
+    /// Whether somebody who says it is proved.
+    pub(super) fn is_proved(&self, proved: &HashSet<Source>) -> bool {
+        self.said_by().any(|source| proved.contains(source))
+    }
+
+    /// Becomes the first of the others that is proved; whether there is one.
     pub(super) fn becomes(&mut self, proved: &HashSet<Source>) -> bool {
-        let Some(at) = self.others.iter().position(|other| proved.contains(&other.source)) else { return false };
+        let Some(at) = self.others.iter().position(|other| other.is_proved(proved)) else { return false };
         *self = self.others.swap_remove(at);
         true
     }
@@ -213,9 +228,15 @@ impl Concluding<'_> {
                 let message = "the head that ends the epoch of the old key is not there: up to here nothing ties the new key to it";
                 self.say(Verdict::Missing, one(size.saturating_sub(1)), message);
             }
-            Effect::AfterClose(seq) => {
+            Effect::AfterClose(seq, _) => {
                 self.say(Verdict::Tampered, one(*seq), "it was sealed after the end of the stream");
             }
+            Effect::Stray(late) => self.stray(late),
+            Effect::Within(from, to) => {
+                let message = "declared as not there; what is there of them was left over or put there, and nothing signed proves it";
+                self.say(Verdict::Foreign, *from..*to, message);
+            }
+            Effect::Unfit(from, to) => self.unfit(*from, *to),
         }
     }
 
@@ -239,6 +260,25 @@ impl Concluding<'_> {
             let message = "what is there of them cannot be proved, because of what is missing next to them";
             let parts = self.unexplained(from, to, u64::MAX).into_iter().filter(|(_, records)| !records.is_empty());
             parts.for_each(|(verdict, records)| self.say(verdict, records, message));
+        }
+    }
+
+    /// Records that do not give a signed root, of which some are not there: what is there was changed, or nobody sealed it.
+    pub(super) fn unfit(&mut self, from: u64, to: u64) {
+        let message = "with what is missing next to them they do not give the signed root: at least one was changed or put there, \
+                       and nothing signed proves them";
+        self.say(Verdict::Foreign, from..to, message);
+    }
+
+    /// A record that is not proved. It may be of the time before the one that is looked at, as what stands there is cut off
+    /// somewhere; if it is later than what was sealed behind it, it is not.
+    fn stray(&mut self, late: &Late) {
+        let looked_at = !self.settings.partial && self.settings.scope.from_ns.is_some();
+        let begin_ns = self.chain.found.window_ns.saturating_add(self.settings.max_lag_ns);
+        if looked_at && late.seq < self.chain.window_begins() && late.time_ns > begin_ns {
+            let message = "later than records that claim to be sealed behind it, and nothing signed proves it";
+            let finding = Finding::of(Verdict::Foreign, &self.chain.name, one(late.seq), message);
+            self.out.findings.push(finding.at(late.place));
         }
     }
 

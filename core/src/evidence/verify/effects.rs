@@ -20,8 +20,6 @@ pub(super) struct Effects {
     /// Those that are no holes.
     no_holes: usize,
     weight: usize,
-    /// Where the last hole among them ends.
-    hole_to: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -60,9 +58,6 @@ impl Effects {
         *room += 1;
         self.weight += weight;
         self.no_holes += usize::from(!is_hole);
-        if let Effect::Hole(_, to, _) = effect {
-            self.hole_to = Some(to);
-        }
         self.last = Some(Arc::new(Node { effect, before: self.last.take() }));
         true
     }
@@ -70,11 +65,6 @@ impl Effects {
     /// How much speaks against it.
     pub(super) fn weight(&self) -> usize {
         self.weight
-    }
-
-    /// Where the last hole among them ends.
-    pub(super) fn hole_to(&self) -> Option<u64> {
-        self.hole_to
     }
 
     pub(super) fn last(&self) -> Option<&Effect> {
@@ -99,13 +89,17 @@ impl Effects {
 
     /// Keeps the holes alone.
     pub(super) fn only_holes(&mut self) {
-        if self.no_holes == 0 {
-            return;
+        if self.no_holes > 0 {
+            self.retain(|effect| matches!(effect, Effect::Hole(..)));
         }
-        let mut holes = Self::default();
-        for effect in self.iter().filter(|effect| matches!(effect, Effect::Hole(..))) {
-            holes.add(effect.clone());
+    }
+
+    /// Keeps those of which this holds.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Effect) -> bool) {
+        let mut kept = Self::default();
+        for effect in self.iter().filter(|effect| keep(effect)) {
+            kept.add(effect.clone());
         }
-        *self = holes;
+        *self = kept;
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Found {
     pub(super) named_more: u64,
     /// Places of checkpoints within the window of the verification: the first and the last.
     pub(super) window: Option<(u64, u64)>,
+    /// The time in the first of them.
+    pub(super) window_ns: u64,
 }
 
 /// What others say of a stream's end, and fits what is there.

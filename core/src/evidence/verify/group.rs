@@ -37,7 +37,8 @@ impl Says {
         (if self.is_ledger() { seq } else { u64::MAX }, self.excuse, seq, leaf)
     }
 
-    fn is_ledger(&self) -> bool {
+    /// Whether it is the ledger, by order.
+    pub(super) fn is_ledger(&self) -> bool {
         [Ledger::SOURCE, Ledger::ERASER].contains(&self.source)
     }
 }

@@ -1,6 +1,5 @@
 //! The heads of a stream: which way to read it they prove (H1, H4, K2).
 
-use super::branch::{Branch, Effect};
 use super::chain::Chain;
 use super::fact::{Head, Kind};
 use super::group::Group;
@@ -44,6 +43,10 @@ impl Chain {
                 denied.push(at);
             }
         }
+        if winner.is_none() && self.branches.iter().any(|branch| branch.passes_over(head.size)) {
+            // Some of what was removed is there: what leads up to this head is not, and need not be.
+            return self.within_a_hole(head, held, &note);
+        }
         if winner.is_none() {
             // First those that do not claim to know what is lost.
             denied.sort_by_key(|at| self.branches.get(*at).is_some_and(|branch| branch.range.is_some()));
@@ -75,7 +78,7 @@ impl Chain {
             self.found.forks.push((size, head.size));
             return false;
         }
-        strand(branch, size);
+        branch.strand(size);
         branch.range = Some(range);
         true
     }
@@ -90,6 +93,7 @@ impl Chain {
             && let Some(range) = tree(head, root, Some(leaf.leaf))
         {
             for branch in self.branches.iter_mut().filter(|branch| branch.last == Some(leaf.leaf)) {
+                branch.strand(self.found.size);
                 branch.range = Some(range.clone());
             }
             self.found.restarted = self.found.restarted.or(Some(head.size.saturating_sub(1)));
@@ -205,7 +209,7 @@ impl Chain {
         self.branches.retain(|branch| branch.range.is_some() && (branch.next > size || branch.range != winner.range));
         for branch in &mut self.branches {
             if branch.next > size {
-                branch.wait(&winner.epoch);
+                branch.wait(&winner, size);
             } else {
                 branch.rival = true;
             }
@@ -219,24 +223,4 @@ fn tree(head: &Head, root: Hash, last: Option<Hash>) -> Option<Range> {
     let mut range = Range::from_nodes(0, head.size.checked_sub(1)?, head.frontier.as_ref()?).ok()?;
     range.push(last?);
     (range.root() == Some(root)).then_some(range)
-}
-
-/// The tree goes on behind what is lost; what is there in between was neither proved by a head nor vouched for.
-fn strand(branch: &mut Branch, proved: u64) {
-    let wrong = branch.range.is_some();
-    if branch.present > branch.present_linked || wrong {
-        let absent = branch.absent().map(|range| (range.start, range.end));
-        let ends = [(branch.linked_from, branch.linked_from)];
-        let mut from = proved;
-        let mut stranded = Vec::new();
-        for (begin, end) in absent.chain(ends) {
-            if from < begin {
-                stranded.push(Effect::Stranded(from, begin, wrong));
-            }
-            from = from.max(end);
-        }
-        stranded.into_iter().for_each(|effect| branch.add(effect));
-    }
-    branch.present = branch.present_linked;
-    branch.refuted = None;
 }

@@ -1,5 +1,7 @@
 //! Many holes, and many statements of others: honest ones all count, and forged ones cost little (G2, D3, V4).
 
+use super::chain::Chain;
+use super::conclude::{Condition, conclude};
 use super::tamper_tests::{check, honest};
 use super::testing::*;
 use super::*;
@@ -147,6 +149,44 @@ fn d3_v4_many_forged_statements_of_an_end_cost_little_and_are_told() {
             assert!(found.contains(&"FOREIGN".to_owned()) && found.contains(&"UNKNOWN".to_owned()), "{found:?}");
         }
     }
+}
+
+#[test]
+fn d3_v4_what_is_said_of_an_end_is_kept_once_however_many_say_it() {
+    const GAPS: usize = 4000;
+    let mut crashed = Writer::new(sid("p", 0), 1, &[]);
+    (0..GAPS).for_each(|_| crashed.gap(1));
+    let mut forger = Writer::new(sid("p", 7), 7, &[]);
+    let sizes = [GAPS - 1, GAPS, GAPS + 1];
+    for size in sizes {
+        let root = crashed.range(size).root().expect("from 0").to_hex();
+        let size = size.to_string();
+        for _ in 0..257 {
+            let told = [("rec_sid", crashed.sid.as_str()), ("size", &size), ("root", &root), ("state", "lost")];
+            forger.record("recovered", &told);
+        }
+    }
+    let (settings, trust) = (settings(), Trust::default());
+    let (mut intake, mut rows) = (Intake::of(&settings.scope), Vec::new());
+    let projector = Projector::new(Shape { underscores: false, numbers_as_text: false });
+    for (place, body) in (0..).zip(crashed.bodies.iter().chain(&forger.bodies)) {
+        intake.record(body, &Stored::default(), &projector, place, |row| rows.push(row.to_vec()));
+    }
+    rows.sort_unstable();
+    let mut chain = Chain::new(crashed.sid.clone(), None, 0..=u64::MAX, None);
+    let facts = rows.iter().filter_map(|row| Fact::read(row)).filter(|(stream, _)| *stream == 0);
+    facts.for_each(|(_, fact)| chain.feed(fact));
+    chain.end();
+    let told = conclude(&chain, 0, &settings, &trust);
+    let [said] = &told.conditions[..] else { panic!("{} conditions", told.conditions.len()) };
+    assert_eq!(1 + said.others.len(), sizes.len());
+    let stored = |said: &Condition| said.yes.len() + said.no.len() + said.sources.len() + said.also.len();
+    let stored = stored(said) + said.others.iter().map(stored).sum::<usize>();
+    assert!(stored < (sizes.len() + 1) * (GAPS + 300), "{stored}");
+    // One of those who say it is enough, whichever it is.
+    let told: Vec<Source> = said.said_by().copied().collect();
+    assert_eq!(told.len(), 257);
+    assert!(told.iter().all(|source| said.is_proved(&[*source].into())));
 }
 
 #[test]

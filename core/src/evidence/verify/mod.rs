@@ -15,6 +15,7 @@ mod findings;
 mod found;
 mod group;
 mod heads;
+mod inside;
 mod intake;
 mod judge;
 mod ledger;
@@ -50,6 +51,8 @@ mod findings_tests;
 #[cfg(test)]
 mod holes_tests;
 #[cfg(test)]
+mod inside_tests;
+#[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]
 mod part_tests;
@@ -61,6 +64,8 @@ mod pushed_tests;
 mod removed_tests;
 #[cfg(test)]
 mod restated_tests;
+#[cfg(test)]
+mod stranded_tests;
 #[cfg(test)]
 mod stream_tests;
 #[cfg(test)]

@@ -17,18 +17,27 @@ pub(super) struct Waiting {
 
 impl Waiting {
     pub(super) fn new(conditions: Vec<(bool, Condition)>) -> Self {
-        let (mut by_source, mut by_other): (HashMap<Source, Vec<usize>>, HashMap<Source, Vec<usize>>) =
-            Default::default();
-        for (at, (_, condition)) in conditions.iter().enumerate() {
-            by_source.entry(condition.source).or_default().push(at);
-            for other in &condition.others {
-                by_other.entry(other.source).or_default().push(at);
-            }
-        }
-        Self { conditions: conditions.into_iter().map(Some).collect(), by_source, by_other }
+        let (by_source, by_other) = Default::default();
+        let mut this = Self { conditions: Vec::with_capacity(conditions.len()), by_source, by_other };
+        conditions.into_iter().for_each(|(wanted, condition)| {
+            this.add(wanted, condition);
+        });
+        this
     }
 
-    /// Gives each condition whose record is proved; what that proves is added. Gives the rest back.
+    fn add(&mut self, wanted: bool, condition: Condition) -> usize {
+        let at = self.conditions.len();
+        for source in condition.said_by() {
+            self.by_source.entry(*source).or_default().push(at);
+        }
+        for source in condition.others.iter().flat_map(Condition::said_by) {
+            self.by_other.entry(*source).or_default().push(at);
+        }
+        self.conditions.push(Some((wanted, condition)));
+        at
+    }
+
+    /// Gives each condition of which a record is proved; what that proves is added. Gives the rest back.
     pub(super) fn settle(
         mut self,
         sources: &mut HashSet<Source>,
@@ -51,6 +60,15 @@ impl Waiting {
                         instead.extend(self.by_other.get(&source).into_iter().flatten());
                     }
                 }
+                for then in condition.then {
+                    let is_proved = then.is_proved(sources);
+                    let at = self.add(wanted, then);
+                    if is_proved {
+                        ready.push_back(at);
+                    } else {
+                        instead.insert(at);
+                    }
+                }
             }
             // Only now: a condition's own record may have been proved last.
             for at in std::mem::take(&mut instead) {
@@ -61,8 +79,28 @@ impl Waiting {
                 }
             }
             if ready.is_empty() {
-                return self.conditions.into_iter().flatten().collect();
+                return Self::rest(self.conditions.into_iter().flatten(), sources, holds);
             }
         }
+    }
+
+    /// What does not hold, and what is decided because of that.
+    fn rest(
+        conditions: impl Iterator<Item = (bool, Condition)>,
+        sources: &HashSet<Source>,
+        mut holds: impl FnMut(bool, &mut Condition),
+    ) -> Vec<(bool, Condition)> {
+        let mut rest = Vec::new();
+        for (wanted, mut condition) in conditions {
+            for mut other in std::mem::take(&mut condition.otherwise) {
+                if other.is_proved(sources) || other.becomes(sources) {
+                    holds(wanted, &mut other);
+                } else {
+                    rest.push((wanted, other));
+                }
+            }
+            rest.push((wanted, condition));
+        }
+        rest
     }
 }

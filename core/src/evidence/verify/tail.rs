@@ -15,7 +15,11 @@ impl Concluding<'_> {
     /// What no head covers.
     pub(super) fn tail(&mut self, tail: &Branch) {
         let found = &self.chain.found;
-        if let Some((_, refuted)) = tail.refuted {
+        if let Some((_, refuted)) = tail.refuted
+            && tail.absent().any(|absent| absent.start < refuted)
+        {
+            self.unfit(found.size, refuted);
+        } else if let Some((_, refuted)) = tail.refuted {
             let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
             self.say(Verdict::Tampered, found.size..refuted, message);
         }
@@ -30,25 +34,26 @@ impl Concluding<'_> {
         let covered = found.size.max(found.claimed);
         // What others say of the end counts if they are proved themselves; the largest first.
         let said: Vec<&Attested> = self.chain.attested.iter().rev().collect();
-        let said: Vec<Condition> =
-            said.into_iter().flat_map(|attested| self.attested(tail, attested, covered)).collect();
+        let said: Vec<Condition> = said.into_iter().map(|attested| self.attested(tail, attested, covered)).collect();
         let before = std::mem::take(&mut self.out.findings);
+        let conditions = self.out.conditions.len();
         tail.effects.iter().for_each(|effect| self.uncovered(effect));
         self.open_end(tail, covered);
         match Condition::first_of(said) {
             Some(condition) => {
                 let no = std::mem::replace(&mut self.out.findings, before);
-                self.out.conditions.push(Condition { no, ..condition });
+                let otherwise = self.out.conditions.split_off(conditions);
+                self.out.conditions.push(Condition { no, otherwise, ..condition });
             }
             None => self.out.findings.splice(0..0, before).for_each(drop),
         }
     }
 
-    /// What holds if this is what became of the stream, for each who says so.
-    fn attested(&mut self, tail: &Branch, attested: &Attested, covered: u64) -> Vec<Condition> {
+    /// What holds if this is what became of the stream, as some say.
+    fn attested(&mut self, tail: &Branch, attested: &Attested, covered: u64) -> Condition {
         let closed = self.out.report.closed;
         let before = std::mem::take(&mut self.out.findings);
-        let sources = self.out.sources.len();
+        let (sources, conditions) = (self.out.sources.len(), self.out.conditions.len());
         attested.effects.iter().for_each(|effect| self.proved(effect));
         let size = attested.ended.size;
         let cut = attested.ended.life == Life::Lost && attested.ended.source == Ledger::SOURCE;
@@ -80,13 +85,11 @@ impl Concluding<'_> {
         }
         let yes = std::mem::replace(&mut self.out.findings, before);
         let closed = std::mem::replace(&mut self.out.report.closed, closed);
-        let proved_with = self.out.sources.split_off(sources);
-        let who = [attested.ended.source].into_iter().chain(attested.also.iter().copied());
-        who.map(|source| {
-            let (sources, proved) = (proved_with.clone(), attested.present);
-            Condition { sources, proved, closed, ..Condition::that(&self.chain.name, source, yes.clone()) }
-        })
-        .collect()
+        // Holes up to there are worth something only if this holds: another reading may have none.
+        let (sources, then) = (self.out.sources.split_off(sources), self.out.conditions.split_off(conditions));
+        let (also, proved) = (attested.also.clone(), attested.present);
+        let that = Condition::that(&self.chain.name, attested.ended.source, yes);
+        Condition { also, then, sources, proved, closed, ..that }
     }
 
     /// An effect that no head covers.
@@ -110,7 +113,7 @@ impl Concluding<'_> {
                     self.say(verdict, *to..tail, message);
                 }
             }
-            Effect::AfterClose(seq) => {
+            Effect::AfterClose(seq, _) => {
                 self.say(Verdict::Foreign, one(*seq), "after the end of the stream, and nothing signed proves it");
             }
             // They are not proved, so they prove nothing.

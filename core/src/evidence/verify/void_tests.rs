@@ -83,6 +83,35 @@ fn g2_d3_no_pod_vouches_for_the_streams_of_another_one() {
 }
 
 #[test]
+fn d3_g2_v4_a_forged_hole_and_a_forged_recovery_leave_the_tail_as_it_is() {
+    let crashed = crashed();
+    let mut says = later("p", &crashed);
+    recovered(&mut says, &crashed, 8);
+    says.close();
+    let honest = [crashed.all(), says.all()].concat();
+    assert_eq!(check(&honest), [""; 0]);
+    // Made-up hashes of two records behind the last head, and the root with them.
+    let forged = [Hash::of(&[b"a"]), Hash::of(&[b"b"])];
+    let mut tree = crashed.range(5);
+    assert!(tree.append(&Range::from_nodes(5, 7, &forged).expect("two subtrees")));
+    tree.push(crashed.leaves[7]);
+    let root = tree.root().expect("from 0").to_hex();
+    let mut forger = Writer::new(sid("p", 7), 7, &[]);
+    let (own, nodes) = (crashed.sid.to_string(), forged.map(Hash::to_hex).join(","));
+    let hole = [("hole_sid", own.as_str()), ("hole_from", "5"), ("hole_to", "7"), ("nodes", &nodes)];
+    forger.record("hole", &[&hole[..], &[("scope", "all"), ("hole_reason", "rejected")]].concat());
+    forger.record("recovered", &[("rec_sid", own.as_str()), ("size", "8"), ("root", &root), ("state", "lost")]);
+    let bodies = [honest, forger.bodies.split_off(1)].concat();
+    let report = verify(&bodies, settings(), Trust::default());
+    assert_eq!(found(&report), ["FOREIGN"]);
+    assert_eq!(report.proved, 8 + says.size());
+    // Nor where nobody tells what became of it.
+    let mut alone = crashed.all();
+    alone.extend(bodies[bodies.len() - 2..].iter().cloned());
+    assert_eq!(check(&alone), ["FOREIGN", "UNCLOSED"]);
+}
+
+#[test]
 fn v3_scope_does_not_hide_what_another_namespace_says() {
     let scoped = |bodies: &[String]| {
         let scope = Scope { namespace: Some("shop".to_owned()), ..Scope::default() };

@@ -157,6 +157,25 @@ fn k1_a_stream_of_another_key_in_an_export_of_one_day_is_not_believed() {
 }
 
 #[test]
+fn v4_a_record_before_all_that_is_there_is_not_proved_by_what_comes_behind() {
+    let long = Long::new();
+    // The first rollover's key is not known: reading begins at its head.
+    let [records, heads, ledger] = long.last(27);
+    let honest = long.check(&[records.clone(), heads.clone(), ledger.clone()].concat());
+    only_cut(&honest);
+    let within = (long.now_ns - HOUR_NS).to_string();
+    for (t0, expected) in [(None, "3..4"), (Some(within.as_str()), "FOREIGN 3..4")] {
+        let forged = edit(&long.writer.bodies[3], "path", Some("/forged"));
+        let forged = t0.map_or(forged.clone(), |t0| edit(&forged, "t0", Some(t0)));
+        let report = long.check(&[records.clone(), heads.clone(), ledger.clone(), vec![forged]].concat());
+        let told = found(&report);
+        assert!(told.iter().any(|told| told.ends_with(expected)), "{told:?}");
+        assert_eq!(report.proved, honest.proved, "{told:?}");
+        assert!(t0.is_none() || report.exit_code == 1, "{told:?}");
+    }
+}
+
+#[test]
 fn v3_a_tail_that_was_cut_off_a_living_stream_is_missing() {
     let long = Long::new();
     let [records, heads, ledger] = long.last(25);
