@@ -233,14 +233,16 @@ impl SinkQueue {
     /// the spool.
     pub(super) fn has_untold(&self) -> bool {
         let state = self.lock();
-        state.telling > 0 || !state.losses.is_empty()
+        state.telling > 0 || !state.losses.is_empty() || state.losses.has_overflowed()
     }
 
     /// It could not be told.
     pub(super) fn return_loss(&self, loss: Loss) {
         let mut state = self.lock();
         state.telling = state.telling.saturating_sub(1);
-        state.losses.give_back(loss);
+        if !state.losses.give_back(loss) {
+            tracing::error!(sink = %self.name, "what could not be told for lack of room cannot be kept");
+        }
     }
 
     /// The next batches, at most [`REQUEST_BYTES_MAX`] together unless one batch is larger.
@@ -290,6 +292,7 @@ impl SinkQueue {
         state.batches.clear();
         state.sending = Sending::default();
         state.bytes = 0;
+        state.losses.forget_overflow();
     }
 
     /// Whoever sent is gone, and nobody knows what became of it.
@@ -300,8 +303,9 @@ impl SinkQueue {
         if sending.records > 0 {
             self.metrics.lost(LossReason::ExportFailed, sending.records);
             state.lost = state.lost.saturating_add(sending.records);
-            for seals in &sending.seals {
-                state.losses.add(seals, LossReason::ExportFailed);
+            let untold: u64 = sending.seals.iter().map(|seals| state.losses.add(seals, LossReason::ExportFailed)).sum();
+            if untold > 0 {
+                tracing::error!(sink = %self.name, records = untold, "lost records cannot be told as a hole");
             }
             self.losses_told.notify_one();
         }
@@ -352,16 +356,29 @@ impl SinkQueue {
 
 #[cfg(test)]
 mod tests {
+    use super::super::seals::LOSSES_MAX;
     use super::*;
     use crate::metrics::Metrics;
     use bytes::Bytes;
     use testimony_core::evidence::merkle::leaf;
 
+    fn queue() -> SinkQueue {
+        let (changes, _) = watch::channel(0);
+        SinkQueue::new("main", 100, Metrics::default().sink("main"), changes, Arc::default())
+    }
+
+    fn stream() -> StreamId {
+        format!("c/n/p/{:032x}-0-0", 1).parse().expect("a name")
+    }
+
+    /// Of one record; each time with a handle of its own.
+    fn seals(seq: u64) -> Seals {
+        Seals::new(Arc::new(stream()), vec![Some((seq, leaf(b"x")))].into())
+    }
+
     #[test]
     fn g2_what_a_broken_export_task_held_is_told_as_a_hole() {
-        let (changes, _) = watch::channel(0);
-        let queue = SinkQueue::new("main", 100, Metrics::default().sink("main"), changes, Arc::default());
-        let stream = Arc::new(format!("c/n/p/{:032x}-0-0", 1).parse().expect("a name"));
+        let (queue, stream) = (queue(), Arc::new(stream()));
         let batch = |seq: u64| Batch {
             log_records: Bytes::from_static(&[0; 40]),
             records: 1,
@@ -385,16 +402,12 @@ mod tests {
         queue.release(0, 0, 1);
         assert_eq!(queue.take_losses().len(), 1);
     }
+
     #[test]
     fn g2_what_a_refused_hole_told_is_told_again_and_not_before_the_sink_takes_something() {
-        let (changes, _) = watch::channel(0);
-        let queue = SinkQueue::new("main", 100, Metrics::default().sink("main"), changes, Arc::default());
-        let stream: Arc<StreamId> = Arc::new(format!("c/n/p/{:032x}-0-0", 1).parse().expect("a name"));
-        let seals = |seq| Seals::new(Arc::clone(&stream), vec![Some((seq, leaf(b"x")))].into());
+        let queue = queue();
         let hole = |sink: &str| {
-            let mut range = Range::empty(4);
-            range.push(leaf(b"y"));
-            Some(SinkHole { stream: (*stream).clone(), range, sink: sink.to_owned() })
+            Some(SinkHole { stream: stream(), range: Range::of_leaf(4, leaf(b"y")), sink: sink.to_owned() })
         };
         let told = |queue: &SinkQueue| -> Vec<(u64, u64)> {
             queue.take_losses().iter().map(|loss| (loss.range.begin(), loss.range.end())).collect()
@@ -410,5 +423,50 @@ mod tests {
         assert_eq!(told(&queue), [], "a sink that refuses holes would get one after each record");
         queue.end_holding();
         assert_eq!(told(&queue), [(8, 10), (4, 5)]);
+    }
+
+    #[test]
+    fn g2_a_sink_that_refuses_its_holes_too_has_one_hole_to_be_told_of_however_long() {
+        let queue = queue();
+        queue.refuse(1, Some(&seals(0)), None);
+        for seq in 1..=5 {
+            queue.end_holding();
+            let losses = queue.take_losses();
+            assert_eq!(losses.len(), 1, "{seq}");
+            for Loss { stream, range, .. } in losses {
+                assert_eq!((range.begin(), range.end()), (0, seq));
+                let hole = SinkHole { stream: (*stream).clone(), range, sink: "main".to_owned() };
+                queue.refuse(1, Some(&seals(seq)), Some(hole));
+                queue.loss_is_durable();
+            }
+        }
+    }
+
+    #[test]
+    fn g2_what_is_told_by_nobody_for_lack_of_room_stays_untold() {
+        let refused = |count: usize| {
+            let queue = queue();
+            (0..count).for_each(|at| queue.refuse(1, Some(&seals(2 * at as u64)), None));
+            queue.end_holding();
+            queue
+        };
+        let tell = |queue: &SinkQueue| queue.take_losses().iter().for_each(|_| queue.loss_is_durable());
+        let full = refused(LOSSES_MAX);
+        tell(&full);
+        assert!(!full.has_untold());
+        let over = refused(LOSSES_MAX + 1);
+        tell(&over);
+        assert!(over.has_untold());
+        // One that was taken comes back, and its place is taken.
+        let returned = refused(1);
+        let losses = returned.take_losses();
+        (1..=LOSSES_MAX).for_each(|at| returned.refuse(1, Some(&seals(2 * at as u64)), None));
+        losses.into_iter().for_each(|loss| returned.return_loss(loss));
+        returned.end_holding();
+        tell(&returned);
+        assert!(returned.has_untold());
+        // What is read again is refused again.
+        returned.clear();
+        assert!(!returned.has_untold());
     }
 }
