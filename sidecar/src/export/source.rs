@@ -88,7 +88,10 @@ impl Source {
         let durable = self.durable.borrow_and_update().end();
         let mut due = Due::default();
         let mut blocks = 0;
-        for boot in self.spool.boots() {
+        let boots = self.spool.boots();
+        // Nobody reads a folder that is gone: when it was to be tried again, `changed` would wait for what is past.
+        self.folders.retain(|boot, _| boots.contains(boot));
+        for boot in boots {
             let is_own = boot == self.spool.boot();
             while due.bytes() < REQUEST_BYTES_MAX {
                 // What becomes durable meanwhile is for the next request, or this one would wait for a lot.
@@ -376,6 +379,22 @@ mod tests {
         };
         let lost: Vec<_> = due.lost.iter().map(|(_, range)| (range.begin(), range.end(), range.root())).collect();
         assert_eq!((records(&due), lost), (2, vec![(0, 1, Some(leaf))]));
+        drop(spool);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_gone_wakes_nobody() {
+        let folder = folder("gone");
+        let spool = start(&folder, "key", 1);
+        let mut source = Source::new(spool.handle().clone(), "a".into());
+        while source.read().await.is_some() || source.folders.values().any(|folder| folder.again.is_some()) {
+            tokio::task::yield_now().await;
+        }
+        let gone = Folder { again: Some(Instant::now()), ..Folder::default() };
+        source.folders.insert(Boot([7; 16]), gone);
+        assert!(source.read().await.is_none());
+        tokio::time::pause();
+        assert!(tokio::time::timeout(Duration::from_secs(1), source.changed()).await.is_err(), "nothing changes");
         drop(spool);
     }
 
