@@ -237,6 +237,22 @@ async fn what_a_sink_takes_in_part_is_sent_again_until_it_says_which() {
 }
 
 #[tokio::test]
+async fn a_receipt_that_is_too_long_for_many_records_is_asked_for_fewer() {
+    // It never takes r3, and has 100 bytes to say of each record.
+    let server = Server::start(None, |_, one| {
+        let records = one.records();
+        let error_message = "x".repeat(100 * records.len());
+        let rejected_log_records = i64::from(records.iter().any(|text| text == "r3"));
+        let partial_success = Some(ExportLogsPartialSuccess { rejected_log_records, error_message });
+        Reply::body(200, ExportLogsServiceResponse { partial_success }.encode_to_vec())
+    })
+    .await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 1000)]);
+    eventually("all is settled", || rig.state().delivered + rig.state().lost == 1000).await;
+    assert_eq!(rig.losses(), [("main".to_owned(), 3, 4, "rejected")]);
+}
+
+#[tokio::test]
 async fn a_sink_that_refuses_everything_is_not_told_of_it_without_end() {
     let server = Server::start(None, |_, _| Reply::status(400)).await;
     let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 2)]);

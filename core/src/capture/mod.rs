@@ -14,7 +14,7 @@ mod stage;
 mod stream;
 #[cfg(test)]
 mod stream_tests;
-mod target;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 mod tracing;

@@ -125,7 +125,7 @@ pub(super) fn fill_request(
         record.set(Field::Scheme, request.scheme.as_bytes());
     }
     record.set(Field::Proto, request.proto.as_bytes());
-    let authority = scan.authority();
+    let authority = without_long_userinfo(scan.authority());
     if authority.is_empty() {
         record.set(Field::Target, conn.destination().to_string().as_bytes());
     } else {
@@ -142,6 +142,16 @@ pub(super) fn fill_request(
     for field in request.fields.iter().filter(|field| policy.redactor().keeps_header(field.name)) {
         record.push_header(Side::Request, field.name, field.value);
     }
+}
+
+/// Redaction knows a password by the `@` behind it, which a field's limit must not cut off: then only what comes from there
+/// on is kept.
+fn without_long_userinfo(authority: &[u8]) -> &[u8] {
+    if authority.len() <= Field::Authority.bytes_max() {
+        return authority;
+    }
+    let at = authority.iter().rposition(|byte| *byte == b'@');
+    at.and_then(|at| authority.get(at..)).unwrap_or(authority)
 }
 
 /// Who did it.

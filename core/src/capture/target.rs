@@ -17,7 +17,8 @@ impl<'a> Target<'a> {
         if method == "CONNECT" {
             return Self { authority: Some(target), ..Self::default() };
         }
-        // Nearly every target begins with its path, and has no scheme to look for.
+        // Nearly every target begins with its path, and has no scheme to look for. Any scheme counts: a proxy is asked for
+        // ftp:// too, and what stands before the host may be a password.
         let absolute = if target.starts_with('/') { None } else { target.split_once("://") };
         let (authority, rest) = match absolute {
             Some((scheme, rest)) if is_scheme(scheme) => {
@@ -33,8 +34,10 @@ impl<'a> Target<'a> {
     }
 }
 
+/// RFC 3986, section 3.1.
 fn is_scheme(text: &str) -> bool {
-    text.eq_ignore_ascii_case("http") || text.eq_ignore_ascii_case("https")
+    let more = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(more)
 }
 
 #[cfg(test)]
@@ -50,6 +53,12 @@ mod tests {
         assert_eq!(parts("GET", "/a?b=c?d"), (None, "/a", Some("b=c?d")));
         assert_eq!(parts("GET", "http://u@h:1/a?b"), (Some("u@h:1"), "/a", Some("b")));
         assert_eq!(parts("GET", "http://h?b"), (Some("h"), "", Some("b")));
+        assert_eq!(parts("GET", "ftp://u:p@h/x"), (Some("u:p@h"), "/x", None));
+        assert_eq!(parts("GET", "WS+x-1.0://u:p@h#f"), (Some("u:p@h"), "", None));
+        assert_eq!(parts("GET", "/ftp://u:p@h/x?a"), (None, "/ftp://u:p@h/x", Some("a")));
+        assert_eq!(parts("GET", "1ftp://h/x"), (None, "1ftp://h/x", None));
+        assert_eq!(parts("GET", "://h/x"), (None, "://h/x", None));
+        assert_eq!(parts("GET", "a/b://h/x"), (None, "a/b://h/x", None));
         assert_eq!(parts("CONNECT", "h:443"), (Some("h:443"), "", None));
         assert_eq!(parts("OPTIONS", "*"), (None, "*", None));
         assert_eq!(parts("GET", "/r?to=http://x/"), (None, "/r", Some("to=http://x/")));

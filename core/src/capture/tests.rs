@@ -233,6 +233,27 @@ fn an_inbound_request_with_everything() {
 }
 
 #[test]
+fn ev_2_no_password_of_a_target_is_recorded_whatever_its_scheme_and_length() {
+    let long = "s3cret".repeat(1000);
+    for target in [
+        "ftp://alice:s3cret@files/x".to_owned(),
+        "ws://alice:s3cret@files/x".to_owned(),
+        "1ftp://alice:s3cret@files/x".to_owned(),
+        "alice:s3cret@files:21".to_owned(),
+        format!("http://alice:{long}@files/x"),
+        format!("ftp://alice:{long}@files/x"),
+        format!("1ftp://alice:{long}@files/x"),
+    ] {
+        let shell = shell();
+        let mut capture = HttpCapture::new(shell.clone(), conn(Direction::Outbound));
+        exchange(&mut capture, &format!("GET {target} HTTP/1.1\r\nHost: files\r\n\r\n"), OK);
+        drop(capture);
+        let body = shell.state.borrow().bodies.join("");
+        assert!(body.contains(r#""redacted":""#) && !body.contains("s3cret"), "{target}: {body}");
+    }
+}
+
+#[test]
 fn an_outbound_request_joins_the_inbound_one_that_is_in_flight() {
     let shell = shell();
     let mut inbound = HttpCapture::new(shell.clone(), conn(Direction::Inbound));

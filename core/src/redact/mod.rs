@@ -173,16 +173,35 @@ fn without_userinfo(authority: &[u8]) -> Option<&[u8]> {
     authority.get(at + 1..)
 }
 
-/// Masks segments that look like secrets. `None`: nothing to mask.
+/// Masks segments that look like secrets, and leaves out the userinfo of what is a URL. `None`: nothing to mask.
 fn mask_path(path: &[u8]) -> Option<Vec<u8>> {
+    let bare = url_without_userinfo(path);
+    let path = bare.as_deref().unwrap_or(path);
     if !hides_secret(path) {
-        return None;
+        return bare;
     }
     let masked: Vec<&[u8]> =
         path.split(|&b| b == b'/').map(|segment| if hides_secret(segment) { MASK } else { segment }).collect();
     let masked = masked.join(&b'/');
     // A shape that spans segments (a PEM block has slashes) leaves nothing worth keeping.
     Some(if hides_secret(&masked) { MASK.to_vec() } else { masked })
+}
+
+/// A target that does not begin with its path may be a URL in some form that nobody took apart. `None`: it has no userinfo.
+fn url_without_userinfo(path: &[u8]) -> Option<Vec<u8>> {
+    const MARK: &[u8] = b"://";
+    if path.starts_with(b"/") {
+        return None;
+    }
+    let begin = path.windows(MARK.len()).position(|bytes| bytes == MARK).map_or(0, |at| at.saturating_add(MARK.len()));
+    let (scheme, rest) = path.split_at_checked(begin)?;
+    let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
+    let (authority, after) = rest.split_at_checked(end)?;
+    if after.is_empty() && path.len() >= Field::Path.bytes_max() {
+        // Cut off, perhaps within a password.
+        return Some(MASK.to_vec());
+    }
+    Some([scheme, without_userinfo(authority)?, after].concat())
 }
 
 /// Keeps parameter names, masks values; a name that the policy lists, looks like a secret, or stands without a value is
@@ -255,6 +274,7 @@ fn parse_hex(digits: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::target::Target;
     use crate::record::{EventName, body_of};
     use proptest::prelude::*;
 
@@ -287,6 +307,10 @@ mod tests {
         assert_eq!(field(Field::Path, "/c/%34111111111111111"), r#"{"path":"/c/*","redacted":"path"}"#);
         assert_eq!(field(Field::Path, "/v1/orders/42"), r#"{"path":"/v1/orders/42"}"#);
         assert_eq!(field(Field::Authority, "u:p@shop:80"), r#"{"authority":"shop:80","redacted":"userinfo"}"#);
+        assert_eq!(field(Field::Path, "1ftp://u:s3cret@h/x"), r#"{"path":"1ftp://h/x","redacted":"path"}"#);
+        assert_eq!(field(Field::Path, "u:s3cret@h:21"), r#"{"path":"h:21","redacted":"path"}"#);
+        assert_eq!(field(Field::Path, &format!("x://u@h/{JWT}")), r#"{"path":"x://h/*","redacted":"path"}"#);
+        assert_eq!(field(Field::Path, "/x://u@h/@y"), r#"{"path":"/x://u@h/@y"}"#);
         assert_eq!(field(Field::UserAgent, "-----BEGIN KEY"), r#"{"redacted":"user_agent","user_agent":"*"}"#);
     }
 
@@ -325,6 +349,22 @@ mod tests {
                 record.push_header(Side::Response, "server", value.as_bytes());
             }, &Redactor::default());
             prop_assert!(!body.contains(secret), "{}", body);
+        }
+
+        /// Whoever takes a target apart, and whether or not it is one: no password of a URL leaves `redact`.
+        #[test]
+        fn ev_2_no_userinfo_of_a_target_leaves_redact(
+            scheme in "[A-Za-z0-9+.-]{0,6}", before in "[a-z@:%]{0,6}", rest in "([/?#][a-z/?#@:]{0,9})?", connect in any::<bool>(),
+        ) {
+            let url = format!("{scheme}://{before}:s3cret@files{rest}");
+            let target = Target::parse(if connect { "CONNECT" } else { "GET" }, &url);
+            let body = redacted(|record| {
+                record.set(Field::Authority, target.authority.unwrap_or_default().as_bytes());
+                record.set(Field::Target, target.authority.unwrap_or_default().as_bytes());
+                record.set(Field::Path, target.path.as_bytes());
+                record.set(Field::Query, target.query.unwrap_or_default().as_bytes());
+            }, &Redactor::default());
+            prop_assert!(!body.contains("s3cret"), "{}", body);
         }
 
         #[test]

@@ -30,7 +30,7 @@ pub(super) enum Verdict {
         /// For people.
         why: String,
     },
-    /// Too much at once: the same in parts, and a single record later.
+    /// Too much at once, or too much to say of it: the same in parts, and a single record later.
     Split {
         /// For people.
         why: String,
@@ -67,13 +67,15 @@ pub(super) fn judge(answer: &Answer, now: SystemTime, sink: &DocumentSink) -> Ve
 }
 
 fn judge_success(answer: &Answer) -> Verdict {
-    match http_success(&answer.body).ok().filter(|_| !answer.cut) {
-        Some(success) => Verdict::Taken(success),
+    let number = answer.status.as_u16();
+    if answer.cut {
+        // It may be a receipt that names what was rejected, record by record: of fewer records it is shorter.
+        return Verdict::Split { why: format!("{number} with a body that is too long or breaks off") };
+    }
+    match http_success(&answer.body) {
+        Ok(success) => Verdict::Taken(success),
         // A login page or a proxy says 200 too: that is no receipt.
-        None => Verdict::Again {
-            after: None,
-            why: format!("{} without an OTLP response in its body", answer.status.as_u16()),
-        },
+        Err(_) => Verdict::Again { after: None, why: format!("{number} without an OTLP response in its body") },
     }
 }
 
@@ -191,7 +193,7 @@ mod tests {
         assert!(matches!(taken(b"<html>log in</html>"), Verdict::Again { .. }));
         let mut broken = answer(200, "", b"");
         broken.cut = true;
-        assert!(matches!(judge(&broken, SystemTime::UNIX_EPOCH, &sink()), Verdict::Again { .. }));
+        assert!(matches!(judge(&broken, SystemTime::UNIX_EPOCH, &sink()), Verdict::Split { .. }));
     }
 
     #[test]

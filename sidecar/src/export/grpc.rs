@@ -55,28 +55,38 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// The one message of an answer, decompressed: many servers compress as the request was, asked or not. None where it is
-/// anything else, or larger than [`ANSWER_BYTES_MAX`].
-fn unframe<'a>(body: &'a [u8], encoding: &[u8]) -> Option<Cow<'a, [u8]>> {
-    let (compressed, message) = grpc::unframe(body)?;
+/// Why an answer has no message that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoMessage {
+    /// Larger than [`ANSWER_BYTES_MAX`].
+    TooLong,
+    /// Anything else than one message.
+    Malformed,
+}
+
+/// The one message of an answer, decompressed: many servers compress as the request was, asked or not.
+fn unframe<'a>(body: &'a [u8], encoding: &[u8]) -> Result<Cow<'a, [u8]>, NoMessage> {
+    let (compressed, message) = grpc::unframe(body).ok_or(NoMessage::Malformed)?;
     match (compressed, encoding) {
-        (false, _) => Some(Cow::Borrowed(message)),
+        (false, _) => Ok(Cow::Borrowed(message)),
         (true, b"gzip") => read_bounded(GzDecoder::new(message)),
         (true, b"zstd") => {
-            let mut decoder = zstd::stream::read::Decoder::new(message).ok()?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).ok()?;
-            read_bounded(decoder)
+            let decoder = zstd::stream::read::Decoder::new(message).and_then(|mut decoder| {
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Ok(decoder)
+            });
+            read_bounded(decoder.map_err(|_| NoMessage::Malformed)?)
         }
-        _ => None,
+        _ => Err(NoMessage::Malformed),
     }
 }
 
-fn read_bounded(reader: impl Read) -> Option<Cow<'static, [u8]>> {
+fn read_bounded(reader: impl Read) -> Result<Cow<'static, [u8]>, NoMessage> {
     let mut plain = Vec::new();
     // One byte more, so that what is too long shows.
-    let most = u64::try_from(ANSWER_BYTES_MAX).ok()?.checked_add(1)?;
-    reader.take(most).read_to_end(&mut plain).ok()?;
-    (plain.len() <= ANSWER_BYTES_MAX).then_some(Cow::Owned(plain))
+    let most = u64::try_from(ANSWER_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    reader.take(most).read_to_end(&mut plain).map_err(|_| NoMessage::Malformed)?;
+    if plain.len() > ANSWER_BYTES_MAX { Err(NoMessage::TooLong) } else { Ok(Cow::Owned(plain)) }
 }
 
 /// The value of `grpc-timeout`, rounded up where it has too many digits.
@@ -105,21 +115,31 @@ pub(super) fn judge(answer: &Answer, now: SystemTime, sink: &DocumentSink) -> Ve
     let status = code(&answer.trailers).map(|code| (code, &answer.trailers));
     let Some((code, fields)) = status.or_else(|| code(&answer.headers).map(|code| (code, &answer.headers))) else {
         let content = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        return if content.starts_with("application/grpc") {
-            Verdict::Again { after: None, why: "the answer broke off before its status".to_owned() }
-        } else {
-            Verdict::Park { why: format!("answered {number} without a gRPC status; check the endpoint") }
+        return match content.starts_with("application/grpc") {
+            // What comes after a body that is too long is not read.
+            true if answer.cut => Verdict::Split { why: too_long() },
+            true => Verdict::Again { after: None, why: "the answer broke off before its status".to_owned() },
+            false => Verdict::Park { why: format!("answered {number} without a gRPC status; check the endpoint") },
         };
     };
     if code == 0 {
         let encoding = answer.headers.get("grpc-encoding").map_or(&b""[..], HeaderValue::as_bytes);
-        let message = if answer.cut { None } else { unframe(&answer.body, encoding) };
-        return match message.and_then(|message| partial_success(&message).ok()) {
-            Some(success) => Verdict::Taken(success),
-            None => Verdict::Again { after: None, why: "answered OK without an OTLP response".to_owned() },
+        let message = if answer.cut { Err(NoMessage::TooLong) } else { unframe(&answer.body, encoding) };
+        let success = message.and_then(|message| partial_success(&message).map_err(|_| NoMessage::Malformed));
+        return match success {
+            Ok(success) => Verdict::Taken(success),
+            Err(NoMessage::TooLong) => Verdict::Split { why: too_long() },
+            Err(NoMessage::Malformed) => {
+                Verdict::Again { after: None, why: "answered OK without an OTLP response".to_owned() }
+            }
         };
     }
     judge_failure(code, fields, sink)
+}
+
+/// An answer that may name what was rejected, record by record: of fewer records it is shorter.
+fn too_long() -> String {
+    "the answer is too long or breaks off".to_owned()
 }
 
 /// OTLP's table of codes, with three differences for the sake of the records: what a server's own defect is (UNKNOWN,

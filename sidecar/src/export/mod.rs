@@ -19,6 +19,7 @@ mod secrets;
 mod sink;
 mod sink_queue;
 mod source;
+mod standing;
 #[cfg(test)]
 mod testing;
 mod ticket;

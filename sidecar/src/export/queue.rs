@@ -75,18 +75,23 @@ impl Queue {
         self.shared.sinks.load().iter().for_each(|sink| sink.end_holding());
     }
 
-    /// The hole that tells one [`Loss`] of this sink is durable.
-    pub fn losses_durable(&self, sink: &str) {
-        if let Some(queue) = self.shared.sinks.load().iter().find(|queue| *queue.name == *sink) {
+    /// The hole that tells the next [`Loss`] of this sink is durable: they become so in the order in which they were taken.
+    /// `sink` is the name that came with it; a sink that has the same name by now is another one.
+    pub fn losses_durable(&self, sink: &Arc<str>) {
+        if let Some(queue) = self.of(sink) {
             queue.loss_is_durable();
         }
     }
 
-    /// There was no room to tell it.
-    pub fn return_loss(&self, sink: &str, loss: Loss) {
-        if let Some(queue) = self.shared.sinks.load().iter().find(|queue| *queue.name == *sink) {
+    /// There was no room to tell it: before any other is taken.
+    pub fn return_loss(&self, sink: &Arc<str>, loss: Loss) {
+        if let Some(queue) = self.of(sink) {
             queue.return_loss(loss);
         }
+    }
+
+    fn of(&self, name: &Arc<str>) -> Option<Arc<SinkQueue>> {
+        self.shared.sinks.load().iter().find(|queue| Arc::ptr_eq(&queue.name, name)).cloned()
     }
 
     /// Every sink's state: for the operator's poll and `/config`.

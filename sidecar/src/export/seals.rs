@@ -56,7 +56,10 @@ pub struct Loss {
 /// What is to be told of one sink.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
+    /// No two of them could be one.
     waiting: Vec<Loss>,
+    /// Some could not be kept: nobody will tell them.
+    overflowed: bool,
 }
 
 // === impl LossReason ===
@@ -126,37 +129,63 @@ impl Seals {
 impl Losses {
     /// Returns how many places could not be kept.
     pub fn add(&mut self, seals: &Seals, reason: LossReason) -> u64 {
-        let mut untold = 0;
+        let (mut untold, mut run) = (0, None);
         for (seq, leaf) in seals.marks().iter().flatten() {
-            let room = self.waiting.len() < LOSSES_MAX;
-            let grown = self.waiting.iter_mut().rev().find(|loss| {
-                loss.reason == reason && loss.range.end() == *seq && Arc::ptr_eq(&loss.stream, &seals.stream)
-            });
-            match grown {
-                Some(loss) => loss.range.push(*leaf),
-                None if room => {
-                    let range = Range::of_leaf(*seq, *leaf);
-                    self.waiting.push(Loss { stream: seals.stream.clone(), range, reason });
+            match &mut run {
+                Some(range) if Range::end(range) == *seq => range.push(*leaf),
+                _ => {
+                    let before = run.replace(Range::of_leaf(*seq, *leaf));
+                    untold += before.map_or(0, |range| self.add_run(seals, range, reason));
                 }
-                None => untold += 1,
             }
         }
-        untold
+        untold + run.map_or(0, |range| self.add_run(seals, range, reason))
+    }
+
+    fn add_run(&mut self, seals: &Seals, range: Range, reason: LossReason) -> u64 {
+        let records = range.end().saturating_sub(range.begin());
+        if self.add_range(seals.stream.clone(), range, reason) { 0 } else { records }
     }
 
     /// The same, of a range of which only the compact form is known. False: there is no room.
-    pub fn add_range(&mut self, stream: Arc<StreamId>, range: Range, reason: LossReason) -> bool {
+    ///
+    /// It becomes one with its neighbours, on whichever side and in whatever order they come: a sink that refuses the holes,
+    /// too, would else have one hole more to be told of each time.
+    pub fn add_range(&mut self, stream: Arc<StreamId>, mut range: Range, reason: LossReason) -> bool {
+        let of_these =
+            |loss: &Loss| loss.reason == reason && (Arc::ptr_eq(&loss.stream, &stream) || *loss.stream == *stream);
+        // Its end first: that is quicker than the name.
+        let right = self.waiting.iter().position(|loss| loss.range.begin() == range.end() && of_these(loss));
+        if let Some(right) = right {
+            let right = self.waiting.remove(right);
+            range.append(&right.range);
+        }
+        let left = self.waiting.iter_mut().rev().find(|loss| loss.range.end() == range.begin() && of_these(loss));
+        if let Some(left) = left {
+            left.range.append(&range);
+            return true;
+        }
         let room = self.waiting.len() < LOSSES_MAX;
         if room {
             self.waiting.push(Loss { stream, range, reason });
         }
+        self.overflowed |= !room;
         room
     }
 
-    pub fn give_back(&mut self, loss: Loss) {
-        if self.waiting.len() < LOSSES_MAX {
-            self.waiting.push(loss);
-        }
+    /// It was taken and could not be told. False: there is no room for it any more.
+    pub fn give_back(&mut self, loss: Loss) -> bool {
+        self.add_range(loss.stream, loss.range, loss.reason)
+    }
+
+    /// Whoever lost them reads them again: what could not be kept comes once more.
+    pub fn forget_overflow(&mut self) {
+        self.overflowed = false;
+    }
+
+    /// Some could not be kept, and are told by nobody.
+    pub fn has_overflowed(&self) -> bool {
+        self.overflowed
     }
 
     pub fn take(&mut self) -> Vec<Loss> {
@@ -176,12 +205,16 @@ impl Losses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use testimony_core::evidence::merkle::leaf;
+
+    fn name(boot: u8) -> StreamId {
+        format!("c/n/p/{boot:032x}-0-0").parse().expect("a name")
+    }
 
     #[test]
     fn g2_neighbours_make_one_hole_and_heads_make_none() {
-        let stream: StreamId = format!("c/n/p/{:032x}-0-0", 1).parse().expect("a name");
-        let stream = Arc::new(stream);
+        let stream = Arc::new(name(1));
         let hash = |seq: u64| leaf(&seq.to_be_bytes());
         let mark = |seq| Some((seq, hash(seq)));
         let seals = Seals::new(stream.clone(), vec![mark(3), mark(4), None, mark(5), mark(6)].into());
@@ -199,5 +232,42 @@ mod tests {
         let mut whole = Range::empty(3);
         (3..7).for_each(|seq| whole.push(hash(seq)));
         assert_eq!(losses.take()[0].range, whole);
+    }
+
+    proptest! {
+        /// In whatever order and in whatever pieces they come, under however many handles of the stream's name.
+        #[test]
+        fn g2_what_touches_is_one_hole_in_whatever_order_it_comes(
+            begin in 0..40_u64, sizes in prop::collection::vec((0..9_u64, any::<bool>()), 1..12), seed in any::<u64>(),
+        ) {
+            let hash = |seq: u64| leaf(&seq.to_be_bytes());
+            let range_of = |from: u64, to: u64| {
+                let mut range = Range::empty(from);
+                (from..to).for_each(|seq| range.push(hash(seq)));
+                range
+            };
+            let mut pieces = Vec::new();
+            let mut at = begin;
+            for (size, whole) in sizes {
+                pieces.push((at, at + size + 1, whole));
+                at += size + 1;
+            }
+            pieces.sort_by_key(|(from, ..)| leaf(&(from ^ seed).to_be_bytes()).0);
+            let mut losses = Losses::default();
+            for (from, to, whole) in pieces {
+                let handle = Arc::new(name(1));
+                if whole {
+                    prop_assert!(losses.add_range(handle, range_of(from, to), LossReason::Rejected));
+                } else {
+                    let marks: Vec<Mark> = (from..to).map(|seq| Some((seq, hash(seq)))).collect();
+                    prop_assert_eq!(losses.add(&Seals::new(handle, marks.into()), LossReason::Rejected), 0);
+                }
+                losses.add_range(Arc::new(name(2)), range_of(from, to), LossReason::Rejected);
+                losses.add_range(Arc::new(name(1)), range_of(from, to), LossReason::QueueFull);
+            }
+            let told = losses.take();
+            prop_assert_eq!(told.len(), 3);
+            prop_assert!(told.iter().all(|loss| loss.range == range_of(begin, at)));
+        }
     }
 }

@@ -5,12 +5,11 @@ use super::exporter::{Settings, Undelivered};
 use super::seals::LossReason;
 use super::sink_queue::{SinkQueue, Taken};
 use super::source::Source;
+use super::standing::Ends;
 use super::transport::{Body, Transport};
 use super::wire::Piece;
 use crate::client::{Backoff, Jitter};
 use crate::metrics::ExportResult;
-use crate::spool::{Boot, Place};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::evidence::merkle::Range;
@@ -49,7 +48,7 @@ pub(super) struct SinkTask {
     /// Where records come from, where there is a spool.
     source: Option<Source>,
     /// Where what was taken ends in the spool,
-    ends: BTreeMap<Boot, Place>,
+    ends: Ends,
     /// and what of it cannot be read, by stream. It is told when the rest is delivered: the sink of a process that dies before
     /// stands where it stood, and the next process tells the same.
     lost: Vec<(Arc<StreamId>, Range)>,
@@ -71,7 +70,7 @@ impl SinkTask {
         let backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, Jitter::seeded());
         let transport = Transport::new(settings.clone());
         let source = settings.spool.clone().map(|spool| Source::new(spool, queue.name.clone()));
-        let (jitter, ends, lost) = (Jitter::seeded(), BTreeMap::new(), Vec::new());
+        let (jitter, ends, lost) = (Jitter::seeded(), Ends::new(), Vec::new());
         Self { queue, control, settings, sink, drain, transport, backoff, jitter, source, ends, lost }
     }
 
@@ -142,17 +141,15 @@ impl SinkTask {
         for (stream, range) in self.lost.drain(..) {
             self.queue.lose_range(stream, range);
         }
-        if let Some(source) = &mut self.source {
-            source.done(std::mem::take(&mut self.ends));
+        if self.source.is_some() {
+            self.queue.done(std::mem::take(&mut self.ends));
         }
     }
 
-    /// Tells the spool, unless a hole is still to be told durably: after a crash it would be told by nobody.
-    fn acknowledge(&mut self) {
-        if let Some(source) = &mut self.source
-            && !self.queue.has_untold()
-        {
-            source.acknowledge();
+    /// Tells the spool what is done with. Not what no hole tells durably: after a crash it would be told by nobody.
+    fn acknowledge(&self) {
+        if let Some(source) = &self.source {
+            source.acknowledge(self.queue.take_ready());
         }
     }
 

@@ -1,6 +1,7 @@
 //! One sink's queue: what waits for it, what is being sent, what it never gets.
 
 use super::seals::{Loss, LossReason, Losses, Seals};
+use super::standing::{Ends, Standing};
 use super::{Batch, REQUEST_BYTES_MAX, Undelivered};
 use crate::data::now;
 use crate::metrics::SinkMetrics;
@@ -42,8 +43,8 @@ struct State {
     losses_held: Option<Instant>,
     /// A hole was refused: that others are taken says nothing of holes.
     holes_refused: bool,
-    /// Losses that were taken to be told, and whose holes are not durable.
-    telling: usize,
+    /// How far it is in the spool, and what is told of that.
+    standing: Standing,
     condition: SinkCondition,
     error: Option<String>,
     delivered: u64,
@@ -70,6 +71,11 @@ impl State {
     fn holds_losses(&self) -> bool {
         self.losses_held.is_some_and(|since| since.elapsed() < LOSSES_HELD_MAX)
     }
+
+    /// Some of what it never gets was not taken to be told, or never will be.
+    fn has_waiting(&self) -> bool {
+        !self.losses.is_empty() || self.losses.has_overflowed()
+    }
 }
 
 impl SinkQueue {
@@ -89,7 +95,7 @@ impl SinkQueue {
             losses: Losses::default(),
             losses_held: None,
             holes_refused: false,
-            telling: 0,
+            standing: Standing::default(),
             condition: SinkCondition::Unknown,
             error: None,
             delivered: 0,
@@ -209,19 +215,28 @@ impl SinkQueue {
         state.losses_held = Some(Instant::now());
         state.holes_refused = false;
         let losses = state.losses.take();
-        state.telling = state.telling.saturating_add(losses.len());
+        let waits = state.has_waiting();
+        state.standing.taken(losses.len(), waits);
         losses
     }
 
-    /// A hole tells durably of one loss that was taken.
+    /// A hole tells durably of the next loss that was taken.
     pub(super) fn loss_is_durable(&self) {
-        let mut state = self.lock();
-        state.telling = state.telling.saturating_sub(1);
-        let all = state.telling == 0 && state.losses.is_empty();
-        drop(state);
-        if all {
+        if self.lock().standing.durable() {
             self.wake.notify_one();
         }
+    }
+
+    /// The sink has, or never gets, all that stands before these places of the spool. All losses of it were told before.
+    pub(super) fn done(&self, ends: Ends) {
+        let mut state = self.lock();
+        let waits = state.has_waiting();
+        state.standing.done(ends, waits);
+    }
+
+    /// What is to be acknowledged to the spool: of all that the sink never gets before these places, holes tell durably.
+    pub(super) fn take_ready(&self) -> Ends {
+        self.lock().standing.take_ready()
     }
 
     /// Whether nothing waits but what is being sent.
@@ -229,18 +244,13 @@ impl SinkQueue {
         self.lock().batches.is_empty()
     }
 
-    /// Whether it never gets some records of which no hole tells durably: what stands before is not to be acknowledged to
-    /// the spool.
-    pub(super) fn has_untold(&self) -> bool {
-        let state = self.lock();
-        state.telling > 0 || !state.losses.is_empty()
-    }
-
-    /// It could not be told.
+    /// One of those that were taken last could not be told.
     pub(super) fn return_loss(&self, loss: Loss) {
         let mut state = self.lock();
-        state.telling = state.telling.saturating_sub(1);
-        state.losses.give_back(loss);
+        state.standing.returned();
+        if !state.losses.give_back(loss) {
+            tracing::error!(sink = %self.name, "what could not be told for lack of room cannot be kept");
+        }
     }
 
     /// The next batches, at most [`REQUEST_BYTES_MAX`] together unless one batch is larger.
@@ -290,6 +300,8 @@ impl SinkQueue {
         state.batches.clear();
         state.sending = Sending::default();
         state.bytes = 0;
+        state.losses.forget_overflow();
+        state.standing.read_again();
     }
 
     /// Whoever sent is gone, and nobody knows what became of it.
@@ -300,8 +312,9 @@ impl SinkQueue {
         if sending.records > 0 {
             self.metrics.lost(LossReason::ExportFailed, sending.records);
             state.lost = state.lost.saturating_add(sending.records);
-            for seals in &sending.seals {
-                state.losses.add(seals, LossReason::ExportFailed);
+            let untold: u64 = sending.seals.iter().map(|seals| state.losses.add(seals, LossReason::ExportFailed)).sum();
+            if untold > 0 {
+                tracing::error!(sink = %self.name, records = untold, "lost records cannot be told as a hole");
             }
             self.losses_told.notify_one();
         }
@@ -351,64 +364,4 @@ impl SinkQueue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::Metrics;
-    use bytes::Bytes;
-    use testimony_core::evidence::merkle::leaf;
-
-    #[test]
-    fn g2_what_a_broken_export_task_held_is_told_as_a_hole() {
-        let (changes, _) = watch::channel(0);
-        let queue = SinkQueue::new("main", 100, Metrics::default().sink("main"), changes, Arc::default());
-        let stream = Arc::new(format!("c/n/p/{:032x}-0-0", 1).parse().expect("a name"));
-        let batch = |seq: u64| Batch {
-            log_records: Bytes::from_static(&[0; 40]),
-            records: 1,
-            first_unix_nanos: 0,
-            last_unix_nanos: 0,
-            seals: Some(Seals::new(Arc::clone(&stream), vec![Some((seq, leaf(b"x")))].into())),
-        };
-        assert!(queue.reserve(80, Class::Traffic));
-        queue.push(batch(4), 40);
-        queue.push(batch(5), 40);
-        assert!(!queue.reserve(30, Class::Traffic) && queue.reserve(30, Class::Evidence));
-        queue.free(30);
-        assert_eq!(queue.take().map(|taken| taken.batches.len()), Some(2));
-        queue.abandon_sending();
-        let losses = queue.take_losses();
-        assert_eq!((losses.len(), losses[0].range.begin(), losses[0].range.end()), (1, 4, 6));
-        assert_eq!((queue.snapshot().lost, queue.left()), (2, Undelivered::default()));
-        assert!(queue.reserve(100, Class::Traffic), "the bytes are free again");
-        queue.return_loss(losses[0].clone());
-        assert_eq!(queue.take_losses(), [], "held until something was taken");
-        queue.release(0, 0, 1);
-        assert_eq!(queue.take_losses().len(), 1);
-    }
-    #[test]
-    fn g2_what_a_refused_hole_told_is_told_again_and_not_before_the_sink_takes_something() {
-        let (changes, _) = watch::channel(0);
-        let queue = SinkQueue::new("main", 100, Metrics::default().sink("main"), changes, Arc::default());
-        let stream: Arc<StreamId> = Arc::new(format!("c/n/p/{:032x}-0-0", 1).parse().expect("a name"));
-        let seals = |seq| Seals::new(Arc::clone(&stream), vec![Some((seq, leaf(b"x")))].into());
-        let hole = |sink: &str| {
-            let mut range = Range::empty(4);
-            range.push(leaf(b"y"));
-            Some(SinkHole { stream: (*stream).clone(), range, sink: sink.to_owned() })
-        };
-        let told = |queue: &SinkQueue| -> Vec<(u64, u64)> {
-            queue.take_losses().iter().map(|loss| (loss.range.begin(), loss.range.end())).collect()
-        };
-        queue.refuse(1, Some(&seals(4)), None);
-        assert_eq!(told(&queue), [], "a hole could be refused, too");
-        queue.release(0, 0, 1);
-        assert_eq!(told(&queue), [(4, 5)]);
-        // It is refused nevertheless; and one of another sink, which says nothing of this one.
-        queue.refuse(1, Some(&seals(8)), hole("main"));
-        queue.refuse(1, Some(&seals(9)), hole("other"));
-        queue.release(0, 0, 1);
-        assert_eq!(told(&queue), [], "a sink that refuses holes would get one after each record");
-        queue.end_holding();
-        assert_eq!(told(&queue), [(8, 10), (4, 5)]);
-    }
-}
+mod tests;

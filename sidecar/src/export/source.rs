@@ -1,8 +1,9 @@
 //! Where one sink's records come from: the spool, from where the sink stands in it (section 8 of the design).
 
 use super::seals::{Mark, Seals};
+use super::standing::Ends;
 use super::{Batch, REQUEST_BYTES_MAX};
-use crate::spool::{Boot, Durable, FolderReader, Place, Read, ReadBlock, ReadError, SpoolHandle, Untold};
+use crate::spool::{Boot, Durable, FolderReader, Read, ReadBlock, ReadError, SpoolHandle, Untold};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,8 +45,6 @@ pub(super) struct Source {
     /// One handle for each stream's name, so that batches of a stream are known by it.
     names: Vec<Arc<StreamId>>,
     writer: LogWriter,
-    /// What is delivered and not acknowledged.
-    delivered: BTreeMap<Boot, Place>,
 }
 
 #[derive(Default)]
@@ -65,7 +64,7 @@ pub(super) struct Due {
     /// And so many entries more, for which no hole can stand.
     pub(super) untold: u64,
     /// Where it ends, by process.
-    pub(super) ends: BTreeMap<Boot, Place>,
+    pub(super) ends: Ends,
 }
 
 impl Due {
@@ -79,8 +78,8 @@ impl Source {
     pub(super) fn new(spool: SpoolHandle, sink: Arc<str>) -> Self {
         let durable = spool.inbox().durable();
         let adopted = spool.adopted();
-        let (folders, names, writer, delivered) = Default::default();
-        Self { spool, sink, durable, adopted, folders, names, writer, delivered }
+        let (folders, names, writer) = Default::default();
+        Self { spool, sink, durable, adopted, folders, names, writer }
     }
 
     /// The next records, at most [`REQUEST_BYTES_MAX`] unless one block is larger. `None`: there are none now.
@@ -89,7 +88,10 @@ impl Source {
         let durable = self.durable.borrow_and_update().end();
         let mut due = Due::default();
         let mut blocks = 0;
-        for boot in self.spool.boots() {
+        let boots = self.spool.boots();
+        // Nobody reads a folder that is gone: when it was to be tried again, `changed` would wait for what is past.
+        self.folders.retain(|boot, _| boots.contains(boot));
+        for boot in boots {
             let is_own = boot == self.spool.boot();
             while due.bytes() < REQUEST_BYTES_MAX {
                 // What becomes durable meanwhile is for the next request, or this one would wait for a lot.
@@ -142,16 +144,9 @@ impl Source {
         self.folders.values_mut().for_each(|folder| folder.again = None);
     }
 
-    /// The sink has, or never gets, all that was read up to these ends.
-    pub(super) fn done(&mut self, ends: BTreeMap<Boot, Place>) {
-        self.delivered.extend(ends);
-    }
-
     /// Tells the spool what is done with.
-    pub(super) fn acknowledge(&mut self) {
-        for (boot, end) in std::mem::take(&mut self.delivered) {
-            self.spool.ack(boot, &self.sink, end);
-        }
+    pub(super) fn acknowledge(&self, ends: Ends) {
+        ends.into_iter().for_each(|(boot, end)| self.spool.ack(boot, &self.sink, end));
     }
 
     async fn read_folder(&mut self, boot: Boot, pauses: bool) -> Option<Read> {
@@ -281,7 +276,7 @@ mod tests {
     use super::*;
     use crate::spool::keys::RecoveryKey;
     use crate::spool::tests::{folder, settings};
-    use crate::spool::{Class, Entry, Kind, Settings, SinkRule, Spool};
+    use crate::spool::{Class, Entry, Kind, Place, Settings, SinkRule, Spool};
     use std::path::Path;
     use testimony_core::evidence::merkle;
     use testimony_core::record::EventName;
@@ -384,6 +379,22 @@ mod tests {
         };
         let lost: Vec<_> = due.lost.iter().map(|(_, range)| (range.begin(), range.end(), range.root())).collect();
         assert_eq!((records(&due), lost), (2, vec![(0, 1, Some(leaf))]));
+        drop(spool);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_gone_wakes_nobody() {
+        let folder = folder("gone");
+        let spool = start(&folder, "key", 1);
+        let mut source = Source::new(spool.handle().clone(), "a".into());
+        while source.read().await.is_some() || source.folders.values().any(|folder| folder.again.is_some()) {
+            tokio::task::yield_now().await;
+        }
+        let gone = Folder { again: Some(Instant::now()), ..Folder::default() };
+        source.folders.insert(Boot([7; 16]), gone);
+        assert!(source.read().await.is_none());
+        tokio::time::pause();
+        assert!(tokio::time::timeout(Duration::from_secs(1), source.changed()).await.is_err(), "nothing changes");
         drop(spool);
     }
 

@@ -125,17 +125,21 @@ fn an_answer_that_is_compressed_as_the_request_was_is_read_within_bounds() {
     let (long, longest) = (vec![0; ANSWER_BYTES_MAX + 1], vec![0; ANSWER_BYTES_MAX]);
     for (name, packed) in [("gzip", &gzip as &dyn Fn(&[u8]) -> Vec<u8>), ("zstd", &zstd)] {
         let read = |bytes: &[u8]| unframe(&frame(true, &packed(bytes)), name.as_bytes()).map(Cow::into_owned);
-        assert_eq!(read(b""), Some(Vec::new()), "{name}");
-        assert_eq!(read(&longest), Some(longest.clone()), "{name}");
-        assert_eq!(read(&long), None, "{name}");
+        assert_eq!(read(b""), Ok(Vec::new()), "{name}");
+        assert_eq!(read(&longest), Ok(longest.clone()), "{name}");
+        assert_eq!(read(&long), Err(NoMessage::TooLong), "{name}");
         let whole = packed(b"some bytes");
         for cut in 1..whole.len() {
-            assert_eq!(unframe(&frame(true, &whole[..cut]), name.as_bytes()), None, "{name} {cut}");
+            let framed = frame(true, &whole[..cut]);
+            let broken = unframe(&framed, name.as_bytes());
+            assert_eq!(broken, Err(NoMessage::Malformed), "{name} {cut}");
         }
     }
     let headers = fields_of(&[("content-type", "application/grpc"), ("grpc-encoding", "gzip")]);
     let whole = answer(200, headers, fields_of(&[("grpc-status", "0")]), &frame(true, &gzip(b"")));
     assert_eq!(kind(&judge(&whole, SystemTime::UNIX_EPOCH, &grpc_sink())), "taken");
+    let unpacked = answer(200, whole.headers.clone(), whole.trailers.clone(), &frame(true, &gzip(&long)));
+    assert_eq!(kind(&judge(&unpacked, SystemTime::UNIX_EPOCH, &grpc_sink())), "split");
 }
 
 #[test]
@@ -153,6 +157,11 @@ fn what_is_no_grpc_loses_no_record() {
     assert_eq!(kind(&judge(&page, SystemTime::UNIX_EPOCH, &grpc_sink())), "park");
     let broken = answer(200, fields_of(&[("content-type", "application/grpc")]), HeaderMap::new(), b"");
     assert_eq!(kind(&judge(&broken, SystemTime::UNIX_EPOCH, &grpc_sink())), "again");
+    // With its body, the trailers are not read.
+    let long = Answer { cut: true, ..broken };
+    assert_eq!(kind(&judge(&long, SystemTime::UNIX_EPOCH, &grpc_sink())), "split");
+    let page = Answer { cut: true, ..page };
+    assert_eq!(kind(&judge(&page, SystemTime::UNIX_EPOCH, &grpc_sink())), "park");
     // Said at once, in the header.
     let early = answer(200, fields_of(&[("grpc-status", "16")]), HeaderMap::new(), b"");
     assert_eq!(kind(&judge(&early, SystemTime::UNIX_EPOCH, &grpc_sink())), "park");
@@ -199,9 +208,9 @@ proptest! {
     #[test]
     fn what_is_framed_is_unframed_and_nothing_else(message in prop::collection::vec(any::<u8>(), 0..64), more in any::<u8>()) {
         let framed = frame(false, &message);
-        prop_assert_eq!(unframe(&framed, b"").map(Cow::into_owned), Some(message.clone()));
+        prop_assert_eq!(unframe(&framed, b"").map(Cow::into_owned), Ok(message.clone()));
         let longer = [&framed[..], &[more]].concat();
-        prop_assert_eq!(unframe(&longer, b""), None);
+        prop_assert_eq!(unframe(&longer, b""), Err(NoMessage::Malformed));
     }
 
     #[test]
