@@ -81,7 +81,7 @@ async fn k1_only_the_pod_itself_gets_a_certificate() {
     assert!(matches!(bench.ask("a", stranger.certify()).await, Reply::Certificate(_)));
     stranger.pod = "b";
     stranger.seal(1);
-    assert!(matches!(stranger.show(&bench).await, Some(Outcome::Refused(403, _))), "another pod's token");
+    assert!(matches!(stranger.show(&bench).await, Some(Outcome::Denied(403, _))), "another pod's token");
     bench.end().await;
 }
 
