@@ -315,7 +315,7 @@ mod tests {
             vec![Refuses(Refusal::Expired); 3],
             // The witness began anew, under another key.
             foreign.repeat(2),
-            vec![Refuses(Refusal::Known(1)), Refuses(Refusal::Rebase)].repeat(2),
+            [Refuses(Refusal::Known(1)), Refuses(Refusal::Rebase)].repeat(2),
             // It knows more than the stream.
             vec![Refuses(Refusal::Known(1 << 40)); 3],
             vec![Refuses(Refusal::Consistency), Else(503), Else(403), Else(422), Refuses(Refusal::Closed)],
