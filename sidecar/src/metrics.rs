@@ -57,7 +57,7 @@ definitions! {
     POLICY_REVISION: "gauge", "testimony_policy_revision_info", ["revision"], "The policy in force; always 1";
     POLICY_REFUSED: "counter", "testimony_policy_refused_total", [], "Policy documents that could not be run";
     POLICY_UNDECIDED: "counter", "testimony_policy_undecided_total", ["reason"], "Exchanges for which an expression of a policy was neither true nor false; the higher level counted";
-    WITNESS_ANSWERS: "counter", "testimony_witness_answers_total", ["answer"], "Heads of streams shown to the witness, by what it said: cosigned, later, failed, uncertified, went_back, ahead or refused";
+    WITNESS_ANSWERS: "counter", "testimony_witness_answers_total", ["answer"], "Heads of streams shown to the witness, by what it said: cosigned, later, failed, uncertified, denied, expired, went_back, ahead or refused";
     WITNESS_COSIGNED: "gauge", "testimony_witness_cosigned_at_seconds", ["thread"], "When the witness last cosigned a head of a data thread's stream, in seconds since the epoch";
     WITNESS_UNANCHORED: "gauge", "testimony_witness_streams_unanchored", ["thread"], "Streams of a data thread of which the witness has cosigned no head yet";
     POLICY_POLLS: "counter", "testimony_policy_polls_total", ["result"], "Requests to the operator, by what became of them: changed, unchanged, unauthorized, refused or failed";
@@ -142,6 +142,10 @@ pub enum WitnessAnswer {
     Failed,
     /// The stream has no certificate.
     Uncertified,
+    /// Whoever answers does not let this pod ask.
+    Denied,
+    /// The stream's certificate has run out.
+    Expired,
     /// It forgot a head that it had cosigned.
     WentBack,
     /// It knows a head that the stream never had.
@@ -335,6 +339,8 @@ impl Metrics {
             WitnessAnswer::Later => "later",
             WitnessAnswer::Failed => "failed",
             WitnessAnswer::Uncertified => "uncertified",
+            WitnessAnswer::Denied => "denied",
+            WitnessAnswer::Expired => "expired",
             WitnessAnswer::WentBack => "went_back",
             WitnessAnswer::Ahead => "ahead",
             WitnessAnswer::Refused => "refused",

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use serde_json::json;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use testimony_core::capture::Shell as _;
@@ -42,13 +43,15 @@ struct Witness {
     trouble: Mutex<(u16, usize)>,
     /// Sizes that were cosigned, in order.
     cosigned: Mutex<Vec<u64>>,
+    /// It began anew, under another key: it knows none of its cosignatures.
+    began_anew: AtomicBool,
 }
 
 impl Witness {
     fn new() -> Arc<Self> {
         let key = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).expect("a seed");
-        let (streams, trouble, cosigned) = Default::default();
-        Arc::new(Self { key, streams, trouble, cosigned })
+        let (streams, trouble, cosigned, began_anew) = Default::default();
+        Arc::new(Self { key, streams, trouble, cosigned, began_anew })
     }
 
     fn public(&self) -> PublicKey {
@@ -86,7 +89,8 @@ impl Witness {
         let checkpoint = &request.note.checkpoint;
         let mut streams = self.streams.lock().expect("unpoisoned");
         let Some(state) = streams.get_mut(&checkpoint.origin) else { return Reply::status(404) };
-        let is_own = |note: &SignedNote| note.cosigned_at(WITNESS, &self.public()).is_some();
+        let began_anew = self.began_anew.load(Ordering::Relaxed);
+        let is_own = |note: &SignedNote| !began_anew && note.cosigned_at(WITNESS, &self.public()).is_some();
         match judge(state, &request, NOW_S, is_own) {
             Ok(accepted) => {
                 state.advance(&accepted);
@@ -108,6 +112,13 @@ impl Witness {
     /// Changes what it knows of the only stream.
     fn alter(&self, change: impl FnOnce(&mut StreamState)) {
         change(self.streams.lock().expect("unpoisoned").values_mut().next().expect("certified"));
+    }
+
+    /// What it knows of the stream after so many rotations.
+    fn of(&self, rotation: u64) -> Option<StreamState> {
+        let ends = format!("-{rotation}");
+        let streams = self.streams.lock().expect("unpoisoned");
+        streams.iter().find(|(sid, _)| sid.ends_with(&ends)).map(|(_, state)| state.clone())
     }
 
     fn cosigned(&self) -> Vec<u64> {
@@ -392,6 +403,63 @@ async fn w2_a_witness_that_knows_more_than_the_stream_is_an_alarm() {
         .await;
     assert!(operator.state().is_some_and(|state| !state.closed));
     assert_eq!(scene.answers("went_back"), 0);
+}
+
+/// The present stream is cosigned; then `trouble` comes to it, which is for good.
+async fn goes_on_under_the_next_name(trouble: impl Fn(&Witness)) -> Scene {
+    let scene = Scene::new().await;
+    let operator = scene.operator.clone();
+    let mut troubled = false;
+    scene
+        .until(|| {
+            scene.record(0);
+            if !troubled && !operator.cosigned().is_empty() {
+                trouble(&operator);
+                troubled = true;
+            }
+            operator.of(1).is_some_and(|state| state.size > 0)
+        })
+        .await;
+    assert!(operator.of(0).is_some_and(|state| !state.closed), "given up");
+    assert!(operator.of(1).is_some_and(|state| state.closed), "its end is shown");
+    assert!(operator.of(2).is_none());
+    scene
+}
+
+#[tokio::test]
+async fn w2_a_stream_whose_certificate_ran_out_ends_and_the_next_one_is_certified_and_no_alarm() {
+    let scene = goes_on_under_the_next_name(|operator| operator.alter(|state| state.until_s = NOW_S - 1)).await;
+    assert_eq!(["expired", "went_back", "refused"].map(|answer| scene.answers(answer)), [3, 0, 0]);
+}
+
+#[tokio::test]
+async fn w2_a_stream_that_a_new_witness_cannot_take_up_ends_and_the_next_one_is_certified() {
+    let scene = goes_on_under_the_next_name(|operator| {
+        operator.forget();
+        operator.began_anew.store(true, Ordering::Relaxed);
+    })
+    .await;
+    assert_eq!(["went_back", "refused"].map(|answer| scene.answers(answer)), [1, 3], "what it forgot is offered once");
+}
+
+#[tokio::test]
+async fn w2_a_403_in_other_words_than_the_witnesss_does_not_say_that_it_went_back() {
+    let scene = Scene::new().await;
+    let operator = scene.operator.clone();
+    let mut denied_at = None;
+    scene
+        .until(|| {
+            scene.record(0);
+            let cosigned = operator.cosigned().len();
+            if denied_at.is_none() && cosigned >= 1 {
+                operator.trouble(403, 1);
+                denied_at = Some(cosigned);
+            }
+            denied_at.is_some_and(|at| scene.answers("denied") >= 1 && cosigned > at)
+        })
+        .await;
+    assert_eq!(["denied", "went_back", "refused"].map(|answer| scene.answers(answer)), [1, 0, 0]);
+    assert!(operator.state().is_some_and(|state| state.closed));
 }
 
 #[tokio::test]

@@ -7,12 +7,12 @@ use crate::api::{
 };
 use crate::compile::{AcceptedPolicy, Invalid, accept_cluster_policy, accept_policy, accept_sink};
 use crate::inject::PodTraits;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ContainerState, Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use testimony_core::contract::label;
+use testimony_core::contract::{label, pod::INIT_CONTAINER};
 use testimony_core::names::Bearer;
 
 /// What an event can have changed.
@@ -327,6 +327,22 @@ impl Indexed for Service {
     }
 }
 
+/// Whether any container but our init container has started, as far as the kubelet says: one that is waiting for its first
+/// start (no node, no image, another init container before it) has not.
+fn has_started(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    // In these phases the containers of the application have started, whatever else is there.
+    if matches!(status.phase.as_deref(), Some("Running" | "Succeeded")) {
+        return true;
+    }
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    let ran = |state: &Option<ContainerState>| {
+        state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    };
+    let mut others = lists.into_iter().flatten().flatten().filter(|one| one.name != INIT_CONTAINER);
+    others.any(|one| one.started == Some(true) || one.restart_count > 0 || ran(&one.state) || ran(&one.last_state))
+}
+
 impl Indexed for Pod {
     const KIND: &'static str = "Pod";
 
@@ -346,6 +362,7 @@ impl Indexed for Pod {
                 .iter()
                 .find(|o| o.controller == Some(true))
                 .map(|o| PodOwner { kind: o.kind.clone(), name: o.name.clone() }),
+            started: has_started(&object),
             finished: matches!(phase, Some("Succeeded" | "Failed")) || object.metadata.deletion_timestamp.is_some(),
             traits: PodTraits::of(&object),
         };

@@ -178,6 +178,9 @@ pub struct PodFacts {
     pub created: Option<Timestamp>,
     /// The object that made it and keeps it.
     pub owner: Option<PodOwner>,
+    /// A container of it has started, other than the one that sets up the redirect: there may be traffic, and with our sidecar
+    /// streams.
+    pub started: bool,
     /// Succeeded, failed or being deleted: it counts no more.
     pub finished: bool,
     /// What decisions look at.

@@ -46,13 +46,25 @@ pub(super) fn put<K: Indexed + serde::de::DeserializeOwned>(state: &State, objec
     state.change(|index| K::apply(index, object));
 }
 
+/// All pods of the namespace `shop`.
+pub(super) fn policy() -> Value {
+    json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},
+           "metadata": {"name": "all", "namespace": "shop", "uid": "p"}})
+}
+
 /// What admission writes into the pod of this name.
 pub(super) fn injection(name: &str) -> String {
     let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
     format!("{hex:0>32}")
 }
 
+/// A pod that runs.
 pub(super) fn pod(state: &State, name: &str, injected: bool) {
+    pod_of(state, name, injected, json!({"phase": "Running"}));
+}
+
+/// A pod of which the kubelet says this.
+pub(super) fn pod_of(state: &State, name: &str, injected: bool, status: Value) {
     let sidecar = json!([{"name": "testimony-sidecar", "image": "t"}]);
     let (annotations, init) = match injected {
         true => (json!({"testimony.dev/injection-id": injection(name)}), sidecar),
@@ -61,7 +73,7 @@ pub(super) fn pod(state: &State, name: &str, injected: bool) {
     put::<Pod>(
         state,
         json!({"metadata": {"name": name, "namespace": "shop", "uid": name, "annotations": annotations},
-                             "spec": {"containers": [], "initContainers": init}}),
+               "spec": {"containers": [], "initContainers": init}, "status": status}),
     );
 }
 
@@ -92,11 +104,7 @@ impl Bench {
             Authority::create(OffsetDateTime::now_utc(), Duration::from_secs(86_400 * 365)).expect("authority");
         let state = Arc::new(State::new("cluster.local"));
         put::<Namespace>(&state, json!({"metadata": {"name": "kube-system", "uid": "c-1"}}));
-        put::<AuditPolicy>(
-            &state,
-            json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},
-                                          "metadata": {"name": "all", "namespace": "shop", "uid": "p"}}),
-        );
+        put::<AuditPolicy>(&state, policy());
         let (metrics, _) = Metrics::new();
         Self::keeping(api, state, metrics, Arc::new(authority), outside)
     }

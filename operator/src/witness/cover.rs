@@ -32,7 +32,7 @@ impl Cover {
         let mut bare: BTreeMap<&str, &'static str> = BTreeMap::new();
         for pod in index.pods.values().filter(|pod| is_uid(&pod.uid)) {
             match standing(index, excluded, pod) {
-                Standing::Expected(injection_id) if !tables.pods().contains_key(&pod.uid) => {
+                Standing::Expected(injection_id) if !tables.pods().contains_key(&pod.uid) && runs(pod, tables) => {
                     facts.push(Fact::Expected(PodRow {
                         uid: pod.uid.clone(),
                         namespace: pod.namespace.clone(),
@@ -80,8 +80,14 @@ impl Cover {
     }
 }
 
+/// Whether there can be records of a pod: before its first container starts there is no traffic. A stream that is certified shows
+/// it too, where the kubelet is late.
+fn runs(pod: &PodFacts, tables: &Tables) -> bool {
+    pod.started || tables.open_of(&pod.uid).next().is_some()
+}
+
 enum Standing<'a> {
-    /// It has a sidecar, with this injection id.
+    /// It has a sidecar, with this injection id: once it runs, there are streams.
     Expected(&'a str),
     /// A policy selects it, and it has none.
     Uncovered(&'static str),

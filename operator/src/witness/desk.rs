@@ -1,5 +1,6 @@
 //! What the witness says to each request, between two blocks. No I/O: the keeper commits what is proposed here.
 
+use super::contradictions::Contradictions;
 use super::cover::Cover;
 use super::fair::{Known, Room, SILENT_SECONDS, Waiting};
 use super::keys::WitnessKeys;
@@ -93,8 +94,7 @@ pub struct Desk {
     committed: u64,
     /// What waits of single pods.
     pods: Waiting,
-    /// Which streams were told to contradict themselves, and how: each once, and a fork stands in the ledger once.
-    contradicted: HashSet<(StreamId, &'static str)>,
+    contradictions: Contradictions,
 }
 
 impl Desk {
@@ -115,7 +115,7 @@ impl Desk {
             told: Vec::new(),
             committed: 0,
             pods: Waiting::default(),
-            contradicted: HashSet::new(),
+            contradictions: Contradictions::default(),
         }
     }
 
@@ -392,13 +392,9 @@ impl Desk {
 
     /// Tells whoever looks after the cluster of a head that does not fit those before.
     fn contradicts(&mut self, sid: StreamId, refusal: &Refusal, note: &SignedNote) {
-        let result = refusal.as_str();
-        if !refusal.contradicts() || !self.contradicted.insert((sid.clone(), result)) {
-            return;
-        }
-        let size = note.checkpoint.size;
-        tracing::error!(stream = %sid, result, size, "a stream shows a head that does not fit those before: it is refused");
-        if let Refusal::Fork(_) = refusal {
+        if self.contradictions.tell(&sid, refusal, note.checkpoint.size)
+            && let Refusal::Fork(_) = refusal
+        {
             self.facts.push(Fact::Fork(sid, note.encode()));
         }
     }
@@ -450,6 +446,7 @@ impl Desk {
         let (facts, heads) = committed.taken();
         let passed_over: Vec<usize> = committed.dropped().to_vec();
         let cosignable = self.book.apply(committed)?;
+        self.contradictions.committed(self.book.tables());
         for fact in passed_over.into_iter().filter_map(|at| self.facts.get(at)) {
             tracing::error!(typ = typ(fact), "fits no entry of the ledger");
             if let Fact::Certified(sid, ..) = fact {

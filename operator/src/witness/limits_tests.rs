@@ -9,7 +9,7 @@ use crate::api::AuditPolicy;
 use crate::state::State;
 use crate::testing::FakeApi;
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::{Value, json};
+use serde_json::json;
 use testimony_core::evidence::ledger::entry::Entry;
 use testimony_core::evidence::ledger::{
     ABANDONED_PER_STREAM_MAX, AbandonedRow, Block, Book, Fact, Keys, STATE_EVERY_BLOCKS, STREAMS_PER_POD_MAX, ledger_id,
@@ -21,13 +21,9 @@ fn claims(state: &State, name: &str, injection_id: &str) {
         state,
         json!({"metadata": {"name": name, "namespace": "shop", "uid": name,
                             "annotations": {"testimony.dev/injection-id": injection_id}},
-               "spec": {"containers": [], "initContainers": [{"name": "testimony-sidecar", "image": "t"}]}}),
+               "spec": {"containers": [], "initContainers": [{"name": "testimony-sidecar", "image": "t"}]},
+               "status": {"phase": "Running"}}),
     );
-}
-
-fn policy() -> Value {
-    json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},
-           "metadata": {"name": "all", "namespace": "shop", "uid": "p"}})
 }
 
 #[test]

@@ -81,7 +81,7 @@ async fn k1_only_the_pod_itself_gets_a_certificate() {
     assert!(matches!(bench.ask("a", stranger.certify()).await, Reply::Certificate(_)));
     stranger.pod = "b";
     stranger.seal(1);
-    assert!(matches!(stranger.show(&bench).await, Some(Outcome::Refused(403, _))), "another pod's token");
+    assert!(matches!(stranger.show(&bench).await, Some(Outcome::Denied(403, _))), "another pod's token");
     bench.end().await;
 }
 
@@ -251,12 +251,9 @@ async fn w4_pods_come_go_and_stay_uncovered() {
 #[test]
 fn w4_what_the_ledger_does_not_say_yet() {
     let state = State::new("cluster.local");
-    put::<AuditPolicy>(
-        &state,
-        json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {},
-                                      "metadata": {"name": "all", "namespace": "shop", "uid": "p"}}),
-    );
-    pod(&state, "a", true);
+    put::<AuditPolicy>(&state, policy());
+    // Nothing of it has started: there is no traffic yet, and there may never be any.
+    pod_of(&state, "a", true, json!({"phase": "Pending"}));
     pod(&state, "b", false);
     let keys = testimony_core::evidence::ledger::Keys { ledger: public(8), witness: public(9) };
     let mut book = Book::new(ledger_id("c-1", SPACE, 1).expect("a name"), keys);
@@ -273,9 +270,11 @@ fn w4_what_the_ledger_does_not_say_yet() {
         words.sort_unstable();
         words.join(" ")
     };
-    let sid = Sidecar::new("a").sid;
-    assert_eq!(step(start, &[]), "ledger-expected ledger-uncovered");
-    assert_eq!(step(start + 1, &[Fact::Certified(sid, public(1), 5, vec![1])]), "");
+    assert_eq!(step(start, &[]), "ledger-uncovered");
+    // It is certified before the kubelet says that it runs.
+    assert_eq!(step(start, &[Fact::Certified(Sidecar::new("a").sid, public(1), 5, vec![1])]), "");
+    assert_eq!(step(start + 1, &[]), "ledger-expected");
+    assert_eq!(step(start + 1, &[]), "");
     // Another reason ends the time of the one before.
     put::<Pod>(
         &state,
@@ -291,6 +290,54 @@ fn w4_what_the_ledger_does_not_say_yet() {
     assert_eq!(step(start + 4 + LOST_AFTER_NS - 1, &[]), "", "its last head may be on its way");
     assert_eq!(step(start + 4 + LOST_AFTER_NS, &[]), "ledger-lost");
     assert_eq!(step(start + 5 + LOST_AFTER_NS, &[]), "");
+}
+
+#[test]
+fn w4_a_pod_with_a_sidecar_is_expected_once_anything_of_it_has_started() {
+    let waiting = json!({"waiting": {"reason": "ImagePullBackOff"}});
+    let ended = json!({"terminated": {"exitCode": 1}});
+    let list = |name: &str, state: &Value| {
+        json!([{"name": name, "image": "i", "imageID": "", "ready": false,
+                                                   "restartCount": 0, "state": state}])
+    };
+    let inits = |name: &str, state: &Value| json!({"phase": "Pending", "initContainerStatuses": list(name, state)});
+    let table = [
+        (json!({}), false),
+        (json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False"}]}), false),
+        (inits("testimony-init", &ended), false),
+        (inits("testimony-init", &json!({"running": {}})), false),
+        (inits("testimony-sidecar", &waiting), false),
+        (json!({"phase": "Pending", "containerStatuses": list("app", &waiting)}), false),
+        (json!({"phase": "Failed", "reason": "Evicted"}), false),
+        (inits("testimony-sidecar", &json!({"running": {}})), true),
+        (inits("testimony-sidecar", &ended), true),
+        (inits("before-ours", &ended), true),
+        // The application runs, and our sidecar never did.
+        (
+            json!({"phase": "Pending", "initContainerStatuses": list("testimony-sidecar", &waiting),
+                "containerStatuses": list("app", &json!({"running": {}}))}),
+            true,
+        ),
+        (json!({"phase": "Failed", "containerStatuses": list("app", &ended)}), true),
+        (json!({"phase": "Pending", "ephemeralContainerStatuses": list("debug", &json!({"running": {}}))}), true),
+        (
+            json!({"phase": "Pending", "containerStatuses": [{"name": "app", "image": "i", "imageID": "", "ready": false,
+                "restartCount": 1, "state": waiting, "lastState": ended}]}),
+            true,
+        ),
+        (json!({"phase": "Running"}), true),
+        (json!({"phase": "Succeeded"}), true),
+    ];
+    for (status, expected) in table {
+        let state = State::new("cluster.local");
+        put::<AuditPolicy>(&state, policy());
+        pod_of(&state, "a", true, status.clone());
+        let keys = testimony_core::evidence::ledger::Keys { ledger: public(8), witness: public(9) };
+        let book = Book::new(ledger_id("c-1", SPACE, 1).expect("a name"), keys);
+        let news = Cover::default().news(&state.index(), &excluded(), book.tables(), 1);
+        assert_eq!(matches!(&news[..], [Fact::Expected(row)] if row.uid == "a"), expected, "{status} {news:?}");
+        assert_eq!(news.len(), usize::from(expected), "{status}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,6 +20,10 @@ const SEAL_AGAIN: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// Time between two streams that end because the witness takes no more of them: each one that it is shown takes room in the
+/// ledger.
+const RENEW_EVERY: Duration = Duration::from_secs(3600);
+
 /// Time between two heads of a stream that go out with their cosignatures (H2).
 const COSIGNED_EVERY: Duration = Duration::from_secs(COSIGNED_SECONDS);
 
@@ -39,6 +43,7 @@ pub async fn accompany(recorder: Recorder, asks: mpsc::Sender<Ask>) {
         interval: Duration::ZERO,
         alarmed: false,
         exported: None,
+        renewed: None,
     };
     while walk.step().await.is_some() {}
 }
@@ -55,6 +60,8 @@ struct Walk {
     alarmed: bool,
     /// The head that went out with its cosignature last: of which stream and size, and when.
     exported: Option<(Arc<StreamId>, u64, Instant)>,
+    /// When a stream ended last because the witness takes no more of it.
+    renewed: Option<Instant>,
 }
 
 impl Walk {
@@ -142,12 +149,49 @@ impl Walk {
                 self.alarm(|| {
                     tracing::error!(stream = name, size, "the witness knows a head that this stream never had")
                 });
-                self.retry(WitnessAnswer::Ahead).await
+                self.refused(WitnessAnswer::Ahead).await
+            }
+            Outcome::Denied(status, why) => {
+                self.alarm(|| {
+                    tracing::warn!(stream = name, status, why, "the pod may not show its heads to the witness")
+                });
+                self.retry(WitnessAnswer::Denied).await
+            }
+            Outcome::Expired => {
+                self.alarm(|| {
+                    tracing::warn!(stream = name, "the stream's certificate ran out before its head was shown")
+                });
+                self.refused(WitnessAnswer::Expired).await
             }
             Outcome::Refused(status, why) => {
                 self.alarm(|| tracing::error!(stream = name, status, why, "the witness refuses the stream's head"));
-                self.retry(WitnessAnswer::Refused).await
+                self.refused(WitnessAnswer::Refused).await
             }
+        }
+    }
+
+    /// Refused: later again. A stream that is refused for good makes room for the next one at once, which the present one ends
+    /// for.
+    async fn refused(&mut self, answer: WitnessAnswer) -> Option<()> {
+        self.renew();
+        if !self.recorder.shown(|shown| shown.gives_up()).unwrap_or_default() {
+            return self.retry(answer).await;
+        }
+        self.metrics.witness(answer);
+        self.alarmed = false;
+        self.backoff.reset();
+        Some(())
+    }
+
+    /// Ends the present stream, if only another one can be anchored.
+    fn renew(&mut self) {
+        let soon = self.renewed.is_some_and(|at| at.elapsed() < RENEW_EVERY);
+        let stuck = self.recorder.shown(|shown| shown.stuck().cloned()).flatten();
+        let Some(stuck) = stuck.filter(|_| !soon) else { return };
+        let present = |id: &Arc<StreamId>| Arc::ptr_eq(id, &stuck);
+        if self.recorder.tell(|stream, now, desk| present(stream.id()) && stream.renew(now, desk)) {
+            self.renewed = Some(Instant::now());
+            tracing::warn!(stream = %stuck, "the witness takes no more of this stream: it ends, and the next one begins");
         }
     }
 

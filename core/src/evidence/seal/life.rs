@@ -89,6 +89,12 @@ impl<K: Signer> Stream<K> {
         self.is_closed() || self.end(CloseReason::Terminated, now, host)
     }
 
+    /// Ends the stream before its day is over, and goes on under the next name: its witness takes no more of it. False: no
+    /// place for it, or it has ended for good.
+    pub fn renew<H: Host<Key = K>>(&mut self, now: Stamp, host: &mut H) -> bool {
+        !self.is_closed() && self.rotate(now, host)
+    }
+
     /// Seals `open`.
     pub(super) fn seal_open<H: Host<Key = K>>(&mut self, after: Option<Arc<StreamId>>, now: Stamp, host: &mut H) {
         let Some(key) = &self.key else { return };

@@ -189,6 +189,7 @@ fn s2_s4_a_stream_opens_rotates_and_closes() {
     stream.none("r0", "probes");
     assert!(stream.policy("r1", at(86_401.0), &mut host) && stream.policy("r1", at(86_401.0), &mut host));
     assert!(stream.close(at(86_402.0), &mut host));
+    assert!(!stream.renew(at(86_402.0), &mut host), "it has ended for good");
     assert_eq!(stream.seal(&record("exchange", None), at(86_403.0), &mut host), Fate::Lost(GapReason::Closed));
     assert_eq!(typs(&host, 0), ["open", "stage", "exchange", "close"]);
     assert_eq!(typs(&host, 1), ["open", "policy", "close"]);
@@ -201,6 +202,22 @@ fn s2_s4_a_stream_opens_rotates_and_closes() {
     assert_eq!(host.heads.len(), 1);
     stream.durable(stream.position(), at(86_402.0), &mut host);
     assert!(host.heads.len() == 2 && !stream.awaits_durable());
+    check(&host);
+}
+
+#[test]
+fn s4_a_stream_may_end_before_its_day_is_over_if_there_is_a_place_for_its_end() {
+    let mut host = TestHost::default();
+    let mut stream = stream(&mut host);
+    host.full = true;
+    assert!(!stream.renew(at(1.0), &mut host));
+    host.full = false;
+    assert!(stream.renew(at(2.0), &mut host));
+    assert_eq!(
+        (typs(&host, 0), typs(&host, 1)),
+        (vec!["open".to_owned(), "close".to_owned()], vec!["open".to_owned()])
+    );
+    stream.durable(stream.position(), at(2.0), &mut host);
     check(&host);
 }
 

@@ -1,5 +1,6 @@
 //! What the owner of a stream keeps to show its heads: compact ranges, and the heads that must not be skipped (W2).
 
+use super::judge::Refusal;
 use super::proof::{consistency, inclusion_of_next};
 use super::request::{Request, Tail, number};
 use crate::evidence::hash::Hash;
@@ -54,6 +55,8 @@ pub struct Client {
     records: VecDeque<Shown>,
     /// The witness went back: the next request starts from the head that it cosigned last.
     went_back: bool,
+    /// The witness does not take that for its own: it began anew, under another key.
+    not_its_own: bool,
     under_way: bool,
 }
 
@@ -72,6 +75,11 @@ pub enum Outcome {
     Uncertified,
     /// The witness cannot answer now: ask again later.
     Later,
+    /// Whoever answers does not let this pod ask (401, or 403 in words that are not the witness's): that says nothing of the
+    /// stream. Ask again later.
+    Denied(u16, String),
+    /// The certificate has run out before this head was shown: the stream stays unanchored from here on.
+    Expired,
     /// The witness refuses for good; the stream stays unanchored. An alarm.
     Refused(u16, String),
 }
@@ -86,6 +94,7 @@ impl Client {
             leaves: VecDeque::new(),
             records: VecDeque::new(),
             went_back: false,
+            not_its_own: false,
             under_way: false,
         }
     }
@@ -200,13 +209,22 @@ impl Client {
                 None => Outcome::Refused(status, shortened(body)),
             },
             429 | 500.. => Outcome::Later,
+            _ => self.refused(status, body),
+        }
+    }
+
+    fn refused(&mut self, status: u16, body: &str) -> Outcome {
+        match Refusal::said(status, body) {
+            Some(Refusal::Expired) => Outcome::Expired,
             // A witness that went back behind a rollover knows an older key.
-            403 if self.known.cosigned.is_some() && !self.went_back => {
+            Some(Refusal::Signature) if self.known.cosigned.is_some() && !self.went_back && !self.not_its_own => {
                 self.went_back = true;
                 Outcome::WentBack
             }
-            _ => {
+            None if matches!(status, 401 | 403) => Outcome::Denied(status, shortened(body)),
+            said => {
                 self.went_back = false;
+                self.not_its_own |= said == Some(Refusal::Rebase);
                 Outcome::Refused(status, shortened(body))
             }
         }
@@ -220,6 +238,7 @@ impl Client {
         note.signatures.extend(signatures);
         self.known.range.append(&step.since);
         self.known.cosigned = Some(note.clone());
+        self.not_its_own = false;
         if std::mem::take(&mut self.went_back) && step.tail != Tail::None {
             // The request said where the witness stood; now the same head once more, to show its record.
             step.since = Range::empty(note.checkpoint.size);
@@ -243,6 +262,9 @@ impl Client {
         }
         if size >= known || self.known.cosigned.is_none() {
             return Outcome::Ahead(size);
+        }
+        if self.not_its_own {
+            return Outcome::Refused(409, size.to_string());
         }
         self.went_back = true;
         Outcome::WentBack

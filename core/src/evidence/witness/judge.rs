@@ -134,6 +134,25 @@ impl Refusal {
         Self::CONTRADICTIONS.iter().any(|one| one.as_str() == self.as_str())
     }
 
+    /// Those that are told in words alone.
+    pub(super) const WORDED: [Self; 9] = [
+        Self::Unknown,
+        Self::Signature,
+        Self::Expired,
+        Self::Backwards,
+        Self::Consistency,
+        Self::Inclusion,
+        Self::Record,
+        Self::Closed,
+        Self::Rebase,
+    ];
+
+    /// Which one an answer is, by its status and words: what stands between a stream and its witness refuses by the same
+    /// statuses, and knows nothing of the stream. `None`: another's answer, or one that tells a size.
+    pub fn said(status: u16, body: &str) -> Option<Self> {
+        Self::WORDED.into_iter().find(|one| one.status() == status && one.body() == body)
+    }
+
     /// The HTTP status.
     pub const fn status(self) -> u16 {
         match self {

@@ -294,6 +294,54 @@ fn w2_a_witness_that_went_back_is_taken_up_again() {
 }
 
 #[test]
+fn w2_only_the_witnesss_own_words_say_that_it_went_back_or_refuses() {
+    let denied = |status, why: &str| Outcome::Denied(status, why.to_owned());
+    let refused = |status, why: &str| Outcome::Refused(status, why.to_owned());
+    let (signature, expired) = (Refusal::Signature.body(), Refusal::Expired.body());
+    let rebase = Refusal::Rebase.body();
+    let table = [
+        (403, signature.as_str(), Outcome::WentBack, true),
+        (403, &expired, Outcome::Expired, false),
+        (403, "", denied(403, ""), false),
+        (403, "the stream is not named after this pod\n", denied(403, "the stream is not named after this pod"), false),
+        (401, &signature, denied(401, signature.trim_end()), false),
+        (422, &rebase, refused(422, rebase.trim_end()), false),
+        (422, "", refused(422, ""), false),
+        (400, "", refused(400, ""), false),
+        (503, &expired, Outcome::Later, false),
+    ];
+    for (status, body, expected, rebases) in table {
+        let (mut owner, mut witness) = (Owner::new(), Witness::new());
+        owner.seal(2);
+        owner.head();
+        owner.show(&mut witness);
+        owner.seal(2);
+        owner.head();
+        owner.client.request().expect("a head");
+        assert_eq!(owner.client.answered(status, body), expected, "{status} {body}");
+        let next = owner.client.request().expect("the same head");
+        assert_eq!(next.contains("\nrebase "), rebases, "{status} {body}");
+    }
+    // One that began anew under another key takes nothing up: it is not asked to again and again.
+    let (mut owner, mut witness) = (Owner::new(), Witness::new());
+    owner.seal(2);
+    owner.head();
+    owner.show(&mut witness);
+    owner.roll_over();
+    for (status, body, goes_back) in
+        [(409, "1\n", true), (422, &rebase, false), (403, &signature, false), (409, "1\n", false)]
+    {
+        owner.client.request().expect("a head");
+        let outcome = owner.client.answered(status, body);
+        assert_eq!((outcome == Outcome::WentBack, matches!(outcome, Outcome::Refused(..))), (goes_back, !goes_back));
+    }
+    for refusal in Refusal::WORDED {
+        assert_eq!(Refusal::said(refusal.status(), &refusal.body()), Some(refusal));
+        assert_eq!(Refusal::said(refusal.status() + 1, &refusal.body()), None);
+    }
+}
+
+#[test]
 fn the_answers_of_tlog_witness() {
     let mut owner = Owner::new();
     let mut witness = Witness::new();
