@@ -111,7 +111,8 @@ class Ledger:
                 self.stream(fields["stream"])["life"] = "closed"
         elif typ == "lost":
             self.ahead(fields["stream"], 0, True)
-            self.stream(fields["stream"])["life"] = "lost"
+            if self.stream(fields["stream"])["life"] != "closed":
+                self.stream(fields["stream"])["life"] = "lost"
         elif typ == "rebased":
             self.ahead(fields["stream"], number("size"))
             self.advance(fields["stream"], number("old_size"), fields["old_root"])

@@ -3,8 +3,8 @@
 //!
 //! [`desk`] decides (on certificates in its `certify`), with what is [`fair`] among pods, [`cover`] looks at the cluster (all
 //! without I/O); [`keeper`] commits, [`export`] sends blocks to sinks until each has given a [`receipt`], [`outside`] shows
-//! heads to a witness outside of the cluster, [`head_copy`] copies the newest one, [`retain`] says which blocks stay, [`store`] and [`keys`] hold objects, [`http`] is what
-//! sidecars call.
+//! heads to a witness outside of the cluster, [`head_copy`] copies the newest one, [`retain`] says which blocks stay,
+//! [`store`] and [`keys`] hold objects, [`http`] is what sidecars call.
 
 #[cfg(test)]
 mod bench;

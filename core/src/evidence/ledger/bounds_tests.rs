@@ -40,6 +40,17 @@ fn fact() -> impl Strategy<Value = Fact> {
         (0..3u64, text(), text()).prop_map(move |(n, reason, by)| Fact::Pruned(pruned(n, reason, by))),
         text().prop_map(Fact::Witnessed),
         (0..3u64, text()).prop_map(|(n, note)| Fact::Fork(sid(n), note)),
+        // Of streams that are known, of one that may become known, and of one that never is.
+        (0..4u64, 0..9u64).prop_map(|(n, size)| Fact::Closed(sid(n + n / 3), size, root(size))),
+        (0..4u64, 0..9u64).prop_map(|(n, size)| Fact::Epoch(sid(n + n / 3), size, root(size), public(3))),
+        (0..4u64, 0..9u64).prop_map(|(n, size)| Fact::Lost(sid(n + n / 3), size, root(size))),
+        (0..4u64, 0..9u64).prop_map(|(n, size)| Fact::Rebased(
+            sid(n + n / 3),
+            (0, root(0)),
+            (size, root(size)),
+            public(3)
+        )),
+        (0..4u64).prop_map(certified),
     ]
 }
 
@@ -55,6 +66,8 @@ proptest! {
             prop_assert!(taken > 0, "{:?} is waited for", facts[at]);
             at += taken;
         }
+        let heads = [0, 7, 99].map(|stream| HeadRow { stream, size: 9, root: root(9) });
+        prop_assert_eq!(keeper.commit(&[], &heads).1, 3);
         keeper.later(STATE_EVERY_SECONDS);
         for _ in 0..8 {
             keeper.commit(&[], &[]);
@@ -64,6 +77,7 @@ proptest! {
             prop_assert!(Entry::parse(line.as_bytes()).is_ok(), "{}", line.len());
         }
         keeper.check();
+        read(&keeper);
         let from = keeper.book.readable_from();
         keeper.blocks.retain(|block| block.number >= from);
         keeper.check();

@@ -247,7 +247,8 @@ impl Tables {
     fn end(&mut self, sid: &StreamId, life: Life) -> Result<(), &'static str> {
         let Some(row) = self.row(sid) else { return self.ahead(sid, 0, true) };
         let (ends, number) = (row.life == Life::Open, row.number);
-        row.life = life;
+        // A stream whose end came with its pod's has shown it.
+        row.life = if row.life == Life::Closed { Life::Closed } else { life };
         ended(&mut self.open, sid, number);
         self.live = self.live.saturating_sub(usize::from(ends));
         Ok(())
