@@ -46,6 +46,10 @@ def root_keys(roots):
     return keys
 
 
+def new_stream():
+    return {"key": None, "later": {}, "size": 0, "root": None, "life": "open", "heads": []}
+
+
 class Ledger:
     def __init__(self):
         self.clusters, self.streams, self.numbers = set(), {}, {}
@@ -55,6 +59,8 @@ class Ledger:
         self.witnesses, self.missing = set(), []
         # Names of streams that are known; and, from where reading begins until the end of that restatement, what was said of others.
         self.names, self.partial = set(), None
+        # Names that were certified once more, after the first stream of that name: what is said of them then is not of it.
+        self.again = {}
 
     def begin(self, seq):
         self.numbers, self.names, self.partial = {}, set(), {} if seq else None
@@ -70,7 +76,7 @@ class Ledger:
         return True
 
     def stream(self, sid):
-        return self.streams.setdefault(sid, {"key": None, "later": {}, "size": 0, "root": None, "life": "open", "heads": []})
+        return self.again[sid] if sid in self.again else self.streams.setdefault(sid, new_stream())
 
     def say(self, fields, typ, seq):
         number = lambda key: int(fields[key])
@@ -84,9 +90,15 @@ class Ledger:
         elif typ == "uncovered":
             self.uncovered[fields["pod"], fields["from"]] = fields["ns"]
         elif typ == "certified":
-            self.stream(fields["stream"])["key"] = bytes.fromhex(fields["key"])
-            self.numbers[str(seq)] = fields["stream"]
-            self.names.add(fields["stream"])
+            sid = fields["stream"]
+            if sid in self.names and self.stream(sid)["life"] == "open":
+                raise ValueError("it has a certificate")
+            if sid in self.streams:
+                self.again[sid] = new_stream()
+                self.numbers = {at: named for at, named in self.numbers.items() if named != sid}
+            self.stream(sid)["key"] = bytes.fromhex(fields["key"])
+            self.numbers[str(seq)] = sid
+            self.names.add(sid)
         elif typ == "head":
             for row in filter(None, fields["heads"].split(",")):
                 stream, size, root = row.split(":")
@@ -101,7 +113,8 @@ class Ledger:
                 self.stream(fields["stream"])["life"] = "closed"
         elif typ == "lost":
             self.ahead(fields["stream"], 0, True)
-            self.stream(fields["stream"])["life"] = "lost"
+            if self.stream(fields["stream"])["life"] != "closed":
+                self.stream(fields["stream"])["life"] = "lost"
         elif typ == "rebased":
             self.ahead(fields["stream"], number("size"))
             self.advance(fields["stream"], number("old_size"), fields["old_root"])

@@ -121,7 +121,7 @@ pub struct Metrics {
     pub ledger_outside_at: Gauge,
     /// Entries of the ledger.
     pub ledger_entries: Gauge,
-    /// Facts that fit no entry of the ledger, and were left out.
+    /// Facts that can stand in no entry of the ledger, and were left out.
     pub ledger_dropped: Counter,
     /// Bytes of the blocks in the cluster.
     pub ledger_bytes: Gauge,
@@ -219,7 +219,11 @@ impl Metrics {
         registry.register("ledger_outside_at", "Time of its last cosignature, seconds since the epoch", at);
         registry.register("ledger_entries", "Entries of the ledger", self.ledger_entries.clone());
         let dropped = self.ledger_dropped.clone();
-        registry.register("ledger_dropped", "Facts that fit no entry of the ledger, and were left out", dropped);
+        registry.register(
+            "ledger_dropped",
+            "Facts that can stand in no entry of the ledger, and were left out",
+            dropped,
+        );
         let (bytes, interval) = (self.ledger_bytes.clone(), self.ledger_interval.clone());
         registry.register_with_unit("ledger", "Blocks of the ledger in the cluster", Unit::Bytes, bytes);
         registry.register_with_unit("ledger_interval", "Time between two blocks", Unit::Seconds, interval);

@@ -442,6 +442,7 @@ fn v2_w4_a_second_verifier_agrees_on_roots_and_ledger() {
         let kinds = kinds(&format!("restated, {name}"));
         assert_eq!((kinds.contains("TAMPERED"), kinds.contains("MISSING")), (tampered, missing), "{name}: {kinds}");
     }
+    assert_eq!(kinds("its name, once"), kinds("its name, again"));
     // The golden cases are what they are meant to be.
     let verdict = |at: usize| answers[at]["findings"].to_string();
     assert!(verdict(2).contains("PRUNED") && !verdict(2).contains("MISSING"), "{}", verdict(2));

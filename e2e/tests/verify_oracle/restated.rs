@@ -4,7 +4,8 @@ use super::{VECTORS, WithLedger, edit, sid_and_seq, vectors};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::ledger::export::head_body;
-use testimony_core::evidence::ledger::{Book, Fact, HeadRow, Keys, ledger_id};
+use testimony_core::evidence::ledger::{Book, FINISHED_KEEP_S, Fact, HeadRow, Keys, STATE_EVERY_SECONDS, ledger_id};
+use testimony_core::evidence::merkle::{leaf, root_of};
 use testimony_core::evidence::note::{PublicKey, Role};
 use testimony_core::evidence::roots::NamedKey;
 use testimony_core::evidence::stream::StreamId;
@@ -18,6 +19,8 @@ const CLUSTER: &str = "2b1c6d1e-6a0f-4f6e-9b59-0d0a4f0a7a01";
 struct Many {
     book: Book,
     blocks: Vec<Vec<String>>,
+    /// How much later than by its number a block is written, in seconds.
+    later_s: u64,
 }
 
 pub fn pair(seed: u8) -> Ed25519KeyPair {
@@ -34,7 +37,7 @@ fn stream(n: u64) -> StreamId {
 
 impl Many {
     fn commit(&mut self, facts: &[Fact], heads: &[HeadRow]) -> usize {
-        let now_ns = 1_700_000_000_000_000_000 + self.book.next_block() * 1_000_000_000;
+        let now_ns = (1_700_000_000 + self.later_s + self.book.next_block()) * 1_000_000_000;
         let sign = |text: &[u8]| pair(8).sign(text).as_ref().try_into().expect("64 bytes");
         let proposed = self.book.propose(facts, heads, now_ns, sign).expect("news");
         let taken = proposed.facts_taken;
@@ -45,11 +48,39 @@ impl Many {
         taken
     }
 
-    /// With news of the first and the last stream between the parts of the restatement; its first and last block.
-    fn new() -> (Self, usize, usize) {
+    /// Without streams.
+    fn empty() -> Self {
         let sid = ledger_id(CLUSTER, "testimony-system", 8).expect("a name");
         let keys = Keys { ledger: public(8), witness: public(9) };
-        let mut this = Self { book: Book::new(sid, keys), blocks: Vec::new() };
+        Self { book: Book::new(sid, keys), blocks: Vec::new(), later_s: 0 }
+    }
+
+    /// Of a stream that ended with these records; a week later its name comes again, with another key.
+    fn again(records: &[String]) -> Self {
+        let text = |at: usize, key: &str| -> String {
+            let fields: serde_json::Value = serde_json::from_str(&records[at]).expect("a body");
+            fields[key].as_str().expect("text").to_owned()
+        };
+        let sid: StreamId = text(0, "sid").parse().expect("a name");
+        let leaves: Vec<Hash> = records.iter().map(|body| leaf(body.as_bytes())).collect();
+        let mut this = Self::empty();
+        let first = text(0, "key").parse().expect("a key");
+        this.commit(&[Fact::Certified(sid.clone(), first, 1_800_000_000, vec![0x30; 400])], &[]);
+        this.commit(&[Fact::Closed(sid.clone(), leaves.len() as u64, root_of(&leaves))], &[]);
+        this.later_s = FINISHED_KEEP_S + 9;
+        this.commit(&[Fact::Resumed(1)], &[]);
+        this.commit(&[Fact::Certified(sid.clone(), public(5), 1_800_000_000, vec![0x31; 400])], &[]);
+        let stream = this.book.tables().stream(&sid).expect("certified").number;
+        this.commit(&[], &[HeadRow { stream, size: 1, root: Hash::of(&[b"another"]) }]);
+        this.commit(&[Fact::Epoch(sid.clone(), 2, Hash::of(&[b"another"]), public(6))], &[]);
+        this.later_s += STATE_EVERY_SECONDS;
+        this.commit(&[Fact::Closed(sid, 3, Hash::of(&[b"another"]))], &[]);
+        this
+    }
+
+    /// With news of the first and the last stream between the parts of the restatement; its first and last block.
+    fn new() -> (Self, usize, usize) {
+        let mut this = Self::empty();
         let facts: Vec<Fact> =
             (0..STREAMS).map(|n| Fact::Certified(stream(n), public(1), 1_800_000_000, vec![0x30; 400])).collect();
         let mut at = 0;
@@ -114,5 +145,11 @@ pub fn cases(honest: &[String], roots: &str, ledger: &[String]) -> Vec<WithLedge
     add("restated, begun amid it".to_owned(), honest, &roots, from(&many.blocks[first + 1..]));
     let gap = [from(&many.blocks[..9]), from(&many.blocks[first..])].concat();
     add("restated, entries are missing ahead of it".to_owned(), honest, &roots, gap);
+    let records: Vec<String> = vectors(VECTORS[0]).into_iter().filter(|body| body.contains("\"seq\"")).collect();
+    let again = Many::again(&records);
+    add("its name, once".to_owned(), &records, &roots, from(&again.blocks[..2]));
+    add("its name, again".to_owned(), &records, &roots, from(&again.blocks));
+    // What is known of the first one is only what comes behind.
+    add("its name, read from there".to_owned(), &records, &roots, from(&again.blocks[2..]));
     cases
 }

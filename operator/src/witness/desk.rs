@@ -2,9 +2,8 @@
 
 use super::contradictions::Contradictions;
 use super::cover::Cover;
-use super::fair::{Known, Room, SILENT_SECONDS, Waiting};
+use super::fair::{Certificates, Known, Waiting};
 use super::keys::WitnessKeys;
-use crate::certs::{Authority, CertError};
 use crate::index::Index;
 use crate::inject::ExcludedNamespaces;
 use crate::policy_server::Identity;
@@ -14,23 +13,25 @@ use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::ledger::entry::typ;
 use testimony_core::evidence::ledger::prune::Removal;
 use testimony_core::evidence::ledger::{
-    ABANDONED_PER_STREAM_MAX, AbandonedRow, Book, Committed, Cosignable, Fact, HeadRow, KNOWN_STREAMS_MAX, LEDGER,
-    LedgerError, Life, Proposed, Pruned, STREAMS_MAX, STREAMS_PER_POD_MAX, interval_ms, witness_name,
+    ABANDONED_PER_STREAM_MAX, AbandonedRow, Book, Committed, Cosignable, Fact, HeadRow, LEDGER, LedgerError, Life,
+    Proposed, Pruned, interval_ms, witness_name,
 };
-use testimony_core::evidence::note::{Checkpoint, PublicKey, SignedNote};
+use testimony_core::evidence::note::{Checkpoint, SignedNote};
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::witness::unwrap::RECOVERY_KEY_BYTES;
 use testimony_core::evidence::witness::{Accepted, Refusal, Request, judge};
-use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-/// Life of a stream's certificate, in seconds: the day that a stream lives, and time to ask for it.
-pub const CERTIFICATE_SECONDS: u64 = 26 * 3600;
+mod certify;
+
+pub use certify::CERTIFICATE_SECONDS;
 
 /// Heads, facts or answers that wait for the next block at a time.
 const WAITING_MAX: usize = 20_000;
 
 const NOT_ITS_OWN: &str = "the stream is not named after this pod and cluster";
+
+const ENDED: &str = "the ledger says that this stream has ended: nothing can follow";
 
 /// What is answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,6 +96,8 @@ pub struct Desk {
     /// What waits of single pods.
     pods: Waiting,
     contradictions: Contradictions,
+    /// How many certificates pods may have.
+    certificates: Certificates,
 }
 
 impl Desk {
@@ -116,6 +119,7 @@ impl Desk {
             committed: 0,
             pods: Waiting::default(),
             contradictions: Contradictions::default(),
+            certificates: Certificates::default(),
         }
     }
 
@@ -141,111 +145,9 @@ impl Desk {
         Figures { live: tables.live(), silent, entries: self.book.size() }
     }
 
-    /// Certifies a stream's first key: the pod must be there with this injection id, and the stream be its own.
-    pub fn certify(
-        &mut self,
-        ask: (&Identity, &str, StreamId, PublicKey),
-        index: &Index,
-        authority: Option<&Authority>,
-        now: OffsetDateTime,
-        reply: ReplyTo,
-    ) {
-        let (identity, injection_id, sid, key) = ask;
-        let now_s = u64::try_from(now.unix_timestamp()).unwrap_or_default();
-        let may = self.may_certify(identity, injection_id, &sid, &key, index);
-        let may = match may {
-            Ok(None) => self.make_room(&sid, now_s).map(|()| None),
-            other => other,
-        };
-        let answer = match may {
-            Ok(None) => match authority {
-                Some(authority) => match self.issue(&sid, &key, authority, now) {
-                    Ok(certificate) => return self.certified.push((sid, certificate, reply)),
-                    Err(error) => Reply::Denied(500, error.to_string()),
-                },
-                None => Reply::Later("there is no certificate authority yet"),
-            },
-            Ok(Some(again)) => Reply::Certificate(again),
-            Err(answer) => answer,
-        };
-        let _ = reply.send(answer);
-    }
-
-    /// `Some`: it was given already, and the answer was perhaps lost.
-    fn may_certify(
-        &self,
-        identity: &Identity,
-        injection_id: &str,
-        sid: &StreamId,
-        key: &PublicKey,
-        index: &Index,
-    ) -> Result<Option<Vec<u8>>, Reply> {
-        let denied = |status, why: &str| Err(Reply::Denied(status, why.to_owned()));
-        if !self.is_of(sid, identity) {
-            return denied(403, NOT_ITS_OWN);
-        }
-        let pod = index.pod(&identity.pod_uid).filter(|pod| pod.namespace == identity.namespace);
-        let Some(pod) = pod else { return Err(Reply::Later("this pod is not known yet")) };
-        if !pod.traits.injected || pod.traits.injection_id.as_deref() != Some(injection_id) {
-            return denied(403, "the injection id is not the one that admission wrote into this pod");
-        }
-        if let Some(row) = self.book.tables().stream(sid) {
-            return match (&row.certificate, row.state.key == *key) {
-                (Some(certificate), true) => Ok(Some(certificate.clone())),
-                _ => denied(409, "this stream has a certificate: a stream gets one, for its first key"),
-            };
-        }
-        if self.busy.contains(sid) {
-            return Err(Reply::Later("this stream's certificate is being made"));
-        }
-        let tables = self.book.tables();
-        if tables.streams().len() >= KNOWN_STREAMS_MAX {
-            return Err(Reply::Later("the ledger makes room for further streams"));
-        }
-        if tables.live() + self.certified.len() >= STREAMS_MAX {
-            return denied(429, "the ledger holds as many streams as it can");
-        }
-        Ok(None)
-    }
-
-    /// Makes room for one more stream of this pod.
-    fn make_room(&mut self, sid: &StreamId, now_s: u64) -> Result<(), Reply> {
-        let Some(parts) = sid.parts() else { return Ok(()) };
-        let asked = self.certified.iter().map(|(sid, ..)| sid);
-        match self.pods.room(self.book.tables(), asked, &parts, now_s) {
-            Room::Free => Ok(()),
-            Room::After(lost) => {
-                tracing::info!(stream = %sid, "a silent stream of the pod makes room for this one");
-                self.push(*lost);
-                Ok(())
-            }
-            Room::Full => Err(Reply::Denied(
-                429,
-                format!(
-                    "this pod has {STREAMS_PER_POD_MAX} streams that go on, as many as it may have: one makes room when it \
-                     closes, or when it was shown by an earlier process and not for {SILENT_SECONDS} seconds"
-                ),
-            )),
-        }
-    }
-
     fn push(&mut self, fact: Fact) {
         self.pods.add(&fact);
         self.facts.push(fact);
-    }
-
-    fn issue(
-        &mut self,
-        sid: &StreamId,
-        key: &PublicKey,
-        authority: &Authority,
-        now: OffsetDateTime,
-    ) -> Result<Vec<u8>, CertError> {
-        let (certificate, end) = authority.certify(sid, key, now, Duration::from_secs(CERTIFICATE_SECONDS))?;
-        let until = u64::try_from(end.unix_timestamp()).unwrap_or_default();
-        self.facts.push(Fact::Certified(sid.clone(), *key, until, certificate.clone()));
-        self.busy.insert(sid.clone());
-        Ok(certificate)
     }
 
     fn is_of(&self, sid: &StreamId, identity: &Identity) -> bool {
@@ -370,7 +272,7 @@ impl Desk {
             return Err(Reply::Later("a head of this stream waits already"));
         }
         let row = self.book.tables().stream(&sid).ok_or(Reply::Refused(Refusal::Unknown))?;
-        let (number, state) = (row.number, row.state.clone());
+        let (number, state, ended) = (row.number, row.state.clone(), row.life != Life::Open);
         let own = self.keys.public().witness;
         let is_own = |note: &SignedNote| note.cosigned_at(&self.name, &own).is_some();
         match judge(&state, request, now_s, is_own) {
@@ -378,6 +280,7 @@ impl Desk {
                 Some(cosignable) => Ok(Some(cosignable)),
                 None => Err(Reply::Later("the ledger is behind")),
             },
+            Ok(_) if ended => Err(Reply::Denied(422, ENDED.to_owned())),
             Ok(_) if self.waiting.len() >= WAITING_MAX => Err(Reply::Later("too many heads wait")),
             Ok(accepted) => {
                 self.accept(sid, number, (state.size, state.root), accepted);
@@ -411,6 +314,10 @@ impl Desk {
             None => self.heads.push(HeadRow { stream: number, size, root }),
         }
         self.busy.insert(sid);
+    }
+
+    fn knows(&self, head: &Checkpoint) -> bool {
+        head.origin.parse().is_ok_and(|sid| self.book.tables().stream(&sid).is_some())
     }
 
     fn cosign(&self, cosignable: &Cosignable, now_s: u64) -> String {
@@ -448,7 +355,7 @@ impl Desk {
         let cosignable = self.book.apply(committed)?;
         self.contradictions.committed(self.book.tables());
         for fact in passed_over.into_iter().filter_map(|at| self.facts.get(at)) {
-            tracing::error!(typ = typ(fact), "fits no entry of the ledger");
+            tracing::error!(typ = typ(fact), "fits no entry of the ledger, or is of a stream that it knows no more");
             if let Fact::Certified(sid, ..) = fact {
                 // Its certificate is never shown: nothing is told of what is not in the ledger.
                 self.certified.retain(|(certified, ..)| certified != sid);
@@ -465,6 +372,8 @@ impl Desk {
                 Some(head) => {
                     let _ = reply.send(Reply::Cosigned(self.cosign(head, now_s)));
                 }
+                // Passed over: the stream was forgotten while its head waited.
+                None if !self.knows(&checkpoint) => drop(reply.send(Reply::Refused(Refusal::Unknown))),
                 None => self.waiting.push((checkpoint, reply)),
             }
         }

@@ -11,6 +11,8 @@ use crate::serve::Shutdown;
 use crate::state::State;
 use anyhow::{Context, Error, bail};
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::{Request, header};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -38,6 +40,9 @@ const LOOK_SECONDS: u64 = 5;
 
 /// Time between two writes of how far the sinks are, in seconds.
 const POSITIONS_SECONDS: u64 = 30;
+
+/// Time for answers that are under way when the operator ends, in seconds: a block whose answer is not awaited is sent twice.
+const END_SECONDS: u64 = 2;
 
 /// Largest answer of a sink that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -69,35 +74,56 @@ pub struct Exporter {
 
 /// One sink's way through the blocks of one ledger.
 struct Route {
-    ledger: StreamId,
-    sink: DocumentSink,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    target: Arc<Target>,
     next: u64,
     retry_at: Instant,
     pause: Duration,
     failing: bool,
+    /// A block is under way.
+    busy: bool,
 }
+
+/// Where the blocks of a ledger go.
+struct Target {
+    ledger: StreamId,
+    sink: DocumentSink,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// What came of one block; `false`: it is not there any more.
+struct Sent {
+    target: Arc<Target>,
+    result: anyhow::Result<bool>,
+}
+
+/// Blocks that are under way: one for each sink at most, so that no sink waits for another.
+type UnderWay = FuturesUnordered<BoxFuture<'static, Sent>>;
 
 impl Exporter {
     /// Sends until the signal to stop.
     pub async fn run(mut self, mut shutdown: Shutdown) {
         let mut routes: BTreeMap<String, Route> = BTreeMap::new();
         let mut positions: Option<BTreeMap<String, Position>> = None;
+        let mut under_way = UnderWay::new();
         // Until it is known what the sinks have, they may lack all.
         self.unread.from(ReaderOf::Sinks, Some(0));
         let mut written_at = Instant::now();
         let mut unable = BTreeMap::new();
+        let mut looks = true;
         loop {
+            looks |= self.progress.has_changed().unwrap_or_default();
             let progress = self.progress.borrow_and_update().clone();
             if let Some(progress) = progress {
                 if positions.is_none() {
                     positions = self.store.positions().await.ok();
                 }
                 if let Some(positions) = &mut positions {
-                    self.routes(&mut routes, positions, &progress, &mut unable);
+                    if looks {
+                        self.routes(&mut routes, positions, &progress, &mut unable);
+                    }
                     for route in routes.values_mut() {
-                        self.advance(route, &progress).await;
-                        positions.insert(route.sink.name.clone(), route.position());
+                        under_way.extend(self.advance(route, &progress));
+                        positions.insert(route.target.sink.name.clone(), route.position());
                     }
                     self.unread.from(ReaderOf::Sinks, routes.values().map(|route| route.next).min());
                     self.show(&routes, unable.len());
@@ -107,13 +133,24 @@ impl Exporter {
                     }
                 }
             }
-            tokio::select! {
-                _ = self.progress.changed() => {}
-                () = tokio::time::sleep_until(next_look(&routes)) => {}
+            looks = tokio::select! {
+                _ = self.progress.changed() => true,
+                Some(sent) = under_way.next() => {
+                    self.sent(&mut routes, sent);
+                    false
+                }
+                () = tokio::time::sleep_until(next_look(&routes)) => true,
                 () = shutdown.wait() => break,
-            }
+            };
         }
-        if let Some(positions) = &positions {
+        let rest = async {
+            while let Some(sent) = under_way.next().await {
+                self.sent(&mut routes, sent);
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(END_SECONDS), rest).await;
+        if let Some(positions) = &mut positions {
+            positions.extend(routes.values().map(|route| (route.target.sink.name.clone(), route.position())));
             self.write(positions).await;
         }
     }
@@ -142,7 +179,9 @@ impl Exporter {
         unable: &mut BTreeMap<String, String>,
     ) {
         let sinks = sinks(&self.state.index());
-        routes.retain(|name, route| sinks.get(name) == Some(&route.sink) && route.ledger == progress.sid);
+        routes.retain(|name, Route { target, .. }| {
+            sinks.get(name) == Some(&target.sink) && target.ledger == progress.sid
+        });
         unable.retain(|name, _| sinks.contains_key(name));
         for (name, sink) in sinks {
             if routes.contains_key(&name) {
@@ -151,10 +190,10 @@ impl Exporter {
             match client(&sink) {
                 Ok(client) => {
                     let next = begins(positions.get(&name), &sink.endpoint, progress);
-                    let ledger = progress.sid.clone();
+                    let target = Arc::new(Target { ledger: progress.sid.clone(), sink, client });
                     let (retry_at, pause) = (Instant::now(), Duration::from_secs(RETRY_SECONDS));
                     unable.remove(&name);
-                    routes.insert(name, Route { ledger, sink, client, next, retry_at, pause, failing: false });
+                    routes.insert(name, Route { target, next, retry_at, pause, failing: false, busy: false });
                 }
                 Err(error) => {
                     let why = format!("{error:#}");
@@ -166,58 +205,77 @@ impl Exporter {
         }
     }
 
-    /// Sends what this sink does not have, until it has all of it or fails.
-    async fn advance(&self, route: &mut Route, progress: &Progress) {
-        let count = |result| self.metrics.ledger_exports.get_or_create(&ResultLabels { result }).inc();
+    /// Sends the next block that this sink does not have, unless one is under way, or it has just failed.
+    fn advance(&self, route: &mut Route, progress: &Progress) -> Option<BoxFuture<'static, Sent>> {
+        if route.busy {
+            return None;
+        }
         if let Some(count) = progress.oldest.checked_sub(route.next).filter(|count| *count > 0) {
             self.skipped(route, count);
         }
-        while route.next < progress.next && Instant::now() >= route.retry_at {
-            match self.send(route).await {
-                Ok(true) => {
-                    count("success");
-                    route.next += 1;
-                    route.pause = Duration::from_secs(RETRY_SECONDS);
-                    route.failing = false;
+        if route.next >= progress.next || Instant::now() < route.retry_at {
+            return None;
+        }
+        route.busy = true;
+        let (store, target, number) = (self.store.clone(), route.target.clone(), route.next);
+        Some(Box::pin(async move {
+            let result = target.send(&store, number).await;
+            Sent { target, result }
+        }))
+    }
+
+    /// What came of a block, if its way is still the same.
+    fn sent(&self, routes: &mut BTreeMap<String, Route>, Sent { target, result }: Sent) {
+        let count = |result| self.metrics.ledger_exports.get_or_create(&ResultLabels { result }).inc();
+        let route = routes.get_mut(&target.sink.name).filter(|route| Arc::ptr_eq(&route.target, &target));
+        let Some(route) = route else { return };
+        route.busy = false;
+        match result {
+            Ok(true) => {
+                count("success");
+                route.next = route.next.saturating_add(1);
+                route.pause = Duration::from_secs(RETRY_SECONDS);
+                route.failing = false;
+            }
+            Ok(false) => self.skipped(route, 1),
+            Err(error) => {
+                count("error");
+                if !std::mem::replace(&mut route.failing, true) {
+                    tracing::warn!(
+                        sink = target.sink.name,
+                        block = route.next,
+                        error = format!("{error:#}"),
+                        "block of the ledger not sent, trying again"
+                    );
                 }
-                Ok(false) => self.skipped(route, 1),
-                Err(error) => {
-                    count("error");
-                    if !std::mem::replace(&mut route.failing, true) {
-                        tracing::warn!(
-                            sink = route.sink.name,
-                            block = route.next,
-                            error = format!("{error:#}"),
-                            "block of the ledger not sent, trying again"
-                        );
-                    }
-                    route.retry_at = Instant::now() + route.pause;
-                    route.pause = (route.pause * 2).min(Duration::from_secs(RETRY_SECONDS_MAX));
-                }
+                route.retry_at = Instant::now() + route.pause;
+                route.pause = (route.pause * 2).min(Duration::from_secs(RETRY_SECONDS_MAX));
             }
         }
     }
 
     /// Blocks that were removed before this sink had them. What matters of them to a verification is restated in later ones.
     fn skipped(&self, route: &mut Route, count: u64) {
-        let (sink, from) = (&route.sink.name, route.next);
+        let (sink, from) = (&route.target.sink.name, route.next);
         tracing::warn!(sink, from, count, "blocks of the ledger were removed before this sink had them");
         self.metrics.ledger_skipped.inc_by(count);
         route.next = route.next.saturating_add(count);
     }
+}
 
-    /// Sends the next block; `false`: it is not there any more.
-    async fn send(&self, route: &Route) -> anyhow::Result<bool> {
-        let Some(block) = self.store.get(route.next).await? else { return Ok(false) };
-        let body = otlp_request(&block, &route.ledger).map_err(Error::msg)?;
-        let request = match route.sink.protocol {
-            SinkProtocol::Grpc => grpc::call(&route.sink.endpoint, &body)?,
-            SinkProtocol::HttpProtobuf => Request::post(url(&route.sink.endpoint))
+impl Target {
+    /// Sends this block; `false`: it is not there any more.
+    async fn send(&self, store: &Store, number: u64) -> anyhow::Result<bool> {
+        let Some(block) = store.get(number).await? else { return Ok(false) };
+        let body = otlp_request(&block, &self.ledger).map_err(Error::msg)?;
+        let request = match self.sink.protocol {
+            SinkProtocol::Grpc => grpc::call(&self.sink.endpoint, &body)?,
+            SinkProtocol::HttpProtobuf => Request::post(url(&self.sink.endpoint))
                 .header(header::CONTENT_TYPE, "application/x-protobuf")
                 .body(Full::new(Bytes::from(body)))?,
         };
         let exchange = async {
-            let (head, body) = route.client.request(request).await?.into_parts();
+            let (head, body) = self.client.request(request).await?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.ok();
             Ok::<_, Error>((head, body))
         };
@@ -225,7 +283,7 @@ impl Exporter {
         let (head, body) = tokio::time::timeout(deadline, exchange).await.context("no answer in time")??;
         let trailers = body.as_ref().and_then(|body| body.trailers().cloned());
         let body = body.map(Collected::to_bytes);
-        let result = match route.sink.protocol {
+        let result = match self.sink.protocol {
             SinkProtocol::Grpc => grpc::receipt(head.status, &head.headers, trailers.as_ref(), body.as_ref()),
             SinkProtocol::HttpProtobuf => receipt(head.status, body.as_ref()),
         };
@@ -235,7 +293,8 @@ impl Exporter {
 
 impl Route {
     fn position(&self) -> Position {
-        Position { next: self.next, of: Some((self.ledger.clone(), self.sink.endpoint.clone())) }
+        let Target { ledger, sink, .. } = &*self.target;
+        Position { next: self.next, of: Some((ledger.clone(), sink.endpoint.clone())) }
     }
 }
 
@@ -253,7 +312,7 @@ fn begins(position: Option<&Position>, endpoint: &str, progress: &Progress) -> u
 /// When there is something to do, if nothing is committed before.
 fn next_look(routes: &BTreeMap<String, Route>) -> Instant {
     let look = Instant::now() + Duration::from_secs(LOOK_SECONDS);
-    routes.values().filter(|route| route.failing).fold(look, |look, route| look.min(route.retry_at))
+    routes.values().filter(|route| route.failing && !route.busy).fold(look, |look, route| look.min(route.retry_at))
 }
 
 /// Sinks that policies use, by name.

@@ -2,12 +2,52 @@
 
 use std::collections::{HashMap, HashSet};
 use testimony_core::evidence::ledger::tables::Tables;
-use testimony_core::evidence::ledger::{ABANDONED_PER_STREAM_MAX, AbandonedRow, Fact, STREAMS_PER_POD_MAX, StreamRow};
+use testimony_core::evidence::ledger::{
+    ABANDONED_PER_STREAM_MAX, AbandonedRow, Fact, STREAMS_MAX, STREAMS_PER_POD_MAX, StreamRow,
+};
 use testimony_core::evidence::stream::{StreamId, StreamParts};
 
 /// Time without a head after which a stream of an earlier process of a sidecar makes room for another one, in seconds: one that
 /// goes on shows a head every half minute.
 pub const SILENT_SECONDS: u64 = 600;
+
+/// Certificates that a pod may have at once: each data thread needs one when its process begins, and a process may be restarted a
+/// few times. Streams that have ended are many, too: all that are known are restated.
+pub const CERTIFICATES_PER_POD_MAX: u64 = 256;
+
+/// Time in which a pod may have one more, in seconds: a data thread needs one in a day.
+pub const CERTIFICATES_PER_POD_SECONDS: u64 = 30;
+
+/// Pods that have got certificates of late, at most: as many as there may be streams. Further ones wait until one of these may
+/// have all of its own again, which takes two hours.
+const CERTIFIED_PODS_MAX: usize = STREAMS_MAX;
+
+/// How many certificates pods have got of late. Not kept: the next leader begins anew.
+#[derive(Debug, Default)]
+pub struct Certificates {
+    /// By the pod's uid: when it may have all of them again, in seconds since the epoch.
+    pods: HashMap<String, u64>,
+}
+
+impl Certificates {
+    /// Whether this pod may have one more.
+    pub fn may_have(&mut self, pod_uid: &str, now_s: u64) -> bool {
+        if self.pods.len() >= CERTIFIED_PODS_MAX && !self.pods.contains_key(pod_uid) {
+            self.pods.retain(|_, full_s| *full_s > now_s);
+            if self.pods.len() >= CERTIFIED_PODS_MAX {
+                return false;
+            }
+        }
+        let most_s = CERTIFICATES_PER_POD_MAX.saturating_sub(1).saturating_mul(CERTIFICATES_PER_POD_SECONDS);
+        self.pods.get(pod_uid).is_none_or(|full_s| full_s.saturating_sub(now_s) <= most_s)
+    }
+
+    /// It got one.
+    pub fn given(&mut self, pod_uid: &str, now_s: u64) {
+        let full_s = self.pods.entry(pod_uid.to_owned()).or_default();
+        *full_s = (*full_s).max(now_s).saturating_add(CERTIFICATES_PER_POD_SECONDS);
+    }
+}
 
 /// What waits of single pods.
 #[derive(Debug, Default)]
@@ -165,6 +205,31 @@ mod tests {
         assert_eq!(room(&waiting, &tables, &new, &[sid("a", 99, 0), other], after_s + 1), Room::Full);
         tables.apply(0, 1, &Fact::Closed(sid("a", 5, 0), 3, Hash::of(&[]))).expect("closed");
         assert_eq!(room(&Waiting::default(), &tables, &new, &none, 0), Room::Free);
+    }
+
+    #[test]
+    fn w1_a_pod_gets_so_many_certificates_at_once_and_one_more_in_a_while() {
+        let mut certificates = Certificates::default();
+        let mut get = |pod: &str, now_s: u64| {
+            let may = certificates.may_have(pod, now_s);
+            if may {
+                certificates.given(pod, now_s);
+            }
+            may
+        };
+        let many = |get: &mut dyn FnMut(&str, u64) -> bool, pod: &str, now_s: u64| {
+            (0..2 * CERTIFICATES_PER_POD_MAX).filter(|_| get(pod, now_s)).count() as u64
+        };
+        assert_eq!(many(&mut get, "a", START_S), CERTIFICATES_PER_POD_MAX);
+        assert!(get("b", START_S), "another pod");
+        assert!(!get("a", START_S + CERTIFICATES_PER_POD_SECONDS - 1));
+        assert_eq!(many(&mut get, "a", START_S + CERTIFICATES_PER_POD_SECONDS), 1);
+        assert!(!get("a", START_S), "a clock that was put back gives none");
+        assert_eq!(many(&mut get, "a", START_S + 90_000), CERTIFICATES_PER_POD_MAX, "not more than at once");
+        // Pods that may have all again are not remembered.
+        (0..CERTIFIED_PODS_MAX as u64).for_each(|n| assert!(get(&format!("p{n}"), START_S + 200_000)));
+        assert!(!get("z", START_S + 200_000 + CERTIFICATES_PER_POD_SECONDS - 1));
+        assert!(get("z", START_S + 200_000 + CERTIFICATES_PER_POD_SECONDS));
     }
 
     #[test]

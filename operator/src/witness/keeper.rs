@@ -222,7 +222,7 @@ impl Keeper {
         }
         let dropped = proposed.dropped.len();
         if dropped > 0 {
-            tracing::error!(dropped, "facts that fit no entry of the ledger are left out");
+            tracing::error!(dropped, "facts that can stand in no entry of the ledger are left out");
             self.metrics.ledger_dropped.inc_by(u64::try_from(dropped).unwrap_or(u64::MAX));
         }
         held.push_back((proposed.block().number, proposed.block().bytes()));

@@ -2,8 +2,10 @@
 
 use super::bench::*;
 use super::cover::{Cover, UNKNOWN_INJECTION_ID};
-use super::desk::Reply;
+use super::desk::{Desk, Reply};
+use super::fair::CERTIFICATES_PER_POD_MAX;
 use super::http::Ask;
+use super::keys::WitnessKeys;
 use super::store::{Standing, Store};
 use crate::api::AuditPolicy;
 use crate::state::State;
@@ -14,7 +16,8 @@ use testimony_core::evidence::ledger::entry::Entry;
 use testimony_core::evidence::ledger::{
     ABANDONED_PER_STREAM_MAX, AbandonedRow, Block, Book, Fact, Keys, STATE_EVERY_BLOCKS, STREAMS_PER_POD_MAX, ledger_id,
 };
-use testimony_core::evidence::witness::Outcome;
+use testimony_core::evidence::merkle::empty_root;
+use testimony_core::evidence::witness::{Outcome, Request};
 
 fn claims(state: &State, name: &str, injection_id: &str) {
     put::<Pod>(
@@ -167,4 +170,63 @@ async fn w1_one_pod_cannot_take_all_of_the_ledger() {
     assert_eq!((written, told(&bench)), (ABANDONED_PER_STREAM_MAX - 1, ABANDONED_PER_STREAM_MAX));
     assert!(answers.iter().any(|reply| matches!(reply, Reply::Denied(429, why) if why.contains("as many as may be"))));
     bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn w1_k1_a_pod_that_closes_its_streams_gets_so_many_certificates_and_another_one_all_of_its_own() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    pod(&bench.state, "b", true);
+    let asked = CERTIFICATES_PER_POD_MAX as usize + STREAMS_PER_POD_MAX;
+    let (mut given, mut refused) = (0, 0);
+    for first in (0..asked).step_by(STREAMS_PER_POD_MAX) {
+        let round = (first..first + STREAMS_PER_POD_MAX).map(|n| {
+            let bench = &bench;
+            async move {
+                let mut sidecar = Sidecar::new("a");
+                sidecar.sid = format!("c-1/shop/a/{n:032x}-0-0").parse().expect("a name");
+                match bench.ask("a", sidecar.certify()).await {
+                    Reply::Certificate(_) => {}
+                    Reply::Denied(429, why) => {
+                        let most = format!("this pod has got {CERTIFICATES_PER_POD_MAX} certificates");
+                        assert!(why.starts_with(&most), "{why}");
+                        return false;
+                    }
+                    other => panic!("{other:?}"),
+                }
+                sidecar.end("close");
+                assert_eq!(cosigned(bench, sidecar.show(bench).await.as_ref()), Some(1));
+                true
+            }
+        });
+        for got in futures::future::join_all(round).await {
+            *(if got { &mut given } else { &mut refused }) += 1;
+        }
+    }
+    // Time is real there: while this runs, it may have some more.
+    assert!((CERTIFICATES_PER_POD_MAX..CERTIFICATES_PER_POD_MAX + 10).contains(&given), "{given}");
+    assert!(refused > 0);
+    assert!(matches!(bench.ask("b", Sidecar::new("b").certify()).await, Reply::Certificate(_)), "another pod");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn w1_a_stream_that_has_ended_shows_no_further_head() {
+    let client = FakeApi::default().client();
+    let keys = WitnessKeys::load(&client, SPACE, "testimony-witness").await.expect("keys");
+    let mut book = Book::new(ledger_id("c-1", SPACE, 1).expect("a name"), keys.public());
+    let mut sidecar = Sidecar::new("a");
+    let facts = [
+        Fact::Certified(sidecar.sid.clone(), public(1), u64::MAX, vec![1]),
+        Fact::Lost(sidecar.sid.clone(), 0, empty_root()),
+    ];
+    let proposed = book.propose(&facts, &[], 1, |message| keys.sign_ledger(message)).expect("a block");
+    book.apply(proposed.committed()).expect("the next block");
+    let mut desk = Desk::new(book, keys, "c-1", SPACE);
+    sidecar.seal(3);
+    let request = Request::parse(sidecar.client.request().expect("a head").as_bytes()).expect("a request");
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    desk.add_checkpoint(&identity("a"), &request, 5, reply);
+    let answer = answer.try_recv().expect("at once");
+    assert!(matches!(&answer, Reply::Denied(422, why) if why.contains("has ended")), "{answer:?}");
 }

@@ -1,10 +1,10 @@
 //! The witness: certifies streams, remembers their heads in a ledger at the API server, and cosigns what is committed
 //! (rules K1, W1, W2, W4). Only the leader answers; the ledger itself keeps two of them apart.
 //!
-//! [`desk`] decides, with what is [`fair`] among pods and which [`contradictions`] were told, [`cover`] looks at the cluster (all without I/O); [`keeper`] commits,
-//! [`export`] sends blocks to sinks until each has given a [`receipt`], [`outside`] shows heads to a witness outside of the cluster,
-//! [`head_copy`] copies the newest one, [`retain`] says which blocks stay, [`store`] and [`keys`] hold objects, [`http`] is what
-//! sidecars call.
+//! [`desk`] decides (on certificates in its `certify`), with what is [`fair`] among pods and which [`contradictions`] were told,
+//! [`cover`] looks at the cluster (all without I/O); [`keeper`] commits, [`export`] sends blocks to sinks until each has given a
+//! [`receipt`], [`outside`] shows heads to a witness outside of the cluster, [`head_copy`] copies the newest one, [`retain`] says
+//! which blocks stay, [`store`] and [`keys`] hold objects, [`http`] is what sidecars call.
 
 #[cfg(test)]
 mod bench;

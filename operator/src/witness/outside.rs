@@ -23,6 +23,12 @@ use tokio::time::Instant;
 /// Deadline of one request, in seconds.
 const REQUEST_SECONDS_MAX: u64 = 30;
 
+/// Time between two looks at new blocks, in seconds, however long it is from head to head: they are not there for ever.
+const FOLLOW_SECONDS: u64 = 60;
+
+/// Requests of one round: a head whose answer was lost, the same once more, and from where the witness says that it stands.
+const ROUND_REQUESTS_MAX: usize = 3;
+
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
@@ -53,6 +59,18 @@ pub struct Shower {
     pub unread: Unread,
     /// Takes what it cosigned into the ledger.
     pub notes: mpsc::Sender<String>,
+}
+
+/// What the task remembers.
+#[derive(Default)]
+struct Memory {
+    walk: Option<Outside>,
+    /// What stands in the cluster for the next leader.
+    kept: String,
+    /// What the leader before kept was looked at.
+    looked: bool,
+    /// The witness did not cosign, and that was told.
+    failing: bool,
 }
 
 /// Why a head was not shown.
@@ -86,6 +104,11 @@ impl Failure {
             Self::Ledger(_) | Self::Removed(_) | Self::Astray(_) => false,
         }
     }
+
+    /// The same of a walk that was begun beside the one that there is, which stays.
+    fn elsewhere(self) -> Self {
+        if self.keeps_walk() { self } else { Self::Refused(self.to_string()) }
+    }
 }
 
 impl Shower {
@@ -99,9 +122,11 @@ impl Shower {
                 return;
             }
         };
-        let mut walk: Option<Outside> = None;
-        let mut next = Instant::now();
-        let (mut failing, mut looked, mut kept) = (false, false, String::new());
+        // Until it is known where the leader before was, the witness may lack all.
+        self.unread.from(ReaderOf::Outside, Some(0));
+        let mut memory = Memory::default();
+        let mut next_head = Instant::now();
+        let mut next = next_head;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
@@ -115,38 +140,54 @@ impl Shower {
                 }
                 continue;
             };
-            next = Instant::now() + self.config.interval;
+            let is_due = Instant::now() >= next_head;
+            if is_due {
+                next_head = Instant::now() + self.config.interval;
+            }
+            next = next_head.min(Instant::now() + Duration::from_secs(FOLLOW_SECONDS));
             // Until that is known nothing is begun, or what is kept would be lost.
-            looked = looked || self.resume(&mut walk, &progress).await;
-            if !looked {
+            memory.looked = memory.looked || self.resume(&mut memory.walk, &progress).await;
+            if !memory.looked {
                 continue;
             }
-            let result = self.show(&client, &mut walk, &progress).await;
-            self.keep(walk.as_ref(), &mut kept).await;
-            self.unread.from(ReaderOf::Outside, walk.as_ref().map(Outside::next_block));
-            let count = |result| self.metrics.ledger_outside.get_or_create(&ResultLabels { result }).inc();
-            match result {
-                Ok(None) => {}
-                Ok(Some(note)) => {
-                    count("cosigned");
-                    failing = false;
-                    if let Ok(seconds) = i64::try_from(cosigned_at(&note, &self.config.key)) {
-                        self.metrics.ledger_outside_at.set(seconds);
-                    }
-                    if self.notes.send(note).await.is_err() {
-                        return;
-                    }
+            let result = match is_due {
+                true => self.show(&client, &mut memory, &progress).await,
+                false => self.read_on(&mut memory.walk, &progress).await.map(|()| None),
+            };
+            let said = self.said(result, &mut memory);
+            self.keep(memory.walk.as_ref(), &mut memory.kept).await;
+            self.unread.from(ReaderOf::Outside, memory.walk.as_ref().map(Outside::next_block));
+            if let Some(note) = said
+                && self.notes.send(note).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Tells what came of it; a note that was cosigned.
+    fn said(&self, result: Result<Option<String>, Failure>, memory: &mut Memory) -> Option<String> {
+        let count = |result| self.metrics.ledger_outside.get_or_create(&ResultLabels { result }).inc();
+        match result {
+            Ok(None) => None,
+            Ok(Some(note)) => {
+                count("cosigned");
+                memory.failing = false;
+                if let Ok(seconds) = i64::try_from(cosigned_at(&note, &self.config.key)) {
+                    self.metrics.ledger_outside_at.set(seconds);
                 }
-                Err(error) => {
-                    count("error");
-                    if !error.keeps_walk() {
-                        walk = None;
-                    }
-                    if !std::mem::replace(&mut failing, true) {
-                        let url = &self.config.url;
-                        tracing::warn!(url, %error, "the witness outside did not cosign the ledger, trying again");
-                    }
+                Some(note)
+            }
+            Err(error) => {
+                count("error");
+                if !error.keeps_walk() {
+                    memory.walk = None;
                 }
+                if !std::mem::replace(&mut memory.failing, true) {
+                    let url = &self.config.url;
+                    tracing::warn!(url, %error, "the witness outside did not cosign the ledger, trying again");
+                }
+                None
             }
         }
     }
@@ -174,39 +215,46 @@ impl Shower {
         }
     }
 
-    /// Shows the newest head; `None`: there was nothing new.
-    async fn show(
-        &self,
-        client: &Http,
-        walk: &mut Option<Outside>,
-        progress: &Progress,
-    ) -> Result<Option<String>, Failure> {
-        let mut wanted = None;
-        // Another ledger was begun.
-        if walk.as_ref().is_some_and(|walk| *walk.ledger() != progress.sid) {
-            *walk = None;
-        }
-        // Once more, where the witness says that it stands elsewhere.
-        for _ in 0..2 {
-            let at = match walk {
+    /// Shows the head that waits for its answer, or the newest; `None`: there was nothing new.
+    async fn show(&self, client: &Http, memory: &mut Memory, progress: &Progress) -> Result<Option<String>, Failure> {
+        let mut stands = 0;
+        for _ in 0..ROUND_REQUESTS_MAX {
+            self.read_on(&mut memory.walk, progress).await?;
+            let at = match &mut memory.walk {
                 Some(at) => at,
-                None => walk.insert(self.begin(wanted).await?),
+                None => memory.walk.insert(self.begin(None, progress).await?),
             };
-            self.follow(at, progress).await?;
             let Some(request) = at.request() else {
                 return at.astray().map_or(Ok(None), |size| Err(Failure::Astray(size)));
             };
+            // Whoever comes next must know what the witness may have taken.
+            self.keep(memory.walk.as_ref(), &mut memory.kept).await;
             let (status, body) = self.ask(client, request).await.map_err(Failure::Http)?;
+            let Some(at) = &mut memory.walk else { break };
             match at.answered(status, &body) {
                 Answer::Cosigned(note) => return Ok(Some(note)),
+                Answer::Known => {}
                 Answer::Elsewhere(size) => {
-                    wanted = Some(size);
-                    *walk = None;
+                    stands = size;
+                    // Where the blocks do not lead there, what is known stays: the witness may come back to it.
+                    memory.walk = Some(self.begin(Some(size), progress).await.map_err(Failure::elsewhere)?);
                 }
                 Answer::Refused(why) => return Err(Failure::Refused(why)),
             }
         }
-        Err(Failure::Astray(wanted.unwrap_or_default()))
+        Err(Failure::Astray(stands).elsewhere())
+    }
+
+    /// Walks on to the newest block, if there is a walk of this ledger.
+    async fn read_on(&self, walk: &mut Option<Outside>, progress: &Progress) -> Result<(), Failure> {
+        // Another ledger was begun.
+        if walk.as_ref().is_some_and(|walk| *walk.ledger() != progress.sid) {
+            *walk = None;
+        }
+        match walk {
+            Some(at) => self.follow(at, progress).await,
+            None => Ok(()),
+        }
     }
 
     /// Walks on to the newest block.
@@ -223,13 +271,15 @@ impl Shower {
     }
 
     /// From the newest block where reading may begin and that is not beyond where the witness stands: as it says itself, or
-    /// as the ledger has it.
-    async fn begin(&self, wanted: Option<u64>) -> Result<Outside, Failure> {
+    /// as the ledger has it. The walk has come to the newest block.
+    async fn begin(&self, wanted: Option<u64>, progress: &Progress) -> Result<Outside, Failure> {
         let mut sights: Vec<Sight> = Vec::new();
         self.store.scan(|block| sights.push(Sight::of(block, &self.config.key))).await?;
         let (number, wanted) = begin_with(&mut sights, wanted).ok_or(Failure::NoBlock)?;
         let first = self.store.get(number).await?.ok_or(StoreError::Gone(number))?;
-        Ok(Outside::begin(&first, wanted, self.config.key.clone())?)
+        let mut at = Outside::begin(&first, wanted, self.config.key.clone())?;
+        self.follow(&mut at, progress).await?;
+        at.astray().map_or(Ok(at), |size| Err(Failure::Astray(size)))
     }
 
     async fn ask(&self, client: &Http, body: String) -> anyhow::Result<(u16, String)> {

@@ -1,7 +1,7 @@
 //! The ledger as its keeper has it: blocks are proposed, committed, and then count.
 
 use super::block::{Block, Chain, LedgerError};
-use super::draft::{Cursor, Draft, Pushed, Reserved, rows};
+use super::draft::{Cursor, Draft, Pushed, Reserved, Standing, rows};
 use super::entry::Entry;
 use super::fact::{Fact, HeadRow, StateFact};
 use super::outline::{Outline, start};
@@ -64,11 +64,12 @@ pub struct Proposed {
     entries: Vec<Entry>,
     restating: Option<Restating>,
     restated: bool,
-    /// Which of the facts that were given can stand in no block: they are passed over.
+    /// Which of the facts that were given can stand in no block, or speak of a stream that is known no more: they are passed
+    /// over.
     pub dropped: Vec<usize>,
     /// How many of the facts that were given are in it, or are passed over.
     pub facts_taken: usize,
-    /// How many of the heads that were given are in it.
+    /// How many of the heads that were given are in it, or are of streams that are known no more.
     pub heads_taken: usize,
 }
 
@@ -276,25 +277,9 @@ impl Book {
         if draft.chain.range.end() == 0 {
             draft.push(Fact::Open(self.keys.ledger, self.keys.witness), Reserved::default());
         }
-        let (restating, restated) = self.restate(&mut draft);
-        let reserved = reserved(heads.len());
-        let (mut facts_taken, mut dropped) = (0, Vec::new());
-        for (at, fact) in facts.iter().enumerate() {
-            match draft.push(fact.bounded(), reserved) {
-                Pushed::Taken => {}
-                Pushed::TooLong => dropped.push(at),
-                Pushed::Full => break,
-            }
-            facts_taken += 1;
-        }
-        let mut heads_taken = 0;
-        for part in heads.chunks(HEADS_PER_ENTRY_MAX) {
-            if draft.push(Fact::Heads(part.to_vec()), Reserved::default()) != Pushed::Taken {
-                break;
-            }
-            heads_taken += part.len();
-        }
-        if draft.entries.is_empty() && !dropped.is_empty() {
+        let (restating, restated, tables) = self.restate(&mut draft);
+        let (facts_taken, dropped, heads_taken) = fill(&mut draft, Standing::new(tables), facts, heads);
+        if draft.entries.is_empty() && facts_taken + heads_taken > 0 {
             // A block is made all the same: with it those are told who wait for what was passed over.
             draft.push(Fact::Heads(Vec::new()), Reserved::default());
         }
@@ -365,8 +350,9 @@ impl Book {
             || self.tables.streams().len() >= KNOWN_STREAMS_MAX
     }
 
-    /// Writes the next part of a restatement that is due or under way; whether it is complete.
-    fn restate(&self, draft: &mut Draft) -> (Option<Restating>, bool) {
+    /// Writes the next part of a restatement that is due or under way; whether it is complete, and what is known behind it.
+    fn restate(&self, draft: &mut Draft) -> (Option<Restating>, bool, Cow<'_, Tables>) {
+        let mut tables = Cow::Borrowed(&self.tables);
         let at_ns = draft.at_ns();
         let anew = || Restating { from: self.next_block, begun_ns: at_ns, cursor: Cursor::default() };
         let mut restating = match &self.restating {
@@ -374,9 +360,8 @@ impl Book {
             Some(restating) if !restating.cursor.begun => anew(),
             Some(restating) => restating.clone(),
             None if self.is_due(at_ns) => anew(),
-            None => return (None, false),
+            None => return (None, false, tables),
         };
-        let mut tables = Cow::Borrowed(&self.tables);
         if !restating.cursor.begun {
             // As its first part will have it: what it forgets is not said again.
             tables.to_mut().make_room();
@@ -398,11 +383,40 @@ impl Book {
             }
             restating.cursor = cursor;
             if last {
-                return (Some(restating), true);
+                return (Some(restating), true, tables);
             }
         }
-        (Some(restating), false)
+        (Some(restating), false, tables)
     }
+}
+
+/// As many facts and heads as fit: how many facts are in the block or passed over, which of them are passed over, and how many
+/// heads are done with.
+fn fill(
+    draft: &mut Draft,
+    mut standing: Standing<'_>,
+    facts: &[Fact],
+    heads: &[HeadRow],
+) -> (usize, Vec<usize>, usize) {
+    let reserved = reserved(heads.len());
+    let (mut facts_taken, mut dropped, mut heads_taken) = (0, Vec::new(), 0);
+    for (at, fact) in facts.iter().enumerate() {
+        let pushed = standing.takes(fact).then(|| draft.push(fact.bounded(), reserved));
+        match pushed {
+            Some(Pushed::Taken) => standing.said(fact),
+            Some(Pushed::Full) => break,
+            Some(Pushed::TooLong) | None => dropped.push(at),
+        }
+        facts_taken += 1;
+    }
+    for part in heads.chunks(HEADS_PER_ENTRY_MAX) {
+        let known = standing.heads(part);
+        if !known.is_empty() && draft.push(Fact::Heads(known), Reserved::default()) != Pushed::Taken {
+            break;
+        }
+        heads_taken += part.len();
+    }
+    (facts_taken, dropped, heads_taken)
 }
 
 /// What is kept for heads: however many facts there are, some heads get into each block.

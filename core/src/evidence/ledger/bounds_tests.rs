@@ -2,10 +2,11 @@
 
 use super::entry::Entry;
 use super::outline::start;
-use super::tests::{Keeper, START_NS, abandoned, certified, pod, sid};
+use super::tests::{Keeper, START_NS, abandoned, certified, pod, public, root, sid};
 use super::*;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
+use crate::evidence::note::Checkpoint;
 use proptest::prelude::*;
 
 /// Texts that are long, or long once they are escaped.
@@ -39,6 +40,17 @@ fn fact() -> impl Strategy<Value = Fact> {
         (0..3u64, text(), text()).prop_map(move |(n, reason, by)| Fact::Pruned(pruned(n, reason, by))),
         text().prop_map(Fact::Witnessed),
         (0..3u64, text()).prop_map(|(n, note)| Fact::Fork(sid(n), note)),
+        // Of streams that are known, of one that may become known, and of one that never is.
+        (0..4u64, 0..9u64).prop_map(|(n, size)| Fact::Closed(sid(n + n / 3), size, root(size))),
+        (0..4u64, 0..9u64).prop_map(|(n, size)| Fact::Epoch(sid(n + n / 3), size, root(size), public(3))),
+        (0..4u64, 0..9u64).prop_map(|(n, size)| Fact::Lost(sid(n + n / 3), size, root(size))),
+        (0..4u64, 0..9u64).prop_map(|(n, size)| Fact::Rebased(
+            sid(n + n / 3),
+            (0, root(0)),
+            (size, root(size)),
+            public(3)
+        )),
+        (0..4u64).prop_map(certified),
     ]
 }
 
@@ -54,6 +66,8 @@ proptest! {
             prop_assert!(taken > 0, "{:?} is waited for", facts[at]);
             at += taken;
         }
+        let heads = [0, 7, 99].map(|stream| HeadRow { stream, size: 9, root: root(9) });
+        prop_assert_eq!(keeper.commit(&[], &heads).1, 3);
         keeper.later(STATE_EVERY_SECONDS);
         for _ in 0..8 {
             keeper.commit(&[], &[]);
@@ -63,6 +77,7 @@ proptest! {
             prop_assert!(Entry::parse(line.as_bytes()).is_ok(), "{}", line.len());
         }
         keeper.check();
+        read(&keeper);
         let from = keeper.book.readable_from();
         keeper.blocks.retain(|block| block.number >= from);
         keeper.check();
@@ -181,7 +196,8 @@ fn w1_streams_that_ended_longest_ago_make_room() {
     let known = u64::try_from(KNOWN_STREAMS_MAX).expect("small");
     for n in 0..known {
         let at_ns = START_NS + known - n;
-        tables.apply(n, at_ns, &certified(n)).expect("certified");
+        // Far from the numbers of entries that are written here.
+        tables.apply(known + n, at_ns, &certified(n)).expect("certified");
         // Each fourth goes on.
         if n % 4 != 0 {
             tables.apply(known + n, at_ns, &Fact::Closed(sid(n), 1, Hash::of(&[]))).expect("closed");
@@ -189,16 +205,75 @@ fn w1_streams_that_ended_longest_ago_make_room() {
     }
     tables.apply(0, START_NS, &abandoned(sid(1), 1, 2, "x")).expect("abandoned");
     tables.apply(0, START_NS, &abandoned(sid(known - 1), 1, 2, "x")).expect("abandoned");
+    // The oldest one was not shown for long, and shows itself again when it is forgotten.
+    let last = known - 1;
+    tables.apply(0, START_NS, &Fact::Lost(sid(last), 1, Hash::of(&[]))).expect("known");
     let open = tables.live();
     assert_eq!(open, KNOWN_STREAMS_MAX / 4);
     assert_eq!(tables.open_of("pod-0").count() + tables.open_of("pod-1").count(), 1);
-    keeper.commit(&[], &[]);
+    // Whoever reads on from here: another keeper, and a reader, who makes no room.
+    let (mut keeps, mut reads) = (keeper.book.clone(), keeper.book.tables().clone());
+    let (facts, heads) = ([Fact::Lost(sid(last), 1, Hash::of(&[]))], [keeper.head(last, 2), keeper.head(last - 3, 2)]);
+    assert_eq!(keeper.commit(&facts, &heads), (1, 2, keeper.book.known(&shown(last - 3)).into_iter().collect()));
     let tables = keeper.book.tables();
     assert!(keeper.book.is_restating(), "it is due");
     assert_eq!((tables.streams().len(), tables.live()), (KNOWN_STREAMS_KEEP, open));
-    assert!(tables.stream(&sid(1)).is_some() && tables.stream(&sid(known - 1)).is_none(), "the oldest go");
+    assert!(tables.stream(&sid(1)).is_some() && tables.stream(&sid(last)).is_none(), "the oldest go");
     assert!(tables.stream(&sid(known - 4)).is_some(), "what goes on stays");
     assert_eq!(tables.abandoned().len(), 1);
+    // Its name may come again; nothing is said of a stream that is not known.
+    assert_eq!(keeper.commit(&[certified(last), certified(last), Fact::Closed(sid(last - 1), 2, root(2))], &[]).0, 3);
+    let heads = [keeper.head(last, 1)];
+    assert_eq!(keeper.commit(&[], &heads).1, 1);
+    for block in &keeper.blocks {
+        keeps.replay(block).expect("another keeper reads it");
+        for line in block.entries.lines() {
+            let entry = Entry::parse(line.as_bytes()).expect("an entry");
+            reads.apply(entry.seq, entry.at_ns, &entry.fact).expect("a reader takes it");
+        }
+    }
+    assert_eq!(keeps.tables(), keeper.book.tables());
+    assert_eq!(reads.stream(&sid(last)), keeper.book.tables().stream(&sid(last)));
+    assert_eq!((reads.live(), reads.streams().len()), (open + 1, KNOWN_STREAMS_MAX));
+}
+
+fn shown(n: u64) -> Checkpoint {
+    Checkpoint { origin: sid(n).to_string(), size: 2, root: root(2) }
+}
+
+#[test]
+fn w1_k1_a_name_that_comes_again_when_its_stream_is_forgotten_changes_nothing_of_the_first() {
+    let mut keeper = Keeper::new();
+    keeper.commit(&[certified(1), certified(2)], &[]);
+    keeper.commit(&[Fact::Epoch(sid(1), 3, root(3), public(4)), Fact::Closed(sid(1), 5, root(5))], &[]);
+    let first = read(&keeper);
+    assert_eq!(keeper.commit(&[certified(2)], &[]).0, 1, "it goes on, and has a certificate");
+    keeper.later(FINISHED_KEEP_S + 1);
+    keeper.commit(&[Fact::Gone("x".to_owned())], &[]);
+    assert!(keeper.book.tables().stream(&sid(1)).is_none(), "it is forgotten");
+    let again = Fact::Certified(sid(1), public(5), u64::MAX, vec![0x31; 400]);
+    keeper.commit(&[again], &[]);
+    keeper.commit(&[], &[keeper.head(1, 2)]);
+    keeper.commit(&[Fact::Epoch(sid(1), 4, root(7), public(6))], &[]);
+    keeper.later(STATE_EVERY_SECONDS);
+    keeper.commit(&[Fact::Lost(sid(1), 4, root(7))], &[]);
+    keeper.check();
+    let (then, now) = (&first.streams[&sid(1)], &read(&keeper).streams[&sid(1)]);
+    assert_eq!((now.first_key, &now.later_keys), (Some(public(1)), &then.later_keys));
+    assert!(now.certificate == then.certificate && now.certified_ns == then.certified_ns);
+    assert_eq!((now.size, now.root, now.life, now.at_ns), (5, root(5), Life::Closed, then.at_ns));
+    // A stream that goes on cannot be certified once more.
+    let mut tables = keeper.book.tables().clone();
+    assert!(tables.apply(99, START_NS, &certified(2)).is_err());
+}
+
+fn read(keeper: &Keeper) -> super::read::Summary {
+    let mut reader = super::read::Reader::new(public(8));
+    for block in &keeper.blocks {
+        block.entries.lines().for_each(|line| reader.entry(line.as_bytes()).expect("it follows"));
+        reader.head(&block.note).expect("its head");
+    }
+    reader.finish()
 }
 
 #[test]
@@ -213,7 +288,7 @@ fn r3_rows_are_measured_as_they_are_escaped_and_one_that_fits_nowhere_is_passed_
     let facts: Vec<Fact> = (0..90).map(bare).collect();
     assert_eq!(keeper.commit(&facts, &[]).0, facts.len());
     // As an entry of before may have it.
-    let long = Fact::Certified(sid(2), super::tests::public(1), 5, vec![0x30; 45_000]);
+    let long = Fact::Certified(sid(2), public(1), 5, vec![0x30; 45_000]);
     keeper.book.tables_mut().apply(9, START_NS, &long).expect("certified");
     keeper.later(STATE_EVERY_SECONDS);
     for _ in 0..9 {

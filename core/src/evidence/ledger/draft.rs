@@ -2,11 +2,13 @@
 
 use super::block::Chain;
 use super::entry::Entry;
-use super::fact::{Fact, Row, StateFact};
+use super::fact::{Fact, HeadRow, Row, StateFact};
 use super::tables::{Part, Tables};
 use super::{BLOCK_BYTES_MAX, ENTRIES_PER_BLOCK_MAX, ROWS_BYTES_MAX};
 use crate::canon::BODY_BYTES_MAX;
-use std::collections::BTreeMap;
+use crate::evidence::stream::StreamId;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
 /// How far a restatement has come: the last row that was written of each table.
@@ -78,6 +80,44 @@ impl Draft {
         self.chain.push(&body, at_ns);
         self.entries.push(entry);
         Pushed::Taken
+    }
+}
+
+/// What is known where the next entry comes to stand. Neither the keeper nor a reader takes an entry about a stream that is
+/// known no more, and it would end the ledger; such a one is never written.
+pub(super) struct Standing<'a> {
+    /// Before the block; where it restates, without what that forgets.
+    tables: Cow<'a, Tables>,
+    /// Streams that were certified in it.
+    certified: HashSet<StreamId>,
+}
+
+impl<'a> Standing<'a> {
+    pub(super) fn new(tables: Cow<'a, Tables>) -> Self {
+        Self { tables, certified: HashSet::new() }
+    }
+
+    /// Whether this can be said.
+    pub(super) fn takes(&self, fact: &Fact) -> bool {
+        let knows = |sid: &StreamId| self.tables.stream(sid).is_some() || self.certified.contains(sid);
+        match fact {
+            Fact::Certified(sid, ..) => !knows(sid),
+            Fact::Epoch(sid, ..) | Fact::Closed(sid, ..) | Fact::Lost(sid, ..) | Fact::Rebased(sid, ..) => knows(sid),
+            Fact::Heads(heads) => self.heads(heads).len() == heads.len(),
+            _ => true,
+        }
+    }
+
+    /// It was said.
+    pub(super) fn said(&mut self, fact: &Fact) {
+        if let Fact::Certified(sid, ..) = fact {
+            self.certified.insert(sid.clone());
+        }
+    }
+
+    /// Those of streams that are known.
+    pub(super) fn heads(&self, heads: &[HeadRow]) -> Vec<HeadRow> {
+        heads.iter().filter(|head| self.tables.streams().contains_key(&head.stream)).copied().collect()
     }
 }
 

@@ -24,12 +24,25 @@ pub struct Outside {
     known: Option<Range>,
     /// Where the witness is thought to be, while the walk has not come there.
     wanted: u64,
+    /// The head that it was shown last, until it has answered: it may have taken it, whatever came back.
+    shown: Option<Shown>,
     /// Entries behind those.
     since: Range,
     /// The newest block's head.
     note: Option<SignedNote>,
-    /// There is something to show besides what the witness itself said.
+    /// There is something to show besides what the witness itself said, and behind the head that was shown.
     news: bool,
+}
+
+/// A head that the witness was shown and has not answered. It is shown again until it is answered: then the witness stands at
+/// one of two places, and the blocks that lead from there to the newest need not be there any more.
+#[derive(Clone, Debug)]
+struct Shown {
+    note: SignedNote,
+    /// The entries under it.
+    all: Range,
+    /// Those of them that the witness did not know.
+    since: Range,
 }
 
 /// A walk as it is kept for the next leader: by then the blocks that lead from the witness's head to the newest may be gone.
@@ -46,7 +59,29 @@ struct Kept {
     /// The entries that the witness knows.
     known: Option<KeptRange>,
     wanted: u64,
+    shown: Option<KeptShown>,
     since: KeptRange,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptShown {
+    note: String,
+    all: KeptRange,
+    since: KeptRange,
+}
+
+impl KeptShown {
+    fn of(shown: &Shown) -> Self {
+        Self { note: shown.note.encode(), all: KeptRange::of(&shown.all), since: KeptRange::of(&shown.since) }
+    }
+
+    fn shown(&self) -> Option<Shown> {
+        let (note, all, since) = (SignedNote::parse(&self.note).ok()?, self.all.range()?, self.since.range()?);
+        let (size, root) = (note.checkpoint.size, note.checkpoint.root);
+        let whole = all.begin() == 0 && all.end() == size && since.end() == size && all.root() == Some(root);
+        whole.then_some(Shown { note, all, since })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +105,10 @@ impl KeptRange {
 /// What an answer means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The newest head is cosigned: its note with both signatures, for [`Fact::Witnessed`].
+    /// The head that was shown is cosigned: its note with both signatures, for [`Fact::Witnessed`].
     Cosigned(String),
+    /// The witness knows the head that it was shown: an answer was lost. It is shown once more, for its cosignature.
+    Known,
     /// The witness stands elsewhere: walk again, to this size.
     Elsewhere(u64),
     /// It did not cosign; in words.
@@ -97,7 +134,7 @@ impl Outside {
         }
         let known = (wanted > 0 && wanted == at).then(|| chain.range.clone());
         let (since, next_block) = (Range::empty(at), first.number);
-        Ok(Self { witness, chain, next_block, known, wanted, since, note: None, news: false })
+        Ok(Self { witness, chain, next_block, known, wanted, shown: None, since, note: None, news: false })
     }
 
     /// The walk as text, for [`Self::restored`].
@@ -110,6 +147,7 @@ impl Outside {
             last: self.chain.last.map(Hash::to_hex),
             known: self.known.as_ref().map(KeptRange::of),
             wanted: self.wanted,
+            shown: self.shown.as_ref().map(KeptShown::of),
             since: KeptRange::of(&self.since),
         };
         // A map of strings and numbers is always JSON.
@@ -132,14 +170,20 @@ impl Outside {
             Some(last) => Some(last.parse().ok()?),
             None => None,
         };
-        // What the witness knows, and what came since, make all entries.
-        let follows = known.as_ref().is_none_or(|known| known.begin() == 0 && known.end() == since.begin());
+        let shown = match &kept.shown {
+            Some(shown) => Some(shown.shown()?),
+            None => None,
+        };
+        // What the witness knows, what it was shown, and what came since, make all entries.
+        let first = shown.as_ref().map_or(&since, |shown| &shown.since);
+        let follows = known.as_ref().is_none_or(|known| known.begin() == 0 && known.end() == first.begin())
+            && shown.as_ref().is_none_or(|shown| shown.since.end() == since.begin());
         if range.begin() != 0 || since.end() != range.end() || !follows {
             return None;
         }
         let chain = Chain { sid: kept.ledger, range, last, last_ns: 0 };
         let (witness, next_block, wanted) = (witness.clone(), kept.next_block, kept.wanted);
-        Some(Self { witness, chain, next_block, known, wanted, since, note: None, news: true })
+        Some(Self { witness, chain, next_block, known, wanted, shown, since, note: None, news: true })
     }
 
     /// The ledger.
@@ -167,7 +211,7 @@ impl Outside {
         if note.checkpoint.size != end || Some(note.checkpoint.root) != root {
             return Err(block.error(0, "its note is that of other entries".to_owned()));
         }
-        if self.wanted == end {
+        if self.known.is_none() && self.wanted == end {
             self.knows();
         }
         self.note = Some(note);
@@ -181,15 +225,25 @@ impl Outside {
         self.news = false;
     }
 
-    /// The body of the next request; `None`: there is nothing new to show, or the walk never came to where the witness is.
-    pub fn request(&self) -> Option<String> {
-        let note = self.note.clone().filter(|_| self.news)?;
+    /// The body of the next request: the head that waits for its answer, or else the newest. `None`: there is nothing new to
+    /// show, or the walk never came to where the witness is.
+    pub fn request(&mut self) -> Option<String> {
+        if self.astray().is_some() {
+            return None;
+        }
+        if self.shown.is_none() {
+            let note = self.note.clone().filter(|_| self.news)?;
+            let all = self.chain.range.clone();
+            let since = std::mem::replace(&mut self.since, Range::empty(all.end()));
+            self.shown = Some(Shown { note, all, since });
+            self.news = false;
+        }
+        let shown = self.shown.as_ref()?;
         let (old, proof) = match &self.known {
-            None if self.astray().is_some() => return None,
             None => (0, Vec::new()),
-            Some(known) => (known.end(), consistency(known, &self.since)?),
+            Some(known) => (known.end(), consistency(known, &shown.since)?),
         };
-        Some(Request { old, proof, note, tail: Tail::None }.encode())
+        Some(Request { old, proof, note: shown.note.clone(), tail: Tail::None }.encode())
     }
 
     /// The walk went over every block and no head has the size that the witness knows, which is this.
@@ -197,7 +251,7 @@ impl Outside {
         (self.wanted > 0 && self.known.is_none()).then_some(self.wanted)
     }
 
-    /// The answer to the request that was made after the last block.
+    /// The answer to the last request.
     pub fn answered(&mut self, status: u16, body: &str) -> Answer {
         let words = || body.chars().filter(|c| !c.is_control()).take(ANSWER_CHARS_MAX).collect::<String>();
         match status {
@@ -205,6 +259,7 @@ impl Outside {
                 Answer::Refused("the answer holds no valid cosignature of the configured key".to_owned())
             }),
             409 => match body.strip_suffix('\n').and_then(number) {
+                Some(size) if self.took(size) => Answer::Known,
                 Some(size) => Answer::Elsewhere(size),
                 None => Answer::Refused(format!("409: {}", words())),
             },
@@ -213,15 +268,27 @@ impl Outside {
         }
     }
 
+    /// Whether the witness took the head that it was shown, if it says that it stands at this size.
+    fn took(&mut self, size: u64) -> bool {
+        let known = self.known.as_ref().map_or(0, Range::end);
+        let Some(shown) = self.shown.as_mut().filter(|shown| shown.all.end() == size && size > known) else {
+            return false;
+        };
+        shown.since = Range::empty(size);
+        (self.known, self.wanted) = (Some(shown.all.clone()), size);
+        true
+    }
+
     fn cosigned(&mut self, body: &str) -> Option<Answer> {
-        let mut note = self.note.clone()?;
+        let shown = self.shown.as_ref()?;
+        let mut note = shown.note.clone();
         let NamedKey { name, key } = &self.witness;
         // What others sign is none of ours: the entry stays small.
         let lines = body.strip_suffix('\n').and_then(Signature::parse_lines)?;
         note.signatures.extend(lines.into_iter().filter(|line| line.name == *name));
         note.cosigned_at(name, key)?;
-        self.knows();
-        self.wanted = self.chain.range.end();
+        (self.wanted, self.known) = (shown.all.end(), Some(shown.all.clone()));
+        self.shown = None;
         Some(Answer::Cosigned(note.encode()))
     }
 }

@@ -100,6 +100,61 @@ fn w3_old_blocks_may_be_gone_unless_the_witness_stands_there() {
 }
 
 #[test]
+fn w3_a_head_whose_answer_was_lost_is_shown_until_it_is_answered_and_no_block_of_before_is_needed() {
+    for taken in [true, false] {
+        let (mut keeper, mut witness) = (keeper(3), Witness::new());
+        let ledger = keeper.book.sid().clone();
+        let mut outside = Outside::begin(&keeper.blocks[0], 0, named()).expect("the first block");
+        for round in 0..4 {
+            let size = keeper.book.size();
+            keeper
+                .blocks
+                .iter()
+                .filter(|block| block.number >= outside.next_block())
+                .cloned()
+                .collect::<Vec<_>>()
+                .iter()
+                .for_each(|block| outside.push(block).expect("it follows"));
+            let request = outside.request().expect("news");
+            if taken {
+                assert_eq!(witness.ask(&request).0, 200);
+            }
+            assert!(matches!(outside.answered(503, ""), Answer::Refused(_)), "the answer is lost");
+            // It stays away, another leader comes, and what was there is gone.
+            keeper.commit(&[certified(20 + round)], &[]);
+            let mut outside_then = Outside::restored(&outside.kept(), &ledger, &named()).expect("what was kept");
+            let there = keeper.blocks.len() - 1;
+            keeper.blocks.drain(..there);
+            if taken {
+                assert_eq!(show(&mut outside_then, &keeper, &mut witness), Some(Answer::Known));
+            }
+            let Some(Answer::Cosigned(note)) = show(&mut outside_then, &keeper, &mut witness) else {
+                panic!("{round}")
+            };
+            assert_eq!((SignedNote::parse(&note).expect("a note").checkpoint.size, witness.0.size), (size, size));
+            outside = outside_then;
+            // And the next time with nothing of before.
+            assert!(matches!(show(&mut outside, &keeper, &mut witness), Some(Answer::Cosigned(_))));
+            assert_eq!((witness.0.size, show(&mut outside, &keeper, &mut witness)), (keeper.book.size(), None));
+            keeper.commit(&[certified(30 + round)], &[]);
+        }
+    }
+}
+
+#[test]
+fn w3_a_witness_that_says_where_it_stands_and_stands_elsewhere_is_believed_once() {
+    let keeper = keeper(2);
+    let mut outside = Outside::begin(&keeper.blocks[0], 0, named()).expect("the first block");
+    keeper.blocks.iter().for_each(|block| outside.push(block).expect("it follows"));
+    let size = keeper.book.size();
+    assert_eq!(outside.answered(409, &format!("{size}\n")), Answer::Elsewhere(size), "nothing was shown");
+    assert!(outside.request().is_some());
+    assert_eq!(outside.answered(409, &format!("{}\n", size - 1)), Answer::Elsewhere(size - 1));
+    assert_eq!(outside.answered(409, &format!("{size}\n")), Answer::Known);
+    assert_eq!(outside.answered(409, &format!("{size}\n")), Answer::Elsewhere(size), "it was asked from there");
+}
+
+#[test]
 fn w3_what_is_no_cosignature_of_the_configured_key_is_refused() {
     let keeper = keeper(2);
     let mut outside = Outside::begin(&keeper.blocks[0], 0, named()).expect("the first block");
@@ -145,7 +200,7 @@ fn w3_a_walk_is_kept_for_the_next_leader() {
     (30..33).for_each(|n| drop(keeper.commit(&[certified(n)], &[])));
     keeper.blocks.drain(..9);
     let mut next = restored(&text).expect("what was kept");
-    assert_eq!((next.ledger(), next.next_block(), next.request()), (&ledger, 9, None), "nothing new yet");
+    assert_eq!((next.request(), next.ledger(), next.next_block()), (None, &ledger, 9), "nothing new yet");
     assert!(matches!(show(&mut next, &keeper, &mut witness), Some(Answer::Cosigned(_))));
     assert_eq!(witness.0.size, keeper.book.size());
 

@@ -106,6 +106,9 @@ pub struct Reader {
     resumed_ns: Option<u64>,
     /// How far streams had come, by number.
     shown: BTreeMap<u64, Shown>,
+    /// Names that were certified once more, after the stream of that name had ended and the keeper had forgotten it: what is
+    /// said from then on is of another stream, and changes nothing of what was said of the first (K1).
+    again: BTreeSet<StreamId>,
 }
 
 /// Type of an entry that says that records are not there; stream, first record, the one behind the last, and the sink.
@@ -114,8 +117,8 @@ type Removal = (&'static str, StreamId, u64, u64, Option<String>);
 impl Reader {
     /// Of a ledger whose heads this key signs.
     pub fn new(key: PublicKey) -> Self {
-        let (tables, summary, removals, shown) = Default::default();
-        Self { key, chain: None, tables, summary, removals, resumed_ns: None, shown }
+        let (tables, summary, removals, shown, again) = Default::default();
+        Self { key, chain: None, tables, summary, removals, resumed_ns: None, shown, again }
     }
 
     /// The next entry.
@@ -204,7 +207,7 @@ impl Reader {
 
     /// All of it.
     pub fn finish(mut self) -> Summary {
-        for row in self.tables.streams().values() {
+        for row in self.tables.streams().values().filter(|row| !self.again.contains(&row.sid)) {
             let said = self.summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
             (said.size, said.root, said.life, said.at_ns) = (row.state.size, row.state.root, row.life, row.at_ns);
             said.shown = self.shown.remove(&row.number).unwrap_or_default();
@@ -235,6 +238,11 @@ impl Reader {
         self.shown(entry);
         let summary = &mut self.summary;
         match &entry.fact {
+            Fact::Certified(sid, ..) if summary.streams.contains_key(sid) => {
+                self.again.insert(sid.clone());
+            }
+            Fact::Epoch(sid, ..) | Fact::Rebased(sid, ..) | Fact::Closed(sid, ..) | Fact::Lost(sid, ..)
+                if self.again.contains(sid) => {}
             Fact::Resumed(from) => summary.outages.push((*from, entry.at_ns)),
             Fact::Expected(pod) => {
                 summary.pods.insert(pod.uid.clone(), PodSaid { pod: pod.clone(), to_ns: None });
@@ -255,7 +263,7 @@ impl Reader {
             }
             Fact::State(state) => {
                 summary.witness = state.first.as_ref().map(|(_, witness, _)| *witness).or(summary.witness);
-                for row in &state.streams {
+                for row in state.streams.iter().filter(|row| !self.again.contains(&row.sid)) {
                     let said = summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
                     if row.state.key_from == 0 {
                         said.first_key.get_or_insert(row.state.key);
@@ -301,8 +309,8 @@ impl Reader {
             Fact::Witnessed(_) | Fact::Heads(_) | Fact::Closed(..) | Fact::Lost(..) => {}
         }
         // What a restatement forgets stays known to who read it before.
-        if matches!(entry.fact, Fact::Closed(..) | Fact::Lost(..))
-            && let Fact::Closed(sid, ..) | Fact::Lost(sid, ..) = &entry.fact
+        if let Fact::Closed(sid, ..) | Fact::Lost(sid, ..) = &entry.fact
+            && !self.again.contains(sid)
             && let Some(row) = self.tables.stream(sid)
         {
             let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(row.life));

@@ -116,7 +116,8 @@ impl Tables {
                 self.uncovered.remove(&row_text(&pod.uid));
             }
             Fact::Certified(sid, key, until_s, certificate) => {
-                if self.stream(sid).is_some() {
+                // A name of which the keeper forgot that it had ended may come again: a reader may still know it.
+                if self.stream(sid).is_some_and(|row| row.life == Life::Open) {
                     return Err("the stream has a certificate already");
                 }
                 let state = StreamState::certified(*key, *until_s);
@@ -186,8 +187,13 @@ impl Tables {
         }
     }
 
+    /// A name has one row.
     fn put(&mut self, row: StreamRow) {
-        self.numbers.insert(row.sid.clone(), row.number);
+        let named = self.numbers.insert(row.sid.clone(), row.number).filter(|named| *named != row.number);
+        if let Some(old) = named.and_then(|named| self.streams.remove(&named)) {
+            ended(&mut self.open, &old.sid, old.number);
+            self.live = self.live.saturating_sub(usize::from(old.life == Life::Open));
+        }
         let open = usize::from(row.life == Life::Open);
         match row.life {
             Life::Open => drop(self.open.entry(pod(&row.sid).to_owned()).or_default().insert(row.number)),
@@ -241,7 +247,8 @@ impl Tables {
     fn end(&mut self, sid: &StreamId, life: Life) -> Result<(), &'static str> {
         let Some(row) = self.row(sid) else { return self.ahead(sid, 0, true) };
         let (ends, number) = (row.life == Life::Open, row.number);
-        row.life = life;
+        // A stream whose end came with its pod's has shown it.
+        row.life = if row.life == Life::Closed { Life::Closed } else { life };
         ended(&mut self.open, sid, number);
         self.live = self.live.saturating_sub(usize::from(ends));
         Ok(())

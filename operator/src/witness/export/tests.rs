@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use testimony_core::evidence::ledger::{Block, Book, Fact, Keys, ledger_id};
 use testimony_core::evidence::note::PublicKey;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 const MAPS: &str = "/api/v1/namespaces/testimony-system/configmaps";
 
@@ -46,17 +46,23 @@ struct Sink {
 
 impl Sink {
     async fn start(answers: &[&'static str]) -> Self {
+        Self::behind(Arc::new(Semaphore::new(1)), answers).await
+    }
+
+    /// It answers while there is a permit.
+    async fn behind(gate: Arc<Semaphore>, answers: &[&'static str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let endpoint = format!("http://{}", listener.local_addr().expect("address"));
         let (sender, received) = mpsc::unbounded_channel();
         let (stop, shutdown) = Shutdown::new();
         let answers = Arc::new(std::sync::Mutex::new(answers.iter().rev().copied().collect::<Vec<_>>()));
         let handler = move |request: Request<hyper::body::Incoming>| {
-            let (sender, answers) = (sender.clone(), answers.clone());
+            let (sender, answers, gate) = (sender.clone(), answers.clone(), gate.clone());
             async move {
                 let path = request.uri().path().to_owned();
                 let body = request.into_body().collect().await.expect("body").to_bytes();
                 let _ = sender.send((path, body));
+                let _permit = gate.acquire().await.expect("never closed");
                 let answer = answers.lock().expect("nobody panics").pop();
                 text_answer(StatusCode::OK, answer.unwrap_or_default())
             }
@@ -235,6 +241,55 @@ async fn what_a_sink_does_not_take_is_sent_again() {
     let count = |result| metrics.ledger_exports.get_or_create(&ResultLabels { result }).get();
     assert_eq!((count("success"), count("error")), (2, 2));
     sink.end().await;
+}
+
+#[tokio::test]
+async fn w1_a_sink_that_answers_late_stops_no_other_one_nor_the_end() {
+    let blocks = blocks(50);
+    let (_api, store) = stored(&blocks).await;
+    let gate = Arc::new(Semaphore::new(0));
+    // By its name the first.
+    let (mut late, mut sink) = (Sink::behind(gate.clone(), &[]).await, Sink::start(&[]).await);
+    let state = state(&sink.endpoint, json!({}));
+    put::<AuditSink>(
+        &state,
+        json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditSink",
+        "metadata": {"name": "late", "uid": "l"}, "spec": {"endpoint": late.endpoint}}),
+    );
+    put::<AuditPolicy>(
+        &state,
+        json!({"apiVersion": "audit.testimony.dev/v1alpha1", "kind": "AuditPolicy", "spec": {"sinks": ["late", "main"]},
+        "metadata": {"name": "all", "namespace": "shop", "uid": "p"}}),
+    );
+    let (metrics, _) = Metrics::new();
+    let progress = watch::Sender::new(Some(Progress { sid: sid(), oldest: 0, next: 20 }));
+    let (end, until) = Shutdown::new();
+    let (seen, unread) = (progress.subscribe(), Unread::new());
+    let (shared, kept, counted) = (unread.clone(), store.clone(), metrics.clone());
+    let exporter = Exporter { store, state, metrics, progress: seen, unread: shared };
+    let exporter = tokio::spawn(exporter.run(until));
+    let start = Instant::now();
+    late.gets(&blocks[0], &sid()).await;
+    for (number, block) in blocks.iter().enumerate() {
+        if number == 20 {
+            progress.send_replace(Some(Progress { sid: sid(), oldest: 0, next: 50 }));
+        }
+        sink.gets(block, &sid()).await;
+    }
+    let count = || counted.ledger_exports.get_or_create(&ResultLabels { result: "success" }).get();
+    while count() < 50 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((unread.first(), count()), (0, 50), "the late one has nothing yet");
+    assert!(start.elapsed() < Duration::from_secs(REQUEST_SECONDS_MAX), "nobody waited for its deadline");
+    end.send_replace(true);
+    exporter.await.expect("a clean end");
+    assert!(start.elapsed() < Duration::from_secs(REQUEST_SECONDS_MAX), "nor did the end");
+    let positions = kept.positions().await.expect("written");
+    assert_eq!((positions["late"].next, positions["main"].next), (0, 50));
+    gate.add_permits(1);
+    sink.end().await;
+    late.end().await;
 }
 
 #[tokio::test]

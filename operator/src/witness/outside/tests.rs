@@ -43,6 +43,8 @@ struct Outsider {
     state: Arc<Mutex<Option<StreamState>>>,
     /// It answers 503.
     away: Arc<AtomicBool>,
+    /// It answers 503 once more, and takes the head.
+    loses: Arc<AtomicBool>,
     config: OutsideConfig,
     stop: watch::Sender<bool>,
     server: JoinHandle<std::io::Result<()>>,
@@ -51,16 +53,22 @@ struct Outsider {
 impl Outsider {
     async fn new() -> Self {
         let (state, away) = (Arc::<Mutex<Option<StreamState>>>::default(), Arc::new(AtomicBool::new(false)));
+        let loses = Arc::new(AtomicBool::new(false));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let url = format!("http://{}/prefix/", listener.local_addr().expect("address"));
-        let shared = (state.clone(), away.clone());
+        let shared = (state.clone(), away.clone(), loses.clone());
         let handler = move |request: Request<hyper::body::Incoming>| {
-            let (state, away) = shared.clone();
+            let (state, away, loses) = shared.clone();
             async move {
                 assert_eq!(request.uri().path(), "/prefix/add-checkpoint");
                 let body = request.into_body().collect().await.expect("body").to_bytes();
                 let (status, text) = match away.load(Ordering::Relaxed) {
                     true => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
+                    false if loses.swap(false, Ordering::Relaxed) => {
+                        assert_eq!(cosign(&state, &body).0, StatusCode::OK);
+                        away.store(true, Ordering::Relaxed);
+                        (StatusCode::SERVICE_UNAVAILABLE, String::new())
+                    }
                     false => cosign(&state, &body),
                 };
                 text_answer(status, text)
@@ -69,7 +77,7 @@ impl Outsider {
         let (stop, shutdown) = Shutdown::new();
         let server = tokio::spawn(serve(listener, None, 4, handler, shutdown));
         let config = OutsideConfig { url, key: named(), ca_bundle: None, interval: Duration::from_millis(50) };
-        Self { state, away, config, stop, server }
+        Self { state, away, loses, config, stop, server }
     }
 
     fn learns(&self, key: PublicKey) {
@@ -91,21 +99,26 @@ struct Leader {
     progress: watch::Sender<Option<Progress>>,
     notes: mpsc::Receiver<String>,
     metrics: Metrics,
+    unread: Unread,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Leader {
     fn new(bench: &Bench, outsider: &Outsider) -> Self {
+        Self::with(bench, outsider.config.clone())
+    }
+
+    fn with(bench: &Bench, config: OutsideConfig) -> Self {
         let (progress, notes) = (watch::Sender::new(Some(there(bench))), mpsc::channel(16));
         let (stop, shutdown) = Shutdown::new();
         let (metrics, _) = Metrics::new();
         let store = Store::new(bench.api.client(), SPACE);
-        let config = outsider.config.clone();
+        let unread = Unread::new();
         let (metrics_of, seen) = (metrics.clone(), progress.subscribe());
         let shower =
-            Shower { config, store, metrics: metrics_of, progress: seen, unread: Unread::new(), notes: notes.0 };
-        Self { progress, notes: notes.1, metrics, stop, task: tokio::spawn(shower.run(shutdown)) }
+            Shower { config, store, metrics: metrics_of, progress: seen, unread: unread.clone(), notes: notes.0 };
+        Self { progress, notes: notes.1, metrics, unread, stop, task: tokio::spawn(shower.run(shutdown)) }
     }
 
     fn sees(&self, bench: &Bench) {
@@ -190,6 +203,71 @@ async fn w3_a_witness_that_was_away_for_longer_than_blocks_are_kept_is_used_agai
     second.end().await;
     bench.end().await;
     outsider.end().await;
+}
+
+#[tokio::test]
+async fn w3_a_witness_whose_answer_was_lost_and_that_stays_away_is_used_again() {
+    let outsider = Outsider::new().await;
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    until("roots and a block", || bench.has_roots() && !numbers(&bench).is_empty()).await;
+    outsider.learns(bench.roots().ledgers[0].key);
+    let mut leader = Leader::new(&bench, &outsider);
+    let mut known = leader.cosigned().await;
+    for (name, more, another_leader) in [("b", "c", false), ("d", "e", true)] {
+        outsider.loses.store(true, Ordering::Relaxed);
+        one_more(&bench, name).await;
+        leader.sees(&bench);
+        until("its answer is lost", || outsider.away.load(Ordering::Relaxed)).await;
+        let errors = leader.errors();
+        until("it was asked", || leader.errors() > errors + 1).await;
+        old_ones_go(&bench);
+        one_more(&bench, more).await;
+        leader.sees(&bench);
+        let errors = leader.errors();
+        until("it was asked", || leader.errors() > errors + 1).await;
+        if another_leader {
+            leader.end().await;
+            old_ones_go(&bench);
+            one_more(&bench, "f").await;
+            leader = Leader::new(&bench, &outsider);
+        }
+        outsider.is_away(false);
+        // The head whose answer was lost, and then the newest.
+        for _ in 0..2 {
+            let later = leader.cosigned().await;
+            assert!(later > known, "{later} {known}");
+            known = later;
+        }
+    }
+    leader.end().await;
+    bench.end().await;
+    outsider.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn w3_blocks_are_followed_however_long_it_is_from_head_to_head() {
+    let bench = Bench::new(FakeApi::default());
+    pod(&bench.state, "a", true);
+    bench.until("roots and a block", |bench| bench.has_roots() && !numbers(bench).is_empty()).await;
+    // Nobody is there.
+    let url = "http://127.0.0.1:1".to_owned();
+    let interval = Duration::from_secs(86_400);
+    let leader = Leader::with(&bench, OutsideConfig { url, key: named(), ca_bundle: None, interval });
+    bench.until("it was asked", |_| leader.errors() == 1).await;
+    for name in ["b", "c"] {
+        one_more(&bench, name).await;
+        leader.sees(&bench);
+        let next = there(&bench).next;
+        bench.until("the block is read", |_| leader.unread.first() >= next).await;
+        let kept =
+            bench.api.get(&format!("{MAPS}/testimony-ledger-outside")).expect("the walk")["data"]["walk"].clone();
+        assert!(kept.as_str().expect("text").contains(&format!("\"nextBlock\":{next}")), "{kept}");
+        old_ones_go(&bench);
+    }
+    assert_eq!(leader.errors(), 1, "it was not asked again");
+    leader.end().await;
+    bench.end().await;
 }
 
 #[tokio::test]
