@@ -33,7 +33,7 @@ pub fn run(cli: Cli) -> ExitCode {
         // Whoever read the output, such as `head`, has seen enough.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("testimony: {error:#}");
+            output::tell(format_args!("{error:#}"));
             ExitCode::from(1)
         }
     }

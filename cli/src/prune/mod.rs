@@ -26,7 +26,9 @@ const PARTS_SHOWN: usize = 50;
 pub async fn run(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<u8> {
     let plan = plan(args, Timestamp::now())?;
     let parts = plan.parts()?;
-    print(&text(&parts, &plan, args))?;
+    if let Err(error) = print(&text(&parts, &plan, args)) {
+        bail!("{error:#}: what would be ordered cannot be shown, so nothing is ordered");
+    }
     if parts.is_empty() {
         bail!("no record of the export is meant: nothing is ordered");
     }

@@ -2,10 +2,11 @@
 
 use super::backend::{Format, Problem, records};
 use super::{guess, url};
+use crate::output::printable;
 use anyhow::{Result, anyhow, bail};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::{Intake, Place, Projector, Stored};
@@ -38,8 +39,8 @@ pub fn place(files: &[PathBuf], place: Place) -> String {
 pub fn name(file: &Path) -> String {
     match file.to_str() {
         Some("-") => "standard input".to_owned(),
-        Some(name) => url::shown(name).into_owned(),
-        None => file.display().to_string(),
+        Some(name) => printable(&url::shown(name)),
+        None => printable(&file.display().to_string()),
     }
 }
 
@@ -277,12 +278,14 @@ impl Progress {
         self.last = Some(Instant::now());
         let share = self.total.filter(|total| *total > 0).map(|total| format!(" of {} MB", total >> 20));
         let line = format!("read {} records, {} MB{}", self.records, self.bytes >> 20, share.unwrap_or_default());
-        if self.terminal { eprint!("\r\x1b[2K{line}") } else { eprintln!("{line}") }
+        // That nobody reads it changes nothing.
+        let mut err = std::io::stderr().lock();
+        let _ = if self.terminal { write!(err, "\r\x1b[2K{line}") } else { writeln!(err, "{line}") };
     }
 
     fn end(&self) {
         if self.terminal && self.last.is_some() {
-            eprint!("\r\x1b[2K");
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[2K");
         }
     }
 }

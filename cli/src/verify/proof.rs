@@ -4,7 +4,7 @@
 use super::backend::Format;
 use super::{EXIT_INPUT, input};
 use crate::args::{self, ProveArgs, VerifyArgs};
-use crate::output::{print, print_json};
+use crate::output::{print, print_data, print_json, printable, tell, though_nobody_reads};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -83,19 +83,24 @@ pub fn verify(path: &Path, args: &VerifyArgs) -> Result<u8> {
     let (verdict, proof, message) = match checked.with_context(|| input::name(path)) {
         Ok(checked) => checked,
         Err(error) => {
-            eprintln!("testimony: {error:#}: `testimony prove` makes such a file");
+            tell(format_args!("{error:#}: `testimony prove` makes such a file"));
             return Ok(EXIT_INPUT);
         }
     };
-    let sid = &proof.note.checkpoint.origin;
-    match args.output {
-        args::Format::Text => print(&format!("{}\n{verdict} {sid} record {}: {message}\n", proof.body, proof.index))?,
+    though_nobody_reads(match args.output {
+        args::Format::Text => print(&text(verdict, &proof, message)),
         args::Format::Json => print_json(&json!({
-            "verdict": verdict, "sid": sid, "seq": proof.index, "size": proof.note.checkpoint.size,
-            "message": message, "record": proof.body,
-        }))?,
-    }
+            "verdict": verdict, "sid": proof.note.checkpoint.origin, "seq": proof.index,
+            "size": proof.note.checkpoint.size, "message": message, "record": proof.body,
+        })),
+    })?;
     Ok(verdict.exit_code())
+}
+
+/// For people: the record, and what is said of it. Whoever made the file wrote record and name.
+pub(super) fn text(verdict: Verdict, proof: &Proof, message: &str) -> String {
+    let (body, sid) = (printable(&proof.body), printable(&proof.note.checkpoint.origin));
+    format!("{body}\n{verdict} {sid} record {}: {}\n", proof.index, printable(message))
 }
 
 /// Judges a proof.
@@ -126,8 +131,8 @@ fn read(path: &Path) -> Result<String> {
 /// `prove`.
 pub fn prove(args: &ProveArgs) -> Result<u8> {
     let (proof, key) = make(&args.files, args.format, &args.record)?;
-    print(&proof)?;
-    eprintln!("signed by {key}; check it with: testimony verify --proof FILE --key {key}");
+    print_data(&proof)?;
+    tell(format_args!("signed by {key}; check it with: testimony verify --proof FILE --key {key}"));
     Ok(0)
 }
 
