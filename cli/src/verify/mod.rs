@@ -8,11 +8,14 @@ mod given_tests;
 mod guess;
 mod heads;
 mod hint;
+mod history;
 mod input;
 #[cfg(test)]
 mod ledger_tests;
 mod otlp;
 mod proof;
+#[cfg(test)]
+mod proof_tests;
 mod quick;
 #[cfg(test)]
 mod quick_tests;
