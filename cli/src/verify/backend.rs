@@ -22,7 +22,7 @@ pub enum Format {
     Victorialogs,
     /// Entries of Loki, as `logcli query -o jsonl` or its API prints them
     Loki,
-    /// Rows of the Collector's ClickHouse exporter, as FORMAT JSONEachRow
+    /// Rows of the Collector's ClickHouse exporter, as FORMAT JSONEachRow with times in UTC
     Clickhouse,
     /// Documents of Elasticsearch in its OpenTelemetry mapping, each with or without its hit
     Elasticsearch,
@@ -164,7 +164,9 @@ fn loki(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)
             let (Some(at), Some(line)) = (at, line) else { return Err(Problem::Shape("a value is no time and line")) };
             let mut all = labels.cloned().unwrap_or_default();
             if let Some(Json::Object(metadata)) = value.get(2) {
-                all.extend(metadata.clone());
+                // Apart from the labels, if the client asked for it (`categorize-labels`).
+                let apart = metadata.get("structuredMetadata").and_then(Json::as_object);
+                all.extend(apart.unwrap_or(metadata).clone());
             }
             loki_entry(&all, at, line, give);
         }

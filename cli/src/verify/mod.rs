@@ -4,6 +4,8 @@
 
 mod backend;
 #[cfg(test)]
+mod form_tests;
+#[cfg(test)]
 mod given_tests;
 mod guess;
 mod heads;

@@ -174,13 +174,13 @@ fn files(file: &PathBuf) -> Input<'_> {
     Input { files: std::slice::from_ref(file), ..Input::default() }
 }
 
-fn judged(name: &str, lines: &[Value]) -> Report {
+pub(super) fn judged(name: &str, lines: &[Value]) -> Report {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let file = Temporary::new(name, text.as_bytes());
     verification(files(&file.0), settings(), Trust::default(), 10_000).expect("an export")
 }
 
-fn verdicts(report: &Report) -> Vec<(Verdict, String)> {
+pub(super) fn verdicts(report: &Report) -> Vec<(Verdict, String)> {
     report.findings.iter().map(|finding| (finding.verdict, finding.to_string())).collect()
 }
 
