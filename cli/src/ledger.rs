@@ -2,7 +2,7 @@
 
 use crate::args::{ClusterArgs, Format, LedgerCommand, LedgerShowArgs};
 use crate::cluster::Cluster;
-use crate::output::{Table, print, print_data, print_json, printable};
+use crate::output::{Table, json_lines, print, print_data, print_json, printable};
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ListParams};
@@ -27,7 +27,7 @@ pub async fn run(command: &LedgerCommand, cluster: &ClusterArgs) -> Result<u8> {
         LedgerCommand::Export(args) => {
             let cluster = Cluster::connect(cluster).await?;
             let blocks = blocks(&cluster, &args.operator_namespace).await?;
-            print_data(&export(&blocks)?)?;
+            print_data(&json_lines(&export(&blocks)?))?;
         }
         LedgerCommand::Show(args) => {
             let cluster = Cluster::connect(cluster).await?;

@@ -45,7 +45,9 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Policy(PolicyCommand::Test(args)) => policy_test::run(&args, cluster.namespace.as_deref()),
         Command::Completions { shell } => {
             let shell: clap_complete::Shell = shell.into();
-            clap_complete::generate(shell, &mut Cli::command(), "testimony", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "testimony", &mut script);
+            output::print_data(&String::from_utf8_lossy(&script))?;
             Ok(0)
         }
         Command::Verify(args) => verify::run(&args),

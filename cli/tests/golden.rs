@@ -245,6 +245,7 @@ fn run_unread(arguments: &[&str], input: &str) -> (i32, String) {
 fn a_reader_that_goes_is_no_error() {
     let lines = std::fs::read_to_string(repository().join("cli/tests/fixtures/logs.jsonl")).expect("the fixture");
     assert_eq!(run_unread(&["tail", "-f", "-"], &lines), (0, String::new()));
+    assert_eq!(run_unread(&["completions", "bash"], ""), (0, String::new()));
 }
 
 /// A golden stream of core, its bodies only, and the name of its stream.
