@@ -84,6 +84,23 @@ fn v4_every_form_of_a_backend_is_read_alike() {
 }
 
 #[test]
+fn v4_a_time_of_another_type_is_a_projection() {
+    for (format, pointer) in [
+        (Format::Victorialogs, "/_time"),
+        (Format::Clickhouse, "/Timestamp"),
+        (Format::Elasticsearch, "/_source/@timestamp"),
+    ] {
+        for other in [json!(5), json!(null), json!(["x"]), json!("")] {
+            let mut lines = lines(format, |_| {});
+            *lines[2].pointer_mut(pointer).expect("a time") = other.clone();
+            let report = judged("time-type", &lines);
+            let found = report.findings.iter().filter(|finding| finding.verdict == Verdict::Projection).count();
+            assert_eq!((found, report.exit_code), (1, 1), "{format:?} {other}");
+        }
+    }
+}
+
+#[test]
 fn v4_times_of_another_zone_are_told_as_that() {
     let of = |shift: &dyn Fn(usize) -> i64| {
         let mut lines = lines(Format::Clickhouse, |_| {});
