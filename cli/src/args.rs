@@ -320,6 +320,10 @@ pub struct LedgerPruneArgs {
     /// They are erased because somebody asked for it who may, not because they are no longer needed
     #[arg(long)]
     pub erase: bool,
+    /// Also records that no signed head of the export vouches for, such as the last ones of a process that was killed: a changed one
+    /// leaves the genuine one MISSING
+    #[arg(long)]
+    pub unproved: bool,
     /// Show what would be told, and write nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -3,7 +3,7 @@
 use crate::args::{ClusterArgs, InjectArgs};
 use crate::cluster::{Cluster, ca_bundle, settings_of};
 use crate::manifest::{self, Manifest};
-use crate::output::print;
+use crate::output::{print_data, tell};
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -81,16 +81,16 @@ pub async fn run(args: &InjectArgs, cluster: &ClusterArgs) -> Result<u8> {
         let what = format!("{}/{}", manifest.kind().to_lowercase(), manifest.name());
         match inject(manifest, &index, &installation, &namespace)? {
             Injected::Other => {}
-            Injected::No(why) => eprintln!("testimony: {what}: no sidecar: {why}"),
+            Injected::No(why) => tell(format_args!("{what}: no sidecar: {why}")),
             Injected::Yes(warnings) => {
-                eprintln!("testimony: {what}: sidecar added");
-                warnings.iter().for_each(|warning| eprintln!("testimony: {what}: {warning}"));
+                tell(format_args!("{what}: sidecar added"));
+                warnings.iter().for_each(|warning| tell(format_args!("{what}: {warning}")));
             }
         }
         let yaml = serde_saphyr::to_string(&manifest.object).map_err(|error| anyhow!("{what}: {error}"))?;
         let _ = write!(out, "---\n{yaml}");
     }
-    print(&out)?;
+    print_data(&out)?;
     Ok(0)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::args::{ClusterArgs, Format, LedgerCommand, LedgerShowArgs};
 use crate::cluster::Cluster;
-use crate::output::{Table, print, print_json, printable};
+use crate::output::{Table, json_lines, print, print_data, print_json, printable};
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ListParams};
@@ -27,7 +27,7 @@ pub async fn run(command: &LedgerCommand, cluster: &ClusterArgs) -> Result<u8> {
         LedgerCommand::Export(args) => {
             let cluster = Cluster::connect(cluster).await?;
             let blocks = blocks(&cluster, &args.operator_namespace).await?;
-            print(&export(&blocks)?)?;
+            print_data(&json_lines(&export(&blocks)?))?;
         }
         LedgerCommand::Show(args) => {
             let cluster = Cluster::connect(cluster).await?;
@@ -197,7 +197,7 @@ fn alarm(seq: u64, fact: &Fact) -> Option<String> {
 fn show(args: &LedgerShowArgs, said: &Said) -> Result<()> {
     match args.output {
         Format::Json => print_json(said),
-        Format::Text => Ok(print(&text(said))?),
+        Format::Text => print(&text(said)),
     }
 }
 
@@ -222,7 +222,7 @@ fn text(said: &Said) -> String {
     ];
     for (title, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
         out.push_str(&format!("\n{title}:\n"));
-        list.iter().for_each(|line| out.push_str(&format!("  {line}\n")));
+        list.iter().for_each(|line| out.push_str(&format!("  {}\n", printable(line))));
     }
     out
 }

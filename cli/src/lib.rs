@@ -33,7 +33,7 @@ pub fn run(cli: Cli) -> ExitCode {
         // Whoever read the output, such as `head`, has seen enough.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("testimony: {error:#}");
+            output::tell(format_args!("{error:#}"));
             ExitCode::from(1)
         }
     }
@@ -45,7 +45,9 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Policy(PolicyCommand::Test(args)) => policy_test::run(&args, cluster.namespace.as_deref()),
         Command::Completions { shell } => {
             let shell: clap_complete::Shell = shell.into();
-            clap_complete::generate(shell, &mut Cli::command(), "testimony", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "testimony", &mut script);
+            output::print_data(&String::from_utf8_lossy(&script))?;
             Ok(0)
         }
         Command::Verify(args) => verify::run(&args),

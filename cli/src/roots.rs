@@ -2,7 +2,7 @@
 
 use crate::args::{ClusterArgs, RootsArgs};
 use crate::cluster::Cluster;
-use crate::output::print;
+use crate::output::{print_data, printable};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
@@ -19,7 +19,7 @@ use x509_parser::pem::Pem;
 /// The cluster is not reached, or its operator has published no roots.
 pub async fn run(args: &RootsArgs, cluster: &ClusterArgs) -> Result<u8> {
     let cluster = Cluster::connect(cluster).await?;
-    print(&text(&read(&cluster, &args.operator_namespace).await?)?)?;
+    print_data(&text(&read(&cluster, &args.operator_namespace).await?)?)?;
     Ok(0)
 }
 
@@ -54,7 +54,12 @@ pub fn text(roots: &Roots) -> Result<String> {
         let pem = pem.context("the operator's authorities")?;
         let certificate = pem.parse_x509().context("the operator's authorities")?;
         let (name, end) = (certificate.subject(), certificate.validity().not_after);
-        let _ = writeln!(out, "# authority {name}, until {end}: SHA-256 {}", Hash::of(&[&pem.contents]));
+        let _ = writeln!(
+            out,
+            "# authority {}, until {end}: SHA-256 {}",
+            printable(&name.to_string()),
+            Hash::of(&[&pem.contents])
+        );
     }
     out.push_str(&roots.encode());
     Ok(out)

@@ -225,20 +225,63 @@ fn errors_name_the_fix() {
     }
 }
 
-#[test]
-fn a_reader_that_goes_is_no_error() {
+/// Exit code and standard error, where the reader of the output has gone.
+fn run_unread(arguments: &[&str], input: &str) -> (i32, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_testimony"))
-        .args(["tail", "-f", "-"])
+        .args(arguments)
+        .current_dir(repository().join("cli/tests/fixtures"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
     drop(child.stdout.take());
-    let lines = std::fs::read(repository().join("cli/tests/fixtures/logs.jsonl")).expect("the fixture");
-    let _ = child.stdin.take().expect("a pipe").write_all(&lines);
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
     let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.code().expect("no signal"), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_reader_that_goes_is_no_error() {
+    let lines = std::fs::read_to_string(repository().join("cli/tests/fixtures/logs.jsonl")).expect("the fixture");
+    assert_eq!(run_unread(&["tail", "-f", "-"], &lines), (0, String::new()));
+    assert_eq!(run_unread(&["completions", "bash"], ""), (0, String::new()));
+}
+
+/// A golden stream of core, its bodies only, and the name of its stream.
+fn export() -> (String, String) {
+    let path = repository().join("core/tests/vectors/evidence/rotation.jsonl");
+    let text = std::fs::read_to_string(path).expect("golden streams");
+    let body = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["body"].clone();
+    let record = |body| serde_json::json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": body}}]}]}]});
+    let first: serde_json::Value =
+        serde_json::from_str(text.lines().next().map(body).expect("a record").as_str().expect("text")).expect("JSON");
+    let lines = text.lines().map(|line| format!("{}\n", record(body(line)))).collect();
+    (lines, first["sid"].as_str().expect("a stream").to_owned())
+}
+
+#[test]
+fn v1_a_reader_that_goes_changes_no_verdict() {
+    let (export, sid) = export();
+    let altered = export.replacen("\\\"seq\\\":\\\"1\\\"", "\\\"seq\\\":\\\"1\\\",\\\"sia\\\":\\\"1\\\"", 1);
+    assert_ne!(altered, export);
+    let (code, proof, err) = run(&["prove", "-", "--record", &format!("{sid}:1")], &export);
+    assert_eq!(code, 0, "{err}");
+    let edited = proof.replacen("index 1", "index 2", 1);
+    for (arguments, input, wanted) in [
+        (&["verify", "-"][..], &altered, 1),
+        (&["verify", "-", "-o", "json"], &altered, 1),
+        (&["verify", "--proof", "-"], &edited, 1),
+        (&["verify", "--proof", "-", "-o", "json"], &edited, 1),
+        (&["verify", "--proof", "-"], &proof, 3),
+        (&["verify", "-"], &String::new(), 65),
+    ] {
+        let (code, out, err) = run(arguments, input);
+        assert_eq!(code, wanted, "{arguments:?}: {out}{err}");
+        assert_eq!(run_unread(arguments, input), (wanted, err), "{arguments:?}");
+    }
+    let test = [&POLICY_TEST[..], &["--request", "probe.http", "--expect", "Metadata"]].concat();
+    assert_eq!(run_unread(&test, "").0, 1);
 }
 
 #[test]

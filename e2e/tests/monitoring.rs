@@ -20,9 +20,11 @@ use support::{chart, of_kind, program, rendered};
 const EVERYTHING: &str = "ci/everything-values.yaml";
 
 /// Metrics of kube-state-metrics that alerts use, with their labels.
-const KUBE_METRICS: [(&str, &[&str]); 2] = [
+const KUBE_METRICS: [(&str, &[&str]); 4] = [
     ("kube_job_status_failed", &["namespace", "job_name"]),
+    ("kube_job_failed", &["namespace", "job_name", "condition"]),
     ("kube_cronjob_status_last_successful_time", &["namespace", "cronjob"]),
+    ("kube_cronjob_created", &["namespace", "cronjob"]),
 ];
 
 /// Labels that Prometheus adds to what it reads from a pod, and the bound of a histogram's bucket.

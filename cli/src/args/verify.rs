@@ -66,6 +66,9 @@ pub struct ProveArgs {
     /// The record: its stream, a colon and its seq, which is one less than `audit.sequence.number`
     #[arg(long, value_name = "SID:SEQ", value_parser = crate::verify::record_name)]
     pub record: crate::verify::RecordName,
+    /// The key that must have signed the head, in hex; needed where somebody else put records of their own under this name
+    #[arg(long, value_name = "KEY", value_parser = public_key)]
+    pub key: Option<PublicKey>,
     /// Format of the files; omitted: recognised by the first line of each
     #[arg(long, value_enum)]
     pub format: Option<crate::verify::Format>,

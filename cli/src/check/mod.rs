@@ -9,7 +9,7 @@ pub use before::{Before, Right, before};
 
 use crate::args::{CheckArgs, ClusterArgs, Format};
 use crate::cluster::Cluster;
-use crate::output::{plural, print, print_json};
+use crate::output::{plural, print, print_json, printable, though_nobody_reads};
 use anyhow::Result;
 use serde::Serialize;
 use std::fmt::Write;
@@ -79,10 +79,10 @@ pub async fn run(args: &CheckArgs, cluster: &ClusterArgs) -> Result<u8> {
     let cluster = Cluster::connect(cluster).await?;
     let findings = look(args, &cluster).await;
     let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok);
-    match args.output {
-        Format::Json => print_json(&findings)?,
-        Format::Text => print(&text(&findings, args.verbose)?)?,
-    }
+    though_nobody_reads(match args.output {
+        Format::Json => print_json(&findings),
+        Format::Text => print(&text(&findings, args.verbose)?),
+    })?;
     Ok(match worst {
         Severity::Ok | Severity::Info => 0,
         Severity::Warning => 1,
@@ -119,9 +119,9 @@ async fn look(args: &CheckArgs, cluster: &Cluster) -> Vec<Finding> {
 fn text(findings: &[Finding], verbose: bool) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     for finding in findings.iter().filter(|finding| verbose || finding.severity > Severity::Ok) {
-        writeln!(out, "{:<7} {}: {}", finding.severity.word(), finding.id, finding.what)?;
+        writeln!(out, "{:<7} {}: {}", finding.severity.word(), finding.id, printable(&finding.what))?;
         if !finding.fix.is_empty() {
-            writeln!(out, "        to do: {}", finding.fix)?;
+            writeln!(out, "        to do: {}", printable(&finding.fix))?;
         }
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();

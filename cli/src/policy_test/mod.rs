@@ -8,7 +8,7 @@ pub use run::{Exchange, Judged, Outcome, ShownRecord, exchange};
 
 use crate::args::{Format, PolicyTestArgs};
 use crate::manifest;
-use crate::output::{Table, print, print_json, printable};
+use crate::output::{Table, print, print_json, printable, tell, though_nobody_reads};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::fmt::Write;
@@ -43,14 +43,14 @@ pub fn run(args: &PolicyTestArgs, namespace: Option<&str>) -> Result<u8> {
     let manifests = manifest::read_all(&args.files)?;
     let index = manifest::index(&manifests, namespace.unwrap_or("default"))?;
     let report = report(args, namespace, &index)?;
-    match args.output {
-        Format::Json => print_json(&report)?,
-        Format::Text => print(&text(&report)?)?,
-    }
+    though_nobody_reads(match args.output {
+        Format::Json => print_json(&report),
+        Format::Text => print(&text(&report)?),
+    })?;
     match expected {
         Some(expected) if report.outcome.level != Some(expected) => {
             let got = report.outcome.level.map_or("not looked at".to_owned(), |level| format!("{level:?}"));
-            eprintln!("testimony: the level is {got}, not {expected:?}");
+            tell(format_args!("the level is {got}, not {expected:?}"));
             Ok(1)
         }
         _ => Ok(0),

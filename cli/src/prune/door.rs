@@ -1,6 +1,7 @@
 //! The way to the operator: a port-forward to its leading pod, TLS with the authority that it has published, one request.
 
 use crate::cluster::{Cluster, head};
+use crate::output::printable;
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -100,7 +101,7 @@ async fn exchange(
     match head.split(' ').nth(1).unwrap_or_default() {
         "200" => serde_json::from_str(&text).context("the operator's answer"),
         "404" => bail!("the operator takes no orders: it is of an earlier version"),
-        status => bail!("the operator answered {status}: {}", text.trim_end()),
+        status => bail!("the operator answered {}: {}", printable(status), printable(text.trim_end())),
     }
 }
 

@@ -13,7 +13,9 @@ use anyhow::{Context, Result, bail};
 use door::Door;
 use k8s_openapi::jiff::Timestamp;
 use std::fmt::Write as _;
-use testimony_core::evidence::ledger::prune::{ORDERS_MAX, Part, Plan, PruneRequest, Removal, Selection};
+use testimony_core::evidence::ledger::plan::{Part, Plan, Selection};
+use testimony_core::evidence::ledger::prune::{ORDERS_MAX, PruneRequest, Removal};
+use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::verify::Verdict;
 
 /// Ranges that are printed.
@@ -26,9 +28,14 @@ const PARTS_SHOWN: usize = 50;
 pub async fn run(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<u8> {
     let plan = plan(args, Timestamp::now())?;
     let parts = plan.parts()?;
-    print(&text(&parts, &plan, args))?;
+    if let Err(error) = print(&text(&parts, &plan, args)) {
+        bail!("{error:#}: what would be ordered cannot be shown, so nothing is ordered");
+    }
     if parts.is_empty() {
-        bail!("no record of the export is meant: nothing is ordered");
+        bail!(match plan.unproved(&parts).is_empty() {
+            true => "no record of the export is meant: nothing is ordered",
+            false => "no record that is meant is proved by a head: nothing is ordered",
+        });
     }
     if args.dry_run {
         print("\nDry run: nothing was written.\n")?;
@@ -67,6 +74,7 @@ fn plan(args: &LedgerPruneArgs, now: Timestamp) -> Result<Plan> {
         stream: args.stream.clone(),
         namespace: args.records_of.clone(),
         before_ns: args.before.map(|before| before.nanos(now)),
+        unproved: args.unproved,
     };
     let mut plan = Plan::new(selection);
     let mut failed = Ok(());
@@ -140,15 +148,28 @@ fn text(parts: &[Part], plan: &Plan, args: &LedgerPruneArgs) -> String {
         verdict(args),
         printable(&args.reason)
     );
-    let absent = plan.absent();
-    for (sid, range) in absent.iter().take(PARTS_SHOWN) {
-        let (from, last) = (range.start, range.end.saturating_sub(1));
-        let _ = writeln!(out, "Not in the export, and so not told: records {from} to {last} of {sid}");
-    }
-    if absent.len() > PARTS_SHOWN {
-        let _ = writeln!(out, "... and {} more places", absent.len() - PARTS_SHOWN);
+    places(&mut out, "Not in the export, and so not told", &plan.absent());
+    let unproved = plan.unproved(parts);
+    places(&mut out, "Under no signed head of the export, and so not told", &unproved);
+    if !unproved.is_empty() {
+        out.push_str(UNPROVED);
     }
     out
+}
+
+/// What to do about records that nothing in the export proves.
+const UNPROVED: &str = "Nothing says that these were not changed, and an order over a wrong hash leaves the genuine ones MISSING. Export \
+                        them with what came after and with the heads (audit.checkpoint), or look with `testimony verify` and the ledger \
+                        whether they are whole, and order them with --unproved.\n";
+
+fn places(out: &mut String, what: &str, all: &[(StreamId, std::ops::Range<u64>)]) {
+    for (sid, range) in all.iter().take(PARTS_SHOWN) {
+        let (from, last) = (range.start, range.end.saturating_sub(1));
+        let _ = writeln!(out, "{what}: records {from} to {last} of {sid}");
+    }
+    if all.len() > PARTS_SHOWN {
+        let _ = writeln!(out, "... and {} more places", all.len() - PARTS_SHOWN);
+    }
 }
 
 #[cfg(test)]
@@ -231,6 +252,25 @@ mod tests {
         let changed = Export::of("rollover", |body| body.replace("\"seq\":\"1\"", "\"seq\":\"1\",\"sia\":\"1\""));
         let error = told(&changed, &["--stream", "2b1c6d1e-6a0f-4f6e-9b59-0d0a4f0a7a01/"]).expect_err("changed");
         assert!(error.to_string().contains("nothing is ordered"), "{error}");
+    }
+
+    #[test]
+    fn g2_golden_streams_are_proved_to_their_last_record_and_a_changed_one_is_noticed() {
+        for name in ["every-typ", "rollover", "rotation", "crash"] {
+            let (text, parts) = told(&Export::of(name, |body| body), &["--stream", "2b1c6d1e-"]).expect("a plan");
+            assert!(!parts.is_empty() && !text.contains("Under no signed head"), "{name}: {text}");
+            let changed =
+                Export::of(name, |body| body.replace("\"close_reason\":\"terminated", "\"close_reason\":\"other"));
+            let error = told(&changed, &["--stream", "2b1c6d1e-"]).expect_err(name).to_string();
+            assert!(error.contains("is not the one that the stream's key signed"), "{name}: {error}");
+        }
+        // The next start is what tells of a killed one.
+        let alone = Export::of("crash", |body| if body.contains("00006-0-0") { String::new() } else { body });
+        let (text, parts) = told(&alone, &["--stream", "2b1c6d1e-"]).expect("a plan");
+        assert_eq!(parts.len(), 1);
+        assert!(text.contains("so not told: records 6 to 7 of ") && text.contains("--unproved"), "{text}");
+        let (text, parts) = told(&alone, &["--stream", "2b1c6d1e-", "--unproved"]).expect("a plan");
+        assert_eq!((parts[0].range.end(), text.contains("--unproved")), (8, false), "{text}");
     }
 
     #[test]

@@ -203,4 +203,15 @@ mod tests {
             behind              True        True         False       2m       90        0      http://c:4318   1 of 2 sidecars have records that wait for over 30 s
         "#]].assert_eq(&text(&report, now));
     }
+
+    #[test]
+    fn text_of_a_sidecar_does_not_reach_a_terminal() {
+        let said = "refused\u{1b}[2J\r\u{9b}2J\nbehind   True   True";
+        let sink = sink_of("away", false, json!({"conditions": [found("Delivering", "False", "Failing", said)]}));
+        let policy = policy_of(Some("shop"), "p", json!({"conditions": [ready("False", "Refused", said)]}));
+        let report = Report { operator: Vec::new(), leader: None, policies: vec![policy], sinks: vec![sink] };
+        let text = text(&report, Timestamp::UNIX_EPOCH);
+        assert!(text.contains("refused") && text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert!(!text.contains("\nbehind"), "{text}");
+    }
 }

@@ -4,7 +4,7 @@ use super::Printer;
 use super::record::{Line, Source, from_stream};
 use crate::args::{ClusterArgs, TailArgs};
 use crate::cluster::{Cluster, SidecarStream};
-use crate::output::plural;
+use crate::output::{plural, tell};
 use anyhow::{Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -43,12 +43,10 @@ pub async fn run(args: &TailArgs, cluster: &ClusterArgs, now: Timestamp) -> Resu
     let (sender, mut receiver) = mpsc::channel(LINES_WAITING_MAX);
     let count = listeners.look(&sender).await?;
     if count == 0 {
-        eprintln!(
-            "testimony: no running pod with a sidecar {}: waiting for one; -A looks at all namespaces",
-            listeners.place()
-        );
+        let place = listeners.place();
+        tell(format_args!("no running pod with a sidecar {place}: waiting for one; -A looks at all namespaces"));
     } else {
-        eprintln!("testimony: listening to {}", plural(count, "pod"));
+        tell(format_args!("listening to {}", plural(count, "pod")));
     }
     let mut again = tokio::time::interval_at(tokio::time::Instant::now() + RELIST, RELIST);
     loop {
@@ -56,8 +54,8 @@ pub async fn run(args: &TailArgs, cluster: &ClusterArgs, now: Timestamp) -> Resu
             said = receiver.recv() => match said {
                 Some(Said::Line(source, line)) => match from_stream(&line, &source) {
                     Ok(Line::Record(entry)) => if !printer.show(&entry)? { return Ok(()) },
-                    Ok(Line::Dropped(count)) => eprintln!("testimony: {}/{}: {count} records were made faster than they could be shown", source.namespace, source.pod),
-                    Err(error) => eprintln!("testimony: {}/{}: a line that is no record: {error}", source.namespace, source.pod),
+                    Ok(Line::Dropped(count)) => tell(format_args!("{}/{}: {count} records were made faster than they could be shown", source.namespace, source.pod)),
+                    Err(error) => tell(format_args!("{}/{}: a line that is no record: {error}", source.namespace, source.pod)),
                 },
                 Some(Said::Ended(source, why)) => listeners.ended(&source, &why)?,
                 None => return Ok(()),
@@ -105,7 +103,7 @@ impl<'a> Listeners<'a> {
                 continue;
             }
             if self.open.len() >= PODS_MAX {
-                eprintln!("testimony: more than {PODS_MAX} pods: narrow with -n or --pod");
+                tell(format_args!("more than {PODS_MAX} pods: narrow with -n or --pod"));
                 break;
             }
             self.open.insert(key.clone());
@@ -119,7 +117,7 @@ impl<'a> Listeners<'a> {
         let key = (source.namespace.clone(), source.pod.clone());
         self.open.remove(&key);
         if self.told.get(&key).map(String::as_str) != Some(why) {
-            eprintln!("testimony: {}/{}: {why}", source.namespace, source.pod);
+            tell(format_args!("{}/{}: {why}", source.namespace, source.pod));
             self.told.insert(key, why.to_owned());
         }
         if why.contains("pods/portforward") && self.open.is_empty() {

@@ -9,7 +9,7 @@ pub use filter::{Filter, Since, StatusRange, since};
 pub use record::{Entry, Source, from_otlp, from_stream};
 
 use crate::args::{ClusterArgs, TailArgs, TailFormat};
-use crate::output::print;
+use crate::output::{json_lines, print, print_data};
 use anyhow::Result;
 use k8s_openapi::jiff::Timestamp;
 
@@ -57,9 +57,9 @@ impl Printer {
         let line = match self.format {
             TailFormat::Text => entry.line(),
             TailFormat::Wide => entry.wide(),
-            TailFormat::Json => serde_json::to_string(entry)?,
+            TailFormat::Json => json_lines(&serde_json::to_string(entry)?),
         };
-        print(&(line + "\n"))?;
+        print_data(&(line + "\n"))?;
         self.left = self.left.map(|left| left.saturating_sub(1));
         Ok(self.left != Some(0))
     }

@@ -22,7 +22,7 @@ pub enum Format {
     Victorialogs,
     /// Entries of Loki, as `logcli query -o jsonl` or its API prints them
     Loki,
-    /// Rows of the Collector's ClickHouse exporter, as FORMAT JSONEachRow
+    /// Rows of the Collector's ClickHouse exporter, as FORMAT JSONEachRow with times in UTC
     Clickhouse,
     /// Documents of Elasticsearch in its OpenTelemetry mapping, each with or without its hit
     Elasticsearch,
@@ -122,9 +122,9 @@ fn nanos(time: &str) -> Option<u64> {
     u64::try_from(read.ok()?.as_nanosecond()).ok()
 }
 
-/// A time that cannot be read is no time that was exported.
-fn time(text: Option<Cow<'_, str>>) -> Option<u64> {
-    text.map(|text| nanos(&text).unwrap_or(Stored::NO_TIME))
+/// A time that is there and cannot be read, such as a number where a backend writes text, is no time that was exported.
+fn time(map: &Map<String, Json>, key: &str, read: fn(&str) -> Option<u64>) -> Option<u64> {
+    map.get(key).map(|time| time.as_str().and_then(read).unwrap_or(Stored::NO_TIME))
 }
 
 fn victorialogs(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)) -> Result<(), Problem> {
@@ -133,7 +133,7 @@ fn victorialogs(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Sto
     // What is empty is not kept.
     let id = |key| Some(text(map, key).unwrap_or_default());
     let stored = Stored {
-        time_ns: time(text(map, "_time")),
+        time_ns: time(map, "_time", nanos),
         event: text(map, "event_name"),
         trace_id: id("trace_id"),
         span_id: id("span_id"),
@@ -164,7 +164,9 @@ fn loki(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Stored<'_>)
             let (Some(at), Some(line)) = (at, line) else { return Err(Problem::Shape("a value is no time and line")) };
             let mut all = labels.cloned().unwrap_or_default();
             if let Some(Json::Object(metadata)) = value.get(2) {
-                all.extend(metadata.clone());
+                // Apart from the labels, if the client asked for it (`categorize-labels`).
+                let apart = metadata.get("structuredMetadata").and_then(Json::as_object);
+                all.extend(apart.unwrap_or(metadata).clone());
             }
             loki_entry(&all, at, line, give);
         }
@@ -193,7 +195,7 @@ fn clickhouse(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Store
     let column = |key: &str| map.get(key).and_then(Json::as_object);
     let (resource, resource_digest) = resource(column("ResourceAttributes").unwrap_or(&none), ".");
     let stored = Stored {
-        time_ns: time(text(map, "Timestamp")),
+        time_ns: time(map, "Timestamp", nanos),
         event: text(map, "EventName"),
         trace_id: text(map, "TraceId"),
         span_id: text(map, "SpanId"),
@@ -213,9 +215,8 @@ fn elasticsearch(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &St
     let (resource, resource_digest) = resource(of.unwrap_or(&none), ".");
     let id = |key| Some(text(map, key).unwrap_or_default());
     // `date_nanos` comes as a time, or as `milliseconds.rest`.
-    let at = text(map, "@timestamp").map(|at| millis(&at).or_else(|| nanos(&at)).unwrap_or(Stored::NO_TIME));
     let stored = Stored {
-        time_ns: at,
+        time_ns: time(map, "@timestamp", |at| millis(at).or_else(|| nanos(at))),
         event: text(map, "event_name"),
         trace_id: id("trace_id"),
         span_id: id("span_id"),

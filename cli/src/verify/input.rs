@@ -2,10 +2,11 @@
 
 use super::backend::{Format, Problem, records};
 use super::{guess, url};
-use anyhow::{Result, anyhow, bail};
+use crate::output::printable;
+use anyhow::{Result, anyhow, bail, ensure};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::{Intake, Place, Projector, Stored};
@@ -20,9 +21,19 @@ const PROGRESS_AFTER: Duration = Duration::from_secs(2);
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 const PROGRESS_EVERY_IN_LOGS: Duration = Duration::from_secs(30);
 
-/// Bits of a place: the file, the line, the entry of the line.
-const LINE_BITS: u32 = 36;
+/// Bits of a place: the file, the line, the entry of the line. A line or an entry beyond is told as the last one that fits.
+const FILE_BITS: u32 = 16;
+const LINE_BITS: u32 = 32;
 const ENTRY_BITS: u32 = 16;
+
+/// Most files of one verification: places name them. A file for each hour of seven years.
+const FILES_MAX: usize = 1 << FILE_BITS;
+
+/// Where something stands: its file by number from 0, its line from 1, its entry of the line from 0.
+fn place_of(file: u64, line: u64, entry: u64) -> Place {
+    let part = |number: u64, bits: u32| number.min((1 << bits) - 1);
+    part(file, FILE_BITS) << (LINE_BITS + ENTRY_BITS) | part(line, LINE_BITS) << ENTRY_BITS | part(entry, ENTRY_BITS)
+}
 
 /// Where something stands, for people.
 pub fn place(files: &[PathBuf], place: Place) -> String {
@@ -38,8 +49,8 @@ pub fn place(files: &[PathBuf], place: Place) -> String {
 pub fn name(file: &Path) -> String {
     match file.to_str() {
         Some("-") => "standard input".to_owned(),
-        Some(name) => url::shown(name).into_owned(),
-        None => file.display().to_string(),
+        Some(name) => printable(&url::shown(name)),
+        None => printable(&file.display().to_string()),
     }
 }
 
@@ -53,6 +64,10 @@ pub fn read(
     intake: &mut Intake,
     row: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Vec<Format>> {
+    ensure!(
+        files.len() <= FILES_MAX,
+        "more than {FILES_MAX} files: join them, as `cat` does, or give them on standard input"
+    );
     each(files, format, &mut |body, stored, projector, place| {
         let mut failed = Ok(());
         match body {
@@ -98,7 +113,7 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<Vec
         };
         let mut lines =
             Lines { reader: BufReader::with_capacity(BUFFER_BYTES, reader), line: Vec::new(), number: 0, offset: 0 };
-        let file = u64::try_from(number).unwrap_or(u64::MAX) << (LINE_BITS + ENTRY_BITS);
+        let file = u64::try_from(number).unwrap_or(u64::MAX);
         let read = read_file(&mut lines, file, format, &mut *take, &mut progress);
         formats.extend(read.map_err(|error| anyhow!("{}: {error:#}", name(path)))?);
     }
@@ -166,10 +181,9 @@ fn read_file<R: BufRead>(
             known = Format::of(text).map(|format| (format, format.projector()));
         }
         let Some((format, projector)) = &known else { return Err(unknown(text, whole, &at)) };
-        let place = file | lines.number << ENTRY_BITS;
         let mut entry = 0;
         let read = records(*format, text, &mut |body, stored| {
-            let place = place | u64::min(entry, (1 << ENTRY_BITS) - 1);
+            let place = place_of(file, lines.number, entry);
             entry += 1;
             progress.records += 1;
             if failed.is_ok() {
@@ -263,26 +277,84 @@ impl Progress {
     }
 
     fn line(&mut self, bytes: usize) {
+        // The clock is not asked for every line.
+        let Some(line) = (if self.passes(bytes) { self.due(Instant::now()) } else { None }) else { return };
+        // That nobody reads it changes nothing.
+        let mut err = std::io::stderr().lock();
+        let _ = if self.terminal { write!(err, "\r\x1b[2K{line}") } else { writeln!(err, "{line}") };
+    }
+
+    /// Counts bytes; whether another MiB was begun with them.
+    fn passes(&mut self, bytes: usize) -> bool {
         let before = self.bytes;
         self.bytes += bytes as u64;
-        // The clock is not asked for every line.
-        if before >> 20 == self.bytes >> 20 {
-            return;
-        }
+        before >> 20 != self.bytes >> 20
+    }
+
+    /// What is told, if it is time to.
+    fn due(&mut self, now: Instant) -> Option<String> {
         let every = if self.terminal { PROGRESS_EVERY } else { PROGRESS_EVERY_IN_LOGS };
         let due = self.last.map_or(self.started + PROGRESS_AFTER, |last| last + every);
-        if Instant::now() < due {
-            return;
+        if now < due {
+            return None;
         }
-        self.last = Some(Instant::now());
+        self.last = Some(now);
         let share = self.total.filter(|total| *total > 0).map(|total| format!(" of {} MB", total >> 20));
-        let line = format!("read {} records, {} MB{}", self.records, self.bytes >> 20, share.unwrap_or_default());
-        if self.terminal { eprint!("\r\x1b[2K{line}") } else { eprintln!("{line}") }
+        Some(format!("read {} records, {} MB{}", self.records, self.bytes >> 20, share.unwrap_or_default()))
     }
 
     fn end(&self) {
         if self.terminal && self.last.is_some() {
-            eprint!("\r\x1b[2K");
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[2K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testimony_core::evidence::verify::Scope;
+
+    #[test]
+    fn places_name_their_file_line_and_entry() {
+        let files: Vec<PathBuf> = (0..FILES_MAX).map(|number| format!("{number}.jsonl").into()).collect();
+        for (file, line, entry, told) in [
+            (0, 1, 0, "0.jsonl:1"),
+            (4_095, 7, 1, "4095.jsonl:7 entry 2"),
+            (4_100, 7, 0, "4100.jsonl:7"),
+            (8_759, 4_000_000_000, 65_535, "8759.jsonl:4000000000 entry 65536"),
+            (65_535, 1, 0, "65535.jsonl:1"),
+            // What does not fit says nothing of another file or line.
+            (3, 1 << 40, 1 << 20, "3.jsonl:4294967295 entry 65536"),
+        ] {
+            assert_eq!(place(&files, place_of(file, line, entry)), told);
+        }
+    }
+
+    #[test]
+    fn more_files_than_places_can_name_are_refused() {
+        let files = vec![PathBuf::from("/nowhere/x.jsonl"); FILES_MAX + 1];
+        let read = |files: &[PathBuf]| {
+            let read = super::read(files, None, &mut Intake::of(&Scope::default()), &mut |_| Ok(()));
+            format!("{:#}", read.expect_err("no file"))
+        };
+        assert!(read(&files).starts_with("more than 65536 files: join them"));
+        assert!(read(&files[1..]).starts_with("/nowhere/x.jsonl: "));
+    }
+
+    #[test]
+    fn progress_is_told_after_a_while_and_not_too_often() {
+        let known = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+        assert!(Progress::new(std::slice::from_ref(&known)).total.is_some_and(|total| total > 0));
+        assert_eq!(Progress::new(&[known, "-".into()]).total, None, "nobody knows how much comes");
+        let mut progress = Progress { total: Some(4 << 20), terminal: false, records: 3, ..Progress::new(&[]) };
+        assert!(!progress.passes((1 << 20) - 1) && progress.passes(1) && !progress.passes(1));
+        assert_eq!(progress.due(progress.started), None, "it may be over at once");
+        let later = progress.started + PROGRESS_AFTER;
+        assert_eq!(progress.due(later).as_deref(), Some("read 3 records, 1 MB of 4 MB"));
+        assert_eq!(progress.due(later + PROGRESS_EVERY), None, "a log is told more rarely");
+        (progress.terminal, progress.total) = (true, None);
+        assert_eq!(progress.due(later + PROGRESS_EVERY).as_deref(), Some("read 3 records, 1 MB"));
+        assert_eq!(progress.due(later + PROGRESS_EVERY), None);
     }
 }

@@ -4,15 +4,20 @@
 
 mod backend;
 #[cfg(test)]
+mod form_tests;
+#[cfg(test)]
 mod given_tests;
 mod guess;
 mod heads;
 mod hint;
+mod history;
 mod input;
 #[cfg(test)]
 mod ledger_tests;
 mod otlp;
 mod proof;
+#[cfg(test)]
+mod proof_tests;
 mod quick;
 #[cfg(test)]
 mod quick_tests;
@@ -29,7 +34,7 @@ pub use proof::{RecordName, record_name};
 pub use scope::{ScopeArg, lag, scope};
 
 use crate::args::{self, ProveArgs, VerifyArgs};
-use crate::output::{Table, plural, print, printable};
+use crate::output::{Table, plural, print, print_json, printable, tell, though_nobody_reads};
 use anyhow::{Context, Result};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -55,20 +60,20 @@ const FINDINGS_SHOWN: usize = 50;
 /// Streams that are printed; all of them with `-o json`.
 const STREAMS_SHOWN: usize = 20;
 
-/// Runs `verify`.
+/// Runs `verify`. The code is the verdict's, also where a reader such as `head` has seen enough.
 ///
 /// # Errors
-/// Nobody reads the output any more.
+/// None: what cannot be judged has a code of its own.
 pub fn run(args: &VerifyArgs) -> Result<u8> {
     if let Some(proof) = &args.proof {
-        return proof::verify(proof, args);
+        return or_input_error(proof::verify(proof, args));
     }
     or_input_error(judge(args).and_then(|mut report| {
         report.exit_code = report.exit_code_but_for(&args.accept);
-        match args.output {
-            args::Format::Text => print(&text(&report, &args.files))?,
-            args::Format::Json => print(&(serde_json::to_string_pretty(&as_json(&report, &args.files)?)? + "\n"))?,
-        }
+        though_nobody_reads(match args.output {
+            args::Format::Text => print(&text(&report, &args.files)),
+            args::Format::Json => print_json(&as_json(&report, &args.files)?),
+        })?;
         Ok(report.exit_code)
     }))
 }
@@ -95,7 +100,7 @@ pub fn prove(args: &ProveArgs) -> Result<u8> {
 fn or_input_error(result: Result<u8>) -> Result<u8> {
     match result {
         Err(error) if !crate::output::is_broken_pipe(&error) => {
-            eprintln!("testimony: {error:#}");
+            tell(format_args!("{error:#}"));
             Ok(EXIT_INPUT)
         }
         other => other,

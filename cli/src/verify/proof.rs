@@ -2,25 +2,22 @@
 //! rest of the export.
 
 use super::backend::Format;
+use super::history::{History, PLACES_MAX};
 use super::{EXIT_INPUT, input};
 use crate::args::{self, ProveArgs, VerifyArgs};
-use crate::output::{print, print_json};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use crate::output::{print, print_data, print_json, printable, tell, though_nobody_reads};
+use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use testimony_core::evidence::hash::Hash;
-use testimony_core::evidence::merkle::{leaf, prove_inclusion, root_from_inclusion, root_of};
+use testimony_core::evidence::merkle::{leaf, prove_inclusion, root_from_inclusion};
 use testimony_core::evidence::note::{PublicKey, SignedNote};
 use testimony_core::evidence::verify::Verdict;
 use testimony_core::record::Body;
 
 const FIRST_LINE: &str = "c2sp.org/tlog-proof@v1";
-
-/// Most records of one stream that a proof is made of.
-const RECORDS_MAX: u64 = 1 << 24;
 
 /// Most bytes of a proof.
 const PROOF_BYTES_MAX: u64 = 1024 * 1024;
@@ -83,19 +80,24 @@ pub fn verify(path: &Path, args: &VerifyArgs) -> Result<u8> {
     let (verdict, proof, message) = match checked.with_context(|| input::name(path)) {
         Ok(checked) => checked,
         Err(error) => {
-            eprintln!("testimony: {error:#}: `testimony prove` makes such a file");
+            tell(format_args!("{error:#}: `testimony prove` makes such a file"));
             return Ok(EXIT_INPUT);
         }
     };
-    let sid = &proof.note.checkpoint.origin;
-    match args.output {
-        args::Format::Text => print(&format!("{}\n{verdict} {sid} record {}: {message}\n", proof.body, proof.index))?,
+    though_nobody_reads(match args.output {
+        args::Format::Text => print(&text(verdict, &proof, message)),
         args::Format::Json => print_json(&json!({
-            "verdict": verdict, "sid": sid, "seq": proof.index, "size": proof.note.checkpoint.size,
-            "message": message, "record": proof.body,
-        }))?,
-    }
+            "verdict": verdict, "sid": proof.note.checkpoint.origin, "seq": proof.index,
+            "size": proof.note.checkpoint.size, "message": message, "record": proof.body,
+        })),
+    })?;
     Ok(verdict.exit_code())
+}
+
+/// For people: the record, and what is said of it. Whoever made the file wrote record and name.
+pub(super) fn text(verdict: Verdict, proof: &Proof, message: &str) -> String {
+    let (body, sid) = (printable(&proof.body), printable(&proof.note.checkpoint.origin));
+    format!("{body}\n{verdict} {sid} record {}: {}\n", proof.index, printable(message))
 }
 
 /// Judges a proof.
@@ -125,59 +127,32 @@ fn read(path: &Path) -> Result<String> {
 
 /// `prove`.
 pub fn prove(args: &ProveArgs) -> Result<u8> {
-    let (proof, key) = make(&args.files, args.format, &args.record)?;
-    print(&proof)?;
-    eprintln!("signed by {key}; check it with: testimony verify --proof FILE --key {key}");
+    let (proof, key) = make(&args.files, args.format, &args.record, args.key)?;
+    print_data(&proof)?;
+    tell(format_args!("signed by {key}; check it with: testimony verify --proof FILE --key {key}"));
     Ok(0)
 }
 
 /// The proof of a record, and the key that signed its head.
-pub(super) fn make(files: &[PathBuf], format: Option<Format>, record: &RecordName) -> Result<(String, PublicKey)> {
+pub(super) fn make(
+    files: &[PathBuf],
+    format: Option<Format>,
+    record: &RecordName,
+    only: Option<PublicKey>,
+) -> Result<(String, PublicKey)> {
     let (sid, seq) = (record.sid.as_str(), record.seq);
-    let mut bodies: BTreeMap<u64, (Hash, Option<String>)> = BTreeMap::new();
-    let mut keys: BTreeMap<u64, PublicKey> = BTreeMap::new();
-    let mut heads: Vec<SignedNote> = Vec::new();
-    let mut too_many = false;
-    input::bodies(files, format, &mut |text| {
-        let Ok(body) = Body::parse(text) else { return };
-        if body.simple("typ") == Some("head") {
-            heads.extend(note(&body).filter(|note| note.checkpoint.origin == sid));
-        } else if body.simple("sid") == Some(sid)
-            && let Some(at) = body.simple("seq").and_then(|at| at.parse::<u64>().ok())
-        {
-            too_many |= at >= RECORDS_MAX;
-            let key = body.simple(if at == 0 { "key" } else { "next_key" });
-            // The key that a record names signs what comes after it.
-            keys.extend(key.and_then(|key| key.parse().ok()).map(|key| (if at == 0 { 0 } else { at + 1 }, key)));
-            bodies.insert(at, (leaf(text.as_bytes()), (at == seq).then(|| text.to_owned())));
-        }
+    ensure!(seq < PLACES_MAX, "only the first {PLACES_MAX} records of a stream can be proved");
+    let mut history = History::new(sid, seq, only);
+    input::bodies(files, format, &mut |text| history.body(text))?;
+    ensure!(history.has_record(), "record {seq} of {sid} is not in the export");
+    let found = history.find()?.with_context(|| {
+        format!(
+            "no signed head covers record {seq} together with every record before it: run `testimony verify` to see what is wrong"
+        )
     })?;
-    ensure!(!too_many, "the stream is too long for a proof");
-    let body = bodies.get(&seq).and_then(|(_, body)| body.clone());
-    let body = body.with_context(|| format!("record {seq} of {sid} is not in the export"))?;
-    heads.sort_by_key(|note| note.checkpoint.size);
-    for note in heads.into_iter().filter(|note| note.checkpoint.size > seq) {
-        let size = note.checkpoint.size;
-        let leaves: Vec<Hash> = bodies.range(..size).map(|(_, (leaf, _))| *leaf).collect();
-        if leaves.len() as u64 != size || root_of(&leaves) != note.checkpoint.root {
-            continue;
-        }
-        let Some(key) = keys.range(..size).next_back().map(|(_, key)| *key) else { continue };
-        if !note.is_signed_by(sid, &key) {
-            continue;
-        }
-        let hashes = prove_inclusion(&leaves, seq).context("no proof")?;
-        let proof = Proof { body, index: seq, hashes, note };
-        return Ok((proof.encode(), key));
-    }
-    bail!(
-        "no signed head covers record {seq} together with every record before it: run `testimony verify` to see what is wrong"
-    );
-}
-
-fn note(body: &Body<'_>) -> Option<SignedNote> {
-    let text = String::from_utf8(STANDARD.decode(body.simple("note")?).ok()?).ok()?;
-    SignedNote::parse(&text).ok()
+    let hashes = prove_inclusion(&found.leaves, seq).context("no proof")?;
+    let proof = Proof { body: found.body, index: seq, hashes, note: found.note };
+    Ok((proof.encode(), found.key))
 }
 
 /// A record by stream and place.

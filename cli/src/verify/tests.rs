@@ -12,7 +12,7 @@ use testimony_core::evidence::verify::{Finding, Scope, Verdict};
 const VECTORS: [&str; 4] = ["every-typ", "rollover", "rotation", "crash"];
 
 /// The golden records of one file, as they are exported.
-fn vectors(name: &str) -> Vec<LogRecord> {
+pub(super) fn vectors(name: &str) -> Vec<LogRecord> {
     use base64::Engine as _;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../core/tests/vectors/evidence/{name}.jsonl"));
     let text = std::fs::read_to_string(&path).expect("golden streams");
@@ -28,7 +28,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn body(record: &LogRecord) -> String {
+pub(super) fn body(record: &LogRecord) -> String {
     match record.body.as_ref().and_then(|body| body.value.as_ref()) {
         Some(Any::StringValue(text)) => text.clone(),
         other => panic!("{other:?}"),
@@ -174,13 +174,13 @@ fn files(file: &PathBuf) -> Input<'_> {
     Input { files: std::slice::from_ref(file), ..Input::default() }
 }
 
-fn judged(name: &str, lines: &[Value]) -> Report {
+pub(super) fn judged(name: &str, lines: &[Value]) -> Report {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let file = Temporary::new(name, text.as_bytes());
     verification(files(&file.0), settings(), Trust::default(), 10_000).expect("an export")
 }
 
-fn verdicts(report: &Report) -> Vec<(Verdict, String)> {
+pub(super) fn verdicts(report: &Report) -> Vec<(Verdict, String)> {
     report.findings.iter().map(|finding| (finding.verdict, finding.to_string())).collect()
 }
 
@@ -408,32 +408,6 @@ fn every_prefix_of_an_export_is_taken_or_refused() {
         let result = verification(files(&file.0), settings(), Trust::default(), 10_000);
         assert!(result.is_err(), "{cut}");
     }
-}
-
-#[test]
-fn a_record_is_proved_without_the_rest() {
-    let records = vectors("rollover");
-    let lines: String = records.iter().map(|record| format!("{}\n", line(Format::Loki, record))).collect();
-    let file = Temporary::new("prove", lines.as_bytes());
-    let sid =
-        serde_json::from_str::<Value>(&body(&records[1])).expect("a body")["sid"].as_str().expect("a sid").to_owned();
-    for seq in [0_u64, 1, 7, 15] {
-        let proof =
-            proof::make(std::slice::from_ref(&file.0), None, &record_name(&format!("{sid}:{seq}")).expect("a name"));
-        let (text, key) = proof.unwrap_or_else(|error| panic!("{seq}: {error:#}"));
-        assert_eq!(proof::check(&text, Some(&key)).map(|checked| checked.0).expect("a proof"), Verdict::Ok, "{seq}");
-        assert_eq!(proof::check(&text, None).map(|checked| checked.0).expect("a proof"), Verdict::Unanchored);
-        let edited = text.replacen("index ", "index 1", 1);
-        assert_eq!(proof::check(&edited, Some(&key)).map(|checked| checked.0).expect("a proof"), Verdict::Tampered);
-        for cut in 0..text.len() {
-            if let Some(prefix) = text.get(..cut) {
-                let good = proof::check(prefix, Some(&key)).is_ok_and(|checked| checked.0 == Verdict::Ok);
-                assert!(!good, "{cut} of {}", text.len());
-            }
-        }
-    }
-    let absent = proof::make(std::slice::from_ref(&file.0), None, &record_name(&format!("{sid}:999")).expect("a name"));
-    assert!(format!("{:#}", absent.expect_err("absent")).contains("is not in the export"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! An export that comes from a URL: one GET over HTTP/1.1, with or without TLS, read as it comes.
 
+use crate::output::printable;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -112,7 +113,9 @@ fn answer<R: BufRead + 'static>(mut from: R) -> Result<Box<dyn Read>> {
         match name.to_ascii_lowercase().as_str() {
             "transfer-encoding" => chunked = value.trim().eq_ignore_ascii_case("chunked"),
             "content-length" => length = Some(value.trim().parse::<u64>().context("the length of its answer")?),
-            "content-encoding" if value.trim() != "identity" => bail!("it answers compressed: {}", value.trim()),
+            "content-encoding" if value.trim() != "identity" => {
+                bail!("it answers compressed: {}", printable(value.trim()))
+            }
             _ => {}
         }
     }
@@ -125,7 +128,7 @@ fn answer<R: BufRead + 'static>(mut from: R) -> Result<Box<dyn Read>> {
         let mut text = Vec::new();
         // What can be read of the error is enough.
         let _ = body.take(ERROR_BYTES_SHOWN).read_to_end(&mut text);
-        bail!("it answers {code}: {}", String::from_utf8_lossy(&text).trim());
+        bail!("it answers {code}: {}", printable(String::from_utf8_lossy(&text).trim()));
     }
     Ok(body)
 }
@@ -255,6 +258,20 @@ mod tests {
         }
         assert!(get("http://localhost/a b").is_err());
     }
+
+    #[test]
+    fn text_of_an_answer_does_not_reach_a_terminal() {
+        for reply in [
+            "HTTP/1.1 500 x\r\n\r\n\u{1b}[2J\u{9b}2J\nOK",
+            "HTTP/1.1 200 OK\r\ncontent-encoding: \u{1b}[2J\rgzip\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: \u{1b}[2J\r\n\r\n",
+            "HTTP/1.1 5\u{1b}0 x\r\n\r\n",
+        ] {
+            let error = format!("{:#}", body(reply).expect_err(reply));
+            assert!(!error.contains(char::is_control), "{error:?}");
+        }
+    }
+
     #[test]
     fn credentials_in_a_url_are_refused_and_never_shown() {
         for (url, shown_as) in [

@@ -223,3 +223,30 @@ fn make_key(path: &Path) -> Result<[u8; KEY_BYTES], KeyError> {
     write().map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
     Ok(key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d5_a_damaged_key_of_the_pod_is_told_with_what_to_do_and_stays() {
+        let folder = std::env::temp_dir().join(format!("testimony-spool-key-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join(POD_KEY_FILE);
+        let load = || Keys::load(&folder, None);
+        let first = load().ok().and_then(|keys| keys.fresh().ok()).expect("the first process makes it");
+        assert!(load().is_ok_and(|keys| keys.unwrap(&first.pod).is_ok()), "the next one finds it");
+        for bytes in [0, 1, KEY_BYTES - 1, KEY_BYTES + 1, 4096] {
+            std::fs::write(&path, vec![7; bytes]).expect("a damaged file");
+            let told = load().err().expect("no key").to_string();
+            let wanted = "holds no key of 32 bytes; remove it, and what was spooled under it is lost";
+            assert_eq!(told, format!("{} {wanted}", path.display()), "{bytes}");
+            assert_eq!(std::fs::metadata(&path).expect("it is there").len(), bytes as u64, "nobody writes over it");
+        }
+        std::fs::remove_file(&path).expect("remove");
+        std::fs::create_dir(&path).expect("a folder in its place");
+        let told = load().err().expect("no key").to_string();
+        assert!(told.starts_with(&format!("{}: ", path.display())), "{told}");
+        std::fs::remove_dir_all(&folder).expect("remove");
+    }
+}

@@ -4,7 +4,7 @@
 //! blocks of entries; one create-only object for each block decides whether it stands ([`block`]); [`outline`] says where reading
 //! them back begins. [`export`] shows it as OTLP,
 //! [`read`] is how others read that. [`outside`] shows it to a witness outside of the cluster (W3); [`prune`] is how records are
-//! ordered away (G2).
+//! ordered away (G2), [`plan`] finds them in an export, and `vouch` says which of them it proves.
 //!
 //! ```text
 //! Book::propose -> Proposed --(the object was created)--> Committed -> Book::apply -> Cosignable
@@ -25,6 +25,9 @@ pub mod outside;
 #[cfg(test)]
 mod outside_tests;
 pub mod pick;
+pub mod plan;
+#[cfg(test)]
+mod plan_tests;
 pub mod prune;
 pub mod read;
 #[cfg(test)]
@@ -33,6 +36,7 @@ pub mod shown;
 pub mod tables;
 #[cfg(test)]
 mod tests;
+mod vouch;
 
 pub use block::{Block, LedgerError};
 pub use book::{Book, Committed, Cosignable, Keys, Proposed};

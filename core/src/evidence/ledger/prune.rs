@@ -1,13 +1,11 @@
-//! Records that are removed from the backends by order (G2): which ones of an export, with their hashes in compact form, and
-//! how the operator is told. What is left can still be proved, because the ledger holds the hashes of the rest.
+//! Records that are removed from the backends by order (G2), as the operator is told: with their hashes in compact form. What is left
+//! can still be proved, because the ledger holds the hashes of the rest. Which ones of an export go is [`super::plan`]'s.
 
+use super::StreamId;
 use super::fact::{Fact, Pruned};
-use super::{LEDGER, StreamId};
-use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
-use crate::evidence::merkle::{Range, leaf};
+use crate::evidence::merkle::Range;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// Most orders of one request: each is an entry of the ledger.
 pub const ORDERS_MAX: usize = 200;
@@ -20,9 +18,6 @@ pub const REASON_BYTES_MAX: usize = 512;
 
 /// Longest name of who ordered it, in bytes.
 pub const BY_BYTES_MAX: usize = 512;
-
-/// Most records of the chosen streams that are held at a time, some 100 bytes each.
-pub const RECORDS_MAX: usize = 5_000_000;
 
 /// What an order is for: the verification tells them apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,227 +122,20 @@ impl PruneRequest {
     }
 }
 
-/// Which records are meant. Nothing chosen is everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Of streams whose name begins so.
-    pub stream: Option<String>,
-    /// Of pods of this namespace.
-    pub namespace: Option<String>,
-    /// Begun before this time, in nanoseconds since the epoch.
-    pub before_ns: Option<u64>,
-}
-
-impl Selection {
-    fn has_stream(&self, sid: &StreamId) -> bool {
-        let Some(parts) = sid.parts() else { return false };
-        parts.pod_uid != LEDGER
-            && self.namespace.as_deref().is_none_or(|namespace| namespace == parts.namespace)
-            && self.stream.as_deref().is_none_or(|prefix| sid.as_str().starts_with(prefix))
-    }
-}
-
-/// Why an export cannot be ordered from.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// It was changed, or belongs to another stream.
-    #[error(
-        "record {1} of {0} is not the one that the record after it follows: `testimony verify` says more; nothing is ordered"
-    )]
-    Broken(StreamId, u64),
-    /// Two records claim one place.
-    #[error("two different records claim place {1} of {0}: `testimony verify` says more; nothing is ordered")]
-    Twice(StreamId, u64),
-    /// More than is held.
-    #[error("more than {RECORDS_MAX} records: choose fewer streams, or give the export in parts")]
-    TooMany,
-}
-
-/// One record of a chosen stream.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    leaf: Hash,
-    prev: Option<Hash>,
-    /// It is meant.
-    goes: bool,
-}
-
-/// Records of one stream that go, without a gap between them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// The stream.
-    pub sid: StreamId,
-    /// The records.
-    pub range: Range,
-}
-
-impl Part {
-    /// As it is told.
-    pub fn order(&self) -> PruneOrder {
-        let (from, to) = (self.range.begin(), self.range.end());
-        PruneOrder { stream: self.sid.clone(), from, to, nodes: self.range.nodes().map(Hash::to_hex).collect() }
-    }
-}
-
-/// Finds the records of an export that are meant, in any order and with repeats.
-#[derive(Debug, Default)]
-pub struct Plan {
-    selection: Selection,
-    streams: BTreeMap<StreamId, BTreeMap<u64, Known>>,
-    records: usize,
-}
-
-impl Plan {
-    /// A plan without records.
-    pub fn new(selection: Selection) -> Self {
-        Self { selection, ..Self::default() }
-    }
-
-    /// Takes a body of the export; what is no record of a chosen stream is passed over.
-    ///
-    /// # Errors
-    /// Another record claims its place, or there are too many.
-    pub fn body(&mut self, body: &str) -> Result<(), PlanError> {
-        let Ok(fields) = parse_body(body.as_bytes()) else { return Ok(()) };
-        let text = |key: &str| fields.get(key).and_then(|value| std::str::from_utf8(value).ok());
-        let number = |key: &str| text(key)?.parse::<u64>().ok();
-        // A head has no place in a stream: it is no record.
-        let (Some(sid), Some(seq)) = (text("sid").and_then(|sid| sid.parse().ok()), number("seq")) else {
-            return Ok(());
-        };
-        if !self.selection.has_stream(&sid) {
-            return Ok(());
-        }
-        let goes = self.selection.before_ns.is_none_or(|before| number("t0").is_some_and(|t0| t0 < before));
-        let known = Known { leaf: leaf(body.as_bytes()), prev: text("prev").and_then(|prev| prev.parse().ok()), goes };
-        let stream = self.streams.entry(sid.clone()).or_default();
-        match stream.get(&seq) {
-            Some(there) if there.leaf == known.leaf => return Ok(()),
-            Some(_) => return Err(PlanError::Twice(sid, seq)),
-            None => {}
-        }
-        if self.records >= RECORDS_MAX {
-            return Err(PlanError::TooMany);
-        }
-        self.records += 1;
-        stream.insert(seq, known);
-        Ok(())
-    }
-
-    /// What goes, by stream and in order.
-    ///
-    /// # Errors
-    /// A record is not the one that the next one follows: an order over it would prove nothing.
-    pub fn parts(&self) -> Result<Vec<Part>, PlanError> {
-        let mut parts: Vec<Part> = Vec::new();
-        for (sid, records) in &self.streams {
-            let mut range: Option<Range> = None;
-            for (seq, known) in records.iter().filter(|(_, known)| known.goes) {
-                let next = seq.checked_add(1).and_then(|next| records.get(&next));
-                if next.is_some_and(|next| next.prev != Some(known.leaf)) {
-                    return Err(PlanError::Broken(sid.clone(), *seq));
-                }
-                if range.as_ref().is_some_and(|range| range.end() != *seq) {
-                    parts.extend(range.take().map(|range| Part { sid: sid.clone(), range }));
-                }
-                range.get_or_insert_with(|| Range::empty(*seq)).push(known.leaf);
-            }
-            parts.extend(range.map(|range| Part { sid: sid.clone(), range }));
-        }
-        Ok(parts)
-    }
-
-    /// Records between those that go which the export does not hold: their hashes are not known, so nobody can order them.
-    pub fn absent(&self) -> Vec<(StreamId, std::ops::Range<u64>)> {
-        let mut absent = Vec::new();
-        for (sid, records) in &self.streams {
-            let last = records.iter().rev().find(|(_, known)| known.goes).map(|(seq, _)| *seq);
-            let mut next = None;
-            for seq in records.keys().take_while(|seq| last.is_some_and(|last| **seq <= last)) {
-                if let Some(next) = next.filter(|next| next < seq) {
-                    absent.push((sid.clone(), next..*seq));
-                }
-                next = seq.checked_add(1);
-            }
-        }
-        absent
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::evidence::ledger::entry::Entry;
-    use crate::evidence::ledger::{Fact, ledger_id};
-
-    fn sid(namespace: &str) -> StreamId {
-        format!("c-1/{namespace}/pod/{:032x}-0-0", 1).parse().expect("a name")
-    }
-
-    /// `count` records of a stream, one each second from `1 s` on.
-    fn stream(sid: &StreamId, count: u64) -> Vec<String> {
-        let mut prev: Option<Hash> = None;
-        let record = |seq: u64| {
-            let link = prev.map(|prev| format!("\"prev\":\"{prev}\",")).unwrap_or_default();
-            let body = format!("{{{link}\"seq\":\"{seq}\",\"sid\":\"{sid}\",\"t0\":\"{}000000000\"}}", seq + 1);
-            prev = Some(leaf(body.as_bytes()));
-            body
-        };
-        (0..count).map(record).collect()
-    }
-
-    fn plan(selection: Selection, bodies: &[String]) -> Result<Plan, PlanError> {
-        let mut plan = Plan::new(selection);
-        bodies.iter().try_for_each(|body| plan.body(body))?;
-        Ok(plan)
-    }
-
-    fn ranges(plan: &Plan) -> Vec<(u64, u64)> {
-        plan.parts().expect("whole").iter().map(|part| (part.range.begin(), part.range.end())).collect()
-    }
-
-    #[test]
-    fn g2_what_is_chosen_is_found_with_its_hashes_in_any_order_and_with_repeats() {
-        let (shop, bank) = (stream(&sid("shop"), 9), stream(&sid("bank"), 4));
-        let mut all = [shop.clone(), bank, shop.clone()].concat();
-        all.reverse();
-        all.push("{\"typ\":\"head\"}".to_owned());
-        all.push("a log line of somebody else".to_owned());
-        let shop_only = Selection { namespace: Some("shop".to_owned()), ..Selection::default() };
-        let before = Selection { before_ns: Some(6_000_000_000), ..shop_only.clone() };
-        assert_eq!(ranges(&plan(shop_only, &all).expect("a plan")), [(0, 9)]);
-        assert_eq!(ranges(&plan(Selection::default(), &all).expect("a plan")), [(0, 4), (0, 9)]);
-        let plan = plan(before, &all).expect("a plan");
-        assert_eq!(ranges(&plan), [(0, 5)]);
-        let mut wanted = Range::empty(0);
-        shop[..5].iter().for_each(|body| wanted.push(leaf(body.as_bytes())));
-        assert_eq!(plan.parts().expect("whole")[0].range, wanted);
-        let prefix = Selection { stream: Some("c-1/bank/".to_owned()), ..Selection::default() };
-        assert_eq!(ranges(&super::tests::plan(prefix, &all).expect("a plan")), [(0, 4)]);
-    }
-
-    #[test]
-    fn g2_records_that_are_not_there_are_told_and_never_ordered() {
-        let bodies = stream(&sid("shop"), 9);
-        let plan = plan(Selection::default(), &[&bodies[..2], &bodies[4..]].concat()).expect("a plan");
-        assert_eq!(ranges(&plan), [(0, 2), (4, 9)]);
-        assert_eq!(plan.absent(), [(sid("shop"), 2..4)]);
-    }
-
-    #[test]
-    fn g2_a_changed_record_stops_everything() {
-        let mut bodies = stream(&sid("shop"), 5);
-        bodies[2] = bodies[2].replace("\"t0\":\"3", "\"t0\":\"4");
-        let changed = plan(Selection::default(), &bodies).expect("a plan");
-        assert_eq!(changed.parts(), Err(PlanError::Broken(sid("shop"), 2)));
-        bodies.extend(stream(&sid("shop"), 5));
-        assert_eq!(plan(Selection::default(), &bodies).map(|_| ()), Err(PlanError::Twice(sid("shop"), 2)));
-    }
+    use crate::evidence::ledger::ledger_id;
+    use crate::evidence::ledger::plan::Part;
+    use crate::evidence::merkle::leaf;
 
     #[test]
     fn g2_an_order_becomes_an_entry_with_who_and_why() {
-        let plan = plan(Selection::default(), &stream(&sid("shop"), 7)).expect("a plan");
-        let orders: Vec<_> = plan.parts().expect("whole").iter().map(Part::order).collect();
+        let mut range = Range::empty(0);
+        (0..7_u8).for_each(|body| range.push(leaf(&[body])));
+        let sid = format!("c-1/shop/pod/{:032x}-0-0", 1).parse().expect("a name");
+        let orders = vec![Part { sid, range }.order()];
         let request = PruneRequest { reason: "GDPR 17, ticket 4711".to_owned(), removal: Removal::Erase, orders };
         let text = serde_json::to_string(&request).expect("JSON");
         assert_eq!(serde_json::from_str::<PruneRequest>(&text).expect("JSON"), request);

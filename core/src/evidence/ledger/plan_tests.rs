@@ -1,0 +1,229 @@
+//! What is ordered of an export, and what stops it.
+
+use super::plan::{Plan, PlanError, Selection};
+use super::{StreamId, export};
+use crate::evidence::hash::Hash;
+use crate::evidence::merkle::{Range, leaf};
+use crate::evidence::note::{Checkpoint, PublicKey, Signature, SignedNote};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+
+fn sid(namespace: &str) -> StreamId {
+    start(namespace, 1)
+}
+
+/// A stream of one pod, of its n-th start.
+fn start(namespace: &str, n: u8) -> StreamId {
+    format!("c-1/{namespace}/pod/{n:032x}-0-0").parse().expect("a name")
+}
+
+fn pair(seed: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed")
+}
+
+fn public(seed: u8) -> PublicKey {
+    PublicKey(pair(seed).public_key().as_ref().try_into().expect("32 bytes"))
+}
+
+/// `count` records of a stream, one each second from `1 s` on, under one key. The record at `next_at` names the next key.
+fn stream_of(sid: &StreamId, count: u64, next_at: Option<u64>) -> Vec<String> {
+    let mut prev: Option<Hash> = None;
+    let record = |seq: u64| {
+        let link = prev.map(|prev| format!("\"prev\":\"{prev}\",")).unwrap_or_default();
+        let key = if seq == 0 { format!("\"key\":\"{}\",", public(1)) } else { String::new() };
+        let next = if next_at == Some(seq) { format!("\"next_key\":\"{}\",", public(2)) } else { String::new() };
+        let body = format!("{{{key}{next}{link}\"seq\":\"{seq}\",\"sid\":\"{sid}\",\"t0\":\"{}000000000\"}}", seq + 1);
+        prev = Some(leaf(body.as_bytes()));
+        body
+    };
+    (0..count).map(record).collect()
+}
+
+fn stream(sid: &StreamId, count: u64) -> Vec<String> {
+    stream_of(sid, count, None)
+}
+
+/// The head over the first `size` of these records, signed by this key, with its frontier.
+fn head(sid: &StreamId, bodies: &[String], size: usize, seed: u8) -> String {
+    let mut range = Range::empty(0);
+    let mut frontier = String::new();
+    for body in &bodies[..size] {
+        frontier = range.nodes().map(Hash::to_hex).collect::<Vec<_>>().join(",");
+        range.push(leaf(body.as_bytes()));
+    }
+    let checkpoint = Checkpoint { origin: sid.to_string(), size: range.end(), root: range.root().expect("a root") };
+    let signed = pair(seed).sign(checkpoint.text().as_bytes()).as_ref().try_into().expect("64 bytes");
+    let signatures = vec![Signature::log(sid.as_str(), &public(seed), &signed)];
+    let body = export::head_body(&SignedNote { checkpoint, signatures }.encode());
+    let body = String::from_utf8(body).expect("text");
+    if frontier.is_empty() { body } else { body.replacen('{', &format!("{{\"frontier\":\"{frontier}\","), 1) }
+}
+
+/// A whole stream, with the head over all of it.
+fn whole(sid: &StreamId, count: u64) -> Vec<String> {
+    let mut bodies = stream(sid, count);
+    bodies.push(head(sid, &bodies, bodies.len(), 1));
+    bodies
+}
+
+fn plan(selection: Selection, bodies: &[String]) -> Result<Plan, PlanError> {
+    let mut plan = Plan::new(selection);
+    bodies.iter().try_for_each(|body| plan.body(body))?;
+    Ok(plan)
+}
+
+/// The first record of each, and the one after the last.
+type Ranges = Vec<(u64, u64)>;
+
+fn ranges(plan: &Plan) -> Ranges {
+    plan.parts().expect("whole").iter().map(|part| (part.range.begin(), part.range.end())).collect()
+}
+
+/// What is ordered of all records, and what is told as not proved.
+fn told(bodies: &[String]) -> Result<(Ranges, Ranges), PlanError> {
+    let plan = plan(Selection::default(), bodies)?;
+    let parts = plan.parts()?;
+    let unproved = plan.unproved(&parts).into_iter().map(|(_, range)| (range.start, range.end)).collect();
+    Ok((ranges(&plan), unproved))
+}
+
+#[test]
+fn g2_what_is_chosen_is_found_with_its_hashes_in_any_order_and_with_repeats() {
+    let (shop, bank) = (whole(&sid("shop"), 9), whole(&sid("bank"), 4));
+    let mut all = [shop.clone(), bank, shop.clone()].concat();
+    all.reverse();
+    all.push("{\"typ\":\"head\"}".to_owned());
+    all.push("a log line of somebody else".to_owned());
+    let shop_only = Selection { namespace: Some("shop".to_owned()), ..Selection::default() };
+    let before = Selection { before_ns: Some(6_000_000_000), ..shop_only.clone() };
+    assert_eq!(ranges(&plan(shop_only, &all).expect("a plan")), [(0, 9)]);
+    assert_eq!(ranges(&plan(Selection::default(), &all).expect("a plan")), [(0, 4), (0, 9)]);
+    let some = plan(before, &all).expect("a plan");
+    assert_eq!(ranges(&some), [(0, 5)]);
+    let mut wanted = Range::empty(0);
+    shop[..5].iter().for_each(|body| wanted.push(leaf(body.as_bytes())));
+    let parts = some.parts().expect("whole");
+    assert_eq!(parts[0].range, wanted);
+    assert_eq!(some.unproved(&parts), []);
+    let prefix = Selection { stream: Some("c-1/bank/".to_owned()), ..Selection::default() };
+    assert_eq!(ranges(&plan(prefix, &all).expect("a plan")), [(0, 4)]);
+}
+
+#[test]
+fn g2_records_that_are_not_there_are_told_and_never_ordered() {
+    let bodies = stream_of(&sid("shop"), 9, Some(5));
+    let heads = [(2, 1), (6, 1), (9, 2)].map(|(size, key)| head(&sid("shop"), &bodies, size, key));
+    let there = [&bodies[..2], &bodies[4..], &heads].concat();
+    let plan = plan(Selection::default(), &there).expect("a plan");
+    assert_eq!(ranges(&plan), [(0, 2), (4, 9)]);
+    assert_eq!(plan.absent(), [(sid("shop"), 2..4)]);
+}
+
+#[test]
+fn g2_a_changed_record_stops_everything() {
+    for changed in [2, 4] {
+        let mut bodies = whole(&sid("shop"), 5);
+        bodies[changed] = bodies[changed].replace("000000000\"", "000000001\"");
+        let wanted = match changed {
+            2 => PlanError::Broken(sid("shop"), 2),
+            // No record follows it: the head says so.
+            _ => PlanError::Unsigned(sid("shop"), 4),
+        };
+        assert_eq!(told(&bodies), Err(wanted));
+        bodies.extend(stream(&sid("shop"), 5));
+        let twice = plan(Selection::default(), &bodies).map(|_| ());
+        assert_eq!(twice, Err(PlanError::Twice(sid("shop"), changed as u64)));
+    }
+    // All from one on, tied together anew: so much can be done without the key.
+    let genuine = whole(&sid("shop"), 5);
+    let mut forged = genuine.clone();
+    forged[2] = forged[2].replace("000000000\"", "000000001\"");
+    for at in 3..5 {
+        let [old, new] = [&genuine, &forged].map(|bodies| leaf(bodies[at - 1].as_bytes()).to_hex());
+        forged[at] = forged[at].replace(&old, &new);
+    }
+    assert_eq!(told(&forged), Err(PlanError::Unsigned(sid("shop"), 4)));
+    // With a key of somebody's own in it, no head counts from there on.
+    let mut named = stream_of(&sid("shop"), 5, Some(3));
+    named.extend([genuine[5].clone(), head(&sid("shop"), &named, 5, 2)]);
+    assert_eq!(told(&named), Ok((vec![], vec![(0, 5)])));
+}
+
+#[test]
+fn g2_what_no_signed_head_vouches_for_is_left_out_and_told() {
+    let sid = sid("shop");
+    let bodies = stream_of(&sid, 9, Some(5));
+    let of = |size: usize, seed: u8| head(&sid, &bodies, size, seed);
+    // Records, heads, what is ordered, what is not.
+    type Case<'a> = (&'a [String], Vec<String>, &'a [(u64, u64)], &'a [(u64, u64)]);
+    let table: [Case<'_>; 9] = [
+        (&bodies, vec![], &[], &[(0, 9)]),
+        (&bodies, vec![of(4, 1)], &[(0, 4)], &[(4, 9)]),
+        (&bodies, vec![of(4, 9)], &[], &[(0, 9)]),
+        (&bodies, vec![of(6, 1), of(9, 2)], &[(0, 9)], &[]),
+        // A key counts once the one before has signed the head over the record that names it.
+        (&bodies, vec![of(9, 2)], &[], &[(0, 9)]),
+        (&bodies, vec![of(4, 1), of(9, 2)], &[(0, 4)], &[(4, 9)]),
+        (&bodies, vec![of(6, 1), of(9, 1)], &[(0, 6)], &[(6, 9)]),
+        // From the middle on: the head's own frontier, and the first key that is named.
+        (&bodies[3..], vec![of(9, 2)], &[(3, 9)], &[]),
+        (&bodies[3..], vec![of(5, 1)], &[], &[(3, 9)]),
+    ];
+    for (number, (records, heads, ordered, unproved)) in table.into_iter().enumerate() {
+        let told = told(&[records, &heads].concat()).expect("nothing was changed");
+        assert_eq!(told, (ordered.to_vec(), unproved.to_vec()), "{number}");
+        let all = Selection { unproved: true, ..Selection::default() };
+        let from = 9 - records.len() as u64;
+        assert_eq!(ranges(&plan(all, &[records, &heads].concat()).expect("a plan")), [(from, 9)], "{number}");
+    }
+    // From the middle on a changed record fits no frontier.
+    let mut changed = bodies[3..].to_vec();
+    changed[5] = changed[5].replace("000000000\"", "000000001\"");
+    changed.push(of(9, 2));
+    assert_eq!(told(&changed), Ok((vec![], vec![(3, 9)])));
+}
+
+#[test]
+fn g2_heads_that_others_add_stop_nothing_and_vouch_for_nothing() {
+    let bodies = whole(&sid("shop"), 5);
+    let (forged, longer) = (stream_of(&sid("shop"), 5, Some(2)), stream(&sid("shop"), 7));
+    let added = [
+        head(&sid("shop"), &forged, 5, 9),
+        head(&sid("shop"), &forged, 3, 1).replace(&public(1).to_string(), ""),
+        head(&sid("shop"), &longer, 7, 9),
+        head(&sid("bank"), &forged, 5, 9),
+    ];
+    assert_eq!(told(&[&bodies[..], &added[..1], &added[2..]].concat()), Ok((vec![(0, 5)], vec![])));
+    // A record that somebody puts behind the last one, and a head of theirs over it.
+    let behind = [longer[5].clone(), head(&sid("shop"), &longer, 6, 9)];
+    assert_eq!(told(&[&bodies[..], &behind].concat()), Ok((vec![(0, 5)], vec![(5, 6)])));
+}
+
+#[test]
+fn g2_what_a_later_start_found_is_vouched_for_by_it() {
+    let [first, second] = [start("shop", 1), start("shop", 2)];
+    let old = stream(&first, 6);
+    let mut found = Range::empty(0);
+    old.iter().for_each(|body| found.push(leaf(body.as_bytes())));
+    let recovered = |of: &StreamId, root: Hash, size: u64| {
+        let open = stream(&second, 1).remove(0);
+        let prev = leaf(open.as_bytes());
+        let body = format!(
+            "{{\"prev\":\"{prev}\",\"rec_sid\":\"{of}\",\"root\":\"{root}\",\"seq\":\"1\",\"sid\":\"{second}\",\"size\":\"{size}\",\
+             \"t0\":\"9000000000\",\"typ\":\"recovered\"}}"
+        );
+        let new = vec![open, body];
+        let signed = head(&second, &new, 2, 1);
+        [new, vec![signed]].concat()
+    };
+    let root = found.root().expect("a root");
+    let heads = [head(&first, &old, 4, 1)];
+    let with = |new: &[String]| told(&[&old[..], &heads, new].concat());
+    assert_eq!(with(&[]), Ok((vec![(0, 4)], vec![(4, 6)])), "its process was killed");
+    assert_eq!(with(&recovered(&first, root, 6)), Ok((vec![(0, 6), (0, 2)], vec![])));
+    // Unsigned, of another pod, or with records that are not here.
+    assert_eq!(with(&recovered(&first, root, 6)[..2]), Ok((vec![(0, 4)], vec![(4, 6), (0, 2)])));
+    assert_eq!(with(&recovered(&start("bank", 1), root, 6)), Ok((vec![(0, 4), (0, 2)], vec![(4, 6)])));
+    assert_eq!(with(&recovered(&first, root, 7)), Ok((vec![(0, 4), (0, 2)], vec![(4, 6)])));
+    // What it found is something else.
+    assert_eq!(with(&recovered(&first, leaf(b"x"), 6)), Err(PlanError::Unsigned(first.clone(), 5)));
+}
