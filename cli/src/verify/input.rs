@@ -43,7 +43,7 @@ pub fn name(file: &Path) -> String {
     }
 }
 
-/// Reads all files; gives the rows of their records, and tells the formats that were there.
+/// Reads all files; gives the rows of their records and the bodies of ledgers, and tells the formats that were there.
 ///
 /// # Errors
 /// A file cannot be read, or is no export.
@@ -52,6 +52,7 @@ pub fn read(
     format: Option<Format>,
     intake: &mut Intake,
     row: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ledger: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Vec<Format>> {
     each(files, format, &mut |body, stored, projector, place| {
         let mut failed = Ok(());
@@ -63,7 +64,7 @@ pub fn read(
             }),
             None => intake.other(),
         }
-        failed
+        intake.take_ledger().iter().try_for_each(|body| ledger(body)).and(failed)
     })
 }
 

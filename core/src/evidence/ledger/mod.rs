@@ -24,11 +24,13 @@ pub mod outline;
 pub mod outside;
 #[cfg(test)]
 mod outside_tests;
+pub(in crate::evidence) mod pass;
 pub mod pick;
 pub mod prune;
 pub mod read;
 #[cfg(test)]
 mod restate_tests;
+pub mod rows;
 pub mod shown;
 pub mod tables;
 #[cfg(test)]
