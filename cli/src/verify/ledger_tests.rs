@@ -209,7 +209,7 @@ fn v2_copies_of_a_ledger_cost_nothing() {
     assert_eq!(judged(&both, Some(&ledger.repeat(3)), &roots), (Verdict::Ok, 0, vec![]));
     let file = Temporary::new("copies", ledger.repeat(3).as_bytes());
     let mut bodies = Vec::new();
-    input::bodies(&[file.0.clone()], None, &mut |body| bodies.push(body.to_owned())).expect("an export");
+    input::bodies(std::slice::from_ref(&file.0), None, &mut |body| bodies.push(body.to_owned())).expect("an export");
     let once: std::collections::BTreeSet<&String> = bodies.iter().collect();
     assert!(bodies.len() == 3 * once.len() && once.len() > 6, "{}", bodies.len());
     let keys = roots::parse(&roots).expect("roots").ledger_keys;

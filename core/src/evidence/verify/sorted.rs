@@ -223,7 +223,7 @@ struct Told {
 /// A second pass over one ledger.
 enum Second<'a> {
     /// What is wrong with it, and whether it is a part in which reading cannot begin.
-    Why(Option<Why>, Part),
+    Why(Box<(Option<Why>, Part)>),
     /// Which heads it has of streams of which records were abandoned.
     Older(Box<Picker>, Older<'a>),
 }
@@ -235,7 +235,7 @@ impl<'a> Second<'a> {
             Err(Unread::Over | Unread::Contradiction(_)) => None,
             Err(problem) => {
                 let why = if let Unread::Unproved(end) = problem { Some(Why::new(named.key, *end)) } else { None };
-                Some(Self::Why(why, Part::new(sid, named)))
+                Some(Self::Why(Box::new((why, Part::new(sid, named)))))
             }
             Ok(said) => {
                 let older = Older::of(said)?;
@@ -246,7 +246,8 @@ impl<'a> Second<'a> {
 
     fn row(&mut self, row: &Row<'_>) {
         match self {
-            Self::Why(why, part) => {
+            Self::Why(wrong) => {
+                let (why, part) = &mut **wrong;
                 why.iter_mut().for_each(|why| why.row(row));
                 part.row(row);
             }
@@ -259,7 +260,10 @@ impl<'a> Second<'a> {
 
     fn finish(self) -> Told {
         match self {
-            Self::Why(why, part) => Told { part: part.whole(), why: why.map(Why::finish), ..Told::default() },
+            Self::Why(wrong) => {
+                let (why, part) = *wrong;
+                Told { part: part.whole(), why: why.map(Why::finish), ..Told::default() }
+            }
             Self::Older(mut picker, mut older) => {
                 picker.end(&mut older);
                 Told { heads: older.best, ..Told::default() }
