@@ -185,10 +185,11 @@ impl Group {
         options
     }
 
-    /// Of the records that claim this place those that give the root of a head here, with these leaves ahead of them.
+    /// Of the records that claim this place those that give the root of a head here, or the ledger's, with these leaves ahead.
     fn proved<'a>(&self, ahead: impl Iterator<Item = &'a Range>) -> Vec<Hash> {
         let roots = self.heads.iter().filter_map(|head| SignedNote::parse(&head.note).ok());
-        let roots: Vec<Hash> = roots.map(|note| note.checkpoint.root).collect();
+        let said = self.ends.iter().filter(|ended| ended.source == Ledger::SOURCE).map(|ended| ended.root);
+        let roots: Vec<Hash> = roots.map(|note| note.checkpoint.root).chain(said).collect();
         if roots.is_empty() {
             return Vec::new();
         }
