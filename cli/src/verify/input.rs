@@ -54,7 +54,7 @@ pub fn name(file: &Path) -> String {
     }
 }
 
-/// Reads all files; gives the rows of their records, and tells the formats that were there.
+/// Reads all files; gives the rows of their records and the bodies of ledgers, and tells the formats that were there.
 ///
 /// # Errors
 /// A file cannot be read, or is no export.
@@ -63,6 +63,7 @@ pub fn read(
     format: Option<Format>,
     intake: &mut Intake,
     row: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ledger: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Vec<Format>> {
     ensure!(
         files.len() <= FILES_MAX,
@@ -78,7 +79,7 @@ pub fn read(
             }),
             None => intake.other(),
         }
-        failed
+        intake.take_ledger().iter().try_for_each(|body| ledger(body)).and(failed)
     })
 }
 
@@ -335,7 +336,7 @@ mod tests {
     fn more_files_than_places_can_name_are_refused() {
         let files = vec![PathBuf::from("/nowhere/x.jsonl"); FILES_MAX + 1];
         let read = |files: &[PathBuf]| {
-            let read = super::read(files, None, &mut Intake::of(&Scope::default()), &mut |_| Ok(()));
+            let read = super::read(files, None, &mut Intake::of(&Scope::default()), &mut |_| Ok(()), &mut |_| Ok(()));
             format!("{:#}", read.expect_err("no file"))
         };
         assert!(read(&files).starts_with("more than 65536 files: join them"));

@@ -201,6 +201,34 @@ fn v2_with_roots_and_ledger_the_verdict_is_ok() {
 }
 
 #[test]
+fn v2_copies_of_a_ledger_cost_nothing() {
+    let authority = Authority::new();
+    let (a, b) = (seal(origin(1), 1, &authority), seal(origin(2), 2, &authority));
+    let (ledger, roots) = (ledger(&[&a, &b], &authority), roots_of(&authority));
+    let both = [a.lines.concat(), b.lines.concat()].concat();
+    assert_eq!(judged(&both, Some(&ledger.repeat(3)), &roots), (Verdict::Ok, 0, vec![]));
+    let file = Temporary::new("copies", ledger.repeat(3).as_bytes());
+    let mut bodies = Vec::new();
+    input::bodies(std::slice::from_ref(&file.0), None, &mut |body| bodies.push(body.to_owned())).expect("an export");
+    let once: std::collections::BTreeSet<&String> = bodies.iter().collect();
+    assert!(bodies.len() == 3 * once.len() && once.len() > 6, "{}", bodies.len());
+    let keys = roots::parse(&roots).expect("roots").ledger_keys;
+    let read = |seen_max: usize, held_max: usize| {
+        let mut entries = Entries::new(std::env::temp_dir(), held_max);
+        entries.seen_max = seen_max;
+        bodies.iter().for_each(|body| entries.push(body).expect("a temporary folder"));
+        let bytes = entries.bytes;
+        let (ledger, findings) = entries.read(&Asked { keys: &keys, ..Asked::default() }).expect("a temporary folder");
+        assert!(findings.is_empty() && ledger.is_some_and(|ledger| ledger.streams.len() == 2), "{findings:?}");
+        bytes
+    };
+    // Whatever is forgotten of what was there, and however little is held, it is sorted out in the end.
+    let (bytes, all) = (read(usize::MAX, usize::MAX), read(1, 100));
+    assert_eq!(3 * bytes, all);
+    assert_eq!(read(1_000, 2_000), bytes);
+}
+
+#[test]
 fn v2_what_the_ledger_knows_and_the_export_lacks_is_missing() {
     let authority = Authority::new();
     let (a, b) = (seal(origin(1), 1, &authority), seal(origin(2), 2, &authority));

@@ -12,6 +12,7 @@ mod heads;
 mod hint;
 mod history;
 mod input;
+mod ledger;
 #[cfg(test)]
 mod ledger_tests;
 mod otlp;
@@ -37,15 +38,15 @@ use crate::args::{self, ProveArgs, VerifyArgs};
 use crate::output::{Table, plural, print, print_json, printable, tell, though_nobody_reads};
 use anyhow::{Context, Result};
 use k8s_openapi::jiff::Timestamp;
+use ledger::Entries;
 use serde_json::{Value, json};
 use sort::{HELD_BYTES_MAX, Sorter};
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use testimony_core::evidence::note::SignedNote;
 use testimony_core::evidence::verify::{
-    Basis, External, Intake, LEDGER_BYTES_MAX, Ledger, Report, Settings, Trust, Verdict, Verification,
+    Asked, Basis, External, Intake, Report, Settings, Trust, Verdict, Verification,
 };
 
 /// Exit code where the input cannot be judged at all (V1: 64 and above).
@@ -141,19 +142,29 @@ pub(crate) struct Input<'a> {
 fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max: usize) -> Result<Report> {
     let mut intake = Intake::of(&settings.scope);
     let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
-    let formats = input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?))?;
-    let given = input.ledger.map(|file| ledger_bodies(file, input.heads)).transpose()?;
+    let mut ledger = Entries::new(std::env::temp_dir(), held_max.min(ledger::HELD_BYTES_MAX));
+    let alone = input.ledger.is_some();
+    let formats = input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?), &mut |body| {
+        // Where the ledger is given alone, only that counts.
+        if alone { Ok(()) } else { Ok(ledger.push(body)?) }
+    })?;
+    if let Some(file) = input.ledger {
+        ledger.file(file, input.heads)?;
+    }
     // What a ledger or a kept head says can be missed; of nothing nothing can be said.
-    if given.is_none() && input.heads.is_empty() && intake.is_empty() {
+    if !alone && input.heads.is_empty() && intake.is_empty() {
         return Err(hint::nothing(input.files, intake.others()));
     }
-    let ledger_alone = given.is_none() && !intake.ledger().is_empty() && !intake.has_records();
+    let ledger_alone = !alone && ledger.bytes > 0 && !intake.has_records();
     // A kept head tells that there must be one.
-    if given.is_some() || !intake.ledger().is_empty() || !input.heads.is_empty() {
-        let bodies = given.map_or_else(|| Cow::Borrowed(intake.ledger()), Cow::Owned);
-        let (ledger, findings) = Ledger::read_against(&trust.ledger_keys, &bodies, input.heads);
+    if alone || ledger.bytes > 0 || !input.heads.is_empty() {
+        let since_ns = settings.clearly_ns();
+        let asked = Asked { keys: &trust.ledger_keys, kept: input.heads, since_ns, ..Asked::default() };
+        let (read, findings) = ledger.read(&asked)?;
         intake.ledger_findings(findings);
-        trust.ledger = ledger;
+        trust.ledger = read;
+    } else {
+        drop(ledger);
     }
     if let Some(ledger) = &trust.ledger {
         let mut pushed = Ok(());
@@ -172,30 +183,6 @@ fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max
     let mut report = verification.finish();
     report.hints = hint::hints(&report, &formats, ledger_alone);
     Ok(report)
-}
-
-/// Bodies of a ledger's file.
-fn ledger_bodies(file: &Path, kept: &[SignedNote]) -> Result<Vec<String>> {
-    let mut bodies = Vec::new();
-    let mut bytes = 0_usize;
-    let mut entries = false;
-    input::bodies(&[file.to_owned()], None, &mut |body| {
-        bytes = bytes.saturating_add(body.len());
-        entries |= Ledger::is_entry(body);
-        if bytes <= LEDGER_BYTES_MAX {
-            bodies.push(body.to_owned());
-        }
-    })
-    .context("--ledger")?;
-    let name = || input::name(file);
-    anyhow::ensure!(bytes <= LEDGER_BYTES_MAX, "--ledger {}: over {LEDGER_BYTES_MAX} bytes of entries", name());
-    // Where somebody kept a head, it tells that there were some.
-    anyhow::ensure!(
-        entries || !kept.is_empty(),
-        "--ledger {}: holds no ledger entry (make one with: testimony ledger export)",
-        name()
-    );
-    Ok(bodies)
 }
 
 fn as_json(report: &Report, files: &[PathBuf]) -> Result<Value> {

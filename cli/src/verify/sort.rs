@@ -21,6 +21,8 @@ const ROW_BYTES_MAX: usize = 1024 * 1024;
 pub struct Sorter {
     folder: PathBuf,
     held_max: usize,
+    /// The same row is given once, however often it was taken.
+    distinct: bool,
     rows: Vec<u8>,
     /// First bytes of each row, where it begins, and its length.
     index: Vec<(u128, u32, u32)>,
@@ -30,7 +32,13 @@ pub struct Sorter {
 impl Sorter {
     /// Temporary files go to this folder; they have no name there.
     pub fn new(folder: PathBuf, held_max: usize) -> Self {
-        Self { folder, held_max, rows: Vec::new(), index: Vec::new(), runs: Vec::new() }
+        Self { folder, held_max, distinct: false, rows: Vec::new(), index: Vec::new(), runs: Vec::new() }
+    }
+
+    /// Gives each row once.
+    #[must_use]
+    pub fn distinct(self) -> Self {
+        Self { distinct: true, ..self }
     }
 
     /// Adds a row.
@@ -57,12 +65,16 @@ impl Sorter {
         let rows = &self.rows;
         let row = |start: u32, length: u32| rows.get(start as usize..start as usize + length as usize);
         self.index.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| row(a.1, a.2).cmp(&row(b.1, b.2))));
+        if self.distinct {
+            self.index.dedup_by(|a, b| row(a.1, a.2) == row(b.1, b.2));
+        }
     }
 
     fn spill(&mut self) -> io::Result<()> {
         self.sort();
         if self.runs.len() >= RUNS_MAX {
-            let mut merged = Merge::new(std::mem::take(&mut self.runs))?;
+            let runs = std::mem::take(&mut self.runs);
+            let mut merged = Merge::new(&runs, self.distinct)?;
             let mut out = BufWriter::with_capacity(BUFFER_BYTES, nameless(&self.folder)?);
             let mut row = Vec::new();
             while merged.next(&mut row)? {
@@ -84,18 +96,40 @@ impl Sorter {
     ///
     /// # Errors
     /// The temporary folder, or what `take` says.
-    pub fn drain<E: From<io::Error>>(mut self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn drain<E: From<io::Error>>(self, take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.sorted()?.each(take)
+    }
+
+    /// There are no more rows.
+    ///
+    /// # Errors
+    /// The temporary folder.
+    pub fn sorted(mut self) -> io::Result<Sorted> {
         if self.runs.is_empty() {
             self.sort();
-            for (_, start, length) in &self.index {
-                take(self.rows.get(*start as usize..(*start + *length) as usize).unwrap_or_default())?;
-            }
-            return Ok(());
+        } else {
+            self.spill()?;
+            self.rows = Vec::new();
+            self.index = Vec::new();
         }
-        self.spill()?;
-        self.rows = Vec::new();
-        self.index = Vec::new();
-        let mut merge = Merge::new(self.runs)?;
+        Ok(Sorted(self))
+    }
+}
+
+/// Rows in order.
+pub struct Sorted(Sorter);
+
+impl Sorted {
+    /// Gives all rows in order of their bytes, as often as it is asked.
+    ///
+    /// # Errors
+    /// The temporary folder, or what `take` says.
+    pub fn each<E: From<io::Error>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let Sorter { runs, rows, index, distinct, .. } = &self.0;
+        for (_, start, length) in index {
+            take(rows.get(*start as usize..(*start + *length) as usize).unwrap_or_default())?;
+        }
+        let mut merge = Merge::new(runs, *distinct)?;
         let mut row = Vec::new();
         while merge.next(&mut row)? {
             take(&row)?;
@@ -130,15 +164,16 @@ fn nameless(folder: &Path) -> io::Result<File> {
     Err(io::Error::other("no name for a temporary file is free"))
 }
 
-struct Merge {
-    runs: Vec<BufReader<File>>,
+struct Merge<'a> {
+    runs: Vec<BufReader<&'a File>>,
     heads: BinaryHeap<Reverse<(Vec<u8>, usize)>>,
+    distinct: bool,
 }
 
-impl Merge {
-    fn new(files: Vec<File>) -> io::Result<Self> {
-        let mut merge = Self { runs: Vec::new(), heads: BinaryHeap::new() };
-        for (run, mut file) in files.into_iter().enumerate() {
+impl<'a> Merge<'a> {
+    fn new(files: &'a [File], distinct: bool) -> io::Result<Self> {
+        let mut merge = Self { runs: Vec::new(), heads: BinaryHeap::new(), distinct };
+        for (run, mut file) in files.iter().enumerate() {
             file.rewind()?;
             merge.runs.push(BufReader::with_capacity(BUFFER_BYTES, file));
             merge.refill(run, Vec::new())?;
@@ -169,6 +204,10 @@ impl Merge {
         let Some(Reverse((mut first, run))) = self.heads.pop() else { return Ok(false) };
         std::mem::swap(row, &mut first);
         self.refill(run, first)?;
+        while self.distinct && self.heads.peek().is_some_and(|Reverse((next, _))| next == row) {
+            let Some(Reverse((again, run))) = self.heads.pop() else { break };
+            self.refill(run, again)?;
+        }
         Ok(true)
     }
 }
@@ -202,8 +241,21 @@ mod tests {
         let mut expected = rows.clone();
         expected.sort();
         // From everything in memory to more runs than are merged at once.
+        let copies = [&rows[..], &rows[..], &rows[1_000..]].concat();
         for held_max in [usize::MAX, 20_000, 200] {
             assert!(sorted(&rows, held_max) == expected, "{held_max}");
+            let mut sorter = Sorter::new(std::env::temp_dir(), held_max).distinct();
+            copies.iter().for_each(|row| sorter.push(row).expect("a temporary folder"));
+            let once = sorter.sorted().expect("a temporary folder");
+            for pass in 0..2 {
+                let mut out = Vec::new();
+                let each = once.each(|row| {
+                    out.push(row.to_vec());
+                    Ok::<_, io::Error>(())
+                });
+                each.expect("rows come back");
+                assert!(out == expected, "{held_max}, {pass}");
+            }
         }
         assert!(sorted(&[], 10).is_empty());
     }

@@ -301,3 +301,19 @@ fn r3_rows_are_measured_as_they_are_escaped_and_one_that_fits_nowhere_is_passed_
     assert_eq!(read.tables().uncovered(), keeper.book.tables().uncovered());
     assert!(read.tables().stream(&sid(1)).is_some() && read.tables().stream(&sid(2)).is_none());
 }
+
+#[test]
+fn w1_the_time_between_blocks_grows_with_the_streams() {
+    for (streams, ms) in [(0, 1_000), (500, 1_000), (501, 1_002), (10_000, 20_000), (usize::MAX, u64::MAX / 500)] {
+        assert_eq!(interval_ms(streams), ms, "{streams}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_no_entry_or_have_that_form(text in "\\{(\"[a-z]{1,5}\":\"[ -~]{0,8}\",?){0,4}\\}") {
+        if let Ok(entry) = Entry::parse(text.as_bytes()) {
+            prop_assert_eq!(entry.body(), text.into_bytes());
+        }
+    }
+}

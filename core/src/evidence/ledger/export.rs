@@ -1,20 +1,20 @@
 //! A ledger as OTLP logs, and back: entries and heads look like the records of a stream, so that the same backends keep them
 //! and the same adapters read them.
 
-use super::block::{Block, Chain};
+use super::block::Block;
 use super::entry::Entry;
-use super::fact::Fact;
-use super::pick::{Claims, pick};
-use super::read::{Reader, Summary};
-use crate::canon::{BodyWriter, parse_body};
+use super::pass::{Reading, Unread, Why};
+use super::pick::WAITING_BYTES_MAX;
+use super::read::Summary;
+use super::rows::{Row, sorted};
+use crate::canon::BodyWriter;
 use crate::evidence::hash::Hash;
-use crate::evidence::note::{Checkpoint, PublicKey, SignedNote};
+use crate::evidence::note::PublicKey;
 use crate::evidence::stream::StreamId;
 use crate::otlp::proto;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 /// What event names of entries begin with; the entry's type follows, without its `ledger-`.
 pub const EVENT_PREFIX: &str = "audit.ledger.";
@@ -156,65 +156,6 @@ pub fn otlp_request(block: &Block, sid: &StreamId) -> Result<Vec<u8>, String> {
     Ok(crate::otlp::export_request(&crate::otlp::resource(resource(sid)), &[&records]))
 }
 
-/// Heads of which entries say that a witness outside cosigned them, by their size.
-fn witnessed(entries: &BTreeMap<u64, &[u8]>) -> Result<BTreeMap<u64, Vec<SignedNote>>, String> {
-    let mut heads: BTreeMap<u64, Vec<SignedNote>> = BTreeMap::new();
-    for (seq, body) in entries {
-        let fields = parse_body(body).unwrap_or_default();
-        if fields.get("typ").is_none_or(|typ| typ != b"ledger-witnessed") {
-            continue;
-        }
-        let Ok(Entry { fact: Fact::Witnessed(note), .. }) = Entry::parse(body) else { continue };
-        let note = SignedNote::parse(&note).map_err(|problem| format!("entry {seq}: its note: {problem}"))?;
-        heads.entry(note.checkpoint.size).or_default().push(note);
-    }
-    Ok(heads)
-}
-
-/// Bodies of one ledger: what claims to be its entries, and its signed heads by size.
-pub(in crate::evidence) struct Bodies<'a> {
-    pub(in crate::evidence) claims: Claims<'a>,
-    pub(in crate::evidence) heads: BTreeMap<u64, (String, Hash)>,
-}
-
-/// Sorts exported bodies in any order. Others than those of this ledger are left out.
-///
-/// # Errors
-/// Two of its heads contradict each other.
-pub(in crate::evidence) fn sort<'a>(
-    sid: &StreamId,
-    key: PublicKey,
-    bodies: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<Bodies<'a>, String> {
-    let mut claims = Claims::new();
-    let mut heads: BTreeMap<u64, (String, Hash)> = BTreeMap::new();
-    for body in bodies {
-        let Ok(fields) = parse_body(body) else { continue };
-        let text = |key: &str| fields.get(key).and_then(|value| std::str::from_utf8(value).ok());
-        if text("typ") == Some("head") {
-            let note = text("note").and_then(|note| STANDARD.decode(note).ok()).map(String::from_utf8);
-            let Some(Ok(note)) = note else { continue };
-            let Ok(signed) = SignedNote::parse(&note) else { continue };
-            // Another head of this size is another ledger's, or proves nothing: only the signed one is looked at.
-            if signed.checkpoint.origin == sid.as_str() && signed.is_signed_by(sid.as_str(), &key) {
-                let Checkpoint { size, root, .. } = signed.checkpoint;
-                if heads.insert(size, (note, root)).is_some_and(|(_, other)| other != root) {
-                    return Err(format!("two heads of {size} entries are signed, and contradict each other"));
-                }
-            }
-        } else if text("sid") == Some(sid.as_str())
-            && let Some(seq) = text("seq").and_then(|seq| seq.parse().ok())
-        {
-            claims.entry(seq).or_default().push(body);
-        }
-    }
-    for bodies in claims.values_mut().filter(|bodies| bodies.len() > 1) {
-        bodies.sort_unstable();
-        bodies.dedup();
-    }
-    Ok(Bodies { claims, heads })
-}
-
 /// Reads exported bodies in any order, duplicates too: entries of one ledger and its heads. Other bodies are left out. Only what
 /// is under the last signed head is read.
 ///
@@ -228,52 +169,16 @@ pub fn read_bodies<'a>(
     key: PublicKey,
     bodies: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<Summary, String> {
-    let Bodies { claims, heads } = sort(sid, key, bodies)?;
-    let end = *heads.keys().next_back().ok_or("no signed head of its entries is there")?;
-    let there = claims.keys().next_back().map_or(0, |last| last.saturating_add(1));
-    if there < end {
-        return Err(format!("the ledger has {end} entries, as its own head says, and {there} are there"));
-    }
-    let roots = heads.iter().map(|(size, (_, root))| (*size, *root)).collect();
-    let Some(picked) = pick(&claims, &roots) else {
-        // What is wrong with them is told as far as reading comes.
-        let first = claims.range(..end).filter_map(|(seq, bodies)| Some((*seq, *bodies.first()?)));
-        let entries: BTreeMap<u64, &[u8]> = first.collect();
-        let begins = |body: &[u8]| Entry::parse(body).is_ok_and(|entry| Chain::before(&entry).is_some());
-        let begin = entries.iter().find(|(_, body)| begins(body)).map_or(0, |(seq, _)| *seq);
-        let read = read(key, &entries.range(begin..).map(|(seq, body)| (*seq, *body)).collect(), &heads);
-        return read.and_then(|_| Err(format!("its entries do not give the signed root of {end}")));
-    };
-    let mut summary = read(key, &picked.entries, &heads)?;
-    summary.unproved = claims.range(end..).map(|(_, bodies)| bodies.len()).chain([picked.refused.len()]).fold(0, more);
-    summary.refused = picked.refused;
-    Ok(summary)
-}
-
-fn more(sum: u64, count: usize) -> u64 {
-    sum.saturating_add(u64::try_from(count).unwrap_or(u64::MAX))
-}
-
-/// Reads entries in order, with their heads.
-fn read(
-    key: PublicKey,
-    entries: &BTreeMap<u64, &[u8]>,
-    heads: &BTreeMap<u64, (String, Hash)>,
-) -> Result<Summary, String> {
-    let witnessed = witnessed(entries)?;
-    let mut reader = Reader::new(key);
-    for (seq, body) in entries {
-        reader.entry(body).map_err(|problem| format!("entry {seq}: {problem}"))?;
-        let size = seq.saturating_add(1);
-        for note in witnessed.get(&size).into_iter().flatten() {
-            reader.witnessed(note).map_err(|problem| format!("a cosigned head of {size} entries: {problem}"))?;
+    let all = sorted(bodies);
+    let own = || all.iter().filter_map(|row| Row::read(row)).filter(|row| row.ledger == sid.as_str());
+    let mut reading = Reading::new(sid.as_str(), key, None, WAITING_BYTES_MAX);
+    own().for_each(|row| reading.row(&row));
+    reading.finish().map(|said| said.summary).map_err(|problem| match problem {
+        Unread::Unproved(end) => {
+            let mut why = Why::new(key, end);
+            own().for_each(|row| why.row(&row));
+            why.finish()
         }
-        if let Some((note, _)) = heads.get(&size) {
-            reader.head(note).map_err(|problem| format!("head of {size} entries: {problem}"))?;
-        }
-    }
-    if reader.is_partial() {
-        return Err("reading begins where what is known is restated, and the end of that is not there".to_owned());
-    }
-    Ok(reader.finish())
+        problem => problem.to_string(),
+    })
 }

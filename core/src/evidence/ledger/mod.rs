@@ -24,6 +24,7 @@ pub mod outline;
 pub mod outside;
 #[cfg(test)]
 mod outside_tests;
+pub(in crate::evidence) mod pass;
 pub mod pick;
 pub mod plan;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub mod prune;
 pub mod read;
 #[cfg(test)]
 mod restate_tests;
+pub mod rows;
 pub mod shown;
 pub mod tables;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::block::Chain;
 use super::entry::{Entry, typ};
 use super::fact::{AbandonedRow, Fact, Life, PodRow, UncoveredRow};
-use super::pick::Refused;
+use super::pick::{Refused, note};
 use super::shown::Shown;
 use super::tables::Tables;
 use crate::evidence::hash::Hash;
@@ -88,9 +88,19 @@ pub struct Summary {
     /// Entries behind that head, which nothing proves; with those that were refused.
     pub unproved: u64,
     /// Other bodies that claim to be entries under that head.
-    pub refused: Vec<Refused>,
+    pub refused: Refused,
     /// Time of the last entry, in nanoseconds since the epoch.
     pub last_ns: u64,
+}
+
+impl Summary {
+    /// Streams of which it abandoned records.
+    pub(super) fn abandoned(&self) -> impl Iterator<Item = &StreamId> {
+        self.others.iter().filter_map(|(_, fact)| match fact {
+            Fact::Abandoned(row) => Some(&row.sid),
+            _ => None,
+        })
+    }
 }
 
 /// Reads entries in order.
@@ -109,6 +119,10 @@ pub struct Reader {
     /// Names that were certified once more, after the stream of that name had ended and the keeper had forgotten it: what is
     /// said from then on is of another stream, and changes nothing of what was said of the first (K1).
     again: BTreeSet<StreamId>,
+    /// Of each stream it is kept what it had come to at this time, in nanoseconds since the epoch.
+    since_ns: Option<u64>,
+    /// Every stream that was named by its number.
+    numbers: BTreeMap<u64, StreamId>,
 }
 
 /// Type of an entry that says that records are not there; stream, first record, the one behind the last, and the sink.
@@ -117,8 +131,14 @@ type Removal = (&'static str, StreamId, u64, u64, Option<String>);
 impl Reader {
     /// Of a ledger whose heads this key signs.
     pub fn new(key: PublicKey) -> Self {
-        let (tables, summary, removals, shown, again) = Default::default();
-        Self { key, chain: None, tables, summary, removals, resumed_ns: None, shown, again }
+        let (tables, summary, removals, shown, numbers, again) = Default::default();
+        Self { key, chain: None, tables, summary, removals, resumed_ns: None, shown, since_ns: None, numbers, again }
+    }
+
+    /// Keeps exactly what streams had come to at this time, in nanoseconds since the epoch.
+    #[must_use]
+    pub fn since(self, since_ns: Option<u64>) -> Self {
+        Self { since_ns, ..self }
     }
 
     /// The next entry.
@@ -126,6 +146,14 @@ impl Reader {
     /// # Errors
     /// It does not follow the one before, or reading cannot begin with it.
     pub fn entry(&mut self, body: &[u8]) -> Result<(), String> {
+        self.next(body).map(drop)
+    }
+
+    /// The next entry; gives the note of a head that a witness outside cosigned, if it says that.
+    ///
+    /// # Errors
+    /// It does not follow the one before, or reading cannot begin with it.
+    pub(super) fn next(&mut self, body: &[u8]) -> Result<Option<String>, String> {
         let chain = match &mut self.chain {
             Some(chain) => chain,
             None => {
@@ -159,7 +187,10 @@ impl Reader {
         {
             self.ended_meanwhile(ns);
         }
-        Ok(())
+        Ok(match entry.fact {
+            Fact::Witnessed(note) => Some(note),
+            _ => None,
+        })
     }
 
     /// What is not restated behind missing entries had ended by then.
@@ -183,26 +214,49 @@ impl Reader {
             return Ok(());
         }
         chain.check(note, &self.key)?;
-        if !self.tables.is_partial() {
-            self.summary.size = chain.range.end();
-        }
+        self.signed();
         Ok(())
     }
 
-    /// A head of the entries so far that a witness outside cosigned.
-    ///
-    /// # Errors
-    /// It is the head of other entries, or not signed by the ledger.
-    pub fn witnessed(&mut self, note: &SignedNote) -> Result<(), String> {
-        let chain = self.chain.as_ref().ok_or("there is no entry ahead of the head")?;
-        chain.check(&note.encode(), &self.key)?;
-        self.summary.witnessed.push(Witnessed { note: note.clone(), until_ns: self.summary.last_ns });
-        Ok(())
+    /// The same of the body of a head; what is no head of this ledger is passed over.
+    pub(super) fn head_body(&mut self, body: &[u8]) -> Result<(), String> {
+        let own = |note: &SignedNote| {
+            let chain = self.chain.as_ref();
+            chain.is_some_and(|chain| note.is_signed_by(chain.sid.as_str(), &self.key))
+        };
+        note(body).filter(own).map_or(Ok(()), |note| self.head(&note.encode()))
+    }
+
+    /// The entries so far are those of a signed head.
+    pub(super) fn signed(&mut self) {
+        if let Some(chain) = self.chain.as_ref().filter(|_| !self.tables.is_partial()) {
+            self.summary.size = chain.range.end();
+        }
+    }
+
+    /// A head that a witness outside cosigned; the last entry under it was written at this time.
+    pub(super) fn witnessed(&mut self, note: SignedNote, until_ns: u64) {
+        self.summary.witnessed.push(Witnessed { note, until_ns });
+    }
+
+    /// Root of the entries so far.
+    pub(super) fn root(&self) -> Option<Hash> {
+        self.chain.as_ref().and_then(|chain| chain.range.root())
+    }
+
+    /// Time of the last entry, in nanoseconds since the epoch.
+    pub(super) fn last_ns(&self) -> u64 {
+        self.summary.last_ns
     }
 
     /// Whether the restatement at which reading began has not come to its end.
     pub fn is_partial(&self) -> bool {
         self.tables.is_partial()
+    }
+
+    /// Every stream that was named by its number.
+    pub(super) fn numbers(&mut self) -> BTreeMap<u64, StreamId> {
+        std::mem::take(&mut self.numbers)
     }
 
     /// All of it.
@@ -219,7 +273,10 @@ impl Reader {
 
     /// How far streams have come with this entry.
     fn shown(&mut self, entry: &Entry) {
-        let mut push = |number: u64, at_ns, size| self.shown.entry(number).or_default().push(at_ns, size);
+        let since_ns = self.since_ns;
+        let mut push = |number: u64, at_ns, size| {
+            self.shown.entry(number).or_insert_with(|| Shown::new(since_ns)).push(at_ns, size)
+        };
         match &entry.fact {
             Fact::Heads(heads) => heads.iter().for_each(|head| push(head.stream, entry.at_ns, head.size)),
             Fact::State(state) => {
@@ -260,9 +317,13 @@ impl Reader {
                 let said = summary.streams.entry(sid.clone()).or_insert_with(|| unknown(Life::Open));
                 (said.first_key, said.certificate) = (Some(*key), Some(certificate.clone()));
                 said.certified_ns = Some(entry.at_ns);
+                self.numbers.insert(entry.seq, sid.clone());
             }
             Fact::State(state) => {
                 summary.witness = state.first.as_ref().map(|(_, witness, _)| *witness).or(summary.witness);
+                for row in &state.streams {
+                    self.numbers.entry(row.number).or_insert_with(|| row.sid.clone());
+                }
                 for row in state.streams.iter().filter(|row| !self.again.contains(&row.sid)) {
                     let said = summary.streams.entry(row.sid.clone()).or_insert_with(|| unknown(row.life));
                     if row.state.key_from == 0 {

@@ -1,6 +1,6 @@
 //! What it means that records are not there.
 
-use super::conclude::{Concluding, IDLE_NS};
+use super::conclude::Concluding;
 use super::trust::Abandoned;
 use super::verdict::Verdict;
 use std::ops::Range;
@@ -59,8 +59,9 @@ impl Concluding<'_> {
     /// that the ledger clearly has from that time.
     fn window_from(&self) -> u64 {
         let there = self.chain.window_begins();
-        let Some((ledger, from_ns)) = self.trust.ledger.as_ref().zip(self.settings.scope.from_ns) else { return there };
-        let clearly_ns = from_ns.saturating_add(IDLE_NS).saturating_add(self.settings.max_lag_ns);
+        let Some((ledger, clearly_ns)) = self.trust.ledger.as_ref().zip(self.settings.clearly_ns()) else {
+            return there;
+        };
         let shown = ledger.shown.get(&self.chain.name).and_then(|shown| shown.since(clearly_ns));
         shown.map_or(there, |size| there.min(size.saturating_sub(1)))
     }

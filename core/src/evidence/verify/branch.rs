@@ -5,7 +5,7 @@
 
 use super::effects::Effects;
 use super::fact::{Excuse, Gap, Kind, Leaf, Place, Totals};
-use super::group::{Group, Says};
+use super::group::{CLAIMS_MAX, Group, Says};
 use super::inside::Inside;
 use super::verdict::Verdict;
 use crate::evidence::hash::Hash;
@@ -13,6 +13,9 @@ use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
 use std::cmp::Ordering;
 use std::sync::Arc;
+
+/// Most records beside the one of a place that are told one by one.
+const EXTRAS_MAX: usize = 8;
 
 /// What follows if a branch is the true one.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +28,8 @@ pub(super) enum Effect {
     Extra(u64, Place),
     /// Records `[from, to)`, which a hole stands for, are there; they are not what was sealed, or nothing proves that they are.
     Within(u64, u64),
+    /// So many more do, the first of which stands there.
+    Extras(u64, Place, u64),
     /// What is there of the records `[from, to)` is not proved: with what lies between them and the next head they do not
     /// give its root (`true`), or that is not there (`false`).
     Stranded(u64, u64, bool),
@@ -66,7 +71,12 @@ impl Effect {
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Hole(.., said) => usize::from(said.iter().all(|says| says.excuse == Excuse::None)),
-            Self::Altered(..) | Self::Extra(..) | Self::Within(..) | Self::AfterClose(..) | Self::Stray(_) => 1,
+            Self::Altered(..)
+            | Self::Extra(..)
+            | Self::Extras(..)
+            | Self::Within(..)
+            | Self::AfterClose(..)
+            | Self::Stray(_) => 1,
             Self::Absent(..) | Self::Stranded(..) | Self::Unfit(..) => 2,
             _ => 0,
         }
@@ -240,24 +250,44 @@ impl Branch {
         match genuine {
             Some(leaf) => self.count(leaf),
             None => {
-                match others.next() {
-                    Some(altered) => {
-                        self.add(Effect::Altered(group.seq, altered.place));
-                        // It may still tell the key truly, which the next note shows.
-                        if let Kind::Open(key, _) = &altered.kind {
-                            (self.epoch.key, self.epoch.first) = (Some(*key), Some(*key));
-                        }
-                        if let Kind::Checkpoint(_, Some(next)) = &altered.kind {
-                            self.epoch.roll(group.seq, *next);
-                        }
-                    }
-                    None => self.add(Effect::Absent(group.seq, group.seq.saturating_add(1))),
+                if group.is_dropped(hash) {
+                    let place = group.leaves.first().map_or(0, |leaf| leaf.place);
+                    let problem = format!("over {CLAIMS_MAX} records claim its place, and it was not read");
+                    self.add(Effect::Unknown(group.seq, place, problem));
+                } else if let Some(altered) = others.next() {
+                    self.altered(altered);
+                } else {
+                    self.add(Effect::Absent(group.seq, group.seq.saturating_add(1)));
                 }
                 self.break_link(group.seq);
             }
         }
-        others.for_each(|other| self.add(Effect::Extra(group.seq, other.place)));
+        self.extra(group.seq, others);
         true
+    }
+
+    /// A record that is not what was sealed. It may still tell a key truly, which the next note shows; but one that the ledger named,
+    /// or a record, stays.
+    fn altered(&mut self, leaf: &Leaf) {
+        self.add(Effect::Altered(leaf.seq, leaf.place));
+        match &leaf.kind {
+            Kind::Open(key, _) if self.epoch.key.is_none() => {
+                (self.epoch.key, self.epoch.first) = (Some(*key), Some(*key));
+            }
+            Kind::Checkpoint(_, Some(next)) => self.epoch.roll(leaf.seq, *next),
+            _ => {}
+        }
+    }
+
+    /// Others that claim the place of a record: of many the rest is one effect, so that they leave room for what else there is.
+    pub(super) fn extra<'a>(&mut self, seq: u64, mut others: impl Iterator<Item = &'a Leaf>) {
+        for other in others.by_ref().take(EXTRAS_MAX) {
+            self.add(Effect::Extra(seq, other.place));
+        }
+        if let Some(first) = others.next() {
+            let count = u64::try_from(others.count()).unwrap_or(u64::MAX).saturating_add(1);
+            self.add(Effect::Extras(seq, first.place, count));
+        }
     }
 
     /// The leaf before the next record, of which only the hash is known.

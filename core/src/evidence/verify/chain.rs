@@ -1,6 +1,6 @@
 //! One stream, in order of its places: which records stand there, and up to where signed heads prove them.
 
-use super::branch::{Branch, Effect};
+use super::branch::Branch;
 use super::fact::{Ended, Fact, Kind, Leaf};
 use super::found::{Attested, Found};
 use super::group::{Group, Says};
@@ -196,7 +196,8 @@ impl Chain {
 
     fn resolve(&mut self, held: &Group, next: Option<&Group>) {
         self.take_holes(held);
-        let options = held.options(next);
+        let ahead = self.branches.iter().filter(|branch| branch.next == held.seq);
+        let options = held.options(next, ahead.filter_map(|branch| branch.range.as_ref()));
         if let ([branch], [only]) = (&mut self.branches[..], &options[..])
             && branch.next == held.seq
             && branch.accept(*only, held)
@@ -236,9 +237,7 @@ impl Chain {
             // Every way is denied by a record that claims to be genuine: go on behind it.
             for branch in self.branches.iter().filter(|branch| !branch.rival) {
                 let mut read = branch.clone();
-                for leaf in &held.leaves {
-                    read.add(Effect::Extra(held.seq, leaf.place));
-                }
+                read.extra(held.seq, held.leaves.iter());
                 read.lose(held.seq.saturating_add(1));
                 branches.push(read);
             }

@@ -202,6 +202,10 @@ impl Concluding<'_> {
             Effect::Altered(seq, place) => self.altered(*seq, *place),
             Effect::Absent(from, to) => self.missing(*from, *to),
             Effect::Extra(seq, place) => self.extra(*seq, *place),
+            Effect::Extras(seq, place, count) => {
+                let message = format!("{count} more records claim this place, and nothing signed proves them");
+                self.out.findings.push(Finding::of(Verdict::Foreign, &self.chain.name, one(*seq), message).at(*place));
+            }
             Effect::Stranded(from, to, wrong) => self.stranded(*from, *to, *wrong),
             Effect::Gap(seq, gap) => {
                 let least = if gap.exact { "" } else { "at least " };

@@ -5,9 +5,15 @@ use super::read::RESOURCE_MIXED;
 use super::trust::Ledger;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
+use crate::evidence::note::SignedNote;
 
-/// Most records that may claim one place; more are counted.
-const CLAIMS_MAX: usize = 8;
+/// Most records that may claim one place: which of them was sealed the record after it tells, or a head. Of more only hashes are kept,
+/// of so many; whether one of these was sealed is not known, and none is called altered.
+pub(super) const CLAIMS_MAX: usize = 1024;
+const DROPPED_MAX: usize = 65_536;
+
+/// Most hashes with which a place is read, and at which all are taken as they come.
+const OPTIONS_MAX: usize = 16;
 
 /// Most heads of one size; more are counted.
 const HEADS_MAX: usize = 8;
@@ -57,8 +63,11 @@ pub(super) struct Declared {
 pub(super) struct Group {
     /// The place.
     pub(super) seq: u64,
-    /// Records that claim it, each body once.
+    /// Records that claim it, each body once, in order of their hashes.
     pub(super) leaves: Vec<Leaf>,
+    /// Hashes of further ones, in order, and whether there are more.
+    dropped: Vec<Hash>,
+    has_more: bool,
     /// Heads of which it is the last leaf.
     pub(super) heads: Vec<Head>,
     /// What others say of the stream up to here.
@@ -77,7 +86,8 @@ impl Group {
     }
 
     pub(super) fn leaf(&mut self, leaf: Leaf) {
-        if let Some(known) = self.leaves.iter_mut().find(|known| known.leaf == leaf.leaf) {
+        // They come in order of their hashes, so that the same comes after itself.
+        if let Some(known) = self.leaves.last_mut().filter(|known| known.leaf == leaf.leaf) {
             self.copies += 1;
             if known.resource != 0 && leaf.resource != 0 && known.resource != leaf.resource {
                 // One of the two differs from what the stream says, whatever that is.
@@ -85,9 +95,20 @@ impl Group {
             }
         } else if self.leaves.len() < CLAIMS_MAX {
             self.leaves.push(leaf);
+        } else if self.dropped.last() == Some(&leaf.leaf) {
+            self.copies += 1;
         } else {
             self.more += 1;
+            self.has_more |= self.dropped.len() >= DROPPED_MAX;
+            if !self.has_more {
+                self.dropped.push(leaf.leaf);
+            }
         }
+    }
+
+    /// Whether a record with this hash claims the place for which there was no room, or may do so.
+    pub(super) fn is_dropped(&self, hash: Hash) -> bool {
+        self.has_more || self.dropped.binary_search(&hash).is_ok()
     }
 
     pub(super) fn head(&mut self, head: Head) {
@@ -146,18 +167,39 @@ impl Group {
     }
 
     /// Each hash that may be the leaf of this place: those of the records that claim it, and what the records after it say.
-    /// What both say comes first.
-    pub(super) fn options(&self, next: Option<&Self>) -> Vec<Hash> {
+    /// What both say comes first. Of many only those that most speaks for: what a head of this place proves, by these leaves ahead
+    /// of it, comes before all.
+    pub(super) fn options<'a>(&self, next: Option<&Self>, ahead: impl Iterator<Item = &'a Range>) -> Vec<Hash> {
         let after = next.filter(|next| self.seq.checked_add(1) == Some(next.seq));
         let said = || after.iter().flat_map(|next| &next.leaves).filter_map(|leaf| leaf.prev);
         let here = || self.leaves.iter().map(|leaf| leaf.leaf);
-        let both = said().filter(|hash| here().any(|leaf| leaf == *hash));
+        let is_here = |hash: &Hash| {
+            self.leaves.binary_search_by_key(hash, |leaf| leaf.leaf).is_ok() || self.dropped.binary_search(hash).is_ok()
+        };
+        let proved = if self.leaves.len() > OPTIONS_MAX { self.proved(ahead) } else { Vec::new() };
         let mut options: Vec<Hash> = Vec::with_capacity(2);
-        for hash in both.chain(said()).chain(here()) {
-            if !options.contains(&hash) {
+        for hash in proved.into_iter().chain(said().filter(is_here)).chain(said()).chain(here()) {
+            if options.len() < OPTIONS_MAX && !options.contains(&hash) {
                 options.push(hash);
             }
         }
         options
+    }
+
+    /// Of the records that claim this place those that give the root of a head here, or the ledger's, with these leaves ahead.
+    fn proved<'a>(&self, ahead: impl Iterator<Item = &'a Range>) -> Vec<Hash> {
+        let roots = self.heads.iter().filter_map(|head| SignedNote::parse(&head.note).ok());
+        let said = self.ends.iter().filter(|ended| ended.source == Ledger::SOURCE).map(|ended| ended.root);
+        let roots: Vec<Hash> = roots.map(|note| note.checkpoint.root).chain(said).collect();
+        if roots.is_empty() {
+            return Vec::new();
+        }
+        let gives = |ahead: &Range, leaf: Hash| {
+            let mut range = ahead.clone();
+            range.push(leaf);
+            range.root().is_some_and(|root| roots.contains(&root))
+        };
+        let each = ahead.flat_map(|ahead| self.leaves.iter().map(|leaf| leaf.leaf).filter(|leaf| gives(ahead, *leaf)));
+        each.collect()
     }
 }

@@ -10,8 +10,8 @@ use super::trust::Ledger;
 use super::verdict::{Finding, Verdict};
 use crate::record::Body;
 
-/// Most bytes of the bodies of ledgers: they are kept in memory. Of an export that holds more, none is used, for a part of them
-/// would look like a ledger that somebody cut; then the ledger must be given alone.
+/// Most bytes of the bodies of ledgers that are kept in memory, where nobody takes them. Of an export that holds more, none is used,
+/// for a part of them would look like a ledger that somebody cut.
 pub const LEDGER_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// Reads bodies, in any order.
@@ -127,6 +127,12 @@ impl Intake {
     /// [`LEDGER_BYTES_MAX`].
     pub fn ledger(&self) -> &[String] {
         &self.ledger
+    }
+
+    /// The same, as far as nobody took them: whoever does so as they come may sort them outside of memory.
+    pub fn take_ledger(&mut self) -> Vec<String> {
+        self.ledger_bytes = 0;
+        std::mem::take(&mut self.ledger)
     }
 
     /// What the ledger says of streams; gives rows.

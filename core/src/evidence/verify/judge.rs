@@ -3,7 +3,7 @@
 use super::absence;
 use super::behind::behind;
 use super::chain::Chain;
-use super::conclude::{Conclusion, Condition, conclude};
+use super::conclude::{Conclusion, Condition, IDLE_NS, conclude};
 use super::fact::{Fact, Life, Source, StreamNo};
 use super::findings::Findings;
 use super::intake::{Intake, LEDGER_BYTES_MAX};
@@ -71,6 +71,12 @@ impl Settings {
     /// What a ledger knew before this time must be in the export; `last_ns` is when the ledger ends.
     pub(super) fn due_ns(&self, last_ns: u64) -> u64 {
         last_ns.min(self.now_ns).saturating_sub(self.max_lag_ns)
+    }
+
+    /// From when on what the ledger knows is clearly of the time that is looked at, in nanoseconds since the epoch: how far
+    /// streams had come then must be known exactly (`Asked::since_ns`).
+    pub fn clearly_ns(&self) -> Option<u64> {
+        Some(self.scope.from_ns?.saturating_add(IDLE_NS).saturating_add(self.max_lag_ns))
     }
 
     /// Whether this stream may be on its way to the backend: in a time without an end, as a daily check looks at it, and taken

@@ -1,91 +1,29 @@
-//! From the bodies of an operator's ledger to what a verification makes of them.
+//! From what an operator's ledger says to what a verification makes of it.
 
 use super::fact::Life;
-use super::part::Part;
 use super::trust::{Abandoned, ExpectedPod, Ledger, LedgerStream, MissingEntries, Uncovered, Witness};
 use super::verdict::{Finding, Verdict};
-use crate::canon::parse_body;
-use crate::evidence::hash::Hash;
-use crate::evidence::ledger::entry::Entry;
-use crate::evidence::ledger::export::{head_body, read_bodies};
 use crate::evidence::ledger::pick::Refused;
 use crate::evidence::ledger::read::Summary;
 use crate::evidence::ledger::{self, Fact};
-use crate::evidence::merkle::leaf;
 use crate::evidence::note::SignedNote;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
 
 impl Ledger {
-    /// Reads ledgers from bodies in any order; `keys` are those of the trust roots. Nothing but what one of them signed
-    /// counts, and a ledger that is not whole does not count at all: what is wrong is told in findings.
-    pub fn read(keys: &[NamedKey], bodies: &[String]) -> (Option<Self>, Vec<Finding>) {
-        Self::read_against(keys, bodies, &[])
-    }
-
-    /// The same, held against heads that somebody kept (W3): each stands among the ledger's own, so that its size is the least
-    /// that the ledger must have, and what it covers must be there unchanged.
-    pub fn read_against(keys: &[NamedKey], bodies: &[String], kept: &[SignedNote]) -> (Option<Self>, Vec<Finding>) {
-        let mut bodies = Cow::Borrowed(bodies);
-        if !kept.is_empty() {
-            // Behind those of the export: of two heads of one size the one that was kept counts.
-            let heads = kept.iter().filter_map(|note| String::from_utf8(head_body(&note.encode())).ok());
-            bodies.to_mut().extend(heads);
-        }
-        let bodies: &[String] = &bodies;
-        let mut findings = Vec::new();
-        let mut ledger: Option<Self> = None;
-        let there: BTreeSet<StreamId> = bodies.iter().filter_map(|body| place(body)).map(|(sid, _)| sid).collect();
-        for sid in &there {
-            let key = keys.iter().find(|named| named.name == sid.as_str());
-            let read = match key {
-                None => Err(vec![stranger(sid, keys)]),
-                Some(named) => proved(sid, named, bodies).map_err(|problem| unread(sid, named, bodies, &problem)),
-            };
-            match read {
-                Err(problems) => findings.extend(problems),
-                Ok((summary, unproved)) => {
-                    findings.extend((unproved > 0).then(|| Self::behind_its_head(sid, unproved)));
-                    findings.extend(refused(sid, &summary.refused));
-                    findings.extend(summary.others.iter().filter_map(|(seq, fact)| alarm(*seq, fact)));
-                    let size = summary.size;
-                    let strangers = summary.refused.iter().map(|body| body.leaf).collect();
-                    let mut said = Self::of(sid, summary);
-                    said.older_heads(sid, size, bodies, &strangers);
-                    if !ledger.get_or_insert_with(|| Self::empty(&said.cluster_uid)).join(said) {
-                        let message =
-                            format!("ledger {sid} is another cluster's, and was not used: give its roots alone");
-                        findings.push(Finding::export(Verdict::Unanchored, message));
-                    }
-                }
-            }
-        }
-        for named in keys.iter().filter(|named| !there.iter().any(|sid| sid.as_str() == named.name)) {
-            findings.push(absent(named, kept));
-        }
-        (ledger, findings)
-    }
-
-    /// Whether a body claims to be an entry of a ledger.
-    pub fn is_entry(body: &str) -> bool {
-        place(body).is_some()
-    }
-
     /// Entries that no head covers.
     pub(super) fn behind_its_head(sid: &StreamId, count: u64) -> Finding {
         let message = format!("{count} entries of ledger {sid} stand behind its last signed head");
         Finding::export(Verdict::Foreign, message)
     }
 
-    fn empty(cluster_uid: &str) -> Self {
+    pub(super) fn empty(cluster_uid: &str) -> Self {
         Self { cluster_uid: cluster_uid.to_owned(), ..Self::default() }
     }
 
     /// Takes up what another ledger of the cluster says: an operator that starts over begins a new one. `false`: it is
     /// another cluster's.
-    fn join(&mut self, other: Self) -> bool {
+    pub(super) fn join(&mut self, other: Self) -> bool {
         if self.cluster_uid != other.cluster_uid {
             return false;
         }
@@ -109,7 +47,7 @@ impl Ledger {
         true
     }
 
-    fn of(sid: &StreamId, summary: Summary) -> Self {
+    pub(super) fn of(sid: &StreamId, summary: Summary) -> Self {
         let cluster_uid = sid.parts().map(|parts| parts.cluster_uid.to_owned()).unwrap_or_default();
         let stream = |said: crate::evidence::ledger::read::StreamSaid| LedgerStream {
             key: said.first_key,
@@ -185,86 +123,15 @@ impl Ledger {
             _ => {}
         }
     }
-
-    /// Up to where what was abandoned begins, records may be there that no head in the export covers: the ledger's own do.
-    /// It may begin elsewhere for each sink.
-    fn older_heads(&mut self, ledger: &StreamId, size: u64, bodies: &[String], strangers: &BTreeSet<Hash>) {
-        if self.abandoned.is_empty() {
-            return;
-        }
-        let entries = |typ: &'static str| {
-            let typ = format!("\"typ\":\"{typ}\"");
-            let genuine = |body: &&String| strangers.is_empty() || !strangers.contains(&leaf(body.as_bytes()));
-            let bodies = bodies.iter().filter(move |body| body.contains(&typ)).filter(genuine);
-            bodies.filter_map(|body| Entry::parse(body.as_bytes()).ok()).filter(|e| e.sid == *ledger && e.seq < size)
-        };
-        let mut numbers: BTreeMap<u64, StreamId> = BTreeMap::new();
-        for entry in entries("ledger-certified").chain(entries("ledger-state")) {
-            match entry.fact {
-                Fact::Certified(sid, ..) => {
-                    numbers.insert(entry.seq, sid);
-                }
-                Fact::State(state) => numbers.extend(state.streams.into_iter().map(|row| (row.number, row.sid))),
-                _ => {}
-            }
-        }
-        numbers.retain(|_, sid| self.abandoned.contains_key(sid));
-        let mut best: BTreeMap<(StreamId, u64), (u64, Hash)> = BTreeMap::new();
-        let mut look = |sid: &StreamId, size: u64, root: Hash| {
-            for part in self.abandoned.get(sid).into_iter().flatten().filter(|part| size <= part.records.start) {
-                let known = best.entry((sid.clone(), part.records.start)).or_insert((size, root));
-                if known.0 < size {
-                    *known = (size, root);
-                }
-            }
-        };
-        for entry in entries("ledger-head").chain(entries("ledger-epoch")) {
-            match entry.fact {
-                Fact::Heads(rows) => {
-                    let known = rows.iter().filter_map(|row| Some((numbers.get(&row.stream)?, row)));
-                    known.for_each(|(sid, row)| look(sid, row.size, row.root));
-                }
-                Fact::Epoch(sid, size, root, _) => look(&sid, size, root),
-                _ => {}
-            }
-        }
-        for ((sid, _), head) in best {
-            let stream = self.streams.get_mut(&sid).filter(|stream| !stream.heads.contains(&head));
-            stream.into_iter().for_each(|stream| stream.heads.push(head));
-        }
-    }
-}
-
-/// Of an entry: its ledger and its place.
-fn place(body: &str) -> Option<(StreamId, u64)> {
-    let fields = parse_body(body.as_bytes()).ok()?;
-    let text = |key: &str| fields.get(key).and_then(|value| std::str::from_utf8(value).ok());
-    text("typ").filter(|typ| typ.starts_with(ledger::entry::TYPE_PREFIX))?;
-    Some((text("sid")?.parse().ok()?, text("seq")?.parse().ok()?))
-}
-
-/// What the entries under the last signed head say, and how many stand behind it: they say nothing.
-fn proved(sid: &StreamId, key: &NamedKey, bodies: &[String]) -> Result<(Summary, u64), String> {
-    let summary = read_bodies(sid, key.key, bodies.iter().map(|body| body.as_bytes()))?;
-    if summary.size == 0 {
-        return Err("no signed head of its entries is there".to_owned());
-    }
-    let refused = u64::try_from(summary.refused.len()).unwrap_or(u64::MAX);
-    let behind = summary.unproved.saturating_sub(refused);
-    Ok((summary, behind))
 }
 
 /// Bodies that claim to be entries: anyone may push some, and they harm no others.
-fn refused(sid: &StreamId, refused: &[Refused]) -> impl Iterator<Item = Finding> {
-    let about = |altered: bool| {
-        let mut which = refused.iter().filter(|body| body.altered == altered).map(|body| body.seq);
-        which.next().map(|first| (first, which.count().saturating_add(1)))
-    };
-    let altered = about(true).map(|(first, count)| {
+pub(super) fn refused(sid: &StreamId, refused: Refused) -> impl Iterator<Item = Finding> {
+    let altered = refused.altered.map(|(first, count)| {
         let message = format!("{count} entries of ledger {sid}, entry {first} first, are not what was signed");
         Finding::export(Verdict::Tampered, message)
     });
-    let foreign = about(false).map(|(first, count)| {
+    let foreign = refused.foreign.map(|(first, count)| {
         let message = format!(
             "{count} bodies, the first as entry {first}, claim to be of ledger {sid}: nothing signed proves them"
         );
@@ -274,7 +141,7 @@ fn refused(sid: &StreamId, refused: &[Refused]) -> impl Iterator<Item = Finding>
 }
 
 /// A ledger of which the roots say nothing.
-fn stranger(sid: &StreamId, keys: &[NamedKey]) -> Finding {
+pub(super) fn stranger(sid: &str, keys: &[NamedKey]) -> Finding {
     if keys.is_empty() {
         let message = format!("the roots hold no key of ledger {sid} (`ledger KEY`): it was not used");
         return Finding::export(Verdict::Unanchored, message);
@@ -287,7 +154,7 @@ fn stranger(sid: &StreamId, keys: &[NamedKey]) -> Finding {
 }
 
 /// A ledger of the roots of which no entry is in the input.
-fn absent(named: &NamedKey, kept: &[SignedNote]) -> Finding {
+pub(super) fn absent(named: &NamedKey, kept: &[SignedNote]) -> Finding {
     let name = &named.name;
     let own = kept.iter().filter(|note| note.is_signed_by(name, &named.key)).map(|note| note.checkpoint.size);
     let (verdict, message) = match own.max() {
@@ -300,17 +167,8 @@ fn absent(named: &NamedKey, kept: &[SignedNote]) -> Finding {
     Finding::export(verdict, message)
 }
 
-/// What it means that a ledger cannot be read.
-fn unread(sid: &StreamId, named: &NamedKey, bodies: &[String], problem: &str) -> Vec<Finding> {
-    if let Some(part) = Part::read(sid, named, bodies) {
-        return part.findings(sid);
-    }
-    let message = format!("ledger {sid} is not what was signed, or not whole, and was not used: {problem}");
-    vec![Finding::export(Verdict::Tampered, message)]
-}
-
 /// What the witness itself found.
-fn alarm(seq: u64, fact: &Fact) -> Option<Finding> {
+pub(super) fn alarm(seq: u64, fact: &Fact) -> Option<Finding> {
     let (sid, message) = match fact {
         Fact::Fork(sid, _) => (sid, format!("the ledger (entry {seq}) holds a second signed head of one size")),
         _ => return None,

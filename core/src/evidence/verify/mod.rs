@@ -20,11 +20,13 @@ mod intake;
 mod judge;
 mod ledger;
 mod names;
+mod older;
 mod part;
 mod projection;
 mod read;
 mod report;
 mod settle;
+mod sorted;
 mod tail;
 mod time;
 mod trust;
@@ -38,6 +40,7 @@ pub use judge::{Scope, Settings, Verification};
 pub use projection::{Projector, Shape, Stored, Value};
 pub use read::{ReadError, resource_digest};
 pub use report::{Exposure, External, Report, StreamReport};
+pub use sorted::{Asked, Rows};
 pub use trust::{Basis, Certificates, ExpectedPod, Ledger, LedgerStream, MissingEntries, Trust, Uncovered, Witness};
 pub use verdict::{Finding, Verdict};
 pub use whole::judge_bodies;
@@ -64,6 +67,8 @@ mod pushed_tests;
 mod removed_tests;
 #[cfg(test)]
 mod restated_tests;
+#[cfg(test)]
+mod sorted_tests;
 #[cfg(test)]
 mod stranded_tests;
 #[cfg(test)]

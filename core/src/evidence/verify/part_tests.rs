@@ -124,7 +124,8 @@ fn w3_a_ledger_of_which_nothing_is_left_is_tampered_if_somebody_kept_its_head() 
     operator.certify(&honest("p", 1));
     let note = SignedNote::parse(&note(operator.bodies.last().expect("a head"))).expect("a note");
     let read = |bodies: &[String], kept: &[SignedNote], key: &NamedKey| {
-        let (_, findings) = Ledger::read_against(std::slice::from_ref(key), bodies, kept);
+        let (_, findings) =
+            Ledger::read_asked(&Asked { keys: std::slice::from_ref(key), kept, ..Asked::default() }, bodies);
         findings.into_iter().map(|finding| finding.verdict).collect::<Vec<_>>()
     };
     let kept = [note];

@@ -226,3 +226,39 @@ fn v4_a_pushed_head_of_a_stream_is_no_head_of_the_ledger() {
     assert_eq!(findings.iter().map(|(verdict, _)| *verdict).collect::<Vec<_>>(), [Verdict::Foreign]);
     assert_eq!(found(&report(&export, ledger.expect("whole"))), honest);
 }
+
+#[test]
+fn v4_copies_in_any_number_do_not_push_out_the_record_that_was_sealed() {
+    let writer = honest("p", 1);
+    let mut operator = Operator::new();
+    operator.closed(&writer);
+    let last = writer.bodies.len() - 1;
+    let whole = |known: bool, more: &[String]| {
+        let ledger = known.then(|| operator.ledger());
+        verify(&[&writer.all()[..], more].concat(), settings(), Trust { ledger, ..Trust::default() })
+    };
+    // Open with the key of whoever pushes it, in the middle, and the last one, which no record names but only a head.
+    for at in [0, 1, last] {
+        let stranger = Key::new(77).public().to_string();
+        let copy = |n: u64| {
+            let body = edit(&writer.bodies[at], "t0", Some(&(NOW - n).to_string()));
+            if at == 0 { edit(&body, "key", Some(&stranger)) } else { body }
+        };
+        for (known, count) in [(true, 7), (true, 8), (true, 40), (false, 40), (true, 900)] {
+            let copies: Vec<String> = (0..count).map(copy).collect();
+            let (honest, told) = (whole(known, &[]), whole(known, &copies));
+            let found = found(&told);
+            assert!(!found.iter().any(|found| found.starts_with("TAMPERED")), "{at}, {known}, {count}: {found:?}");
+            assert_eq!(told.proved, honest.proved, "{at}, {known}, {count}");
+            let foreign = format!("FOREIGN {at}..{}", at + 1);
+            let some = found.iter().filter(|found| **found == foreign).count();
+            assert_eq!(some, usize::try_from(count.min(9)).expect("few"), "{at}, {known}, {count}: {found:?}");
+            assert!(!told.findings.iter().any(|finding| finding.verdict == Verdict::Unknown), "{:?}", told.findings);
+        }
+        // Of more than are read it is not known which one was sealed.
+        let copies: Vec<String> = (0..3_000).map(copy).collect();
+        let told = whole(true, &copies);
+        assert!(!found(&told).iter().any(|found| found.starts_with("TAMPERED")), "{at}: {:?}", found(&told));
+        assert_eq!(told.exit_code, 1);
+    }
+}

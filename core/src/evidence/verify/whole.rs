@@ -4,6 +4,7 @@ use super::intake::Intake;
 use super::judge::{Settings, Verification};
 use super::projection::{Projector, Shape, Stored};
 use super::report::Report;
+use super::sorted::Asked;
 use super::trust::{Ledger, Trust};
 
 /// Judges bodies in any order, with nothing beside them; a ledger among them is read where none was given.
@@ -15,7 +16,8 @@ pub fn judge_bodies<'a>(bodies: impl IntoIterator<Item = &'a str>, settings: Set
         intake.record(body, &Stored::default(), &projector, place, |row| rows.push(row.to_vec()));
     }
     if trust.ledger.is_none() && !intake.ledger().is_empty() {
-        let (ledger, findings) = Ledger::read(&trust.ledger_keys, intake.ledger());
+        let asked = Asked { keys: &trust.ledger_keys, since_ns: settings.clearly_ns(), ..Asked::default() };
+        let (ledger, findings) = Ledger::read_asked(&asked, intake.ledger());
         intake.ledger_findings(findings);
         trust.ledger = ledger;
     }

@@ -194,7 +194,13 @@ fn v3_a_tail_that_was_cut_off_a_living_stream_is_missing() {
     let (cut, head) = (&records[..8], &heads[..4]);
     let (code, told) = verdict(cut, head, &ledger);
     assert!(code == 1, "nothing of the time that is looked at is left: {told:?}");
-    // The beginning of that time, as far as the ledger knows of it: it was restated in the middle.
+    // The first hours of that time, with the whole ledger: it has a head in them.
+    for hours in [1, 2, 6] {
+        let [records, heads, _] = long.last(24 - hours);
+        let (code, told) = verdict(&records, &heads, &long.operator.bodies);
+        assert!(code == 1 && told.iter().any(|found| found.starts_with("MISSING")), "{hours} h: {told:?}");
+    }
+    // As far as the ledger knows of that time, where it was restated in the middle.
     let (code, told) = verdict(&records[220..], &heads[110..], &ledger);
     assert!(code == 1 && told.iter().any(|found| found.starts_with("MISSING")), "{told:?}");
 }
