@@ -158,8 +158,8 @@ fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max
     let ledger_alone = !alone && ledger.bytes > 0 && !intake.has_records();
     // A kept head tells that there must be one.
     if alone || ledger.bytes > 0 || !input.heads.is_empty() {
-        let since_ns = settings.clearly_ns();
-        let asked = Asked { keys: &trust.ledger_keys, kept: input.heads, since_ns, ..Asked::default() };
+        let times = settings.times();
+        let asked = Asked { keys: &trust.ledger_keys, kept: input.heads, times, ..Asked::default() };
         let (read, findings) = ledger.read(&asked)?;
         intake.ledger_findings(findings);
         trust.ledger = read;

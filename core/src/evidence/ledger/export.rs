@@ -7,6 +7,7 @@ use super::pass::{Reading, Unread, Why};
 use super::pick::WAITING_BYTES_MAX;
 use super::read::Summary;
 use super::rows::{Row, sorted};
+use super::shown::Times;
 use crate::canon::BodyWriter;
 use crate::evidence::hash::Hash;
 use crate::evidence::note::PublicKey;
@@ -171,7 +172,7 @@ pub fn read_bodies<'a>(
 ) -> Result<Summary, String> {
     let all = sorted(bodies);
     let own = || all.iter().filter_map(|row| Row::read(row)).filter(|row| row.ledger == sid.as_str());
-    let mut reading = Reading::new(sid.as_str(), key, None, WAITING_BYTES_MAX);
+    let mut reading = Reading::new(sid.as_str(), key, Times::default(), WAITING_BYTES_MAX);
     own().for_each(|row| reading.row(&row));
     reading.finish().map(|said| said.summary).map_err(|problem| match problem {
         Unread::Unproved(end) => {

@@ -3,6 +3,7 @@
 use super::pick::{Picker, Take, WAITING_BYTES_MAX};
 use super::read::{Reader, Summary};
 use super::rows::{Role, Row};
+use super::shown::Times;
 use crate::evidence::hash::Hash;
 use crate::evidence::note::{PublicKey, SignedNote};
 use crate::evidence::stream::StreamId;
@@ -135,13 +136,13 @@ impl Take for Says {
 }
 
 impl Reading {
-    /// Of a ledger whose heads this key signs. What streams had come to at `since_ns`, in nanoseconds since the epoch, is kept
+    /// Of a ledger whose heads this key signs. What streams had come to at these times is kept
     /// exactly; at most so many bytes wait for a head.
-    pub(in crate::evidence) fn new(sid: &str, key: PublicKey, since_ns: Option<u64>, bytes_max: usize) -> Self {
+    pub(in crate::evidence) fn new(sid: &str, key: PublicKey, times: Times, bytes_max: usize) -> Self {
         let says = Says {
             sid: sid.to_owned(),
             key,
-            reader: Reader::new(key).since(since_ns),
+            reader: Reader::new(key).at(times),
             cosigned: BTreeMap::new(),
             later: BTreeMap::new(),
             size: 0,

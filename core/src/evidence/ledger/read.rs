@@ -4,7 +4,7 @@ use super::block::Chain;
 use super::entry::{Entry, typ};
 use super::fact::{AbandonedRow, Fact, Life, PodRow, UncoveredRow};
 use super::pick::{Refused, note};
-use super::shown::Shown;
+use super::shown::{Shown, Times};
 use super::tables::Tables;
 use crate::evidence::hash::Hash;
 use crate::evidence::note::{PublicKey, SignedNote};
@@ -119,8 +119,8 @@ pub struct Reader {
     /// Names that were certified once more, after the stream of that name had ended and the keeper had forgotten it: what is
     /// said from then on is of another stream, and changes nothing of what was said of the first (K1).
     again: BTreeSet<StreamId>,
-    /// Of each stream it is kept what it had come to at this time, in nanoseconds since the epoch.
-    since_ns: Option<u64>,
+    /// Of each stream it is kept what it had come to at these times.
+    times: Times,
     /// Every stream that was named by its number.
     numbers: BTreeMap<u64, StreamId>,
 }
@@ -132,13 +132,24 @@ impl Reader {
     /// Of a ledger whose heads this key signs.
     pub fn new(key: PublicKey) -> Self {
         let (tables, summary, removals, shown, numbers, again) = Default::default();
-        Self { key, chain: None, tables, summary, removals, resumed_ns: None, shown, since_ns: None, numbers, again }
+        Self {
+            key,
+            chain: None,
+            tables,
+            summary,
+            removals,
+            resumed_ns: None,
+            shown,
+            times: Times::default(),
+            numbers,
+            again,
+        }
     }
 
-    /// Keeps exactly what streams had come to at this time, in nanoseconds since the epoch.
+    /// Keeps exactly what streams had come to at these times.
     #[must_use]
-    pub fn since(self, since_ns: Option<u64>) -> Self {
-        Self { since_ns, ..self }
+    pub fn at(self, times: Times) -> Self {
+        Self { times, ..self }
     }
 
     /// The next entry.
@@ -273,10 +284,9 @@ impl Reader {
 
     /// How far streams have come with this entry.
     fn shown(&mut self, entry: &Entry) {
-        let since_ns = self.since_ns;
-        let mut push = |number: u64, at_ns, size| {
-            self.shown.entry(number).or_insert_with(|| Shown::new(since_ns)).push(at_ns, size)
-        };
+        let times = self.times;
+        let mut push =
+            |number: u64, at_ns, size| self.shown.entry(number).or_insert_with(|| Shown::new(times)).push(at_ns, size);
         match &entry.fact {
             Fact::Heads(heads) => heads.iter().for_each(|head| push(head.stream, entry.at_ns, head.size)),
             Fact::State(state) => {

@@ -43,12 +43,11 @@ impl Concluding<'_> {
         let to = to.max(from);
         let scope = &self.settings.scope;
         let first = self.window_from();
-        let (first, last, rest) = match (self.settings.partial, scope.from_ns, scope.to_ns, self.chain.found.window) {
+        let (first, last, rest) = match (self.settings.partial, scope.from_ns, scope.to_ns) {
             (true, ..) => (u64::MAX, u64::MAX, Verdict::Partial),
-            (_, None, None, _) => (0, u64::MAX, Verdict::Partial),
-            (_, _, None, _) => (first, due, Verdict::Pending),
-            (_, _, Some(_), Some((_, last))) => (first, last, Verdict::Partial),
-            (_, _, Some(_), None) => (u64::MAX, u64::MAX, Verdict::Partial),
+            (_, None, None) => (0, u64::MAX, Verdict::Partial),
+            (_, _, None) => (first, due, Verdict::Pending),
+            (_, _, Some(_)) => (first, self.window_to(), Verdict::Partial),
         };
         let a = first.clamp(from, to);
         let b = last.clamp(a, to);
@@ -59,11 +58,17 @@ impl Concluding<'_> {
     /// that the ledger clearly has from that time.
     fn window_from(&self) -> u64 {
         let there = self.chain.window_begins();
-        let Some((ledger, clearly_ns)) = self.trust.ledger.as_ref().zip(self.settings.clearly_ns()) else {
-            return there;
-        };
-        let shown = ledger.shown.get(&self.chain.name).and_then(|shown| shown.since(clearly_ns));
+        let ledger = self.trust.ledger.as_ref().filter(|_| self.settings.scope.from_ns.is_some());
+        let shown = ledger.and_then(|ledger| ledger.shown.get(&self.chain.name)?.since());
         shown.map_or(there, |size| there.min(size.saturating_sub(1)))
+    }
+
+    /// The record up to which all must be there, of a time with an end: the last checkpoint of it, or what the ledger clearly had
+    /// before its end.
+    fn window_to(&self) -> u64 {
+        let there = self.chain.found.window.map_or(0, |(_, last)| last);
+        let known = self.trust.ledger.as_ref().map(|ledger| self.settings.known_within(ledger, &self.chain.name));
+        known.flatten().map_or(there, |(_, size)| there.max(size))
     }
 
     pub(super) fn missing(&mut self, from: u64, to: u64) {

@@ -12,6 +12,7 @@ use super::settle::Waiting;
 use super::time::utc;
 use super::trust::{Basis, Ledger, LedgerStream, MissingEntries, Trust, Uncovered};
 use super::verdict::{Finding, Verdict};
+use crate::evidence::ledger::shown::Times;
 use crate::evidence::stream::StreamId;
 use std::collections::{BTreeMap, HashSet};
 
@@ -73,10 +74,23 @@ impl Settings {
         last_ns.min(self.now_ns).saturating_sub(self.max_lag_ns)
     }
 
-    /// From when on what the ledger knows is clearly of the time that is looked at, in nanoseconds since the epoch: how far
-    /// streams had come then must be known exactly (`Asked::since_ns`).
-    pub fn clearly_ns(&self) -> Option<u64> {
-        Some(self.scope.from_ns?.saturating_add(IDLE_NS).saturating_add(self.max_lag_ns))
+    /// From when until when what the ledger knows is clearly of the time that is looked at: how far streams had come then must
+    /// be known exactly (`Asked::times`).
+    pub fn times(&self) -> Times {
+        let margin_ns = IDLE_NS.saturating_add(self.max_lag_ns);
+        Times {
+            since_ns: self.scope.from_ns.map(|from_ns| from_ns.saturating_add(margin_ns)),
+            until_ns: self.scope.to_ns.map(|to_ns| to_ns.saturating_sub(margin_ns)),
+        }
+    }
+
+    /// Of a stream, the sizes of the first head that the ledger clearly has from the time that is looked at, and of the last one
+    /// that it clearly had before the end of that; `None`: it has none of them, or the time has no end.
+    pub(super) fn known_within(&self, ledger: &Ledger, stream: &StreamId) -> Option<(u64, u64)> {
+        let shown = ledger.shown.get(stream)?;
+        let last = shown.until()?;
+        let first = if self.scope.from_ns.is_some() { shown.since()? } else { 1 };
+        (first <= last).then_some((first, last))
     }
 
     /// Whether this stream may be on its way to the backend: in a time without an end, as a daily check looks at it, and taken
@@ -240,14 +254,16 @@ impl Verification {
         // What ended before the time that is looked at need not be there.
         let from_ns = self.settings.scope.from_ns.unwrap_or(0);
         let due = ledger.streams.iter().filter(|(_, stream)| stream.to_ns >= from_ns);
-        let absent = due.filter(|(name, _)| !known(name)).map(|(name, stream)| (name.clone(), stream.clone()));
-        let absent: Vec<_> = absent.collect();
+        let must_be_there =
+            |name| self.settings.scope.to_ns.is_none() || self.settings.known_within(ledger, name).is_some();
+        let absent = due.filter(|(name, _)| !known(name));
+        let absent: Vec<_> = absent.map(|(name, stream)| (name.clone(), stream.clone(), must_be_there(name))).collect();
         behind.into_iter().for_each(|finding| self.find(finding));
         if !self.settings.partial {
             let message = "the ledger expects this stream; nothing of it is in the export";
-            // Nor, perhaps, what began after it.
-            let absence = if self.settings.scope.to_ns.is_some() { Verdict::Partial } else { Verdict::Missing };
-            for (name, stream) in &absent {
+            for (name, stream, must_be_there) in &absent {
+                // Nor need be, perhaps, what began after it.
+                let absence = if *must_be_there { Verdict::Missing } else { Verdict::Partial };
                 let verdict = if self.settings.is_on_its_way(stream, last_ns) { Verdict::Pending } else { absence };
                 let abandoned = self.abandoned(name);
                 let all = abandoned

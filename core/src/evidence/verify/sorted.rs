@@ -10,6 +10,7 @@ use crate::evidence::ledger::export::head_body;
 use crate::evidence::ledger::pass::{Reading, Said, Unread, Why};
 use crate::evidence::ledger::pick::{Picker, WAITING_BYTES_MAX};
 use crate::evidence::ledger::rows::{Role, Row, rows, sorted};
+use crate::evidence::ledger::shown::Times;
 use crate::evidence::note::SignedNote;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
@@ -27,8 +28,8 @@ pub struct Asked<'a> {
     /// Heads that somebody kept (W3): each stands among the ledger's own, so that its size is the least that the ledger must have,
     /// and what it covers must be there unchanged.
     pub kept: &'a [SignedNote],
-    /// How far streams had come at this time, in nanoseconds since the epoch, matters: see `Settings::clearly_ns`.
-    pub since_ns: Option<u64>,
+    /// How far streams had come at these times matters: see `Settings::times`.
+    pub times: Times,
     /// Most bytes of bodies that may wait for a head of their ledger; `None`: [`WAITING_BYTES_MAX`].
     pub waiting_max: Option<usize>,
 }
@@ -180,9 +181,9 @@ impl<'a> First<'a> {
         if row.ledger != self.name {
             self.close();
             self.name = row.ledger.to_owned();
-            let Asked { keys, since_ns, .. } = self.asked;
+            let Asked { keys, times, .. } = self.asked;
             let named = keys.iter().find(|named| named.name == row.ledger);
-            let reading = |named: &NamedKey| Reading::new(row.ledger, named.key, *since_ns, waiting_max(self.asked));
+            let reading = |named: &NamedKey| Reading::new(row.ledger, named.key, *times, waiting_max(self.asked));
             self.now = named.and_then(|named| Some((row.ledger.parse().ok()?, reading(named))));
         }
         self.entries |= row.role == Role::Entry;

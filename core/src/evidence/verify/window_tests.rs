@@ -8,7 +8,7 @@ use crate::evidence::ledger::{Fact as Said, HeadRow};
 const MINUTE_NS: u64 = 60_000_000_000;
 const HOUR_NS: u64 = 60 * MINUTE_NS;
 
-/// A stream of 30 hours: a checkpoint every ten minutes, a new key every hour; and the ledger that was kept meanwhile.
+/// A stream of 30 hours: a checkpoint every five minutes, a new key every hour; and the ledger that was kept meanwhile.
 pub(super) struct Long {
     writer: Writer,
     /// When each record and each head came into being.
@@ -19,7 +19,10 @@ pub(super) struct Long {
     now_ns: u64,
 }
 
-const CHECKPOINTS: u64 = 30 * 6;
+/// Checkpoints of an hour: a stream that goes on is never silent for longer.
+const HOURLY: u64 = 12;
+const CHECKPOINTS: u64 = 30 * HOURLY;
+const STEP_NS: u64 = HOUR_NS / HOURLY;
 
 impl Long {
     pub(super) fn new() -> Self {
@@ -31,11 +34,11 @@ impl Long {
             ledger_ns: Vec::new(),
             now_ns: NOW,
         };
-        let begin_ns = NOW - CHECKPOINTS * 10 * MINUTE_NS - 2_000_000_000;
+        let begin_ns = NOW - CHECKPOINTS * STEP_NS - 2_000_000_000;
         this.operator.now_ns = begin_ns;
         this.operator.certify(&this.writer);
         for n in 1..=CHECKPOINTS {
-            this.writer.time = begin_ns + n * 10 * MINUTE_NS;
+            this.writer.time = begin_ns + n * STEP_NS;
             this.writer.exchange("/a");
             this.step(n);
         }
@@ -45,7 +48,7 @@ impl Long {
     }
 
     fn step(&mut self, n: u64) {
-        let rolls = n.is_multiple_of(6);
+        let rolls = n.is_multiple_of(HOURLY);
         if rolls {
             self.writer.rollover()
         } else {
@@ -61,7 +64,7 @@ impl Long {
             self.operator.block(&[], &[HeadRow { stream, size, root }]);
         }
         // What others did meanwhile.
-        for _ in 0..5 {
+        for _ in 0..2 {
             self.operator.block(&[Said::Heads(Vec::new())], &[]);
         }
         self.note();
@@ -109,7 +112,7 @@ fn h4_an_export_of_one_day_can_be_checked() {
     assert!(ledger.iter().any(|body| body.contains("\"frontier\"")), "restated within the window");
     let report = long.check(&[records, heads, ledger].concat());
     only_cut(&report);
-    assert!(report.proved > 24 * 6, "{report:?}");
+    assert!(report.proved > 24 * HOURLY, "{report:?}");
 }
 
 #[test]
@@ -131,7 +134,7 @@ fn h4_v3_what_was_in_flight_at_the_edge_of_an_export_is_partial() {
         only_cut(&checked(&long, absent));
     }
     // Behind the first checkpoint of the time that is looked at everything must be there.
-    for at in [20, 21] {
+    for at in [40, 41] {
         let report = checked(&long, &[at]);
         assert!(report.exit_code == 1 && found(&report).iter().any(|f| f.starts_with("MISSING")), "{at}: {report:?}");
     }
@@ -146,7 +149,7 @@ fn k1_a_stream_of_another_key_in_an_export_of_one_day_is_not_believed() {
     forger.writer = Writer::new(sid("p", 0), 9, &[]);
     (forger.body_ns, forger.head_ns) = (Vec::new(), Vec::new());
     for n in 1..=CHECKPOINTS {
-        forger.writer.time = NOW - (CHECKPOINTS - n) * 10 * MINUTE_NS - 2_000_000_000;
+        forger.writer.time = NOW - (CHECKPOINTS - n) * STEP_NS - 2_000_000_000;
         forger.writer.exchange("/forged");
         forger.step(n);
     }
@@ -185,7 +188,7 @@ fn v3_a_tail_that_was_cut_off_a_living_stream_is_missing() {
     };
     // What was sealed in the last hours.
     for hours in [1, 5, 20, 23] {
-        let checkpoints = usize::try_from(hours * 6 + 1).expect("small");
+        let checkpoints = usize::try_from(hours * HOURLY + 1).expect("small");
         let (cut, heads) = (&records[..records.len() - 2 * checkpoints], &heads[..heads.len() - checkpoints]);
         let (code, told) = verdict(cut, heads, &ledger);
         let missing = told.iter().any(|found| found.starts_with("MISSING"));
@@ -201,7 +204,7 @@ fn v3_a_tail_that_was_cut_off_a_living_stream_is_missing() {
         assert!(code == 1 && told.iter().any(|found| found.starts_with("MISSING")), "{hours} h: {told:?}");
     }
     // As far as the ledger knows of that time, where it was restated in the middle.
-    let (code, told) = verdict(&records[220..], &heads[110..], &ledger);
+    let (code, told) = verdict(&records[440..], &heads[220..], &ledger);
     assert!(code == 1 && told.iter().any(|found| found.starts_with("MISSING")), "{told:?}");
 }
 
