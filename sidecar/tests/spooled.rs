@@ -4,12 +4,11 @@
 use arc_swap::ArcSwap;
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
 use prost::Message;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use testimony_core::canon::parse_body;
 use testimony_core::capture::{Outcome, Shell as _};
 use testimony_core::evidence::seal::Origin;
 use testimony_core::policy::{Compiled, Direction, DocumentSink, SinkCondition, SinkProtocol};
@@ -26,6 +25,7 @@ use testimony_sidecar::tail::Tail;
 use tokio::sync::mpsc;
 
 mod control_support;
+use control_support::leaves::{arrived, leaves, leaves_of, number, of, text};
 use control_support::rig::{Options, Rig};
 use control_support::{DEADLINE, Received, Reply, Server, document, eventually, folder, sink};
 
@@ -92,42 +92,6 @@ fn exchange(path: &str) -> Redacted<Record> {
         record.set(field, value.as_bytes());
     }
     redact(record, &Redactor::default())
-}
-
-type Body = BTreeMap<String, Vec<u8>>;
-
-fn text(body: &Body, field: Field) -> &str {
-    body.get(field.key()).map_or("", |value| std::str::from_utf8(value).expect("text"))
-}
-
-fn number(body: &Body, field: Field) -> u64 {
-    text(body, field).parse().unwrap_or(0)
-}
-
-/// The leaves that arrived, by stream and place: each place has one body, however often it came.
-fn leaves(received: &[Received]) -> BTreeMap<(String, u64), Body> {
-    leaves_of(received.iter().flat_map(Received::records))
-}
-
-fn leaves_of(records: impl Iterator<Item = String>) -> BTreeMap<(String, u64), Body> {
-    let mut leaves: BTreeMap<(String, u64), Body> = BTreeMap::new();
-    for raw in records {
-        let body = parse_body(raw.as_bytes()).expect("canonical");
-        if text(&body, Field::Typ) != "head" {
-            let place = (text(&body, Field::Sid).to_owned(), number(&body, Field::Seq));
-            let before = leaves.insert(place, body.clone());
-            assert!(before.is_none_or(|before| before == body), "two bodies for one place");
-        }
-    }
-    leaves
-}
-
-fn of<'a>(leaves: &'a BTreeMap<(String, u64), Body>, typ: &str) -> Vec<&'a Body> {
-    leaves.values().filter(|body| text(body, Field::Typ) == typ).collect()
-}
-
-fn arrived(typ: &'static str, count: usize) -> impl Fn(&[Received]) -> bool {
-    move |received| of(&leaves(received), typ).len() >= count
 }
 
 /// What these sinks lack of all that is durable.

@@ -1,6 +1,7 @@
 //! A scripted HTTP server, a private authority, and batches, for the tests of export and poll.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod leaves;
 pub mod rig;
 
 use bytes::Bytes;

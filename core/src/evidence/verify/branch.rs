@@ -4,13 +4,13 @@
 //! `prev` what stood there; each possibility becomes a branch, and the next signed head tells which one is true.
 
 use super::effects::Effects;
+use super::epoch::Epoch;
 use super::fact::{Excuse, Gap, Kind, Leaf, Place, Totals};
 use super::group::{CLAIMS_MAX, Group, Says};
 use super::inside::Inside;
 use super::verdict::Verdict;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
-use crate::evidence::note::PublicKey;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -80,59 +80,6 @@ impl Effect {
             Self::Absent(..) | Self::Stranded(..) | Self::Unfit(..) => 2,
             _ => 0,
         }
-    }
-}
-
-/// The keys of a stream's heads (K2).
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Epoch {
-    /// The key in force; `None`: the record that names it is not there.
-    pub(super) key: Option<PublicKey>,
-    /// The stream's first key, as its first record or the ledger names it.
-    pub(super) first: Option<PublicKey>,
-    /// The last rollover: the checkpoint's seq, the key for larger heads, and whether the old key's last note was seen.
-    rollover: Option<(u64, PublicKey, bool)>,
-    /// Whether a record that might name the next key is not there.
-    pub(super) unsure: bool,
-}
-
-impl Epoch {
-    /// The key of heads of this size.
-    pub(super) fn key_for(&self, size: u64) -> Option<PublicKey> {
-        match self.rollover {
-            Some((at, next, _)) if size > at.saturating_add(1) => Some(next),
-            _ => self.key,
-        }
-    }
-
-    /// A head of this size was proved; tells the size of a last note that should have come before.
-    fn proved(&mut self, size: u64) -> Option<u64> {
-        let (at, next, last_note) = self.rollover?;
-        let last = at.saturating_add(1);
-        if size == last {
-            self.rollover = Some((at, next, true));
-            return None;
-        }
-        if size > last {
-            self.key = Some(next);
-            self.rollover = None;
-            let unsure = std::mem::take(&mut self.unsure);
-            return (!last_note && !unsure).then_some(last);
-        }
-        None
-    }
-
-    /// The key of heads from this size on, where it is known otherwise.
-    pub(super) fn adopt(&mut self, size: u64, key: PublicKey) {
-        self.key = Some(key);
-        self.rollover = self.rollover.filter(|(at, ..)| size <= at.saturating_add(1));
-    }
-
-    fn roll(&mut self, seq: u64, next: PublicKey) {
-        if let Some((_, key, _)) = self.rollover {
-            self.key = Some(key);
-        }
-        self.rollover = Some((seq, next, false));
     }
 }
 
@@ -370,7 +317,7 @@ impl Branch {
         }
         match &leaf.kind {
             Kind::Open(key, _) => {
-                self.epoch = Epoch { key: Some(*key), first: Some(*key), rollover: None, unsure: false };
+                self.epoch = Epoch::beginning(*key);
                 self.add(Effect::Source(leaf.seq, leaf.leaf));
             }
             Kind::Exchange => self.tally(|counted| &mut counted.exchanges, 1),
@@ -454,7 +401,8 @@ impl Branch {
     /// It waits behind a hole while another branch proves a head of this size before the hole's end.
     pub(super) fn wait(&mut self, proved: &Self, size: u64) {
         self.effects.only_holes();
-        self.epoch = Epoch { unsure: true, ..proved.epoch.clone() };
+        self.epoch = proved.epoch.clone();
+        self.epoch.unsure = true;
         if let Some(inside) = &mut self.inside {
             inside.proved(size, proved.last);
         }

@@ -10,6 +10,7 @@ mod branch;
 mod chain;
 mod conclude;
 mod effects;
+mod epoch;
 mod fact;
 mod findings;
 mod found;
