@@ -123,6 +123,8 @@ pub struct Pod {
     pub uncertified: Vec<(Arc<StreamId>, PublicKey)>,
     pub certified: Vec<(StreamId, PublicKey)>,
     pub is_gone: bool,
+    /// When a hole was told last. What no head covers when a node is lost proves nothing, a hole neither.
+    pub hole_ns: u64,
     /// The sink is away until the pod's end.
     pub is_cut_off: bool,
 }
@@ -207,6 +209,7 @@ impl Pod {
         let to = from + 1 + dice.below(end - from);
         let mut range = Range::empty(from);
         leaves.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?)?.iter().for_each(|leaf| range.push(*leaf));
+        self.hole_ns = now_ns;
         let nodes: Vec<Hash> = range.nodes().collect();
         let facts = HoleFacts { stream: &sid, from, to, sink: Some("main"), reason: "rejected", nodes: &nodes };
         stream.hole(&facts, stamp(now_ns), &mut self.thread).then_some((sid, from..to))
@@ -216,7 +219,7 @@ impl Pod {
     pub fn ends(&mut self, now_ns: u64, dice: &mut Dice) {
         self.is_gone = true;
         let Some(mut stream) = self.stream.take() else { return };
-        if !dice.one_in(4) {
+        if !dice.one_in(4) || now_ns < self.hole_ns + 600 * SECOND_NS {
             let now = stamp(now_ns);
             assert!(stream.close(now, &mut self.thread));
             stream.durable(stream.position(), now, &mut self.thread);

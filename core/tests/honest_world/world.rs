@@ -147,6 +147,7 @@ impl World {
             uncertified: Vec::new(),
             certified: Vec::new(),
             is_gone: false,
+            hole_ns: 0,
             is_cut_off: false,
         };
         self.waiting.push(Fact::Expected(pod.row()));
@@ -171,8 +172,8 @@ impl World {
         if dice.one_in(1_500) && now_ns < pod.to_ns {
             pod.crashes(now_ns, dice);
         }
-        let hole = (dice.one_in(900) && pod.stream.is_some()).then(|| pod.loses(now_ns, dice)).flatten();
         pod.is_cut_off |= now_ns + 10 * STEP_NS > pod.to_ns && dice.one_in(40);
+        let hole = (dice.one_in(900) && !pod.is_cut_off).then(|| pod.loses(now_ns, dice)).flatten();
         if now_ns >= pod.to_ns {
             pod.ends(now_ns, dice);
             if self.away.is_some() {
