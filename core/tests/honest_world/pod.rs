@@ -2,7 +2,7 @@
 
 use crate::evidence_support::{origin, usual_exchange};
 use crate::world::{Dice, Key, SECOND_NS, stamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::ledger::{AbandonedRow, Fact, PodRow};
@@ -44,6 +44,7 @@ pub struct Thread {
     pub leaves: BTreeMap<StreamId, Vec<Hash>>,
     pub first_keys: Vec<(Arc<StreamId>, PublicKey)>,
     pub closed_at: BTreeMap<StreamId, u64>,
+    pub holes: BTreeSet<(Arc<StreamId>, u64)>,
     pub epochs: Vec<Fact>,
     pub shown: BTreeMap<StreamId, Shown>,
 }
@@ -73,6 +74,9 @@ impl Host for Thread {
         self.leaves.entry((**sealed.stream()).clone()).or_default().push(sealed.leaf());
         if sealed.typ() == Typ::Close {
             self.closed_at.insert((**sealed.stream()).clone(), sealed.seq() + 1);
+        }
+        if sealed.typ() == Typ::Hole {
+            self.holes.insert((sealed.stream().clone(), sealed.seq()));
         }
         let time_ns = if sealed.typ() == Typ::Exchange { sealed.start_ns() } else { self.now_ns };
         self.add(sealed.stream(), Some(sealed.seq()), time_ns, sealed.body());
@@ -207,6 +211,10 @@ impl Pod {
         let end = leaves.len() as u64;
         let from = end.checked_sub(1 + dice.below(5))?.max(1);
         let to = from + 1 + dice.below(end - from);
+        // A hole that the sink refuses, too, is told again: here it never does.
+        if self.thread.holes.range((sid.clone(), from)..(sid.clone(), to)).next().is_some() {
+            return None;
+        }
         let mut range = Range::empty(from);
         leaves.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?)?.iter().for_each(|leaf| range.push(*leaf));
         self.hole_ns = now_ns;

@@ -8,6 +8,7 @@ use super::branch::Effect;
 use super::group::Group;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Records one after the other, each named by the next one, up to the place that was looked at last.
@@ -52,8 +53,10 @@ impl Inside {
         let span = at.and_then(|at| self.spans.get(at)).copied();
         let mut against = Vec::new();
         let mut runs = Vec::new();
+        // There may be many of each.
+        let (known, named) = (self.by_last(), named.iter().collect::<BTreeSet<&Hash>>());
         for leaf in &held.leaves {
-            let before = self.runs.iter().find(|run| Some(run.last) == leaf.prev);
+            let before = leaf.prev.and_then(|prev| known.get(&prev));
             let (from, part) = before.map_or((seq, None), |run| (run.from, run.part.clone()));
             let mut run = Run { from, last: leaf.leaf, part };
             match (run.fits(seq, span), named.contains(&leaf.leaf)) {
@@ -70,6 +73,11 @@ impl Inside {
         }
         self.runs = runs;
         against
+    }
+
+    fn by_last(&self) -> BTreeMap<Hash, &Run> {
+        // Of those that end alike the first one counts.
+        self.runs.iter().rev().map(|run| (run.last, run)).collect()
     }
 
     /// Whether records up to this place, and beyond it, were removed by order.
