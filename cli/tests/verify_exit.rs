@@ -4,18 +4,19 @@
 mod evidence_support;
 #[path = "support/otlp.rs"]
 mod otlp;
+#[path = "support/program.rs"]
+mod program;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use evidence_support::{TestHost, TestKey, at, open, origin};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use program::run;
 use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::Value;
-use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::ledger::export::otlp_line;
@@ -160,22 +161,6 @@ fn roots() -> String {
     let root = params.self_signed(&KeyPair::generate().expect("a key")).expect("a root").pem();
     let key = NamedKey { name: ledger_name().to_string(), key: TestKey::new(200).public() };
     format!("ledger {}\n{root}", key.vkey(Role::Log))
-}
-
-/// Exit code, standard output, standard error.
-fn run(arguments: &[&str], input: &str) -> (i32, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_testimony"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    // A program that reads no input may have ended already.
-    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
-    let output = child.wait_with_output().expect("it ends");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
 }
 
 /// The verdict, its exit code, more arguments, the export, what the ledger says at its end; an empty ledger is not given.

@@ -13,6 +13,13 @@ impl TestKey {
     pub fn new(seed: u8) -> Self {
         Self(Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed"))
     }
+
+    /// Where 256 are not enough.
+    pub fn numbered(number: u64) -> Self {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&number.to_le_bytes());
+        Self(Ed25519KeyPair::from_seed_unchecked(&seed).expect("a seed"))
+    }
 }
 
 impl Signer for TestKey {

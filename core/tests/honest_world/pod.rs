@@ -1,7 +1,7 @@
 //! A pod with its one data thread: it records, crashes, loses, ends; what it made goes to a backend.
 
-use crate::evidence_support::{origin, usual_exchange};
-use crate::world::{Dice, Key, SECOND_NS, stamp};
+use crate::evidence_support::{TestKey, origin, usual_exchange};
+use crate::world::{Dice, SECOND_NS, stamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use testimony_core::evidence::hash::Hash;
@@ -50,19 +50,19 @@ pub struct Thread {
 }
 
 impl Host for Thread {
-    type Key = Key;
+    type Key = TestKey;
 
     fn random(&mut self) -> u128 {
         self.random += 1;
         self.random
     }
 
-    fn key(&mut self) -> Option<Key> {
+    fn key(&mut self) -> Option<TestKey> {
         self.keys += 1;
-        Some(Key::new(self.keys))
+        Some(TestKey::numbered(self.keys))
     }
 
-    fn opens(&mut self, stream: &Arc<StreamId>, key: &Key) {
+    fn opens(&mut self, stream: &Arc<StreamId>, key: &TestKey) {
         self.first_keys.push((stream.clone(), key.public()));
     }
 
@@ -120,7 +120,7 @@ pub struct Pod {
     /// When it ends; beyond the end of all: it goes on.
     pub to_ns: u64,
     pub boot: u128,
-    pub stream: Option<Stream<Key>>,
+    pub stream: Option<Stream<TestKey>>,
     pub thread: Thread,
     /// Since when the present process lives.
     pub started_ns: u64,

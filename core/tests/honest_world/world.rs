@@ -1,12 +1,11 @@
 //! Pods that record, restart, crash and end over more than a day, the ledger that is kept meanwhile, and what a backend has of
 //! both. Streams and ledger are the real ones; who is honest here never loses anything but what is told.
 
-use crate::evidence_support::origin;
+use crate::evidence_support::{TestKey, origin};
 use crate::pod::{Line, Pod, Shown, Thread};
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use testimony_core::evidence::ledger::export::head_body;
 use testimony_core::evidence::ledger::{Book, Fact, HeadRow, Keys, Life, ledger_id};
-use testimony_core::evidence::note::{PublicKey, SIGNATURE_BYTES};
+use testimony_core::evidence::note::SIGNATURE_BYTES;
 use testimony_core::evidence::roots::NamedKey;
 use testimony_core::evidence::seal::Signer;
 use testimony_core::evidence::stream::StreamId;
@@ -43,26 +42,6 @@ impl Dice {
     }
 }
 
-pub struct Key(Ed25519KeyPair);
-
-impl Key {
-    pub fn new(number: u64) -> Self {
-        let mut seed = [5; 32];
-        seed[..8].copy_from_slice(&number.to_le_bytes());
-        Self(Ed25519KeyPair::from_seed_unchecked(&seed).expect("a seed"))
-    }
-}
-
-impl Signer for Key {
-    fn public(&self) -> PublicKey {
-        PublicKey(self.0.public_key().as_ref().try_into().expect("32 bytes"))
-    }
-
-    fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
-        self.0.sign(message).as_ref().try_into().expect("64 bytes")
-    }
-}
-
 /// Everything.
 pub struct World {
     pub dice: Dice,
@@ -86,14 +65,17 @@ pub fn stamp(now_ns: u64) -> Stamp {
 
 pub fn ledger_key() -> NamedKey {
     let sid = ledger_id(&origin(0).cluster_uid, "testimony-system", 7).expect("a name");
-    NamedKey { name: sid.to_string(), key: Key::new(LEDGER_KEY).public() }
+    NamedKey { name: sid.to_string(), key: TestKey::numbered(LEDGER_KEY).public() }
 }
 
 impl World {
     /// So many hours of a cluster.
     pub fn new(seed: u64, hours: u64) -> Self {
         let sid = ledger_id(&origin(0).cluster_uid, "testimony-system", 7).expect("a name");
-        let keys = Keys { ledger: Key::new(LEDGER_KEY).public(), witness: Key::new(LEDGER_KEY - 1).public() };
+        let keys = Keys {
+            ledger: TestKey::numbered(LEDGER_KEY).public(),
+            witness: TestKey::numbered(LEDGER_KEY - 1).public(),
+        };
         let mut this = Self {
             dice: Dice::new(seed),
             now_ns: BEGIN_NS,
@@ -254,7 +236,7 @@ impl World {
     }
 
     fn commit(&mut self, facts: &[Fact], heads: Vec<(StreamId, Shown)>) {
-        let sign = |text: &[u8]| Key::new(LEDGER_KEY).sign(text);
+        let sign = |text: &[u8]| TestKey::numbered(LEDGER_KEY).sign(text);
         if !facts.is_empty() {
             self.block(facts, &[], sign);
         }

@@ -104,10 +104,14 @@ impl Foreign {
         self.folders.iter().map(|adopted| adopted.shelf.skipped_untold()).sum()
     }
 
-    /// Housekeeping begins with the first. Of what nobody waits for no file is written any more, and some of it goes where a
-    /// process that is started again and again leaves many folders.
+    /// Housekeeping begins with the first.
     pub(super) fn restart(&mut self) {
         self.next = 0;
+    }
+
+    /// Of what nobody waits for no file is written any more, and some of it goes where a process that is started again and again
+    /// leaves many folders.
+    pub(super) fn thin(&mut self) {
         let over = self.folders.len().saturating_sub(DONE_MAX);
         let done = self.folders.iter_mut().map(|adopted| &mut adopted.shelf).filter(|shelf| shelf.is_done());
         for (at, shelf) in done.enumerate() {

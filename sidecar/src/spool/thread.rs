@@ -258,6 +258,7 @@ impl Work {
                 self.keep_house(batch.stopping);
             } else if self.keeps {
                 self.keep_foreign(false);
+                self.count_elsewhere();
             }
             self.handle.inbox.shared().settle(entries, bytes, self.writer.room(), refusing);
             self.writer.forget_taken();
@@ -276,6 +277,7 @@ impl Work {
     /// tells it again.
     fn follow(&mut self) -> bool {
         let control = std::mem::take(&mut *lock(&self.handle.shared.control));
+        let is_counted = control.sinks.is_none() && control.adopted.is_empty();
         if let Some(sinks) = control.sinks {
             self.writer.set_sinks(&sinks);
             self.foreign.shelves().for_each(|shelf| shelf.set_sinks(&sinks, Place::default()));
@@ -284,6 +286,9 @@ impl Work {
         self.rewraps |= control.roll || !control.adopted.is_empty();
         for (shelf, predecessor) in control.adopted {
             self.foreign.adopt(shelf, predecessor, &self.sinks, &self.syncer);
+        }
+        if !is_counted {
+            self.count_elsewhere();
         }
         for ((boot, sink), end) in control.acks {
             let Some(shelf) = self.shelf(boot) else { continue };
@@ -325,7 +330,6 @@ impl Work {
 
     /// Writes, and makes durable where it is time. Says why nothing more is to be sealed, if so.
     fn write(&mut self, blocks: Vec<Block<StreamNumber>>, how: Write) -> Option<Refusal> {
-        self.count_elsewhere();
         let mut result = how(&mut self.writer, blocks, (self.now)());
         if result.as_ref().is_err_and(Fault::is_for_lack_of_room) {
             self.make_room();
@@ -375,6 +379,7 @@ impl Work {
         self.writer.shelf_mut().make_room(left);
     }
 
+    /// What earlier processes left is counted when it changes: there may be many folders, and blocks come each 2 ms.
     fn count_elsewhere(&mut self) {
         self.writer.set_elsewhere(self.foreign.takes());
     }
@@ -385,6 +390,7 @@ impl Work {
         let now = (self.now)();
         keep(self.writer.shelf_mut(), now, waits, &mut self.untold);
         self.rewrap();
+        self.foreign.thin();
         self.foreign.restart();
         self.keep_foreign(waits);
         self.trim();

@@ -67,8 +67,9 @@ impl Concluding<'_> {
     /// before its end.
     fn window_to(&self) -> u64 {
         let there = self.chain.found.window.map_or(0, |(_, last)| last);
-        let known = self.trust.ledger.as_ref().map(|ledger| self.settings.known_within(ledger, &self.chain.name));
-        known.flatten().map_or(there, |(_, size)| there.max(size))
+        let ledger = self.trust.ledger.as_ref();
+        let known = ledger.and_then(|ledger| self.settings.known_within(ledger, &self.chain.name));
+        known.map_or(there, |size| there.max(size))
     }
 
     pub(super) fn missing(&mut self, from: u64, to: u64) {

@@ -84,13 +84,13 @@ impl Settings {
         }
     }
 
-    /// Of a stream, the sizes of the first head that the ledger clearly has from the time that is looked at, and of the last one
-    /// that it clearly had before the end of that; `None`: it has none of them, or the time has no end.
-    pub(super) fn known_within(&self, ledger: &Ledger, stream: &StreamId) -> Option<(u64, u64)> {
+    /// Size of the last head of a stream that the ledger clearly had before the end of the time that is looked at; `None`: it
+    /// has none that is clearly of that time, or the time has no end.
+    pub(super) fn known_within(&self, ledger: &Ledger, stream: &StreamId) -> Option<u64> {
         let shown = ledger.shown.get(stream)?;
         let last = shown.until()?;
         let first = if self.scope.from_ns.is_some() { shown.since()? } else { 1 };
-        (first <= last).then_some((first, last))
+        (first <= last).then_some(last)
     }
 
     /// Whether this stream may be on its way to the backend: in a time without an end, as a daily check looks at it, and taken

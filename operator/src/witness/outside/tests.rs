@@ -134,6 +134,12 @@ impl Leader {
         self.metrics.ledger_outside.get_or_create(&ResultLabels { result: "error" }).get()
     }
 
+    /// Until it has asked in vain once more, for what it sees now.
+    async fn asks(&self) {
+        let errors = self.errors();
+        until("it was asked", || self.errors() > errors + 1).await;
+    }
+
     async fn end(self) {
         self.stop.send_replace(true);
         self.task.await.expect("a clean end");
@@ -182,8 +188,7 @@ async fn w3_a_witness_that_was_away_for_longer_than_blocks_are_kept_is_used_agai
     old_ones_go(&bench);
     one_more(&bench, "c").await;
     first.sees(&bench);
-    let errors = first.errors();
-    until("it was asked", || first.errors() > errors + 1).await;
+    first.asks().await;
     outsider.is_away(false);
     let later = first.cosigned().await;
     assert!(later > known, "{later} {known}");
@@ -191,8 +196,7 @@ async fn w3_a_witness_that_was_away_for_longer_than_blocks_are_kept_is_used_agai
     outsider.is_away(true);
     one_more(&bench, "d").await;
     first.sees(&bench);
-    let errors = first.errors();
-    until("it was asked", || first.errors() > errors + 1).await;
+    first.asks().await;
     first.end().await;
     old_ones_go(&bench);
     one_more(&bench, "e").await;
@@ -219,13 +223,11 @@ async fn w3_a_witness_whose_answer_was_lost_and_that_stays_away_is_used_again() 
         one_more(&bench, name).await;
         leader.sees(&bench);
         until("its answer is lost", || outsider.away.load(Ordering::Relaxed)).await;
-        let errors = leader.errors();
-        until("it was asked", || leader.errors() > errors + 1).await;
+        leader.asks().await;
         old_ones_go(&bench);
         one_more(&bench, more).await;
         leader.sees(&bench);
-        let errors = leader.errors();
-        until("it was asked", || leader.errors() > errors + 1).await;
+        leader.asks().await;
         if another_leader {
             leader.end().await;
             old_ones_go(&bench);
