@@ -4,8 +4,6 @@
 //! first record on, place by place; a signed head says which one its stream has.
 
 use anyhow::{Result, bail, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use std::collections::{BTreeMap, HashMap};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::{Range, leaf};
@@ -103,8 +101,7 @@ impl<'a> History<'a> {
 
     fn head(&mut self, body: &Body<'_>) {
         let Some(encoded) = body.simple("note") else { return };
-        let text = STANDARD.decode(encoded).ok().and_then(|text| String::from_utf8(text).ok());
-        let Some(note) = text.and_then(|text| SignedNote::parse(&text).ok()) else { return };
+        let Some(note) = SignedNote::from_base64(encoded) else { return };
         let size = note.checkpoint.size;
         if note.checkpoint.origin != self.sid || size <= self.seq || size > PLACES_MAX {
             return;

@@ -212,6 +212,11 @@ impl SignedNote {
         format!("{}\n{lines}", self.checkpoint.text())
     }
 
+    /// Parses a note as the body of a record holds it: in base64. `None`: it is none.
+    pub fn from_base64(encoded: impl AsRef<[u8]>) -> Option<Self> {
+        Self::parse(&String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?).ok()
+    }
+
     /// Parses a note. Nothing is verified yet.
     ///
     /// # Errors

@@ -11,8 +11,6 @@ use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::{Range, leaf};
 use crate::evidence::note::{PublicKey, SignedNote};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use std::collections::{BTreeSet, HashMap};
 
 /// Most bytes of bodies that wait for a head to prove them: between two heads stands a block, and what others push beside it. Of a
@@ -275,6 +273,5 @@ fn prev(body: &[u8]) -> Option<Hash> {
 /// The note of a head's body.
 pub(in crate::evidence) fn note(body: &[u8]) -> Option<SignedNote> {
     let fields = parse_body(body).ok()?;
-    let text = String::from_utf8(STANDARD.decode(fields.get("note")?).ok()?).ok()?;
-    SignedNote::parse(&text).ok()
+    SignedNote::from_base64(fields.get("note")?)
 }

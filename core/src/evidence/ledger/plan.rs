@@ -7,8 +7,6 @@ use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::{Range, leaf};
 use crate::evidence::note::SignedNote;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 
 /// Most records of the chosen streams that are held at a time, some 100 bytes each.
@@ -178,9 +176,7 @@ impl Plan {
     /// Takes a head of a chosen stream.
     fn head(&mut self, fields: &BTreeMap<String, Vec<u8>>) -> Result<(), PlanError> {
         let text = |key: &str| fields.get(key).and_then(|value| std::str::from_utf8(value).ok());
-        let note = text("note").and_then(|note| STANDARD.decode(note).ok()).map(String::from_utf8);
-        let Some(Ok(note)) = note else { return Ok(()) };
-        let Ok(note) = SignedNote::parse(&note) else { return Ok(()) };
+        let Some(note) = text("note").and_then(SignedNote::from_base64) else { return Ok(()) };
         let Ok(sid) = note.checkpoint.origin.parse::<StreamId>() else { return Ok(()) };
         if !self.selection.has_stream(&sid) {
             return Ok(());

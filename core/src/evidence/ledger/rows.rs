@@ -6,8 +6,6 @@ use super::entry::TYPE_PREFIX;
 use crate::canon::parse_body;
 use crate::evidence::note::SignedNote;
 use crate::evidence::stream::StreamId;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 /// Stands between a ledger's name, which does not hold it, and the rest of a row.
 const END_OF_NAME: u8 = 0;
@@ -66,10 +64,7 @@ impl<'a> Row<'a> {
 pub fn rows(body: &[u8], mut give: impl FnMut(&[u8])) -> bool {
     let Ok(fields) = parse_body(body) else { return false };
     let text = |key: &str| fields.get(key).and_then(|value| std::str::from_utf8(value).ok());
-    let note = || {
-        let text = String::from_utf8(STANDARD.decode(text("note")?).ok()?).ok()?;
-        SignedNote::parse(&text).ok().map(|note| note.checkpoint)
-    };
+    let note = || Some(SignedNote::from_base64(text("note")?)?.checkpoint);
     let typ = text("typ").unwrap_or_default();
     if typ == "head" {
         if let Some(head) = note()
