@@ -84,8 +84,10 @@ struct State {
     blocks: Vec<Block<StreamNumber>>,
     /// Empty ones with memory of before.
     spare: Vec<Block<StreamNumber>>,
-    /// Payload bytes of `blocks`.
+    /// Payload bytes of `blocks`,
     waiting_bytes: usize,
+    /// and of all that came since the writer was last told to make all durable.
+    uncommitted_bytes: usize,
     /// Payload bytes that are reserved, wait, or are with the writer.
     held_bytes: u64,
     /// What these may take on disk at most, in 128ths of a byte: so it adds up exactly.
@@ -133,6 +135,7 @@ impl Inbox {
             blocks: Vec::new(),
             spare: Vec::new(),
             waiting_bytes: 0,
+            uncommitted_bytes: 0,
             held_bytes: 0,
             held_on_disk: 0,
             room: Room::default(),
@@ -297,10 +300,10 @@ impl Permit {
         if let Some(block) = state.blocks.last_mut() {
             block.push(entry, payload);
         }
-        let before = state.waiting_bytes;
-        state.waiting_bytes = before.saturating_add(payload.len());
-        let commit_bytes = state.limits.commit_bytes;
-        let crosses = before < commit_bytes && state.waiting_bytes >= commit_bytes;
+        state.waiting_bytes = state.waiting_bytes.saturating_add(payload.len());
+        let (before, commit_bytes) = (state.uncommitted_bytes, state.limits.commit_bytes);
+        state.uncommitted_bytes = before.saturating_add(payload.len());
+        let crosses = before < commit_bytes && state.uncommitted_bytes >= commit_bytes;
         let is_first = state.since.is_none();
         if is_first {
             state.since = Some(Instant::now());
@@ -336,7 +339,8 @@ impl Shared {
             let now = Instant::now();
             let waiting = state.waiting();
             let commit_due = waiting.is_some_and(|waiting| state.limits.commit_due(&waiting) <= now);
-            if commit_due || state.waiting_bytes >= state.limits.commit_bytes || state.stopping || until <= now {
+            let is_much = state.uncommitted_bytes >= state.limits.commit_bytes;
+            if commit_due || is_much || state.stopping || until <= now {
                 break true;
             }
             let due = waiting.map(|waiting| state.limits.due(&waiting));
@@ -353,7 +357,7 @@ impl Shared {
         state.requests = false;
         let urgent = state.urgent;
         if commits {
-            state.urgent = false;
+            (state.urgent, state.uncommitted_bytes) = (false, 0);
             if state.since.take().is_some() {
                 state.committed_at = Some(Instant::now());
             }

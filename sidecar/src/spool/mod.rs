@@ -58,8 +58,9 @@ pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 512 * 1024;
 /// Empty blocks that are kept for the next records while records come: a new one would cost the system's pages again.
 const SPARE_BLOCKS_MAX: usize = 8;
 
-/// Bytes of durable blocks that stay in memory until every required sink has them: a sink that keeps up reads no file.
-const RECENT_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of durable blocks that stay in memory until every required sink has them: a sink that keeps up reads no file. What
+/// becomes durable at once takes half of it.
+const RECENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of one payload: a record.
 pub const PAYLOAD_BYTES_MAX: usize = testimony_core::record::KEPT_BYTES_MAX;

@@ -13,8 +13,10 @@ pub struct Limits {
     pub commit_after_urgent: Duration,
     /// What is so much is made durable.
     pub commit_bytes: usize,
-    /// What is so much is written already before, and is made durable when its time comes: sealing a lot at once keeps a
-    /// processor busy that a request wants, and so does a disk that syncs often.
+    /// What waits so long is written, and made durable when its time comes: who kills the process does not take that away,
+    /// and a disk that syncs as often keeps a processor busy that a request wants.
+    pub write_within: Duration,
+    /// What is so much is written already before: so does sealing a lot at once.
     pub write_bytes: usize,
     /// Time from one such write to the next, at least. The writer looks for itself whether there is so much: a request that
     /// had to wake it would wait for that.
@@ -25,11 +27,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             held_bytes_max: 8 * 1024 * 1024,
-            commit_after: Duration::from_millis(20),
+            commit_after: Duration::from_millis(50),
             commit_after_urgent: Duration::from_millis(2),
             commit_bytes: 512 * 1024,
+            write_within: Duration::from_millis(20),
             write_bytes: 6 * 1024,
-            write_after: Duration::from_millis(2),
+            write_after: Duration::from_millis(4),
         }
     }
 }
@@ -70,15 +73,17 @@ impl Limits {
     /// When something is to be done: to write, or to make durable.
     pub(super) fn due(&self, waiting: &Waiting) -> Instant {
         let commit = self.commit_due(waiting);
-        if waiting.bytes < self.write_bytes {
-            return commit;
-        }
-        commit.min(waiting.paused_at() + self.write_after)
+        let pause = match waiting.bytes {
+            0 => return commit,
+            few if few < self.write_bytes => self.write_within,
+            _ => self.write_after,
+        };
+        commit.min(waiting.paused_at() + pause)
     }
 
     /// When to look again: something is due, or there may be more to write. The less comes, the longer.
     pub(super) fn look(&self, waiting: &Waiting, now: Instant) -> Instant {
         let idle = now.saturating_duration_since(waiting.paused_at());
-        self.due(waiting).min(now + idle.max(self.write_after))
+        self.due(waiting).min(now + idle.clamp(self.write_after.min(self.write_within), self.write_within))
     }
 }

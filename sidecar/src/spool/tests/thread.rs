@@ -173,7 +173,7 @@ async fn found_any(events: &mut mpsc::Receiver<Event>) -> Report {
 async fn s3_without_a_place_nothing_is_sealed() {
     let folder = folder("full");
     let mut settings = settings(&folder, 1);
-    // Nothing is written before much waits.
+    // Nothing is made durable before somebody waits.
     settings.limits = Limits {
         held_bytes_max: 1000,
         commit_after: Duration::from_secs(3600),
@@ -212,10 +212,32 @@ fn a_batch_says_whether_somebody_waits_for_it() {
 }
 
 #[test]
+fn what_was_written_counts_for_what_is_to_be_durable_at_once() {
+    let limits = Limits {
+        commit_after: Duration::from_secs(3600),
+        commit_bytes: 300,
+        write_bytes: 100,
+        write_after: Duration::ZERO,
+        ..Limits::default()
+    };
+    let inbox = Inbox::new(limits);
+    let stream = inbox.add_stream(sid(0), 0);
+    let commits: Vec<bool> = (0..6)
+        .map(|seq| {
+            let entry = Entry::new(stream, Kind::Exchange, seq, Hash([1; 32]), 1);
+            inbox.reserve_opening(100).push(entry, &[0; 100]).expect("taken");
+            inbox.shared().next(PATIENCE).commits
+        })
+        .collect();
+    assert_eq!(commits, [false, false, true, false, false, true]);
+}
+
+#[test]
 fn some_is_written_early_and_all_is_durable_in_time_or_as_soon_as_somebody_waits_and_the_last_commit_is_not_young() {
     let limits = Limits {
-        commit_after: Duration::from_millis(20),
+        commit_after: Duration::from_millis(50),
         commit_after_urgent: Duration::from_millis(2),
+        write_within: Duration::from_millis(20),
         write_bytes: 1000,
         write_after: Duration::from_millis(4),
         ..Limits::default()
@@ -223,13 +245,14 @@ fn some_is_written_early_and_all_is_durable_in_time_or_as_soon_as_somebody_waits
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
     for (what, written, bytes, urgent, committed, commit_due, due) in [
-        ("little", None, 999, false, None, 120, 120),
-        ("some", None, 1000, false, None, 120, 104),
-        ("some, after a pause", Some(80), 1000, false, Some(80), 120, 104),
-        ("some, after some", Some(104), 1000, false, Some(99), 120, 108),
-        ("little after some", Some(106), 999, false, Some(99), 120, 120),
-        ("some when all is to be durable", Some(118), 1000, false, Some(99), 120, 120),
-        ("all is written", Some(104), 0, false, Some(99), 120, 120),
+        ("little", None, 999, false, None, 150, 120),
+        ("some", None, 1000, false, None, 150, 104),
+        ("some, after a pause", Some(80), 1000, false, Some(80), 150, 104),
+        ("some, after some", Some(104), 1000, false, Some(99), 150, 108),
+        ("little after some", Some(106), 999, false, Some(99), 150, 126),
+        ("little when all is to be durable", Some(138), 999, false, Some(99), 150, 150),
+        ("some when all is to be durable", Some(148), 1000, false, Some(99), 150, 150),
+        ("all is written", Some(104), 0, false, Some(99), 150, 150),
         ("urgent, the first of all", None, 1, true, None, 100, 100),
         ("urgent, after a pause", Some(90), 1, true, Some(90), 100, 100),
         ("urgent, just after a commit", Some(99), 1, true, Some(99), 101, 101),
@@ -246,11 +269,13 @@ fn some_is_written_early_and_all_is_durable_in_time_or_as_soon_as_somebody_waits
         ("the first has come", None, 1, 100, 104),
         ("no more has come", None, 1, 104, 108),
         ("and still no more", None, 1, 108, 116),
-        ("and then it is time", None, 1, 116, 120),
+        ("and then it is to be written", None, 1, 116, 120),
         ("some was written", Some(104), 0, 104, 108),
         ("some has come, but a write is young", Some(104), 1000, 106, 108),
         ("some is due", Some(104), 1000, 109, 108),
         ("long ago something was written", Some(80), 1, 100, 104),
+        ("what comes now is not left lying for longer", Some(104), 0, 128, 148),
+        ("and then it is time", Some(120), 0, 140, 150),
     ] {
         let written_at = written.map(at);
         let waiting = Waiting { since: at(100), written_at, bytes, urgent: false, committed_at: None };
