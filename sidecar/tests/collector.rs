@@ -1,18 +1,17 @@
 //! Export to a real OpenTelemetry Collector, over both protocols, with mutual TLS: it writes what it takes to a file, and
 //! the records are read back from there.
-//!
-//! Needs the Collector that `cargo xtask test` builds: `$OTELCOL`, else `bin/otelcol` in `$TESTIMONY_CACHE_DIR` or
-//! `~/.cache/testimony`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use testimony_core::policy::{Compression, DocumentSink, SinkCondition, SinkProtocol};
 use testimony_sidecar::export::SinkFolders;
-use tokio::process::{Child, Command};
 
 mod control_support;
+#[path = "support/otelcol.rs"]
+mod otelcol;
 use control_support::rig::{Options, Rig};
-use control_support::{Ca, DEADLINE, Pair, batch, eventually, folder, names, sink};
+use control_support::{Ca, Pair, batch, eventually, folder, names, sink};
+use otelcol::Otelcol;
 
 /// A Collector, and the file that it writes.
 struct Collector {
@@ -20,22 +19,7 @@ struct Collector {
     http: u16,
     records: PathBuf,
     log: PathBuf,
-    _process: Child,
-}
-
-fn program() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let program = variable("OTELCOL").unwrap_or_else(|| {
-        let cache = variable("TESTIMONY_CACHE_DIR")
-            .unwrap_or_else(|| variable("HOME").expect("HOME is set").join(".cache/testimony"));
-        cache.join("bin/otelcol")
-    });
-    assert!(
-        program.is_file(),
-        "the Collector is missing at {}: `cargo xtask test` builds it, or set OTELCOL to the path of one",
-        program.display()
-    );
-    program
+    _process: Otelcol,
 }
 
 fn free_port() -> u16 {
@@ -45,7 +29,7 @@ fn free_port() -> u16 {
 
 impl Collector {
     /// With an authority it speaks TLS, and demands client certificates of that authority.
-    async fn start(ca: Option<&Ca>, dir: &Path) -> Self {
+    fn start(ca: Option<&Ca>, dir: &Path) -> Self {
         let file = |name: &str, text: &str| {
             let path = dir.join(name);
             std::fs::write(&path, text).expect("a file");
@@ -70,24 +54,9 @@ impl Collector {
             records.display()
         );
         let config = file("config.yaml", &config);
-        let output = std::fs::File::create(&log).expect("a log");
-        let process = Command::new(program())
-            .args(["--config", &config])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(output)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the Collector starts");
-        let collector = Self { grpc, http, records, log, _process: process };
-        for port in [grpc, http] {
-            let end = tokio::time::Instant::now() + DEADLINE;
-            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                assert!(tokio::time::Instant::now() < end, "nothing listens on {port}: {}", collector.log());
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        }
-        collector
+        let listens = [grpc, http].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let process = Otelcol::start(&[Path::new(&config)], &listens, &log);
+        Self { grpc, http, records, log, _process: process }
     }
 
     fn log(&self) -> String {
@@ -126,7 +95,7 @@ fn write(dir: &Path, pair: &Pair) {
 #[tokio::test]
 async fn records_arrive_in_a_collector_by_every_protocol_and_compression_with_mutual_tls() {
     let (ca, dir, certificates) = (Ca::new(), folder(), folder());
-    let collector = Collector::start(Some(&ca), &dir).await;
+    let collector = Collector::start(Some(&ca), &dir);
     write(&certificates.join("main"), &ca.issue(&["sidecar"]));
     let mut sent = 0;
     for protocol in [SinkProtocol::HttpProtobuf, SinkProtocol::Grpc] {
@@ -156,7 +125,7 @@ async fn records_arrive_in_a_collector_by_every_protocol_and_compression_with_mu
 #[tokio::test]
 async fn a_collector_takes_nothing_from_who_shows_no_certificate_or_one_of_another_authority() {
     let (ca, dir, certificates) = (Ca::new(), folder(), folder());
-    let collector = Collector::start(Some(&ca), &dir).await;
+    let collector = Collector::start(Some(&ca), &dir);
     for protocol in [SinkProtocol::HttpProtobuf, SinkProtocol::Grpc] {
         for secret in [None, Some("client".to_owned())] {
             write(&certificates.join("main"), &Ca::new().issue(&["sidecar"]));
@@ -180,7 +149,7 @@ async fn a_collector_takes_nothing_from_who_shows_no_certificate_or_one_of_anoth
 #[tokio::test]
 async fn the_wrong_protocol_of_a_collector_is_told_and_loses_nothing() {
     let (ca, dir, certificates) = (Ca::new(), folder(), folder());
-    let collector = Collector::start(Some(&ca), &dir).await;
+    let collector = Collector::start(Some(&ca), &dir);
     write(&certificates.join("main"), &ca.issue(&["sidecar"]));
     for (protocol, wrong) in
         [(SinkProtocol::Grpc, SinkProtocol::HttpProtobuf), (SinkProtocol::HttpProtobuf, SinkProtocol::Grpc)]
@@ -204,7 +173,7 @@ async fn the_wrong_protocol_of_a_collector_is_told_and_loses_nothing() {
 async fn a_collector_without_tls_takes_each_record_from_two_sinks_at_once_while_a_third_is_down() {
     const BATCHES: u32 = 20;
     let dir = folder();
-    let collector = Collector::start(None, &dir).await;
+    let collector = Collector::start(None, &dir);
     let named = |name: &str, port: u16, protocol, compression| DocumentSink {
         name: name.to_owned(),
         protocol,

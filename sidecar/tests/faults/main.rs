@@ -6,6 +6,7 @@
 
 mod client;
 mod clock;
+mod collector;
 mod disk;
 mod export;
 mod kills;
@@ -14,6 +15,8 @@ mod nodes;
 mod oracle;
 mod oracle_tests;
 mod origin;
+#[path = "../support/otelcol.rs"]
+mod otelcol;
 mod process;
 mod receiver;
 mod restarts;

@@ -1,12 +1,14 @@
 //! One run: everything that stands around a sidecar, and the count at the end.
 
 use super::client::{Asked, Load};
+use super::collector::Relay;
 use super::export::Export;
 use super::oracle::{Count, Request, Row, Typ, count};
 use super::origin::Origin;
 use super::process::{DEADLINE, Sidecar};
 use super::receiver::{Fault, Receiver, Weather};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::{Report, Verdict};
@@ -41,6 +43,8 @@ pub struct Scene {
     folder: PathBuf,
     /// Every gap has to know its number.
     exact: bool,
+    /// What the sidecar was answered for may be on its way to the sink still.
+    is_relayed: bool,
 }
 
 /// What a run came to.
@@ -86,14 +90,26 @@ impl Scene {
         Self::with(name, DATA_THREADS, |_| String::new())
     }
 
+    /// With a Collector between sidecar and sink, which has this queue.
+    pub fn behind_collector(name: &'static str, limit_bytes: u64, queue: &str) -> (Self, Relay) {
+        let (folder, sink) = (run_folder(name), Receiver::start());
+        let relay = Relay::start(&folder, sink.address, queue);
+        let more = format!("dataThreads: {DATA_THREADS}\n{}", spool(&folder, limit_bytes));
+        let scene = Self::to(relay.address, sink, name, folder, &more);
+        (Self { is_relayed: true, ..scene }, relay)
+    }
+
     fn with(name: &'static str, data_threads: usize, more: impl FnOnce(&Path) -> String) -> Self {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let (origin, sink) = (Origin::start(), Receiver::start());
+        let (folder, sink) = (run_folder(name), Receiver::start());
         let more = format!("dataThreads: {data_threads}\n{}", more(&folder));
-        let mut sidecar = Sidecar::new(&folder, origin.address, sink.address, &more);
+        Self::to(sink.address, sink, name, folder, &more)
+    }
+
+    fn to(address: SocketAddr, sink: Receiver, name: &'static str, folder: PathBuf, more: &str) -> Self {
+        let origin = Origin::start();
+        let mut sidecar = Sidecar::new(&folder, origin.address, address, more);
         sidecar.start();
-        Self { sidecar, sink, origin, name, folder, exact: true }
+        Self { sidecar, sink, origin, name, folder, exact: true, is_relayed: false }
     }
 
     /// Clients begin.
@@ -161,6 +177,9 @@ impl Scene {
         let gap_metric = self.sidecar.metric(GAP_METRIC);
         let status = self.sidecar.terminate();
         assert!(status.success(), "{}: the sidecar ended with {status}\n{}", self.name, self.sidecar.log());
+        if self.is_relayed {
+            self.settle();
+        }
         let reached = self.origin.reached();
         let request = |one: &Asked| Request {
             answered: one.answered.is_some(),
@@ -263,6 +282,12 @@ impl Drop for Outcome {
 fn boot_of(sid: &str) -> &str {
     let last = sid.rsplit('/').next().unwrap_or_default();
     last.split('-').next().unwrap_or_default()
+}
+
+fn run_folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
 }
 
 /// Configuration of a spool.

@@ -10,7 +10,18 @@ use testimony_core::evidence::verify::Verdict;
 const SPOOL_BYTES_MIN: u64 = 256 * 1024 * 1024;
 const SPOOL_BYTES_PER_SECOND: u64 = 2 * 1024 * 1024;
 /// Requests that each fault sees.
-const REQUESTS_PER_FAULT: u64 = 150;
+pub const REQUESTS_PER_FAULT: u64 = 150;
+
+/// How long sinks are away, beyond the least, where it is said by hand.
+pub fn by_hand() -> Duration {
+    let text = std::env::var("TESTIMONY_OUTAGE_SECONDS").unwrap_or("0".to_owned());
+    Duration::from_secs(text.parse().expect("a number of seconds"))
+}
+
+/// A spool that holds what comes while a sink is away so long.
+pub fn spool_bytes(outage: Duration) -> u64 {
+    SPOOL_BYTES_MIN + outage.as_secs() * SPOOL_BYTES_PER_SECOND
+}
 
 /// No gap, no hole, every request recorded, every stream closed; nothing but the missing trust roots is found.
 pub fn nothing_is_lost(outcome: &Outcome) {
@@ -75,9 +86,8 @@ fn ex_1_a_sink_that_takes_no_credentials_for_a_while_loses_nothing() {
 
 #[test]
 fn ex_1_a_sink_that_is_away_under_load_and_comes_back_loses_nothing() {
-    let by_hand = std::env::var("TESTIMONY_OUTAGE_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
-    let outage = Duration::from_secs(by_hand.unwrap_or(0));
-    let scene = Scene::with_spool("outage", SPOOL_BYTES_MIN + outage.as_secs() * SPOOL_BYTES_PER_SECOND);
+    let outage = by_hand();
+    let scene = Scene::with_spool("outage", spool_bytes(outage));
     let load = scene.load();
     for _ in 0..2 {
         let before = scene.sink.exchanges();
