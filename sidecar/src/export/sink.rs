@@ -28,6 +28,9 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Wait between tries with wrong credentials or a wrong URL.
 const PARKED_RETRY: Duration = Duration::from_secs(30);
 
+/// Where too many losses wait to be told, it is looked so often whether they may be.
+const FULL_LOOK: Duration = Duration::from_secs(1);
+
 /// What the exporter tells a sink's task.
 #[derive(Clone, Debug)]
 pub(super) struct Control {
@@ -99,7 +102,10 @@ impl SinkTask {
                 return Some(taken);
             }
             self.acknowledge();
-            if self.read().await {
+            // What is lost of it could not be told, and never be acknowledged. At the end nobody tells more, and what is not
+            // acknowledged is read by the next process.
+            let waits = self.drain.is_none() && self.source.is_some() && self.queue.is_full_of_losses();
+            if !waits && self.read().await {
                 continue;
             }
             if self.drain.is_some() {
@@ -108,7 +114,8 @@ impl SinkTask {
             tokio::select! {
                 () = self.queue.wake.notified() => {}
                 () = changed(&mut self.control, self.drain) => {}
-                () = more(&mut self.source) => {}
+                () = more(&mut self.source), if !waits => {}
+                () = tokio::time::sleep(FULL_LOOK), if waits => {}
             }
         }
     }

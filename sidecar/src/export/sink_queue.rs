@@ -217,7 +217,20 @@ impl SinkQueue {
         let losses = state.losses.take();
         let waits = state.has_waiting();
         state.standing.taken(losses.len(), waits);
+        drop(state);
+        self.wake.notify_one();
         losses
+    }
+
+    /// So much waits to be told that the losses of another request might find no room. Asks for it to be told, once it may be.
+    pub(super) fn is_full_of_losses(&self) -> bool {
+        let state = self.lock();
+        let (is_full, told) = (state.losses.is_full(), !state.holds_losses());
+        drop(state);
+        if is_full && told {
+            self.losses_told.notify_one();
+        }
+        is_full
     }
 
     /// A hole tells durably of the next loss that was taken.

@@ -2,16 +2,14 @@
 //! lost stands in a gap.
 
 use arc_swap::ArcSwap;
-use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
-use prost::Message;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testimony_core::capture::{Outcome, Shell as _};
 use testimony_core::evidence::seal::Origin;
-use testimony_core::policy::{Compiled, Direction, DocumentSink, SinkCondition, SinkProtocol};
+use testimony_core::policy::{Compiled, Direction, DocumentSink};
 use testimony_core::record::{EventName, Field, Record, Redacted};
 use testimony_core::redact::{Redactor, redact};
 use testimony_sidecar::data::{Recorder, Shared, recover};
@@ -24,8 +22,10 @@ use testimony_sidecar::spool::{
 use testimony_sidecar::tail::Tail;
 use tokio::sync::mpsc;
 
+#[path = "../control_support/mod.rs"]
 mod control_support;
-use control_support::leaves::{arrived, leaves, leaves_of, number, of, text};
+mod refused;
+use control_support::leaves::{arrived, leaves, number, of, text};
 use control_support::rig::{Options, Rig};
 use control_support::{DEADLINE, Received, Reply, Server, document, eventually, folder, sink};
 
@@ -100,8 +100,8 @@ fn left(spool: &SpoolHandle, sinks: &[&str]) -> Vec<Left> {
     left::of(spool, &sinks, left::Budget { bytes: usize::MAX, until: in_a_minute() })
 }
 
-fn in_a_minute() -> std::time::Instant {
-    std::time::Instant::now() + Duration::from_secs(60)
+fn in_a_minute() -> Instant {
+    Instant::now() + Duration::from_secs(60)
 }
 
 fn root() -> PathBuf {
@@ -197,78 +197,6 @@ async fn d3_a_successor_delivers_what_was_durable_and_declares_what_was_not() {
     let first = of(&all, "recovered").into_iter().filter(|one| text(one, Field::RecSid).contains("1-0-0")).count();
     assert_eq!(first, 1, "told once");
     drop(rig);
-}
-
-/// A sink over gRPC that keeps what it says it keeps. It has an answer of its own in turns, and else never takes `/refused`,
-/// and `/partly` among others only.
-fn fickle(number: usize, records: &[String], kept: &Mutex<Vec<String>>) -> Reply {
-    let has = |path: &str| records.iter().any(|body| body.contains(path));
-    // Status{details: [Any{RetryInfo{}}]}: at once.
-    let at_once = "GioKKHR5cGUuZ29vZ2xlYXBpcy5jb20vZ29vZ2xlLnJwYy5SZXRyeUluZm8=".to_owned();
-    match number % 16 {
-        0 => return Reply::grpc(14),
-        3 => {
-            let trailers = vec![("grpc-status-details-bin", at_once)];
-            return Reply::Grpc { code: 8, trailers, message: Vec::new() };
-        }
-        6 => return Reply::grpc(8),
-        _ if number == 9 => return Reply::grpc(16),
-        _ if has("/refused") => return Reply::grpc(3),
-        _ => {}
-    }
-    let (taken, rejected): (Vec<String>, Vec<String>) =
-        records.iter().cloned().partition(|body| !body.contains("/partly"));
-    kept.lock().expect("no panic").extend(taken);
-    let rejected_log_records = i64::try_from(rejected.len()).expect("few");
-    let partial = ExportLogsPartialSuccess { rejected_log_records, error_message: "no".to_owned() };
-    let partial_success = (!rejected.is_empty()).then_some(partial);
-    let message = ExportLogsServiceResponse { partial_success }.encode_to_vec();
-    Reply::Grpc { code: 0, trailers: Vec::new(), message }
-}
-
-#[tokio::test]
-async fn ex_1_g2_what_a_grpc_sink_kept_and_what_holes_tell_is_all_that_was_sealed() {
-    let kept: Arc<Mutex<Vec<String>>> = Arc::default();
-    let there = kept.clone();
-    let server = Server::start(None, move |number, one| fickle(number, &one.records(), &there)).await;
-    let mut grpc = DocumentSink { protocol: SinkProtocol::Grpc, ..sink(&server.url("http")) };
-    let process = Process::start(&root(), 1, vec![grpc.clone()]);
-    for at in 0..100 {
-        let kind = match at % 25 {
-            7 => "refused",
-            13 => "partly",
-            _ => "taken",
-        };
-        process.record(&format!("/{kind}/{at}"));
-    }
-    let kept = || leaves_of(kept.lock().expect("no panic").clone().into_iter());
-    let told =
-        || of(&kept(), "hole").iter().map(|hole| number(hole, Field::HoleTo) - number(hole, Field::HoleFrom)).sum();
-    let state = || process.rig.state();
-    tokio::select! {
-        () = process.recorder.keep() => panic!("it never ends"),
-        () = async {
-            eventually("parked", || state().state == SinkCondition::Parked).await;
-            assert!(state().error.is_some_and(|error| error.contains("UNAUTHENTICATED")));
-            // An edit ends the wait.
-            grpc.timeout_ms += 1;
-            process.rig.policy.send_replace(vec![grpc.clone()].into());
-            eventually("told", || (of(&kept(), "exchange").len(), told()) == (92, 8_u64)).await;
-        } => {}
-    }
-    process.recorder.close();
-    tokio::time::timeout(DEADLINE, process.recorder.settled()).await.expect("durable");
-    let handle = process.spool.handle();
-    eventually("all of it is acknowledged", || left(handle, &["main"]).is_empty()).await;
-    let all = kept();
-    let mut places: BTreeSet<u64> = all.keys().map(|(_, seq)| *seq).collect();
-    for hole in of(&all, "hole") {
-        assert_eq!((text(hole, Field::Scope), text(hole, Field::HoleReason)), ("sink=main", "rejected"));
-        let range = number(hole, Field::HoleFrom)..number(hole, Field::HoleTo);
-        assert!(range.clone().all(|seq| places.insert(seq)), "{range:?} is there");
-    }
-    assert!(places.iter().copied().eq(0..places.len() as u64), "{places:?}");
-    assert_eq!((state().lost, of(&all, "close").len()), (8, 1));
 }
 
 #[tokio::test]
