@@ -31,8 +31,9 @@ pub(super) fn last_cosigned(chain: &Chain, ledger: &Ledger) -> Option<u64> {
         let times = ledger.own_witnesses.iter().filter_map(|own| note.cosigned_at(&own.name, &own.key));
         times.max()
     };
-    let heads = chain.cosigned.iter().rev().filter_map(|(_, note, _)| SignedNote::parse(note).ok());
-    heads.filter_map(|note| at(&note)).next().map(|seconds| seconds.saturating_mul(1_000_000_000))
+    let parsed = |notes: &[String]| notes.iter().filter_map(|note| at(&SignedNote::parse(note).ok()?)).max();
+    let last = chain.cosigned.iter().rev().find_map(|(_, notes, _)| parsed(notes));
+    last.map(|seconds| seconds.saturating_mul(1_000_000_000))
 }
 
 /// Whether the ledger ends clearly before its own witness last cosigned, of the time that is looked at.

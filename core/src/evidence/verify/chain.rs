@@ -42,8 +42,8 @@ pub(super) struct Chain {
     pub(super) found: Found,
     /// What others say of its end, since the last proved head: the largest last.
     pub(super) attested: Vec<Attested>,
-    /// Heads that were proved and carry cosignatures: size, note, and the earliest time in a record since the one before.
-    pub(super) cosigned: Vec<(u64, String, u64)>,
+    /// Heads that were proved and carry cosignatures: size, notes, and the earliest time in a record since the one before.
+    pub(super) cosigned: Vec<(u64, Vec<String>, u64)>,
     /// Heads that the key which was known there did not sign: size, place, and that key.
     pub(super) waiting: Vec<(u64, u64, Option<PublicKey>)>,
     /// Keys of later epochs, as the ledger tells them: each signs heads larger than this size.

@@ -254,7 +254,7 @@ impl Concluding<'_> {
         self.out.findings.push(Finding::of(Verdict::Foreign, &self.chain.name, one(seq), message).at(place));
     }
 
-    fn stranded(&mut self, from: u64, to: u64, wrong: bool) {
+    pub(super) fn stranded(&mut self, from: u64, to: u64, wrong: bool) {
         if wrong {
             let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
             self.say(Verdict::Tampered, from..to, message);
@@ -444,10 +444,12 @@ impl Concluding<'_> {
     fn expose(&mut self) {
         let witnesses = &self.trust.witnesses;
         let mut covered = 0;
-        for (size, note, oldest) in &self.chain.cosigned {
-            let Ok(note) = SignedNote::parse(note) else { continue };
-            let times = witnesses.iter().filter_map(|witness| note.cosigned_at(&witness.name, &witness.key));
-            let Some(time) = times.min().filter(|_| note.checkpoint.size == *size) else { continue };
+        for (size, notes, oldest) in &self.chain.cosigned {
+            let notes = notes.iter().filter_map(|note| SignedNote::parse(note).ok());
+            let times = notes.filter(|note| note.checkpoint.size == *size).filter_map(|note| {
+                witnesses.iter().filter_map(|witness| note.cosigned_at(&witness.name, &witness.key)).min()
+            });
+            let Some(time) = times.min() else { continue };
             covered = *size;
             let (from, to) = (*oldest, time.saturating_mul(1_000_000_000));
             let length = if from == 0 { 0 } else { to.saturating_sub(from) };

@@ -167,10 +167,10 @@ pub struct Head {
     pub size: u64,
     /// The note's text.
     pub note: String,
-    /// Compact form of `[0, size - 1)` (H4), where it is given.
-    pub frontier: Option<Vec<Hash>>,
-    /// The cosigned note, where it is given.
-    pub cosigned: Option<String>,
+    /// Compact form of `[0, size - 1)` (H4), each one that a copy of it gives: nobody signs that.
+    pub frontiers: Vec<Vec<Hash>>,
+    /// The cosigned note, each one that a copy gives.
+    pub cosigned: Vec<String>,
     /// Where it stands in the input.
     pub place: Place,
 }
@@ -231,9 +231,10 @@ impl Fact {
             Self::Leaf(leaf) => put_leaf(out, leaf),
             Self::Head(head) => {
                 put_bytes(out, head.note.as_bytes());
-                put_u64(out, u64::from(head.frontier.is_some()));
-                put_hashes(out, head.frontier.as_deref().unwrap_or_default());
-                put_bytes(out, head.cosigned.as_deref().unwrap_or_default().as_bytes());
+                put_u64(out, head.frontiers.len() as u64);
+                head.frontiers.iter().for_each(|frontier| put_hashes(out, frontier));
+                put_u64(out, head.cosigned.len() as u64);
+                head.cosigned.iter().for_each(|note| put_bytes(out, note.as_bytes()));
                 put_u64(out, head.place);
             }
             Self::Ended(ended) => {
@@ -264,10 +265,9 @@ impl Fact {
             2 => Self::Leaf(input.leaf(position)?),
             3 => {
                 let note = input.text()?;
-                let given = input.u64()? == 1;
-                let frontier = Some(input.hashes()?).filter(|_| given);
-                let cosigned = Some(input.text()?).filter(|text| !text.is_empty());
-                Self::Head(Head { size: position.checked_add(1)?, note, frontier, cosigned, place: input.u64()? })
+                let frontiers = (0..input.u64()?).map(|_| input.hashes()).collect::<Option<_>>()?;
+                let cosigned = (0..input.u64()?).map(|_| input.text()).collect::<Option<_>>()?;
+                Self::Head(Head { size: position.checked_add(1)?, note, frontiers, cosigned, place: input.u64()? })
             }
             _ => {
                 let source = input.source()?;

@@ -15,8 +15,9 @@ const DROPPED_MAX: usize = 65_536;
 /// Most hashes with which a place is read, and at which all are taken as they come.
 const OPTIONS_MAX: usize = 16;
 
-/// Most heads of one size; more are counted.
-const HEADS_MAX: usize = 8;
+/// Most heads of one size, and most different frontiers and cosigned notes that copies of one may give; more are counted.
+const HEADS_MAX: usize = 1024;
+const COPIES_MAX: usize = 1024;
 
 /// Most different holes that may begin at one place, and most records that may declare the same one; more are counted. The
 /// ledger's always have room.
@@ -112,9 +113,10 @@ impl Group {
     }
 
     pub(super) fn head(&mut self, head: Head) {
-        if let Some(known) = self.heads.iter_mut().find(|known| known.note == head.note) {
-            known.frontier = known.frontier.take().or(head.frontier);
-            known.cosigned = known.cosigned.take().or(head.cosigned);
+        // They come in order of their notes, so that the same comes after itself.
+        if let Some(known) = self.heads.last_mut().filter(|known| known.note == head.note) {
+            let more = [add(&mut known.frontiers, head.frontiers), add(&mut known.cosigned, head.cosigned)];
+            self.more += u64::from(more.contains(&true));
         } else if self.heads.len() < HEADS_MAX {
             self.heads.push(head);
         } else {
@@ -202,4 +204,14 @@ impl Group {
         let each = ahead.flat_map(|ahead| self.leaves.iter().map(|leaf| leaf.leaf).filter(|leaf| gives(ahead, *leaf)));
         each.collect()
     }
+}
+
+/// Adds what a copy gives, if it is not there. Whether there was no room for it.
+fn add<T: PartialEq>(known: &mut Vec<T>, more: Vec<T>) -> bool {
+    let before = known.len();
+    let new: Vec<T> = more.into_iter().filter(|one| !known.contains(one)).collect();
+    let all = before.saturating_add(new.len());
+    known.extend(new);
+    known.truncate(COPIES_MAX);
+    known.len() < all
 }

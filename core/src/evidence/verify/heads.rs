@@ -153,13 +153,16 @@ impl Chain {
         }) else {
             return;
         };
+        // Of many that claim to be a head, few are signed.
+        if !SignedNote::parse(&head.note).is_ok_and(|note| note.is_signed_by(self.name.as_str(), &key)) {
+            return;
+        }
         let other = held.heads.iter().take_while(|other| other.note != head.note).any(|other| {
             SignedNote::parse(&other.note).is_ok_and(|note| {
                 note.checkpoint.root != checkpoint.root && note.is_signed_by(self.name.as_str(), &key)
             })
         });
-        let this = SignedNote::parse(&head.note).is_ok_and(|note| note.is_signed_by(self.name.as_str(), &key));
-        if other && this {
+        if other {
             self.found.forks.push((head.size, head.size));
         }
     }
@@ -201,8 +204,8 @@ impl Chain {
         self.attested.clear();
         self.tell_waiting(key);
         let Some(branch) = self.branches.get_mut(at) else { return };
-        if let Some(note) = &head.cosigned {
-            self.cosigned.push((size, note.clone(), std::mem::take(&mut branch.oldest_ns)));
+        if !head.cosigned.is_empty() {
+            self.cosigned.push((size, head.cosigned.clone(), std::mem::take(&mut branch.oldest_ns)));
         }
         let winner = branch.clone();
         // A branch that waits behind a hole goes on; of the others, those that know other leaves contradict.
@@ -218,9 +221,13 @@ impl Chain {
     }
 }
 
-/// The tree of a head from its frontier and last leaf, if they give its root (H4).
+/// The tree of a head from a frontier of its and the last leaf, if they give its root (H4). A frontier that does not says nothing:
+/// anyone can give one to a copy.
 fn tree(head: &Head, root: Hash, last: Option<Hash>) -> Option<Range> {
-    let mut range = Range::from_nodes(0, head.size.checked_sub(1)?, head.frontier.as_ref()?).ok()?;
-    range.push(last?);
-    (range.root() == Some(root)).then_some(range)
+    let (before, last) = (head.size.checked_sub(1)?, last?);
+    head.frontiers.iter().find_map(|frontier| {
+        let mut range = Range::from_nodes(0, before, frontier).ok()?;
+        range.push(last);
+        (range.root() == Some(root)).then_some(range)
+    })
 }

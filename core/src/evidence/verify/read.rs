@@ -352,14 +352,12 @@ fn head(fields: &Fields<'_, '_>, place: Place, names: &mut Names) -> Result<(Str
     let stream = names.number(&note.checkpoint.origin).ok_or(bad("note", "is of no stream"))?;
     let size = note.checkpoint.size;
     let before = size.checked_sub(1).ok_or(bad("note", "is of an empty stream"))?;
-    let frontier = match fields.0.get("frontier") {
-        Some(_) => {
-            let hashes = fields.hashes("frontier")?;
-            Range::from_nodes(0, before, &hashes).map_err(|_| bad("frontier", "does not fit the head's size"))?;
-            Some(hashes)
-        }
-        None => None,
-    };
+    let mut frontiers = Vec::new();
+    if fields.0.get("frontier").is_some() {
+        let hashes = fields.hashes("frontier")?;
+        Range::from_nodes(0, before, &hashes).map_err(|_| bad("frontier", "does not fit the head's size"))?;
+        frontiers.push(hashes);
+    }
     // The head stands without it.
     let given = fields.0.get("cosig").is_some();
     let cosigned = decode("cosig").ok().filter(|text| {
@@ -367,5 +365,6 @@ fn head(fields: &Fields<'_, '_>, place: Place, names: &mut Names) -> Result<(Str
         cosigned.is_ok_and(|cosigned| cosigned.checkpoint == note.checkpoint)
     });
     let void = (given && cosigned.is_none()).then_some(Void::OtherHead);
-    Ok((stream, Head { size, note: text, frontier, cosigned, place }, void))
+    let cosigned = cosigned.into_iter().collect();
+    Ok((stream, Head { size, note: text, frontiers, cosigned, place }, void))
 }

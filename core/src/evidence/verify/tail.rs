@@ -23,6 +23,9 @@ impl Concluding<'_> {
             let message = "they do not give the signed root: at least one was changed, and it cannot be told which";
             self.say(Verdict::Tampered, found.size..refuted, message);
         }
+        if tail.range.is_none() {
+            self.unjoined(tail);
+        }
         let unexplained =
             tail.weight() > 0 && self.chain.attested.is_empty() && !self.is_abandoned(tail.end(), tail.next);
         if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || (unexplained && !self.goes_on(tail))) {
@@ -46,6 +49,20 @@ impl Concluding<'_> {
                 self.out.conditions.push(Condition { no, otherwise, ..condition });
             }
             None => self.out.findings.splice(0..0, before).for_each(drop),
+        }
+    }
+
+    /// Records under a signed head, behind some that are missing: no head says what the tree is up to there, so nothing proves
+    /// them (V2). Those in front of what is missing are as good as that is.
+    fn unjoined(&mut self, tail: &Branch) {
+        let end = self.chain.found.claimed.min(tail.next);
+        let mut at = end;
+        for absent in tail.absent().chain(std::iter::once(end..end)) {
+            let to = absent.start.min(end);
+            if at < to {
+                self.stranded(at, to, false);
+            }
+            at = absent.end;
         }
     }
 

@@ -1,9 +1,13 @@
 //! What a daily check sees: an export of the last hours, records and ledger alike, of streams that go on (V3, H4).
 
 use super::removed_tests::{Operator, ledger_key, root};
+use super::tamper_tests::honest;
 use super::testing::*;
 use super::*;
+use crate::evidence::hash::Hash;
 use crate::evidence::ledger::{Fact as Said, HeadRow};
+use crate::evidence::merkle;
+use crate::evidence::note::{Checkpoint, Signature, SignedNote};
 
 const MINUTE_NS: u64 = 60_000_000_000;
 const HOUR_NS: u64 = 60 * MINUTE_NS;
@@ -249,4 +253,73 @@ fn v3_what_the_ledger_had_within_the_lag_only_is_pending() {
     let [.., ledger] = long.last(25);
     let report = long.check(&[records, heads, ledger].concat());
     assert_eq!(report.exit_code, 1, "{report:?}");
+}
+
+#[test]
+fn v2_v3_what_no_head_proves_within_the_time_that_is_looked_at_is_not_cut_off() {
+    let long = Long::new();
+    let [mut records, mut heads, _] = long.last(27);
+    let ledger = long.operator.bodies.clone();
+    // Behind two records that may have been cut off, all is rewritten; heads stay, but nobody signs what they say of the tree.
+    let cut = 58;
+    let signed: Vec<String> = records.drain(cut - 2..).skip(2).collect();
+    let mut last: Option<Hash> = None;
+    for body in &signed {
+        let forged = edit(body, "rule", Some("forged"));
+        let forged = last.map_or(forged.clone(), |last| edit(&forged, "prev", Some(&last.to_hex())));
+        last = Some(merkle::leaf(forged.as_bytes()));
+        records.push(forged);
+    }
+    let report = long.check(&[records.clone(), heads.clone(), ledger.clone()].concat());
+    assert_ne!(report.exit_code_but_for(&[Verdict::Partial, Verdict::Pending]), 0, "{:?}", found(&report));
+    heads.iter_mut().skip(cut / 2 - 1).for_each(|head| *head = edit(head, "frontier", None));
+    let report = long.check(&[records, heads, ledger].concat());
+    let told = found(&report);
+    assert_ne!(report.exit_code_but_for(&[Verdict::Partial, Verdict::Pending]), 0, "{told:?}");
+    assert!(told.iter().any(|told| told.starts_with("MISSING")), "{told:?}");
+}
+
+/// What a copy says of the tree is not signed, and neither is who cosigned it.
+#[test]
+fn v4_a_copy_of_a_head_takes_nothing_from_it() {
+    let long = Long::new();
+    let [records, heads, ledger] = long.last(25);
+    let honest = long.check(&[records.clone(), heads.clone(), ledger.clone()].concat());
+    only_cut(&honest);
+    let with_tree = heads.iter().filter_map(|head| {
+        let fields = crate::canon::parse_body(head.as_bytes()).expect("a body");
+        let frontier = fields.get("frontier").map(|hashes| String::from_utf8(hashes.clone()).expect("text"))?;
+        Some((head, frontier, String::from_utf8(fields["note"].clone()).expect("text")))
+    });
+    let forged: Vec<String> = with_tree
+        .map(|(head, frontier, note)| {
+            let zeros = vec!["0".repeat(64); frontier.split(',').count()].join(",");
+            edit(&edit(head, "frontier", Some(&zeros)), "cosig", Some(&note))
+        })
+        .collect();
+    assert!(forged.len() > 20);
+    let report = long.check(&[records, heads, forged, ledger].concat());
+    assert_eq!((report.proved, found(&report)), (honest.proved, found(&honest)));
+}
+
+/// However many claim the same size.
+#[test]
+fn v4_heads_that_are_pushed_beside_a_head_take_nothing_from_it() {
+    let writer = honest("p", 1);
+    let expected = verify(&writer.all(), settings(), Trust::default());
+    let forger = Key::new(99);
+    let mut bodies = writer.all();
+    for head in &writer.heads {
+        let fields = crate::canon::parse_body(head.as_bytes()).expect("a body");
+        let SignedNote { checkpoint, .. } = SignedNote::from_base64(&fields["note"]).expect("a note");
+        bodies.extend((0..40).map(|n| {
+            // They come first, by the text of their notes.
+            let checkpoint = Checkpoint { root: Hash([n; 32]), ..checkpoint.clone() };
+            let signature = Signature::log(writer.sid.as_str(), &forger.public(), &forger.sign(&checkpoint.text()));
+            head_body(&SignedNote { checkpoint, signatures: vec![signature] }, None)
+        }));
+    }
+    let report = verify(&bodies, settings(), Trust::default());
+    let rest: Vec<String> = found(&report).into_iter().filter(|told| !told.starts_with("FOREIGN")).collect();
+    assert_eq!((report.proved, rest), (expected.proved, found(&expected)));
 }
