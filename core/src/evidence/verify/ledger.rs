@@ -9,6 +9,24 @@ use crate::evidence::ledger::{self, Fact};
 use crate::evidence::note::SignedNote;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
+use std::collections::btree_map::Entry;
+
+impl LedgerStream {
+    /// Takes up what another ledger says of it: what was heard later counts, whichever comes first. Returns whether the other one
+    /// heard of it later.
+    fn join(&mut self, other: Self) -> bool {
+        let is_newer = (other.to_ns, other.size) > (self.to_ns, self.size);
+        let older = if is_newer { std::mem::replace(self, other) } else { other };
+        self.key = self.key.or(older.key);
+        self.certified_ns = [self.certified_ns, older.certified_ns].into_iter().flatten().min();
+        for (size, key) in older.later_keys {
+            self.later_keys.entry(size).or_insert(key);
+        }
+        self.heads.extend(older.heads);
+        self.heads.push((older.size, older.root));
+        is_newer
+    }
+}
 
 impl Ledger {
     /// Entries that no head covers.
@@ -27,8 +45,20 @@ impl Ledger {
         if self.cluster_uid != other.cluster_uid {
             return false;
         }
-        self.streams.extend(other.streams);
-        self.shown.extend(other.shown);
+        let mut shown = other.shown;
+        for (sid, said) in other.streams {
+            let theirs = shown.remove(&sid);
+            let is_newer = match self.streams.entry(sid.clone()) {
+                Entry::Vacant(free) => {
+                    free.insert(said);
+                    true
+                }
+                Entry::Occupied(mut known) => known.get_mut().join(said),
+            };
+            if let Some(theirs) = theirs.filter(|_| is_newer) {
+                self.shown.insert(sid, theirs);
+            }
+        }
         self.pods.extend(other.pods);
         self.uncovered.extend(other.uncovered);
         for (sid, parts) in other.abandoned {

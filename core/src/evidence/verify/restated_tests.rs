@@ -90,3 +90,24 @@ fn w2_the_key_of_a_head_that_was_taken_up_again_is_not_restated_as_the_first_one
     assert_eq!(found(&told), ["GAP 9..10"]);
     assert!(told.streams[0].certified);
 }
+
+#[test]
+fn w1_v3_of_two_ledgers_of_a_cluster_what_was_heard_later_counts_whichever_comes_first() {
+    let writer = honest("p", 1);
+    let mut before = Operator::new();
+    before.certify(&writer).shown(&writer, 4);
+    let mut after = Operator::new();
+    after.now_ns += 1_000;
+    after.closed(&writer);
+    for (first, second) in [(&before, &after), (&after, &before)] {
+        let told = |bodies: &[String]| {
+            let mut ledger = first.ledger();
+            assert!(ledger.join(second.ledger()));
+            found(&verify(bodies, settings(), Trust { ledger: Some(ledger), ..Trust::default() }))
+        };
+        assert_eq!(told(&writer.all()), ["GAP 9..10"]);
+        // Cut back to what the ledger of before knew.
+        let told = told(&writer.bodies[..4]);
+        assert!(told.contains(&format!("MISSING 4..{}", writer.size())), "{told:?}");
+    }
+}
