@@ -9,6 +9,7 @@ use crate::compile::{AcceptedPolicy, Invalid, accept_cluster_policy, accept_poli
 use crate::inject::PodTraits;
 use k8s_openapi::api::core::v1::{ContainerState, Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -343,6 +344,17 @@ fn has_started(pod: &Pod) -> bool {
     others.any(|one| one.started == Some(true) || one.restart_count > 0 || ran(&one.state) || ran(&one.last_state))
 }
 
+/// When it was created, or when the last of its containers ended that did.
+fn last(pod: &Pod) -> Option<Timestamp> {
+    let lists = pod.status.as_ref().map(|status| {
+        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
+    });
+    let all = lists.into_iter().flatten().flatten().flatten();
+    let states = all.flat_map(|one| [&one.state, &one.last_state]).flatten();
+    let ended = states.filter_map(|state| state.terminated.as_ref()?.finished_at.as_ref());
+    ended.chain(&pod.metadata.creation_timestamp).map(|time| time.0).max()
+}
+
 impl Indexed for Pod {
     const KIND: &'static str = "Pod";
 
@@ -351,6 +363,7 @@ impl Indexed for Pod {
         let uid = object.uid().unwrap_or_default();
         index.bearers.claim(Owner::Pod(uid.clone()), &bearers::pod(&object), bearers::of_pod(&object));
         let phase = object.status.as_ref().and_then(|s| s.phase.as_deref());
+        let ended = matches!(phase, Some("Succeeded" | "Failed"));
         let facts = PodFacts {
             uid: uid.clone(),
             namespace: key.0.clone(),
@@ -363,7 +376,9 @@ impl Indexed for Pod {
                 .find(|o| o.controller == Some(true))
                 .map(|o| PodOwner { kind: o.kind.clone(), name: o.name.clone() }),
             started: has_started(&object),
-            finished: matches!(phase, Some("Succeeded" | "Failed")) || object.metadata.deletion_timestamp.is_some(),
+            finished: ended || object.metadata.deletion_timestamp.is_some(),
+            ended,
+            last: last(&object),
             traits: PodTraits::of(&object),
         };
         if let Some(old) = index.pod_uids.insert(key, uid.clone())

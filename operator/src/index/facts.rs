@@ -183,6 +183,10 @@ pub struct PodFacts {
     pub started: bool,
     /// Succeeded, failed or being deleted: it counts no more.
     pub finished: bool,
+    /// Succeeded or failed: nothing of it runs any more, or will, however long the object stays.
+    pub ended: bool,
+    /// The last time at which it was: when it was created, or when a container of it ended, as far as the kubelet says.
+    pub last: Option<Timestamp>,
     /// What decisions look at.
     pub traits: PodTraits,
 }

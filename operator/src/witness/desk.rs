@@ -103,13 +103,14 @@ pub struct Desk {
 impl Desk {
     /// On this ledger; `cluster_uid` and `namespace` (the operator's) name the witness.
     pub fn new(book: Book, keys: WitnessKeys, cluster_uid: &str, namespace: &str) -> Self {
-        let resumed = (book.size() > 0).then(|| Fact::Resumed(book.last_ns()));
+        let last_ns = (book.size() > 0).then(|| book.last_ns());
+        let resumed = last_ns.map(Fact::Resumed);
         Self {
             book,
             keys,
             name: witness_name(cluster_uid, namespace),
             cluster_uid: cluster_uid.to_owned(),
-            cover: Cover::default(),
+            cover: Cover::new(last_ns),
             facts: resumed.into_iter().collect(),
             heads: Vec::new(),
             busy: HashSet::new(),

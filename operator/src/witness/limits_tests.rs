@@ -14,7 +14,8 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use testimony_core::evidence::ledger::entry::Entry;
 use testimony_core::evidence::ledger::{
-    ABANDONED_PER_STREAM_MAX, AbandonedRow, Block, Book, Fact, Keys, STATE_EVERY_BLOCKS, STREAMS_PER_POD_MAX, ledger_id,
+    ABANDONED_PER_STREAM_MAX, AbandonedRow, Block, Book, Fact, Keys, STATE_EVERY_BLOCKS, STATE_EVERY_SECONDS,
+    STREAMS_PER_POD_MAX, ledger_id,
 };
 use testimony_core::evidence::merkle::empty_root;
 use testimony_core::evidence::witness::{Outcome, Request};
@@ -229,4 +230,36 @@ async fn w1_a_stream_that_has_ended_shows_no_further_head() {
     desk.add_checkpoint(&identity("a"), &request, 5, reply);
     let answer = answer.try_recv().expect("at once");
     assert!(matches!(&answer, Reply::Denied(422, why) if why.contains("has ended")), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn w1_a_ledger_whose_old_blocks_could_not_be_removed_for_hours_is_read_and_they_go() {
+    let api = FakeApi::default();
+    let keys = WitnessKeys::load(&api.client(), SPACE, "testimony-witness").await.expect("keys");
+    let mut book = Book::new(ledger_id("c-1", SPACE, 1).expect("a name"), keys.public());
+    let mut block = |now_ns: u64| {
+        let proposed = book.propose(&[Fact::Heads(Vec::new())], &[], now_ns, |message| keys.sign_ledger(message));
+        let proposed = proposed.expect("a block");
+        let block = proposed.block().clone();
+        book.apply(proposed.committed()).expect("the next block");
+        block
+    };
+    // The second restates all that is known.
+    let (first, second) = (block(1), block(1 + (STATE_EVERY_SECONDS + 1) * 1_000_000_000));
+    let store = Store::new(api.client(), SPACE);
+    store.create(&first).await.expect("created");
+    let path = |number: u64| format!("{MAPS}/testimony-ledger-{number}");
+    let made = api.get(&path(0)).expect("a block");
+    let count = 25_000;
+    for number in 1..count {
+        let mut object = made.clone();
+        object["metadata"]["name"] = format!("testimony-ledger-{number}").into();
+        api.put(&path(number), object);
+    }
+    store.create(&Block { number: count, ..second }).await.expect("created");
+    let bench = Bench::new(api);
+    bench.until("old blocks go", |bench| bench.api.get(&path(99)).is_none()).await;
+    assert_eq!(bench.blocks_counted("reload"), 0);
+    assert!(bench.api.get(&path(count)).is_some(), "reading begins there");
+    bench.end().await;
 }

@@ -39,8 +39,9 @@ pub const ROOTS_KEY: &str = "roots";
 /// Blocks of one page of a list: each has at most 512 KiB, and a page is held in memory as text and as objects.
 const PAGE_BLOCKS: u32 = 16;
 
-/// Most blocks that are read: what is kept, and what may be added while removal fails.
-const BLOCKS_MAX: usize = 20_000;
+/// Most blocks that are read: what is kept, and what is added while removal fails, for eleven days at one a second. Of each a
+/// few words are in memory, some 24 bytes. Beyond it a ledger is read again once old blocks are removed by hand.
+const BLOCKS_MAX: usize = 1_000_000;
 
 const ENTRIES: &str = "entries";
 const NOTE: &str = "note";
@@ -104,7 +105,7 @@ pub enum StoreError {
     #[error("block {0} was removed meanwhile")]
     Gone(u64),
     /// More blocks than a ledger has.
-    #[error("more than {BLOCKS_MAX} blocks: removal of old ones fails, see the log")]
+    #[error("more than {BLOCKS_MAX} blocks: removal of old ones fails, see the log; remove the oldest by hand")]
     TooMany,
 }
 
