@@ -77,15 +77,16 @@ pub async fn spool_drained(spool: &SpoolHandle) {
 }
 
 /// Tells the operator which records stay in the spool: they go with the pod, unless its container starts again.
-pub async fn tell_undelivered(spool: SpoolHandle, sinks: Vec<String>, caller: &mut Caller) {
+pub async fn tell_undelivered(spool: SpoolHandle, sinks: Vec<String>, caller: &Caller) {
     let until = std::time::Instant::now() + UNDELIVERED_PATIENCE;
     let read = move || left::of(&spool, &sinks, left::Budget { bytes: UNDELIVERED_BYTES_MAX, until });
     let Ok(left) = tokio::task::spawn_blocking(read).await else { return };
     if left.is_empty() {
         return;
     }
-    let untold = abandon(caller, &left, ABANDON_PATIENCE).await;
-    tracing::warn!(parts = left.len(), untold, "records stay in the spool undelivered");
+    let parts = left.len();
+    let untold = abandon(caller, left, ABANDON_PATIENCE).await;
+    tracing::warn!(parts, untold, "records stay in the spool undelivered");
 }
 
 /// Lets the data threads finish what is under way, then cuts it off.

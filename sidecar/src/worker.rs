@@ -150,9 +150,9 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let left = export.await;
     // Ends its threads: acknowledgements become durable.
     drop(spool);
-    if let (Some(handle), Some(mut caller)) = (handle, last_words) {
+    if let (Some(handle), Some(caller)) = (handle, last_words) {
         let sinks = shared.policy.load().document().sinks.iter().map(|sink| sink.name.clone()).collect();
-        tell_undelivered(handle, sinks, &mut caller).await;
+        tell_undelivered(handle, sinks, &caller).await;
     }
     stop.send_replace(true);
     while tasks.join_next().await.is_some() {}

@@ -31,6 +31,9 @@ const PARKED_RETRY: Duration = Duration::from_secs(30);
 /// Where too many losses wait to be told, it is looked so often whether they may be.
 const FULL_LOOK: Duration = Duration::from_secs(1);
 
+/// Where losses found no room, all that is not acknowledged is read again, at most so often.
+const READ_AGAIN: Duration = Duration::from_secs(30);
+
 /// What the exporter tells a sink's task.
 #[derive(Clone, Debug)]
 pub(super) struct Control {
@@ -55,6 +58,11 @@ pub(super) struct SinkTask {
     /// and what of it cannot be read, by stream. It is told when the rest is delivered: the sink of a process that dies before
     /// stands where it stood, and the next process tells the same.
     lost: Vec<(Arc<StreamId>, Range)>,
+    /// When all of it was last read again,
+    read_again_at: Option<Instant>,
+    /// and that nothing was acknowledged since: losses of one request are told before the next one is read, so that they find
+    /// room this time.
+    reads_singly: bool,
 }
 
 /// What became of one piece.
@@ -74,7 +82,22 @@ impl SinkTask {
         let transport = Transport::new(settings.clone());
         let source = settings.spool.clone().map(|spool| Source::new(spool, queue.name.clone()));
         let (jitter, ends, lost) = (Jitter::seeded(), Ends::new(), Vec::new());
-        Self { queue, control, settings, sink, drain, transport, backoff, jitter, source, ends, lost }
+        let (read_again_at, reads_singly) = (None, false);
+        Self {
+            queue,
+            control,
+            settings,
+            sink,
+            drain,
+            transport,
+            backoff,
+            jitter,
+            source,
+            ends,
+            lost,
+            read_again_at,
+            reads_singly,
+        }
     }
 
     pub(super) async fn run(mut self) -> Undelivered {
@@ -102,9 +125,15 @@ impl SinkTask {
                 return Some(taken);
             }
             self.acknowledge();
+            let overflowed = self.drain.is_none() && self.source.is_some() && self.queue.is_to_be_read_again();
+            if overflowed && self.read_again() {
+                continue;
+            }
             // What is lost of it could not be told, and never be acknowledged. At the end nobody tells more, and what is not
             // acknowledged is read by the next process.
-            let waits = self.drain.is_none() && self.source.is_some() && self.queue.is_full_of_losses();
+            let waits =
+                self.drain.is_none() && self.source.is_some() && self.queue.is_full_of_losses(self.reads_singly);
+            self.queue.hold_back(waits && self.source.as_ref().is_some_and(Source::has_more));
             if !waits && self.read().await {
                 continue;
             }
@@ -115,9 +144,23 @@ impl SinkTask {
                 () = self.queue.wake.notified() => {}
                 () = changed(&mut self.control, self.drain) => {}
                 () = more(&mut self.source), if !waits => {}
-                () = tokio::time::sleep(FULL_LOOK), if waits => {}
+                () = tokio::time::sleep(FULL_LOOK), if waits || overflowed => {}
             }
         }
+    }
+
+    /// Begins anew where the spool has this sink. Nobody would tell the losses that found no room, and so nothing behind them
+    /// would be acknowledged before the next process reads it. False: that was done a moment ago.
+    fn read_again(&mut self) -> bool {
+        if self.read_again_at.is_some_and(|at| at.elapsed() < READ_AGAIN) {
+            return false;
+        }
+        (self.read_again_at, self.reads_singly) = (Some(Instant::now()), true);
+        tracing::warn!(sink = %self.queue.name, "what it never gets found no room to be told: it is read again");
+        self.queue.clear();
+        self.source = self.settings.spool.clone().map(|spool| Source::new(spool, self.queue.name.clone()));
+        (self.ends, self.lost) = (Ends::new(), Vec::new());
+        true
     }
 
     /// Takes what the spool has for this sink into its queue. False: nothing now.
@@ -154,9 +197,11 @@ impl SinkTask {
     }
 
     /// Tells the spool what is done with. Not what no hole tells durably: after a crash it would be told by nobody.
-    fn acknowledge(&self) {
+    fn acknowledge(&mut self) {
         if let Some(source) = &self.source {
-            source.acknowledge(self.queue.take_ready());
+            let ready = self.queue.take_ready();
+            self.reads_singly &= ready.is_empty();
+            source.acknowledge(ready);
         }
     }
 

@@ -38,6 +38,10 @@ struct State {
     reserved: usize,
     batches: VecDeque<Batch>,
     sending: Sending,
+    /// When the last record was sealed that was read.
+    last_unix_nanos: Option<u64>,
+    /// More waits in the spool, and is not read: so much is to be told first.
+    held_back: bool,
     losses: Losses,
     /// When losses were told, or a record was refused, if nothing was taken since.
     losses_held: Option<Instant>,
@@ -92,6 +96,8 @@ impl SinkQueue {
             reserved: 0,
             batches: VecDeque::new(),
             sending: Sending::default(),
+            last_unix_nanos: None,
+            held_back: false,
             losses: Losses::default(),
             losses_held: None,
             holes_refused: false,
@@ -132,6 +138,7 @@ impl SinkQueue {
         let mut state = self.lock();
         state.reserved = state.reserved.saturating_sub(reserved);
         state.bytes = state.bytes.saturating_add(batch.log_records.len());
+        state.last_unix_nanos = state.last_unix_nanos.max(Some(batch.last_unix_nanos));
         state.batches.push_back(batch);
         self.metrics.queue_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
         drop(state);
@@ -222,15 +229,28 @@ impl SinkQueue {
         losses
     }
 
-    /// So much waits to be told that the losses of another request might find no room. Asks for it to be told, once it may be.
-    pub(super) fn is_full_of_losses(&self) -> bool {
+    /// So much waits to be told that the losses of another request might find no room; `any`: something does. Asks for it to be
+    /// told, once it may be.
+    pub(super) fn is_full_of_losses(&self, any: bool) -> bool {
         let state = self.lock();
-        let (is_full, told) = (state.losses.is_full(), !state.holds_losses());
+        let is_full = state.losses.is_full() || any && !state.losses.is_empty();
+        let told = !state.holds_losses();
         drop(state);
         if is_full && told {
             self.losses_told.notify_one();
         }
         is_full
+    }
+
+    /// Whether more waits in the spool than is read, because losses are to be told first.
+    pub(super) fn hold_back(&self, held_back: bool) {
+        self.lock().held_back = held_back;
+    }
+
+    /// What was lost found no room, and all else of that is told: it has to be read again, or nobody ever tells it.
+    pub(super) fn is_to_be_read_again(&self) -> bool {
+        let state = self.lock();
+        state.losses.has_overflowed() && state.losses.is_empty() && state.batches.is_empty()
     }
 
     /// A hole tells durably of the next loss that was taken.
@@ -313,6 +333,8 @@ impl SinkQueue {
         state.batches.clear();
         state.sending = Sending::default();
         state.bytes = 0;
+        state.last_unix_nanos = None;
+        state.held_back = false;
         state.losses.forget_overflow();
         state.standing.read_again();
     }
@@ -363,7 +385,9 @@ impl SinkQueue {
         let state = self.lock();
         let queued = state.batches.front().map(|batch| batch.first_unix_nanos);
         let sending = (state.sending.records > 0).then_some(state.sending.first_unix_nanos);
-        let oldest = sending.or(queued);
+        // What is held back was sealed after what was read.
+        let held_back = state.last_unix_nanos.filter(|_| state.held_back);
+        let oldest = sending.or(queued).or(held_back);
         let age = oldest.map_or(0, |oldest| now().wall_ns.saturating_sub(oldest) / 1_000_000_000);
         SinkState {
             name: self.name.to_string(),

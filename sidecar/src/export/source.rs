@@ -122,6 +122,11 @@ impl Source {
         (!due.ends.is_empty()).then_some(due)
     }
 
+    /// Whether more follows on what was read.
+    pub(super) fn has_more(&self) -> bool {
+        self.folders.values().filter_map(|folder| folder.reader.as_ref()).any(|reader| !reader.is_at_end())
+    }
+
     /// Returns when there may be more to read.
     pub(super) async fn changed(&mut self) {
         let again = self.folders.values().filter_map(|folder| folder.again).min();

@@ -119,6 +119,11 @@ impl<F: Files> Reader<F> {
         self.at
     }
 
+    /// Whether nothing follows now.
+    pub fn is_at_end(&self) -> bool {
+        self.shared.is_end(self.at)
+    }
+
     /// Reads from this place on.
     pub fn seek(&mut self, place: Place) {
         self.at = place;

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 #[path = "../control_support/mod.rs"]
 mod control_support;
 mod refused;
+mod replaced;
 use control_support::leaves::{arrived, leaves, number, of, text};
 use control_support::rig::{Options, Rig};
 use control_support::{DEADLINE, Received, Reply, Server, document, eventually, folder, sink};

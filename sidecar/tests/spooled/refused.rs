@@ -120,6 +120,8 @@ async fn g2_a_sink_that_refused_more_than_can_wait_to_be_told_goes_on_when_it_is
                 lost() >= 1_024 && changed.get().1.elapsed() > Duration::from_secs(2)
             })
             .await;
+            let oldest = process.rig.state().oldest_undelivered_seconds;
+            assert!((1..DEADLINE.as_secs()).contains(&oldest), "what is not read waits: {oldest}");
             broken.store(false, Ordering::SeqCst);
             at_length("all of it is acknowledged", || left(process.spool.handle(), &["main"]).is_empty()).await;
         } => {}

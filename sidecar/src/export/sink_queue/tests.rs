@@ -109,8 +109,56 @@ fn g2_what_is_told_by_nobody_for_lack_of_room_stays_untold() {
     returned.end_holding();
     assert_eq!(tell(&returned), Ends::new());
     // What is read again is refused again.
+    assert!(returned.is_to_be_read_again());
     returned.clear();
+    assert!(!returned.is_to_be_read_again());
     assert_eq!(tell(&returned), end);
+}
+
+#[test]
+fn g2_all_is_read_again_once_nothing_else_waits_of_what_found_no_room() {
+    let queue = queue();
+    assert!(!queue.is_full_of_losses(true));
+    queue.refuse(1, Some(&seals(0)), None);
+    assert!(!queue.is_full_of_losses(false) && queue.is_full_of_losses(true));
+    (1..=LOSSES_MAX).for_each(|at| queue.refuse(1, Some(&seals(2 * at as u64)), None));
+    assert!(!queue.is_to_be_read_again(), "what found room is told first");
+    queue.end_holding();
+    assert_eq!(queue.take_losses().len(), LOSSES_MAX);
+    let batch = Batch {
+        log_records: Bytes::from_static(&[0; 40]),
+        records: 1,
+        first_unix_nanos: 0,
+        last_unix_nanos: 0,
+        seals: None,
+    };
+    queue.push(batch, 0);
+    assert!(!queue.is_to_be_read_again(), "what was read is sent first");
+    assert!(queue.take().is_some() && queue.is_to_be_read_again());
+}
+
+#[test]
+fn what_waits_in_the_spool_behind_losses_is_as_old_as_what_was_read_last() {
+    let queue = queue();
+    let oldest = || queue.snapshot().oldest_undelivered_seconds;
+    queue.hold_back(true);
+    assert_eq!(oldest(), 0, "nothing was read");
+    let now_ns = now().wall_ns;
+    let sealed = |seconds: u64| now_ns.saturating_sub(seconds * 1_000_000_000);
+    let batch = Batch {
+        log_records: Bytes::from_static(&[0; 40]),
+        records: 1,
+        first_unix_nanos: sealed(900),
+        last_unix_nanos: sealed(300),
+        seals: None,
+    };
+    queue.push(batch, 0);
+    assert!(oldest() >= 900, "{}", oldest());
+    assert!(queue.take().is_some());
+    queue.taken_is_done();
+    assert!((300..900).contains(&oldest()), "{}", oldest());
+    queue.hold_back(false);
+    assert_eq!(oldest(), 0);
 }
 
 #[test]

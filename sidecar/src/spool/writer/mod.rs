@@ -106,9 +106,10 @@ impl<D: Disk> Writer<D> {
         &mut self.shelf
     }
 
-    /// Takes over which sinks there are; a new one gets what comes from now on.
+    /// Takes over which sinks there are. A new one begins with what those of before do not have yet: where it replaces one of
+    /// them, at once or later, nobody else would get that.
     pub fn set_sinks(&mut self, rules: &[SinkRule]) {
-        let start = self.shelf.durable().end();
+        let start = self.shelf.taken();
         self.shelf.set_sinks(rules, start);
     }
 
