@@ -7,11 +7,11 @@ use testimony_core::evidence::stream::StreamId;
 use testimony_core::record::GapReason;
 
 /// Most separate ranges of lost records that wait to be told for one sink; more cannot be told.
-pub const LOSSES_MAX: usize = 2048;
+pub const LOSSES_MAX: usize = 3072;
 
-/// Where so many wait, what is read for a sink might find no room: of a request, which has some 2,000 of the shortest records,
+/// Where so many wait, what is read for a sink might find no room: of a request, which has some 2,100 of the shortest records,
 /// each second one may be lost.
-const LOSSES_FULL: usize = LOSSES_MAX / 2;
+const LOSSES_FULL: usize = LOSSES_MAX / 3;
 
 /// Place and leaf hash of a record; `None` for a head, which has neither.
 pub type Mark = Option<(u64, Hash)>;
