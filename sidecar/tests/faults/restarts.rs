@@ -7,7 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use testimony_core::canon::parse_body;
 use testimony_core::evidence::verify::{Finding, Report, Verdict};
@@ -146,20 +147,24 @@ fn g2_what_a_restarted_sidecar_finds_damaged_is_told_by_one_hole() {
     scene.sink.down();
     let load = scene.load();
     scene.more(&load, REQUESTS);
-    let lengths = || -> Vec<u64> {
+    let files = || -> Vec<Metadata> {
         let all = only_folder(&scene.spool_folder()).map(|folder| segments(&folder)).unwrap_or_default();
-        all.iter().map(|path| path.metadata().map_or(0, |data| data.len())).collect()
+        all.iter().filter_map(|path| path.metadata().ok()).collect()
     };
     // A stream that opens later begins another segment too.
-    let has_records = |length: &u64| *length > HEADER_BYTES_MAX;
-    scene.sidecar.until("records are on disk", |_| lengths().last().is_some_and(has_records));
+    let has_records = |length: u64| length > HEADER_BYTES_MAX;
+    // What was never synced is written anew, and leaves a segment without records.
+    scene.sidecar.until("records are synced", |sidecar| {
+        let synced = sidecar.shim.synced();
+        files().last().is_some_and(|last| synced.get(&last.ino()).is_some_and(|length| has_records(*length)))
+    });
     // After a sync that failed another segment is begun.
-    let before = lengths().len();
+    let before = files().len();
     scene.sidecar.shim.fail(Operation::Sync, 1);
     scene.sidecar.until("it has failed", |sidecar| sidecar.shim.failed(Operation::Sync) > 0);
     scene.sidecar.shim.fail(Operation::Sync, 0);
     scene.sidecar.until("another segment has records", |_| {
-        lengths().get(before..).is_some_and(|new| new.iter().any(has_records))
+        files().get(before..).is_some_and(|new| new.iter().any(|file| has_records(file.len())))
     });
     scene.sidecar.kill_all();
     let mut lost = damage(&only_folder(&scene.spool_folder()).expect("a process's folder"));
