@@ -122,14 +122,15 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Alters one byte of a segment that another one follows, so that the content of one frame is gone and nothing else. The
-/// records that stood there, by stream.
-fn damage(folder: &Path) -> Vec<(String, u64, u64)> {
+/// records that stood there, by stream. What was not synced stands in the next segment, too.
+fn damage(folder: &Path, synced: &BTreeMap<u64, u64>) -> Vec<(String, u64, u64)> {
     let mut segments = segments(folder);
     segments.pop();
-    let largest =
-        segments.iter().max_by_key(|path| path.metadata().map_or(0, |data| data.len())).expect("two segments");
+    let synced = |path: &Path| path.metadata().ok().and_then(|data| synced.get(&data.ino()).copied()).unwrap_or(0);
+    let largest = segments.iter().max_by_key(|path| synced(path)).expect("two segments");
     let whole = fs::read(largest).expect("a segment");
-    for at in whole.len() / 2..whole.len() {
+    let end = whole.len().min(usize::try_from(synced(largest)).expect("small"));
+    for at in end / 2..end {
         let mut altered = whole.clone();
         altered[at] ^= 1;
         fs::write(largest, &altered).expect("written");
@@ -167,7 +168,8 @@ fn g2_what_a_restarted_sidecar_finds_damaged_is_told_by_one_hole() {
         files().get(before..).is_some_and(|new| new.iter().any(|file| has_records(file.len())))
     });
     scene.sidecar.kill_all();
-    let mut lost = damage(&only_folder(&scene.spool_folder()).expect("a process's folder"));
+    let mut lost =
+        damage(&only_folder(&scene.spool_folder()).expect("a process's folder"), &scene.sidecar.shim.synced());
     // A process that tells what it finds, and dies before the sink is back; and one after it.
     scene.sidecar.start();
     scene.sidecar.until("it has looked", |sidecar| sidecar.log().contains("the spool is damaged"));
