@@ -5,13 +5,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 use testimony_core::contract::ABANDONED_PATH;
 use testimony_core::evidence::witness::csr::Abandoned;
-use testimony_sidecar::config::Operator;
-use testimony_sidecar::poll::Caller;
 use testimony_sidecar::spool::left::Left;
 use testimony_sidecar::witness::abandon;
 
 mod control_support;
-use control_support::{Ca, DEADLINE, Received, Reply, Server, folder};
+use control_support::{Ca, DEADLINE, Received, Reply, Server, caller};
 
 /// Of one stream, each with a hole behind it.
 fn parts(count: u64) -> Vec<Left> {
@@ -26,19 +24,6 @@ fn begin(received: &Received) -> u64 {
     let told: Abandoned = serde_json::from_slice(&received.body).expect("a part");
     assert_eq!(told.to, told.from + 5);
     told.from / 10
-}
-
-fn caller(ca: &Ca, server: &Server) -> Caller {
-    let dir = folder();
-    std::fs::write(dir.join("token"), "t1\n").expect("a token");
-    let operator = Operator {
-        url: server.url("https"),
-        ca_pem: ca.pem.clone(),
-        token_file: dir.join("token"),
-        injection_id: "i".to_owned(),
-        awaited: false,
-    };
-    Caller::new(operator, None).expect("a URL")
 }
 
 /// No block is committed, and the first part meets an operator that reads its ledger anew.

@@ -3,13 +3,11 @@
 use std::net::IpAddr;
 use testimony_core::contract::NAMES_PATH;
 use testimony_core::names::{Bearer, Named, NamesRequest, NamesResponse};
-use testimony_sidecar::config::Operator;
 use testimony_sidecar::names::{Asker, Names};
-use testimony_sidecar::poll::Caller;
 use tokio::task::JoinSet;
 
 mod control_support;
-use control_support::{Ca, Received, Reply, Server, eventually, folder};
+use control_support::{Ca, Received, Reply, Server, caller, eventually};
 
 fn asked(received: &Received) -> NamesRequest {
     serde_json::from_slice(&received.body).expect("a NamesRequest")
@@ -40,17 +38,8 @@ async fn what_connections_show_is_asked_for_at_once_also_after_a_failure() {
         }
     })
     .await;
-    let dir = folder();
-    std::fs::write(dir.join("token"), "t1\n").expect("a token");
-    let operator = Operator {
-        url: server.url("https"),
-        ca_pem: ca.pem.clone(),
-        token_file: dir.join("token"),
-        injection_id: "i".to_owned(),
-        awaited: false,
-    };
     let names = Names::default();
-    let asker = Asker::new(names.clone(), Caller::new(operator, None).expect("a URL"));
+    let asker = Asker::new(names.clone(), caller(&ca, &server));
     let mut task = JoinSet::new();
     task.spawn(asker.run(std::future::pending()));
     server.until(|all| all.len() >= 2).await;

@@ -14,8 +14,6 @@ use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::witness::unwrap::{
     HPKE_INFO, KEYS_MAX, MESSAGE_BYTES_MAX, RECOVERY_KEY_BYTES, STREAMS_MAX, UnwrapRequest, UnwrapResponse,
 };
-use testimony_sidecar::config::Operator;
-use testimony_sidecar::poll::Caller;
 use testimony_sidecar::spool::keys::RecoveryKey;
 use testimony_sidecar::spool::{
     Boot, Class, Entry, Event, Kind, LIMIT_BYTES_MIN, Limits, Place, Read, ReadError, Settings, SinkRule, Spool,
@@ -26,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 mod control_support;
-use control_support::{Ca, DEADLINE, Received, Reply, Server, eventually, folder};
+use control_support::{Ca, DEADLINE, Received, Reply, Server, caller, eventually, folder};
 
 const POD: &str = "u-1";
 const BEFORE: Boot = Boot([1; 16]);
@@ -99,12 +97,7 @@ async fn sidecar(root: &Path, spool: &SpoolHandle, away: Arc<AtomicBool>, keys: 
         false => keys.answer(received),
     })
     .await;
-    let token_file = root.join("token");
-    std::fs::write(&token_file, "t1\n").expect("a token");
-    let (url, ca_pem, injection_id) = (server.url("https"), ca.pem.clone(), "i-1".to_owned());
-    let operator = Operator { url, ca_pem, token_file, injection_id, awaited: false };
-    let caller = Caller::new(operator, None).expect("a URL");
-    let unlocker = Unlocker::new(caller, spool.clone(), Some(root));
+    let unlocker = Unlocker::new(caller(&ca, &server), spool.clone(), Some(root));
     let mut running = JoinSet::new();
     running.spawn(unlocker.run(std::future::pending()));
     Sidecar { _server: server, _running: running }

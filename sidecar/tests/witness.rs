@@ -19,9 +19,7 @@ use testimony_core::evidence::witness::{Request, StreamState, judge};
 use testimony_core::policy::Compiled;
 use testimony_core::record::{EventName, Field, Record, Redacted};
 use testimony_core::redact::{Redactor, redact};
-use testimony_sidecar::config::Operator;
 use testimony_sidecar::data::{Recorder, Shared};
-use testimony_sidecar::poll::Caller;
 use testimony_sidecar::spool::{Boot, LIMIT_BYTES_MIN, Limits, Settings, Spool};
 use testimony_sidecar::tail::Tail;
 use testimony_sidecar::witness::{Ask, Messenger, accompany};
@@ -30,7 +28,7 @@ use tokio::task::JoinSet;
 
 mod control_support;
 use control_support::rig::Rig;
-use control_support::{Ca, DEADLINE, Received, Reply, Server, document, folder, sink};
+use control_support::{Ca, DEADLINE, Received, Reply, Server, caller, document, folder, sink};
 
 const WITNESS: &str = "c-1/testimony-system/witness";
 const NOW_S: u64 = 1_700_000_000;
@@ -168,12 +166,8 @@ impl Scene {
         let ca = Ca::new();
         let answering = operator.clone();
         let server = Server::start(Some(&ca), move |_, received| answering.answer(received)).await;
-        let token_file = folder().join("token");
-        std::fs::write(&token_file, "t1\n").expect("a token");
-        let (url, ca_pem, injection_id) = (server.url("https"), ca.pem.clone(), "i-1".to_owned());
-        let of = Operator { url, ca_pem, token_file, injection_id, awaited: false };
         let (asks, asked) = mpsc::channel(1);
-        let messenger = Messenger::new(Caller::new(of, None).expect("a URL"), asked);
+        let messenger = Messenger::new(caller(&ca, &server), asked);
         let mut running = JoinSet::new();
         running.spawn(messenger.run(std::future::pending()));
         let shared = Shared {

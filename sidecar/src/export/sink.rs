@@ -125,14 +125,14 @@ impl SinkTask {
                 return Some(taken);
             }
             self.acknowledge();
-            let overflowed = self.drain.is_none() && self.source.is_some() && self.queue.is_to_be_read_again();
+            // At the end nobody tells more losses, and what is not acknowledged is read by the next process.
+            let tells = self.drain.is_none() && self.source.is_some();
+            let overflowed = tells && self.queue.is_to_be_read_again();
             if overflowed && self.read_again() {
                 continue;
             }
-            // What is lost of it could not be told, and never be acknowledged. At the end nobody tells more, and what is not
-            // acknowledged is read by the next process.
-            let waits =
-                self.drain.is_none() && self.source.is_some() && self.queue.is_full_of_losses(self.reads_singly);
+            // What is lost of what is read now could not be told, and never be acknowledged.
+            let waits = tells && self.queue.is_full_of_losses(self.reads_singly);
             self.queue.hold_back(waits && self.source.as_ref().is_some_and(Source::has_more));
             if !waits && self.read().await {
                 continue;

@@ -379,7 +379,7 @@ impl Work {
         self.writer.shelf_mut().make_room(left);
     }
 
-    /// What earlier processes left is counted when it changes: there may be many folders, and blocks come each 2 ms.
+    /// What earlier processes left is counted when it changes: there may be many folders, and blocks come many times a second.
     fn count_elsewhere(&mut self) {
         self.writer.set_elsewhere(self.foreign.takes());
     }

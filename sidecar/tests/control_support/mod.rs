@@ -29,7 +29,9 @@ use std::time::Duration;
 use testimony_core::evidence::merkle::leaf;
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{Compression, Correlation, DOCUMENT_VERSION, DocumentSink, PolicyDocument, SinkProtocol};
+use testimony_sidecar::config::Operator;
 use testimony_sidecar::export::{Batch, Mark, Seals};
+use testimony_sidecar::poll::Caller;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -311,6 +313,14 @@ pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
         assert!(tokio::time::Instant::now() < end, "never: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Calls this server as the operator, with the token `t1`.
+pub fn caller(ca: &Ca, server: &Server) -> Caller {
+    let token_file = folder().join("token");
+    std::fs::write(&token_file, "t1\n").expect("a token");
+    let (url, ca_pem, injection_id) = (server.url("https"), ca.pem.clone(), "i-1".to_owned());
+    Caller::new(Operator { url, ca_pem, token_file, injection_id, awaited: false }, None).expect("a URL")
 }
 
 /// A new folder below cargo's own folder for tests.
