@@ -33,15 +33,28 @@ pub fn lets_requests_go_first() {
     set(Stand::Back);
 }
 
-/// Starts a thread of this kind.
+/// Starts a thread of this kind. If it panics, the process ends (SIGABRT): without it nothing would be recorded while requests
+/// go on, and whoever is started instead tells what was lost.
 ///
 /// # Errors
 /// The system starts none.
 pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(|| {
+        let _end = EndOfProcess;
         lets_requests_go_first();
         body();
     })
+}
+
+/// Ends the process where a thread panics.
+struct EndOfProcess;
+
+impl Drop for EndOfProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 /// A thread that lets requests go first, but not while answers wait for what it does (Strict): on a node whose processors are
@@ -119,6 +132,24 @@ mod tests {
         assert_eq!(at(12, false), Some(Stand::Back));
         assert_eq!(at(30, false), None);
         assert_eq!(at(31, true), Some(Stand::WaitedFor));
+    }
+
+    /// Says to the test below that it is the process that ends.
+    const PANICS: &str = "TESTIMONY_TEST_PANICS";
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_panic_in_a_thread_of_the_background_ends_the_process() {
+        use std::os::unix::process::ExitStatusExt;
+        if std::env::var_os(PANICS).is_some() {
+            let _ = thread("panics", || panic!("as the test wants it")).expect("a thread").join();
+            return;
+        }
+        let program = std::env::current_exe().expect("this program");
+        let mut command = std::process::Command::new(program);
+        let name = "background::tests::a_panic_in_a_thread_of_the_background_ends_the_process";
+        let output = command.args([name, "--exact"]).env(PANICS, "1").output().expect("it starts");
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
     }
 
     #[cfg(target_os = "linux")]

@@ -1,6 +1,7 @@
 //! The sidecar as it runs in a pod: a supervisor and its worker, to be killed.
 
 use super::shim::Shim;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// No condition of these tests takes longer, on any machine.
 pub const DEADLINE: Duration = Duration::from_secs(90);
+/// The admin port answers at once, if a worker is there to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// Below the ports that the kernel gives to clients: a sidecar that starts again must find its own free.
 const FIRST_PORT: u16 = 18_000;
 /// Ports that the tests of one run share.
@@ -57,10 +60,10 @@ impl Sidecar {
         command.envs(self.shim.variables());
         self.child = Some(command.spawn().expect("the sidecar starts"));
         let mut child = self.child.take();
-        self.until("it listens", |this| {
+        self.until("it is ready", |this| {
             let ended = child.as_mut().and_then(|child| child.try_wait().expect("wait"));
             assert!(ended.is_none(), "it ended at once: {ended:?}\n{}", this.log());
-            TcpStream::connect(this.admin).is_ok()
+            this.is_ready()
         });
         self.child = child;
     }
@@ -74,8 +77,13 @@ impl Sidecar {
 
     /// Waits for a worker that is not this one, and has taken over.
     pub fn successor(&self, of: i32) -> i32 {
-        self.until("another worker runs", |this| this.worker().is_some_and(|pid| pid != of));
+        self.until("another worker runs", |this| this.worker().is_some_and(|pid| pid != of) && this.is_ready());
         self.worker().unwrap_or(of)
+    }
+
+    /// A worker runs, and has its spool or does without. The supervisor's ports are open before that.
+    fn is_ready(&self) -> bool {
+        self.get("/ready").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 "))
     }
 
     /// Kills the worker alone.
@@ -113,17 +121,27 @@ impl Sidecar {
 
     /// The sum of a metric over all labels; 0 if it is absent.
     pub fn metric(&self, name: &str) -> u64 {
-        use std::io::{Read, Write};
-        let mut text = String::new();
-        let read = TcpStream::connect(self.admin).and_then(|mut stream| {
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
-            stream.read_to_string(&mut text)
-        });
         let value = |line: &str| {
             let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
             rest.rsplit(' ').next()?.parse::<u64>().ok()
         };
-        if read.is_ok() { text.lines().filter_map(value).sum() } else { 0 }
+        self.get("/metrics").map_or(0, |answer| answer.lines().filter_map(value).sum())
+    }
+
+    /// What the admin port answers, head and all.
+    fn get(&self, path: &str) -> io::Result<String> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        // Whoever listens may die before it answers, and another one comes.
+        stream.set_read_timeout(Some(ANSWER_WAIT))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// Whether a thread of it ever panicked: most do not end the process.
+    pub fn has_panicked(&self) -> bool {
+        std::fs::read_to_string(&self.log).is_ok_and(|text| text.contains("panicked at "))
     }
 
     /// The end of its log.

@@ -181,6 +181,7 @@ impl Scene {
             self.settle();
         }
         let reached = self.origin.reached();
+        assert!(!self.sidecar.has_panicked(), "{}: something panicked\n{}", self.name, self.sidecar.log());
         let request = |one: &Asked| Request {
             answered: one.answered.is_some(),
             reached: reached.contains(&one.path),
@@ -208,6 +209,7 @@ impl Scene {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        panic!("{}: something is not delivered or not told in time\n{}", self.name, self.sidecar.log());
     }
 }
 

@@ -80,9 +80,8 @@ impl Syncer {
 impl Drop for Syncer {
     fn drop(&mut self) {
         self.jobs = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that syncs the spool broke off");
-        }
+        // It ends in order, or the process does.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 

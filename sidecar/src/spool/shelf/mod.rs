@@ -88,8 +88,10 @@ impl<D: Disk> Shelf<D> {
     }
 
     /// The shelf of a folder as it was found; `reader` is the process that found it, and names its log.
-    pub fn with(disk: D, boot: Boot, reader: Boot, segments: Vec<Segment>, acks: Acks) -> Self {
+    pub fn with(disk: D, boot: Boot, reader: Boot, segments: Vec<Segment>, mut acks: Acks) -> Self {
         let durable = segments.iter().map(Segment::end).max().unwrap_or_default();
+        // A process that died while it let segments go leaves logs that say more than there is.
+        acks.sinks.values_mut().for_each(|place| *place = durable.min(*place));
         let shared = Arc::new(Shared::default());
         let shelf = Self {
             disk,
@@ -143,7 +145,7 @@ impl<D: Disk> Shelf<D> {
         let mut sinks = BTreeMap::new();
         for rule in rules {
             let sink = self.sinks.remove(&rule.name).unwrap_or_else(|| {
-                let known = self.known.get(&rule.name).copied().map(|place| place.min(self.durable));
+                let known = self.known.get(&rule.name).copied();
                 let place = known.unwrap_or(start);
                 Sink { required: rule.required, told: place, durable: known.unwrap_or_default() }
             });

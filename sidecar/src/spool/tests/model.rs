@@ -1,9 +1,9 @@
 //! The spool against a model: random operations, faults and crashes; a seed makes a run.
 
 use super::rig::{Rig, read_all, recover, sinks};
-use crate::spool::disk::sim::{Fault, SimDisk};
+use crate::spool::disk::sim::{Dice, Fault, SimDisk};
 use crate::spool::recover::Report;
-use crate::spool::{AckError, FIXED_RESERVE_BYTES, Place, REPLAY_NANOS_MAX, Skipped, Writer};
+use crate::spool::{AckError, FIXED_RESERVE_BYTES, Place, REPLAY_NANOS_MAX, Shelf, Skipped, Writer};
 use std::collections::BTreeSet;
 
 /// Seeds of an ordinary run; `TESTIMONY_SPOOL_SEEDS` says another number.
@@ -229,6 +229,30 @@ impl Run {
                 );
             }
         }
+        self.check_successor(disk, scanned.shelf);
+    }
+
+    /// Who comes next tells what is here, its sinks take some of it, and it dies at any point of letting that go.
+    fn check_successor(&self, disk: &SimDisk, mut shelf: Shelf<SimDisk>) {
+        let (seed, end) = (self.seed, shelf.durable().end());
+        let mut dice = Dice::new(seed.wrapping_mul(1000).wrapping_add(self.crashes));
+        shelf.set_sinks(&sinks(), Place::default());
+        shelf.set_recovered();
+        for sink in ["a", "b"] {
+            let taken = if dice.one_in(2) { end } else { Place(dice.below(end.number() + 1)) };
+            shelf.ack(sink, taken).expect("durable entries of a known sink");
+        }
+        // The disk may fail.
+        let _ = shelf.flush(self.rig.now);
+        shelf.release(dice.below(2 * shelf.used_bytes() + 1));
+        let taken = shelf.released();
+        assert!(taken.end() <= end, "sp_1 {taken:?} of {end:?}, seed {seed}");
+        let mut after = recover(&disk.killed()).shelf;
+        after.set_sinks(&sinks(), Place::default());
+        let _ = after.flush(self.rig.now);
+        let (released, durable) = (after.released(), after.durable());
+        assert!(released.end() <= durable.end(), "sp_1 {released:?} <= {durable:?}, seed {seed}");
+        assert!(after.used_bytes() == 0 || durable.end() == end, "sp_2 {durable:?} of {end:?}, seed {seed}");
     }
 
     /// Sizes, roots and open begins are those of the prefix.
