@@ -17,6 +17,9 @@ const NICE: i32 = 5;
 /// After the last answer that waited for it, such a thread is ready for more of them for so long.
 const WAITED_FOR: Duration = Duration::from_secs(10);
 
+/// `EX_SOFTWARE` of sysexits.h: a thread of this kind panicked.
+pub const EXIT_PANIC: i32 = 70;
+
 /// How a thread beside those that serve requests is scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stand {
@@ -33,8 +36,8 @@ pub fn lets_requests_go_first() {
     set(Stand::Back);
 }
 
-/// Starts a thread of this kind. If it panics, the process ends (SIGABRT): without it nothing would be recorded while requests
-/// go on, and whoever is started instead tells what was lost.
+/// Starts a thread of this kind. If it panics, the process ends, with [`EXIT_PANIC`]: without it nothing would be recorded while
+/// requests go on, and whoever is started instead tells what was lost.
 ///
 /// # Errors
 /// The system starts none.
@@ -52,7 +55,9 @@ struct EndOfProcess;
 impl Drop for EndOfProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            std::process::abort();
+            // At once: other threads go on until then. No signal, whose core dump would hold keys.
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(EXIT_PANIC) }
         }
     }
 }
@@ -140,7 +145,6 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_panic_in_a_thread_of_the_background_ends_the_process() {
-        use std::os::unix::process::ExitStatusExt;
         if std::env::var_os(PANICS).is_some() {
             let _ = thread("panics", || panic!("as the test wants it")).expect("a thread").join();
             return;
@@ -149,7 +153,7 @@ mod tests {
         let mut command = std::process::Command::new(program);
         let name = "background::tests::a_panic_in_a_thread_of_the_background_ends_the_process";
         let output = command.args([name, "--exact"]).env(PANICS, "1").output().expect("it starts");
-        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+        assert_eq!(output.status.code(), Some(EXIT_PANIC), "{output:?}");
     }
 
     #[cfg(target_os = "linux")]

@@ -108,6 +108,7 @@ fn work(file: Option<PathBuf>) -> ExitCode {
         Err(error) => return fail(&error, EXIT_CONFIG),
     };
     log(&config.log);
+    memory::leave_no_dump();
     memory::keep_freed();
     descriptors::take_all();
     let result = supervisor::inherited_listeners()

@@ -1,4 +1,6 @@
-//! What the allocator keeps.
+//! What the allocator keeps, and what no dump of the memory may hold.
+
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Freed memory at the end of a heap stays with the process up to this many bytes. Requests to sinks are made and freed many
 /// times a second; to give their pages back each time, and to get them cleared again, costs a third of the exporter's time.
@@ -15,5 +17,24 @@ pub fn keep_freed() {
         if unsafe { libc::mallopt(parameter, bytes) } == 0 {
             tracing::warn!(parameter, bytes, "the allocator does not take this parameter");
         }
+    }
+}
+
+/// However the process ends, the system writes no core dump: it would hold keys, and heads of requests before they are redacted.
+/// To be called once, early.
+pub fn leave_no_dump() {
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        tracing::warn!(%error, "the system may write core dumps of this process");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_writes_no_core_dump_of_the_process() {
+        leave_no_dump();
+        assert_eq!(rustix::process::getrlimit(Resource::Core), Rlimit { current: Some(0), maximum: Some(0) });
     }
 }

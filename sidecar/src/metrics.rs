@@ -53,6 +53,7 @@ definitions! {
     EXPORT_UNDELIVERED: "counter", "testimony_export_undelivered_records_total", ["sink"], "Records that still waited when the sidecar or the sink went";
     EXPORT_QUEUE_BYTES: "gauge", "testimony_export_queue_bytes", ["sink"], "Encoded bytes that wait for a sink";
     EXPORT_OLDEST: "gauge", "testimony_export_oldest_seconds", ["sink"], "Age of the oldest record that a sink has not acknowledged";
+    SPOOL_MISSING: "gauge", "testimony_spool_missing", [], "1 while the worker runs without the spool that it should have: its records wait in memory, and are lost with it";
     WORKER_RESTARTS: "counter", "testimony_worker_restarts_total", [], "Times that the supervisor started the worker anew";
     POLICY_REVISION: "gauge", "testimony_policy_revision_info", ["revision"], "The policy in force; always 1";
     POLICY_REFUSED: "counter", "testimony_policy_refused_total", [], "Policy documents that could not be run";
@@ -172,6 +173,8 @@ pub struct Metrics {
     pub connections_open: Gauge,
     held: [Counter; 3],
     refused: Family<Labels<1>, Counter>,
+    /// [`SPOOL_MISSING`].
+    pub spool_missing: Gauge,
     /// Times that the worker was started anew.
     pub worker_restarts: Counter,
     policy_revision: Family<SinkLabels, Gauge>,
@@ -235,6 +238,7 @@ impl Default for Metrics {
             connections_open: register(&mut registry, CONNECTIONS_OPEN),
             held: ["durable", "passed", "refused"].map(|result| held.get_or_create_owned(&[("result", result)])),
             refused: register(&mut registry, REFUSED),
+            spool_missing: register(&mut registry, SPOOL_MISSING),
             worker_restarts: register(&mut registry, WORKER_RESTARTS),
             policy_revision: register(&mut registry, POLICY_REVISION),
             policy_refused: register(&mut registry, POLICY_REFUSED),

@@ -15,7 +15,7 @@ use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::routes;
 use crate::spool::keys::RecoveryKey;
 use crate::spool::{self, Spool, SpoolHandle};
-use crate::supervisor::{Listeners, PreviousWorker};
+use crate::supervisor::{Listeners, PreviousWorker, take_stop_signals};
 use crate::tail::Tail;
 use crate::unspooled::{self, Unspooled};
 use crate::witness::{Ask, Messenger, Unlocker, accompany};
@@ -40,6 +40,9 @@ use tokio::time::{Instant, timeout};
 /// not keep a pod from starting.
 const POLICY_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// How often a worker without the spool that it should have looks whether it could have it.
+const SPOOL_LOOK: Duration = Duration::from_secs(5);
+
 /// Runs until SIGTERM. Returns when every record is delivered or its time is over.
 pub fn run(config: Config, listeners: Listeners, previous: Option<PreviousWorker>) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build().context("start the second runtime")?;
@@ -49,6 +52,7 @@ pub fn run(config: Config, listeners: Listeners, previous: Option<PreviousWorker
 async fn supervise(config: Config, listeners: Listeners, previous: Option<PreviousWorker>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    take_stop_signals().context("take signals")?;
     let metrics = Arc::new(Metrics::default());
     let store = config.state_dir.as_deref().map(Store::new);
     let start = poll::start(&config, store.as_ref());
@@ -57,7 +61,10 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let state = PolicyState::new(&compiled.document().revision, start.source, metrics.clone());
     let policy = Arc::new(ArcSwap::from_pointee(compiled));
     let mut origin = origin::of(&config);
-    let (spool, found) = spool(&config, origin.boot, &sinks.borrow()).unzip();
+    let spool_settings = spool_settings(&config, origin.boot);
+    let (spool, found) = spool(spool_settings.as_ref(), &sinks.borrow()).unzip();
+    let without = spool_settings.filter(|_| spool.is_none());
+    metrics.spool_missing.set(without.is_some().into());
     origin.found = spool.as_ref().map(|spool| spool.found().to_vec()).unwrap_or_default();
     let handle = spool.as_ref().map(|spool| spool.handle().clone());
     let (queue, exporter) = exporter(&config, sinks_watch, metrics.clone(), handle.clone());
@@ -127,11 +134,13 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let export = exporter.run(export_watch);
     tokio::pin!(export);
     let opening = open(patience, &opening_state, &ready);
+    let spool_is_back = spool_is_back(without, &shared);
 
     tokio::select! {
         never = opening => match never {},
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = spool_is_back => tracing::warn!("the spool that could not be made can be made now: the next worker has it"),
         left = &mut export => anyhow::bail!("the exporter ended by itself: {left:?}"),
         Some(ended) = tasks.join_next() => anyhow::bail!("a task ended by itself: {ended:?}"),
         Some(ended) = data_threads.join_next() => anyhow::bail!("a data thread ended by itself: {ended:?}"),
@@ -196,10 +205,10 @@ fn apply(policy: Arc<ArcSwap<Compiled>>, sinks: watch::Sender<Arc<[DocumentSink]
     })
 }
 
-/// Starts the spool. Where it cannot be, records wait in memory: audit is never in the way.
-fn spool(config: &Config, boot: u128, sinks: &[DocumentSink]) -> Option<(Spool, mpsc::Receiver<spool::Event>)> {
+/// What the spool needs; `None`: none is wanted.
+fn spool_settings(config: &Config, boot: u128) -> Option<spool::Settings> {
     let wanted = config.spool.as_ref()?;
-    let settings = spool::Settings {
+    Some(spool::Settings {
         folder: wanted.folder.clone(),
         key_folder: wanted.key_folder.clone(),
         limit_bytes: wanted.bytes_max,
@@ -207,12 +216,33 @@ fn spool(config: &Config, boot: u128, sinks: &[DocumentSink]) -> Option<(Spool, 
         boot: spool::Boot(boot.to_be_bytes()),
         recovery: config.operator.is_some().then(|| Arc::new(recovery_key(config))),
         now_unix_nanos: || now().wall_ns,
-    };
-    match Spool::start(settings, &export::rules(sinks)) {
+    })
+}
+
+/// Starts the spool. Where it cannot be, records wait in memory: audit is never in the way.
+fn spool(settings: Option<&spool::Settings>, sinks: &[DocumentSink]) -> Option<(Spool, mpsc::Receiver<spool::Event>)> {
+    match Spool::start(settings?.clone(), &export::rules(sinks)) {
         Ok(started) => Some(started),
         Err(error) => {
             tracing::error!(error = error_line(&error), "there is no spool; records wait in memory");
             None
+        }
+    }
+}
+
+/// Returns when the next worker would have the spool that this one could not make, and it costs nobody anything to end this
+/// one: no connection is open, or what policy records is refused without a spool.
+async fn spool_is_back(without: Option<spool::Settings>, shared: &Shared) {
+    let Some(settings) = without else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(SPOOL_LOOK).await;
+        let is_idle = shared.metrics.connections_open.get() == 0;
+        if !is_idle && !shared.policy.load().document().may_refuse() {
+            continue;
+        }
+        let settings = settings.clone();
+        if let Ok(Ok(())) = tokio::task::spawn_blocking(move || Spool::could_start(&settings)).await {
+            return;
         }
     }
 }

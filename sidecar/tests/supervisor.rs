@@ -34,6 +34,7 @@ fn tests() -> ExitCode {
     let trials = vec![
         test("px_2_five_worker_deaths_in_ten_seconds_refuse_no_connection", px_2_five_worker_deaths),
         test("a_stop_signal_is_passed_on_and_the_end_is_success", a_stop_signal_is_passed_on),
+        test("a_worker_that_is_asked_to_stop_before_it_can_listen_hears_of_it_later", a_worker_hears_of_it_later),
         test("a_worker_that_does_not_stop_is_killed_in_time", a_worker_that_does_not_stop_is_killed),
         test("a_hopeless_worker_is_not_started_again", a_hopeless_worker_is_not_started_again),
         test("a_crashing_worker_is_started_again_and_told_of_it", a_crashing_worker_is_started_again),
@@ -83,6 +84,10 @@ fn worker(behaviour: &str) -> ExitCode {
     let port = listeners.inbound.first().expect("inbound").local_addr().expect("address").port();
     let roles: Vec<_> = listeners.iter().map(|(role, _)| role.name()).collect();
     println!("{} {port} {restarts} {end} {}", std::process::id(), roles.join("+"));
+    if behaviour == "late" {
+        return stop_late();
+    }
+    supervisor::take_stop_signals().expect("signals");
     match behaviour {
         "exit" => return ExitCode::from(9),
         "usage" => return ExitCode::from(64),
@@ -102,6 +107,28 @@ fn worker(behaviour: &str) -> ExitCode {
         other => panic!("unknown behaviour {other}"),
     }
     serve(&listeners)
+}
+
+/// Takes signals only once one that asks to stop has come, and then drains.
+fn stop_late() -> ExitCode {
+    static DRAINS: AtomicBool = AtomicBool::new(false);
+    extern "C" fn drain(_: libc::c_int) {
+        DRAINS.store(true, Ordering::Relaxed);
+    }
+    let is_pending = || {
+        // SAFETY: all-zero bytes are a valid set, which the call fills.
+        unsafe {
+            let mut set = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigpending(&mut set);
+            libc::sigismember(&set, libc::SIGTERM) == 1
+        }
+    };
+    until("a signal has come", is_pending);
+    // SAFETY: the handler only stores a flag.
+    unsafe { libc::signal(libc::SIGTERM, drain as *const () as libc::sighandler_t) };
+    supervisor::take_stop_signals().expect("signals");
+    println!("{}", if DRAINS.load(Ordering::Relaxed) { "drained" } else { "not told" });
+    ExitCode::SUCCESS
 }
 
 /// Answers every connection with this process's id. Should the kernel not end it with its supervisor, which is a failed
@@ -304,6 +331,14 @@ fn a_stop_signal_is_passed_on() {
         assert!(!is_alive(worker.pid));
         assert!(ask(worker.port).is_err(), "nobody listens any more");
     }
+}
+
+fn a_worker_hears_of_it_later() {
+    let mut supervisor = Supervisor::start("late", &[]);
+    supervisor.up();
+    supervisor.signal(libc::SIGTERM);
+    assert_eq!(supervisor.line(), "drained");
+    assert_eq!(supervisor.wait().code(), Some(0));
 }
 
 fn a_worker_that_does_not_stop_is_killed() {

@@ -32,6 +32,15 @@ pub struct PolicyDocument {
     pub sinks: Vec<DocumentSink>,
 }
 
+impl PolicyDocument {
+    /// Whether there may be exchanges that are refused while no record can be made durable: some policy is `Strict`, and some
+    /// is `Closed`.
+    pub fn may_refuse(&self) -> bool {
+        self.policies.iter().any(|policy| policy.delivery == DeliveryMode::Strict)
+            && self.policies.iter().any(|policy| policy.failure_mode == FailureMode::Closed)
+    }
+}
+
 /// One policy, as far as the sidecar needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

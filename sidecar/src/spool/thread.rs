@@ -37,6 +37,7 @@ const START_PAUSE_MS: u64 = 50;
 const EVENTS_MAX: usize = 256;
 
 /// What a spool needs.
+#[derive(Clone)]
 pub struct Settings {
     /// The folder on disk.
     pub folder: PathBuf,
@@ -140,6 +141,17 @@ impl Spool {
             threads.push(background::thread("spool-recovery", body).map_err(no_thread)?);
         }
         Ok((Self { handle, found, threads }, receiver))
+    }
+
+    /// Whether one could be started now, in a process that has none. Leaves nothing on the disk.
+    ///
+    /// # Errors
+    /// As [`Spool::start`].
+    pub fn could_start(settings: &Settings) -> Result<(), StartError> {
+        Keys::load(&settings.key_folder, settings.recovery.clone())?;
+        let made = make(settings);
+        Boots::clear(&settings.folder, settings.boot);
+        made.map(drop)
     }
 
     /// The ways to it.

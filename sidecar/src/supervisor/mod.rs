@@ -22,6 +22,7 @@ pub use inherit::{
     WorkerEnd, inherited_listeners, previous_worker,
 };
 pub use listen::{ListenConfig, ListenError, Listeners, Role};
+pub use signals::take_stop_signals;
 
 use restart::Restarts;
 use signals::{Event, Signals};
@@ -74,7 +75,8 @@ enum SupervisorError {
 
 /// Opens the sockets, runs the worker, starts it again whenever it ends, and returns when there is nothing left to do.
 ///
-/// The worker gets the sockets by [`inherited_listeners`] and the fate of its predecessor by [`previous_worker`]. It is
+/// The worker gets the sockets by [`inherited_listeners`], the fate of its predecessor by [`previous_worker`], and signals from
+/// [`take_stop_signals`] on. It is
 /// started again at once; if workers end within a second one after another, after a pause of 50 ms at most. SIGTERM and
 /// SIGINT are passed on; a worker that is still there after [`SupervisorConfig::grace`] is killed. Children that were
 /// left to this process are reaped.
@@ -108,7 +110,7 @@ fn supervise(config: &SupervisorConfig) -> Result<u8, SupervisorError> {
     let mut previous = None;
     loop {
         let started = Instant::now();
-        let pause = match start(config, &signals, &listeners, previous) {
+        let pause = match start(config, &listeners, previous) {
             Ok(worker) => match watch(&signals, worker, config.grace)? {
                 Outcome::Stopped => return Ok(0),
                 Outcome::Ended(status) => {
@@ -133,7 +135,12 @@ fn supervise(config: &SupervisorConfig) -> Result<u8, SupervisorError> {
                 restarts.ended(Duration::ZERO).max(Duration::from_millis(restart::PAUSE_MAX_MS))
             }
         };
-        if stopped_during(&signals, pause)? {
+        if let Some(signal) = stopped_during(&signals, pause)? {
+            // What the workers before left is sent, or told, by one more.
+            match start(config, &listeners, previous) {
+                Ok(worker) => stop(&signals, worker, signal, config.grace)?,
+                Err(error) => tracing::error!(%error, "no worker could be started to send what is left"),
+            }
             return Ok(0);
         }
     }
@@ -160,7 +167,6 @@ fn worker_ended(status: ExitStatus, restarts: u64) -> PreviousWorker {
 
 fn start(
     config: &SupervisorConfig,
-    signals: &Signals,
     listeners: &Listeners,
     previous: Option<PreviousWorker>,
 ) -> io::Result<libc::pid_t> {
@@ -178,13 +184,13 @@ fn start(
         None => command.env(ENV_WORKER_RESTARTS, "0"),
     };
     let sockets: Vec<_> = listeners.iter().map(|(_, socket)| socket.as_raw_fd()).collect();
-    let mask = signals.set();
+    let of_children = signals::of_children();
     // SAFETY: this one takes nothing and cannot fail.
     let supervisor = unsafe { libc::getpid() };
     // SAFETY: between fork and exec the closure makes only async-signal-safe system calls and allocates nothing.
     unsafe {
         command.pre_exec(move || {
-            Signals::unblock(&mask)?;
+            signals::unblock(&of_children)?;
             inherit::die_with_parent()?;
             // If the supervisor died before that, nobody would kill this process any more.
             if libc::getppid() != supervisor {
@@ -250,8 +256,8 @@ fn stop(signals: &Signals, worker: libc::pid_t, signal: libc::c_int, grace: Dura
     }
 }
 
-/// Lets the pause pass; `true` if this process was asked to stop meanwhile.
-fn stopped_during(signals: &Signals, pause: Duration) -> io::Result<bool> {
+/// Lets the pause pass; the signal by which this process was asked to stop meanwhile.
+fn stopped_during(signals: &Signals, pause: Duration) -> io::Result<Option<libc::c_int>> {
     /// No process has this id, so no status is taken for the worker's.
     const NO_WORKER: libc::pid_t = 0;
     let deadline = Instant::now() + pause;
@@ -260,8 +266,8 @@ fn stopped_during(signals: &Signals, pause: Duration) -> io::Result<bool> {
             Event::Child => {
                 signals::reap(NO_WORKER);
             }
-            Event::Stop(_) => return Ok(true),
-            Event::Timeout => return Ok(false),
+            Event::Stop(signal) => return Ok(Some(signal)),
+            Event::Timeout => return Ok(None),
         }
     }
 }

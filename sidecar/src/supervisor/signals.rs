@@ -7,8 +7,8 @@ use std::process::ExitStatus;
 use std::ptr;
 use std::time::{Duration, Instant};
 
-/// The signals that the supervisor takes.
-const TAKEN: [libc::c_int; 3] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT];
+/// The signals that ask to stop.
+const STOP: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
 
 /// What a wait brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,33 +31,12 @@ impl Signals {
         // A parent may have had it ignored, which is inherited: children would then vanish without a status.
         // SAFETY: sets a disposition, no handler.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `sigemptyset` initialises the set; the others only add valid signal numbers to it.
-        let set = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            for signal in TAKEN {
-                libc::sigaddset(set.as_mut_ptr(), signal);
-            }
-            set.assume_init()
-        };
+        let set = set_of(&[&STOP[..], &[libc::SIGCHLD]].concat());
         // SAFETY: the set is initialised and outlives the call; no old set is asked for.
         match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) } {
             0 => Ok(Self(set)),
             code => Err(io::Error::from_raw_os_error(code)),
         }
-    }
-
-    /// Unblocks the signals again; for the child, between fork and exec. Async-signal-safe.
-    pub(super) fn unblock(set: &libc::sigset_t) -> io::Result<()> {
-        // SAFETY: the set is initialised and outlives the call; no old set is asked for.
-        match unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, set, ptr::null_mut()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    pub(super) fn set(&self) -> libc::sigset_t {
-        self.0
     }
 
     /// Waits for the next signal until `deadline`; without one, for ever.
@@ -85,6 +64,41 @@ impl Signals {
                 stop => return Ok(Event::Stop(stop)),
             }
         }
+    }
+}
+
+/// The signal that no worker waits for, to be unblocked in it.
+pub(super) fn of_children() -> libc::sigset_t {
+    set_of(&[libc::SIGCHLD])
+}
+
+/// Unblocks signals in the calling thread. Async-signal-safe, for a child between fork and exec.
+pub(super) fn unblock(set: &libc::sigset_t) -> io::Result<()> {
+    // SAFETY: the set is initialised and outlives the call; no old set is asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set, ptr::null_mut()) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// For a worker that has its handlers: from now on it gets what asks it to stop. The supervisor starts it with these signals
+/// blocked, so that one that comes before is kept until here, and does not end a worker that has something to drain.
+///
+/// # Errors
+/// What the system says.
+pub fn take_stop_signals() -> io::Result<()> {
+    unblock(&set_of(&STOP))
+}
+
+fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` initialises the set; the others only add valid signal numbers to it.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
     }
 }
 

@@ -10,6 +10,10 @@ const SMALL_SPOOL_BYTES: u64 = 16 * 1024 * 1024;
 const LOST: &str = "testimony_export_lost_records_total";
 /// Exchanges with a record.
 const RECORDED: &str = "testimony_records_total";
+/// Whether there is no spool.
+const SPOOL_MISSING: &str = "testimony_spool_missing";
+/// What is refused.
+const REFUSED: &str = "testimony_refused_total";
 /// Requests of each part.
 const REQUESTS: u64 = 150;
 /// The records of so many are more than stays in memory for sinks: the first of them are read from files.
@@ -109,4 +113,46 @@ fn g2_what_the_disk_never_gives_is_told_as_holes_and_the_rest_arrives() {
     outcome.check("each one is in a hole", outcome.count.in_holes >= outcome.count.lost.len() as u64);
     let last = outcome.asked.iter().max_by_key(|one| one.sent).expect("requests");
     outcome.check("the last one is there", !outcome.count.lost.contains(&last.path));
+}
+
+/// Until then everything is refused: nothing that is recorded in memory can become durable.
+#[test]
+fn t4_a_sidecar_that_starts_while_its_disk_fails_has_its_spool_when_the_disk_is_back() {
+    let mut scene = Scene::strict("late");
+    scene.sidecar.kill_all();
+    scene.sidecar.shim.fail(Operation::Write, 1);
+    scene.sidecar.start();
+    let worker = scene.sidecar.worker().expect("a worker");
+    let load = scene.load();
+    scene.sidecar.until("requests are refused", |sidecar| sidecar.metric(REFUSED) > REQUESTS);
+    assert_eq!(scene.sidecar.metric(SPOOL_MISSING), 1);
+    scene.sidecar.shim.fail(Operation::Write, 0);
+    scene.sidecar.successor(worker);
+    assert_eq!((scene.sidecar.metric(SPOOL_MISSING), scene.sidecar.metric(REFUSED)), (0, 0));
+    scene.more(&load, REQUESTS);
+    assert_eq!(scene.sidecar.metric(REFUSED), 0);
+    let outcome = scene.end(load);
+    outcome.check_counts();
+    let last = outcome.asked.iter().max_by_key(|one| one.sent).expect("requests");
+    outcome.check("the last one is recorded", !outcome.count.lost.contains(&last.path));
+}
+
+#[test]
+fn d3_what_was_left_is_sent_when_the_disk_is_back_and_no_connection_is_open() {
+    let mut scene = Scene::start("idle");
+    scene.sink.down();
+    let load = scene.load();
+    scene.more(&load, REQUESTS);
+    let answered = load.stop().iter().filter(|one| one.answered.is_some()).count() as u64;
+    scene.until_the_spool_rests();
+    scene.sidecar.kill_all();
+    scene.sidecar.shim.fail(Operation::Write, 1);
+    scene.sidecar.start();
+    let worker = scene.sidecar.worker().expect("a worker");
+    assert_eq!(scene.sidecar.metric(SPOOL_MISSING), 1);
+    scene.sink.up();
+    scene.sidecar.shim.fail(Operation::Write, 0);
+    scene.sidecar.successor(worker);
+    scene.sidecar.until("what was left arrives", |_| scene.sink.exchanges() >= answered);
+    scene.leave();
 }
