@@ -398,7 +398,7 @@ fn data_thread(
             accompanied.spawn_local(accompany(recorder.clone(), asks));
         }
         tokio::select! {
-            () = async { while loops.join_next().await.is_some() {} } => {}
+            ended = all(&mut loops) => ended?,
             () = recorder.keep() => {}
         }
         skipped_told(telling.as_ref()).await;
@@ -409,6 +409,14 @@ fn data_thread(
         }
         Ok(())
     })
+}
+
+/// Returns when all have ended. Where one broke off nobody would accept connections that come to its socket, which stays open.
+async fn all(loops: &mut JoinSet<()>) -> anyhow::Result<()> {
+    while let Some(ended) = loops.join_next().await {
+        ended.context("a listener broke off")?;
+    }
+    Ok(())
 }
 
 fn pod(config: &Config) -> Pod {
@@ -464,6 +472,16 @@ mod tests {
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
         ready.is_set()
+    }
+
+    #[tokio::test]
+    async fn one_listener_that_breaks_off_ends_the_data_thread() {
+        let mut loops = JoinSet::new();
+        loops.spawn(async {});
+        assert!(all(&mut loops).await.is_ok());
+        loops.spawn(std::future::pending());
+        loops.spawn(async { panic!("as the test wants it") });
+        assert!(all(&mut loops).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
