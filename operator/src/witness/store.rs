@@ -1,6 +1,7 @@
 //! The ledger at the API server: one create-only ConfigMap for each block, named by its number. Who comes second with a number
 //! has lost, whatever a Lease says (W1).
 
+use super::authorities::joined;
 use crate::plain::Plain;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
@@ -8,6 +9,7 @@ use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use std::collections::BTreeMap;
 use testimony_core::evidence::ledger::outline::start;
 use testimony_core::evidence::ledger::{Block, Book, Keys, LedgerError, Outline};
+use testimony_core::evidence::roots::Roots;
 use testimony_core::evidence::stream::StreamId;
 
 /// What the names of blocks begin with; the number follows.
@@ -35,6 +37,10 @@ const WALK: &str = "walk";
 
 /// Key of the ConfigMap with the roots.
 pub const ROOTS_KEY: &str = "roots";
+
+/// Key of the same ConfigMap: the authorities in force, in PEM, by which the operator's servers are known. The roots hold former
+/// ones too, of which a key may have leaked.
+pub const IN_FORCE_KEY: &str = "authorities";
 
 /// Blocks of one page of a list: each has at most 512 KiB, and a page is held in memory as text and as objects.
 const PAGE_BLOCKS: u32 = 16;
@@ -235,12 +241,17 @@ impl Store {
         self.api.get_opt(&name(number)).await?.map(block).transpose()
     }
 
-    /// Publishes the roots where they have changed.
+    /// Publishes the roots where they have changed, with the authorities in force. Authorities that were published before stay.
     ///
     /// # Errors
     /// The API server's.
-    pub async fn publish_roots(&self, text: &str) -> Result<(), StoreError> {
-        self.publish(ROOTS, BTreeMap::from([(ROOTS_KEY.to_owned(), text.to_owned())])).await
+    pub async fn publish_roots(&self, mut roots: Roots) -> Result<(), StoreError> {
+        let make = |standing: &BTreeMap<String, String>| {
+            let in_force = std::mem::take(&mut roots.authorities);
+            roots.authorities = joined(&in_force, standing.get(ROOTS_KEY).map(String::as_str).unwrap_or_default());
+            BTreeMap::from([(ROOTS_KEY.to_owned(), roots.encode()), (IN_FORCE_KEY.to_owned(), in_force)])
+        };
+        self.publish_of(ROOTS, make).await
     }
 
     /// Copies the ledger's newest head.
@@ -296,7 +307,18 @@ impl Store {
 
     /// Writes a ConfigMap where it has changed.
     async fn publish(&self, name: &str, data: BTreeMap<String, String>) -> Result<(), StoreError> {
-        let Some(there) = self.api.get_opt(name).await? else {
+        self.publish_of(name, |_| data).await
+    }
+
+    /// The same of what is made of what it holds. Where somebody else changes it meanwhile, it is not written.
+    async fn publish_of(
+        &self,
+        name: &str,
+        make: impl FnOnce(&BTreeMap<String, String>) -> BTreeMap<String, String>,
+    ) -> Result<(), StoreError> {
+        let there = self.api.get_opt(name).await?;
+        let data = make(there.as_ref().and_then(|there| there.data.as_ref()).unwrap_or(&BTreeMap::new()));
+        let Some(there) = there else {
             let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(labels()), ..ObjectMeta::default() };
             let object = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
             self.api.create(&PostParams::default(), &object).await?;
