@@ -121,52 +121,6 @@ fn a_policy_is_ready_when_every_sidecar_acknowledged_its_revision() {
 }
 
 #[test]
-fn a_pod_that_has_not_started_is_not_waited_for() {
-    let mut index = cluster();
-    let waits = |name: &str, statuses: Value| {
-        let mut waits = pod(name, true);
-        waits["status"] = json!({"phase": "Pending", "initContainerStatuses": statuses});
-        waits["metadata"]["creationTimestamp"] = json!("1970-01-01T00:00:00Z");
-        waits
-    };
-    let state = |state: Value| json!([{"name": "testimony-sidecar", "image": "t", "imageID": "", "ready": false, "restartCount": 0, "state": state}]);
-    put::<Pod>(&mut index, waits("b", json!([])));
-    let now = Instant::now();
-    let alone = look(&index, &[], now);
-    let told = &alone.policies[&("shop".to_owned(), "all".to_owned())].conditions[2];
-    let said = "0 of 0 sidecars acknowledged their revision; 1 more have not started";
-    assert_eq!((told.status.as_str(), told.reason.as_str(), told.message.as_str()), ("True", "NotStarted", said));
-    put::<Pod>(&mut index, pod("a", true));
-    put::<Pod>(&mut index, waits("c", state(json!({"waiting": {"reason": "ImagePullBackOff"}}))));
-    let one = look(&index, &[("a", ack(&index, now))], now);
-    check(
-        &one,
-        "all",
-        expect![[r#"
-        Accepted=True Accepted: the policy is valid
-        ResolvedRefs=True ResolvedRefs: all sinks exist
-        Programmed=True Programmed: 1 of 1 sidecars acknowledged their revision; 2 more have not started
-        Ready=True Programmed: 1 of 3 pods run revision 4898b182101682e2; 0 need a restart, 0 are skipped
-        matched 3 injected 3 programmed 1 needRestart 0 skipped 0
-    "#]],
-    );
-    assert_eq!((one.totals.injected - one.totals.programmed, one.waiting), (2, 2));
-    // Its sidecar runs, or has run: now it can say so.
-    put::<Pod>(&mut index, waits("c", state(json!({"running": {}}))));
-    let begun = look(&index, &[("a", ack(&index, now))], now);
-    let told = &begun.policies[&("shop".to_owned(), "all".to_owned())].conditions[2];
-    assert!(told.status == "False" && told.reason == "Pending", "{told:?}");
-    assert_eq!((begun.totals.injected - begun.totals.programmed, begun.waiting), (2, 1));
-    let excluded = ExcludedNamespaces { own: "testimony-system".to_owned(), ..Default::default() };
-    let acks: HashMap<String, Ack> = ["a", "c"].map(|uid| (uid.to_owned(), ack(&index, now))).into();
-    let settling = Some(Timestamp::from_second(5).expect("time"));
-    let now = (now, Timestamp::UNIX_EPOCH);
-    let view =
-        View { index: &index, acks: &acks, excluded: &excluded, instant: now.0, now: now.1, settling, rollouts: false };
-    assert_eq!(report(view).unheard, 0, "a new leader does not wait for it either");
-}
-
-#[test]
 fn pods_without_a_sidecar_are_counted_with_their_reason() {
     let mut index = cluster();
     put::<Pod>(&mut index, pod("a", true));
