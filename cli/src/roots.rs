@@ -6,11 +6,12 @@ use crate::output::{print_data, printable};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::note::PublicKey;
 use testimony_core::evidence::roots::Roots;
-use testimony_operator::witness::store::{ROOTS, ROOTS_KEY};
+use testimony_operator::witness::store::{IN_FORCE_KEY, ROOTS, ROOTS_KEY};
 use x509_parser::pem::Pem;
 
 /// Runs the command.
@@ -28,14 +29,37 @@ pub async fn run(args: &RootsArgs, cluster: &ClusterArgs) -> Result<u8> {
 /// # Errors
 /// The cluster is not reached, or there are none.
 pub async fn read(cluster: &Cluster, operator_namespace: &str) -> Result<Roots> {
+    parsed(&published(cluster, operator_namespace).await?)
+}
+
+/// The authorities by which the operator's servers are known now, in PEM: fewer than in the roots, where former ones stay.
+///
+/// # Errors
+/// The cluster is not reached, or there are none.
+pub async fn in_force(cluster: &Cluster, operator_namespace: &str) -> Result<String> {
+    let mut data = published(cluster, operator_namespace).await?;
+    match data.remove(IN_FORCE_KEY) {
+        Some(authorities) => Ok(authorities),
+        // An operator of before, whose roots hold no others.
+        None => Ok(parsed(&data)?.authorities),
+    }
+}
+
+/// The ConfigMap with the roots.
+async fn published(cluster: &Cluster, operator_namespace: &str) -> Result<BTreeMap<String, String>> {
     let api: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), operator_namespace);
-    let object = cluster.get(api, ROOTS).await?;
-    let Some(roots) = object.and_then(|object| object.data?.remove(ROOTS_KEY)) else {
-        bail!(
+    let data = cluster.get(api, ROOTS).await?.and_then(|object| object.data);
+    match data.filter(|data| data.contains_key(ROOTS_KEY)) {
+        Some(data) => Ok(data),
+        None => bail!(
             "no roots in namespace {operator_namespace}: name the installation's with --operator-namespace, or look into the controller's log"
-        );
-    };
-    Roots::parse(&roots).with_context(|| format!("ConfigMap {ROOTS}"))
+        ),
+    }
+}
+
+fn parsed(data: &BTreeMap<String, String>) -> Result<Roots> {
+    let text = data.get(ROOTS_KEY).map(String::as_str).unwrap_or_default();
+    Roots::parse(text).with_context(|| format!("ConfigMap {ROOTS}"))
 }
 
 /// Roots with fingerprints for people.
@@ -63,4 +87,32 @@ pub fn text(roots: &Roots) -> Result<String> {
     }
     out.push_str(&roots.encode());
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::cluster;
+    use serde_json::json;
+
+    const OLD: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    const NEW: &str = "-----BEGIN CERTIFICATE-----\nBBBB\n-----END CERTIFICATE-----\n";
+
+    #[tokio::test]
+    async fn servers_are_known_by_the_authorities_in_force_and_not_by_former_ones() {
+        let both = format!("{NEW}{OLD}");
+        let table = [
+            (json!({"roots": both, "authorities": NEW}), Some(NEW)),
+            (json!({"roots": both}), Some(both.as_str())),
+            (json!({"authorities": NEW}), None),
+        ];
+        for (data, expected) in table {
+            let path = "/api/v1/namespaces/testimony-system/configmaps/testimony-roots";
+            let (cluster, _) = cluster([(path, json!({"data": data}))].into());
+            let found = in_force(&cluster, "testimony-system").await;
+            assert_eq!(found.ok().as_deref(), expected, "{data}");
+            let roots = read(&cluster, "testimony-system").await.ok().map(|roots| roots.authorities);
+            assert_eq!(roots.is_some(), expected.is_some() && roots.as_deref() == Some(&both), "{data}");
+        }
+    }
 }

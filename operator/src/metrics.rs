@@ -35,8 +35,8 @@ pub struct ResultLabels {
 /// A state of pods, streams or sinks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StateLabels {
-    /// Of pods `matched`, `injected`, `programmed`, `need_restart` or `skipped`; of streams `live` or `silent`;
-    /// of sinks `sent`, `failing` or `unable`.
+    /// Of pods `matched`, `injected`, `programmed`, `waiting` (injected and not started), `need_restart` or `skipped`; of
+    /// streams `live` or `silent`; of sinks `sent`, `failing` or `unable`.
     pub state: &'static str,
 }
 

@@ -20,6 +20,10 @@ struct Inner {
     failing: bool,
     /// Writes whose answers are lost, though they take effect.
     lost: usize,
+    /// Pages of lists that were asked for, by their limits.
+    pages: Vec<usize>,
+    /// After so many pages the tokens that were given expire.
+    expires: Option<usize>,
 }
 
 impl FakeApi {
@@ -31,7 +35,8 @@ impl FakeApi {
             async move {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-                let (status, answer) = api.answer(&head.method, head.uri.path(), &body);
+                let query = head.uri.query().unwrap_or_default();
+                let (status, answer) = api.answer(&head.method, (head.uri.path(), query), &body);
                 let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
                 *response.status_mut() = status;
                 Ok::<_, std::convert::Infallible>(response)
@@ -66,12 +71,24 @@ impl FakeApi {
         self.lock().lost = writes;
     }
 
+    /// Once this many pages of lists were given, what they are continued with has expired.
+    pub(crate) fn expire(&self, pages: usize) {
+        let mut inner = self.lock();
+        inner.expires = Some(pages);
+        inner.pages.clear();
+    }
+
+    /// Limits of the pages that were asked for since then.
+    pub(crate) fn pages(&self) -> Vec<usize> {
+        self.lock().pages.clone()
+    }
+
     /// Paths of the objects that begin so.
     pub(crate) fn paths(&self, prefix: &str) -> Vec<String> {
         self.lock().objects.keys().filter(|path| path.starts_with(prefix)).cloned().collect()
     }
 
-    fn answer(&self, method: &Method, path: &str, body: &[u8]) -> (StatusCode, Value) {
+    fn answer(&self, method: &Method, (path, query): (&str, &str), body: &[u8]) -> (StatusCode, Value) {
         let mut inner = self.lock();
         if inner.failing {
             return status(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
@@ -81,13 +98,7 @@ impl FakeApi {
         let lost = *method == Method::POST && inner.lost > 0;
         match *method {
             // The only kind that is listed.
-            Method::GET if path.ends_with("/configmaps") => {
-                let under = format!("{path}/");
-                let labelled = |object: &&Value| object["metadata"]["labels"]["testimony.dev/ledger"] == "true";
-                let all = inner.objects.iter().filter(|(path, _)| path.starts_with(&under)).map(|(_, object)| object);
-                let items: Vec<&Value> = all.filter(labelled).collect();
-                (StatusCode::OK, json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {}, "items": items}))
-            }
+            Method::GET if path.ends_with("/configmaps") => inner.page(path, query),
             Method::GET => match inner.objects.get(path) {
                 Some(object) => (StatusCode::OK, object.clone()),
                 None if is_list(path) => (StatusCode::OK, inner.list(path)),
@@ -147,6 +158,31 @@ impl Inner {
         let items: Vec<&Value> =
             self.objects.iter().filter(|(path, _)| path.starts_with(&folder)).map(|(_, object)| object).collect();
         json!({"metadata": {}, "items": items})
+    }
+
+    /// A page of the ConfigMaps of a ledger, as `limit` and `continue` of the query say. Tokens need no encoding.
+    fn page(&mut self, path: &str, query: &str) -> (StatusCode, Value) {
+        let value = |key: &str| query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key);
+        let limit = value("limit").and_then(|(_, limit)| limit.parse().ok()).unwrap_or(usize::MAX);
+        let (given, after) = match value("continue").and_then(|(_, token)| token.split_once('.')) {
+            Some((given, name)) => (given, name),
+            None => ("fresh", ""),
+        };
+        if self.expires.is_some_and(|pages| self.pages.len() >= pages) && given == "fresh" && !after.is_empty() {
+            let (code, mut text) = status(StatusCode::GONE, "Expired");
+            text["metadata"] = json!({"continue": format!("inconsistent.{after}")});
+            return (code, text);
+        }
+        self.pages.push(limit);
+        let (under, begin) = (format!("{path}/"), format!("{path}/{after}"));
+        let labelled = |object: &Value| object["metadata"]["labels"]["testimony.dev/ledger"] == "true";
+        let all = self.objects.range(begin.clone()..).take_while(|(path, _)| path.starts_with(&under));
+        let mut rest = all.filter(|(path, object)| **path > begin && labelled(object));
+        let page: Vec<(&String, &Value)> = rest.by_ref().take(limit).collect();
+        let last = page.last().and_then(|(path, _)| path.strip_prefix(&under)).filter(|_| rest.next().is_some());
+        let metadata = last.map_or(json!({}), |name| json!({"continue": format!("{given}.{name}")}));
+        let items: Vec<&Value> = page.iter().map(|(_, object)| *object).collect();
+        (StatusCode::OK, json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": metadata, "items": items}))
     }
 
     fn store(&mut self, path: String, mut object: Value) -> Value {

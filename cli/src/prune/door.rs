@@ -2,7 +2,9 @@
 
 use crate::cluster::{Cluster, head};
 use crate::output::printable;
+use crate::status::LEASE;
 use anyhow::{Context, Result, anyhow, bail};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -38,23 +40,46 @@ impl Door<'_> {
     /// # Errors
     /// There is no leader, it is not reached, or it does not take the order.
     pub(super) async fn order(&self, token: &str, request: &PruneRequest) -> Result<PruneResponse> {
-        let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), self.namespace);
-        let leaders = self.cluster.list("pods", api, ListParams::default().labels(&format!("{}=true", label::LEADER)));
-        let leader = leaders.await?.first().map(ResourceExt::name_any);
-        let Some(leader) = leader else {
-            bail!(
-                "no controller leads in namespace {}: name the installation's with --operator-namespace",
-                self.namespace
-            )
-        };
+        let leader = self.leader().await?;
         let work = async {
             let (forwarder, stream) = self.cluster.forward(self.namespace, &leader, port::POLICY).await?;
             let answer = exchange(stream, self.authorities, &policy_host(self.namespace), token, request).await;
             forwarder.abort();
             answer
         };
-        tokio::time::timeout(ORDER_TIMEOUT, work).await.context("the operator did not answer in time")?
+        let done = tokio::time::timeout(ORDER_TIMEOUT, work).await.context("the operator did not answer in time");
+        done.and_then(|answer| answer).with_context(|| format!("the leading controller is pod {leader}"))
     }
+
+    /// The leader's pod. A node that is lost leaves its pod there with the label, beside that of the next leader.
+    async fn leader(&self) -> Result<String> {
+        let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), self.namespace);
+        let labelled = self.cluster.list("pods", api, ListParams::default().labels(&format!("{}=true", label::LEADER)));
+        let labelled = labelled.await?;
+        if labelled.is_empty() {
+            bail!(
+                "no controller leads in namespace {}: name the installation's with --operator-namespace",
+                self.namespace
+            );
+        }
+        let leases: Api<Lease> = Api::namespaced(self.cluster.client.clone(), self.namespace);
+        // Who may not read it, as under roles of before, goes by what the kubelet says.
+        let lease = leases.get_opt(LEASE).await.ok().flatten();
+        let holder = lease.and_then(|lease| lease.spec?.holder_identity);
+        if let Some(holder) = holder.filter(|holder| labelled.iter().any(|pod| pod.name_any() == *holder)) {
+            return Ok(holder);
+        }
+        let names = || labelled.iter().map(ResourceExt::name_any).collect::<Vec<_>>().join(", ");
+        let ready = labelled.iter().find(|pod| is_ready(pod)).map(ResourceExt::name_any);
+        ready.with_context(|| format!("no controller that leads is ready in namespace {}: {}", self.namespace, names()))
+    }
+}
+
+/// Whether the kubelet says that it serves, and nobody wants it to go.
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    ready && pod.metadata.deletion_timestamp.is_none()
 }
 
 /// The name in the certificate of the policy server.
@@ -108,9 +133,11 @@ async fn exchange(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{cluster, list};
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use rustls::ServerConfig;
     use rustls::pki_types::PrivateKeyDer;
+    use serde_json::{Value, json};
     use testimony_core::evidence::ledger::prune::Removal;
     use tokio::net::{TcpListener, TcpStream};
     use tokio_rustls::TlsAcceptor;
@@ -188,5 +215,43 @@ mod tests {
         let request = PruneRequest { reason: "why".to_owned(), removal: Removal::default(), orders: Vec::new() };
         let refused = exchange(peer, "", HOST, "a\r\nHost: b", &request).await;
         assert!(refused.expect_err("refused").to_string().contains("one word"));
+    }
+
+    /// A pod with the leader's label.
+    fn labelled(name: &str, ready: &str, leaves: bool) -> Value {
+        let mut metadata = json!({"name": name, "labels": {"testimony.dev/leader": "true"}});
+        if leaves {
+            metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        }
+        json!({"metadata": metadata, "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+    }
+
+    #[tokio::test]
+    async fn an_order_goes_to_the_pod_that_leads_and_not_to_one_that_a_lost_node_left() {
+        let held = |holder: &str| json!({"spec": {"holderIdentity": holder}});
+        let lost = || labelled("a", "False", true);
+        let table = [
+            ("the Lease knows", vec![labelled("a", "True", false), labelled("b", "True", false)], held("b"), Some("b")),
+            ("not ready yet", vec![lost(), labelled("b", "False", false)], held("b"), Some("b")),
+            ("it may not be read", vec![lost(), labelled("b", "True", false)], Value::Null, Some("b")),
+            ("nobody holds it", vec![lost(), labelled("b", "True", false)], held(""), Some("b")),
+            ("who holds it is not labelled", vec![lost(), labelled("b", "True", false)], held("c"), Some("b")),
+            ("it leaves", vec![labelled("a", "True", true), labelled("b", "True", false)], held(""), Some("b")),
+            ("none is ready", vec![lost()], held(""), None),
+            ("none leads", vec![], held("b"), None),
+        ];
+        for (case, pods, lease, expected) in table {
+            let pods_path = "/api/v1/namespaces/testimony-system/pods";
+            let lease_path = "/apis/coordination.k8s.io/v1/namespaces/testimony-system/leases/testimony-controller";
+            let (cluster, asked) = cluster([(pods_path, list(&pods)), (lease_path, lease)].into());
+            let door = Door { cluster: &cluster, namespace: "testimony-system", authorities: "" };
+            let request = PruneRequest { reason: "why".to_owned(), removal: Removal::default(), orders: Vec::new() };
+            let error = format!("{:#}", door.order("t1", &request).await.expect_err("nothing is forwarded"));
+            let asked = asked.lock().expect("no panic").clone();
+            let forwarded = asked.iter().find_map(|path| path.strip_suffix("/portforward")?.strip_prefix(pods_path));
+            assert_eq!(forwarded.map(|name| name.trim_start_matches('/')), expected, "{case}: {error}");
+            let named = expected.map_or("no controller", |_| "the leading controller is pod b");
+            assert!(error.contains(named), "{case}: {error}");
+        }
     }
 }

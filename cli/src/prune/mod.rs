@@ -55,9 +55,9 @@ pub async fn run(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<u8> {
 async fn give(args: &LedgerPruneArgs, cluster: &ClusterArgs, requests: &[PruneRequest]) -> Result<String> {
     let token = token(args, cluster).await?;
     let cluster = Cluster::connect(cluster).await?;
-    let roots = crate::roots::read(&cluster, &args.operator_namespace).await?;
-    let (namespace, authorities) = (args.operator_namespace.as_str(), roots.authorities.as_str());
-    let door = Door { cluster: &cluster, namespace, authorities };
+    let namespace = args.operator_namespace.as_str();
+    let authorities = crate::roots::in_force(&cluster, namespace).await?;
+    let door = Door { cluster: &cluster, namespace, authorities: &authorities };
     let mut by = String::new();
     for (number, request) in requests.iter().enumerate() {
         let told = door.order(&token, request).await.with_context(|| match number {

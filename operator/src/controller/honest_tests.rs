@@ -88,6 +88,44 @@ fn a_new_leader_neither_drops_to_zero_nor_claims_what_it_has_not_heard() {
 }
 
 #[test]
+fn a_pod_that_has_not_started_is_not_waited_for() {
+    let mut index = cluster();
+    let waits = |name: &str, sidecar: Option<Value>| {
+        let mut waits = old(name);
+        let status = |state: Value| json!({"name": "testimony-sidecar", "image": "t", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        let statuses: Vec<Value> = sidecar.into_iter().map(status).collect();
+        waits["status"] = json!({"phase": "Pending", "initContainerStatuses": statuses});
+        waits
+    };
+    let now = Instant::now();
+    let seen = |index: &Index, acks: &[(&str, Ack)], settling| {
+        let report = look(index, Look { acks, instant: now, now: 30, settling, rollouts: false });
+        let totals = &report.totals;
+        assert_eq!(of(&report, "all").pods, *totals);
+        let counts = (totals.injected, totals.programmed, report.waiting, report.unheard);
+        (counts, told(of(&report, "all"), "Programmed"), told(of(&report, "all"), "Ready"))
+    };
+    put::<Pod>(&mut index, waits("b", None));
+    for settling in [None, Some(25)] {
+        let (counts, programmed, _) = seen(&index, &[], settling);
+        assert_eq!(counts, (1, 0, 1, 0), "a new leader does not wait for it either");
+        assert_eq!(programmed, "True NotStarted: 0 of 0 sidecars acknowledged their revision; 1 more have not started");
+    }
+    put::<Pod>(&mut index, old("a"));
+    put::<Pod>(&mut index, waits("c", Some(json!({"waiting": {"reason": "ImagePullBackOff"}}))));
+    let acks = [("a", ack(&index, now))];
+    let (counts, programmed, ready) = seen(&index, &acks, None);
+    assert_eq!(counts, (3, 1, 2, 0), "but for those that wait there is no difference");
+    assert_eq!(programmed, "True Programmed: 1 of 1 sidecars acknowledged their revision; 2 more have not started");
+    assert!(ready.starts_with("True Programmed: 1 of 3 pods"), "{ready}");
+    // Its sidecar runs: now it can say so.
+    put::<Pod>(&mut index, waits("c", Some(json!({"running": {}}))));
+    let (counts, programmed, _) = seen(&index, &acks, None);
+    assert_eq!(counts, (3, 1, 1, 0));
+    assert_eq!(programmed, "False Pending: 1 of 2 sidecars acknowledged their revision; 1 more have not started");
+}
+
+#[test]
 fn an_edit_that_met_no_operator_is_not_counted_from_before() {
     let mut index = cluster();
     put::<Pod>(&mut index, old("a"));

@@ -72,6 +72,8 @@ pub struct Report {
     pub uncovered: Vec<Uncovered>,
     /// Distinct selected pods.
     pub totals: PodCounts,
+    /// Of these, with a sidecar and not started: see [`is_waiting`].
+    pub waiting: i64,
     /// Sidecars that are older than this leader and have not reported to it yet, while it settles.
     pub unheard: i64,
 }
@@ -149,6 +151,7 @@ pub fn report(view: View<'_>) -> Report {
         }
         let standing = standing(view, pod, &selecting);
         count(&mut report.totals, &standing);
+        report.waiting += i64::from(is_waiting(&standing));
         report.unheard += i64::from(standing.unheard);
         report.uncovered.extend(uncovered(&standing));
         standings.push(standing);
@@ -195,7 +198,10 @@ fn standing<'a>(view: View<'a>, pod: &'a PodFacts, policies: &[&PolicyEntry]) ->
     let refused = ack.and_then(|a| a.refused.as_ref()).filter(|r| r.revision == document.revision);
     let before_us = |since: Timestamp| pod.created.is_none_or(|created| created < since);
     Standing {
-        unheard: uncovered.is_none() && view.settling.is_some_and(before_us) && !view.acks.contains_key(&pod.uid),
+        unheard: uncovered.is_none()
+            && pod.started
+            && view.settling.is_some_and(before_us)
+            && !view.acks.contains_key(&pod.uid),
         programmed: ack.is_some_and(|a| a.revision.as_ref() == Some(&document.revision)),
         refused: refused.map(|r| r.message.clone()),
         evidence: ack.and_then(|a| a.evidence),
@@ -243,6 +249,12 @@ fn count(counts: &mut PodCounts, standing: &Standing<'_>) {
     }
 }
 
+/// Whether its sidecar cannot have acknowledged anything, because nothing of the pod has started: it waits for a node or an
+/// image, say.
+fn is_waiting(standing: &Standing<'_>) -> bool {
+    standing.uncovered.is_none() && !standing.programmed && !standing.pod.started
+}
+
 fn policy_status(
     view: View<'_>,
     policy: &PolicyEntry,
@@ -273,7 +285,8 @@ fn policy_status(
         // What was counted last stays until those who were counted can have reported again; `Programmed` is unknown so long.
         pods.programmed = pods.programmed.max(policy.status.pods.programmed.min(pods.injected));
     }
-    let counts = Counts { pods: &pods, unheard };
+    let waiting = i64::try_from(own.iter().filter(|s| is_waiting(s)).count()).unwrap_or(i64::MAX);
+    let counts = Counts { pods: &pods, unheard, waiting };
     let findings = findings(view, policy, own, counts, effective.as_deref(), too_large);
     AuditPolicyStatus {
         observed_generation: policy.generation,
@@ -293,6 +306,7 @@ fn policy_status(
 struct Counts<'a> {
     pods: &'a PodCounts,
     unheard: i64,
+    waiting: i64,
 }
 
 fn findings(
@@ -364,7 +378,7 @@ fn resolved(index: &Index, policy: &PolicyEntry) -> Finding {
 
 fn programmed(policy: &PolicyEntry, own: &[&Standing<'_>], counts: Counts<'_>) -> Finding {
     const KIND: &str = "Programmed";
-    let Counts { pods, unheard } = counts;
+    let Counts { pods, unheard, waiting } = counts;
     let Some(good) = &policy.good else {
         return Finding::no(KIND, "NotAccepted", "the policy was never valid, so no pod runs it");
     };
@@ -378,12 +392,17 @@ fn programmed(policy: &PolicyEntry, own: &[&Standing<'_>], counts: Counts<'_>) -
         );
         return Finding::unknown(KIND, "Reconciling", text);
     }
-    let counts = format!("{} of {} sidecars acknowledged their revision", pods.programmed, pods.injected);
-    match (pods.matched, pods.injected) {
-        (0, _) => Finding::yes(KIND, "NoPods", "no pod is selected"),
-        (_, 0) => Finding::no(KIND, "NoSidecars", "no selected pod has a sidecar"),
-        (_, injected) if pods.programmed < injected => Finding::no(KIND, "Pending", counts),
+    let started = pods.injected.saturating_sub(waiting);
+    let mut counts = format!("{} of {started} sidecars acknowledged their revision", pods.programmed);
+    if waiting > 0 {
+        counts.push_str(&format!("; {waiting} more have not started"));
+    }
+    match (pods.matched, pods.injected, started) {
+        (0, ..) => Finding::yes(KIND, "NoPods", "no pod is selected"),
+        (_, 0, _) => Finding::no(KIND, "NoSidecars", "no selected pod has a sidecar"),
+        _ if pods.programmed < started => Finding::no(KIND, "Pending", counts),
         _ if good.suspend => Finding::yes(KIND, "Suspended", "the policy is suspended and records nothing"),
+        (_, _, 0) => Finding::yes(KIND, "NotStarted", counts),
         _ => Finding::yes(KIND, "Programmed", counts),
     }
 }

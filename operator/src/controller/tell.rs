@@ -113,7 +113,7 @@ pub(super) fn of_conditions(before: &[Condition], after: &[Condition]) -> Vec<Ne
     let news = changed(before, after).filter_map(|c| match (c.type_.as_str(), c.status.as_str()) {
         ("Ready", _) | (_, "Unknown") => None,
         ("Delivered", "False") if fails => None,
-        ("Programmed", "True") if c.reason == "NoPods" => None,
+        ("Programmed", "True") if matches!(c.reason.as_str(), "NoPods" | "NotStarted") => None,
         ("Programmed", "False") if !matches!(c.reason.as_str(), "Refused" | "NoSidecars") => None,
         ("Reachable", "False") => Some(event(c, "SinkUnreachable")),
         ("Reachable", "True") => (was("Reachable") == Some("False")).then(|| event(c, "SinkRecovered")),
@@ -174,6 +174,7 @@ mod tests {
         assert_eq!(one("Programmed", Some(("True", "Programmed")), ("False", "Refused")), bad("Refused"));
         assert_eq!(one("Programmed", Some(("True", "Programmed")), ("Unknown", "Reconciling")), []);
         assert_eq!(one("Programmed", Some(("False", "Pending")), ("True", "NoPods")), []);
+        assert_eq!(one("Programmed", Some(("False", "NoSidecars")), ("True", "NotStarted")), []);
         assert_eq!(one("Reachable", Some(("Unknown", "NotUsed")), ("True", "Reachable")), []);
         assert_eq!(one("Reachable", Some(("True", "Reachable")), ("False", "Unreachable")), bad("SinkUnreachable"));
         assert_eq!(one("Reachable", Some(("False", "Unreachable")), ("True", "Reachable")), yes("SinkRecovered"));

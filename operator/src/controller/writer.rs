@@ -221,6 +221,7 @@ impl Writer {
             ("matched", totals.matched),
             ("injected", totals.injected),
             ("programmed", totals.programmed),
+            ("waiting", report.waiting),
             ("need_restart", totals.need_restart),
             ("skipped", totals.skipped),
         ];

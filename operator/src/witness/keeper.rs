@@ -329,7 +329,7 @@ impl Keeper {
             witnesses: vec![NamedKey { name: desk.name().to_owned(), key: keys.witness }],
             authorities: bundle.to_string(),
         };
-        if let Err(error) = self.store.publish_roots(&roots.encode()).await {
+        if let Err(error) = self.store.publish_roots(roots).await {
             tracing::warn!(%error, "roots not published, trying again");
         }
     }

@@ -6,7 +6,7 @@ use super::desk::{Desk, Reply};
 use super::fair::CERTIFICATES_PER_POD_MAX;
 use super::http::Ask;
 use super::keys::WitnessKeys;
-use super::store::{Standing, Store};
+use super::store::{Standing, Store, Stored};
 use crate::api::AuditPolicy;
 use crate::state::State;
 use crate::testing::FakeApi;
@@ -262,4 +262,24 @@ async fn w1_a_ledger_whose_old_blocks_could_not_be_removed_for_hours_is_read_and
     assert_eq!(bench.blocks_counted("reload"), 0);
     assert!(bench.api.get(&path(count)).is_some(), "reading begins there");
     bench.end().await;
+}
+
+#[tokio::test]
+async fn w1_a_list_of_blocks_that_takes_too_long_goes_on_and_its_pages_grow() {
+    // Blocks, bytes of each, and limits of the pages that were given.
+    let table: [(u64, usize, &[usize]); 2] =
+        [(700, 100, &[16, 32, 64, 128, 128, 128, 128, 128]), (40, 80 * 1024, &[16, 16, 16])];
+    for (count, bytes, limits) in table {
+        let (api, entries) = (FakeApi::default(), "x".repeat(bytes));
+        let store = Store::new(api.client(), SPACE);
+        for number in 0..count {
+            let block = Block { number, entries: entries.clone(), note: String::new() };
+            assert_eq!(store.create(&block).await.expect("created"), Stored::Ours);
+        }
+        api.expire(2);
+        let outlines = store.outlines().await.expect("all of them");
+        let numbers: Vec<u64> = outlines.iter().map(|outline| outline.number).collect();
+        assert_eq!(numbers, (0..count).collect::<Vec<_>>(), "each once, {bytes} bytes");
+        assert_eq!(api.pages(), limits, "{bytes} bytes");
+    }
 }

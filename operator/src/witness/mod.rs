@@ -2,10 +2,11 @@
 //! (rules K1, W1, W2, W4). Only the leader answers; the ledger itself keeps two of them apart.
 //!
 //! [`desk`] decides (on certificates in its `certify`), with what is [`fair`] among pods and which [`contradictions`] were told,
-//! [`cover`] looks at the cluster (all without I/O); [`keeper`] commits, [`export`] sends blocks to sinks until each has given a
+//! [`cover`] looks at the cluster, [`authorities`] says which are published (all without I/O); [`keeper`] commits, [`export`] sends blocks to sinks until each has given a
 //! [`receipt`], [`outside`] shows heads to a witness outside of the cluster, [`head_copy`] copies the newest one, [`retain`] says
 //! which blocks stay, [`store`] and [`keys`] hold objects, [`http`] is what sidecars call.
 
+mod authorities;
 #[cfg(test)]
 mod bench;
 pub mod contradictions;

@@ -1,13 +1,15 @@
 //! The ledger at the API server: one create-only ConfigMap for each block, named by its number. Who comes second with a number
 //! has lost, whatever a Lease says (W1).
 
+use super::authorities::joined;
 use crate::plain::Plain;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectList, ObjectMeta, PostParams};
 use std::collections::BTreeMap;
 use testimony_core::evidence::ledger::outline::start;
 use testimony_core::evidence::ledger::{Block, Book, Keys, LedgerError, Outline};
+use testimony_core::evidence::roots::Roots;
 use testimony_core::evidence::stream::StreamId;
 
 /// What the names of blocks begin with; the number follows.
@@ -36,8 +38,19 @@ const WALK: &str = "walk";
 /// Key of the ConfigMap with the roots.
 pub const ROOTS_KEY: &str = "roots";
 
-/// Blocks of one page of a list: each has at most 512 KiB, and a page is held in memory as text and as objects.
-const PAGE_BLOCKS: u32 = 16;
+/// Key of the same ConfigMap: the authorities in force, in PEM, by which the operator's servers are known. The roots hold former
+/// ones too, of which a key may have leaked.
+pub const IN_FORCE_KEY: &str = "authorities";
+
+/// Blocks of the first page of a list, and of one behind a page that was not small: each has at most 512 KiB, and a page is held
+/// in memory as text and as objects.
+const PAGE_BLOCKS_MIN: u32 = 16;
+
+/// Most blocks of a page. Pages grow to it while they are small, as a page costs a way to the API server: at the worst, 64 MiB.
+const PAGE_BLOCKS_MAX: u32 = 128;
+
+/// A page of fewer bytes of blocks is small.
+const PAGE_BYTES_SMALL: usize = 1024 * 1024;
 
 /// Most blocks that are read: what is kept, and what is added while removal fails, for eleven days at one a second. Of each a
 /// few words are in memory, some 24 bytes. Beyond it a ledger is read again once old blocks are removed by hand.
@@ -127,20 +140,42 @@ impl Store {
     /// See [`StoreError`].
     pub async fn scan(&self, mut look: impl FnMut(&Block)) -> Result<(), StoreError> {
         let mut count = 0;
-        let mut params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true")).limit(PAGE_BLOCKS);
+        let mut limit = PAGE_BLOCKS_MIN;
+        let mut params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true"));
         loop {
-            let page = self.api.list(&params).await?;
+            params = params.limit(limit);
+            let page = self.page(&params).await?;
+            let mut bytes = 0_usize;
             for object in page.items {
-                look(&block(object)?);
+                let block = block(object)?;
+                bytes = bytes.saturating_add(block.bytes());
+                look(&block);
                 count += 1;
             }
             if count > BLOCKS_MAX {
                 return Err(StoreError::TooMany);
             }
+            limit = if bytes < PAGE_BYTES_SMALL { limit.saturating_mul(2) } else { 0 };
+            limit = limit.clamp(PAGE_BLOCKS_MIN, PAGE_BLOCKS_MAX);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => return Ok(()),
             }
+        }
+    }
+
+    /// One page. A list that takes longer than the API server remembers its beginning (five minutes) goes on with what is there
+    /// now: what was there all the time is in it, as blocks are never changed. Of those that were made meanwhile some may be
+    /// missing, which whoever writes the next one notices.
+    async fn page(&self, params: &ListParams) -> Result<ObjectList<ConfigMap>, StoreError> {
+        let expired = match self.api.list(params).await {
+            Err(kube::Error::Api(status)) if status.code == 410 => status,
+            other => return Ok(other?),
+        };
+        let token = expired.metadata.as_ref().and_then(|metadata| metadata.continue_.clone());
+        match token.filter(|token| !token.is_empty()) {
+            Some(token) => Ok(self.api.list(&params.clone().continue_token(&token)).await?),
+            None => Err(kube::Error::Api(expired).into()),
         }
     }
 
@@ -235,12 +270,17 @@ impl Store {
         self.api.get_opt(&name(number)).await?.map(block).transpose()
     }
 
-    /// Publishes the roots where they have changed.
+    /// Publishes the roots where they have changed, with the authorities in force. Authorities that were published before stay.
     ///
     /// # Errors
     /// The API server's.
-    pub async fn publish_roots(&self, text: &str) -> Result<(), StoreError> {
-        self.publish(ROOTS, BTreeMap::from([(ROOTS_KEY.to_owned(), text.to_owned())])).await
+    pub async fn publish_roots(&self, mut roots: Roots) -> Result<(), StoreError> {
+        let make = |standing: &BTreeMap<String, String>| {
+            let in_force = std::mem::take(&mut roots.authorities);
+            roots.authorities = joined(&in_force, standing.get(ROOTS_KEY).map(String::as_str).unwrap_or_default());
+            BTreeMap::from([(ROOTS_KEY.to_owned(), roots.encode()), (IN_FORCE_KEY.to_owned(), in_force)])
+        };
+        self.publish_of(ROOTS, make).await
     }
 
     /// Copies the ledger's newest head.
@@ -296,7 +336,18 @@ impl Store {
 
     /// Writes a ConfigMap where it has changed.
     async fn publish(&self, name: &str, data: BTreeMap<String, String>) -> Result<(), StoreError> {
-        let Some(there) = self.api.get_opt(name).await? else {
+        self.publish_of(name, |_| data).await
+    }
+
+    /// The same of what is made of what it holds. Where somebody else changes it meanwhile, it is not written.
+    async fn publish_of(
+        &self,
+        name: &str,
+        make: impl FnOnce(&BTreeMap<String, String>) -> BTreeMap<String, String>,
+    ) -> Result<(), StoreError> {
+        let there = self.api.get_opt(name).await?;
+        let data = make(there.as_ref().and_then(|there| there.data.as_ref()).unwrap_or(&BTreeMap::new()));
+        let Some(there) = there else {
             let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(labels()), ..ObjectMeta::default() };
             let object = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
             self.api.create(&PostParams::default(), &object).await?;

@@ -4,6 +4,7 @@ use super::desk::{Reply, SpoolKey};
 use super::http::Ask;
 use super::*;
 use crate::api::AuditPolicy;
+use crate::certs::Authority;
 use crate::index::Indexed;
 use crate::state::State;
 use crate::testing::FakeApi;
@@ -11,12 +12,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256;
 use rustls::crypto::hpke::{Hpke as _, HpkePublicKey};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 use testimony_core::evidence::ledger::prune::Removal;
 use testimony_core::evidence::ledger::{AbandonedRow, Book, Fact, Life, Pruned, ledger_id};
 use testimony_core::evidence::merkle::{Range, leaf, root_of};
 use testimony_core::evidence::witness::unwrap::HPKE_INFO;
 use testimony_core::evidence::witness::{Outcome, Refusal, Request};
+use time::OffsetDateTime;
 
 #[tokio::test(start_paused = true)]
 async fn w1_a_stream_is_certified_shown_and_closed_and_the_ledger_proves_it() {
@@ -246,6 +249,37 @@ async fn w4_pods_come_go_and_stay_uncovered() {
         .until("both are gone", |bench| bench.read().pods["a"].to_ns.is_some() && bench.read().uncovered[0].1.is_some())
         .await;
     bench.end().await;
+}
+
+/// What is published of authorities: in the roots, and as those in force.
+fn published(bench: &Bench) -> (String, String) {
+    let object = bench.api.get(&format!("{MAPS}/testimony-roots")).unwrap_or_default();
+    let in_force = object["data"]["authorities"].as_str().unwrap_or_default().to_owned();
+    let roots = if bench.has_roots() { bench.roots().authorities } else { String::new() };
+    (roots, in_force)
+}
+
+#[tokio::test(start_paused = true)]
+async fn k1_an_authority_stays_in_the_roots_after_another_installation_and_many_rotations() {
+    let (now, year) = (OffsetDateTime::now_utc(), Duration::from_secs(365 * 86_400));
+    let pem = |authority: &Authority| authority.bundle(now).replace("\r\n", "\n");
+    let unrelated = || Authority::create(now, year).expect("authority");
+    let rotated = |first: &Authority| (0..5).fold(first.clone(), |last, _| last.rotate(now, year).expect("authority"));
+    for case in ["installed anew", "rotated five times"] {
+        let first = Bench::new(FakeApi::default());
+        let a = first.authority.clone();
+        first.until("A is published", |bench| published(bench).0 == pem(&a)).await;
+        let b = Arc::new(if case == "installed anew" { unrelated() } else { rotated(&a) });
+        assert!(!pem(&b).contains(&pem(&a)), "{case}: it is in force no more");
+        let (api, state, metrics) = (first.api.clone(), first.state.clone(), first.metrics.clone());
+        first.end().await;
+        let second = Bench::on(api, state, metrics, b.clone());
+        second.until("B is published", |bench| published(bench).0.starts_with(&pem(&b))).await;
+        let (roots, in_force) = published(&second);
+        assert_eq!(roots, pem(&b) + &pem(&a), "{case}");
+        assert_eq!(in_force, b.bundle(now), "{case}: servers are known by what is in force alone");
+        second.end().await;
+    }
 }
 
 #[test]
