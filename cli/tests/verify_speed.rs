@@ -11,8 +11,9 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use otlp::{line, otlp};
 use prost::Message;
 use serde_json::Value;
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Read as _, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 use testimony_core::evidence::seal::{Fate, Head, Host, Sealed, Stream, Wanted};
 use testimony_core::otlp::proto::content;
@@ -28,6 +29,9 @@ const MEMORY_BYTES_A_RECORD: u64 = 256;
 
 /// Between two looks at its memory.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long the program may take after its input, on any machine.
+const END_MAX: Duration = Duration::from_secs(300);
 
 /// Records of one line, as the Collector batches them.
 const BATCH: usize = 512;
@@ -129,6 +133,12 @@ fn v1_a_long_honest_export_has_no_finding_and_little_memory() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("the program starts");
+    // Read from the start: a long report would fill the pipe, and the program would wait for ever.
+    let mut stdout = child.stdout.take().expect("a pipe");
+    let reading = thread::spawn(move || {
+        let mut report = Vec::new();
+        stdout.read_to_end(&mut report).map(|_| report)
+    });
     let out = BufWriter::with_capacity(1 << 20, child.stdin.take().expect("a pipe"));
     let mut host = Export {
         out,
@@ -163,11 +173,16 @@ fn v1_a_long_honest_export_has_no_finding_and_little_memory() {
     let last = Instant::now();
     while let Some(mb) = peak_mb(&child) {
         peak = peak.max(mb);
-        std::thread::sleep(LOOK_EVERY);
+        if last.elapsed() > END_MAX {
+            child.kill().expect("killed");
+            panic!("no end {} s after the input", END_MAX.as_secs());
+        }
+        thread::sleep(LOOK_EVERY);
     }
-    let output = child.wait_with_output().expect("it ends");
+    child.wait().expect("it ends");
     let [user, system] = children_cpu();
-    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    let report = reading.join().expect("a thread").expect("it is read");
+    let report: Value = serde_json::from_slice(&report).expect("a report");
     assert_eq!(report["records"], sealed);
     assert_eq!(report["proved"], sealed);
     let findings = report["findings"].as_array().expect("findings");

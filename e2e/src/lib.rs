@@ -9,6 +9,7 @@ pub mod kube;
 pub mod lock;
 pub mod node;
 pub mod oracle;
+pub mod panics;
 pub mod paths;
 pub mod prereq;
 pub mod programs;

@@ -1,8 +1,9 @@
 //! `cargo xtask test`: every check, each with its time, and one line at the end.
 
 use crate::cluster::{Cluster, Kind};
-use crate::install::{BACKEND_ENDPOINT, PLATFORM_STEPS, missing_programs, platform, prepare};
+use crate::install::{BACKEND_ENDPOINT, OPERATOR_NAMESPACE, PLATFORM_STEPS, missing_programs, platform, prepare};
 use crate::oracle;
+use crate::panics;
 use crate::paths::{Paths, repo};
 use crate::programs::Program;
 use crate::steps::{Log, Steps, output, tail};
@@ -158,11 +159,21 @@ fn run_stage(stage: Stage, cluster: &Cluster, log: &Log) -> Result<()> {
             // Tests that would disturb others come after them, one at a time.
             let together =
                 cluster_tests(cluster, &file, &cli, log, &["--skip", ALONE, "--test-threads", CLUSTER_TEST_THREADS]);
+            // Before those that follow make new pods of it, and at the end.
+            let operator = || panics::expect_none(&cluster.kubectl, OPERATOR_NAMESPACE, panics::OPERATOR);
+            let before = operator();
             let alone = cluster_tests(cluster, &file, &cli, log, &[ALONE, "--test-threads", "1", "--show-output"]);
             figures(&cluster.paths.logs().join(format!("{}.log", stage.slug())));
-            together.and(alone)
+            all([together, before, alone, operator()])
         }
     }
+}
+
+/// Whatever went wrong, not the first alone.
+fn all(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    let errors: Vec<String> = results.into_iter().filter_map(|result| Some(format!("{:#}", result.err()?))).collect();
+    ensure!(errors.is_empty(), "{}", errors.join("\n"));
+    Ok(())
 }
 
 /// Builds `testimony` once, so that nobody waits for a compiler later; where it is.
@@ -259,6 +270,14 @@ mod tests {
                         {\"reason\":\"build-finished\",\"success\":true}\n";
         assert_eq!(executable(messages).as_deref(), Some("/t/debug/testimony"));
         assert_eq!(executable("error: no"), None);
+    }
+
+    #[test]
+    fn no_error_hides_another() {
+        let failed = |text: &str| Err(anyhow::anyhow!("{text}"));
+        assert!(all([Ok(()), Ok(())]).is_ok());
+        let error = all([Ok(()), failed("tests"), Ok(()), failed("a panic")]).expect_err("two errors");
+        assert_eq!(error.to_string(), "tests\na panic");
     }
 
     #[test]

@@ -2,12 +2,21 @@
 
 mod support;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value::Value};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use prost::Message as _;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 use support::{Record, Sidecar, Sink};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Between two requests of [`deliver`].
+const BETWEEN: Duration = Duration::from_millis(20);
 
 struct Rig {
     origin: TcpListener,
@@ -157,4 +166,36 @@ fn a_refused_request_has_the_status_of_our_answer() {
     read_until(&mut client, b"HTTP/1.1 502 ");
     let end = rig.sink.wait_for(2).remove(1);
     assert_eq!((end["status"].as_str(), end["refusal"].as_str()), ("502", "bad_content_length"));
+}
+
+/// One request of OTLP with a record of this type; returns when it is answered.
+fn deliver(sink: SocketAddr, typ: &str) {
+    let body = AnyValue { value: Some(Value::StringValue(format!("{{\"typ\":\"{typ}\"}}"))) };
+    let logs =
+        ScopeLogs { log_records: vec![LogRecord { body: Some(body), ..LogRecord::default() }], ..ScopeLogs::default() };
+    let logs = ResourceLogs { scope_logs: vec![logs], ..ResourceLogs::default() };
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(&ExportLogsServiceRequest { resource_logs: vec![logs] }.encode_to_vec()).expect("gzip");
+    let packed = packed.finish().expect("gzip");
+    let mut stream = TcpStream::connect(sink).expect("connect");
+    write!(stream, "POST /v1/logs HTTP/1.1\r\ncontent-length: {}\r\n\r\n", packed.len()).expect("write");
+    stream.write_all(&packed).expect("write");
+    read_until(&mut stream, b"\r\n\r\n");
+}
+
+/// The sink of these tests, for itself.
+#[test]
+fn a_surplus_shows_also_where_something_else_comes_before_it() {
+    let sink = Sink::start();
+    let address = sink.address;
+    deliver(address, "exchange");
+    let others = thread::spawn(move || {
+        for typ in ["head", "exchange"] {
+            // Time in which a wait may end too early. With less of it the test finds less, and never fails.
+            thread::sleep(BETWEEN);
+            deliver(address, typ);
+        }
+    });
+    assert_eq!(sink.wait_for(1).len(), 2);
+    others.join().expect("delivered");
 }

@@ -77,6 +77,8 @@ fn child(yaml: &str) -> ExitCode {
 struct Killable {
     process: Child,
     address: SocketAddr,
+    /// What it says on standard error: the log, and panics, which end no process.
+    log: PathBuf,
 }
 
 impl Killable {
@@ -87,18 +89,26 @@ impl Killable {
             spool(root),
         );
         let program = std::env::current_exe().expect("this program");
-        let mut process =
-            Command::new(program).env(CHILD, yaml).stdout(Stdio::piped()).spawn().expect("a child process");
+        let log = root.join("log");
+        let errors = std::fs::File::options().create(true).append(true).open(&log).expect("a log");
+        let mut command = Command::new(program);
+        command.env(CHILD, yaml).stdout(Stdio::piped()).stderr(errors);
+        let mut process = command.spawn().expect("a child process");
         let mut line = String::new();
         let out = process.stdout.take().expect("piped");
         BufReader::new(out).read_line(&mut line).expect("its address");
-        Self { process, address: line.trim().parse().expect("an address") }
+        let address = line.trim().parse();
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        let address = address.unwrap_or_else(|_| panic!("no address: {line:?}\n{}", said()));
+        Self { process, address, log }
     }
 
     /// SIGKILL.
     fn kill(mut self) {
         self.process.kill().expect("killed");
         self.process.wait().expect("reaped");
+        let said = std::fs::read_to_string(&self.log).expect("a log");
+        assert!(!said.contains("panicked at "), "{said}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testimony_e2e::cluster::Cluster;
 use testimony_e2e::install::records_of;
+use testimony_e2e::panics::{SIDECARS, expect_none};
 use testimony_e2e::paths::Paths;
 use testimony_e2e::records::AuditRecord;
 use testimony_e2e::stages::CLUSTER_FILE_ENV;
@@ -47,7 +48,7 @@ pub fn marker() -> String {
     format!("m{letters}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A namespace of one test, deleted at its end.
+/// A namespace of one test, deleted at its end. A test fails in which a sidecar panicked, whatever it asked for itself.
 pub struct Space {
     /// Its name.
     pub name: String,
@@ -55,10 +56,16 @@ pub struct Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        let panics = if std::thread::panicking() {
             self.explain();
-        }
+            Ok(())
+        } else {
+            expect_none(&cluster().kubectl, &self.name, SIDECARS)
+        };
         let _ = cluster().kubectl.run(&["delete", "namespace", &self.name, "--wait=false"]);
+        if let Err(error) = panics {
+            panic!("{error:#}");
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 
 use super::kills::{Kill, SERVED, kill, kills, only_what_is_young_is_lost, wait};
 use super::scene::{CLIENTS, Outcome, Scene};
+use super::shim::Synced;
 use super::wire::Chance;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use testimony_core::evidence::verify::Verdict;
 use testimony_sidecar::spool::Boot;
@@ -63,10 +64,9 @@ impl Node {
                 let boot_id = self.chance.between(1, u64::MAX).to_le_bytes();
                 open(&path).write_all_at(&boot_id, BOOT_ID_AT).expect("a page");
             } else {
-                let inode = path.metadata().expect("a file").ino();
-                let [synced, settled] =
-                    [synced.get(&inode), self.settled.get(&path)].map(|length| length.copied().unwrap_or(0));
-                self.lose(&path, synced.max(settled));
+                let synced = synced.length(&path.metadata().expect("a file"));
+                let settled = self.settled.get(&path).copied();
+                self.lose(&path, synced.max(settled).unwrap_or(0));
                 self.settled.insert(path.clone(), path.metadata().expect("a file").len());
             }
         }
@@ -75,7 +75,7 @@ impl Node {
     }
 
     /// How many records are durable, from a copy in which nothing stands but what was synced.
-    fn note_durable(&mut self, synced: &BTreeMap<u64, u64>) {
+    fn note_durable(&mut self, synced: &Synced) {
         let copy = self.scene.spool_folder().with_extension("synced");
         for folder in folders_in(&self.scene.spool_folder()) {
             let boot = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Boot>().ok());
@@ -85,7 +85,7 @@ impl Node {
                 let to = copy.join(path.file_name().expect("a name"));
                 fs::copy(&path, &to).expect("a copy");
                 let data = path.metadata().expect("a file");
-                let length = synced.get(&data.ino()).copied().unwrap_or(0).min(data.len());
+                let length = synced.length(&data).unwrap_or(0).min(data.len());
                 open(&to).set_len(length).expect("shorter");
             }
             // Sizes stand in the clear: any key will do.

@@ -13,35 +13,39 @@ const O_RDWR: c_int = 2;
 const PROT_READ_WRITE: c_int = 3;
 const MAP_SHARED: c_int = 1;
 const NANOS: i64 = 1_000_000_000;
-const CONTROL_BYTES: usize = 512 * 1024;
+const CONTROL_BYTES: usize = 768 * 1024;
 const SYNCED_FILES: usize = 30_000;
 /// A read of more bytes is a long one.
 const LONG_READ_BYTES: usize = 2048;
-/// Where `struct stat` has inode and length, in words of 64 bits, on both architectures.
-const STAT_INODE: usize = 1;
-const STAT_LENGTH: usize = 6;
+/// `statx(2)`: of the descriptor itself, the basic fields and the time of birth.
+const AT_EMPTY_PATH: c_int = 0x1000;
+const STATX_BASIC_AND_BIRTH: c_int = 0xfff;
+/// Where `struct statx` has inode, length and birth (seconds, and nanoseconds in the lower half), in words of 64 bits.
+const STATX_INODE: usize = 4;
+const STATX_LENGTH: usize = 5;
+const STATX_BIRTH: usize = 10;
 
 #[cfg(target_arch = "x86_64")]
 mod number {
     pub const READ: i64 = 0;
     pub const WRITE: i64 = 1;
-    pub const FSTAT: i64 = 5;
     pub const PREAD: i64 = 17;
     pub const PWRITE: i64 = 18;
     pub const FSYNC: i64 = 74;
     pub const FDATASYNC: i64 = 75;
     pub const CLOCK_GETTIME: i64 = 228;
+    pub const STATX: i64 = 332;
 }
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub const READ: i64 = 63;
     pub const WRITE: i64 = 64;
-    pub const FSTAT: i64 = 80;
     pub const PREAD: i64 = 67;
     pub const PWRITE: i64 = 68;
     pub const FSYNC: i64 = 82;
     pub const FDATASYNC: i64 = 83;
     pub const CLOCK_GETTIME: i64 = 113;
+    pub const STATX: i64 = 291;
 }
 
 /// `struct timespec` of 64 bit systems.
@@ -61,8 +65,8 @@ struct Control {
     failed: [AtomicU64; 4],
     /// How much longer each sync takes, in microseconds.
     sync_pause_us: AtomicU64,
-    /// Of the files below the folder: inode and length when they were last synced. Inode 0: free.
-    synced: [[AtomicU64; 2]; SYNCED_FILES],
+    /// Of the files below the folder: inode, birth, and length when they were last synced. Inode 0: free.
+    synced: [[AtomicU64; 3]; SYNCED_FILES],
 }
 
 #[derive(Clone, Copy)]
@@ -168,23 +172,34 @@ fn sync(number: i64, fd: c_int) -> c_int {
         std::thread::sleep(Duration::from_micros(pause_us));
     }
     let mut stat = [0_u64; 32];
-    // SAFETY: the buffer is longer than `struct stat`.
+    // SAFETY: the buffer is as long as `struct statx`.
     let result = unsafe {
-        syscall(number::FSTAT, fd, stat.as_mut_ptr());
+        syscall(number::STATX, fd, c"".as_ptr(), AT_EMPTY_PATH, STATX_BASIC_AND_BIRTH, stat.as_mut_ptr());
         syscall(number, fd) as c_int
     };
     if let (0, Some(control), true) = (result, control(), is_below(fd)) {
-        let (inode, length) = (stat[STAT_INODE], stat[STAT_LENGTH]);
-        for at in 0..SYNCED_FILES as u64 {
-            let slot = &control.synced[((inode + at) % SYNCED_FILES as u64) as usize];
-            let taken = slot[0].compare_exchange(0, inode, Ordering::Relaxed, Ordering::Relaxed);
-            if taken.is_ok() || taken == Err(inode) {
-                slot[1].store(length, Ordering::Relaxed);
-                break;
-            }
-        }
+        note(control, &stat);
     }
     result
+}
+
+/// A file is told by inode and birth: one that is made later may have the inode of one that is gone.
+fn note(control: &Control, stat: &[u64; 32]) {
+    let (inode, length) = (stat[STATX_INODE], stat[STATX_LENGTH]);
+    let birth = stat[STATX_BIRTH].wrapping_mul(NANOS as u64).wrapping_add(stat[STATX_BIRTH + 1] & 0xffff_ffff);
+    for at in 0..SYNCED_FILES as u64 {
+        let slot = &control.synced[((inode + at) % SYNCED_FILES as u64) as usize];
+        let taken = slot[0].compare_exchange(0, inode, Ordering::Relaxed, Ordering::Relaxed);
+        if taken.is_ok() || taken == Err(inode) {
+            // In this order: killed in between, a file has no other one's length.
+            if slot[1].load(Ordering::Acquire) != birth {
+                slot[2].store(0, Ordering::Release);
+                slot[1].store(birth, Ordering::Release);
+            }
+            slot[2].store(length, Ordering::Release);
+            break;
+        }
+    }
 }
 
 /// # Safety

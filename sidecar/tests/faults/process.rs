@@ -21,6 +21,8 @@ const PORTS: u16 = 12_000;
 const PORTS_OF_A_RUN: u32 = 250;
 /// Lines of the sidecar's log that a failed test shows.
 const LOG_LINES: usize = 40;
+/// Lines of a panic that it shows besides.
+const PANIC_LINES: usize = 3;
 /// Where the scheduling policy stands in `stat` of `proc(5)`, after the name.
 const STAT_POLICY: usize = 38;
 
@@ -116,6 +118,7 @@ impl Sidecar {
             status = child.try_wait().expect("wait");
             status.is_some()
         });
+        self.expect_no_panic();
         status.expect("ended")
     }
 
@@ -139,9 +142,14 @@ impl Sidecar {
         Ok(answer)
     }
 
-    /// Whether a thread of it ever panicked: most do not end the process.
-    pub fn has_panicked(&self) -> bool {
-        std::fs::read_to_string(&self.log).is_ok_and(|text| text.contains("panicked at "))
+    /// No thread of it ever panicked, in whichever of its processes: most panics end none.
+    fn expect_no_panic(&self) {
+        // Who has no log was never started, or is done with.
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        if let Some(at) = text.lines().position(|line| line.contains("panicked at ")) {
+            let said: Vec<&str> = text.lines().skip(at).take(PANIC_LINES).collect();
+            panic!("something panicked\n{}\nat the end of the log:\n{}", said.join("\n"), self.log());
+        }
     }
 
     /// The end of its log.
@@ -202,6 +210,9 @@ impl Drop for Sidecar {
             // Its worker goes with it. It may have ended.
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if !thread::panicking() {
+            self.expect_no_panic();
         }
     }
 }

@@ -2,13 +2,12 @@
 
 use super::oracle::Typ;
 use super::scene::{Outcome, Scene};
-use super::shim::Operation;
+use super::shim::{Operation, Synced};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use testimony_core::canon::parse_body;
 use testimony_core::evidence::verify::{Finding, Report, Verdict};
@@ -123,10 +122,10 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 
 /// Alters one byte of a segment that another one follows, so that the content of one frame is gone and nothing else. The
 /// records that stood there, by stream. What was not synced stands in the next segment, too.
-fn damage(folder: &Path, synced: &BTreeMap<u64, u64>) -> Vec<(String, u64, u64)> {
+fn damage(folder: &Path, synced: &Synced) -> Vec<(String, u64, u64)> {
     let mut segments = segments(folder);
     segments.pop();
-    let synced = |path: &Path| path.metadata().ok().and_then(|data| synced.get(&data.ino()).copied()).unwrap_or(0);
+    let synced = |path: &Path| path.metadata().ok().and_then(|data| synced.length(&data)).unwrap_or(0);
     let largest = segments.iter().max_by_key(|path| synced(path)).expect("two segments");
     let whole = fs::read(largest).expect("a segment");
     let end = whole.len().min(usize::try_from(synced(largest)).expect("small"));
@@ -157,7 +156,7 @@ fn g2_what_a_restarted_sidecar_finds_damaged_is_told_by_one_hole() {
     // What was never synced is written anew, and leaves a segment without records.
     scene.sidecar.until("records are synced", |sidecar| {
         let synced = sidecar.shim.synced();
-        files().last().is_some_and(|last| synced.get(&last.ino()).is_some_and(|length| has_records(*length)))
+        files().last().is_some_and(|last| synced.length(last).is_some_and(has_records))
     });
     // After a sync that failed another segment is begun.
     let before = files().len();

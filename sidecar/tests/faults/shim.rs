@@ -1,15 +1,15 @@
 //! The other end of `preload.rs`: moves the sidecar's clock and lets its disk fail.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Length of the control file, in bytes.
-const CONTROL_BYTES: u64 = 512 * 1024;
+const CONTROL_BYTES: u64 = 768 * 1024;
 /// Where the words stand in it, in bytes.
 const CLOCK_AT: u64 = 0;
 const EVERY_AT: u64 = 8;
@@ -87,14 +87,32 @@ impl Shim {
         u64::from_ne_bytes(word)
     }
 
-    /// Of each file below the folder, by its inode: how long it was when it was last synced, in bytes.
-    pub fn synced(&self) -> BTreeMap<u64, u64> {
+    /// Of the files below the folder, those that are gone among them: how long each was when it was last synced.
+    pub fn synced(&self) -> Synced {
         let mut words = vec![0; CONTROL_BYTES as usize];
         self.control.read_exact_at(&mut words, 0).expect("read");
         let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("8 bytes"));
-        let table = words[SYNCED_AT..].chunks_exact(16).take(SYNCED_FILES);
-        table.map(|slot| (word(&slot[..8]), word(&slot[8..]))).filter(|(inode, _)| *inode != 0).collect()
+        let table = words[SYNCED_AT..].chunks_exact(24).take(SYNCED_FILES);
+        let files = table.map(|slot| ((word(&slot[..8]), word(&slot[8..16])), word(&slot[16..])));
+        Synced(files.filter(|((inode, _), _)| *inode != 0).collect())
     }
+}
+
+/// How long files were when they were last synced, in bytes, by inode and birth.
+#[derive(Debug)]
+pub struct Synced(BTreeMap<(u64, u64), u64>);
+
+impl Synced {
+    /// `None`: this file was never synced.
+    pub fn length(&self, file: &Metadata) -> Option<u64> {
+        self.0.get(&(file.ino(), birth(file))).copied()
+    }
+}
+
+/// In nanoseconds; 0 on a disk that does not keep it, as the library has it then.
+fn birth(file: &Metadata) -> u64 {
+    let since = file.created().ok().and_then(|birth| birth.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    u64::try_from(since.as_nanos()).expect("not so late")
 }
 
 /// Made once for each test program.
@@ -115,6 +133,32 @@ fn library() -> &'static PathBuf {
     })
 }
 
+/// Whichever inode the next one has.
+fn a_file_that_is_gone_leaves_nothing_to_the_next(
+    shim: &Shim,
+    disk: &Path,
+    run: impl Fn(&str, &[&str]) -> (bool, String),
+) {
+    let data = |name: &str| disk.join(name).metadata().expect("a file");
+    let make = |name: &str, more: &[&str]| {
+        let file = format!("of=disk/{name}");
+        assert!(run("dd", &[&["if=/dev/zero", &file, "bs=1", "count=9"], more].concat()).0);
+    };
+    make("first", &["conv=fsync"]);
+    let first = data("first");
+    assert_eq!(shim.synced().length(&first), Some(9));
+    assert_ne!(birth(&first), 0, "the disk keeps no births: nobody can tell files apart whose inode is the same");
+    // The kernel's clock of files stands still for some milliseconds.
+    let mut others = 0;
+    while others == 0 || birth(&data(&format!("other-{others}"))) == birth(&first) {
+        others += 1;
+        File::create(disk.join(format!("other-{others}"))).expect("a file");
+    }
+    assert!(run("rm", &["disk/first"]).0);
+    make("second", &[]);
+    assert_eq!(shim.synced().length(&data("second")), None, "inodes {} and {}", first.ino(), data("second").ino());
+}
+
 /// The library does what the tests rely on.
 #[test]
 fn the_clock_and_the_disk_of_a_process_can_be_spoiled() {
@@ -127,13 +171,14 @@ fn the_clock_and_the_disk_of_a_process_can_be_spoiled() {
         let output = output.expect("it starts");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&folder.join(path).metadata().expect("a file"));
+    let data = |path: &str| folder.join(path).metadata().expect("a file");
     let write = |file| run("dd", &["if=/dev/zero", &format!("of={file}"), "bs=1", "count=1", "conv=fsync"]).0;
     let read = || run("dd", &["if=disk/file", "of=/dev/null"]).0;
     assert!(write("disk/file") && read());
-    assert_eq!(shim.synced(), [(inode("disk/file"), 1)].into());
+    assert_eq!((shim.synced().length(&data("disk/file")), shim.synced().0.len()), (Some(1), 1));
     assert!(run("dd", &["if=/dev/zero", "of=disk/file", "bs=1", "count=3", "conv=notrunc"]).0);
-    assert_eq!(shim.synced(), [(inode("disk/file"), 1)].into(), "nothing was synced since");
+    assert_eq!(shim.synced().length(&data("disk/file")), Some(1), "nothing was synced since");
+    a_file_that_is_gone_leaves_nothing_to_the_next(&shim, &disk, run);
     for operation in [Operation::Sync, Operation::Write] {
         shim.fail(operation, 1);
         assert_eq!((write("disk/file"), write("file")), (false, true), "{operation:?}");

@@ -3,6 +3,7 @@
 use crate::rig::*;
 use crate::support::Sink;
 use bytes::Bytes;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -14,13 +15,15 @@ struct Process {
     child: Child,
     inbound: SocketAddr,
     config: PathBuf,
+    log: PathBuf,
 }
 
 impl Process {
     async fn start(origin: SocketAddr, sink: &Sink) -> Self {
         let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
         let (inbound, admin) = (free(), free());
-        let config = std::env::temp_dir().join(format!("testimony-http2-drain-{}.yaml", std::process::id()));
+        let file = |ending| std::env::temp_dir().join(format!("testimony-http2-drain-{}.{ending}", std::process::id()));
+        let (config, log) = (file("yaml"), file("log"));
         let yaml = format!(
             "service: {{name: test}}\nlisten: {{inbound: '{inbound}', admin: '{admin}'}}\nforward: '{origin}'\n\
              sinks: [{{name: default, endpoint: 'http://{}'}}]\n",
@@ -28,9 +31,9 @@ impl Process {
         );
         std::fs::write(&config, yaml).expect("the configuration");
         let mut command = Command::new(env!("CARGO_BIN_EXE_testimony-sidecar"));
-        command.args(["run", "--config"]).arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("the sidecar");
-        Self { child, inbound, config }
+        command.args(["run", "--config"]).arg(&config).stdout(Stdio::null());
+        let child = command.stderr(File::create(&log).expect("a log")).spawn().expect("the sidecar");
+        Self { child, inbound, config, log }
     }
 
     fn terminate(&self) {
@@ -44,7 +47,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.config);
+        for file in [&self.config, &self.log] {
+            let _ = std::fs::remove_file(file);
+        }
     }
 }
 
@@ -86,8 +91,13 @@ fn px_1_a_drain_tells_the_client_by_goaway_and_lets_its_last_stream_finish() {
         drop((body, sender, _up, down, respond));
         within(client).await.expect("joined").expect("the client's connection ends in order");
         within(served).await.expect("joined");
-        let ended = tokio::task::spawn_blocking(move || sidecar.child.wait().expect("the sidecar"));
-        assert!(within(ended).await.expect("joined").success());
+        let ended = tokio::task::spawn_blocking(move || {
+            let status = sidecar.child.wait().expect("the sidecar");
+            (status, std::fs::read_to_string(&sidecar.log).expect("a log"))
+        });
+        let (status, log) = within(ended).await.expect("joined");
+        // A panic ends a connection, and neither worker nor supervisor.
+        assert!(status.success() && !log.contains("panicked at "), "{status}\n{log}");
         let records = tokio::task::spawn_blocking(move || sink.wait_for(1)).await.expect("joined");
         assert_eq!((records.len(), records[0]["outcome"].as_str()), (1, "success"));
     });

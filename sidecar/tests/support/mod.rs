@@ -6,9 +6,10 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message as _;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::panic;
+use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 use testimony_core::canon::parse_body;
@@ -18,6 +19,13 @@ use testimony_sidecar::worker;
 
 /// A record: key to unescaped value, and the event's name under `(event)`.
 pub type Record = BTreeMap<String, String>;
+
+/// The name of a worker's first thread here, and how those of its data threads begin.
+const WORKER: &str = "worker of a test";
+const DATA: &str = "data-";
+
+/// How long a surplus may take to show.
+const SURPLUS_WAIT: Duration = Duration::from_millis(500);
 
 /// Closes with a reset.
 pub fn reset(stream: TcpStream) {
@@ -59,9 +67,30 @@ impl Sidecar {
         let listeners = listeners.bind().expect("bind");
         let inbound = listeners.inbound[0].local_addr().expect("address");
         let admin = listeners.admin.as_ref().expect("admin").local_addr().expect("address");
-        thread::spawn(move || worker::run(config, listeners, None).expect("the worker"));
+        end_at_a_panic_of_a_sidecar();
+        let worker = thread::Builder::new().name(WORKER.to_owned());
+        worker.spawn(move || worker::run(config, listeners, None).expect("the worker")).expect("a thread");
         Self { inbound, admin }
     }
+}
+
+/// A panic in a thread of a sidecar ends this process, and with it the test: the sidecar goes on without the connection, and
+/// whoever waits for something else would not see it.
+fn end_at_a_panic_of_a_sidecar() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |told| {
+            previous(told);
+            let thread = thread::current();
+            let name = thread.name().unwrap_or_default();
+            if name == WORKER || name.starts_with(DATA) {
+                // Not by eprintln: libtest keeps that of a test and its threads until the test is over.
+                let _ = writeln!(io::stderr(), "a sidecar's thread {name} {told}");
+                std::process::abort();
+            }
+        }));
+    });
 }
 
 /// An OTLP receiver of records of traffic that answers 200 with an empty body, as VictoriaLogs does.
@@ -105,7 +134,8 @@ impl Sink {
         self.wait_until(&format!("{count} records"), |records| records.iter().filter(over).count() >= count);
         let (records, arrived) = &*self.records;
         let guard = records.lock().expect("lock");
-        let (guard, _) = arrived.wait_timeout(guard, Duration::from_millis(500)).expect("lock");
+        // However many requests come meanwhile, those about the stream itself too.
+        let (guard, _) = arrived.wait_timeout_while(guard, SURPLUS_WAIT, |_| true).expect("lock");
         guard.iter().filter(over).cloned().collect()
     }
 

@@ -25,6 +25,8 @@ use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use testimony_e2e::install::OPERATOR_NAMESPACE;
+use testimony_e2e::panics::{OPERATOR, expect_none};
 
 /// Held by each of these tests, for runs with more than one thread.
 pub fn alone() -> MutexGuard<'static, ()> {
@@ -43,6 +45,8 @@ pub struct Scaled {
 impl Scaled {
     /// Scales `controller` or `webhook` and waits until it is so.
     pub fn to(component: &'static str, replicas: u8) -> Result<Self> {
+        // Its pods go, and their logs with them.
+        expect_none(&cluster().kubectl, OPERATOR_NAMESPACE, OPERATOR)?;
         let scaled = Self { component };
         scaled.scale(replicas)?;
         Ok(scaled)
@@ -53,24 +57,17 @@ impl Scaled {
         let kubectl = &cluster().kubectl;
         let deployment = format!("deployment/testimony-{}", self.component);
         let replicas = replicas.to_string();
-        kubectl.run(&[
-            "scale",
-            &deployment,
-            "--replicas",
-            &replicas,
-            "-n",
-            testimony_e2e::install::OPERATOR_NAMESPACE,
-        ])?;
+        kubectl.run(&["scale", &deployment, "--replicas", &replicas, "-n", OPERATOR_NAMESPACE])?;
         eventually(&format!("{deployment} with {replicas} pods"), SCALE_SECONDS_MAX, || {
             Ok(self.pods()?.len().to_string() == replicas)
         })?;
-        kubectl.rollout(testimony_e2e::install::OPERATOR_NAMESPACE, &deployment)
+        kubectl.rollout(OPERATOR_NAMESPACE, &deployment)
     }
 
     /// Names of its pods, those that are on their way out too.
     pub fn pods(&self) -> Result<Vec<String>> {
         let label = format!("app.kubernetes.io/component={}", self.component);
-        let arguments = ["get", "pods", "-n", testimony_e2e::install::OPERATOR_NAMESPACE, "-l", &label, "-o", "name"];
+        let arguments = ["get", "pods", "-n", OPERATOR_NAMESPACE, "-l", &label, "-o", "name"];
         Ok(cluster().kubectl.run(&arguments)?.lines().map(str::to_string).collect())
     }
 }
