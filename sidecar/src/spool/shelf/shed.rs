@@ -86,8 +86,10 @@ impl<D: Disk> Shelf<D> {
                 self.discard(one.file, 0);
                 continue;
             }
+            // Where the newest segment went, too, the part ends beyond all that there is.
+            let past = one.shed.to.min(self.durable);
             let known = self.known.entry(one.shed.sink.clone()).or_default();
-            *known = one.shed.to.max(*known);
+            *known = past.max(*known);
             self.sheds.files.insert(one.file.clone());
             self.sheds.fresh.push(one);
         }
