@@ -6,7 +6,7 @@ use crate::spool::format::header::Header;
 use crate::spool::position::Place;
 use crate::spool::{Boot, LockedSegment, RECENT_BYTES_MAX};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The readable segments of a shelf; written by its one owner, read by readers of any thread.
 #[derive(Default)]
@@ -14,6 +14,8 @@ pub struct Shared {
     view: Mutex<View>,
     /// Where each sink goes on.
     sinks: Mutex<BTreeMap<String, Place>>,
+    /// What the logs of an earlier process's folder say of its sinks, from when it was read on.
+    found: OnceLock<BTreeMap<String, Place>>,
 }
 
 #[derive(Default)]
@@ -89,6 +91,17 @@ impl Shared {
     /// Where a sink goes on; `None` while the spool does not know it.
     pub fn sink_position(&self, sink: &str) -> Option<Place> {
         self.sinks.lock().unwrap_or_else(PoisonError::into_inner).get(sink).copied()
+    }
+
+    pub(super) fn publish_found(&self, sinks: BTreeMap<String, Place>) {
+        // A folder is read once.
+        let _ = self.found.set(sinks);
+    }
+
+    /// The same, also where nobody took over what was read: its logs say it, and a sink that they do not name has nothing.
+    pub(in crate::spool) fn sink_stands(&self, sink: &str) -> Option<Place> {
+        let found = || Some(self.found.get()?.get(sink).copied().unwrap_or_default());
+        self.sink_position(sink).or_else(found)
     }
 
     /// One segment has more: these blocks. Returns blocks for which there is no memory any more.
