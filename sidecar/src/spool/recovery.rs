@@ -25,6 +25,18 @@ pub(super) fn recover(
     reader: Boot,
     events: &mpsc::Sender<Event>,
 ) {
+    read_all(handle, predecessors, keys, reader, events);
+    lock(&handle.shared.control).all_adopted = true;
+    handle.inbox.shared().request();
+}
+
+fn read_all(
+    handle: &SpoolHandle,
+    predecessors: Vec<Predecessor>,
+    keys: &Keys,
+    reader: Boot,
+    events: &mpsc::Sender<Event>,
+) {
     for predecessor in predecessors {
         let scanned = patiently(|unreadable| {
             let goes_on = || !handle.inbox.shared().is_stopping();
@@ -55,9 +67,8 @@ pub(super) fn recover(
                 handle.shared.adopted.send_modify(|count| *count = count.saturating_add(1));
                 let counters_exact = kernel != 0 && kernel == kernel_boot_id();
                 let found = Found { report: scanned.report, counters, counters_exact };
-                if events.blocking_send(Event::Found(Box::new(found))).is_err() {
-                    return;
-                }
+                // At the process's end nobody tells it any more, but sinks still get what is there.
+                let _ = events.blocking_send(Event::Found(Box::new(found)));
             }
             // Nobody but that version knows what is missing here, and at each start that much is told.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
@@ -65,9 +76,7 @@ pub(super) fn recover(
                 tracing::error!(%path, %error, "another version of the sidecar left a spool: that version delivers it, where it runs in this pod again; else it goes with the pod");
                 let report = Report::unread(predecessor.boot);
                 let found = Found { report, counters: Vec::new(), counters_exact: false };
-                if events.blocking_send(Event::Found(Box::new(found))).is_err() {
-                    return;
-                }
+                let _ = events.blocking_send(Event::Found(Box::new(found)));
             }
             // This process ends.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return,

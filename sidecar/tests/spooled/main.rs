@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 
 #[path = "../control_support/mod.rs"]
 mod control_support;
+mod ended;
 mod refused;
 mod replaced;
 use control_support::leaves::{arrived, leaves, number, of, text};
