@@ -50,8 +50,7 @@ pub fn of(spool: &SpoolHandle, sinks: &[String], budget: Budget) -> Vec<Left> {
     lacking.into_parts()
 }
 
-/// Of one folder, what these sinks have not acknowledged. A sink that the spool does not know yet is not told: it gets what
-/// comes from then on.
+/// Of one folder, what these sinks have not acknowledged.
 pub(super) fn unacknowledged<F: Files>(
     files: F,
     shared: &Arc<Shared>,
@@ -60,7 +59,7 @@ pub(super) fn unacknowledged<F: Files>(
     until: Instant,
 ) {
     let names = lacking.0.keys();
-    let stands: Vec<_> = names.filter_map(|sink| Some((shared.sink_stands(sink)?, sink.clone()))).collect();
+    let stands: Vec<_> = names.map(|sink| (shared.sink_stands(sink), sink.clone())).collect();
     let Some(first) = stands.iter().map(|(place, _)| *place).min() else { return };
     let Ok(mut reader) = Reader::new(files, shared.clone(), first) else { return };
     while *bytes_left > 0 && Instant::now() < until {

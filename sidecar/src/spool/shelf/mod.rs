@@ -169,7 +169,8 @@ impl<D: Disk> Shelf<D> {
     }
 
     fn publish_sinks(&self) {
-        self.shared.publish_sinks(self.sinks.iter().map(|(name, sink)| (name.clone(), sink.told)).collect());
+        let places = self.sinks.iter().map(|(name, sink)| (name.clone(), sink.told)).collect();
+        self.shared.publish_sinks(places, self.taken());
     }
 
     /// Where a sink stands: what it is to get next.

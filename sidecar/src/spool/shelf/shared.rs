@@ -12,10 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 #[derive(Default)]
 pub struct Shared {
     view: Mutex<View>,
-    /// Where each sink goes on.
-    sinks: Mutex<BTreeMap<String, Place>>,
+    sinks: Mutex<Sinks>,
     /// What the logs of an earlier process's folder say of its sinks, from when it was read on.
     found: OnceLock<BTreeMap<String, Place>>,
+}
+
+#[derive(Default)]
+struct Sinks {
+    /// Where each goes on.
+    places: BTreeMap<String, Place>,
+    /// Nobody reads again what is before.
+    taken: Place,
 }
 
 #[derive(Default)]
@@ -84,13 +91,17 @@ impl Shared {
         view.durable = durable;
     }
 
-    pub(super) fn publish_sinks(&self, sinks: BTreeMap<String, Place>) {
-        *self.sinks.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
+    fn sinks(&self) -> MutexGuard<'_, Sinks> {
+        self.sinks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn publish_sinks(&self, places: BTreeMap<String, Place>, taken: Place) {
+        *self.sinks() = Sinks { places, taken };
     }
 
     /// Where a sink goes on; `None` while the spool does not know it.
     pub fn sink_position(&self, sink: &str) -> Option<Place> {
-        self.sinks.lock().unwrap_or_else(PoisonError::into_inner).get(sink).copied()
+        self.sinks().places.get(sink).copied()
     }
 
     pub(super) fn publish_found(&self, sinks: BTreeMap<String, Place>) {
@@ -98,10 +109,16 @@ impl Shared {
         let _ = self.found.set(sinks);
     }
 
-    /// The same, also where nobody took over what was read: its logs say it, and a sink that they do not name has nothing.
-    pub(in crate::spool) fn sink_stands(&self, sink: &str) -> Option<Place> {
-        let found = || Some(self.found.get()?.get(sink).copied().unwrap_or_default());
-        self.sink_position(sink).or_else(found)
+    /// The same, and where a sink is to go on that the spool does not know. In an earlier process's folder the logs say it, and
+    /// one that they do not name has nothing; in its own a sink begins with what those of before do not have.
+    pub(in crate::spool) fn sink_stands(&self, sink: &str) -> Place {
+        if let Some(place) = self.sink_position(sink) {
+            return place;
+        }
+        match self.found.get() {
+            Some(found) => found.get(sink).copied().unwrap_or_default(),
+            None => self.sinks().taken,
+        }
     }
 
     /// One segment has more: these blocks. Returns blocks for which there is no memory any more.
