@@ -20,6 +20,9 @@ const SKIPPED_DRAIN: Duration = Duration::from_secs(1);
 /// How long records may still be sent after the last connection has ended.
 pub const EXPORT_DRAIN: Duration = Duration::from_secs(5);
 
+/// How much of that may pass until all that earlier processes left can be read: a sink that finds nothing more has ended.
+const ADOPTION_DRAIN: Duration = Duration::from_secs(4);
+
 /// How much of the spool is read, at the end, to tell what stays in it.
 const UNDELIVERED_BYTES_MAX: usize = 512 * 1024 * 1024;
 
@@ -73,6 +76,14 @@ pub async fn close(recorder: &Recorder, drain: watch::Receiver<Drain>) {
 pub async fn spool_drained(spool: &SpoolHandle) {
     if !spool.inbox().wait_all_durable(SPOOL_DRAIN).await {
         tracing::error!("the spool's disk did not take the last records in time");
+    }
+}
+
+/// Waits until sinks can read all that earlier processes left. Meanwhile they send what there is.
+pub async fn all_adopted(spool: Option<&SpoolHandle>) {
+    let Some(spool) = spool else { return };
+    if !spool.wait_all_adopted(ADOPTION_DRAIN).await {
+        tracing::error!("what earlier processes left in the spool could not be read in time");
     }
 }
 

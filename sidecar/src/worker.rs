@@ -5,7 +5,9 @@ use crate::background;
 use crate::client::error_line;
 use crate::config::{Config, PolicySource, Target};
 use crate::data::{Recorder, Shared, declared, now, recover};
-use crate::drain::{EXPORT_DRAIN, WITNESS_DRAIN, close, finish_threads, skipped_told, spool_drained, tell_undelivered};
+use crate::drain::{
+    EXPORT_DRAIN, WITNESS_DRAIN, all_adopted, close, finish_threads, skipped_told, spool_drained, tell_undelivered,
+};
 use crate::export::{self, Exporter, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
@@ -155,7 +157,9 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     if let Some(handle) = &handle {
         spool_drained(handle).await;
     }
-    stop_export.send_replace(Some(Instant::now() + EXPORT_DRAIN));
+    let drained = Instant::now() + EXPORT_DRAIN;
+    all_adopted(handle.as_ref()).await;
+    stop_export.send_replace(Some(drained));
     let left = export.await;
     // Ends its threads: acknowledgements become durable.
     drop(spool);

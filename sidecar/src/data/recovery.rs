@@ -164,17 +164,22 @@ fn untold(found: &Found, own: &StreamId) -> Vec<(Gap, Option<StreamId>)> {
             (slot.0, slot.1, slot.3) = (parts.rotation, stream, known.closed);
         }
     }
-    let threads = found.counters.len().max(last.keys().next_back().map_or(0, |thread| thread.saturating_add(1)));
+    // Of the end nothing is known but that it was there.
+    let is_cut = found.report.headless_segments > 0;
+    let threads = last.keys().next_back().map_or(0, |thread| thread.saturating_add(1));
+    let threads = threads.max(found.counters.len()).max(usize::from(is_cut));
     let gap_of = |thread: usize| {
         let counted = found.counters.get(thread);
         let Counters { begun, none, last_unix_nanos, .. } = counted.copied().unwrap_or_default();
         let (stream, told, closed) =
             last.get(&thread).map_or((None, 0, false), |known| (Some(known.1), known.2, known.3));
-        let exact = found.counters_exact && counted.is_some();
+        let exact = found.counters_exact && counted.is_some() && !is_cut;
         let open = found.report.open_begins.iter().filter(|begin| is_of(&begin.sid, thread)).count() as u64;
+        // All that began may stand there.
+        let begun = if is_cut { 0 } else { begun };
         let count = begun.saturating_sub(none).saturating_sub(told).saturating_sub(open);
         // A stream that closed told all; where the page is exact and nothing is missing, neither is there a gap.
-        let complete = count == 0 && (exact || closed);
+        let complete = count == 0 && (exact || closed && !is_cut);
         let (from_ns, to_ns) = (last_unix_nanos, super::now().wall_ns.max(last_unix_nanos));
         let gap = Gap { count, exact, from_ns, to_ns, reason: GapReason::WorkerDied };
         (!complete).then(|| (gap, stream.cloned().or_else(|| first_of(found.report.boot, thread, own))))
@@ -213,6 +218,7 @@ mod tests {
             open_begins_beyond: 0,
             damage: Vec::new(),
             locked_segments: 0,
+            headless_segments: 0,
             was_told: false,
         };
         let counters = counters.iter().map(|&(begun, none)| Counters { begun, none, ..Counters::default() }).collect();
@@ -234,6 +240,27 @@ mod tests {
         let told = untold(&found(&[(0, 0, 9, false)], &[(9, 0)], false), &sid(0, 0));
         assert_eq!((told.len(), told[0].0.count, told[0].0.exact), (1, 0, false));
         assert!(untold(&found(&[(0, 0, 9, true)], &[(9, 0)], false), &sid(0, 0)).is_empty(), "it closed in order");
+    }
+
+    /// What was sealed and what was lost may stand in it: nobody knows.
+    #[test]
+    fn d3_where_the_end_has_no_header_nothing_is_exact_and_a_gap_says_so() {
+        type Case<'a> = (&'a [(u32, u64, u64, bool)], &'a [(u64, u64)], Vec<StreamId>);
+        let first: StreamId = format!("c/n/p/{}-0-0", "07".repeat(16)).parse().expect("a name");
+        let table: [Case<'_>; 4] = [
+            (&[], &[], vec![first.clone()]),
+            (&[], &[(9, 0)], vec![first]),
+            (&[(0, 1, 5, false)], &[(9, 0)], vec![sid(0, 1)]),
+            (&[(0, 0, 5, true), (1, 0, 0, true)], &[(5, 0), (0, 0)], vec![sid(0, 0), sid(1, 0)]),
+        ];
+        for (streams, counters, names) in table {
+            let mut found = found(streams, counters, true);
+            found.report.headless_segments = 1;
+            let told = untold(&found, &sid(0, 0));
+            assert!(told.iter().all(|(gap, _)| (gap.count, gap.exact) == (0, false)), "{told:?}");
+            let told: Vec<StreamId> = told.into_iter().filter_map(|(_, stream)| stream).collect();
+            assert_eq!(told, names);
+        }
     }
 
     #[test]

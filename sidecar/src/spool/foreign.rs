@@ -117,7 +117,7 @@ impl Foreign {
         for (at, shelf) in done.enumerate() {
             shelf.close_log();
             if at < over {
-                shelf.release(u64::MAX);
+                shelf.make_room(u64::MAX);
             }
         }
     }

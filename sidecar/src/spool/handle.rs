@@ -12,9 +12,11 @@ use super::shelf::{Shared, Shelf, SinkRule, Skipped};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::witness::unwrap::RECOVERY_KEY_BYTES;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// What the spool tells.
 #[derive(Debug)]
@@ -78,6 +80,8 @@ pub(super) struct Common {
     pub(super) recovery: Option<Arc<RecoveryKey>>,
     /// Counts the folders of earlier processes that can be read.
     pub(super) adopted: watch::Sender<usize>,
+    /// Whether all of them were read, and the spool's thread took them over.
+    pub(super) all_adopted: watch::Sender<bool>,
 }
 
 /// What the thread is to do.
@@ -89,6 +93,8 @@ pub(super) struct Control {
     pub(super) skipped_told: Vec<(Boot, String)>,
     pub(super) unlocked: Vec<(Boot, u64, DataKey)>,
     pub(super) adopted: Vec<(Shelf<Folder>, Predecessor)>,
+    /// No more of these come.
+    pub(super) all_adopted: bool,
     /// The open segment is to end.
     pub(super) roll: bool,
 }
@@ -166,6 +172,13 @@ impl SpoolHandle {
     /// Tells when [`SpoolHandle::boots`] has more.
     pub fn adopted(&self) -> watch::Receiver<usize> {
         self.shared.adopted.subscribe()
+    }
+
+    /// Waits until sinks can read all that earlier processes left, but for what cannot be read; at most for so long. Returns
+    /// whether they can.
+    pub async fn wait_all_adopted(&self, patience: Duration) -> bool {
+        let mut all = self.shared.all_adopted.subscribe();
+        timeout(patience, all.wait_for(|all| *all)).await.is_ok_and(|all| all.is_ok())
     }
 
     /// Reads for a sink, from where it stands; `None` while the spool knows neither process nor sink.

@@ -50,15 +50,16 @@ pub fn of(spool: &SpoolHandle, sinks: &[String], budget: Budget) -> Vec<Left> {
     lacking.into_parts()
 }
 
-fn unacknowledged<F: Files>(
+/// Of one folder, what these sinks have not acknowledged.
+pub(super) fn unacknowledged<F: Files>(
     files: F,
     shared: &Arc<Shared>,
     lacking: &mut Lacking,
     bytes_left: &mut usize,
     until: Instant,
 ) {
-    let names = lacking.0.keys().cloned();
-    let stands: Vec<_> = names.map(|sink| (shared.sink_position(&sink).unwrap_or_default(), sink)).collect();
+    let names = lacking.0.keys();
+    let stands: Vec<_> = names.map(|sink| (shared.sink_stands(sink), sink.clone())).collect();
     let Some(first) = stands.iter().map(|(place, _)| *place).min() else { return };
     let Ok(mut reader) = Reader::new(files, shared.clone(), first) else { return };
     while *bytes_left > 0 && Instant::now() < until {
@@ -85,10 +86,10 @@ fn unacknowledged<F: Files>(
 }
 
 /// By sink and stream, what it lacks.
-struct Lacking(BTreeMap<String, BTreeMap<StreamId, Seqs>>);
+pub(super) struct Lacking(BTreeMap<String, BTreeMap<StreamId, Seqs>>);
 
 impl Lacking {
-    fn new(sinks: &[String]) -> Self {
+    pub(super) fn new(sinks: &[String]) -> Self {
         Self(sinks.iter().map(|sink| (sink.clone(), BTreeMap::new())).collect())
     }
 
@@ -103,7 +104,7 @@ impl Lacking {
     }
 
     /// First what all lack: a sink that has records must not be excused for them.
-    fn into_parts(self) -> Vec<Left> {
+    pub(super) fn into_parts(self) -> Vec<Left> {
         let mut sinks = self.0.values();
         let mut by_all = sinks.next().cloned().unwrap_or_default();
         for streams in sinks {

@@ -2,10 +2,11 @@
 
 use super::boots::{Boot, Predecessor};
 use super::disk::{Files, Folder};
+use super::format::{FormatError, Problem};
 use super::handle::{Event, Found, SpoolHandle, lock};
 use super::keys::{DataKey, Keys};
 use super::page::{self, Counters, kernel_boot_id};
-use super::recover::{Unreadable, scan};
+use super::recover::{Report, Unreadable, scan};
 use super::shelf::Shelf;
 use std::io;
 use std::time::Duration;
@@ -24,14 +25,35 @@ pub(super) fn recover(
     reader: Boot,
     events: &mpsc::Sender<Event>,
 ) {
+    read_all(handle, predecessors, keys, reader, events);
+    lock(&handle.shared.control).all_adopted = true;
+    handle.inbox.shared().request();
+}
+
+fn read_all(
+    handle: &SpoolHandle,
+    predecessors: Vec<Predecessor>,
+    keys: &Keys,
+    reader: Boot,
+    events: &mpsc::Sender<Event>,
+) {
     for predecessor in predecessors {
         let scanned = patiently(|unreadable| {
             let goes_on = || !handle.inbox.shared().is_stopping();
             let scanned = scan(Folder::new(&predecessor.path), keys, predecessor.boot, reader, unreadable, &goes_on)?;
             let page = Folder::new(&predecessor.path).read_at(page::FILE, 0, page::PAGE_BYTES);
+            let page = match page {
+                Err(error) if unreadable == Unreadable::Retry && error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error);
+                }
+                page => page.ok().map(|page| Counters::parse(&page)),
+            };
             match page {
-                Err(error) if unreadable == Unreadable::Retry && error.kind() != io::ErrorKind::NotFound => Err(error),
-                page => Ok((scanned, page.ok().and_then(|page| Counters::parse(&page).ok()))),
+                Some(Err(FormatError::Corrupt(Problem::Version(version)))) if scanned.shelf.segments.is_empty() => {
+                    let what = format!("{}: {}", page::FILE, Problem::Version(version));
+                    Err(io::Error::new(io::ErrorKind::Unsupported, what))
+                }
+                page => Ok((scanned, page.and_then(Result::ok))),
             }
         });
         match scanned {
@@ -45,9 +67,16 @@ pub(super) fn recover(
                 handle.shared.adopted.send_modify(|count| *count = count.saturating_add(1));
                 let counters_exact = kernel != 0 && kernel == kernel_boot_id();
                 let found = Found { report: scanned.report, counters, counters_exact };
-                if events.blocking_send(Event::Found(Box::new(found))).is_err() {
-                    return;
-                }
+                // At the process's end nobody tells it any more, but sinks still get what is there.
+                let _ = events.blocking_send(Event::Found(Box::new(found)));
+            }
+            // Nobody but that version knows what is missing here, and at each start that much is told.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let path = predecessor.path.display();
+                tracing::error!(%path, %error, "another version of the sidecar left a spool: that version delivers it, where it runs in this pod again; else it goes with the pod");
+                let report = Report::unread(predecessor.boot);
+                let found = Found { report, counters: Vec::new(), counters_exact: false };
+                let _ = events.blocking_send(Event::Found(Box::new(found)));
             }
             // This process ends.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
@@ -69,11 +98,15 @@ fn give_up_unwrapped(shelf: &mut Shelf<Folder>, operator: bool) {
     }
 }
 
+fn is_final(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::Unsupported)
+}
+
 /// A disk that cannot read may be able to a little later; if not, what it cannot read is damaged.
 fn patiently<T>(mut read: impl FnMut(Unreadable) -> io::Result<T>) -> io::Result<T> {
     for _ in 1..SCANS_MAX {
         match read(Unreadable::Retry) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+            Err(error) if !is_final(&error) => {
                 tracing::warn!(%error, "an earlier process's spool cannot be read yet");
             }
             found => return found,

@@ -114,6 +114,7 @@ impl Spool {
             stats: Mutex::default(),
             recovery: settings.recovery,
             adopted: watch::channel(0).0,
+            all_adopted: watch::channel(predecessors.is_empty()).0,
         };
         let handle = SpoolHandle { inbox, page, boot: settings.boot, shared: Arc::new(common) };
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
@@ -297,6 +298,9 @@ impl Work {
         self.rewraps |= control.roll || !control.adopted.is_empty();
         for (shelf, predecessor) in control.adopted {
             self.foreign.adopt(shelf, predecessor, &self.sinks, &self.syncer);
+        }
+        if control.all_adopted {
+            self.handle.shared.all_adopted.send_replace(true);
         }
         if !is_counted {
             self.count_elsewhere();

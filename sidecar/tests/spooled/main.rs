@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 
 #[path = "../control_support/mod.rs"]
 mod control_support;
+mod ended;
 mod refused;
 mod replaced;
 use control_support::leaves::{arrived, leaves, number, of, text};
@@ -381,9 +382,7 @@ async fn d3_t2_an_earlier_process_is_told_when_its_gaps_are() {
         let boot = Boot([9; 16]);
         let sid = format!("c-1/shop/u-1/{boot}-0-0").parse().expect("a name");
         let open_begins = vec![OpenBegin { sid, number: 0, place: Place::default() }];
-        let (streams, damage) = Default::default();
-        let report =
-            Report { boot, streams, open_begins, open_begins_beyond: 0, damage, locked_segments: 0, was_told: false };
+        let report = Report { open_begins, headless_segments: 0, ..Report::unread(boot) };
         let (events, receiver) = mpsc::channel(1);
         let found = Found { report, counters: Vec::new(), counters_exact: true };
         events.try_send(Event::Found(Box::new(found))).expect("room");

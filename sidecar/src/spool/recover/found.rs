@@ -22,8 +22,19 @@ pub struct Report {
     pub damage: Vec<Damage>,
     /// Segments that only the operator's key opens.
     pub locked_segments: u64,
+    /// Segments at the end without a header that can be read: nobody knows which exchanges they tell of.
+    pub headless_segments: u64,
     /// Another process told all this, durably (D3): it is not to be told again.
     pub was_told: bool,
+}
+
+impl Report {
+    /// Of a folder that another version of the program can read.
+    pub fn unread(boot: Boot) -> Self {
+        let (streams, open_begins, damage) = Default::default();
+        let (open_begins_beyond, locked_segments, headless_segments, was_told) = (0, 0, 1, false);
+        Self { boot, streams, open_begins, open_begins_beyond, damage, locked_segments, headless_segments, was_told }
+    }
 }
 
 /// One stream: what a `recovered` record says.

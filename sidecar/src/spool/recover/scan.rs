@@ -51,7 +51,8 @@ pub enum Unreadable {
 ///
 /// # Errors
 /// The folder cannot be listed, or with [`Unreadable::Retry`] a file cannot be synced, or a part of a segment cannot be read.
-/// [`io::ErrorKind::Interrupted`]: it does not go on, as `goes_on` says.
+/// [`io::ErrorKind::Interrupted`]: it does not go on, as `goes_on` says. [`io::ErrorKind::Unsupported`]: another version of the
+/// program left it, and may read it again; nothing was altered.
 pub fn scan<D: Disk>(
     mut disk: D,
     keys: &Keys,
@@ -70,25 +71,13 @@ pub fn scan<D: Disk>(
         }
     }
     let mut scan = Scan::new(boot, acks.sinks.values().copied().max().unwrap_or_default());
-    let mut headers = Vec::new();
-    let named: Vec<_> = files.iter().filter_map(|file| Some((file, shelf::segment_number(&file.name)?))).collect();
-    for (file, number) in named {
-        match header(&disk, &file.name, boot, number) {
-            Ok((header, length, hash)) => headers.push((header, length, hash, file.bytes)),
-            Err(FormatError::Corrupt(Problem::Unreadable)) if unreadable == Unreadable::Retry => {
-                return Err(io::Error::other(format!("{}: the disk cannot read it", file.name)));
-            }
-            Err(error) => {
-                let aside = format!("{}{ASIDE}", file.name);
-                let _ = disk.rename(&file.name, &aside);
-                // Where its first write was cut, nothing of it was durable; else the next one's header shows what is
-                // missing, and `lose_rest` tells it.
-                tracing::warn!(file = aside, %error, "a segment has no header and is set aside");
-                scan.aside.insert(number, format!("the header: {error}; set aside as {aside}"));
-            }
-        }
-    }
-    headers.sort_by_key(|(header, ..)| header.number);
+    let headers = headers(&disk, &files, boot, unreadable)?;
+    let aside = scan.set_aside(&mut disk, &files, headers.broken);
+    let headers = headers.read;
+    let last = headers.last().map(|(last, ..)| last.number);
+    // A file that short was cut before anything stood in it.
+    let is_headless = |number: u64, bytes| last.is_none_or(|last| last < number) && bytes >= Header::START_BYTES as u64;
+    scan.headless = aside.iter().filter(|(number, file)| is_headless(*number, file.bytes)).count() as u64;
     let mut rewrapped = shelf::rewrapped_keys(&disk, &files);
     let mut segments = Vec::new();
     if let Some((first, ..)) = headers.first() {
@@ -120,6 +109,7 @@ pub fn scan<D: Disk>(
     let skipped = shelf::skipped(&disk, &files, unreadable)?;
     let mut shelf = Shelf::with(disk, boot, reader, segments, acks);
     shelf.restore_skipped(skipped);
+    shelf.keep_aside(aside.into_iter().map(|(_, file)| file).collect());
     Ok(Scanned { shelf, report })
 }
 
@@ -151,6 +141,35 @@ fn sync_found<D: Disk>(
         }
         Ok(()) => Ok(()),
     }
+}
+
+/// The headers of a folder's segments.
+struct Headers {
+    /// Those that are whole, by number: how long each is, its hash, and how long its file is.
+    read: Vec<(Header, u64, Hash, u64)>,
+    /// Segments without one, and why.
+    broken: Vec<(u64, Listed, FormatError)>,
+}
+
+fn headers<F: Files>(disk: &F, files: &[Listed], boot: Boot, unreadable: Unreadable) -> io::Result<Headers> {
+    let (mut read, mut broken) = (Vec::new(), Vec::new());
+    for file in files {
+        let Some(number) = shelf::segment_number(&file.name) else { continue };
+        match header(disk, &file.name, boot, number) {
+            Ok((header, length, hash)) => read.push((header, length, hash, file.bytes)),
+            Err(FormatError::Corrupt(Problem::Unreadable)) if unreadable == Unreadable::Retry => {
+                return Err(io::Error::other(format!("{}: the disk cannot read it", file.name)));
+            }
+            Err(error) => broken.push((number, file.clone(), error)),
+        }
+    }
+    // One process writes one version: of what was altered the others still show which.
+    let is_other = |error: &FormatError| matches!(error, FormatError::Corrupt(Problem::Version(_)));
+    if let Some((_, file, error)) = broken.iter().find(|(.., error)| read.is_empty() && is_other(error)) {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{}: {error}", file.name)));
+    }
+    read.sort_by_key(|(header, ..)| header.number);
+    Ok(Headers { read, broken })
 }
 
 pub(super) fn header<F: Files>(
@@ -188,6 +207,8 @@ struct Scan {
     damage: Vec<Damage>,
     /// Segments without a header, by number, and why.
     aside: BTreeMap<u64, String>,
+    /// As many of them stand behind all that have one.
+    headless: u64,
     /// Some sink has everything before.
     acked: Place,
     /// The disk could not read something.
@@ -204,9 +225,36 @@ impl Scan {
             begins_beyond: 0,
             damage: Vec::new(),
             aside: BTreeMap::new(),
+            headless: 0,
             acked,
             unreadable: false,
         }
+    }
+
+    /// Sets segments aside that have no header. Returns those files, with what an earlier process set aside.
+    fn set_aside<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        files: &[Listed],
+        broken: Vec<(u64, Listed, FormatError)>,
+    ) -> Vec<(u64, Listed)> {
+        let number = |file: &Listed| file.name.strip_suffix(ASIDE).and_then(shelf::segment_number);
+        let mut aside: Vec<_> = files.iter().filter_map(|file| Some((number(file)?, file.clone()))).collect();
+        for (number, file) in &aside {
+            self.aside.insert(*number, format!("the header; set aside before as {}", file.name));
+        }
+        for (number, mut file, error) in broken {
+            let name = format!("{}{ASIDE}", file.name);
+            // Where its first write was cut, nothing of it was durable; else the next one's header shows what is missing, and
+            // `lose_rest` tells it.
+            tracing::warn!(file = name, %error, "a segment has no header and is set aside");
+            self.aside.insert(number, format!("the header: {error}; set aside as {name}"));
+            if disk.rename(&file.name, &name).is_ok() {
+                file.name = name;
+            }
+            aside.push((number, file));
+        }
+        aside
     }
 
     /// Reads one segment, up to where the next one begins.
@@ -365,6 +413,7 @@ impl Scan {
             open_begins,
             open_begins_beyond: self.begins_beyond,
             damage: self.damage,
+            headless_segments: self.headless,
             locked_segments: segments.iter().filter(|segment| segment.key.is_none()).count() as u64,
             was_told,
         }

@@ -17,7 +17,7 @@ pub(super) use segment::{name as segment_name, number as segment_number};
 pub(super) use shared::{Placed, Spot};
 pub(super) use shed::{leaves_of, read_all as skipped};
 
-use super::disk::Disk;
+use super::disk::{Disk, Listed};
 use super::format::acks::Acks;
 use super::keys::DataKey;
 use super::position::{Durable, Place, Released};
@@ -76,6 +76,10 @@ pub struct Shelf<D> {
     /// Files that could not be removed; they count, and are tried again.
     junk: Vec<(String, u64)>,
     sheds: Sheds,
+    /// Segments without a header, for people: they stay as long as released ones, or until their space is needed.
+    aside: Vec<Listed>,
+    /// When it was told durably what is here, and so that nobody knows what they hold, in ns since the epoch.
+    aside_since: Option<u64>,
     recovered: bool,
     /// Files of keys that this process made.
     rewraps: u64,
@@ -106,11 +110,18 @@ impl<D: Disk> Shelf<D> {
             open: None,
             junk: Vec::new(),
             sheds: Sheds::default(),
+            aside: Vec::new(),
+            aside_since: None,
             recovered: acks.recovered,
             rewraps: 0,
         };
         shelf.publish();
         shelf
+    }
+
+    /// These files were set aside.
+    pub(super) fn keep_aside(&mut self, files: Vec<Listed>) {
+        self.aside = files;
     }
 
     /// Whose folder it is.
@@ -158,7 +169,8 @@ impl<D: Disk> Shelf<D> {
     }
 
     fn publish_sinks(&self) {
-        self.shared.publish_sinks(self.sinks.iter().map(|(name, sink)| (name.clone(), sink.told)).collect());
+        let places = self.sinks.iter().map(|(name, sink)| (name.clone(), sink.told)).collect();
+        self.shared.publish_sinks(places, self.taken());
     }
 
     /// Where a sink stands: what it is to get next.
@@ -219,6 +231,9 @@ impl<D: Disk> Shelf<D> {
                 segment.released_at = Some(now_unix_nanos);
             }
         }
+        if self.log.is_recovered() {
+            self.aside_since.get_or_insert(now_unix_nanos);
+        }
         Ok(())
     }
 
@@ -244,15 +259,22 @@ impl<D: Disk> Shelf<D> {
         required.or(all).unwrap_or(self.durable)
     }
 
-    /// Bytes of all segments.
+    /// Bytes of all segments, and of what was set aside.
     pub fn used_bytes(&self) -> u64 {
         let junk: u64 = self.junk.iter().map(|(_, bytes)| bytes).sum();
-        self.segments.values().map(|segment| segment.file_bytes).sum::<u64>().saturating_add(junk)
+        let segments: u64 = self.segments.values().map(|segment| segment.file_bytes).sum();
+        segments.saturating_add(self.aside_bytes()).saturating_add(junk)
+    }
+
+    fn aside_bytes(&self) -> u64 {
+        self.aside.iter().map(|file| file.bytes).sum()
     }
 
     /// Of these, bytes that [`Shelf::make_room`] can give back at once.
     pub fn reclaimable_bytes(&self) -> u64 {
-        self.segments.values().filter(|s| self.may_go(s) || self.may_be_shed(s)).map(|s| s.file_bytes).sum()
+        let segments = self.segments.values().filter(|s| self.may_go(s) || self.may_be_shed(s));
+        let aside = self.aside_since.map_or(0, |_| self.aside_bytes());
+        segments.map(|s| s.file_bytes).sum::<u64>().saturating_add(aside)
     }
 
     /// Whether nothing is left that anybody waits for.
@@ -280,11 +302,23 @@ impl<D: Disk> Shelf<D> {
             || (!self.log.is_recovered() && newest().is_some_and(|newest| newest.number() == segment.number()))
     }
 
-    /// Removes segments until this many bytes are free of them: the oldest that all sinks have, then the oldest that only
-    /// sinks wait for that are not required. Returns what was freed.
+    /// Removes segments until this many bytes are free of them: the oldest that all sinks have, then what was set aside, then
+    /// the oldest that only sinks wait for that are not required. Returns what was freed.
     pub fn make_room(&mut self, bytes: u64) -> u64 {
-        let freed = self.release(bytes);
+        let mut freed = self.release(bytes);
+        freed = freed.saturating_add(self.free_aside(bytes.saturating_sub(freed)));
         freed.saturating_add(self.free(bytes.saturating_sub(freed), Self::may_be_shed))
+    }
+
+    /// Not before it is told: it alone shows the next process that something is missing.
+    fn free_aside(&mut self, bytes: u64) -> u64 {
+        let before = self.used_bytes();
+        let freed = |shelf: &Self| before.saturating_sub(shelf.used_bytes());
+        while self.aside_since.is_some() && freed(self) < bytes {
+            let Some(Listed { name, bytes }) = self.aside.pop() else { break };
+            self.discard(name, bytes);
+        }
+        freed(self)
     }
 
     /// The same, of those that all sinks have.
@@ -321,6 +355,9 @@ impl<D: Disk> Shelf<D> {
         if !expired.is_empty() {
             expired.into_iter().for_each(|number| self.remove(number));
             self.publish();
+        }
+        if self.aside_since.is_some_and(|at| now_unix_nanos.saturating_sub(at) >= REPLAY_NANOS_MAX) {
+            self.free_aside(u64::MAX);
         }
         self.clear_junk();
     }

@@ -6,14 +6,23 @@ use crate::spool::format::header::Header;
 use crate::spool::position::Place;
 use crate::spool::{Boot, LockedSegment, RECENT_BYTES_MAX};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The readable segments of a shelf; written by its one owner, read by readers of any thread.
 #[derive(Default)]
 pub struct Shared {
     view: Mutex<View>,
-    /// Where each sink goes on.
-    sinks: Mutex<BTreeMap<String, Place>>,
+    sinks: Mutex<Sinks>,
+    /// What the logs of an earlier process's folder say of its sinks, from when it was read on.
+    found: OnceLock<BTreeMap<String, Place>>,
+}
+
+#[derive(Default)]
+struct Sinks {
+    /// Where each goes on.
+    places: BTreeMap<String, Place>,
+    /// Nobody reads again what is before.
+    taken: Place,
 }
 
 #[derive(Default)]
@@ -82,13 +91,34 @@ impl Shared {
         view.durable = durable;
     }
 
-    pub(super) fn publish_sinks(&self, sinks: BTreeMap<String, Place>) {
-        *self.sinks.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
+    fn sinks(&self) -> MutexGuard<'_, Sinks> {
+        self.sinks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn publish_sinks(&self, places: BTreeMap<String, Place>, taken: Place) {
+        *self.sinks() = Sinks { places, taken };
     }
 
     /// Where a sink goes on; `None` while the spool does not know it.
     pub fn sink_position(&self, sink: &str) -> Option<Place> {
-        self.sinks.lock().unwrap_or_else(PoisonError::into_inner).get(sink).copied()
+        self.sinks().places.get(sink).copied()
+    }
+
+    pub(super) fn publish_found(&self, sinks: BTreeMap<String, Place>) {
+        // A folder is read once.
+        let _ = self.found.set(sinks);
+    }
+
+    /// The same, and where a sink is to go on that the spool does not know. In an earlier process's folder the logs say it, and
+    /// one that they do not name has nothing; in its own a sink begins with what those of before do not have.
+    pub(in crate::spool) fn sink_stands(&self, sink: &str) -> Place {
+        if let Some(place) = self.sink_position(sink) {
+            return place;
+        }
+        match self.found.get() {
+            Some(found) => found.get(sink).copied().unwrap_or_default(),
+            None => self.sinks().taken,
+        }
     }
 
     /// One segment has more: these blocks. Returns blocks for which there is no memory any more.

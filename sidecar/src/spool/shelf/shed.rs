@@ -77,7 +77,7 @@ pub(in crate::spool) fn read_all<F: Files>(
 
 impl<D: Disk> Shelf<D> {
     /// What sinks never get, as an earlier process wrote it down. Where it died before the segment went, and the sink is not
-    /// past it, nothing of that came to be.
+    /// past it, nothing of that came to be. Then it is known where sinks stand, before any are set.
     pub(in crate::spool) fn restore_skipped(&mut self, mut skipped: Vec<Skipped>) {
         // What comes after another part moves the sink past that one, too.
         skipped.sort_by_key(|one| std::cmp::Reverse(one.shed.to));
@@ -86,11 +86,14 @@ impl<D: Disk> Shelf<D> {
                 self.discard(one.file, 0);
                 continue;
             }
+            // Where the newest segment went, too, the part ends beyond all that there is.
+            let past = one.shed.to.min(self.durable);
             let known = self.known.entry(one.shed.sink.clone()).or_default();
-            *known = one.shed.to.max(*known);
+            *known = past.max(*known);
             self.sheds.files.insert(one.file.clone());
             self.sheds.fresh.push(one);
         }
+        self.shared.publish_found(self.known.clone());
     }
 
     fn is_there(&self, shed: &Shed) -> bool {

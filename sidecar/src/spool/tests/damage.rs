@@ -2,9 +2,12 @@
 
 use super::rig::{BOOT, NEXT_BOOT, Rig, keys, read_all, recover, sid, sinks};
 use crate::spool::disk::Files;
+use crate::spool::disk::sim::SimDisk;
 use crate::spool::keys::Keys;
-use crate::spool::recover::{Unreadable, names, scan};
-use crate::spool::{FIXED_RESERVE_BYTES, Fault, Place, Read, ReadError, Reader, Untold, WriterSettings};
+use crate::spool::recover::{Scanned, Unreadable, names, scan};
+use crate::spool::{
+    FIXED_RESERVE_BYTES, Fault, Place, REPLAY_NANOS_MAX, Read, ReadError, Reader, Untold, WriterSettings,
+};
 
 /// Several segments, each with several frames; the first one's entries end at the returned place.
 fn segments() -> (Rig, u64) {
@@ -85,6 +88,48 @@ fn a_segment_without_a_header_is_set_aside() {
     let (found, lost) = read_all(Reader::new(disk, scanned.shelf.shared().clone(), Place(0)).expect("memory"));
     assert_eq!(lost, [(first_end, second_end.number())]);
     assert_eq!(found.len() as u64, rig.given.len() as u64 - (second_end.number() - first_end));
+}
+
+/// It is told, then it stays as long as what is released does, and goes where its space is needed; whoever reads the folder
+/// before it is told finds it.
+#[test]
+fn sp_3_what_is_set_aside_counts_and_goes_in_a_day_or_for_want_of_room_when_it_is_told() {
+    let (rig, _) = segments();
+    let newest = *rig.writer.shelf().segments.keys().next_back().expect("a segment");
+    let all: Vec<u64> = rig.writer.shelf().segments.keys().copied().collect();
+    // Of what stands before a header that one says how far it went.
+    for (broken, headless) in [(vec![1], 0), (vec![newest], 1), (all.clone(), all.len() as u64)] {
+        let disk = rig.disk.killed();
+        broken.iter().for_each(|number| disk.alter(&name(*number), |bytes| bytes[3] ^= 1));
+        let aside = |disk: &SimDisk| {
+            let files = disk.list().expect("listed").into_iter();
+            files.filter(|file| file.name.ends_with(".corrupt")).map(|file| file.bytes).collect::<Vec<_>>()
+        };
+        for told in [false, true] {
+            let Scanned { mut shelf, report } = recover(&disk);
+            assert_eq!((report.headless_segments, report.was_told, aside(&disk).len()), (headless, told, broken.len()));
+            let segments: u64 = shelf.segments.values().map(|segment| segment.file_bytes).sum();
+            assert_eq!(shelf.used_bytes(), segments + aside(&disk).iter().sum::<u64>());
+            shelf.set_sinks(&sinks(), Place::default());
+            assert_eq!(shelf.reclaimable_bytes(), 0);
+            shelf.expire(u64::MAX);
+            assert_eq!((shelf.make_room(u64::MAX), aside(&disk).len()), (0, broken.len()), "not before it is told");
+            shelf.set_recovered();
+            shelf.flush(1).expect("written");
+        }
+        let (day, room) = (disk.killed(), disk.killed());
+        let mut shelf = recover(&day).shelf;
+        shelf.flush(1).expect("written");
+        shelf.expire(REPLAY_NANOS_MAX);
+        assert_eq!(aside(&day).len(), broken.len());
+        shelf.expire(1 + REPLAY_NANOS_MAX);
+        assert!(aside(&day).is_empty());
+        let mut shelf = recover(&room).shelf;
+        shelf.set_sinks(&sinks(), Place::default());
+        shelf.flush(1).expect("written");
+        assert_eq!(shelf.reclaimable_bytes(), aside(&room).iter().sum::<u64>());
+        assert!(shelf.make_room(1) > 0 && aside(&room).len() == broken.len() - 1, "no more than is needed");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The parsers on every prefix and every changed bit.
 
-use super::rig::{Rig, recover};
+use super::rig::{BOOT, NEXT_BOOT, Rig, keys, recover};
+use crate::spool::disk::Files;
 use crate::spool::disk::sim::SimDisk;
 use crate::spool::entry::{Block, Entry, Kind};
 use crate::spool::format::acks::{self, Acks, Line};
@@ -9,8 +10,10 @@ use crate::spool::format::header::{Header, StreamStart};
 use crate::spool::format::shed;
 use crate::spool::format::{FormatError, Problem};
 use crate::spool::keys::DataKey;
+use crate::spool::recover::{Unreadable, scan};
 use crate::spool::{Boot, Place};
 use proptest::prelude::*;
+use std::io::ErrorKind;
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::Range;
 
@@ -153,6 +156,9 @@ fn the_layout_is_pinned() {
 }
 
 /// A segment cut at any byte, or with any byte changed, is read up to there and never further than it was written.
+/// Where a segment's version stands.
+const VERSION: std::ops::Range<usize> = 8..10;
+
 #[test]
 fn sp_2_every_prefix_of_a_segment_recovers() {
     let mut rig = Rig::new(5);
@@ -175,6 +181,13 @@ fn sp_2_every_prefix_of_a_segment_recovers() {
     for at in 0..whole.len() {
         let disk = rig.disk.killed();
         disk.alter(&name, |bytes| bytes[at] ^= 0x10);
+        if VERSION.contains(&at) {
+            // It may be whole for another version, which finds it as it was.
+            let found = scan(disk.clone(), &keys(), BOOT, NEXT_BOOT, Unreadable::Damaged, &|| true);
+            assert_eq!(found.err().map(|error| error.kind()), Some(ErrorKind::Unsupported), "byte {at}");
+            assert!(disk.list().expect("listed").iter().any(|file| file.name == name));
+            continue;
+        }
         assert!(ends(&disk) < 12, "byte {at}");
     }
 }

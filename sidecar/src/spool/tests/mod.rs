@@ -3,6 +3,7 @@
 mod damage;
 mod disk;
 mod format;
+mod left;
 mod model;
 mod recent;
 mod rig;

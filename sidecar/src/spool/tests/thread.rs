@@ -10,7 +10,7 @@ use crate::spool::{
     Boot, Class, Durable, Entry, Event, Inbox, Kind, Limits, Place, Read, Refusal, SinkRule, Spool, SpoolHandle,
     StreamNumber,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle;
@@ -160,6 +160,91 @@ async fn d3_what_many_processes_left_is_acknowledged_one_after_the_other() {
         tokio::task::yield_now().await;
     }
     spool.stop();
+}
+
+/// Where a segment's magic and its version stand.
+const MAGIC_AT: usize = 3;
+const VERSION_AT: usize = 8;
+
+/// A process leaves records of which its sink has none.
+async fn leave(folder: &Path, boot: u8) -> PathBuf {
+    let (spool, _events) = start(folder, boot);
+    let stream = spool.handle().inbox().add_stream(sid(0), 0);
+    let last = put(spool.handle(), stream, 0..10);
+    assert!(spool.handle().inbox().wait_durable(last, PATIENCE).await);
+    spool.stop();
+    folder.join("disk").join(Boot([boot; 16]).to_string())
+}
+
+fn alter(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).expect("a file");
+    bytes[at] ^= 1;
+    std::fs::write(file, bytes).expect("written");
+}
+
+/// The next process finds the folder of process 1, tells it and ends: that makes it keep house to the end.
+async fn recovered(folder: &Path, boot: u8) -> Report {
+    let (spool, mut events) = start(folder, boot);
+    let report = loop {
+        let report = found_any(&mut events).await;
+        if report.boot == Boot([1; 16]) {
+            break report;
+        }
+    };
+    spool.handle().set_recovered(report.boot);
+    spool.stop();
+    report
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    Folder::new(folder).list().unwrap_or_default().into_iter().map(|file| file.name).collect()
+}
+
+#[tokio::test]
+async fn d3_a_segment_that_is_set_aside_stays_for_people_when_it_is_told() {
+    let folder = folder("aside");
+    let left = leave(&folder, 1).await;
+    let segment = format!("{:020}.seg", 0);
+    alter(&left.join(&segment), MAGIC_AT);
+    let report = recovered(&folder, 2).await;
+    assert_eq!((report.streams.len(), report.headless_segments, report.was_told), (0, 1, false));
+    let aside = format!("{segment}.corrupt");
+    assert!(names(&left).contains(&aside), "{:?}", names(&left));
+    // The next one tells nothing again, and it stays.
+    let report = recovered(&folder, 3).await;
+    assert!(report.was_told && names(&left).contains(&aside), "{:?}", names(&left));
+}
+
+#[tokio::test]
+async fn d3_what_another_version_left_stays_as_it_is_and_that_version_reads_it() {
+    let folder = folder("version");
+    let left = leave(&folder, 1).await;
+    let segment = left.join(format!("{:020}.seg", 0));
+    let files = [(segment, VERSION_AT), (left.join("counters"), VERSION_AT)];
+    files.iter().for_each(|(file, at)| alter(file, *at));
+    let before = names(&left);
+    let report = recovered(&folder, 2).await;
+    assert_eq!(report, Report::unread(Boot([1; 16])));
+    assert_eq!(names(&left), before);
+    // A process of which no segment is there, but the page.
+    let only_page = leave(&folder, 4).await;
+    std::fs::remove_file(only_page.join(format!("{:020}.seg", 0))).expect("removed");
+    alter(&only_page.join("counters"), VERSION_AT);
+    let (spool, mut events) = start(&folder, 5);
+    let unread = async {
+        let mut unread = Vec::new();
+        while unread.len() < 2 {
+            let report = found_any(&mut events).await;
+            unread.extend((report == Report::unread(report.boot)).then_some(report.boot));
+        }
+        unread
+    };
+    assert_eq!(unread.await, [1, 4].map(|boot| Boot([boot; 16])));
+    spool.stop();
+    // It is back.
+    files.iter().for_each(|(file, at)| alter(file, *at));
+    let report = recovered(&folder, 6).await;
+    assert_eq!((report.streams[&sid(0)].size(), report.headless_segments, report.was_told), (10, 0, false));
 }
 
 async fn found_any(events: &mut mpsc::Receiver<Event>) -> Report {
