@@ -1,22 +1,22 @@
 //! The worker: data threads that move bytes, and a second runtime for everything else (export, admin, policy).
 
+mod spooling;
+
 use crate::admin::{Admin, ConfigView, Ready, State};
 use crate::background;
-use crate::client::error_line;
 use crate::config::{Config, PolicySource, Target};
 use crate::data::{Recorder, Shared, declared, now, recover};
 use crate::drain::{
     EXPORT_DRAIN, WITNESS_DRAIN, all_adopted, close, finish_threads, skipped_told, spool_drained, tell_undelivered,
 };
-use crate::export::{self, Exporter, Queue, Settings, SinkFolders};
+use crate::export::{Exporter, Queue, Settings, SinkFolders};
 use crate::metrics::Metrics;
 use crate::names::{Asker, Names};
 use crate::origin;
 use crate::poll::{self, Apply, Caller, PolicyState, Poller, Store};
 use crate::proxy::{Drain, Listening, Pod, serve};
 use crate::routes;
-use crate::spool::keys::RecoveryKey;
-use crate::spool::{self, Spool, SpoolHandle};
+use crate::spool::{self, SpoolHandle};
 use crate::supervisor::{Listeners, PreviousWorker, take_stop_signals};
 use crate::tail::Tail;
 use crate::unspooled::{self, Unspooled};
@@ -42,9 +42,6 @@ use tokio::time::{Instant, timeout};
 /// not keep a pod from starting.
 const POLICY_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How often a worker without the spool that it should have looks whether it could have it.
-const SPOOL_LOOK: Duration = Duration::from_secs(5);
-
 /// Runs until SIGTERM. Returns when every record is delivered or its time is over.
 pub fn run(config: Config, listeners: Listeners, previous: Option<PreviousWorker>) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build().context("start the second runtime")?;
@@ -63,8 +60,8 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let state = PolicyState::new(&compiled.document().revision, start.source, metrics.clone());
     let policy = Arc::new(ArcSwap::from_pointee(compiled));
     let mut origin = origin::of(&config);
-    let spool_settings = spool_settings(&config, origin.boot);
-    let (spool, found) = spool(spool_settings.as_ref(), &sinks.borrow()).unzip();
+    let spool_settings = spooling::settings(&config, origin.boot);
+    let (spool, found) = spooling::start(spool_settings.as_ref(), &sinks.borrow()).unzip();
     let without = spool_settings.filter(|_| spool.is_none());
     metrics.spool_missing.set(without.is_some().into());
     origin.found = spool.as_ref().map(|spool| spool.found().to_vec()).unwrap_or_default();
@@ -136,7 +133,7 @@ async fn supervise(config: Config, listeners: Listeners, previous: Option<Previo
     let export = exporter.run(export_watch);
     tokio::pin!(export);
     let opening = open(patience, &opening_state, &ready);
-    let spool_is_back = spool_is_back(without, &shared);
+    let spool_is_back = spooling::is_back(without, &shared);
 
     tokio::select! {
         never = opening => match never {},
@@ -207,53 +204,6 @@ fn apply(policy: Arc<ArcSwap<Compiled>>, sinks: watch::Sender<Arc<[DocumentSink]
         policy.store(Arc::new(compiled));
         Ok(())
     })
-}
-
-/// What the spool needs; `None`: none is wanted.
-fn spool_settings(config: &Config, boot: u128) -> Option<spool::Settings> {
-    let wanted = config.spool.as_ref()?;
-    Some(spool::Settings {
-        folder: wanted.folder.clone(),
-        key_folder: wanted.key_folder.clone(),
-        limit_bytes: wanted.bytes_max,
-        limits: spool::Limits::default(),
-        boot: spool::Boot(boot.to_be_bytes()),
-        recovery: config.operator.is_some().then(|| Arc::new(recovery_key(config))),
-        now_unix_nanos: || now().wall_ns,
-    })
-}
-
-/// Starts the spool. Where it cannot be, records wait in memory: audit is never in the way.
-fn spool(settings: Option<&spool::Settings>, sinks: &[DocumentSink]) -> Option<(Spool, mpsc::Receiver<spool::Event>)> {
-    match Spool::start(settings?.clone(), &export::rules(sinks)) {
-        Ok(started) => Some(started),
-        Err(error) => {
-            tracing::error!(error = error_line(&error), "there is no spool; records wait in memory");
-            None
-        }
-    }
-}
-
-/// Returns when the next worker would have the spool that this one could not make, and it costs nobody anything to end this
-/// one: no connection is open, or what policy records is refused without a spool.
-async fn spool_is_back(without: Option<spool::Settings>, shared: &Shared) {
-    let Some(settings) = without else { return std::future::pending().await };
-    loop {
-        tokio::time::sleep(SPOOL_LOOK).await;
-        let is_idle = shared.metrics.connections_open.get() == 0;
-        if !is_idle && !shared.policy.load().document().may_refuse() {
-            continue;
-        }
-        let settings = settings.clone();
-        if let Ok(Ok(())) = tokio::task::spawn_blocking(move || Spool::could_start(&settings)).await {
-            return;
-        }
-    }
-}
-
-/// The operator opens what is wrapped to it for this pod alone.
-fn recovery_key(config: &Config) -> RecoveryKey {
-    RecoveryKey::new(config.workload.pod_uid.as_deref().unwrap_or_default())
 }
 
 fn exporter(
