@@ -339,6 +339,36 @@ fn v2_what_the_ledger_had_just_now_is_pending_in_a_whole_export_and_later_missin
     }
 }
 
+/// Of a stream that has just begun no head is exported yet, and the ledger may have one.
+#[test]
+fn v2_what_is_there_of_a_stream_that_has_just_begun_is_pending_while_the_rest_is_on_its_way() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    writer.time = NOW - 20 * SECOND_NS;
+    writer.exchange("/a");
+    writer.exchange("/b");
+    let changed = edit(&writer.bodies[1], "path", Some("/x"));
+    let told = |bodies: &[String], age_s: u64| {
+        let mut operator = Operator::new();
+        operator.now_ns = NOW - age_s * SECOND_NS - 2;
+        operator.certify(&writer).shown(&writer, 3);
+        operator.now_ns = NOW - 1;
+        operator.block(&[Said::Heads(Vec::new())], &[]);
+        let found = check(bodies, operator.ledger());
+        found.into_iter().filter(|found| found != "UNANCHORED").collect::<Vec<_>>()
+    };
+    let there = &writer.bodies[..2];
+    let on_its_way = told(there, 1);
+    assert!(on_its_way.iter().all(|found| found.starts_with("PENDING")), "{on_its_way:?}");
+    assert_eq!(told(there, 60), ["FOREIGN", "MISSING 2..3"]);
+    // What is there is not what was sealed; and something stands behind what is absent.
+    let [open, first, second] = [0, 1, 2].map(|at| writer.bodies[at].clone());
+    for bodies in [vec![open.clone(), changed, second.clone()], vec![open, second.clone()], vec![first, second]] {
+        let found = told(&bodies, 1);
+        assert!(found.iter().any(|found| !found.starts_with("PENDING")), "{found:?}");
+    }
+}
+
 /// Certificates that say nothing but for how long they are good.
 struct For(i64, i64);
 
