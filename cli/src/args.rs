@@ -311,7 +311,7 @@ pub struct LedgerPruneArgs {
     /// Records of this namespace's pods
     #[arg(long, value_name = "NAMESPACE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub records_of: Option<String>,
-    /// Begun before: 30d, 12h ago, or a time such as 2026-01-31T12:00:00Z; omitted: all of them
+    /// With a time, as backends have it, before: 30d, 12h ago, or such as 2026-01-31T12:00:00Z; omitted: all of them
     #[arg(long, value_name = "TIME", value_parser = crate::tail::since)]
     pub before: Option<crate::tail::Since>,
     /// Why, for whoever verifies later: it stands in the ledger

@@ -47,7 +47,7 @@ def root_keys(roots):
 
 
 def new_stream():
-    return {"key": None, "later": {}, "size": 0, "root": None, "life": "open", "heads": []}
+    return {"key": None, "later": {}, "size": 0, "root": None, "life": "open", "heads": [], "shown": [], "certified": None}
 
 
 class Ledger:
@@ -96,17 +96,17 @@ class Ledger:
             if sid in self.streams:
                 self.again[sid] = new_stream()
                 self.numbers = {at: named for at, named in self.numbers.items() if named != sid}
-            self.stream(sid)["key"] = bytes.fromhex(fields["key"])
+            self.stream(sid)["key"], self.stream(sid)["certified"] = bytes.fromhex(fields["key"]), number("t0")
             self.numbers[str(seq)] = sid
             self.names.add(sid)
         elif typ == "head":
             for row in filter(None, fields["heads"].split(",")):
                 stream, size, root = row.split(":")
                 if not self.ahead(stream, int(size)):
-                    self.advance(self.numbers[stream], int(size), root)
+                    self.advance(self.numbers[stream], int(size), root, number("t0"))
         elif typ in ("epoch", "closed"):
             self.ahead(fields["stream"], number("size"), typ == "closed")
-            self.advance(fields["stream"], number("size"), fields["root"])
+            self.advance(fields["stream"], number("size"), fields["root"], number("t0"))
             if typ == "epoch":
                 self.stream(fields["stream"])["later"][number("size")] = bytes.fromhex(fields["next_key"])
             else:
@@ -117,8 +117,8 @@ class Ledger:
                 self.stream(fields["stream"])["life"] = "lost"
         elif typ == "rebased":
             self.ahead(fields["stream"], number("size"))
-            self.advance(fields["stream"], number("old_size"), fields["old_root"])
-            self.advance(fields["stream"], number("size"), fields["root"])
+            self.advance(fields["stream"], number("old_size"), fields["old_root"], number("t0"))
+            self.advance(fields["stream"], number("size"), fields["root"], number("t0"))
             stream = self.stream(fields["stream"])
             stream["later"][number("size")], stream["rebased"] = bytes.fromhex(fields["key"]), True
         elif typ == "fork":
@@ -140,7 +140,7 @@ class Ledger:
             # Begun anew.
             self.partial = {}
         for row in filter(None, fields.get("streams", "").split(",")):
-            at, sid, life, size, root, key, key_from, *_ = row.split(":")
+            at, sid, life, size, root, key, key_from, _, _, heard, *_ = row.split(":")
             stream = self.stream(sid)
             said = [(stream["size"], stream["life"] != "open")] if sid in self.names else []
             if self.partial is not None:
@@ -150,6 +150,7 @@ class Ledger:
             self.numbers[at] = sid
             self.names.add(sid)
             stream["life"], stream["size"], stream["root"] = life, int(size), bytes.fromhex(root)
+            stream["shown"].append((int(heard), int(size)))
             if int(key_from):
                 stream["later"][int(key_from)] = bytes.fromhex(key)
             else:
@@ -175,8 +176,9 @@ class Ledger:
                 raise ValueError("a stream is left out")
             self.partial = None
 
-    def advance(self, sid, size, root):
+    def advance(self, sid, size, root, time):
         stream = self.stream(sid)
+        stream["shown"].append((time, size))
         stream["heads"].append((size, bytes.fromhex(root)))
         stream["size"], stream["root"] = size, bytes.fromhex(root)
 
@@ -184,6 +186,10 @@ class Ledger:
         cluster, _, pod, _ = sid.split("/")
         kept = first < self.last and not any(start <= first <= end for start, end in self.outages)
         return cluster in self.clusters and (pod in self.pods or not kept)
+
+    def had_by(self, sid, time):
+        """How far this stream had come by then, as its heads say."""
+        return max((size for at, size in self.streams[sid]["shown"] if at <= time), default=0)
 
     def cosigned(self, note):
         """When its own witness cosigned this head, in nanoseconds; 0: it did not."""

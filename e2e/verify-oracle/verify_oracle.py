@@ -41,6 +41,8 @@ class Stream:
         self.sid, self.records, self.heads, self.holes, self.ends = sid, {}, [], [], []
         self.findings, self.proved, self.claimed, self.first_key = set(), 0, 0, None
         self.ledger, self.said, self.lag = None, None, 0
+        # When what the ledger knew must have come to the backend; None: all that it knew.
+        self.due = None
         # Places of what was removed by order at which something stands that nothing proves.
         self.strays = set()
         # Whether a head was proved under a later key that the ledger names; and one that it knows under a key that it does not.
@@ -142,7 +144,9 @@ class Stream:
         if self.said["size"] == 0 and self.said["life"] == "lost":
             self.findings.add("UNCLOSED")
         elif not all(seq in pruned or self.ledger.gone(self.sid, seq) for seq in range(max(self.said["size"], 1))):
-            self.findings.add("MISSING")
+            certified = self.said["certified"]
+            late = self.due is not None and certified is not None and certified > self.due
+            self.findings.add("PENDING" if late else "MISSING")
         elif pruned:
             self.findings |= {self.ordered(seq) for seq in pruned}
 
@@ -217,7 +221,11 @@ class Stream:
                 absent = [seq for seq in range(size, stated["size"]) if truth.get(seq, (None, None))[1] is None]
                 gone = [seq for seq in absent if self.ledger.gone(self.sid, seq)]
                 self.findings |= {"GAP"} if gone else set()
-                self.findings |= {"MISSING"} if gone != absent or not absent else set()
+                # What the ledger had of late may be on its way.
+                due = stated["size"] if self.due is None else max(self.ledger.had_by(self.sid, self.due), size, self.claimed)
+                rest = [seq for seq in absent if seq not in gone]
+                self.findings |= {"PENDING"} if any(seq >= due for seq in rest) else set()
+                self.findings |= {"MISSING"} if any(seq < due for seq in rest) or not absent else set()
             else:
                 self.findings.add("MISSING" if root is None else "TAMPERED")
         return end
@@ -399,6 +407,7 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
         take_up(told, stream)
     for one in streams.values():
         one.ledger, one.said, one.lag = told, None if told is None else told.streams.get(one.sid), lag
+        one.due = None if told is None or until < 1 << 64 else told.last - lag
         one.prepare()
     proved = lambda source: source is None or streams[source[0]].proves(*source[1:])
     while True:

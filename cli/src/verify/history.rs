@@ -4,7 +4,7 @@
 //! first record on, place by place; a signed head says which one its stream has.
 
 use anyhow::{Result, bail, ensure};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::{Range, leaf};
 use testimony_core::evidence::note::{PublicKey, SignedNote};
@@ -34,8 +34,10 @@ pub(super) struct History<'a> {
     keys: HashMap<Hash, PublicKey>,
     /// What claims the place of the record.
     bodies: BTreeMap<Hash, String>,
-    /// Heads over the record, signed or not, by their size.
-    heads: BTreeMap<u64, Vec<SignedNote>>,
+    /// Heads over the record, signed or not, by their size and root: anybody can push many of one size.
+    heads: BTreeMap<u64, HashMap<Hash, Vec<SignedNote>>>,
+    /// Hashes of these heads.
+    seen: HashSet<Hash>,
     text_bytes: usize,
     too_many: bool,
 }
@@ -70,6 +72,7 @@ impl<'a> History<'a> {
             keys: HashMap::new(),
             bodies: BTreeMap::new(),
             heads: BTreeMap::new(),
+            seen: HashSet::new(),
             text_bytes: 0,
             too_many: false,
         }
@@ -101,16 +104,20 @@ impl<'a> History<'a> {
 
     fn head(&mut self, body: &Body<'_>) {
         let Some(encoded) = body.simple("note") else { return };
-        let Some(note) = SignedNote::from_base64(encoded) else { return };
-        let size = note.checkpoint.size;
+        if let Some(note) = SignedNote::from_base64(encoded) {
+            self.note(note, encoded.len());
+        }
+    }
+
+    fn note(&mut self, note: SignedNote, bytes: usize) {
+        let (size, root) = (note.checkpoint.size, note.checkpoint.root);
         if note.checkpoint.origin != self.sid || size <= self.seq || size > PLACES_MAX {
             return;
         }
-        if self.heads.get(&size).is_some_and(|heads| heads.contains(&note)) {
-            return;
-        }
-        if self.has_room(encoded.len()) {
-            self.heads.entry(size).or_default().push(note);
+        let hash = Hash::of_bytes(note.encode().as_bytes());
+        if !self.seen.contains(&hash) && self.has_room(bytes) {
+            self.seen.insert(hash);
+            self.heads.entry(size).or_default().entry(root).or_default().push(note);
         }
     }
 
@@ -183,10 +190,9 @@ impl<'a> History<'a> {
 
     /// A head of just this history, by the key that it names.
     fn signed(&self, history: &Grown) -> Option<(SignedNote, PublicKey)> {
-        let heads = self.heads.get(&history.range.end())?;
-        let (root, key) = (history.range.root()?, history.key.filter(|key| self.only.is_none_or(|only| only == *key))?);
-        let signed = |note: &&SignedNote| note.checkpoint.root == root && note.is_signed_by(self.sid, &key);
-        heads.iter().find(signed).map(|note| (note.clone(), key))
+        let key = history.key.filter(|key| self.only.is_none_or(|only| only == *key))?;
+        let heads = self.heads.get(&history.range.end())?.get(&history.range.root()?)?;
+        heads.iter().find(|note| note.is_signed_by(self.sid, &key)).map(|note| (note.clone(), key))
     }
 
     /// The history that ends with this leaf, back to its begin.
@@ -200,5 +206,33 @@ impl<'a> History<'a> {
         }
         leaves.reverse();
         Some(Found { body, leaves, note, key })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testimony_core::evidence::note::{Checkpoint, Signature};
+
+    /// With a list that is searched for each, this would not end.
+    #[test]
+    fn v2_many_heads_of_one_size_are_told_apart_by_their_hashes() {
+        const HEADS: u64 = 200_000;
+        let sid = "c-1/shop/pod-1/00000000000000000000000000000001-0-0";
+        let numbered = |n: u64| {
+            let root = Hash::of_bytes(&n.to_le_bytes());
+            let checkpoint = Checkpoint { origin: sid.to_owned(), size: 9, root };
+            let signature = Signature::log(sid, &PublicKey([1; 32]), &[0; 64]);
+            SignedNote { checkpoint, signatures: vec![signature] }
+        };
+        let mut history = History::new(sid, 3, None);
+        // A copy takes no room.
+        (0..HEADS).chain([0; 9]).for_each(|n| history.note(numbered(n), 1));
+        let roots = |history: &History<'_>| history.heads.values().map(HashMap::len).sum::<usize>();
+        assert_eq!((roots(&history), history.text_bytes), (200_000, 200_000));
+        let mut other = numbered(0);
+        other.signatures[0].bytes[0] = 1;
+        history.note(other, 1);
+        assert_eq!((roots(&history), history.text_bytes), (200_000, 200_001), "of the same root");
     }
 }

@@ -173,7 +173,7 @@ fields! {
     Status "status" 3 Int("http.response.status_code", Stable), "Status of the final response; the proxy's own where it refused.";
     StepDir "step_dir" 8 Text("testimony.clock.direction", Own), "clock: back or forward.";
     StepNs "step_ns" 20 Int("testimony.clock.step_ns", Own), "clock: how far the wall clock stepped, in nanoseconds.";
-    T0 "t0" 20 LogField("time_unix_nano"), "Start, in nanoseconds since the epoch.";
+    T0 "t0" 20 LogField("time_unix_nano"), "Start, in nanoseconds since the epoch. The LogRecord has t1 instead where that is over an hour later.";
     T1 "t1" 20 Text("testimony.end_unix_nano", Own), "End, in nanoseconds since the epoch; of a stage: when it was looked at.";
     Target "target" 1024 Text("audit.target.id", AuditDraft), "What it was done to: authority of an HTTP request, server name or address of a connection.";
     TlsAlert "tls_alert" 64 Text("testimony.tls.alert", Own), "Alert that ended a TLS handshake: client or server, a colon, and its name, its number, or encrypted.";

@@ -39,6 +39,20 @@ pub const LOG_OVERHEAD_BYTES_MAX: usize = {
     bytes
 };
 
+/// So long after its begin a record may be filed under its begin, in nanoseconds: one hour. A backend is asked for so much more
+/// than is looked at.
+pub const FILED_AFTER_MAX_NS: u64 = 3_600_000_000_000;
+
+/// The time of a LogRecord, `time_unix_nano`, under which a backend files it: when what it tells of began; but when it ended, or
+/// was looked at, if that was over [`FILED_AFTER_MAX_NS`] later. What a connection of many hours leaves would be filed where
+/// nobody looks for what was sealed just now, and where some backends take nothing any more.
+pub const fn filed_ns(t0: u64, t1: Option<u64>) -> u64 {
+    match t1 {
+        Some(t1) if t1.saturating_sub(t0) > FILED_AFTER_MAX_NS => t1,
+        _ => t0,
+    }
+}
+
 /// What is kept of a sealed record or a head: its body, and what the body does not say. A stream makes it, or it is read back
 /// from where it was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +115,7 @@ pub struct LogWriter {
 #[derive(Default)]
 struct OwnFields<'a> {
     t0: u64,
+    t1: Option<u64>,
     trace_id: Cow<'a, str>,
     span_id: Cow<'a, str>,
 }
@@ -121,10 +136,11 @@ impl LogWriter {
         proto::fixed64(&mut self.rest, 11, kept.sealed_ns);
         proto::bytes(&mut self.rest, 12, kept.event.as_str().as_bytes());
         let body_len = proto::bytes_len(1, kept.body.len());
-        let length = proto::fixed64_len(1, own.t0) + proto::bytes_len(5, body_len) + self.rest.len();
+        let filed_ns = filed_ns(own.t0, own.t1);
+        let length = proto::fixed64_len(1, filed_ns) + proto::bytes_len(5, body_len) + self.rest.len();
         batch.reserve(length.saturating_add(LOG_FRAME_BYTES));
         proto::key_and_len(batch, 2, length);
-        proto::fixed64(batch, 1, own.t0);
+        proto::fixed64(batch, 1, filed_ns);
         proto::key_and_len(batch, 5, body_len);
         proto::bytes(batch, 1, kept.body);
         batch.extend_from_slice(&self.rest);
@@ -142,6 +158,7 @@ impl LogWriter {
                 // It stands before the addresses.
                 Field::Dir => outbound = member.text() == "outbound",
                 Field::T0 => own.t0 = parse_decimal(member.text().as_bytes()).unwrap_or(0),
+                Field::T1 => own.t1 = parse_decimal(member.text().as_bytes()),
                 Field::TraceId => own.trace_id = member.text(),
                 Field::SpanId => own.span_id = member.text(),
                 _ => {}
@@ -219,6 +236,29 @@ mod tests {
             }
         }
         assert_eq!(Kept::decode(&[0; 20]), None, "no event has this number");
+    }
+
+    #[test]
+    fn v4_a_record_is_filed_under_its_begin_unless_its_end_is_over_an_hour_later() {
+        const HOUR_NS: u64 = 3_600 * 1_000_000_000;
+        for (t0, t1, filed) in [
+            (7, None, 7),
+            (7, Some(7), 7),
+            (7, Some(7 + HOUR_NS), 7),
+            (7, Some(8 + HOUR_NS), 8 + HOUR_NS),
+            (7, Some(u64::MAX), u64::MAX),
+            (2 * HOUR_NS, Some(0), 2 * HOUR_NS),
+            (u64::MAX, Some(u64::MAX), u64::MAX),
+        ] {
+            assert_eq!(filed_ns(t0, t1), filed, "{t0} {t1:?}");
+            let t1 = t1.map(|t1| format!(r#","t1":"{t1}""#)).unwrap_or_default();
+            let body = format!(r#"{{"t0":"{t0}"{t1},"v":"1"}}"#);
+            let mut batch = Vec::new();
+            LogWriter::default()
+                .append(&Kept { sealed_ns: 9, event: EventName::Gap, body: body.as_bytes() }, &mut batch);
+            let wanted = [&[1 << 3 | 1][..], &filed.to_le_bytes()].concat();
+            assert!(proto::content(&batch).is_some_and(|log| log.starts_with(&wanted)), "{body}");
+        }
     }
 
     proptest! {

@@ -17,7 +17,7 @@ pub use encode::{Encoder, Place, body_of};
 pub use event::{EventName, Typ};
 pub use field::{Field, Projection, Stability, reference_markdown};
 pub use gap::{Gap, GapReason};
-pub use kept::{KEPT_BYTES_MAX, Kept, LOG_OVERHEAD_BYTES_MAX, LogWriter};
+pub use kept::{FILED_AFTER_MAX_NS, KEPT_BYTES_MAX, Kept, LOG_OVERHEAD_BYTES_MAX, LogWriter, filed_ns};
 pub use restore::restore_exchange;
 pub(crate) use text::{ShortText, decimal, hex, parse_decimal};
 

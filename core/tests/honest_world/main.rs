@@ -52,19 +52,22 @@ fn beyond(report: &Report, may_be: &[Verdict]) -> Vec<String> {
     found.map(|finding| format!("{finding:?}")).collect()
 }
 
-/// All of it; the last day of it with the ledger of the same time, or of all time; a time that is past.
-fn looks(world: &World) -> [(&'static str, Asked); 5] {
+/// All of it; the last day of it with the ledger of the same time, or of all time, or as the daily check is documented; a time
+/// that is past.
+fn looks(world: &World) -> [(&'static str, Asked); 6] {
     let now_ns = world.now_ns;
     let (day, hour) = (24 * HOUR_NS, HOUR_NS);
     let all = Asked { records_ns: (0, u64::MAX), ledger_from_ns: 0, scope: (None, None), now_ns };
     let last = Asked { records_ns: (now_ns - day - hour, now_ns), scope: (Some(now_ns - day), None), ..all };
+    let more_ns = now_ns - day - 7 * hour;
     let past = (now_ns - 20 * hour, now_ns - 8 * hour);
     let past = Asked { records_ns: (past.0 - hour, past.1 + hour), scope: (Some(past.0), Some(past.1)), ..all };
     [
         ("all", all),
         ("all, looked at a day later", Asked { now_ns: now_ns + day, ..all }),
         ("the last day, and all of the ledger", last),
-        ("the last day of both", Asked { ledger_from_ns: now_ns - day - 7 * hour, ..last }),
+        ("the last day of both", Asked { ledger_from_ns: more_ns, ..last }),
+        ("every day", Asked { records_ns: (more_ns, now_ns), ledger_from_ns: more_ns, ..last }),
         ("a past time", past),
     ]
 }

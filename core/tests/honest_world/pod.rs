@@ -1,7 +1,7 @@
 //! A pod with its one data thread: it records, crashes, loses, ends; what it made goes to a backend.
 
 use crate::evidence_support::{TestKey, origin, usual_exchange};
-use crate::world::{Dice, SECOND_NS, stamp};
+use crate::world::{Dice, HOUR_NS, SECOND_NS, stamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use testimony_core::evidence::hash::Hash;
@@ -12,15 +12,21 @@ use testimony_core::evidence::seal::{
     Head, HeadUse, HoleFacts, Host, Origin, RecoveredFacts, Sealed, Signer as _, Stream, Wanted,
 };
 use testimony_core::evidence::stream::StreamId;
-use testimony_core::record::{Field, Gap, GapReason, Typ};
+use testimony_core::record::{Body, EventName, Field, Gap, GapReason, Typ, filed_ns};
 use testimony_core::redact::{Redactor, redact};
+
+/// So long a pod's connection is open.
+const CONNECTION_NS: u64 = 12 * HOUR_NS;
+
+/// So often it is shown meanwhile.
+const PROGRESS_NS: u64 = 600 * SECOND_NS;
 
 /// What a backend may have: a record with its place, or a head without.
 #[derive(Clone)]
 pub struct Line {
     pub sid: Arc<StreamId>,
     pub seq: Option<u64>,
-    /// What the backend files it under: when an exchange began, when anything else was made.
+    /// What the backend files it under.
     pub time_ns: u64,
     pub sealed_ns: u64,
     pub body: String,
@@ -78,7 +84,10 @@ impl Host for Thread {
         if sealed.typ() == Typ::Hole {
             self.holes.insert((sealed.stream().clone(), sealed.seq()));
         }
-        let time_ns = if sealed.typ() == Typ::Exchange { sealed.start_ns() } else { self.now_ns };
+        let body = std::str::from_utf8(sealed.body()).expect("ASCII");
+        let body = Body::parse(body).expect("canonical");
+        let number = |key| body.simple(key)?.parse().ok();
+        let time_ns = filed_ns(number("t0").expect("each has one"), number("t1"));
         self.add(sealed.stream(), Some(sealed.seq()), time_ns, sealed.body());
     }
 
@@ -129,6 +138,8 @@ pub struct Pod {
     pub is_gone: bool,
     /// When a hole was told last. What no head covers when a node is lost proves nothing, a hole neither.
     pub hole_ns: u64,
+    /// Since when its long connection is open, and when that is shown next.
+    pub connection_ns: Option<(u64, u64)>,
     /// The sink is away until the pod's end.
     pub is_cut_off: bool,
 }
@@ -165,6 +176,29 @@ impl Pod {
         stream.seal(&redact(record, &Redactor::default()), stamp(now_ns), &mut self.thread);
     }
 
+    /// A connection of many hours: it is shown again and again, then it ends, and the next one begins.
+    pub fn connection(&mut self, now_ns: u64) {
+        let Some(stream) = &mut self.stream else { return };
+        let (start_ns, next_ns) = self.connection_ns.unwrap_or((now_ns, now_ns + PROGRESS_NS));
+        self.connection_ns = Some((start_ns, next_ns));
+        if now_ns < next_ns {
+            return;
+        }
+        let ends = now_ns >= start_ns + CONNECTION_NS;
+        self.connection_ns = (!ends).then_some((start_ns, now_ns + PROGRESS_NS));
+        let mut record = usual_exchange();
+        if ends {
+            stream.begin();
+        } else {
+            record.set_event(EventName::StreamProgress);
+            record.set(Field::Typ, b"stage");
+            record.set(Field::Stage, b"progress");
+        }
+        record.set_int(Field::T0, start_ns);
+        record.set_int(Field::T1, now_ns);
+        stream.seal(&redact(record, &Redactor::default()), stamp(now_ns), &mut self.thread);
+    }
+
     pub fn ticks(&mut self, now_ns: u64) {
         let Some(stream) = &mut self.stream else { return };
         let now = stamp(now_ns);
@@ -189,6 +223,7 @@ impl Pod {
         let Some(stream) = self.stream.take() else { return };
         let sid = (**stream.id()).clone();
         drop(stream);
+        self.connection_ns = None;
         self.thread.forget_unshown();
         let range = self.thread.range(&sid);
         self.open(now_ns, Some(&sid));

@@ -130,6 +130,7 @@ impl World {
             certified: Vec::new(),
             is_gone: false,
             hole_ns: 0,
+            connection_ns: None,
             is_cut_off: false,
         };
         self.waiting.push(Fact::Expected(pod.row()));
@@ -149,6 +150,7 @@ impl World {
         for _ in 0..busy {
             pod.exchange(now_ns, dice);
         }
+        pod.connection(now_ns);
         pod.thread.is_full = false;
         pod.ticks(now_ns);
         if dice.one_in(1_500) && now_ns < pod.to_ns {

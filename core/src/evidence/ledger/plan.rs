@@ -7,6 +7,7 @@ use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::{Range, leaf};
 use crate::evidence::note::SignedNote;
+use crate::record::filed_ns;
 use std::collections::BTreeMap;
 
 /// Most records of the chosen streams that are held at a time, some 100 bytes each.
@@ -28,7 +29,7 @@ pub struct Selection {
     pub stream: Option<String>,
     /// Of pods of this namespace.
     pub namespace: Option<String>,
-    /// Begun before this time, in nanoseconds since the epoch.
+    /// Those that a backend files under a time before this one, in nanoseconds since the epoch.
     pub before_ns: Option<u64>,
     /// Also those of which nothing in the export says that they were not changed.
     pub unproved: bool,
@@ -147,7 +148,8 @@ impl Plan {
         if !self.selection.has_stream(&sid) {
             return Ok(());
         }
-        let goes = self.selection.before_ns.is_none_or(|before| number("t0").is_some_and(|t0| t0 < before));
+        let filed = number("t0").map(|t0| filed_ns(t0, number("t1")));
+        let goes = self.selection.before_ns.is_none_or(|before| filed.is_some_and(|filed| filed < before));
         let known = Known { leaf: leaf(body.as_bytes()), prev: text("prev").and_then(|prev| prev.parse().ok()), goes };
         let stream = self.streams.entry(sid.clone()).or_default();
         match stream.records.get(&seq) {

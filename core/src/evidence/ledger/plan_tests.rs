@@ -108,6 +108,20 @@ fn g2_what_is_chosen_is_found_with_its_hashes_in_any_order_and_with_repeats() {
     assert_eq!(ranges(&plan(prefix, &all).expect("a plan")), [(0, 4)]);
 }
 
+/// As backends file them: what lasted for over an hour, when it ended.
+#[test]
+fn g2_what_goes_before_a_time_is_what_backends_have_from_before_it() {
+    let before = |before_s: u64| {
+        let selection = Selection { before_ns: Some(before_s * 1_000_000_000), unproved: true, ..Selection::default() };
+        let t1 = |seconds: u64| format!("000000000\",\"t1\":\"{seconds}000000000\"}}");
+        let bodies = stream(&sid("shop"), 1).remove(0);
+        let ends = [3_601, 3_602].map(|end| bodies.replace("000000000\"}", &t1(end)));
+        ends.map(|body| ranges(&plan(selection.clone(), &[body]).expect("a plan")).len())
+    };
+    // It began at 1 s.
+    assert_eq!((before(1), before(2), before(3_602), before(3_603)), ([0, 0], [1, 0], [1, 0], [1, 1]));
+}
+
 #[test]
 fn g2_records_that_are_not_there_are_told_and_never_ordered() {
     let bodies = stream_of(&sid("shop"), 9, Some(5));

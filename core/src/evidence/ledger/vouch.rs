@@ -9,7 +9,7 @@ use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::{Checkpoint, PublicKey, SIGNATURE_BYTES, SignedNote};
 use crate::evidence::stream::StreamId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What a head says, of which only the size is in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ struct Head {
 #[derive(Debug, Default)]
 pub(super) struct Voucher {
     heads: BTreeMap<u64, Vec<Head>>,
+    /// Hashes of these heads: anybody can push many of one size.
+    seen: HashSet<Hash>,
     keys: BTreeMap<u64, PublicKey>,
 }
 
@@ -52,11 +54,11 @@ impl Voucher {
         let own = note.signatures.iter().filter(|one| one.name == sid.as_str() && one.bytes.len() == SIGNATURE_BYTES);
         let signatures: Vec<Vec<u8>> = own.map(|one| one.bytes.clone()).collect();
         let head = Head { root: note.checkpoint.root, signatures, frontier };
-        let heads = self.heads.entry(note.checkpoint.size).or_default();
+        let size = note.checkpoint.size;
         // A cosigned copy says nothing else here.
-        let new = !head.signatures.is_empty() && !heads.contains(&head);
+        let new = !head.signatures.is_empty() && self.seen.insert(head.hash(size));
         if new {
-            heads.push(head);
+            self.heads.entry(size).or_default().push(head);
         }
         new
     }
@@ -80,16 +82,19 @@ impl Voucher {
                 range.push(leaf);
             }
             let heads = self.heads.get(&seq.saturating_add(1)).map_or(&[][..], Vec::as_slice);
+            let root = range.as_ref().filter(|_| !heads.is_empty()).map(Range::root);
             let mut fits = false;
             for head in heads {
                 let Signing::By(key) = &signing else { break };
-                if !head.is_signed_by(sid, seq.saturating_add(1), key) {
+                let is_root = root.unwrap_or_else(|| head.root_with(seq, leaf)) == Some(head.root);
+                // A frontier that does not fit says nothing of the record. Signatures come last: they take the longest.
+                let says_more = if is_root { !fits } else { range.is_some() && found.contradicted.is_none() };
+                if !says_more || !head.is_signed_by(sid, seq.saturating_add(1), key) {
                     continue;
                 }
-                let root = range.as_ref().map_or_else(|| head.root_with(seq, leaf), Range::root);
-                fits |= root == Some(head.root);
-                // A frontier that does not fit says nothing of the record.
-                if range.is_some() && root != Some(head.root) && found.contradicted.is_none() {
+                if is_root {
+                    fits = true;
+                } else {
                     found.contradicted = Some(seq);
                 }
             }
@@ -109,6 +114,16 @@ impl Voucher {
 }
 
 impl Head {
+    /// Of all that it says, under this size.
+    fn hash(&self, size: u64) -> Hash {
+        let count = (self.signatures.len() as u64).to_le_bytes();
+        let mut bytes = [&size.to_le_bytes()[..], &self.root.0, &count].concat();
+        // Each has the same length.
+        self.signatures.iter().for_each(|signature| bytes.extend_from_slice(signature));
+        self.frontier.iter().for_each(|node| bytes.extend_from_slice(&node.0));
+        Hash::of_bytes(&bytes)
+    }
+
     fn is_signed_by(&self, sid: &StreamId, size: u64, key: &PublicKey) -> bool {
         let text = Checkpoint { origin: sid.to_string(), size, root: self.root }.text();
         self.signatures.iter().any(|signature| key.verifies(text.as_bytes(), signature))
@@ -119,5 +134,36 @@ impl Head {
         let mut range = Range::from_nodes(0, seq, &self.frontier).ok()?;
         range.push(leaf);
         range.root()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::note::Signature;
+
+    /// With a list that is searched for each, this would not end.
+    #[test]
+    fn g2_many_heads_of_one_size_are_told_apart_by_their_hashes() {
+        const HEADS: u64 = 200_000;
+        let sid: StreamId = "c-1/shop/pod-1/00000000000000000000000000000001-0-0".parse().expect("a name");
+        let numbered = |n: u64| {
+            let root = Hash::of_bytes(&n.to_le_bytes());
+            let checkpoint = Checkpoint { origin: sid.to_string(), size: 9, root };
+            let signature = Signature::log(sid.as_str(), &PublicKey([1; 32]), &[0; SIGNATURE_BYTES]);
+            SignedNote { checkpoint, signatures: vec![signature] }
+        };
+        let mut voucher = Voucher::default();
+        let new = (0..HEADS).filter(|n| voucher.head(&sid, &numbered(*n), Vec::new())).count();
+        let again = (0..HEADS).filter(|n| voucher.head(&sid, &numbered(*n), Vec::new())).count();
+        assert_eq!((new as u64, again), (HEADS, 0));
+        assert_eq!(voucher.heads.values().map(Vec::len).collect::<Vec<_>>(), [new]);
+        // What else it says tells it apart, too.
+        assert!(voucher.head(&sid, &numbered(0), vec![Hash([1; 32])]));
+        let mut other = numbered(0);
+        other.signatures[0].bytes[0] = 1;
+        assert!(voucher.head(&sid, &other, Vec::new()) && !voucher.head(&sid, &other, Vec::new()));
+        other.checkpoint.size = 8;
+        assert!(voucher.head(&sid, &other, Vec::new()));
     }
 }

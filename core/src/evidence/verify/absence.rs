@@ -38,14 +38,14 @@ impl Concluding<'_> {
     }
 
     /// Where absence proves nothing: of `[from, to)`, the parts before, within and after what must be there. A time without an
-    /// end is that of streams that go on: there nothing but what is not due yet may be absent from their ends.
+    /// end, and no time at all, is that of streams that go on: there nothing but what is not due yet may be absent from their ends.
     pub(super) fn unexplained(&self, from: u64, to: u64, due: u64) -> [(Verdict, Range<u64>); 3] {
         let to = to.max(from);
         let scope = &self.settings.scope;
         let first = self.window_from();
         let (first, last, rest) = match (self.settings.partial, scope.from_ns, scope.to_ns) {
             (true, ..) => (u64::MAX, u64::MAX, Verdict::Partial),
-            (_, None, None) => (0, u64::MAX, Verdict::Partial),
+            (_, None, None) => (0, due, Verdict::Pending),
             (_, _, None) => (first, due, Verdict::Pending),
             (_, _, Some(_)) => (first, self.window_to(), Verdict::Partial),
         };

@@ -43,7 +43,7 @@ fn w1_v2_a_ledger_cut_back_with_the_records_of_a_pod_is_noticed() {
     let mut operator = knows(&a, NOW - 7_200 * SECOND_NS);
     let cut = operator.bodies.len();
     operator.now_ns = NOW - 3_600 * SECOND_NS;
-    operator.closed(&b).shown(&a, 4);
+    operator.closed(&b).shown(&a, 4).goes_on();
     // Nothing of pod q is in the export; pod p goes on, and is cosigned an hour after the place of the cut.
     let mut export = a.all();
     let last = export.last_mut().expect("a head");

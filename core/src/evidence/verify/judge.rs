@@ -93,11 +93,11 @@ impl Settings {
         (first <= last).then_some(last)
     }
 
-    /// Whether this stream may be on its way to the backend: in a time without an end, as a daily check looks at it, and taken
-    /// up by the ledger, which ends at this time, so late that nothing of it need be there.
+    /// Whether this stream may be on its way to the backend: nothing ends the time that is looked at, and it was taken up by the
+    /// ledger, which ends at this time, so late that nothing of it need be there.
     fn is_on_its_way(&self, stream: &LedgerStream, last_ns: u64) -> bool {
-        let is_open = self.scope.from_ns.is_some() && self.scope.to_ns.is_none();
-        is_open && stream.certified_ns.is_some_and(|certified_ns| certified_ns > self.due_ns(last_ns))
+        self.scope.to_ns.is_none()
+            && stream.certified_ns.is_some_and(|certified_ns| certified_ns > self.due_ns(last_ns))
     }
 }
 

@@ -9,13 +9,16 @@ use crate::evidence::ledger::{Book, Fact as Said, Keys, PodRow, UncoveredRow, le
 use crate::evidence::note::PublicKey;
 use crate::evidence::roots::NamedKey;
 use crate::evidence::stream::StreamId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// As the operator knows these streams.
+const MINUTE_NS: u64 = 60_000_000_000;
+
+/// As the operator knows these streams, and has known them for a minute.
 fn ledger(writers: &[(&Writer, Life)]) -> Ledger {
     let mut ledger = Ledger { cluster_uid: "c".to_owned(), last_ns: NOW, ..Ledger::default() };
     for (writer, life) in writers {
         let root = writer.range(writer.leaves.len()).root().expect("from 0");
+        ledger.shown.entry(writer.sid.clone()).or_default().push(NOW - MINUTE_NS, writer.size());
         let key = Some(Key::new(writer.first_seed).public());
         ledger.streams.insert(
             writer.sid.clone(),
@@ -78,7 +81,6 @@ fn v2_a_dropped_stream_and_a_cut_tail_are_missing() {
 
 #[test]
 fn w4_a_pod_that_began_just_before_the_ledgers_end_is_pending() {
-    const MINUTE_NS: u64 = 60_000_000_000;
     let a = honest("p", 1);
     let told = |from_ns: u64, after_ns: u64| {
         let (uid, namespace, name) = ("z".to_owned(), "shop".to_owned(), "web-0".to_owned());
@@ -172,7 +174,7 @@ fn written(writers: &[(&Writer, Life)], more: &[Said]) -> (NamedKey, Vec<Vec<Str
     let mut blocks = Vec::new();
     for (at, facts) in [first, second].into_iter().enumerate() {
         let sign = |text: &[u8]| Key::new(8).sign(std::str::from_utf8(text).expect("text"));
-        let proposed = book.propose(&facts, &[], NOW - 10 + at as u64, sign).expect("a block");
+        let proposed = book.propose(&facts, &[], NOW - MINUTE_NS + at as u64, sign).expect("a block");
         let block = proposed.block().clone();
         book.apply(proposed.committed()).expect("the next block");
         let head = String::from_utf8(head_body(&block.note)).expect("ASCII");
@@ -211,7 +213,9 @@ fn v2_an_exported_ledger_says_what_the_operator_knows() {
     let (ledger, findings) = read(&key, &bodies);
     let ledger = ledger.expect("whole");
     assert_eq!(findings, []);
-    assert_eq!((ledger.pods.len(), ledger.last_ns, ledger.cluster_uid.as_str()), (1, NOW - 9, "c"));
+    assert_eq!((ledger.pods.len(), ledger.last_ns, ledger.cluster_uid.as_str()), (1, NOW - MINUTE_NS + 1, "c"));
+    // Nothing happened in its last minute.
+    let ledger = Ledger { last_ns: NOW, ..ledger };
     assert_eq!(ledger.uncovered, [not_covered("job-1: HostNetwork")]);
     assert_eq!(check(&[a.all(), b.all()].concat(), ledger.clone()), ["GAP"], "the pod that is not covered");
     assert_eq!(check(&a.all(), ledger.clone()), ["MISSING", "GAP"], "a dropped stream");
@@ -293,6 +297,76 @@ fn v3_a_part_is_not_blamed_for_what_it_need_not_hold() {
         (stream.size, stream.life) = (0, Life::Lost);
     }
     assert_eq!(check(&a.all(), silent), ["UNCLOSED"]);
+}
+
+/// A ledger that is exported first may still know what is on its way to the backend: that is due once it knew it for `max_lag`.
+#[test]
+fn v2_what_the_ledger_had_just_now_is_pending_in_a_whole_export_and_later_missing() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    (0..8).for_each(|n| writer.exchange(&format!("/a/{n}")));
+    writer.checkpoint();
+    writer.exchange("/b");
+    writer.checkpoint();
+    let fresh = Writer::new(sid("q", 0), 2, &[]);
+    // Up to the head of 10; without what stands before it; nothing.
+    let to_ten = [&writer.bodies[..10], &writer.heads[..1]].concat();
+    let cut = [&writer.bodies[..8], &writer.heads[..1]].concat();
+    for (age_s, now_s, late) in
+        [(1, 0, false), (9, 0, false), (10, 0, true), (11, 0, true), (1, 3_600, false), (3_600, 0, true)]
+    {
+        let mut operator = Operator::new();
+        operator.now_ns = NOW - 7_200 * SECOND_NS;
+        operator.certify(&writer).shown(&writer, 10);
+        operator.now_ns = NOW - age_s * SECOND_NS - 2;
+        operator.shown(&writer, 12).certify(&fresh);
+        operator.now_ns = NOW - 1;
+        operator.block(&[Said::Heads(Vec::new())], &[]);
+        let told = |bodies: &[String]| {
+            let settings = Settings { now_ns: NOW + now_s * SECOND_NS, ..settings() };
+            let report = verify(bodies, settings, Trust { ledger: Some(operator.ledger()), ..Trust::default() });
+            found(&report).into_iter().filter(|found| !found.starts_with("UN")).collect::<BTreeSet<_>>()
+        };
+        // The second one is the whole stream.
+        let verdict = if late { "MISSING" } else { "PENDING" };
+        let rest = [format!("{verdict} 10..12"), verdict.to_owned()];
+        assert_eq!(told(&to_ten), BTreeSet::from(rest), "{age_s} {now_s}");
+        // What the export's own head vouches for is due at once.
+        let own = told(&cut);
+        assert!(own.iter().any(|found| found.starts_with("MISSING 8..")), "{age_s} {now_s}: {own:?}");
+        assert_eq!(own.contains("PENDING 10..12"), !late, "{age_s} {now_s}: {own:?}");
+        assert!(told(&[]).contains("MISSING"), "{age_s} {now_s}: one is known for two hours");
+    }
+}
+
+/// Of a stream that has just begun no head is exported yet, and the ledger may have one.
+#[test]
+fn v2_what_is_there_of_a_stream_that_has_just_begun_is_pending_while_the_rest_is_on_its_way() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let mut writer = Writer::new(sid("p", 0), 1, &[]);
+    writer.time = NOW - 20 * SECOND_NS;
+    writer.exchange("/a");
+    writer.exchange("/b");
+    let changed = edit(&writer.bodies[1], "path", Some("/x"));
+    let told = |bodies: &[String], age_s: u64| {
+        let mut operator = Operator::new();
+        operator.now_ns = NOW - age_s * SECOND_NS - 2;
+        operator.certify(&writer).shown(&writer, 3);
+        operator.now_ns = NOW - 1;
+        operator.block(&[Said::Heads(Vec::new())], &[]);
+        let found = check(bodies, operator.ledger());
+        found.into_iter().filter(|found| found != "UNANCHORED").collect::<Vec<_>>()
+    };
+    let there = &writer.bodies[..2];
+    let on_its_way = told(there, 1);
+    assert!(on_its_way.iter().all(|found| found.starts_with("PENDING")), "{on_its_way:?}");
+    assert_eq!(told(there, 60), ["FOREIGN", "MISSING 2..3"]);
+    // What is there is not what was sealed; and something stands behind what is absent.
+    let [open, first, second] = [0, 1, 2].map(|at| writer.bodies[at].clone());
+    for bodies in [vec![open.clone(), changed, second.clone()], vec![open, second.clone()], vec![first, second]] {
+        let found = told(&bodies, 1);
+        assert!(found.iter().any(|found| !found.starts_with("PENDING")), "{found:?}");
+    }
 }
 
 /// Certificates that say nothing but for how long they are good.

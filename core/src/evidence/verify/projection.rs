@@ -4,7 +4,7 @@
 //! tells; after it the comparison is exact.
 
 use crate::evidence::stream::StreamParts;
-use crate::record::{Body, Field, Member, Projection};
+use crate::record::{Body, Field, Member, Projection, filed_ns};
 use std::borrow::Cow;
 use std::collections::HashSet;
 
@@ -100,11 +100,14 @@ impl Projector {
     pub fn compare(&self, body: &Body<'_>, stored: &Stored<'_>, sid: Option<&StreamParts<'_>>) -> Result<(), String> {
         let simple = |key| body.simple(key);
         if let (Some(stored), Some(t0)) = (stored.time_ns, simple("t0"))
-            && t0.parse() != Ok(stored)
+            && let t1 = simple("t1").and_then(|t1| t1.parse().ok())
+            && let filed = t0.parse().map(|t0| filed_ns(t0, t1))
+            && filed != Ok(stored)
         {
+            let said = filed.map_or_else(|_| t0.to_owned(), |filed| filed.to_string());
             return Err(match stored {
-                Stored::NO_TIME => format!("the time that is stored cannot be read, the body says {t0}"),
-                stored => format!("the time is stored as {stored}, the body says {t0}"),
+                Stored::NO_TIME => format!("the time that is stored cannot be read, the body says {said}"),
+                stored => format!("the time is stored as {stored}, the body says {said}"),
             });
         }
         let ids = [("trace_id", &stored.trace_id, 32), ("span_id", &stored.span_id, 16)];
@@ -242,5 +245,37 @@ fn event_fits(event: &str, typ: &str, stage: Option<&str>) -> bool {
         "open" => event == "recording.started",
         "close" => event == "recording.stopped",
         _ => event.strip_prefix("recording.") == Some(typ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn v4_a_record_is_filed_under_its_begin_or_its_end_an_hour_later_and_nothing_else() {
+        const HOUR_NS: u64 = 3_600 * 1_000_000_000;
+        let projector = Projector::new(Shape { underscores: false, numbers_as_text: false });
+        let fits = |t0: &str, t1: Option<u64>, time_ns: u64| {
+            let t1 = t1.map(|t1| format!(r#","t1":"{t1}""#)).unwrap_or_default();
+            let text = format!(r#"{{"t0":"{t0}"{t1},"v":"1"}}"#);
+            let stored = Stored { time_ns: Some(time_ns), ..Stored::default() };
+            projector.compare(&Body::parse(&text).expect("canonical"), &stored, None)
+        };
+        let late = 10 + HOUR_NS;
+        for (t0, t1, filed_ns) in [
+            ("9", None, 9),
+            ("9", Some(8), 9),
+            ("9", Some(late - 1), 9),
+            ("9", Some(late), late),
+            ("9", Some(u64::MAX - 1), u64::MAX - 1),
+        ] {
+            assert_eq!(fits(t0, t1, filed_ns), Ok(()), "{t0} {t1:?}");
+            for other in [0, 8, 9, 10, late - 1, late, late + 1, u64::MAX].into_iter().filter(|at| *at != filed_ns) {
+                let told = fits(t0, t1, other).expect_err("another time");
+                assert!(told.ends_with(&format!("the body says {filed_ns}")), "{t0} {t1:?} {other}: {told}");
+            }
+        }
+        assert!(fits("nine", Some(9), 9).is_err());
     }
 }

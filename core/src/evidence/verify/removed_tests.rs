@@ -32,7 +32,7 @@ impl Operator {
     pub(super) fn new() -> Self {
         let sid = ledger_id("c", "testimony-system", 7).expect("a name");
         let keys = Keys { ledger: Key::new(LEDGER_SEED).public(), witness: Key::new(9).public() };
-        Self { book: Book::new(sid, keys), bodies: Vec::new(), now_ns: NOW - 1_000 }
+        Self { book: Book::new(sid, keys), bodies: Vec::new(), now_ns: NOW - 120_000_000_000 }
     }
 
     pub(super) fn block(&mut self, facts: &[Said], heads: &[HeadRow]) -> &mut Self {
@@ -44,6 +44,12 @@ impl Operator {
         self.bodies.extend(block.entries.lines().map(str::to_owned));
         self.bodies.push(String::from_utf8(ledger_head(&block.note)).expect("ASCII"));
         self
+    }
+
+    /// A minute passes in which nothing happens: what it knows is no news any more.
+    pub(super) fn goes_on(&mut self) -> &mut Self {
+        self.now_ns += 60_000_000_000;
+        self.block(&[Said::Heads(Vec::new())], &[])
     }
 
     pub(super) fn certify(&mut self, writer: &Writer) -> &mut Self {
@@ -122,7 +128,7 @@ fn v2_what_went_with_its_pod_is_told_as_abandoned_and_never_missing() {
     let mut operator = Operator::new();
     operator.certify(&writer).shown(&writer, 6);
     let end = Said::Closed(writer.sid.clone(), 10, root(&writer, 10));
-    operator.block(std::slice::from_ref(&end), &[]);
+    operator.block(std::slice::from_ref(&end), &[]).goes_on();
     let found_without = check(&export, &operator);
     assert!(found_without.contains(&"MISSING 6..10".to_owned()), "{found_without:?}");
     operator.block(&[abandoned(&writer, 6, 10)], &[]);
@@ -159,7 +165,7 @@ fn v2_g2_what_went_with_its_pod_before_one_sink_had_it_is_missing_in_the_export_
     operator.certify(&writer).shown(&writer, 4).shown(&writer, 9);
     let end = Said::Closed(writer.sid.clone(), 10, root(&writer, 10));
     let told = [abandoned_for(&writer, 9, 10, None), abandoned_for(&writer, 4, 9, Some("archive"))];
-    operator.block(&[&[end][..], &told].concat(), &[]);
+    operator.block(&[&[end][..], &told].concat(), &[]).goes_on();
     let check = |export: &[String], sink: Option<&str>| {
         let settings = Settings { sink: sink.map(str::to_owned), ..settings() };
         let report = verify(export, settings, Trust { ledger: Some(operator.ledger()), ..Trust::default() });
@@ -369,7 +375,7 @@ fn w4_k1_strangers_are_told_with_their_place() {
         injection_id: "i".to_owned(),
         from_ns: 1,
     };
-    operator.block(&[Said::Expected(pod("p"))], &[]).closed(&a);
+    operator.block(&[Said::Expected(pod("p"))], &[]).closed(&a).goes_on();
     // A stream that says of itself that it was certified, of a pod that nobody expected.
     let mut certified = Writer::new(sid("q", 0), 2, &[]);
     certified.record("certified", &[("cert", &STANDARD.encode([0x30; 4]))]);

@@ -98,7 +98,7 @@ fn w1_v3_of_two_ledgers_of_a_cluster_what_was_heard_later_counts_whichever_comes
     before.certify(&writer).shown(&writer, 4);
     let mut after = Operator::new();
     after.now_ns += 1_000;
-    after.closed(&writer);
+    after.closed(&writer).goes_on();
     for (first, second) in [(&before, &after), (&after, &before)] {
         let told = |bodies: &[String]| {
             let mut ledger = first.ledger();

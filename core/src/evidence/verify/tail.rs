@@ -26,8 +26,10 @@ impl Concluding<'_> {
         if tail.range.is_none() {
             self.unjoined(tail);
         }
-        let unexplained =
-            tail.weight() > 0 && self.chain.attested.is_empty() && !self.is_abandoned(tail.end(), tail.next);
+        let unexplained = tail.weight() > 0
+            && self.chain.attested.is_empty()
+            && !self.is_abandoned(tail.end(), tail.next)
+            && !self.awaits_more(tail);
         if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || (unexplained && !self.goes_on(tail))) {
             let message = "nothing signed proves these records: no head of their stream is there";
             self.whole(Verdict::Foreign, message);
@@ -50,6 +52,18 @@ impl Concluding<'_> {
             }
             None => self.out.findings.splice(0..0, before).for_each(drop),
         }
+    }
+
+    /// Whether nothing speaks against what is there but that more is sealed behind it, which may be on its way to the backend: a
+    /// stream that has just begun, of which the ledger has a head and the export none yet.
+    fn awaits_more(&self, tail: &Branch) -> bool {
+        let weights = tail.absent().map(|absent| Effect::Absent(absent.start, absent.end).weight());
+        let only_absent = tail.weight() == weights.sum::<usize>();
+        let on_its_way = |absent: std::ops::Range<u64>| {
+            let parts = self.absent_by_ledger(absent.start, absent.end);
+            absent.start >= tail.end() && parts.iter().all(|(verdict, ..)| *verdict == Verdict::Pending)
+        };
+        self.chain.found.life == Some(Life::Open) && only_absent && tail.absent().all(on_its_way)
     }
 
     /// Records under a signed head, behind some that are missing: no head says what the tree is up to there, so nothing proves

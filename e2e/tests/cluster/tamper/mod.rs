@@ -96,7 +96,7 @@ fn recorded(space: &Space) -> Result<Vec<String>> {
     Ok(uids)
 }
 
-/// The evidence, once all of it is there.
+/// The evidence, once all of it is there: nothing that the ledger knows is on its way any more.
 fn settled(space: &Space, uids: &[String]) -> Result<Evidence> {
     let mut evidence = Evidence::of(space)?;
     let mut said = Value::Null;
@@ -109,6 +109,7 @@ fn settled(space: &Space, uids: &[String]) -> Result<Evidence> {
         Ok(of_each.iter().all(|of| !of.is_empty() && of.iter().all(|stream| stream["closed"] == true)))
     });
     waited.with_context(|| format!("{said:#}"))?;
+    evidence.max_lag = "0s";
     Ok(evidence)
 }
 
