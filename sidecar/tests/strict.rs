@@ -1,6 +1,8 @@
 //! `delivery.mode: Strict` and `failureMode: Closed` over a whole sidecar with its spool; where one is killed, it is this
 //! program, started again.
 
+#[path = "support/panics.rs"]
+mod panics;
 mod support;
 
 use bytes::Bytes;
@@ -108,7 +110,7 @@ impl Killable {
         self.process.kill().expect("killed");
         self.process.wait().expect("reaped");
         let said = std::fs::read_to_string(&self.log).expect("a log");
-        assert!(!said.contains("panicked at "), "{said}");
+        assert_eq!(panics::first(&said), None, "{said}");
     }
 }
 

@@ -76,10 +76,9 @@ enum SupervisorError {
 /// Opens the sockets, runs the worker, starts it again whenever it ends, and returns when there is nothing left to do.
 ///
 /// The worker gets the sockets by [`inherited_listeners`], the fate of its predecessor by [`previous_worker`], and signals from
-/// [`take_stop_signals`] on. It is
-/// started again at once; if workers end within a second one after another, after a pause of 50 ms at most. SIGTERM and
-/// SIGINT are passed on; a worker that is still there after [`SupervisorConfig::grace`] is killed. Children that were
-/// left to this process are reaped.
+/// [`take_stop_signals`] on. It is started again at once; if workers end within a second one after another, after a pause of
+/// 50 ms at most. SIGTERM and SIGINT are passed on; a worker that is still there after [`SupervisorConfig::grace`] is killed.
+/// Children that were left to this process are reaped.
 ///
 /// Returns 0 after SIGTERM or SIGINT; the worker's own code if that is 64 (usage) or 78 (configuration); 69 if a socket
 /// cannot be opened; 71 if there is no such program or signals cannot be had. To be called on the main thread of a

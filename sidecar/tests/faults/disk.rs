@@ -1,5 +1,6 @@
 //! A spool without room, and a disk that fails.
 
+use super::process::Sidecar;
 use super::scene::{Outcome, Scene};
 use super::shim::Operation;
 use super::sinks::nothing_is_lost;
@@ -115,14 +116,20 @@ fn g2_what_the_disk_never_gives_is_told_as_holes_and_the_rest_arrives() {
     outcome.check("the last one is there", !outcome.count.lost.contains(&last.path));
 }
 
+/// Starts again while the disk takes nothing, and so without a spool. The worker that runs then.
+fn started_without_spool(sidecar: &mut Sidecar) -> i32 {
+    sidecar.kill_all();
+    sidecar.shim.fail(Operation::Write, 1);
+    sidecar.start();
+    assert_eq!(sidecar.metric(SPOOL_MISSING), 1);
+    sidecar.worker().expect("a worker")
+}
+
 /// Until then everything is refused: nothing that is recorded in memory can become durable.
 #[test]
 fn t4_a_sidecar_that_starts_while_its_disk_fails_has_its_spool_when_the_disk_is_back() {
     let mut scene = Scene::strict("late");
-    scene.sidecar.kill_all();
-    scene.sidecar.shim.fail(Operation::Write, 1);
-    scene.sidecar.start();
-    let worker = scene.sidecar.worker().expect("a worker");
+    let worker = started_without_spool(&mut scene.sidecar);
     let load = scene.load();
     scene.sidecar.until("requests are refused", |sidecar| sidecar.metric(REFUSED) > REQUESTS);
     assert_eq!(scene.sidecar.metric(SPOOL_MISSING), 1);
@@ -145,11 +152,7 @@ fn d3_what_was_left_is_sent_when_the_disk_is_back_and_no_connection_is_open() {
     scene.more(&load, REQUESTS);
     let answered = load.stop().iter().filter(|one| one.answered.is_some()).count() as u64;
     scene.until_the_spool_rests();
-    scene.sidecar.kill_all();
-    scene.sidecar.shim.fail(Operation::Write, 1);
-    scene.sidecar.start();
-    let worker = scene.sidecar.worker().expect("a worker");
-    assert_eq!(scene.sidecar.metric(SPOOL_MISSING), 1);
+    let worker = started_without_spool(&mut scene.sidecar);
     scene.sink.up();
     scene.sidecar.shim.fail(Operation::Write, 0);
     scene.sidecar.successor(worker);

@@ -17,6 +17,8 @@ mod oracle_tests;
 mod origin;
 #[path = "../support/otelcol.rs"]
 mod otelcol;
+#[path = "../support/panics.rs"]
+mod panics;
 mod process;
 mod receiver;
 mod restarts;

@@ -1,5 +1,6 @@
 //! The sidecar as it runs in a pod: a supervisor and its worker, to be killed.
 
+use super::panics;
 use super::shim::Shim;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,8 +22,6 @@ const PORTS: u16 = 12_000;
 const PORTS_OF_A_RUN: u32 = 250;
 /// Lines of the sidecar's log that a failed test shows.
 const LOG_LINES: usize = 40;
-/// Lines of a panic that it shows besides.
-const PANIC_LINES: usize = 3;
 /// Where the scheduling policy stands in `stat` of `proc(5)`, after the name.
 const STAT_POLICY: usize = 38;
 
@@ -146,9 +145,8 @@ impl Sidecar {
     fn expect_no_panic(&self) {
         // Who has no log was never started, or is done with.
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        if let Some(at) = text.lines().position(|line| line.contains("panicked at ")) {
-            let said: Vec<&str> = text.lines().skip(at).take(PANIC_LINES).collect();
-            panic!("something panicked\n{}\nat the end of the log:\n{}", said.join("\n"), self.log());
+        if let Some(said) = panics::first(&text) {
+            panic!("something panicked\n{said}\nat the end of the log:\n{}", self.log());
         }
     }
 

@@ -1,5 +1,7 @@
 //! HTTP/2 with and without the sidecar is the same (PX-1), and each stream is one record (EV-1).
 
+#[path = "../support/panics.rs"]
+mod panics;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -155,10 +155,10 @@ fn the_layout_is_pinned() {
     ));
 }
 
-/// A segment cut at any byte, or with any byte changed, is read up to there and never further than it was written.
 /// Where a segment's version stands.
 const VERSION: std::ops::Range<usize> = 8..10;
 
+/// A segment cut at any byte, or with any byte changed, is read up to there and never further than it was written.
 #[test]
 fn sp_2_every_prefix_of_a_segment_recovers() {
     let mut rig = Rig::new(5);

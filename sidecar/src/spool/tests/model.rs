@@ -248,11 +248,8 @@ impl Run {
         shelf.release(dice.below(2 * shelf.used_bytes() + 1));
         let taken = shelf.released();
         assert!(taken.end() <= end, "sp_1 {taken:?} of {end:?}, seed {seed}");
-        let mut after = recover(&disk.killed()).shelf;
-        after.set_sinks(&sinks(), Place::default());
-        let _ = after.flush(self.rig.now);
-        let (released, durable) = (after.released(), after.durable());
-        assert!(released.end() <= durable.end(), "sp_1 {released:?} <= {durable:?}, seed {seed}");
+        let after = self.check_next(disk, &sinks());
+        let durable = after.durable();
         assert!(after.segments.is_empty() || durable.end() == end, "sp_2 {durable:?} of {end:?}, seed {seed}");
     }
 
@@ -268,13 +265,20 @@ impl Run {
         shelf.set_recovered();
         let _ = shelf.flush(self.rig.now);
         shelf.make_room(dice.below(2 * shelf.used_bytes() + 1));
-        let mut after = recover(&disk.killed()).shelf;
-        after.set_sinks(&rules, Place::default());
-        let _ = after.flush(self.rig.now);
-        let (released, durable) = (after.released(), after.durable());
-        assert!(released.end() <= durable.end(), "sp_1 {released:?} <= {durable:?}, seed {seed}");
+        let mut after = self.check_next(&disk, &rules);
         let told = after.take_skipped().len();
         assert!(told >= shelf.skipped_untold(), "t5 {told} of {}, seed {seed}", shelf.skipped_untold());
+    }
+
+    /// The process dies; what the next one finds.
+    fn check_next(&self, disk: &SimDisk, rules: &[SinkRule]) -> Shelf<SimDisk> {
+        let mut after = recover(&disk.killed()).shelf;
+        after.set_sinks(rules, Place::default());
+        // The disk may fail.
+        let _ = after.flush(self.rig.now);
+        let (released, durable) = (after.released(), after.durable());
+        assert!(released.end() <= durable.end(), "sp_1 {released:?} <= {durable:?}, seed {}", self.seed);
+        after
     }
 
     /// Sizes, roots and open begins are those of the prefix.
