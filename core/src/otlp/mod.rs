@@ -25,17 +25,23 @@ pub fn resource<'a>(attributes: impl IntoIterator<Item = (&'a str, &'a str)>) ->
 /// encoded Resource message; each of `log_records` is a run of encoded `log_records` fields, as
 /// [`crate::record::LogWriter`] makes them.
 pub fn export_request(resource: &[u8], log_records: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    append_export_request(resource, log_records, &mut out);
+    out
+}
+
+/// Appends what [`export_request`] returns.
+pub fn append_export_request(resource: &[u8], log_records: &[&[u8]], out: &mut Vec<u8>) {
     let scope_len: usize = log_records.iter().map(|run| run.len()).sum();
     let mut resource_logs_len = proto::bytes_len(1, resource.len());
     resource_logs_len += proto::bytes_len(2, scope_len);
-    let mut out = Vec::with_capacity(resource_logs_len + 16);
-    proto::key_and_len(&mut out, 1, resource_logs_len);
-    proto::bytes(&mut out, 1, resource);
-    proto::key_and_len(&mut out, 2, scope_len);
+    out.reserve(resource_logs_len + 16);
+    proto::key_and_len(out, 1, resource_logs_len);
+    proto::bytes(out, 1, resource);
+    proto::key_and_len(out, 2, scope_len);
     for run in log_records {
         out.extend_from_slice(run);
     }
-    out
 }
 
 /// Body of the first record of such a run, if it is text: what was sealed. `None`: it has none, or it is no run.

@@ -13,6 +13,7 @@ mod answer;
 mod exporter;
 mod grpc;
 mod headers;
+mod pack;
 mod queue;
 mod seals;
 mod secrets;

@@ -2,11 +2,12 @@
 
 use super::answer::Verdict;
 use super::exporter::{Settings, Undelivered};
+use super::pack::{Body, Packer};
 use super::seals::LossReason;
 use super::sink_queue::{SinkQueue, Taken};
 use super::source::Source;
 use super::standing::Ends;
-use super::transport::{Body, Transport};
+use super::transport::Transport;
 use super::wire::Piece;
 use crate::client::{Backoff, Jitter};
 use crate::metrics::ExportResult;
@@ -16,7 +17,7 @@ use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::seal::SinkHole;
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::otlp::answer::PartialSuccess;
-use testimony_core::otlp::{body_of_log_record, export_request};
+use testimony_core::otlp::body_of_log_record;
 use testimony_core::policy::{DocumentSink, SinkCondition};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -48,6 +49,7 @@ pub(super) struct SinkTask {
     settings: Arc<Settings>,
     sink: Arc<DocumentSink>,
     drain: Option<Instant>,
+    packer: Packer,
     transport: Transport,
     backoff: Backoff,
     jitter: Jitter,
@@ -89,6 +91,7 @@ impl SinkTask {
             settings,
             sink,
             drain,
+            packer: Packer::default(),
             transport,
             backoff,
             jitter,
@@ -311,7 +314,7 @@ impl SinkTask {
             Some(made) => made,
             none => {
                 let runs: Vec<&[u8]> = piece.0.iter().map(|batch| &batch.log_records[..]).collect();
-                match Body::new(&self.sink, &export_request(&self.settings.resource, &runs)) {
+                match self.packer.body(&self.sink, &self.settings.resource, &runs) {
                     Ok(made) => none.insert(made),
                     Err(error) => {
                         return Some(Verdict::Again { after: None, why: format!("cannot compress: {error}") });

@@ -31,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// A sink keeps up while no more entries wait for it than these; what is more goes at once, as far as a request takes it.
 const PACED_ENTRIES_MAX: u64 = 256;
 
+/// Room for the LogRecords of a block that is taken at once, in bytes, at most.
+const ROOM_BYTES_MAX: usize = 64 * 1024;
+
 /// Names of streams that are kept; a stream lives a day.
 const NAMES_MAX: usize = 64;
 
@@ -45,6 +48,8 @@ pub(super) struct Source {
     /// One handle for each stream's name, so that batches of a stream are known by it.
     names: Vec<Arc<StreamId>>,
     writer: LogWriter,
+    /// Room for the LogRecords of a block, in bytes: the last one took so much.
+    room_bytes: usize,
 }
 
 #[derive(Default)]
@@ -78,8 +83,8 @@ impl Source {
     pub(super) fn new(spool: SpoolHandle, sink: Arc<str>) -> Self {
         let durable = spool.inbox().durable();
         let adopted = spool.adopted();
-        let (folders, names, writer) = Default::default();
-        Self { spool, sink, durable, adopted, folders, names, writer }
+        let (folders, names, writer, room_bytes) = Default::default();
+        Self { spool, sink, durable, adopted, folders, names, writer, room_bytes }
     }
 
     /// The next records, at most [`REQUEST_BYTES_MAX`] unless one block is larger. `None`: there are none now.
@@ -226,8 +231,9 @@ impl Source {
             if run.as_ref().is_some_and(|run| !Arc::ptr_eq(&run.stream, &name)) {
                 due.batches.extend(run.take().map(Run::finish));
             }
-            run.get_or_insert_with(|| Run::new(name)).push(mark, &kept, &mut self.writer);
+            run.get_or_insert_with(|| Run::new(name, self.room_bytes)).push(mark, &kept, &mut self.writer);
         }
+        self.room_bytes = run.as_ref().map_or(0, |run| run.bytes.len().min(ROOM_BYTES_MAX));
         due.batches.extend(run.map(Run::finish));
     }
 
@@ -254,8 +260,8 @@ struct Run {
 }
 
 impl Run {
-    fn new(stream: Arc<StreamId>) -> Self {
-        Self { stream, bytes: Vec::new(), marks: Vec::new(), first_ns: u64::MAX, last_ns: 0 }
+    fn new(stream: Arc<StreamId>, room_bytes: usize) -> Self {
+        Self { stream, bytes: Vec::with_capacity(room_bytes), marks: Vec::new(), first_ns: u64::MAX, last_ns: 0 }
     }
 
     fn push(&mut self, mark: Mark, kept: &Kept<'_>, writer: &mut LogWriter) {

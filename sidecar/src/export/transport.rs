@@ -1,12 +1,11 @@
 //! How one sink is spoken to, as its document says: protocol, compression, TLS, and what it is shown.
 
 use super::answer::{self, Verdict};
+use super::pack::Body;
 use super::secrets::{self, Origin};
 use super::{Settings, grpc, headers};
 use crate::client::{Client, ClientError, Endpoint, Identity, Trust, Version, error_line};
-use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, TE};
-use libdeflater::{CompressionLvl, Compressor};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use testimony_core::policy::{Compression, DocumentSink, SinkProtocol};
@@ -16,9 +15,6 @@ pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Where OTLP logs go over HTTP unless the URL has a path.
 const LOGS_PATH: &str = "/v1/logs";
-
-/// Level of zstd: as fast as the lightest gzip, with less memory than the higher ones.
-const ZSTD_LEVEL: i32 = 1;
 
 /// The connection to one sink, made when it is first needed.
 pub(super) struct Transport {
@@ -32,40 +28,6 @@ struct Connected {
     identity: Option<Identity>,
     /// The server answered once: it speaks the protocol.
     answered: bool,
-}
-
-/// A request's body, and for which settings it was made.
-pub(super) struct Body {
-    protocol: SinkProtocol,
-    compression: Compression,
-    bytes: Bytes,
-}
-
-// === impl Body ===
-
-impl Body {
-    /// Compresses and frames an ExportLogsServiceRequest.
-    ///
-    /// # Errors
-    /// The compressor gets no memory.
-    pub(super) fn new(sink: &DocumentSink, message: &[u8]) -> std::io::Result<Self> {
-        let (protocol, compression) = (sink.protocol, sink.compression);
-        let packed = match compression {
-            Compression::Gzip => gzip(message)?,
-            Compression::Zstd => zstd::bulk::compress(message, ZSTD_LEVEL)?,
-            Compression::None => message.to_vec(),
-        };
-        let bytes = match protocol {
-            SinkProtocol::HttpProtobuf => packed.into(),
-            SinkProtocol::Grpc => grpc::frame(compression != Compression::None, &packed).into(),
-        };
-        Ok(Self { protocol, compression, bytes })
-    }
-
-    /// Whether it is what the sink wants now.
-    pub(super) fn fits(&self, sink: &DocumentSink) -> bool {
-        (self.protocol, self.compression) == (sink.protocol, sink.compression)
-    }
 }
 
 // === impl Transport ===
@@ -92,7 +54,7 @@ impl Transport {
             SinkProtocol::HttpProtobuf => connected.client.endpoint().path_or(LOGS_PATH).to_owned(),
         };
         let deadline = Duration::from_millis(u64::from(sink.timeout_ms));
-        match connected.client.post(&path, &headers, body.bytes.clone(), deadline, ANSWER_BYTES_MAX).await {
+        match connected.client.post(&path, &headers, body.bytes(), deadline, ANSWER_BYTES_MAX).await {
             Ok(answer) => {
                 connected.answered = true;
                 match sink.protocol {
@@ -191,13 +153,4 @@ fn explain(error: &ClientError, sink: &DocumentSink, answered: bool) -> String {
     };
     let certificate = if https { "; check whether it wants another client certificate" } else { "" };
     format!("{line}; {hint}{certificate}")
-}
-
-/// In one piece and at the fastest level: a processor that a request wants is free again soon.
-fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut compressor = Compressor::new(CompressionLvl::fastest());
-    let mut packed = vec![0; compressor.gzip_compress_bound(bytes.len())];
-    let length = compressor.gzip_compress(bytes, &mut packed).map_err(std::io::Error::other)?;
-    packed.truncate(length);
-    Ok(packed)
 }
