@@ -20,6 +20,7 @@ use testimony_core::contract::port;
 use testimony_core::error::error_line;
 use testimony_operator::api::{AuditPolicy, AuditSink, ClusterAuditPolicy};
 use testimony_operator::index::{Index, Indexed};
+use testimony_operator::pages::page;
 use testimony_operator::plain::Plain;
 use testimony_operator::settings::Settings;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -123,7 +124,7 @@ impl Cluster {
         api.get_opt(name).await.map_err(|error| self.explain(&format!("get {name}"), &error))
     }
 
-    /// All objects, page by page.
+    /// All objects, page by page; `params` may say how many a page holds.
     ///
     /// # Errors
     /// The API server does not answer, or refuses.
@@ -131,10 +132,11 @@ impl Cluster {
     where
         K: Clone + Debug + DeserializeOwned,
     {
-        let mut params = params.limit(PAGE_OBJECTS);
+        let limit = params.limit.unwrap_or(PAGE_OBJECTS);
+        let mut params = params.limit(limit);
         let mut all = Vec::new();
         loop {
-            let page = api.list(&params).await.map_err(|error| self.explain(&format!("list {what}"), &error))?;
+            let page = page(&api, &params).await.map_err(|error| self.explain(&format!("list {what}"), &error))?;
             let more = page.metadata.continue_.clone().filter(|token| !token.is_empty());
             all.extend(page.items);
             match more {

@@ -48,13 +48,16 @@ fn file_roots(file: &Path) -> Result<Roots> {
     Roots::parse(&text).with_context(named)
 }
 
+/// Blocks of one page of a list: each has up to 512 KiB.
+const PAGE_BLOCKS: u32 = 64;
+
 /// All blocks, in order.
 ///
 /// # Errors
 /// The cluster is not reached, or there is no ledger.
 pub async fn blocks(cluster: &Cluster, operator_namespace: &str) -> Result<Vec<Block>> {
     let api: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), operator_namespace);
-    let params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true"));
+    let params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true")).limit(PAGE_BLOCKS);
     let mut blocks = Vec::new();
     for object in cluster.list("configmaps", api, params).await? {
         blocks.push(block(object)?);

@@ -21,6 +21,7 @@ const PACKAGES: &[&str] = &[
     "libseccomp-dev",
     "mount",
     "nftables",
+    "openssh-client",
     "openssl",
     "pkg-config",
     "postgresql-15",

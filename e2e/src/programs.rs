@@ -104,6 +104,8 @@ pub const FIXTURES: &[Program] = &[
     tool("grpc-interop-client", "grpc-interop", "google.golang.org/grpc/interop/client", "1.85.0"),
     tool("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "2.2.1+incompatible"),
     tool("fortio", "fortio", "fortio.org/fortio", "1.68.0"),
+    tool("litewitness", "torchwood", "filippo.io/torchwood/cmd/litewitness", "0.9.0"),
+    tool("witnessctl", "torchwood", "filippo.io/torchwood/cmd/witnessctl", "0.9.0"),
     // Of it the firewall alone, for one test: it enforces NetworkPolicies beside any network plugin.
     tool("kube-router", "kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router", "2.1.0"),
 ];

@@ -12,6 +12,7 @@ pub mod controller;
 pub mod index;
 pub mod inject;
 pub mod metrics;
+pub mod pages;
 pub mod plain;
 pub mod policy_server;
 pub mod selftest;

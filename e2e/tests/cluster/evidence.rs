@@ -37,9 +37,14 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Where a file of this name stands.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
     /// Writes a file in it; its path.
     pub fn file(&self, name: &str, text: &str) -> Result<String> {
-        let path = self.0.join(name);
+        let path = self.path(name);
         std::fs::write(&path, text)?;
         Ok(path.to_str().context("a path in UTF-8")?.to_owned())
     }

@@ -2,10 +2,11 @@
 //! has lost, whatever a Lease says (W1).
 
 use super::authorities::joined;
+use crate::pages::page;
 use crate::plain::Plain;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, ObjectList, ObjectMeta, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use std::collections::BTreeMap;
 use testimony_core::evidence::ledger::outline::start;
 use testimony_core::evidence::ledger::{Block, Book, Keys, LedgerError, Outline};
@@ -144,7 +145,7 @@ impl Store {
         let mut params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true"));
         loop {
             params = params.limit(limit);
-            let page = self.page(&params).await?;
+            let page = page(&self.api, &params).await?;
             let mut bytes = 0_usize;
             for object in page.items {
                 let block = block(object)?;
@@ -161,21 +162,6 @@ impl Store {
                 Some(token) => params = params.continue_token(&token),
                 None => return Ok(()),
             }
-        }
-    }
-
-    /// One page. A list that takes longer than the API server remembers its beginning (five minutes) goes on with what is there
-    /// now: what was there all the time is in it, as blocks are never changed. Of those that were made meanwhile some may be
-    /// missing, which whoever writes the next one notices.
-    async fn page(&self, params: &ListParams) -> Result<ObjectList<ConfigMap>, StoreError> {
-        let expired = match self.api.list(params).await {
-            Err(kube::Error::Api(status)) if status.code == 410 => status,
-            other => return Ok(other?),
-        };
-        let token = expired.metadata.as_ref().and_then(|metadata| metadata.continue_.clone());
-        match token.filter(|token| !token.is_empty()) {
-            Some(token) => Ok(self.api.list(&params.clone().continue_token(&token)).await?),
-            None => Err(kube::Error::Api(expired).into()),
         }
     }
 

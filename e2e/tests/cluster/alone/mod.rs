@@ -10,6 +10,7 @@ mod measures;
 mod network;
 mod node_restart;
 mod operator;
+mod outside;
 mod polling;
 mod replicas;
 mod rollout;
