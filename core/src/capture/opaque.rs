@@ -176,6 +176,16 @@ impl<S: Shell> OpaqueCapture<S> {
         &self.shell
     }
 
+    /// What is known of the connection.
+    pub fn conn(&self) -> &ConnFacts {
+        &self.conn
+    }
+
+    /// The same, for what is learnt later.
+    pub fn conn_mut(&mut self) -> &mut ConnFacts {
+        &mut self.conn
+    }
+
     /// The connection is over.
     pub fn finish(mut self, end: OpaqueEnd) {
         self.record(end);

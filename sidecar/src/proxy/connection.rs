@@ -102,7 +102,7 @@ pub(super) async fn serve_one(
         conn.peer_name = recorder.shared().names.as_ref().map(|names| names.place(conn.peer.ip()));
         Flow::captured(conn, recorder)
     } else {
-        Flow::Pass
+        Flow::passed(conn, recorder)
     };
     let relay = run(Relay::new(client, Box::pin(TcpStream::connect(destination)), flow), drain.clone()).await;
     if let Some(handoff) = relay.and_then(Relay::into_http2) {

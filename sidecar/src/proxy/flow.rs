@@ -24,8 +24,8 @@ pub(super) enum Lost {
 
 /// The machine of one connection pair.
 pub(super) enum Flow {
-    /// No policy looks at it: bytes pass, nothing is kept.
-    Pass,
+    /// No policy has looked at it so far: bytes pass and are counted, and nothing is shown. See [`Flow::look_again`].
+    Pass(Box<OpaqueCapture<Recorder>>),
     /// The client's first bytes do not tell yet; they are held back only while they can still become HTTP/1, HTTP/2 or TLS.
     Detect(Box<Detect>),
     /// HTTP/1.
@@ -84,6 +84,41 @@ impl Flow {
         Self::Detect(Box::new(Detect { conn, recorder, start, held, server_held, release_ns: NEVER_NS, shown }))
     }
 
+    /// A connection that no policy looks at.
+    pub fn passed(conn: ConnFacts, recorder: Recorder) -> Self {
+        let start = recorder.now();
+        Self::Pass(Box::new(OpaqueCapture::new(recorder, conn, start, "tcp")))
+    }
+
+    /// The policy is another one by now, and may look at a connection that was let pass. From then on it is an opaque one
+    /// that was there before: what it speaks cannot be told from its middle. Its bytes are counted from its beginning.
+    fn look_again(&mut self) -> Option<&mut Opaque> {
+        let Self::Pass(pass) = self else { return None };
+        let (shell, direction, port) = (pass.shell(), pass.conn().direction, pass.conn().port());
+        if !shell.policy().captures(direction, port) {
+            return None;
+        }
+        shell.shared().metrics.connection(direction, Protocol::Opaque);
+        let peer_name = shell.shared().names.as_ref().map(|names| names.place(pass.conn().peer.ip()));
+        let Self::Pass(mut pass) = std::mem::replace(self, Self::Over) else { return None };
+        pass.conn_mut().peer_name = peer_name;
+        if let Some(local) = pass.conn().upstream_local {
+            pass.connected(Some(local));
+        }
+        *self = Self::Opaque(Box::new(Opaque { capture: pass.begun(), first: None }));
+        match self {
+            Self::Opaque(opaque) => Some(opaque),
+            _ => None,
+        }
+    }
+
+    /// The same while it goes on.
+    fn look_on(&mut self) {
+        if let Some(opaque) = self.look_again() {
+            opaque.first = opaque.capture.hold_first();
+        }
+    }
+
     /// The upstream is connected, from this address.
     pub fn connected(&mut self, local: Option<SocketAddr>) {
         match self {
@@ -93,7 +128,8 @@ impl Flow {
             }
             Self::Http(http) => http.capture.conn_mut().upstream_local = local,
             Self::Opaque(opaque) => opaque.capture.connected(local),
-            Self::Pass | Self::Over => {}
+            Self::Pass(pass) => pass.conn_mut().upstream_local = local,
+            Self::Over => {}
         }
     }
 
@@ -103,12 +139,13 @@ impl Flow {
             Self::Detect(detect) => detect.shown.due_ns().min(detect.release_ns),
             Self::Http(http) => http.capture.due_ns(),
             Self::Opaque(opaque) => opaque.capture.due_ns(),
-            Self::Pass | Self::Http2(_) | Self::Over => NEVER_NS,
+            Self::Pass(_) | Self::Http2(_) | Self::Over => NEVER_NS,
         }
     }
 
     /// Shows what has been open for long. What a server said too long ago goes to `down`.
     pub fn tick(&mut self, now: Stamp, up: &mut Vec<u8>, down: &mut Vec<u8>) {
+        self.look_on();
         if let Self::Detect(detect) = self
             && now.mono_ns >= detect.release_ns
         {
@@ -123,7 +160,7 @@ impl Flow {
                     let _ = self.refuse_opaque();
                 }
             }
-            Self::Pass | Self::Http2(_) | Self::Over => {}
+            Self::Pass(_) | Self::Http2(_) | Self::Over => {}
         }
     }
 
@@ -144,7 +181,7 @@ impl Flow {
                 }
                 None => (None, None),
             },
-            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Over => (None, None),
+            Self::Pass(_) | Self::Detect(_) | Self::Http2(_) | Self::Over => (None, None),
         }
     }
 
@@ -177,7 +214,7 @@ impl Flow {
         match self {
             Self::Http(http) => http.session.wants_client(),
             Self::Http2(_) | Self::Over => false,
-            Self::Pass | Self::Detect(_) | Self::Opaque(_) => true,
+            Self::Pass(_) | Self::Detect(_) | Self::Opaque(_) => true,
         }
     }
 
@@ -185,7 +222,7 @@ impl Flow {
         match self {
             Self::Http(http) => http.session.wants_upstream(),
             Self::Http2(_) | Self::Over => false,
-            Self::Pass | Self::Detect(_) | Self::Opaque(_) => true,
+            Self::Pass(_) | Self::Detect(_) | Self::Opaque(_) => true,
         }
     }
 
@@ -195,7 +232,7 @@ impl Flow {
             Self::Http(http) => http.session.phase() == Phase::Idle,
             Self::Detect(detect) => detect.held.is_empty(),
             Self::Over => true,
-            Self::Pass | Self::Http2(_) | Self::Opaque(_) => false,
+            Self::Pass(_) | Self::Http2(_) | Self::Opaque(_) => false,
         }
     }
 
@@ -204,14 +241,19 @@ impl Flow {
         match self {
             Self::Http(http) => http.session.phase() == Phase::ClientHead,
             Self::Detect(detect) => !detect.held.is_empty(),
-            Self::Pass | Self::Http2(_) | Self::Opaque(_) | Self::Over => false,
+            Self::Pass(_) | Self::Http2(_) | Self::Opaque(_) | Self::Over => false,
         }
     }
 
     /// Bytes from the client.
     pub fn client_bytes(&mut self, input: &[u8], up: &mut Vec<u8>, down: &mut Vec<u8>) -> Progress {
+        self.look_on();
         match self {
-            Self::Pass | Self::Http2(_) | Self::Over => up.extend_from_slice(input),
+            Self::Pass(pass) => {
+                pass.from_client(input);
+                up.extend_from_slice(input);
+            }
+            Self::Http2(_) | Self::Over => up.extend_from_slice(input),
             Self::Detect(detect) => {
                 detect.held.extend_from_slice(input);
                 let detected = detect.detected();
@@ -241,13 +283,18 @@ impl Flow {
             }
             return Next::Continue;
         }
+        self.look_on();
         match self {
             Self::Http(http) => return http.session.upstream_bytes(input, &mut http.capture, down, up).next,
             Self::Opaque(opaque) => {
                 opaque.capture.from_upstream(input);
                 down.extend_from_slice(input);
             }
-            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Over => down.extend_from_slice(input),
+            Self::Pass(pass) => {
+                pass.from_upstream(input);
+                down.extend_from_slice(input);
+            }
+            Self::Detect(_) | Self::Http2(_) | Self::Over => down.extend_from_slice(input),
         }
         Next::Continue
     }
@@ -259,7 +306,9 @@ impl Flow {
         }
         match self {
             Self::Http(http) => http.session.client_eof(&mut http.capture),
-            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Opaque(_) | Self::Over => Next::ShutdownUpstreamWrite,
+            Self::Pass(_) | Self::Detect(_) | Self::Http2(_) | Self::Opaque(_) | Self::Over => {
+                Next::ShutdownUpstreamWrite
+            }
         }
     }
 
@@ -270,17 +319,20 @@ impl Flow {
         }
         match self {
             Self::Http(http) => http.session.upstream_eof(&mut http.capture, down),
-            Self::Pass | Self::Detect(_) | Self::Http2(_) | Self::Opaque(_) | Self::Over => Next::ShutdownClientWrite,
+            Self::Pass(_) | Self::Detect(_) | Self::Http2(_) | Self::Opaque(_) | Self::Over => {
+                Next::ShutdownClientWrite
+            }
         }
     }
 
     /// Both sides closed in order.
     pub fn closed(&mut self) {
+        let _ = self.look_again();
         match std::mem::replace(self, Self::Over) {
             Self::Opaque(opaque) => opaque.capture.finish(OpaqueEnd::Closed),
             Self::Http(mut http) => http.session.abort(&mut http.capture, End::ClientGone),
             Self::Detect(detect) | Self::Http2(detect) => detect.finish(OpaqueEnd::Closed),
-            Self::Pass | Self::Over => {}
+            Self::Pass(_) | Self::Over => {}
         }
     }
 
@@ -292,11 +344,12 @@ impl Flow {
             Lost::TimedOut => (End::TimedOut, OpaqueEnd::TimedOut),
             Lost::Drained => (End::Drained, OpaqueEnd::Drained),
         };
+        let _ = self.look_again();
         match std::mem::replace(self, Self::Over) {
             Self::Opaque(opaque) => opaque.capture.finish(opaque_end),
             Self::Http(mut http) => http.session.abort(&mut http.capture, end),
             Self::Detect(detect) | Self::Http2(detect) => detect.finish(opaque_end),
-            Self::Pass | Self::Over => {}
+            Self::Pass(_) | Self::Over => {}
         }
     }
 

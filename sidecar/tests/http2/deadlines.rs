@@ -1,13 +1,14 @@
-//! Deadlines of HTTP/2, on a clock that the test moves.
+//! Deadlines of HTTP/2, and when a connection is looked at again, on a clock that the test moves.
 
 use crate::peer::{CONTINUATION, END_HEADERS, END_STREAM, Frame, GET, HEADERS, PING, Peer, framed, goaway};
-use crate::raw::PREFACE;
+use crate::raw::{PREFACE, SETTINGS};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use testimony_core::capture::CONNECTION_OPENED_AFTER_MS;
 use testimony_core::evidence::seal::Origin;
 use testimony_core::policy::{Compiled, Direction};
 use testimony_sidecar::config::{HostPort, ProcessVars, Target, from_yaml};
@@ -47,6 +48,7 @@ struct Scene {
     listener: TcpListener,
     client: Option<TcpStream>,
     lines: Lines,
+    policy: Arc<ArcSwap<Compiled>>,
     drain: watch::Sender<Drain>,
     /// Both ends of a connection of the test's own.
     echo: (TcpStream, TcpStream),
@@ -54,6 +56,7 @@ struct Scene {
     _held: std::sync::mpsc::Sender<()>,
 }
 
+/// A recorder whose policy leaves nothing out.
 fn recorder(tail: Tail) -> Recorder {
     let yaml = "service: {name: test}\nlisten: {inbound: '127.0.0.1:1', admin: '127.0.0.1:2'}\nforward: '127.0.0.1:3'\n\
                 policy: {rules: []}\nsinks: [{name: default, endpoint: 'http://127.0.0.1:9'}]\n";
@@ -84,7 +87,7 @@ fn recorder(tail: Tail) -> Recorder {
 }
 
 impl Scene {
-    async fn new() -> Self {
+    async fn new(is_suspended: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let at = listener.local_addr().expect("address");
         let target = Arc::new(Target::Fixed(HostPort { host: at.ip().to_string(), port: at.port() }));
@@ -101,8 +104,43 @@ impl Scene {
         tokio::task::spawn_blocking(move || waits.recv());
         pause();
         let listening = Listening { listener: inbound, direction: Direction::Inbound, target };
-        tokio::task::spawn_local(serve(listening, Arc::new(Pod::default()), recorder(tail), draining));
-        Self { listener, client: Some(client), lines, drain, echo, _held: held }
+        let recorder = recorder(tail);
+        let policy = recorder.shared().policy.clone();
+        if is_suspended {
+            let mut document = policy.load().document().clone();
+            document.policies.clear();
+            policy.store(Arc::new(Compiled::new(document).expect("valid")));
+        }
+        tokio::task::spawn_local(serve(listening, Arc::new(Pod::default()), recorder, draining));
+        Self { listener, client: Some(client), lines, policy, drain, echo, _held: held }
+    }
+
+    /// A policy that leaves nothing out comes into force.
+    fn resume(&self) {
+        let whole = recorder(Tail::default()).shared().policy.load_full();
+        self.policy.store(whole);
+    }
+
+    /// Whatever is open is so for long enough to be shown, on the system's clock.
+    fn grow_old(&self) {
+        std::thread::sleep(Duration::from_millis(2 * CONNECTION_OPENED_AFTER_MS));
+    }
+
+    /// Both sides of a connection that was let pass close it in order.
+    async fn end(&mut self, mut client: Peer, mut origin: Peer) {
+        client.stream.shutdown().await.expect("FIN");
+        origin.rest().await;
+        origin.stream.shutdown().await.expect("FIN");
+        client.rest().await;
+        self.forward(Duration::from_secs(1)).await;
+    }
+
+    /// A stream with its answer.
+    async fn exchange(client: &mut Peer, origin: &mut Peer, stream: u32) {
+        client.send(&framed(HEADERS, END_STREAM | END_HEADERS, stream, GET)).await;
+        origin.until(|frame| (frame.kind, frame.stream) == (HEADERS, stream)).await;
+        origin.send(&framed(HEADERS, END_STREAM | END_HEADERS, stream, &[0x88])).await;
+        client.until(|frame| (frame.kind, frame.stream) == (HEADERS, stream)).await;
     }
 
     /// Both ends of a connection that has begun.
@@ -155,6 +193,18 @@ impl Scene {
         panic!("nothing ends within {took:?}");
     }
 
+    /// The next record, which comes within this time.
+    async fn shown_within(&mut self, time: Duration) -> Record {
+        // Each look may be late by one step.
+        for _ in 0..STEPS + 3 {
+            self.forward(time / STEPS).await;
+            if let Some(record) = self.record() {
+                return record;
+            }
+        }
+        panic!("nothing is shown within {time:?}");
+    }
+
     /// What a peer still gets, to the end of its connection, which the sidecar has closed; and whether that is a reset.
     async fn rest(&mut self, mut peer: Peer) -> (Vec<Frame>, bool) {
         let rest = tokio::task::spawn_local(async move { peer.rest().await });
@@ -175,8 +225,17 @@ impl Scene {
 
 /// Runs one test.
 fn play<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
+    play_in(Scene::new(false), test);
+}
+
+/// Runs one test that begins while no policy looks at anything.
+fn play_suspended<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
+    play_in(Scene::new(true), test);
+}
+
+fn play_in<F: Future<Output = ()>>(scene: impl Future<Output = Scene>, test: impl FnOnce(Scene) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    LocalSet::new().block_on(&runtime, async { test(Scene::new().await).await });
+    LocalSet::new().block_on(&runtime, async { test(scene.await).await });
 }
 
 fn told(record: &Record) -> [&str; 4] {
@@ -263,5 +322,63 @@ fn a_client_that_was_told_to_go_and_stays_is_closed() {
         let (frames, _) = scene.rest(client).await;
         assert_eq!(goaway(&frames), Some(0), "NO_ERROR: {frames:?}");
         drop(origin);
+    });
+}
+
+/// What a connection shows that was there before its policy.
+const SHOWN: [&str; 4] = ["stage", "tcp", "unknown", ""];
+
+#[test]
+fn ev_1_a_connection_that_was_there_before_its_policy_is_opaque_from_its_next_bytes_on() {
+    play_suspended(|mut scene| async move {
+        let (mut client, mut origin) = scene.begun().await;
+        Scene::exchange(&mut client, &mut origin, 1).await;
+        scene.grow_old();
+        assert_eq!(scene.record(), None, "no policy looks at it");
+        scene.resume();
+        Scene::exchange(&mut client, &mut origin, 3).await;
+        let stage = scene.shown_within(Duration::from_secs(1)).await;
+        assert_eq!((told(&stage), stage["stage"].as_str()), (SHOWN, "opened"));
+        scene.end(client, origin).await;
+        let end = scene.record().expect("a record of its own");
+        assert_eq!(told(&end), ["exchange", "tcp", "success", ""]);
+        assert_eq!(end["xid"], stage["xid"]);
+        let bytes = PREFACE.len() + 2 * SETTINGS.len() + 2 * (9 + GET.len());
+        assert_eq!(end["req_bytes"], bytes.to_string(), "from its beginning");
+        assert_eq!(scene.record(), None, "one record");
+    });
+}
+
+#[test]
+fn a_silent_connection_that_was_there_before_its_policy_shows_at_the_next_look() {
+    play_suspended(|mut scene| async move {
+        let (client, _origin) = scene.begun().await;
+        scene.grow_old();
+        scene.resume();
+        assert_eq!(told(&scene.shown_within(IDLE_CHECK).await), SHOWN);
+        drop(client);
+    });
+}
+
+#[test]
+fn ev_1_a_connection_that_was_there_before_its_policy_and_ends_unseen_has_a_record() {
+    play_suspended(|mut scene| async move {
+        let (client, origin) = scene.begun().await;
+        scene.grow_old();
+        scene.resume();
+        scene.end(client, origin).await;
+        assert_eq!(told(&scene.record().expect("a record")), ["exchange", "tcp", "success", ""]);
+        assert_eq!(scene.record(), None, "one record");
+    });
+}
+
+#[test]
+fn a_connection_that_no_policy_ever_looks_at_has_no_record() {
+    play_suspended(|mut scene| async move {
+        let (mut client, mut origin) = scene.begun().await;
+        scene.forward(IDLE_CHECK * 2).await;
+        Scene::exchange(&mut client, &mut origin, 1).await;
+        scene.end(client, origin).await;
+        assert_eq!(scene.record(), None);
     });
 }

@@ -103,6 +103,8 @@ fn px_1_a_goaway_with_an_error_reaches_the_client_with_its_code() {
         within(response).await.expect_err("no answer");
         let error = within(&mut rig.client).await.expect("joined").expect_err("an error");
         assert_eq!((error.reason(), error.is_go_away()), (Some(Reason::ENHANCE_YOUR_CALM), true));
+        let record = rig.records_of_end().await;
+        assert_eq!((record["cause"].as_str(), record["h2_error"].as_str()), ("upstream_failed", "enhance_your_calm"));
     });
 }
 

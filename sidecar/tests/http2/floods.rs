@@ -120,6 +120,83 @@ fn ev_1_a_stream_beyond_the_limit_is_refused_alone_and_recorded() {
 }
 
 #[test]
+fn ev_1_a_client_at_the_limit_of_streams_may_give_up_old_ones_and_open_new_ones_at_once() {
+    const LIMIT: u8 = 4;
+    play(|| async {
+        let scene = Scene::new().await;
+        let client = TcpStream::connect(scene.sidecar.inbound).await.expect("connect");
+        let mut client = Peer::new(client);
+        client.send(&[crate::raw::PREFACE, crate::raw::SETTINGS].concat()).await;
+        let mut origin = Peer::origin(&scene.listener).await;
+        origin.send(&framed(SETTINGS_KIND, 0, 0, &[0, 3, 0, 0, 0, LIMIT])).await;
+        client.until(|frame| frame.kind == SETTINGS_KIND && frame.flags == 0).await;
+        client.send(crate::raw::SETTINGS_ACK).await;
+        let (old, new): (Vec<u32>, Vec<u32>) = (1..16).step_by(2).partition(|stream| *stream < 2 * u32::from(LIMIT));
+        for stream in &old {
+            client.send(&framed(HEADERS, END_STREAM | END_HEADERS, *stream, GET)).await;
+            within(origin.until(|frame| (frame.kind, frame.stream) == (HEADERS, *stream))).await;
+        }
+        let turns: Vec<u8> = old.iter().zip(&new).fold(Vec::new(), |mut bytes, (old, new)| {
+            bytes.extend(framed(RST_STREAM, 0, *old, &[0, 0, 0, 8]));
+            bytes.extend(framed(HEADERS, END_STREAM | END_HEADERS, *new, GET));
+            bytes
+        });
+        client.send(&turns).await;
+        for stream in &new {
+            within(origin.until(|frame| (frame.kind, frame.stream) == (HEADERS, *stream))).await;
+            origin.send(&framed(HEADERS, END_STREAM | END_HEADERS, *stream, &[0x88])).await;
+            let answer = within(client.until(|frame| matches!(frame.kind, HEADERS | RST_STREAM))).await;
+            assert_eq!((answer.kind, answer.stream), (HEADERS, *stream), "{:?}", answer.payload);
+        }
+        let over = |record: &Record| record["typ"] == "exchange";
+        let all = scene.records(|all| all.iter().filter(|record| record["typ"] == "exchange").count() >= 8).await;
+        let causes: Vec<_> =
+            all.iter().filter(|one| over(one)).map(|one| one.get("cause").map(String::as_str)).collect();
+        let count = |cause| causes.iter().filter(|is| **is == cause).count();
+        assert_eq!((count(Some("client_gone")), count(None)), (4, 4), "{causes:?}");
+    });
+}
+
+/// Most DATA frames without content that do not end their stream, in the life of a connection: the library's own limit.
+const EMPTY_MAX: usize = 100;
+
+#[test]
+fn a_client_that_sends_more_empty_frames_than_may_be_loses_its_connection_and_is_recorded() {
+    play(|| async {
+        let empty = framed(DATA, 0, 1, &[]);
+        let scene = Scene::new().await;
+        let (mut client, mut origin) = scene.connect().await;
+        client.send(&framed(HEADERS, END_HEADERS, 1, GET)).await;
+        within(origin.until(|frame| frame.kind == HEADERS)).await;
+        client.send(&[empty.repeat(EMPTY_MAX), framed(PING, 0, 0, &[1; 8])].concat()).await;
+        within(client.until(|frame| frame.kind == PING && frame.flags == ACK)).await;
+        // What has content does not make up for them.
+        client.send(&[framed(DATA, 0, 1, &[7; 1000]), empty].concat()).await;
+        let (frames, _) = within(client.rest()).await;
+        assert_eq!(goaway(&frames), Some(11), "ENHANCE_YOUR_CALM: {frames:?}");
+        assert_eq!(told(&scene.refusal().await), ["enhance_your_calm", "rejected", "http/2"]);
+    });
+}
+
+#[test]
+fn a_server_that_sends_more_empty_frames_than_may_be_loses_its_connection_and_is_recorded() {
+    play(|| async {
+        let scene = Scene::new().await;
+        let (mut client, mut origin) = scene.connect().await;
+        client.send(&framed(HEADERS, END_STREAM | END_HEADERS, 1, GET)).await;
+        within(origin.until(|frame| frame.kind == HEADERS)).await;
+        origin.send(&framed(HEADERS, END_HEADERS, 1, &[0x88])).await;
+        within(client.until(|frame| frame.kind == HEADERS)).await;
+        origin.send(&framed(DATA, 0, 1, &[]).repeat(EMPTY_MAX + 1)).await;
+        let (frames, _) = within(origin.rest()).await;
+        assert_eq!(goaway(&frames), Some(11), "ENHANCE_YOUR_CALM: {frames:?}");
+        let (frames, _) = within(client.rest()).await;
+        assert_eq!(goaway(&frames), Some(11), "ENHANCE_YOUR_CALM: {frames:?}");
+        assert_eq!(told(&scene.refusal().await), ["enhance_your_calm", "protocol_error", "http/2"]);
+    });
+}
+
+#[test]
 fn a_header_block_of_endless_continuations_loses_the_connection() {
     play(|| async {
         // Empty ones, which no limit of bytes ever meets, and full ones: `x: y`, again and again.

@@ -35,7 +35,8 @@ const FIELDS_MAX: usize = 128;
 pub(super) const TOO_MANY_FIELDS: &str = Refusal::TooManyHeaders.as_str();
 
 /// What small DATA frames may take beyond their payload, for all streams of a connection that wait: 256 bytes each at most.
-/// A client that sends more of them than its server takes loses the connection (ENHANCE_YOUR_CALM).
+/// A client that sends more of them than its server takes loses the connection (ENHANCE_YOUR_CALM). Empty ones that do not end
+/// their stream do not count here: of these the library takes 100 in the life of a connection, for which it has no option.
 const SMALL_FRAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Most streams that a client reset before we looked at them.

@@ -1,6 +1,7 @@
 //! The two connections of a pair, and the streams between them.
 
 use super::super::alarm::Waits;
+use super::ending::upstream_failed;
 use super::io::{Io, Side};
 use super::limits::EARLY_RESETS_MAX;
 use super::stream::{Finished, Running, Stream};
@@ -229,7 +230,7 @@ impl Pair {
         self.begun.retain(|begun| *begun != id);
         let seq = self.facts.next();
         let (recorder, conn) = (self.facts.recorder.clone(), self.facts.conn.clone());
-        let stream = Stream::begin(request, respond, self.sender.as_mut(), recorder, conn, seq);
+        let stream = Stream::begin(request, respond, self.sender.as_ref(), recorder, conn, seq);
         self.streams.push(Running::new(stream, self.due.clone()));
         self.early_resets.opened = self.early_resets.opened.saturating_add(1);
     }
@@ -290,9 +291,14 @@ impl Pair {
         if self.going == Going::ClientGone {
             return;
         }
-        let reason = end.err().and_then(|error| error.reason());
-        match reason {
-            Some(reason) if reason != Reason::NO_ERROR => {
+        let failed = end.err().and_then(|error| error.reason().map(|reason| (error, reason)));
+        match failed {
+            Some((error, reason)) if reason != Reason::NO_ERROR => {
+                // What fails next is the client's side of each stream, which would tell it as the client's doing.
+                let end = upstream_failed(&error).end;
+                for running in self.streams.iter_mut() {
+                    running.end(end);
+                }
                 self.going = Going::Now;
                 self.client.abrupt_shutdown(reason);
             }

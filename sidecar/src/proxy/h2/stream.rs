@@ -95,7 +95,7 @@ impl Stream {
     pub fn begin(
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        sender: Option<&mut SendRequest<Bytes>>,
+        sender: Option<&SendRequest<Bytes>>,
         recorder: Recorder,
         conn: ConnFacts,
         seq: u64,
@@ -130,10 +130,15 @@ impl Stream {
         stream
     }
 
-    /// Sends the request on; without effect where the server takes none.
-    fn send(&mut self, request: Request<()>, sender: &mut SendRequest<Bytes>) {
-        let sent = sender.send_request(request, self.upload.is_over()).ok();
-        self.upstream = sent.map(|(response, up)| Upstream { response, body: None, up });
+    /// Sends the request on; without effect where the server's connection takes none.
+    fn send(&mut self, request: Request<()>, sender: &SendRequest<Bytes>) {
+        // A clone knows of no request that waits for a place at the server, and so does not refuse the next one: the library
+        // keeps them in their order until the resets of earlier ones are on their way. A client has no more of them than we
+        // let it open, and those that it resets again count as early resets.
+        match sender.clone().send_request(request, self.upload.is_over()) {
+            Ok((response, up)) => self.upstream = Some(Upstream { response, body: None, up }),
+            Err(error) => tracing::debug!(%error, "a request could not be sent on"),
+        }
     }
 
     /// Ready: the request may go on, or the stream is over.
@@ -147,8 +152,8 @@ impl Stream {
         };
         let waiting = self.waiting.take().map(|waiting| *waiting);
         match (verdict, waiting) {
-            (Verdict::Go, Some(Waiting::Request { request, mut sender, .. })) => {
-                self.send(request, &mut sender);
+            (Verdict::Go, Some(Waiting::Request { request, sender, .. })) => {
+                self.send(request, &sender);
                 Poll::Ready(None)
             }
             _ => Poll::Ready(Some(self.refuse(StreamEnd::RequestRefused(AUDIT_FAILED)))),
