@@ -291,6 +291,21 @@ fn level_none_is_counted_and_not_recorded_and_a_probe_is_the_kubelets() {
     assert!(body.contains(r#""actor":"kubelet""#) && body.contains(r#""actor_type":"system""#), "{body}");
 }
 
+/// The record of one inbound request of `connection`, with these lines in its head.
+fn asked(connection: ConnFacts, line: &str, fields: &str) -> String {
+    let shell = shell();
+    let mut capture = HttpCapture::new(shell.clone(), connection);
+    exchange(&mut capture, &format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), OK);
+    drop(capture);
+    shell.state.borrow().bodies.join("")
+}
+
+#[test]
+fn what_stands_behind_a_number_sign_is_judged_and_recorded() {
+    let body = asked(conn(Direction::Inbound), "GET /healthz#/../secrets.txt", "");
+    assert!(body.contains(r#""path":"/healthz#/../secrets.txt""#), "{body}");
+}
+
 #[test]
 fn ev_1_what_is_open_when_the_connection_is_dropped_is_recorded_once() {
     let shell = shell();
