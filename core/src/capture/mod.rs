@@ -194,7 +194,8 @@ impl ConnFacts {
         let unnamed =
             record.get(Field::AuthMethod) == Some(b"address") && record.get(Field::ActorType) == Some(b"unknown");
         if let Some(actor) = bearer.actor().filter(|_| unnamed && self.direction == Direction::Inbound) {
-            set_actor(record, &actor, "service", "address", "unverified");
+            record.set(Field::Actor, actor.as_bytes());
+            record.set(Field::ActorType, b"service");
         }
     }
 }

@@ -300,6 +300,52 @@ fn asked(connection: ConnFacts, line: &str, fields: &str) -> String {
     shell.state.borrow().bodies.join("")
 }
 
+fn assert_actor(body: &str, actor: &str, method: &str, assurance: &str) {
+    for (key, value) in [("actor", actor), ("auth_method", method), ("assurance", assurance)] {
+        assert!(body.contains(&format!(r#""{key}":"{value}""#)), "{key} {value}: {body}");
+    }
+}
+
+#[test]
+fn only_what_a_probe_looks_like_and_nobody_is_named_in_is_the_kubelets() {
+    const PROBE: &str = "User-Agent: kube-probe/1.36\r\n";
+    let conn = || conn(Direction::Inbound);
+    let with = |line: &str, field: &str| asked(conn(), line, &format!("{PROBE}{field}"));
+    let alice = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n";
+    assert_actor(&with("GET /x", alice), "alice", "basic", "unverified");
+    assert_actor(&with("DELETE /x", ""), "10.0.0.9", "address", "unverified");
+    assert_actor(&with("HEAD /x", ""), "kubelet", "address", "unverified");
+    assert_actor(&with("POST /grpc.health.v1.Health/Check", ""), "kubelet", "address", "unverified");
+    assert_actor(&with("GET /x", "Authorization: Bearer opaque\r\n"), "kubelet", "bearer", "unverified");
+}
+
+#[test]
+fn several_credentials_that_differ_name_nobody() {
+    let alice = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n";
+    let both = format!("{alice}authorization: Basic Ym9iOnNlY3JldA==\r\n");
+    assert_actor(&asked(conn(Direction::Inbound), "GET /x", &both), "10.0.0.9", "address", "invalid");
+    assert_actor(
+        &asked(conn(Direction::Inbound), "GET /x", &format!("{alice}{alice}")),
+        "alice",
+        "basic",
+        "unverified",
+    );
+    let outbound = asked(conn(Direction::Outbound), "GET /x", &both);
+    assert_actor(&outbound, "system:serviceaccount:shop:orders", "pod", "invalid");
+    let probe = asked(conn(Direction::Inbound), "GET /x", &format!("User-Agent: kube-probe/1\r\n{both}"));
+    assert_actor(&probe, "10.0.0.9", "address", "invalid");
+}
+
+#[test]
+fn ev_2_a_key_sent_as_basic_credential_is_nobodys_name() {
+    for text in ["a2V5LTEyMzQ1Ng==", "a2V5LTEyMzQ1Njo=", "OmtleS0xMjM0NTY="] {
+        let field = format!("Authorization: Basic {text}\r\n");
+        assert_actor(&asked(conn(Direction::Inbound), "GET /x", &field), "10.0.0.9", "basic", "unverified");
+        let outbound = asked(conn(Direction::Outbound), "GET /x", &field);
+        assert_actor(&outbound, "system:serviceaccount:shop:orders", "basic", "unverified");
+    }
+}
+
 #[test]
 fn what_stands_behind_a_number_sign_is_judged_and_recorded() {
     let body = asked(conn(Direction::Inbound), "GET /healthz#/../secrets.txt", "");
