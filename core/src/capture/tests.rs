@@ -353,6 +353,37 @@ fn what_stands_behind_a_number_sign_is_judged_and_recorded() {
 }
 
 #[test]
+fn ev_2_a_header_that_policy_names_stands_in_no_other_field() {
+    let redact = |headers: &[&str]| crate::policy::Redact {
+        headers: headers.iter().map(|name| (*name).to_owned()).collect(),
+        ..crate::policy::Redact::default()
+    };
+    let named = |headers: &[&str]| {
+        let shell = shell();
+        let mut document = shell.policy.document().clone();
+        document.redact = redact(headers);
+        document.correlation.trace_context = crate::policy::TraceContext::Restart;
+        let shell = TestShell { policy: Arc::new(Compiled::new(document).expect("valid")), ..shell };
+        let mut capture = HttpCapture::new(shell.clone(), conn(Direction::Inbound));
+        let fields = "Host: h0st\r\nX-Request-Id: r-1\r\n\
+                      traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+        exchange(&mut capture, &format!("GET /x HTTP/1.1\r\n{fields}\r\n"), OK);
+        drop(capture);
+        shell.state.borrow().bodies.join("")
+    };
+    let all = named(&[]);
+    for secret in ["h0st", "r-1", "4bf92f"] {
+        assert!(all.contains(secret), "{secret}: {all}");
+    }
+    let none = named(&["X-Request-ID", "host", "traceparent"]);
+    for secret in ["h0st", "\"r-1", "4bf92f", "\"trace_id\":", "\"span_id\":"] {
+        assert!(!none.contains(secret), "{secret}: {none}");
+    }
+    let told = r#""redacted":"authority,target,client_traceparent,trace_id,span_id,correlation_id""#;
+    assert!(none.contains(told) && none.contains(r#""target":"*""#), "{none}");
+}
+
+#[test]
 fn ev_1_what_is_open_when_the_connection_is_dropped_is_recorded_once() {
     let shell = shell();
     let mut capture = HttpCapture::new(shell.clone(), conn(Direction::Inbound));

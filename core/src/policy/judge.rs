@@ -137,7 +137,8 @@ impl Compiled {
             }
         }
         let expressions = expressions(&document)?;
-        Ok(Self { redactor: Redactor::new(&document.redact), expressions, document })
+        let redactor = Redactor::new(&document.redact, document.correlation.header.as_deref());
+        Ok(Self { redactor, expressions, document })
     }
 
     /// The document itself.
