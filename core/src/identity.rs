@@ -38,7 +38,7 @@ impl ActorType {
 pub enum AuthMethod {
     /// A JWT in `Authorization: Bearer`; its claims were read, not verified.
     Jwt,
-    /// The user name of `Authorization: Basic`.
+    /// The user name of `Authorization: Basic`; without one, or without a password, nobody can be named from it.
     Basic,
     /// A bearer token that is not a JWT: nobody can be named from it.
     Bearer,
@@ -73,8 +73,8 @@ pub enum Credential {
         /// By the claims: a ServiceAccount or a client acting for itself is a service.
         kind: ActorType,
     },
-    /// User name of Basic.
-    Basic(String),
+    /// User name of Basic. `None`: nobody can be named from it.
+    Basic(Option<String>),
     /// Some other bearer token.
     OpaqueBearer,
 }
@@ -100,8 +100,11 @@ pub fn credential(value: &[u8]) -> Option<Credential> {
     }
     if scheme.eq_ignore_ascii_case("basic") {
         let decoded = STANDARD.decode(rest).or_else(|_| STANDARD_NO_PAD.decode(rest)).ok()?;
-        let user = decoded.split(|&b| b == b':').next()?;
-        return Some(Credential::Basic(String::from_utf8_lossy(user).into_owned()));
+        // What comes without the other half may be a key: many services take one as user, as password, or alone.
+        let colon = decoded.iter().position(|&b| b == b':').unwrap_or(decoded.len());
+        let (user, password) = decoded.split_at_checked(colon).unwrap_or_default();
+        let both = !user.is_empty() && password.len() > 1;
+        return Some(Credential::Basic(both.then(|| String::from_utf8_lossy(user).into_owned())));
     }
     None
 }
@@ -139,7 +142,10 @@ mod tests {
         assert_eq!(credential(&token(r#"{"client_id":"batch"}"#)), Some(service("batch")));
         let account = "system:serviceaccount:shop:orders";
         assert_eq!(credential(&token(&format!(r#"{{"sub":"{account}"}}"#))), Some(service(account)));
-        assert_eq!(credential(b"basic YWxpY2U6c2VjcmV0"), Some(Credential::Basic("alice".into())));
+        assert_eq!(credential(b"basic YWxpY2U6c2VjcmV0"), Some(Credential::Basic(Some("alice".into()))));
+        for nameless in [&b"Basic a2V5"[..], b"Basic a2V5Og==", b"Basic OmtleQ==", b"Basic Og==", b"Basic "] {
+            assert_eq!(credential(nameless), (nameless.len() > 6).then_some(Credential::Basic(None)));
+        }
         assert_eq!(credential(b"Bearer opaque"), Some(Credential::OpaqueBearer));
         assert_eq!(credential(&token(r#"{"sub":7}"#)), Some(Credential::OpaqueBearer));
         for other in [&b"Digest x"[..], b"", b"Bearer", b"Basic !!!", b"\xff\xff"] {

@@ -66,7 +66,7 @@ fn a_record_stands_in_otlp_as_the_table_says() {
     for at in 0..11 {
         record.push_header(Side::Response, "Vary", at.to_string().as_bytes());
     }
-    let host = sealed(&redact(record, &Redactor::new(&Redact::default())), at(42));
+    let host = sealed(&redact(record, &Redactor::new(&Redact::default(), None)), at(42));
     let request = decode(&host.batch);
     let [resource_logs] = request.resource_logs.as_slice() else { panic!("one resource") };
     let attributes = &resource_logs.resource.as_ref().expect("resource").attributes;

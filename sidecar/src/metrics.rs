@@ -57,7 +57,7 @@ definitions! {
     WORKER_RESTARTS: "counter", "testimony_worker_restarts_total", [], "Times that the supervisor started the worker anew";
     POLICY_REVISION: "gauge", "testimony_policy_revision_info", ["revision"], "The policy in force; always 1";
     POLICY_REFUSED: "counter", "testimony_policy_refused_total", [], "Policy documents that could not be run";
-    POLICY_UNDECIDED: "counter", "testimony_policy_undecided_total", ["reason"], "Exchanges for which an expression of a policy was neither true nor false; the higher level counted";
+    POLICY_UNDECIDED: "counter", "testimony_policy_undecided_total", ["reason"], "Exchanges for which it could not be told whether a rule of a policy matches; the higher level counted";
     WITNESS_ANSWERS: "counter", "testimony_witness_answers_total", ["answer"], "Heads of streams shown to the witness, by what it said: cosigned, later, failed, uncertified, denied, expired, went_back, ahead or refused";
     WITNESS_COSIGNED: "gauge", "testimony_witness_cosigned_at_seconds", ["thread"], "When the witness last cosigned a head of a data thread's stream, in seconds since the epoch";
     WITNESS_UNANCHORED: "gauge", "testimony_witness_streams_unanchored", ["thread"], "Streams of a data thread of which the witness has cosigned no head yet";

@@ -106,7 +106,7 @@ impl Exchange {
         let mut exchange = Self::new(seq, start, policy.clone(), verdict.is_some());
         let Some(verdict) = verdict else { return exchange };
         shell.begin();
-        let probe = conn.from_node && scan.user_agent.is_some_and(|agent| agent.starts_with(b"kube-probe/"));
+        let probe = scan.is_probe(conn, request);
         let random = [shell.random(), shell.random()];
         let context = shell.in_flight(|table| trace(scan.traceparent, conn.direction, rules, table, random));
         edit_trace(added, &context);

@@ -82,7 +82,7 @@ pub trait Shell {
     fn count(&mut self, direction: Direction, outcome: Outcome, none: Option<Unrecorded<'_>>);
     /// Counts a message that the proxy refused, by name: [`crate::http1::Refusal::as_str`], or one of HTTP/2.
     fn count_refused(&mut self, reason: &'static str);
-    /// Counts an exchange for which an expression of a policy was neither true nor false, by
+    /// Counts an exchange for which it could not be told whether a rule of a policy matches, by
     /// [`crate::policy::Undecided::as_str`].
     fn count_undecided(&mut self, reason: &'static str);
 }
@@ -194,7 +194,8 @@ impl ConnFacts {
         let unnamed =
             record.get(Field::AuthMethod) == Some(b"address") && record.get(Field::ActorType) == Some(b"unknown");
         if let Some(actor) = bearer.actor().filter(|_| unnamed && self.direction == Direction::Inbound) {
-            set_actor(record, &actor, "service", "address", "unverified");
+            record.set(Field::Actor, actor.as_bytes());
+            record.set(Field::ActorType, b"service");
         }
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Scan<'a> {
     pub traceparent: Brought,
     pub correlation: Option<&'a [u8]>,
     authorization: Option<&'a [u8]>,
+    /// Several credentials that differ: which one the application takes is not known.
+    contradicted: bool,
     pub user_agent: Option<&'a [u8]>,
     pub forwarded_for: bool,
 }
@@ -53,6 +55,7 @@ impl<'a> Scan<'a> {
             traceparent: Brought::Nothing,
             correlation: None,
             authorization: None,
+            contradicted: false,
             user_agent: None,
             forwarded_for: false,
         };
@@ -64,6 +67,7 @@ impl<'a> Scan<'a> {
                 let parsed = TraceParent::parse(field.value.trim_ascii()).map_or(Brought::Invalid, Brought::Valid);
                 scan.traceparent = if scan.traceparent == Brought::Nothing { parsed } else { Brought::Invalid };
             } else if is("authorization") {
+                scan.contradicted |= scan.authorization.is_some_and(|other| other != field.value);
                 scan.authorization = Some(field.value);
             } else if is("user-agent") {
                 scan.user_agent = Some(field.value);
@@ -80,6 +84,22 @@ impl<'a> Scan<'a> {
     /// Authority of the target, else the Host field.
     fn authority(&self) -> &'a [u8] {
         self.target_authority.map_or(self.host, str::as_bytes)
+    }
+
+    /// `None` also where several differ.
+    fn credential(&self) -> Option<Credential> {
+        self.authorization.filter(|_| !self.contradicted).and_then(identity::credential)
+    }
+
+    /// Whether it is one of the kubelet's probes, over HTTP or gRPC, as far as can be told: anybody can write its User-Agent.
+    pub fn is_probe(&self, conn: &ConnFacts, request: &Request<'_>) -> bool {
+        let asks = matches!(request.method, "GET" | "HEAD") || request.target.path == "/grpc.health.v1.Health/Check";
+        let names_somebody = || matches!(self.credential(), Some(Credential::Jwt { .. } | Credential::Basic(Some(_))));
+        conn.from_node
+            && asks
+            && self.user_agent.is_some_and(|agent| agent.starts_with(b"kube-probe/"))
+            && !self.contradicted
+            && !names_somebody()
     }
 
     /// What the judge looks at.
@@ -154,27 +174,34 @@ fn without_long_userinfo(authority: &[u8]) -> &[u8] {
     at.and_then(|at| authority.get(at..)).unwrap_or(authority)
 }
 
-/// Who did it.
+/// Who did it. A request that names nobody is the connection's, or the kubelet's.
 pub(super) fn fill_actor(record: &mut Record, scan: &Scan<'_>, conn: &ConnFacts, probe: bool) {
-    if probe {
-        set_actor(record, "kubelet", ActorType::System.as_str(), AuthMethod::Address.as_str(), "unverified");
-        return;
-    }
-    match scan.authorization.and_then(identity::credential) {
+    let method = match scan.credential() {
         Some(Credential::Jwt { subject, issuer, kind }) => {
             set_actor(record, &subject, kind.as_str(), AuthMethod::Jwt.as_str(), "unverified");
             if let Some(issuer) = issuer {
                 record.set(Field::ActorIssuer, issuer.as_bytes());
             }
+            return;
         }
-        Some(Credential::Basic(user)) => {
+        Some(Credential::Basic(Some(user))) => {
             set_actor(record, &user, ActorType::User.as_str(), AuthMethod::Basic.as_str(), "unverified");
+            return;
         }
-        Some(Credential::OpaqueBearer) => {
-            conn.set_connection_actor(record);
-            record.set(Field::AuthMethod, AuthMethod::Bearer.as_str().as_bytes());
-        }
-        None => conn.set_connection_actor(record),
+        Some(Credential::Basic(None)) => Some(AuthMethod::Basic),
+        Some(Credential::OpaqueBearer) => Some(AuthMethod::Bearer),
+        None => None,
+    };
+    if probe {
+        set_actor(record, "kubelet", ActorType::System.as_str(), AuthMethod::Address.as_str(), "unverified");
+    } else {
+        conn.set_connection_actor(record);
+    }
+    if let Some(method) = method {
+        record.set(Field::AuthMethod, method.as_str().as_bytes());
+    }
+    if scan.contradicted {
+        record.set(Field::Assurance, b"invalid");
     }
 }
 

@@ -28,7 +28,7 @@ impl<'a> Target<'a> {
             }
             _ => (None, target),
         };
-        let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+        // A `#` has no place in a target, and servers differ in whether it ends the path: it stays where it was sent.
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
         Self { authority, path, query }
     }
@@ -54,7 +54,9 @@ mod tests {
         assert_eq!(parts("GET", "http://u@h:1/a?b"), (Some("u@h:1"), "/a", Some("b")));
         assert_eq!(parts("GET", "http://h?b"), (Some("h"), "", Some("b")));
         assert_eq!(parts("GET", "ftp://u:p@h/x"), (Some("u:p@h"), "/x", None));
-        assert_eq!(parts("GET", "WS+x-1.0://u:p@h#f"), (Some("u:p@h"), "", None));
+        assert_eq!(parts("GET", "WS+x-1.0://u:p@h#f"), (Some("u:p@h"), "#f", None));
+        assert_eq!(parts("GET", "/a#/../b"), (None, "/a#/../b", None));
+        assert_eq!(parts("GET", "/a?b#c?d"), (None, "/a", Some("b#c?d")));
         assert_eq!(parts("GET", "/ftp://u:p@h/x?a"), (None, "/ftp://u:p@h/x", Some("a")));
         assert_eq!(parts("GET", "1ftp://h/x"), (None, "1ftp://h/x", None));
         assert_eq!(parts("GET", "://h/x"), (None, "://h/x", None));

@@ -291,6 +291,98 @@ fn level_none_is_counted_and_not_recorded_and_a_probe_is_the_kubelets() {
     assert!(body.contains(r#""actor":"kubelet""#) && body.contains(r#""actor_type":"system""#), "{body}");
 }
 
+/// The record of one inbound request of `connection`, with these lines in its head.
+fn asked(connection: ConnFacts, line: &str, fields: &str) -> String {
+    let shell = shell();
+    let mut capture = HttpCapture::new(shell.clone(), connection);
+    exchange(&mut capture, &format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), OK);
+    drop(capture);
+    shell.state.borrow().bodies.join("")
+}
+
+fn assert_actor(body: &str, actor: &str, method: &str, assurance: &str) {
+    for (key, value) in [("actor", actor), ("auth_method", method), ("assurance", assurance)] {
+        assert!(body.contains(&format!(r#""{key}":"{value}""#)), "{key} {value}: {body}");
+    }
+}
+
+#[test]
+fn only_what_a_probe_looks_like_and_nobody_is_named_in_is_the_kubelets() {
+    const PROBE: &str = "User-Agent: kube-probe/1.36\r\n";
+    let conn = || conn(Direction::Inbound);
+    let with = |line: &str, field: &str| asked(conn(), line, &format!("{PROBE}{field}"));
+    let alice = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n";
+    assert_actor(&with("GET /x", alice), "alice", "basic", "unverified");
+    assert_actor(&with("DELETE /x", ""), "10.0.0.9", "address", "unverified");
+    assert_actor(&with("HEAD /x", ""), "kubelet", "address", "unverified");
+    assert_actor(&with("POST /grpc.health.v1.Health/Check", ""), "kubelet", "address", "unverified");
+    assert_actor(&with("GET /x", "Authorization: Bearer opaque\r\n"), "kubelet", "bearer", "unverified");
+}
+
+#[test]
+fn several_credentials_that_differ_name_nobody() {
+    let alice = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n";
+    let both = format!("{alice}authorization: Basic Ym9iOnNlY3JldA==\r\n");
+    assert_actor(&asked(conn(Direction::Inbound), "GET /x", &both), "10.0.0.9", "address", "invalid");
+    assert_actor(
+        &asked(conn(Direction::Inbound), "GET /x", &format!("{alice}{alice}")),
+        "alice",
+        "basic",
+        "unverified",
+    );
+    let outbound = asked(conn(Direction::Outbound), "GET /x", &both);
+    assert_actor(&outbound, "system:serviceaccount:shop:orders", "pod", "invalid");
+    let probe = asked(conn(Direction::Inbound), "GET /x", &format!("User-Agent: kube-probe/1\r\n{both}"));
+    assert_actor(&probe, "10.0.0.9", "address", "invalid");
+}
+
+#[test]
+fn ev_2_a_key_sent_as_basic_credential_is_nobodys_name() {
+    for text in ["a2V5LTEyMzQ1Ng==", "a2V5LTEyMzQ1Njo=", "OmtleS0xMjM0NTY="] {
+        let field = format!("Authorization: Basic {text}\r\n");
+        assert_actor(&asked(conn(Direction::Inbound), "GET /x", &field), "10.0.0.9", "basic", "unverified");
+        let outbound = asked(conn(Direction::Outbound), "GET /x", &field);
+        assert_actor(&outbound, "system:serviceaccount:shop:orders", "basic", "unverified");
+    }
+}
+
+#[test]
+fn what_stands_behind_a_number_sign_is_judged_and_recorded() {
+    let body = asked(conn(Direction::Inbound), "GET /healthz#/../secrets.txt", "");
+    assert!(body.contains(r#""path":"/healthz#/../secrets.txt""#), "{body}");
+}
+
+#[test]
+fn ev_2_a_header_that_policy_names_stands_in_no_other_field() {
+    let redact = |headers: &[&str]| crate::policy::Redact {
+        headers: headers.iter().map(|name| (*name).to_owned()).collect(),
+        ..crate::policy::Redact::default()
+    };
+    let named = |headers: &[&str]| {
+        let shell = shell();
+        let mut document = shell.policy.document().clone();
+        document.redact = redact(headers);
+        document.correlation.trace_context = crate::policy::TraceContext::Restart;
+        let shell = TestShell { policy: Arc::new(Compiled::new(document).expect("valid")), ..shell };
+        let mut capture = HttpCapture::new(shell.clone(), conn(Direction::Inbound));
+        let fields = "Host: h0st\r\nX-Request-Id: r-1\r\n\
+                      traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+        exchange(&mut capture, &format!("GET /x HTTP/1.1\r\n{fields}\r\n"), OK);
+        drop(capture);
+        shell.state.borrow().bodies.join("")
+    };
+    let all = named(&[]);
+    for secret in ["h0st", "r-1", "4bf92f"] {
+        assert!(all.contains(secret), "{secret}: {all}");
+    }
+    let none = named(&["X-Request-ID", "host", "traceparent"]);
+    for secret in ["h0st", "\"r-1", "4bf92f", "\"trace_id\":", "\"span_id\":"] {
+        assert!(!none.contains(secret), "{secret}: {none}");
+    }
+    let told = r#""redacted":"authority,target,client_traceparent,trace_id,span_id,correlation_id""#;
+    assert!(none.contains(told) && none.contains(r#""target":"*""#), "{none}");
+}
+
 #[test]
 fn ev_1_what_is_open_when_the_connection_is_dropped_is_recorded_once() {
     let shell = shell();

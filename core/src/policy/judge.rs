@@ -86,7 +86,7 @@ pub struct Verdict<'a> {
     pub policy: &'a str,
     /// Its rule, or [`DEFAULT_RULE`].
     pub rule: &'a str,
-    /// An expression was neither true nor false; then the higher of both levels counts.
+    /// Whether a rule matches could not be told; then the higher of both levels counts.
     pub undecided: Option<Undecided>,
     /// The strictest of all policies that record the exchange; `Async` where none does.
     pub delivery: DeliveryMode,
@@ -137,7 +137,8 @@ impl Compiled {
             }
         }
         let expressions = expressions(&document)?;
-        Ok(Self { redactor: Redactor::new(&document.redact), expressions, document })
+        let redactor = Redactor::new(&document.redact, document.correlation.header.as_deref());
+        Ok(Self { redactor, expressions, document })
     }
 
     /// The document itself.
@@ -157,12 +158,13 @@ impl Compiled {
 
     /// Judges one exchange. `None`: no policy looks at it.
     pub fn judge(&self, facts: &Facts<'_>) -> Option<Verdict<'_>> {
+        let path = facts.path.map(Path::of);
         let mut best: Option<Verdict<'_>> = None;
         let mut undecided = None;
         let (mut delivery, mut failure) = (DeliveryMode::default(), FailureMode::default());
         let policies = self.document.policies.iter().zip(&self.expressions);
         for (policy, expressions) in policies.filter(|(policy, _)| covers(policy, facts.direction, facts.port)) {
-            let verdict = judge_one(policy, expressions, facts);
+            let verdict = judge_one(policy, expressions, facts, path.as_ref());
             undecided = undecided.or(verdict.undecided);
             if verdict.level > Level::None {
                 delivery = delivery.max(policy.delivery);
@@ -176,17 +178,28 @@ impl Compiled {
     }
 }
 
-/// The verdict of one policy: of its first rule that matches. A rule whose expression is undecided may match or not: the
-/// higher level of both counts, so that nobody hides by making an expression fail.
-fn judge_one<'a>(policy: &'a DocumentPolicy, expressions: &[Option<Expression>], facts: &Facts<'_>) -> Verdict<'a> {
+/// The verdict of one policy: of its first rule that matches. A rule that is undecided may match or not: the higher level of
+/// both counts, so that nobody hides by making an expression fail or by writing a path another way.
+fn judge_one<'a>(
+    policy: &'a DocumentPolicy,
+    expressions: &[Option<Expression>],
+    facts: &Facts<'_>,
+    path: Option<&Path<'_>>,
+) -> Verdict<'a> {
     let (delivery, failure) = (policy.delivery, policy.failure_mode);
     let verdict = |level, rule| Verdict { level, policy: &policy.name, rule, undecided: None, delivery, failure };
     let mut doubtful: Option<Verdict<'a>> = None;
     let mut reason = None;
     let mut found = verdict(Level::Metadata, DEFAULT_RULE);
-    for (rule, expression) in policy.rules.iter().zip(expressions).filter(|(rule, _)| matches(rule, facts)) {
+    for (rule, expression) in policy.rules.iter().zip(expressions) {
+        let mut answer = matches(rule, facts, path);
+        if answer != Ok(false)
+            && let Some(expression) = expression
+        {
+            answer = expression.evaluate(facts).and_then(|is| if is { answer } else { Ok(false) });
+        }
         let this = verdict(rule.level, rule.name.as_str());
-        match expression.as_ref().map_or(Ok(true), |expression| expression.evaluate(facts)) {
+        match answer {
             Ok(true) => {
                 found = this;
                 break;
@@ -231,16 +244,39 @@ fn covers(policy: &DocumentPolicy, direction: Direction, port: u16) -> bool {
     policy.directions.contains(&direction) && !excluded
 }
 
-fn matches(rule: &DocumentRule, facts: &Facts<'_>) -> bool {
+/// Whether a rule matches, but for its expression.
+fn matches(rule: &DocumentRule, facts: &Facts<'_>, path: Option<&Path<'_>>) -> Result<bool, Undecided> {
     let wanted = &rule.matches;
     let method = wanted.methods.is_empty() || facts.method.is_some_and(|m| wanted.methods.iter().any(|w| w == m));
-    let path = wanted.path_prefixes.is_empty()
-        || facts.path.is_some_and(|path| {
-            // Both forms must match: `/healthz/../admin` is not `/healthz`, whatever the application makes of it.
-            let normal = normalise(path);
-            wanted.path_prefixes.iter().any(|prefix| has_prefix(path, prefix) && has_prefix(&normal, prefix))
-        });
-    method && path && (wanted.ports.is_empty() || wanted.ports.contains(&facts.port))
+    if !method || !(wanted.ports.is_empty() || wanted.ports.contains(&facts.port)) {
+        return Ok(false);
+    }
+    if wanted.path_prefixes.is_empty() {
+        return Ok(true);
+    }
+    path.map_or(Ok(false), |path| path.begins_with_any(&wanted.path_prefixes))
+}
+
+/// A path in the forms in which applications may take it.
+struct Path<'a> {
+    sent: &'a str,
+    normal: Option<Cow<'a, str>>,
+}
+
+impl<'a> Path<'a> {
+    fn of(sent: &'a str) -> Self {
+        Self { sent, normal: normalise(sent) }
+    }
+
+    /// `/healthz/../admin` is not `/healthz`, and `/%61dmin` not only what it says, whatever the application makes of them.
+    fn begins_with_any(&self, prefixes: &[String]) -> Result<bool, Undecided> {
+        let begins = |path: &str| prefixes.iter().any(|prefix| has_prefix(path, prefix));
+        let as_sent = begins(self.sent);
+        match self.normal.as_deref() {
+            Some(normal) if begins(normal) == as_sent => Ok(as_sent),
+            _ => Err(Undecided::AmbiguousPath),
+        }
+    }
 }
 
 /// Compares whole segments.
@@ -249,39 +285,47 @@ fn has_prefix(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Decodes percent-escapes, and removes empty and dot segments (RFC 3986 section 6.2.2).
-pub(super) fn normalise(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.contains('\\') {
-        return Cow::Borrowed(path);
+/// Decodes percent-escapes, leaves out path parameters (`;...`), and removes empty and dot segments (RFC 3986 section 6.2.2).
+///
+/// `None`: it steps up or has a `#`, so what it means depends on who reads it. Applications differ in whether `..;`, `..%2f`
+/// and `..\` step up, and in whether `#` ends the path: no single form stands for all.
+pub(super) fn normalise(path: &str) -> Option<Cow<'_, str>> {
+    if is_plain(path) {
+        return Some(Cow::Borrowed(path));
+    }
+    if path.contains('#') {
+        return None;
     }
     let bytes = path.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         let hex = bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok());
-        match hex.filter(|_| byte == b'%').and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(value) => {
-                decoded.push(value);
-                at += 3;
-            }
-            None => {
-                decoded.push(if byte == b'\\' { b'/' } else { byte });
-                at += 1;
-            }
-        }
+        let escaped = hex.filter(|_| byte == b'%').and_then(|h| u8::from_str_radix(h, 16).ok());
+        at += if escaped.is_some() { 3 } else { 1 };
+        let byte = escaped.unwrap_or(byte);
+        decoded.push(if byte == b'\\' { b'/' } else { byte });
     }
     let decoded = String::from_utf8_lossy(&decoded);
-    let mut segments: Vec<&str> = Vec::new();
+    let mut normal = String::with_capacity(decoded.len() + 1);
     for segment in decoded.split('/') {
-        match segment {
+        match segment.split(';').next().unwrap_or_default() {
             "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            other => segments.push(other),
+            ".." => return None,
+            name => normal.extend(["/", name]),
         }
     }
-    Cow::Owned(format!("/{}", segments.join("/")))
+    Some(Cow::Owned(if normal.is_empty() { "/".to_owned() } else { normal }))
+}
+
+/// Whether a path is its own normal form at first sight, as nearly every one is.
+fn is_plain(path: &str) -> bool {
+    let mut before = 0;
+    path.bytes().all(|byte| {
+        let pair = before == b'/' && matches!(byte, b'/' | b'.');
+        before = byte;
+        !pair && !matches!(byte, b'%' | b';' | b'\\' | b'#')
+    })
 }
 
 /// A lower-case header field name (RFC 9110 section 5.1).

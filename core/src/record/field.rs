@@ -85,8 +85,8 @@ fields! {
     After "after" 256 Body, "open: sid of the stream that this one goes on from.";
     AlpnOffered "alpn_offered" 256 Text("testimony.tls.alpn_offered", Own), "Protocols that a TLS client offered, comma-separated.";
     AlpnSelected "alpn_selected" 255 Text("tls.next_protocol", Development), "Protocol that a TLS server chose; up to TLS 1.2, later it is encrypted.";
-    Assurance "assurance" 16 Text("testimony.assurance", Own), "How far the identity is proved: unverified, invalid or none.";
-    AuthMethod "auth_method" 16 Text("testimony.auth.method", Own), "Where the identity comes from: jwt, basic, bearer, pod, address.";
+    Assurance "assurance" 16 Text("testimony.assurance", Own), "How far the identity is proved: unverified, none, or invalid (several credentials that differ: the actor is that of the connection).";
+    AuthMethod "auth_method" 16 Text("testimony.auth.method", Own), "Where the identity comes from: jwt, basic, bearer, pod, address. bearer, and basic without user or password, name nobody: the actor is that of the connection.";
     Authority "authority" 512 Text("testimony.authority", Own), "The request's Host field, or the authority of its target, without userinfo.";
     Begun "begun" 20 Int("testimony.totals.begun", Own), "checkpoint, close: exchanges that began in this stream, with those that it took over open.";
     Bursts "bursts" 20 Int("testimony.totals.bursts", Own), "checkpoint, close: exchanges that were folded into bursts.";

@@ -9,7 +9,8 @@ pub use shapes::looks_secret;
 
 use crate::policy;
 use crate::record::{Field, Record, Redacted, Side};
-use shapes::{Signs, has_secret};
+use memchr::{memchr, memchr2};
+use shapes::{Signs, has_secret, looks_random};
 use std::borrow::Cow;
 
 /// What stands in place of a masked value.
@@ -59,18 +60,34 @@ pub const HEADERS_NEVER: &[&str] = &[
     "x-forwarded-client-cert",
 ];
 
+/// Header fields whose values stand in fields of a record besides.
+const HEADERS_COPIED: &[(&str, &[Field])] = &[
+    ("host", &[Field::Authority, Field::Target]),
+    ("traceparent", &[Field::ClientTraceparent, Field::TraceId, Field::SpanId]),
+    ("user-agent", &[Field::UserAgent]),
+];
+
+/// What holds the value of the correlation header.
+const CORRELATED: &[Field] = &[Field::CorrelationId];
+
 /// A policy's redaction, compiled.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor {
     headers: Vec<String>,
     query: Vec<String>,
+    /// Fields of a record that hold values of `headers`, whole or in part.
+    copies: Vec<Field>,
 }
 
 impl Redactor {
-    /// Compiles the document's redaction. Names are compared without case.
-    pub fn new(redact: &policy::Redact) -> Self {
+    /// Compiles the document's redaction. Names are compared without case. `correlation` is the header of the correlation id.
+    pub fn new(redact: &policy::Redact, correlation: Option<&str>) -> Self {
         let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
-        Self { headers: lower(&redact.headers), query: lower(&redact.query) }
+        let mut redactor = Self { headers: lower(&redact.headers), query: lower(&redact.query), copies: Vec::new() };
+        let copies = HEADERS_COPIED.iter().copied().chain(correlation.map(|name| (name, CORRELATED)));
+        redactor.copies =
+            copies.filter(|(name, _)| redactor.names_header(name)).flat_map(|(_, fields)| fields).copied().collect();
+        redactor
     }
 
     /// Whether a header field may be kept at all, by its name. The request path asks before it copies anything.
@@ -115,9 +132,18 @@ const SCANNED: &[Field] = &[
 /// Masks and leaves out what must not be recorded, and says in `redacted` in which fields (EV-2).
 pub fn redact(mut record: Record, redactor: &Redactor) -> Redacted<Record> {
     let mut names = Vec::new();
-    if redactor.names_header("user-agent") && record.get(Field::UserAgent).is_some() {
-        record.clear(Field::UserAgent);
-        note(&mut names, b"user_agent");
+    // A request without an authority has the address of its destination as target.
+    let by_address = record.get(Field::Authority).is_none();
+    for &field in &redactor.copies {
+        if record.get(field).is_none() || field == Field::Target && by_address {
+            continue;
+        }
+        match field {
+            // Each record has one.
+            Field::Target => record.set(field, MASK),
+            _ => record.clear(field),
+        }
+        note(&mut names, field.key().as_bytes());
     }
     for &field in SCANNED {
         if record.get(field).is_some_and(hides_secret) {
@@ -133,6 +159,7 @@ pub fn redact(mut record: Record, redactor: &Redactor) -> Redacted<Record> {
         }
     }
     mask_with(&mut record, Field::Path, &mut names, mask_path);
+    mask_with(&mut record, Field::RpcMethod, &mut names, mask_parameters);
     mask_with(&mut record, Field::Query, &mut names, |query| mask_query(query, redactor));
     for side in [Side::Request, Side::Response] {
         record.retain_headers(side, |name, value| {
@@ -173,18 +200,55 @@ fn without_userinfo(authority: &[u8]) -> Option<&[u8]> {
     authority.get(at + 1..)
 }
 
-/// Masks segments that look like secrets, and leaves out the userinfo of what is a URL. `None`: nothing to mask.
+/// Masks segments that look like secrets and the values of parameters, and leaves out the userinfo of what is a URL. `None`:
+/// nothing to mask.
 fn mask_path(path: &[u8]) -> Option<Vec<u8>> {
-    let bare = url_without_userinfo(path);
-    let path = bare.as_deref().unwrap_or(path);
+    let mut changed = url_without_userinfo(path);
+    if let Some(masked) = mask_parameters(changed.as_deref().unwrap_or(path)) {
+        changed = Some(masked);
+    }
+    let path = changed.as_deref().unwrap_or(path);
     if !hides_secret(path) {
-        return bare;
+        return changed;
     }
     let masked: Vec<&[u8]> =
         path.split(|&b| b == b'/').map(|segment| if hides_secret(segment) { MASK } else { segment }).collect();
     let masked = masked.join(&b'/');
     // A shape that spans segments (a PEM block has slashes) leaves nothing worth keeping.
     Some(if hides_secret(&masked) { MASK.to_vec() } else { masked })
+}
+
+/// Masks the values of a path's parameters (`;name=value`), and what stands behind a `#` as a query's values are, but for
+/// what reads as a path: servers differ in what they take it for. `None`: nothing to mask.
+fn mask_parameters(path: &[u8]) -> Option<Vec<u8>> {
+    let first = memchr2(b';', b'#', path)?;
+    let hash = memchr(b'#', path).unwrap_or(path.len());
+    let mut out = Vec::with_capacity(path.len());
+    let (before, mut rest) = path.split_at_checked(first)?;
+    out.extend_from_slice(before);
+    // Each round takes a piece with the byte before it.
+    while let Some((&mark, tail)) = rest.split_first() {
+        let is_behind = path.len() - tail.len() > hash;
+        let ends = |byte: &u8| matches!(byte, b';' | b'/' | b'#') || is_behind && *byte == b'&';
+        let piece = tail.get(..tail.iter().position(ends).unwrap_or(tail.len())).unwrap_or_default();
+        let name = piece.get(..memchr(b'=', piece).unwrap_or(piece.len())).unwrap_or_default();
+        out.push(mark);
+        rest = tail.get(piece.len()..).unwrap_or_default();
+        if name.len() < piece.len() && (is_behind || mark == b';') {
+            // A value behind `#` may have all that base64 has.
+            let value = tail.get(name.len() + 1..).unwrap_or_default();
+            let end = if is_behind { memchr(b'&', value).unwrap_or(value.len()) } else { piece.len() - name.len() - 1 };
+            out.extend_from_slice(if hides_secret(name) { MASK } else { name });
+            out.push(b'=');
+            if end > 0 {
+                out.extend_from_slice(MASK);
+            }
+            rest = value.get(end..).unwrap_or_default();
+        } else {
+            out.extend_from_slice(if is_behind && hides_token(piece) { MASK } else { piece });
+        }
+    }
+    (out != path).then_some(out)
 }
 
 /// A target that does not begin with its path may be a URL in some form that nobody took apart. `None`: it has no userinfo.
@@ -205,7 +269,7 @@ fn url_without_userinfo(path: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Keeps parameter names, masks values; a name that the policy lists, looks like a secret, or stands without a value is
-/// masked as well.
+/// masked as well. What looks like a token and has nothing but `=` behind it is no name: that is its padding.
 fn mask_query(query: &[u8], redactor: &Redactor) -> Option<Vec<u8>> {
     if query.is_empty() {
         return None;
@@ -220,7 +284,8 @@ fn mask_query(query: &[u8], redactor: &Redactor) -> Option<Vec<u8>> {
         let (name, value) = pair.split_at(equals.unwrap_or(0));
         match equals {
             Some(_) => {
-                let hidden = redactor.names_query(name) || hides_secret(name);
+                let bare = value.iter().all(|&b| b == b'=');
+                let hidden = redactor.names_query(name) || hides_secret(name) || bare && hides_token(name);
                 out.extend_from_slice(if hidden { MASK } else { name });
                 out.push(b'=');
                 if value.len() > 1 {
@@ -243,6 +308,11 @@ fn hides_secret(value: &[u8]) -> bool {
     let signs = Signs::of(value);
     has_secret(value, signs)
         || signs.has_percent() && matches!(percent_decode(value), Cow::Owned(decoded) if looks_secret(&decoded))
+}
+
+/// Whether a value without context, as it came or percent-decoded, is no word.
+fn hides_token(value: &[u8]) -> bool {
+    looks_random(&percent_decode(value))
 }
 
 fn percent_decode(value: &[u8]) -> Cow<'_, [u8]> {
@@ -298,6 +368,37 @@ mod tests {
         let redactor = Redactor { query: vec!["token".into()], ..Redactor::default() };
         let body = redacted(|r| r.set(Field::Query, b"Tok%65n=1&page=2"), &redactor);
         assert_eq!(body, r#"{"query":"*=*&page=*","redacted":"query"}"#);
+    }
+
+    #[test]
+    fn a_token_whose_padding_makes_it_a_name_is_masked() {
+        let query = |text: &str| field(Field::Query, text);
+        let masked = r#"{"query":"*=","redacted":"query"}"#;
+        assert_eq!(query("c2VjcmV0LXRva2VuLTEyMzQ1Njc4OTA="), masked);
+        assert_eq!(query("c2VjcmV0%2BdG9rZW4xMjM0NQ="), masked);
+        assert_eq!(query("5f4dcc3b5aa765d61d8327deb882cf99="), masked);
+        assert_eq!(query("a=1&c2VjcmV0dG9rZW5hYmNkZWY==&b"), r#"{"query":"a=*&*=*&*","redacted":"query"}"#);
+        for flags in ["verbose=", "include_deleted_items=&page=", "includeDeletedCustomers=", "filter[state][2]="] {
+            assert_eq!(query(flags), format!(r#"{{"query":"{flags}"}}"#));
+        }
+    }
+
+    #[test]
+    fn values_in_path_parameters_and_behind_a_number_sign_are_masked() {
+        let path = |text: &str| field(Field::Path, text);
+        let masked = |text: &str| format!(r#"{{"path":"{text}","redacted":"path"}}"#);
+        assert_eq!(path("/app;jsessionid=0123456789ABCDEF/x;a=1;b/y"), masked("/app;jsessionid=*/x;a=*;b/y"));
+        assert_eq!(path("/app;a=4111111111111111"), masked("/app;a=*"));
+        assert_eq!(path("/cb#access_token=ab/cd&state="), masked("/cb#access_token=*&state="));
+        assert_eq!(path("/cb;x=1#/a=b/c"), masked("/cb;x=*#/a=*"));
+        assert_eq!(path("/cb#c2VjcmV0dG9rZW4xMjM0NTY3ODkw/x"), masked("/cb#*/x"));
+        assert_eq!(path(&format!("/cb#{JWT}")), masked("/cb#*"));
+        for plain in ["/healthz#/../secrets.txt", "/x/..;/y;v", "/a=b&c=d", "/x;a="] {
+            assert_eq!(path(plain), format!(r#"{{"path":"{plain}"}}"#));
+        }
+        assert_eq!(field(Field::RpcMethod, "Add;token=x1"), r#"{"redacted":"rpc_method","rpc_method":"Add;token=*"}"#);
+        let query = r#"{"query":"a=*&*&#t=*","redacted":"query"}"#;
+        assert_eq!(field(Field::Query, "a=1#t=x&b#c&#t=x"), query);
     }
 
     #[test]

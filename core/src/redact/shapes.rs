@@ -19,6 +19,9 @@ const PREFIXES: &[(&[u8], usize)] = &[
     (b"sk_live_", 16),
 ];
 
+/// Fewest bytes of what is taken for a token by its letters alone.
+const TOKEN_BYTES_MIN: usize = 16;
+
 /// The start of a PEM block.
 const PEM: &[u8] = b"-----BEGIN";
 
@@ -27,6 +30,10 @@ const BEARER: (&[u8], usize) = (b"Bearer ", 8);
 
 /// Fewest digits of a card number (ISO/IEC 7812).
 const CARD_DIGITS_MIN: usize = 13;
+
+/// Fewest digits of each group of a card number that has other digits beside it: shorter groups would make one of each tenth
+/// row of numbers.
+const CARD_GROUP_DIGITS_MIN: usize = 3;
 
 /// Most digits of a card number.
 const CARD_DIGITS_MAX: usize = 19;
@@ -115,6 +122,17 @@ pub fn has_secret(value: &[u8], signs: Signs) -> bool {
         || signs.digits >= CARD_DIGITS_MIN && has_card_number(value)
 }
 
+/// Whether all of `value` may be base64 or hex of some length, and is no word: digits stand among its letters, or both cases
+/// in such numbers as no camel case has. For places alone where words stand seldom.
+pub fn looks_random(value: &[u8]) -> bool {
+    let count = |is: fn(&u8) -> bool| value.iter().filter(|byte| is(byte)).count();
+    let (upper, lower, digits) =
+        (count(u8::is_ascii_uppercase), count(u8::is_ascii_lowercase), count(u8::is_ascii_digit));
+    value.len() >= TOKEN_BYTES_MIN
+        && value.iter().all(|&byte| is_token_byte(byte))
+        && (digits > 0 && upper + lower > 0 || upper.min(lower) > value.len() / 4)
+}
+
 /// Whether one of [`PREFIXES`] ends at one of these places, with its token characters after it.
 fn has_credential(value: &[u8], mut ends: impl Iterator<Item = usize>) -> bool {
     ends.any(|end| {
@@ -156,7 +174,8 @@ fn has_jwt(value: &[u8]) -> bool {
     })
 }
 
-/// 13 to 19 digits, single spaces or hyphens between them, that start like a card and pass Luhn's check (ISO/IEC 7812).
+/// 13 to 19 digits that start like a card and pass Luhn's check (ISO/IEC 7812): all of what single spaces and hyphens join, or
+/// adjacent groups of it with [`CARD_GROUP_DIGITS_MIN`] digits or more.
 ///
 /// All of it stands in one run of such bytes, which is so long that a look at each thirteenth byte meets it.
 fn has_card_number(value: &[u8]) -> bool {
@@ -177,6 +196,36 @@ fn has_card_number(value: &[u8]) -> bool {
 
 /// The same, looking at each byte.
 fn run_has_card_number(value: &[u8]) -> bool {
+    let is_first = |at: usize| at.checked_sub(1).and_then(|at| value.get(at)).is_none_or(|byte| !byte.is_ascii_digit());
+    joined_has_card_number(value)
+        || (0..value.len()).any(|at| is_first(at) && value.get(at..).is_some_and(groups_begin_with_card_number))
+}
+
+/// Whether the first groups of `value` are a card number. Looks at as many bytes as a card number can have.
+fn groups_begin_with_card_number(value: &[u8]) -> bool {
+    let mut room = [0; CARD_DIGITS_MAX];
+    let mut count = 0;
+    for group in value.split(|byte| matches!(byte, b' ' | b'-')) {
+        let digits = group.iter().take_while(|byte| byte.is_ascii_digit()).take(CARD_DIGITS_MAX + 1).count();
+        let Some(slots) = room.get_mut(count..count + digits).filter(|_| digits >= CARD_GROUP_DIGITS_MIN) else {
+            return false;
+        };
+        for (slot, byte) in slots.iter_mut().zip(group) {
+            *slot = byte - b'0';
+        }
+        count += digits;
+        if is_card(room.get(..count).unwrap_or_default()) {
+            return true;
+        }
+        if digits < group.len() {
+            return false;
+        }
+    }
+    false
+}
+
+/// Whether all digits that are joined anywhere are a card number.
+fn joined_has_card_number(value: &[u8]) -> bool {
     // One more than a card has: so many are none.
     let mut room = [0; CARD_DIGITS_MAX + 1];
     let mut count = 0;
@@ -278,6 +327,11 @@ mod tests {
             "4111 1111 1111 1111",
             "card 5500-0055-5555-5559.",
             "378282246310005",
+            "2026-4111111111111111",
+            "4111111111111111-1",
+            "1-4111 1111 1111 1111 12-26 737",
+            "2026-07-3782 822463 10005-9",
+            "12 4111 1111 1111 1111",
         ] {
             assert!(looks_secret(secret.as_bytes()), "{secret}");
         }
@@ -290,6 +344,10 @@ mod tests {
             "2026-11-24T00:00:00Z",
             "1234567890123",
             "/v1/orders/10000000000000",
+            "2026-1234",
+            "2026-1234567890123",
+            "41 11 11 11 11 11 11 11-1",
+            "20264111111111111111",
             "bearer",
         ] {
             assert!(!looks_secret(plain.as_bytes()), "{plain}");

@@ -12,13 +12,13 @@ const EVALUATION_BYTES_MAX: usize = 256 * 1024;
 /// One evaluation.
 pub(super) struct Evaluation<'a> {
     facts: &'a Facts<'a>,
-    path: &'a str,
+    path: Option<&'a str>,
     budget: Cell<usize>,
 }
 
 impl<'a> Evaluation<'a> {
-    /// On these facts, with `path` as `request.path`.
-    pub(super) fn new(facts: &'a Facts<'a>, path: &'a str) -> Self {
+    /// On these facts, with `path` as `request.path`; `None`: nobody knows what the path means.
+    pub(super) fn new(facts: &'a Facts<'a>, path: Option<&'a str>) -> Self {
         Self { facts, path, budget: Cell::new(EVALUATION_BYTES_MAX) }
     }
 
@@ -119,7 +119,7 @@ impl<'a> Evaluation<'a> {
         let method = self.facts.method.ok_or(Undecided::NotHttp);
         match variable {
             Variable::Method => method.map(Cow::Borrowed),
-            Variable::Path => method.map(|_| Cow::Borrowed(self.path)),
+            Variable::Path => method.and_then(|_| self.path.map(Cow::Borrowed).ok_or(Undecided::AmbiguousPath)),
             Variable::Query => method.map(|_| Cow::Borrowed(self.facts.query.unwrap_or_default())),
             Variable::Host => method.map(|_| host(self.facts.authority.unwrap_or_default())),
             Variable::Direction => Ok(Cow::Borrowed(match self.facts.direction {

@@ -32,7 +32,8 @@ pub enum Undecided {
     NotHttp,
     /// It asks for a header that the request does not have.
     NoHeader,
-    /// The request's path means another one, and the expression is true for one of them only.
+    /// The request's path means several ones, and the rule matches some of them only, or it steps up or has a `#`, so that
+    /// applications differ in what it means.
     AmbiguousPath,
     /// There is too much text to look at.
     TooLong,
@@ -78,16 +79,16 @@ impl Expression {
     /// Why it is neither true nor false.
     pub fn evaluate(&self, facts: &Facts<'_>) -> Result<bool, Undecided> {
         let path = facts.path.unwrap_or_default();
-        let as_sent = Evaluation::new(facts, path).bool(&self.root)?;
+        let as_sent = Evaluation::new(facts, Some(path)).bool(&self.root)?;
         if !self.reads_path {
             return Ok(as_sent);
         }
+        // `/healthz/../admin` is not `/healthz`, whatever the application makes of it.
         let normal = normalise(path);
-        if normal == path {
+        if normal.as_deref() == Some(path) {
             return Ok(as_sent);
         }
-        // `/healthz/../admin` is not `/healthz`, whatever the application makes of it.
-        match Evaluation::new(facts, &normal).bool(&self.root)? == as_sent {
+        match Evaluation::new(facts, normal.as_deref()).bool(&self.root)? == as_sent {
             true => Ok(as_sent),
             false => Err(Undecided::AmbiguousPath),
         }

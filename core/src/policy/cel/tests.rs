@@ -119,11 +119,22 @@ fn a_path_that_means_another_one_is_judged_in_both_forms() {
     };
     let probes = "request.path.startsWith('/healthz')";
     assert_eq!(evaluate(probes, "/healthz/db"), Ok(true));
-    for path in ["/healthz/../admin", "/healthz/%2e%2E/admin", "/healthz\\..\\admin", "/x/../healthz"] {
+    for path in [
+        "/healthz/../admin",
+        "/healthz/%2e%2E/admin",
+        "/healthz\\..\\admin",
+        "/x/../healthz",
+        "/healthz/..;/admin",
+        "/healthz/../admin/..;/..;/healthz",
+        "/healthz#",
+        "/x#/healthz",
+    ] {
         assert_eq!(evaluate(probes, path), Err(Undecided::AmbiguousPath), "{path}");
     }
     assert_eq!(evaluate(probes, "/healthz/./db"), Ok(true));
+    assert_eq!(evaluate("request.path == '/a'", "/a;v=1"), Err(Undecided::AmbiguousPath));
     assert_eq!(evaluate("request.method == 'GET'", "/a/../b"), Ok(true));
+    assert_eq!(evaluate("request.method == 'POST' && request.path == '/b'", "/a/../b"), Ok(false));
 }
 
 #[test]

@@ -50,8 +50,54 @@ fn first_match_wins_and_no_match_is_metadata() {
 #[test]
 fn a_path_that_means_another_one_does_not_hide_behind_a_prefix() {
     let judge = compiled(vec![policy("ns/p", vec![rule("probes", Level::None, prefix("/healthz"))])]);
-    for path in ["/healthz/../admin", "/healthz/%2e%2E/admin", "/healthz/..%2fadmin", "/healthz\\..\\admin"] {
+    for path in [
+        "/healthz/../admin",
+        "/healthz/%2e%2E/admin",
+        "/healthz/..%2fadmin",
+        "/healthz\\..\\admin",
+        "/healthz/..;/admin",
+        "/healthz/..;a=b/admin",
+        "/healthz/..%5cadmin",
+        "/healthz#/../admin",
+        "/healthz/#",
+        // Back again for who takes `..;` or an escaped slash for what it may mean; not for who doesn't.
+        "/healthz/../admin/..;/..;/healthz",
+        "/healthz/../admin/x%2f..%2f..%2f..%2fhealthz",
+        "/healthz;v=1",
+    ] {
         assert_eq!(judge.judge(&get(path)).map(|v| v.level), Some(Level::Metadata), "{path}");
+    }
+    for path in ["/healthz/db;v=1", "/healthz/a%20b", "/healthz/./db", "/healthz//db", "/healthz/.well"] {
+        assert_eq!(judge.judge(&get(path)).map(|v| (v.level, v.undecided)), Some((Level::None, None)), "{path}");
+    }
+}
+
+#[test]
+fn a_rule_that_records_is_not_escaped_by_writing_the_path_another_way() {
+    let admin = RuleMatch { methods: vec!["GET".into()], ..prefix("/v1/admin") };
+    let rules = vec![rule("admin", Level::Metadata, admin), rule("rest", Level::None, RuleMatch::default())];
+    let judge = compiled(vec![policy("ns/p", rules)]);
+    let verdict = |path| judge.judge(&get(path)).map(|v| (v.rule, v.undecided)).expect("covered");
+    for path in [
+        "/v1/%61dmin/users",
+        "/v1//admin",
+        "/v1;x/admin;y=1/users",
+        "/v1%2Fadmin",
+        "/v1%5cadmin",
+        "/v1\\admin",
+        "/healthz/..;/v1/admin/users",
+        "/healthz/..%5cv1/admin/users",
+        "/v1/admin#",
+        "/x#/../v1/admin",
+        "/v1/admin/..;/..;/x",
+    ] {
+        assert_eq!(verdict(path), ("admin", Some(Undecided::AmbiguousPath)), "{path}");
+        let post = Facts { method: Some("POST"), ..get(path) };
+        assert_eq!(judge.judge(&post).map(|v| (v.rule, v.undecided)), Some(("rest", None)), "{path}");
+    }
+    assert_eq!(verdict("/v1/admin/users;v=1"), ("admin", None));
+    for path in ["/v1/orders;v=1", "/v1/a%20b", "//x/.y"] {
+        assert_eq!(verdict(path), ("rest", None), "{path}");
     }
 }
 
