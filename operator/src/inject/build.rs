@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use testimony_core::contract::{self, env, id, path, pod, port};
+use std::ops::RangeInclusive;
 use testimony_core::policy::PolicyDocument;
 
 /// Whether `testimony-init` may gain privileges by its file capability.
@@ -28,10 +29,13 @@ const SPOOL_FILL_PERCENT: u64 = 90;
 /// Size limit of the volume with the pod's key: one file.
 const KEY_SIZE_LIMIT: &str = "1Mi";
 
-/// Digits of the suffix of a CronJob's Jobs: minutes since the epoch, eight digits until 2160.
+/// Digits of the suffix of a CronJob's Jobs: minutes since the epoch.
 pub(super) const CRON_SUFFIX_DIGITS: usize = 8;
 
 /// Where the API server's ServiceAccount plugin, which runs again after us, mounts the application's token for the API into
+/// The first two of them, 2023 to 2065: a date such as 20261130 is smaller.
+pub(super) const CRON_SUFFIX_BEGINS: RangeInclusive<u8> = 28..=49;
+
 /// every container that has nothing there. Our containers must not hold it: the state volume stands in its place.
 const API_TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -88,6 +92,7 @@ pub struct Plan<'a> {
     /// Uid of kube-system.
     pub cluster_uid: &'a str,
     /// PEM bundle that signs the policy server's certificate.
+        && suffix.get(..2).and_then(|s| s.parse().ok()).is_some_and(|n: u8| CRON_SUFFIX_BEGINS.contains(&n))
     pub operator_ca: &'a str,
     /// Random.
     pub injection_id: &'a str,

@@ -157,6 +157,17 @@ fn each_case_of_the_table_has_its_reason() {
     skip(spec(json!({"spec": {"initContainers": [{"name": "linkerd-proxy"}]}})), Reason::OtherProxy);
     let port = json!({"spec": {"containers": [{"name": "app", "ports": [{"containerPort": 24803}]}]}});
     skip(spec(port), Reason::PortCollision);
+    let os = |operator: &str, value: &str| json!({"matchExpressions": [{"key": "disk", "operator": "Exists"}, {"key": "kubernetes.io/os", "operator": operator, "values": [value]}]});
+    let affinity = |terms: Value| {
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+        spec(json!({"spec": {"affinity": {"nodeAffinity": required}}}))
+    };
+    skip(affinity(json!([os("In", "windows")])), Reason::Windows);
+    skip(affinity(json!([os("In", "windows"), os("NotIn", "linux")])), Reason::Windows);
+    for terms in [json!([os("In", "windows"), os("In", "linux")]), json!([os("In", "linux")]), json!([{}])] {
+        let either = decision(&cluster(), "shop", &affinity(terms.clone()));
+        assert!(matches!(either, Decision::Inject(_)), "{terms}: {either:?}");
+    }
     skip(spec(json!({"spec": {"containers": [{"name": "testimony-init"}]}})), Reason::NameCollision);
     skip(spec(json!({"spec": {"volumes": [{"name": "testimony-state"}]}})), Reason::NameCollision);
     let mount = json!({"spec": {"containers": [{"name": "app", "volumeMounts": [{"name": "testimony-token"}]}]}});
@@ -243,6 +254,9 @@ fn workloads_are_named_by_their_owner() {
     assert_eq!(of(json!({"generateName": "bare-"})), ("Pod".to_owned(), None));
 }
 
+    for name in ["migrate-20261130", "migrate-00000001", "migrate-50000000", "migrate-2901234"] {
+        assert_eq!(of(json!({"ownerReferences": owner("Job", name)})), named("Job", name));
+    }
 #[test]
 fn a_container_that_comes_after_us_gets_its_tcp_probe_changed_and_undo_knows_it() {
     let before = yaml(include_str!("../../tests/fixtures/deployment.yaml"));

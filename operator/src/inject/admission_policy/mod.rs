@@ -15,7 +15,7 @@ mod tests;
 pub use bootstrap::bootstrap;
 
 use super::decide::POD_SECURITY_STRICT;
-use super::traits::{OTHER_PROXIES, SINK_VOLUME_PREFIXES};
+use super::traits::{OS_LABEL, OTHER_PROXIES, SINK_VOLUME_PREFIXES};
 use super::{ExcludedNamespaces, NAMESPACES_NEVER, Plan, Selection, build};
 use cel::{list, literal, operation, quoted, raw};
 use k8s_openapi::api::core::v1::Pod;
@@ -182,12 +182,7 @@ fn obstacles(whom: Whom, surroundings: &Surroundings<'_>) -> Vec<(&'static str, 
     let mut conditions = vec![
         ("no-mirror-pod", format!("!('kubernetes.io/config.mirror' in {ANNOTATIONS})")),
         ("no-host-network", "!object.spec.?hostNetwork.orValue(false)".to_owned()),
-        (
-            "linux",
-            "object.spec.?os.?name.orValue('') != 'windows' && \
-             object.spec.?nodeSelector.orValue({})[?'kubernetes.io/os'].orValue('') != 'windows'"
-                .to_owned(),
-        ),
+        ("linux", linux()),
         ("not-opted-out", stays),
         ("no-other-proxy", format!("!{CONTAINERS}.exists(c, c.name in {proxies})")),
         (
@@ -219,12 +214,29 @@ fn obstacles(whom: Whom, surroundings: &Surroundings<'_>) -> Vec<(&'static str, 
 }
 
 // === Variables ===
+/// Neither the pod's OS, nor its node selector, nor each term of its affinity asks for another one.
+fn linux() -> String {
+    let label = quoted(OS_LABEL);
+    let terms = "object.spec.?affinity.?nodeAffinity.?requiredDuringSchedulingIgnoredDuringExecution.?nodeSelectorTerms\
+                 .orValue([])";
+    let demands = format!(
+        "e.key == {label} && (e.operator == 'In' && e.?values.orValue([]).all(v, v == 'windows') || \
+         e.operator == 'NotIn' && 'linux' in e.?values.orValue([]))"
+    );
+    format!(
+        "object.spec.?os.?name.orValue('') != 'windows' && \
+         object.spec.?nodeSelector.orValue({{}})[?{label}].orValue('') != 'windows' && \
+         (size({terms}) == 0 || !{terms}.all(t, t.?matchExpressions.orValue([]).exists(e, {demands})))"
+    )
+}
+
 
 /// What the pod's environment and annotations are made of.
 fn variables(made: &Made) -> Vec<(&'static str, String)> {
     let hash = "variables.labels[?'pod-template-hash'].orValue('')";
     let digits = build::CRON_SUFFIX_DIGITS;
     let owner = "variables.owners[0]";
+    let begins = build::CRON_SUFFIX_BEGINS.map(|n| n.to_string()).collect::<Vec<_>>().join("|");
     let absent = [
         ("object.spec.?initContainers", "/spec/initContainers"),
         ("object.spec.?volumes", "/spec/volumes"),
@@ -244,7 +256,8 @@ fn variables(made: &Made) -> Vec<(&'static str, String)> {
             format!(
                 "size(variables.owners) == 0 ? 'Pod' :\n\
                  {owner}.kind == 'ReplicaSet' && 'pod-template-hash' in variables.labels && {owner}.name.endsWith('-' + {hash}) ? 'Deployment' :\n\
-                 {owner}.kind == 'Job' && {owner}.name.matches('-[0-9]{{{digits}}}$') ? 'CronJob' : {owner}.kind"
+                 {owner}.kind == 'Job' && {owner}.name.matches('-({begins})[0-9]{{{}}}$') ? 'CronJob' : {owner}.kind",
+                digits - 2
             ),
         ),
         (
