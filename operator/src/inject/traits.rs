@@ -87,7 +87,7 @@ pub(super) fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
 }
 
 /// Containers that are not ours.
-fn others(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+pub(super) fn others(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     containers(spec).filter(|c| !is_our_container(&c.name))
 }
 

@@ -8,6 +8,7 @@
 mod bootstrap;
 mod cel;
 mod probes;
+mod resources;
 mod selects;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ pub use bootstrap::bootstrap;
 
 use super::decide::POD_SECURITY_STRICT;
 use super::traits::{OS_LABEL, OTHER_PROXIES, SINK_VOLUME_PREFIXES};
-use super::{ExcludedNamespaces, NAMESPACES_NEVER, Plan, Selection, build};
+use super::{ExcludedNamespaces, NAMESPACES_NEVER, Plan, Selection, SidecarConfig, build};
 use cel::{list, literal, operation, quoted, raw};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -213,7 +214,6 @@ fn obstacles(whom: Whom, surroundings: &Surroundings<'_>) -> Vec<(&'static str, 
     conditions
 }
 
-// === Variables ===
 /// Neither the pod's OS, nor its node selector, nor each term of its affinity asks for another one.
 fn linux() -> String {
     let label = quoted(OS_LABEL);
@@ -230,13 +230,14 @@ fn linux() -> String {
     )
 }
 
+// === Variables ===
 
 /// What the pod's environment and annotations are made of.
 fn variables(made: &Made) -> Vec<(&'static str, String)> {
     let hash = "variables.labels[?'pod-template-hash'].orValue('')";
     let digits = build::CRON_SUFFIX_DIGITS;
-    let owner = "variables.owners[0]";
     let begins = build::CRON_SUFFIX_BEGINS.map(|n| n.to_string()).collect::<Vec<_>>().join("|");
+    let owner = "variables.owners[0]";
     let absent = [
         ("object.spec.?initContainers", "/spec/initContainers"),
         ("object.spec.?volumes", "/spec/volumes"),
@@ -272,6 +273,8 @@ fn variables(made: &Made) -> Vec<(&'static str, String)> {
         ("service", "variables.labels[?'app.kubernetes.io/name'].orValue(variables.workload)".to_owned()),
         ("changed", probes::changed()),
         ("absent", format!("[{}].filter(t, t != '').join(',')", absent.join(", "))),
+        ("guaranteed", resources::guaranteed()),
+        ("grown", resources::grown()),
         ("init", literal(&made.init)),
         ("sidecar", literal(&made.sidecar)),
     ]
@@ -282,15 +285,17 @@ struct Made {
     init: Value,
     sidecar: Value,
     volumes: Vec<Value>,
+    raised: String,
     entries: String,
 }
 
 fn made(plan: &Plan<'_>, mounts: &Selection) -> Made {
     let all = Plan { selection: mounts, ..*plan };
     Made {
-        init: build::init_container(&all),
-        sidecar: sidecar(plan, &all),
+        init: resources::fitted(build::init_container(&Pod::default(), &all), &plan.config.init_resources),
+        sidecar: resources::fitted(sidecar(plan, &all), &plan.config.resources),
         volumes: build::volumes(&all),
+        raised: resources::raised(plan.config),
         entries: entries(plan),
     }
 }
@@ -331,7 +336,7 @@ fn sidecar(plan: &Plan<'_>, all: &Plan<'_>) -> Value {
 
 fn patch(made: &Made, strict: bool) -> String {
     let probes = probes::operations();
-    let fresh = [containers(), volumes(&made.volumes), made.entries.clone()].join(" +\n");
+    let fresh = [containers(), volumes(&made.volumes), made.raised.clone(), made.entries.clone()].join(" +\n");
     // A pod that is looked at again, because something changed it after us.
     let status = quoted(annotation::STATUS);
     let before = format!("variables.annotations[?{status}].orValue('{{}}')");
@@ -384,7 +389,8 @@ fn repaired(volumes: &[Value]) -> String {
 /// Labels and annotations.
 fn entries(plan: &Plan<'_>) -> String {
     let parts = "[variables.changed == '' ? '' : '\"probes\":[' + variables.changed + ']', \
-                 variables.absent == '' ? '' : '\"absent\":[' + variables.absent + ']']";
+                 variables.absent == '' ? '' : '\"absent\":[' + variables.absent + ']', \
+                 variables.grown == '' ? '' : '\"resources\":{' + variables.grown + '}']";
     let status = format!("'{{' + {parts}.filter(t, t != '').join(',') + '}}'");
     let labels = [(label::INJECTED, quoted("true"))];
     let (evictable, ours) = (quoted(annotation::EVICTABLE_VOLUMES), build::evictable(plan));
