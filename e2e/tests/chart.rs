@@ -264,6 +264,7 @@ fn a_wrong_value_is_named() {
         (&[minimal, "witness.outside.url=w.example"], &["/witness/outside/url"]),
         (&[minimal, "witness.headCopy.claimName=heads"], &["witness.headCopy.enabled is false"]),
         (&[minimal, "logFormat=xml"], &["/logFormat", "'json'"]),
+        (&[minimal, "init.resources.requests.memory=null"], &["/init/resources/requests", "'memory'"]),
         (&[minimal, "init.runAsRoot=yes"], &["/init/runAsRoot", "boolean"]),
         (&[minimal, "injection.mode=Sidecar"], &["/injection/mode", "'AdmissionPolicy'"]),
         (&[minimal, "strict.enabled=yes"], &["/strict/enabled", "boolean"]),
@@ -280,6 +281,7 @@ fn a_wrong_value_is_named() {
             &["sidecar.resources.requests.memory is 1Gi", "raise the limit"],
         ),
         (&[minimal, "sidecar.resources.requests.cpu=0.6"], &["sidecar.resources.requests.cpu is 0.6", "500m"]),
+        (&[minimal, "init.resources.limits.cpu=5m"], &["init.resources.requests.cpu is 10m", "5m"]),
     ] {
         let output = template(&[], settings);
         let message = String::from_utf8_lossy(&output.stderr);

@@ -2,7 +2,7 @@
 
 use crate::api::{Compression, Protocol};
 use crate::certs::CertConfig;
-use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig};
+use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig, amount};
 use crate::witness::OutsideConfig;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -139,6 +139,18 @@ pub struct Settings {
     /// Memory limit of each sidecar.
     #[arg(long, env = "TESTIMONY_SIDECAR_MEMORY_LIMIT", default_value = "128Mi", value_parser = quantity)]
     pub sidecar_memory_limit: String,
+    /// CPU that each testimony-init requests.
+    #[arg(long, env = "TESTIMONY_INIT_CPU_REQUEST", default_value = "10m", value_parser = quantity)]
+    pub init_cpu_request: String,
+    /// CPU limit of each testimony-init.
+    #[arg(long, env = "TESTIMONY_INIT_CPU_LIMIT", default_value = "200m", value_parser = quantity)]
+    pub init_cpu_limit: String,
+    /// Memory that each testimony-init requests.
+    #[arg(long, env = "TESTIMONY_INIT_MEMORY_REQUEST", default_value = "16Mi", value_parser = quantity)]
+    pub init_memory_request: String,
+    /// Memory limit of each testimony-init.
+    #[arg(long, env = "TESTIMONY_INIT_MEMORY_LIMIT", default_value = "32Mi", value_parser = quantity)]
+    pub init_memory_limit: String,
     /// Log filter of the sidecars.
     #[arg(long, env = "TESTIMONY_SIDECAR_LOG", default_value = "info")]
     pub sidecar_log: String,
@@ -203,6 +215,8 @@ impl Settings {
                 "--sidecar-memory-limit",
                 &self.sidecar_memory_limit,
             ),
+            ("--init-cpu-request", &self.init_cpu_request, "--init-cpu-limit", &self.init_cpu_limit),
+            ("--init-memory-request", &self.init_memory_request, "--init-memory-limit", &self.init_memory_limit),
         ];
         for (request_flag, request, limit_flag, limit) in pairs {
             if amount(request) > amount(limit) {
@@ -234,6 +248,12 @@ impl Settings {
                 cpu_limit: self.sidecar_cpu_limit.clone(),
                 memory_request: self.sidecar_memory_request.clone(),
                 memory_limit: self.sidecar_memory_limit.clone(),
+            },
+            init_resources: Resources {
+                cpu_request: self.init_cpu_request.clone(),
+                cpu_limit: self.init_cpu_limit.clone(),
+                memory_request: self.init_memory_request.clone(),
+                memory_limit: self.init_memory_limit.clone(),
             },
             spool_mebibytes: self.sidecar_spool_mebibytes,
             log: self.sidecar_log.clone(),
@@ -314,26 +334,6 @@ fn quantity(text: &str) -> Result<String, String> {
     }
 }
 
-/// A Kubernetes quantity as a number.
-fn amount(text: &str) -> Option<f64> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, suffix) = text.split_at(split);
-    let factor = match suffix {
-        "" => 1.0,
-        "m" => 1e-3,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "Ki" => 1024.0,
-        "Mi" => 1024.0 * 1024.0,
-        "Gi" => 1024.0 * 1024.0 * 1024.0,
-        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    Some(number.parse::<f64>().ok()? * factor)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn wrong_values_are_named() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 10] = [
             (&["--webhook-port", "99999"], "--webhook-port"),
             (&["--sidecar-cpu-request", "much"], "--sidecar-cpu-request"),
             (&["--sidecar-memory-limit", "0"], "--sidecar-memory-limit"),
@@ -362,6 +362,7 @@ mod tests {
                 &["--sidecar-memory-request", "1Gi"],
                 "--sidecar-memory-request 1Gi is more than --sidecar-memory-limit 128Mi",
             ),
+            (&["--init-cpu-request", "1"], "--init-cpu-request 1 is more than --init-cpu-limit 200m"),
             (&["--log-format", "xml"], "--log-format"),
             (&["--webhook-service", "Big"], "--webhook-service"),
             (&["--leaf-validity-hours", "13", "--ca-validity-days", "1"], "--leaf-validity-hours"),
@@ -387,14 +388,5 @@ mod tests {
         let names = parse(&["--cluster-domain", "k8s.example"]).expect("valid").certificates().names;
         assert!(names.contains(&"testimony-webhook.testimony-system.svc".to_owned()));
         assert!(names.contains(&"testimony-policy.testimony-system.svc.k8s.example".to_owned()));
-    }
-
-    #[test]
-    fn quantities_are_compared_by_their_value() {
-        assert_eq!(amount("1"), amount("1000m"));
-        assert_eq!(amount("1Gi"), amount("1024Mi"));
-        assert!(amount("100m") < amount("0.2"));
-        assert_eq!(amount("1.5.5"), None);
-        assert_eq!(amount("Mi"), None);
     }
 }

@@ -128,23 +128,28 @@ webhooks:
 {{- mulf (trimSuffix $suffix $text | float64) (get $factors $suffix) -}}
 {{- end }}
 
-{{/* Every audited pod would be refused: better said before anything is installed. */}}
-{{- define "testimony.checkSidecarResources" -}}
+{{/* Every audited pod would be refused: better said before anything is installed. Expects (dict "of" "sidecar" "resources" {...}). */}}
+{{- define "testimony.checkResources" -}}
 {{- range $resource := list "cpu" "memory" -}}
-{{- $request := get $.requests $resource -}}
-{{- $limit := get $.limits $resource -}}
+{{- $request := get $.resources.requests $resource -}}
+{{- $limit := get $.resources.limits $resource -}}
 {{- if gt (include "testimony.amount" $request | float64) (include "testimony.amount" $limit | float64) -}}
-{{- fail (printf "sidecar.resources.requests.%s is %v, more than sidecar.resources.limits.%s, which is %v: lower the request or raise the limit" $resource $request $resource $limit) -}}
+{{- fail (printf "%s.resources.requests.%s is %v, more than %s.resources.limits.%s, which is %v: lower the request or raise the limit" $.of $resource $request $.of $resource $limit) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
 
 {{/* The arguments that both programs take. */}}
 {{- define "testimony.args" -}}
-{{- include "testimony.checkSidecarResources" .Values.sidecar.resources -}}
+{{- include "testimony.checkResources" (dict "of" "sidecar" "resources" .Values.sidecar.resources) -}}
+{{- include "testimony.checkResources" (dict "of" "init" "resources" .Values.init.resources) -}}
 - {{ printf "--sidecar-image=%v" (include "testimony.image" (dict "root" . "image" .Values.image.sidecar)) | quote }}
 - {{ printf "--sidecar-image-pull-policy=%v" .Values.image.pullPolicy | quote }}
 - {{ printf "--init-run-as-root=%v" .Values.init.runAsRoot | quote }}
+- {{ printf "--init-cpu-request=%v" .Values.init.resources.requests.cpu | quote }}
+- {{ printf "--init-cpu-limit=%v" .Values.init.resources.limits.cpu | quote }}
+- {{ printf "--init-memory-request=%v" .Values.init.resources.requests.memory | quote }}
+- {{ printf "--init-memory-limit=%v" .Values.init.resources.limits.memory | quote }}
 - {{ printf "--sidecar-cpu-request=%v" .Values.sidecar.resources.requests.cpu | quote }}
 - {{ printf "--sidecar-cpu-limit=%v" .Values.sidecar.resources.limits.cpu | quote }}
 - {{ printf "--sidecar-memory-request=%v" .Values.sidecar.resources.requests.memory | quote }}

@@ -1,9 +1,11 @@
 //! The two containers and the volumes that injection adds, as JSON.
 
 use super::Selection;
+use super::resources::{self, Resources};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
+use std::ops::RangeInclusive;
 use testimony_core::contract::{self, env, id, path, pod, port};
 use testimony_core::policy::PolicyDocument;
 
@@ -28,34 +30,15 @@ const SPOOL_FILL_PERCENT: u64 = 90;
 /// Size limit of the volume with the pod's key: one file.
 const KEY_SIZE_LIMIT: &str = "1Mi";
 
-/// Digits of the suffix of a CronJob's Jobs: minutes since the epoch, eight digits until 2160.
+/// Digits of the suffix of a CronJob's Jobs: minutes since the epoch.
 pub(super) const CRON_SUFFIX_DIGITS: usize = 8;
+
+/// The first two of them, 2023 to 2065: a date such as 20261130 is smaller.
+pub(super) const CRON_SUFFIX_BEGINS: RangeInclusive<u8> = 28..=49;
 
 /// Where the API server's ServiceAccount plugin, which runs again after us, mounts the application's token for the API into
 /// every container that has nothing there. Our containers must not hold it: the state volume stands in its place.
 const API_TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-
-/// Requests and limits of a container; always all four, so that an HPA can compute with them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resources {
-    /// Requested CPU.
-    pub cpu_request: String,
-    /// CPU limit.
-    pub cpu_limit: String,
-    /// Requested memory.
-    pub memory_request: String,
-    /// Memory limit.
-    pub memory_limit: String,
-}
-
-impl Resources {
-    fn json(&self) -> Value {
-        json!({
-            "requests": {"cpu": self.cpu_request, "memory": self.memory_request},
-            "limits": {"cpu": self.cpu_limit, "memory": self.memory_limit},
-        })
-    }
-}
 
 /// What every injected pod gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +53,8 @@ pub struct SidecarConfig {
     pub init_run_as_root: bool,
     /// Of the sidecar.
     pub resources: Resources,
+    /// Of the init container.
+    pub init_resources: Resources,
     /// Log filter of the sidecar.
     pub log: String,
     /// Base URL of the policy server.
@@ -107,6 +92,7 @@ pub fn workload(object: &Pod) -> (String, Option<String>) {
         && let Some((name, suffix)) = owner.name.rsplit_once('-')
         && suffix.len() == CRON_SUFFIX_DIGITS
         && suffix.bytes().all(|b| b.is_ascii_digit())
+        && suffix.get(..2).and_then(|s| s.parse().ok()).is_some_and(|n: u8| CRON_SUFFIX_BEGINS.contains(&n))
     {
         return ("CronJob".to_owned(), Some(name.to_owned()));
     }
@@ -114,15 +100,9 @@ pub fn workload(object: &Pod) -> (String, Option<String>) {
 }
 
 /// `testimony-init`.
-pub(super) fn init_container(plan: &Plan<'_>) -> Value {
+pub(super) fn init_container(object: &Pod, plan: &Plan<'_>) -> Value {
     let root = plan.config.init_run_as_root;
     let (user, group) = if root { (0, 0) } else { (id::INIT_UID, id::INIT_GID) };
-    let resources = Resources {
-        cpu_request: "10m".to_owned(),
-        cpu_limit: "200m".to_owned(),
-        memory_request: "16Mi".to_owned(),
-        memory_limit: "32Mi".to_owned(),
-    };
     with_pull_policy(
         plan,
         json!({
@@ -130,7 +110,7 @@ pub(super) fn init_container(plan: &Plan<'_>) -> Value {
             "image": plan.config.image,
             "command": [path::BINARY],
             "args": ["init"],
-            "resources": resources.json(),
+            "resources": plan.config.init_resources.json(is_guaranteed(object)),
             "securityContext": security_context(user, group, !root, json!({"drop": ["ALL"], "add": ["NET_ADMIN"]}), INIT_MAY_ESCALATE),
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "volumeMounts": [no_api_token()],
@@ -171,7 +151,7 @@ pub(super) fn sidecar_container(object: &Pod, plan: &Plan<'_>) -> Value {
                 "periodSeconds": 1,
                 "failureThreshold": PROBE_FAILURES_MAX,
             },
-            "resources": plan.config.resources.json(),
+            "resources": plan.config.resources.json(is_guaranteed(object)),
             "securityContext": security_context(id::SIDECAR_UID, id::SIDECAR_GID, true, json!({"drop": ["ALL"]}), false),
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "volumeMounts": mounts,
@@ -286,6 +266,10 @@ fn environment(object: &Pod, plan: &Plan<'_>) -> Vec<Value> {
         literal(env::LOG, &plan.config.log),
     ];
     variables.into_iter().chain(spool).collect()
+}
+
+fn is_guaranteed(object: &Pod) -> bool {
+    object.spec.as_ref().is_some_and(resources::is_guaranteed)
 }
 
 fn no_api_token() -> Value {

@@ -11,6 +11,7 @@ mod evictable;
 mod patch;
 mod probes;
 mod reason;
+mod resources;
 #[cfg(test)]
 mod strict_tests;
 #[cfg(test)]
@@ -18,12 +19,14 @@ mod tests;
 mod traits;
 mod undo;
 
-pub use build::{PROBE_FAILURES_MAX, Plan, Resources, SidecarConfig, sink_volumes, workload};
+pub use build::{PROBE_FAILURES_MAX, Plan, SidecarConfig, sink_volumes, workload};
 pub use decide::{
     Decision, Enforcement, ExcludedNamespaces, NAMESPACES_NEVER, Outlook, Selection, admit, decide, outlook,
 };
 pub use patch::{PatchError, patch};
 pub use probes::{ChangedProbe, InjectionStatus};
 pub use reason::Reason;
+pub use resources::Resources;
+pub(crate) use resources::amount;
 pub use traits::{PodTraits, is_injection_id};
 pub use undo::{UndoError, undo};

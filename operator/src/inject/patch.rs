@@ -1,7 +1,7 @@
 //! The JSON patch that adds the sidecar.
 
 use super::traits::is_our_container;
-use super::{InjectionStatus, Plan, PodTraits, build, evictable, probes};
+use super::{InjectionStatus, Plan, PodTraits, build, evictable, probes, resources};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -39,13 +39,16 @@ pub fn patch(pod: &Pod, plan: Option<&Plan<'_>>) -> Result<Patch, PatchError> {
         }
         return Ok(Patch(operations));
     };
-    let mut status = InjectionStatus { probes: changed, absent: absent(pod, spec) };
     let again = PodTraits::of(pod).injected;
-    if again {
+    let status = if again {
         let before = written(pod)?;
-        status = InjectionStatus { probes: [before.probes, status.probes].concat(), absent: before.absent };
-    }
-    let containers = [build::init_container(plan), build::sidecar_container(pod, plan)];
+        InjectionStatus { probes: [before.probes, changed].concat(), ..before }
+    } else {
+        let (raised, resources) = resources::raise(spec, plan.config);
+        operations.extend(raised);
+        InjectionStatus { probes: changed, absent: absent(pod, spec), resources }
+    };
+    let containers = [build::init_container(pod, plan), build::sidecar_container(pod, plan)];
     match &spec.init_containers {
         Some(list) => {
             // From the end, so that each index still holds.

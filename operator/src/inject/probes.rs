@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::BTreeMap;
 use testimony_core::contract::{TCP_PROBE_PATH, port};
 
 /// What injection changed, kept in the pod's annotation.
@@ -19,6 +20,9 @@ pub struct InjectionStatus {
     /// Lists and maps (JSON pointers) that the pod did not have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub absent: Vec<String>,
+    /// Requests and limits of the pod as a whole (JSON pointers) that grew, and what they were.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, String>,
 }
 
 /// A probe and what it was.

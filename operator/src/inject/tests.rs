@@ -42,6 +42,12 @@ pub(super) fn config() -> SidecarConfig {
             memory_request: "32Mi".to_owned(),
             memory_limit: "128Mi".to_owned(),
         },
+        init_resources: Resources {
+            cpu_request: "10m".to_owned(),
+            cpu_limit: "200m".to_owned(),
+            memory_request: "16Mi".to_owned(),
+            memory_limit: "32Mi".to_owned(),
+        },
         log: "info".to_owned(),
         operator_url: "https://testimony-policy.testimony-system.svc:8443".to_owned(),
     }
@@ -56,7 +62,7 @@ fn decision(index: &Index, namespace: &str, pod: &Value) -> Decision {
     decide(index, &excluded(), namespace, &PodTraits::of(&pod))
 }
 
-fn injected(pod: &Value) -> Value {
+pub(super) fn injected(pod: &Value) -> Value {
     patched(pod, &decision(&cluster(), "shop", pod))
 }
 
@@ -151,6 +157,17 @@ fn each_case_of_the_table_has_its_reason() {
     skip(spec(json!({"spec": {"hostNetwork": true}})), Reason::HostNetwork);
     skip(spec(json!({"spec": {"os": {"name": "windows"}}})), Reason::Windows);
     skip(spec(json!({"spec": {"nodeSelector": {"kubernetes.io/os": "windows"}}})), Reason::Windows);
+    let os = |operator: &str, value: &str| json!({"matchExpressions": [{"key": "disk", "operator": "Exists"}, {"key": "kubernetes.io/os", "operator": operator, "values": [value]}]});
+    let affinity = |terms: Value| {
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+        spec(json!({"spec": {"affinity": {"nodeAffinity": required}}}))
+    };
+    skip(affinity(json!([os("In", "windows")])), Reason::Windows);
+    skip(affinity(json!([os("In", "windows"), os("NotIn", "linux")])), Reason::Windows);
+    for terms in [json!([os("In", "windows"), os("In", "linux")]), json!([os("In", "linux")]), json!([{}])] {
+        let either = decision(&cluster(), "shop", &affinity(terms.clone()));
+        assert!(matches!(either, Decision::Inject(_)), "{terms}: {either:?}");
+    }
     skip(spec(json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}})), Reason::MirrorPod);
     skip(spec(json!({"metadata": {"labels": {"testimony.dev/inject": "disabled"}}})), Reason::OptedOut);
     skip(spec(json!({"spec": {"containers": [{"name": "istio-proxy"}]}})), Reason::OtherProxy);
@@ -237,6 +254,9 @@ fn workloads_are_named_by_their_owner() {
     );
     assert_eq!(of(json!({"ownerReferences": owner("ReplicaSet", "web-abc12")})), named("ReplicaSet", "web-abc12"));
     assert_eq!(of(json!({"ownerReferences": owner("Job", "nightly-29012345")})), named("CronJob", "nightly"));
+    for name in ["migrate-20261130", "migrate-00000001", "migrate-50000000", "migrate-2901234"] {
+        assert_eq!(of(json!({"ownerReferences": owner("Job", name)})), named("Job", name));
+    }
     assert_eq!(of(json!({"ownerReferences": owner("Job", "once")})), named("Job", "once"));
     assert_eq!(of(json!({"ownerReferences": owner("StatefulSet", "db")})), named("StatefulSet", "db"));
     assert_eq!(of(json!({"name": "bare"})), named("Pod", "bare"));
@@ -302,6 +322,11 @@ prop_compose! {
         init in proptest::option::of(any_container("native")),
         (empty_init, volumes, labels, annotations) in (any::<bool>(), 0usize..3, 0usize..3, 0usize..3),
         evictable in proptest::option::of("[a-z,]{0,8}"),
+        whole in proptest::option::of(prop_oneof![
+            Just(json!({})),
+            Just(json!({"requests": {"cpu": "1"}})),
+            Just(json!({"limits": {"cpu": "0.5", "memory": "1Gi"}, "requests": {"memory": "100M"}})),
+        ]),
     ) -> Value {
         let containers: Vec<Value> = std::iter::once(first).chain(second).collect();
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": containers}});
@@ -310,6 +335,9 @@ prop_compose! {
             pod["spec"]["initContainers"] = json!([init]);
         } else if empty_init {
             pod["spec"]["initContainers"] = json!([]);
+        }
+        if let Some(whole) = whole {
+            pod["spec"]["resources"] = whole;
         }
         if volumes > 0 {
             pod["spec"]["volumes"] = (1..volumes).map(|i| json!({"name": format!("v{i}")})).collect();

@@ -1,7 +1,7 @@
 //! What injection looks at in a pod, and nothing else: the index keeps this for each pod of the cluster.
 
 use super::admission_policy;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, Pod, PodSpec};
 use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet};
 use testimony_core::contract::{annotation, id, label, pod, port};
@@ -87,7 +87,7 @@ pub(super) fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
 }
 
 /// Containers that are not ours.
-fn others(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+pub(super) fn others(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     containers(spec).filter(|c| !is_our_container(&c.name))
 }
 
@@ -109,7 +109,28 @@ fn is_sink_volume(name: &str) -> bool {
 
 fn is_windows(spec: &PodSpec) -> bool {
     spec.os.as_ref().is_some_and(|os| os.name == "windows")
-        || spec.node_selector.iter().flatten().any(|(k, v)| k == "kubernetes.io/os" && v == "windows")
+        || spec.node_selector.iter().flatten().any(|(k, v)| k == OS_LABEL && v == "windows")
+        || must_not_be_linux(spec).unwrap_or_default()
+}
+
+/// What nodes are labelled with.
+pub(super) const OS_LABEL: &str = "kubernetes.io/os";
+
+/// Whether every node that the pod's affinity lets it run on is none with Linux.
+fn must_not_be_linux(spec: &PodSpec) -> Option<bool> {
+    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let demands = |e: &NodeSelectorRequirement| {
+        let values = e.values.as_deref().unwrap_or_default();
+        e.key == OS_LABEL
+            && match e.operator.as_str() {
+                "In" => values.iter().all(|v| v == "windows"),
+                "NotIn" => values.iter().any(|v| v == "linux"),
+                _ => false,
+            }
+    };
+    // One of the terms must hold, and in it all expressions.
+    Some(!terms.is_empty() && terms.iter().all(|t| t.match_expressions.iter().flatten().any(demands)))
 }
 
 fn colliding_port(container: &Container) -> Option<u16> {

@@ -39,6 +39,11 @@ pub fn undo(pod: &Value) -> Result<Value, UndoError> {
             }
         }
     }
+    for (path, was) in status.resources.iter().filter(|(path, _)| path.starts_with("/spec/resources/")) {
+        if let Some(value) = pod.pointer_mut(path) {
+            *value = Value::from(was.as_str());
+        }
+    }
     remove_keys(&mut pod, "/metadata/labels", &[label::INJECTED]);
     let ours = [annotation::INJECTION_ID, annotation::REVISION, annotation::STATUS];
     remove_keys(&mut pod, "/metadata/annotations", &ours);

@@ -31,6 +31,7 @@ fn mutator(synced: bool, bundle: Option<&str>) -> Mutator {
             pull_policy: None,
             init_run_as_root: false,
             spool_mebibytes: 256,
+            init_resources: resources.clone(),
             resources,
             log: "info".to_owned(),
             operator_url: "https://p".to_owned(),

@@ -8,6 +8,7 @@
 mod bootstrap;
 mod cel;
 mod probes;
+mod resources;
 mod selects;
 #[cfg(test)]
 mod tests;
@@ -15,8 +16,8 @@ mod tests;
 pub use bootstrap::bootstrap;
 
 use super::decide::POD_SECURITY_STRICT;
-use super::traits::{OTHER_PROXIES, SINK_VOLUME_PREFIXES};
-use super::{ExcludedNamespaces, NAMESPACES_NEVER, Plan, Selection, build};
+use super::traits::{OS_LABEL, OTHER_PROXIES, SINK_VOLUME_PREFIXES};
+use super::{ExcludedNamespaces, NAMESPACES_NEVER, Plan, Selection, SidecarConfig, build};
 use cel::{list, literal, operation, quoted, raw};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -182,12 +183,7 @@ fn obstacles(whom: Whom, surroundings: &Surroundings<'_>) -> Vec<(&'static str, 
     let mut conditions = vec![
         ("no-mirror-pod", format!("!('kubernetes.io/config.mirror' in {ANNOTATIONS})")),
         ("no-host-network", "!object.spec.?hostNetwork.orValue(false)".to_owned()),
-        (
-            "linux",
-            "object.spec.?os.?name.orValue('') != 'windows' && \
-             object.spec.?nodeSelector.orValue({})[?'kubernetes.io/os'].orValue('') != 'windows'"
-                .to_owned(),
-        ),
+        ("linux", linux()),
         ("not-opted-out", stays),
         ("no-other-proxy", format!("!{CONTAINERS}.exists(c, c.name in {proxies})")),
         (
@@ -218,12 +214,29 @@ fn obstacles(whom: Whom, surroundings: &Surroundings<'_>) -> Vec<(&'static str, 
     conditions
 }
 
+/// Neither the pod's OS, nor its node selector, nor each term of its affinity asks for another one.
+fn linux() -> String {
+    let label = quoted(OS_LABEL);
+    let terms = "object.spec.?affinity.?nodeAffinity.?requiredDuringSchedulingIgnoredDuringExecution.?nodeSelectorTerms\
+                 .orValue([])";
+    let demands = format!(
+        "e.key == {label} && (e.operator == 'In' && e.?values.orValue([]).all(v, v == 'windows') || \
+         e.operator == 'NotIn' && 'linux' in e.?values.orValue([]))"
+    );
+    format!(
+        "object.spec.?os.?name.orValue('') != 'windows' && \
+         object.spec.?nodeSelector.orValue({{}})[?{label}].orValue('') != 'windows' && \
+         (size({terms}) == 0 || !{terms}.all(t, t.?matchExpressions.orValue([]).exists(e, {demands})))"
+    )
+}
+
 // === Variables ===
 
 /// What the pod's environment and annotations are made of.
 fn variables(made: &Made) -> Vec<(&'static str, String)> {
     let hash = "variables.labels[?'pod-template-hash'].orValue('')";
     let digits = build::CRON_SUFFIX_DIGITS;
+    let begins = build::CRON_SUFFIX_BEGINS.map(|n| n.to_string()).collect::<Vec<_>>().join("|");
     let owner = "variables.owners[0]";
     let absent = [
         ("object.spec.?initContainers", "/spec/initContainers"),
@@ -244,7 +257,8 @@ fn variables(made: &Made) -> Vec<(&'static str, String)> {
             format!(
                 "size(variables.owners) == 0 ? 'Pod' :\n\
                  {owner}.kind == 'ReplicaSet' && 'pod-template-hash' in variables.labels && {owner}.name.endsWith('-' + {hash}) ? 'Deployment' :\n\
-                 {owner}.kind == 'Job' && {owner}.name.matches('-[0-9]{{{digits}}}$') ? 'CronJob' : {owner}.kind"
+                 {owner}.kind == 'Job' && {owner}.name.matches('-({begins})[0-9]{{{}}}$') ? 'CronJob' : {owner}.kind",
+                digits - 2
             ),
         ),
         (
@@ -259,6 +273,8 @@ fn variables(made: &Made) -> Vec<(&'static str, String)> {
         ("service", "variables.labels[?'app.kubernetes.io/name'].orValue(variables.workload)".to_owned()),
         ("changed", probes::changed()),
         ("absent", format!("[{}].filter(t, t != '').join(',')", absent.join(", "))),
+        ("guaranteed", resources::guaranteed()),
+        ("grown", resources::grown()),
         ("init", literal(&made.init)),
         ("sidecar", literal(&made.sidecar)),
     ]
@@ -269,15 +285,17 @@ struct Made {
     init: Value,
     sidecar: Value,
     volumes: Vec<Value>,
+    raised: String,
     entries: String,
 }
 
 fn made(plan: &Plan<'_>, mounts: &Selection) -> Made {
     let all = Plan { selection: mounts, ..*plan };
     Made {
-        init: build::init_container(&all),
-        sidecar: sidecar(plan, &all),
+        init: resources::fitted(build::init_container(&Pod::default(), &all), &plan.config.init_resources),
+        sidecar: resources::fitted(sidecar(plan, &all), &plan.config.resources),
         volumes: build::volumes(&all),
+        raised: resources::raised(plan.config),
         entries: entries(plan),
     }
 }
@@ -318,7 +336,7 @@ fn sidecar(plan: &Plan<'_>, all: &Plan<'_>) -> Value {
 
 fn patch(made: &Made, strict: bool) -> String {
     let probes = probes::operations();
-    let fresh = [containers(), volumes(&made.volumes), made.entries.clone()].join(" +\n");
+    let fresh = [containers(), volumes(&made.volumes), made.raised.clone(), made.entries.clone()].join(" +\n");
     // A pod that is looked at again, because something changed it after us.
     let status = quoted(annotation::STATUS);
     let before = format!("variables.annotations[?{status}].orValue('{{}}')");
@@ -371,7 +389,8 @@ fn repaired(volumes: &[Value]) -> String {
 /// Labels and annotations.
 fn entries(plan: &Plan<'_>) -> String {
     let parts = "[variables.changed == '' ? '' : '\"probes\":[' + variables.changed + ']', \
-                 variables.absent == '' ? '' : '\"absent\":[' + variables.absent + ']']";
+                 variables.absent == '' ? '' : '\"absent\":[' + variables.absent + ']', \
+                 variables.grown == '' ? '' : '\"resources\":{' + variables.grown + '}']";
     let status = format!("'{{' + {parts}.filter(t, t != '').join(',') + '}}'");
     let labels = [(label::INJECTED, quoted("true"))];
     let (evictable, ours) = (quoted(annotation::EVICTABLE_VOLUMES), build::evictable(plan));
