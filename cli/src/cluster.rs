@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::{Api, ListParams, Portforwarder};
 use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::DeserializeGuard;
 use kube::{Client, Config, Resource};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -19,7 +18,7 @@ use std::time::Duration;
 use testimony_core::contract::port;
 use testimony_core::error::error_line;
 use testimony_operator::api::{AuditPolicy, AuditSink, ClusterAuditPolicy};
-use testimony_operator::index::{Index, Indexed};
+use testimony_operator::index::{Guarded, Index, Indexed};
 use testimony_operator::pages::page;
 use testimony_operator::plain::Plain;
 use testimony_operator::settings::Settings;
@@ -172,14 +171,14 @@ impl Cluster {
     ///
     /// # Errors
     /// The API server does not answer, or refuses.
-    pub async fn fill<K>(&self, what: &str, api: Api<DeserializeGuard<K>>, index: &mut Index) -> Result<()>
+    pub async fn fill<K>(&self, what: &str, api: Api<Guarded<K>>, index: &mut Index) -> Result<()>
     where
         K: Indexed + Resource + Clone + Debug + DeserializeOwned,
     {
         for guarded in self.list(what, api, ListParams::default()).await? {
             match guarded.0 {
                 Ok(object) => K::apply(index, object),
-                Err(invalid) => K::undecodable(index, &invalid.metadata, &invalid.error),
+                Err(undecodable) => K::undecodable(index, &undecodable),
             };
         }
         Ok(())

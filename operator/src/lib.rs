@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod apiserver;
 pub mod certs;
 pub mod compile;
 pub mod controller;
@@ -23,6 +24,7 @@ pub mod supervise;
 #[cfg(test)]
 mod testing;
 pub mod traces;
+mod trust;
 pub mod watches;
 pub mod webhook;
 pub mod witness;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use testimony_operator::settings::{LogFormat, Settings};
-use testimony_operator::{api, controller, selftest, traces, webhook};
+use testimony_operator::{api, apiserver, controller, selftest, traces, webhook};
 use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -110,7 +110,7 @@ fn test(command: selftest::Command) -> anyhow::Result<()> {
 /// The API server's client.
 async fn client() -> anyhow::Result<Client> {
     let config = Config::infer().await.context("no cluster: neither in-cluster settings nor a kubeconfig")?;
-    Client::try_from(config).context("API server client")
+    apiserver::client(config, Duration::from_secs(apiserver::CALL_SECONDS_MAX)).context("API server client")
 }
 
 /// Starts the log, and the traces where a flag asks for them.

@@ -18,6 +18,9 @@ struct Inner {
     objects: BTreeMap<String, Value>,
     version: u64,
     failing: bool,
+    /// Requests that are never answered, and after these requests that are answered with 503.
+    hanging: usize,
+    busy: usize,
     /// Writes whose answers are lost, though they take effect.
     lost: usize,
     /// Pages of lists that were asked for, by their limits.
@@ -36,6 +39,9 @@ impl FakeApi {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
                 let query = head.uri.query().unwrap_or_default();
+                if api.hangs() {
+                    std::future::pending::<()>().await;
+                }
                 let (status, answer) = api.answer(&head.method, (head.uri.path(), query), &body);
                 let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
                 *response.status_mut() = status;
@@ -66,6 +72,24 @@ impl FakeApi {
         self.lock().failing = failing;
     }
 
+    /// The next requests are never answered.
+    pub(crate) fn hang(&self, requests: usize) {
+        self.lock().hanging = requests;
+    }
+
+    /// The next requests are answered with 503.
+    pub(crate) fn busy(&self, requests: usize) {
+        self.lock().busy = requests;
+    }
+
+    /// Whether this request is never answered.
+    fn hangs(&self) -> bool {
+        let mut inner = self.lock();
+        let hangs = inner.hanging > 0;
+        inner.hanging = inner.hanging.saturating_sub(1);
+        hangs
+    }
+
     /// The next writes take effect, and their answers are lost.
     pub(crate) fn lose(&self, writes: usize) {
         self.lock().lost = writes;
@@ -92,6 +116,10 @@ impl FakeApi {
         let mut inner = self.lock();
         if inner.failing {
             return status(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+        }
+        if inner.busy > 0 {
+            inner.busy -= 1;
+            return status(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
         }
         let object: Value = serde_json::from_slice(body).unwrap_or_default();
         let name = object["metadata"]["name"].as_str().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The operator's own traces, as OTLP over HTTP/protobuf, where a flag asks for them.
 
+use crate::trust::tls;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -41,12 +42,12 @@ pub fn endpoint(text: &str) -> Result<String, String> {
 /// A provider that exports to the endpoint; its threads use this runtime. Shut it down before the process ends.
 ///
 /// # Errors
-/// The system has no certificate authorities, or the exporter cannot be built.
+/// The endpoint is empty, or the exporter cannot be built.
 pub fn provider(endpoint: &str, replica: &str, runtime: Handle) -> anyhow::Result<SdkTracerProvider> {
     if endpoint.is_empty() {
         bail!("--otlp-traces-endpoint is empty");
     }
-    let client = RuntimeClient { client: client(endpoint)?, runtime };
+    let client = RuntimeClient { client: client()?, runtime };
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(client)
@@ -66,20 +67,9 @@ pub fn provider(endpoint: &str, replica: &str, runtime: Handle) -> anyhow::Resul
 
 type Connector = HttpsConnector<HttpConnector>;
 
-fn client(endpoint: &str) -> anyhow::Result<Client<Connector, Full<Bytes>>> {
-    let builder = HttpsConnectorBuilder::new();
-    // A scratch image has no authorities; a plain endpoint must not fail for that.
-    let builder = match endpoint.starts_with("https://") {
-        true => {
-            builder.with_native_roots().context("--otlp-traces-endpoint: no certificate authorities in this image")?
-        }
-        false => builder.with_tls_config(
-            rustls::ClientConfig::builder()
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth(),
-        ),
-    };
-    Ok(Client::builder(TokioExecutor::new()).build(builder.https_or_http().enable_http1().build()))
+fn client() -> anyhow::Result<Client<Connector, Full<Bytes>>> {
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls(None).context("--otlp-traces-endpoint")?);
+    Ok(Client::builder(TokioExecutor::new()).build(connector.https_or_http().enable_http1().build()))
 }
 
 /// The SDK exports on a thread of its own; hyper needs the runtime.

@@ -1,13 +1,13 @@
 //! Watches: events of the API server into the index. One undecodable object never stops a watch.
 
-use crate::index::{Indexed, Key, key_of};
+use crate::apiserver;
+use crate::index::{Guarded, Indexed, Key, key_of};
 use crate::metrics::{KindLabels, Metrics};
 use crate::serve::Shutdown;
 use crate::state::State;
 use crate::supervise::Supervisor;
 use futures::StreamExt;
 use kube::api::Api;
-use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -63,7 +63,7 @@ impl<'a> Watches<'a> {
 
 /// Watches one kind until the signal to stop; says when the first list is complete.
 async fn watch_kind<K>(
-    api: Api<DeserializeGuard<K>>,
+    api: Api<Guarded<K>>,
     state: Arc<State>,
     metrics: Metrics,
     synced: watch::Sender<bool>,
@@ -72,7 +72,7 @@ async fn watch_kind<K>(
     K: Indexed + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let labels = KindLabels { kind: K::KIND };
-    let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut events = pin!(watcher(api, apiserver::watch()).default_backoff());
     let mut listed: HashSet<Key> = HashSet::new();
     loop {
         let event = tokio::select! {
@@ -107,14 +107,14 @@ async fn watch_kind<K>(
     }
 }
 
-fn apply<K: Indexed + Resource<DynamicType = ()>>(state: &State, metrics: &Metrics, guarded: DeserializeGuard<K>) {
+fn apply<K: Indexed + Resource<DynamicType = ()>>(state: &State, metrics: &Metrics, guarded: Guarded<K>) {
     match guarded.0 {
         Ok(object) => state.change(|index| K::apply(index, object)),
-        Err(invalid) => {
+        Err(undecodable) => {
             metrics.undecodable.get_or_create(&KindLabels { kind: K::KIND }).inc();
-            let (namespace, name) = key_of(&invalid.metadata);
-            tracing::warn!(kind = K::KIND, namespace, name, error = invalid.error, "undecodable object skipped");
-            state.change(|index| K::undecodable(index, &invalid.metadata, &invalid.error));
+            let (namespace, name) = key_of(&undecodable.metadata);
+            tracing::warn!(kind = K::KIND, namespace, name, error = undecodable.error, "undecodable object skipped");
+            state.change(|index| K::undecodable(index, &undecodable));
         }
     }
 }

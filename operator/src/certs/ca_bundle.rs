@@ -1,5 +1,6 @@
 //! `webhooks[].clientConfig.caBundle` of the MutatingWebhookConfiguration: the only field of it that the operator owns.
 
+use crate::apiserver;
 use crate::plain::Plain;
 use crate::serve::Shutdown;
 use futures::StreamExt;
@@ -38,7 +39,7 @@ pub async fn keep_ca_bundle(
     mut shutdown: Shutdown,
 ) {
     let api: Api<MutatingWebhookConfiguration> = Api::all(client);
-    let only = watcher::Config::default().fields(&format!("metadata.name={}", config.object));
+    let only = apiserver::watch().fields(&format!("metadata.name={}", config.object));
     let mut events = pin!(watcher(api.clone(), only).default_backoff());
     let mut found: Option<MutatingWebhookConfiguration> = None;
     let mut listed = false;

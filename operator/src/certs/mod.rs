@@ -14,6 +14,7 @@ pub use ca::{Authority, CertError, Leaf};
 pub use ca_bundle::{CaBundleConfig, keep_ca_bundle};
 pub use rotation::ROTATE;
 
+use crate::apiserver;
 use crate::metrics::{CertificateLabels, Metrics};
 use crate::serve::Shutdown;
 use futures::{Stream, StreamExt};
@@ -153,7 +154,7 @@ impl Certificates {
 
     /// Changes of the Secret. Errors are tried again, and told by the looks between.
     fn changes(&self) -> impl Stream<Item = ()> + use<> {
-        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.config.secret));
+        let only = apiserver::watch().fields(&format!("metadata.name={}", self.config.secret));
         watcher(self.api.clone(), only).default_backoff().filter_map(|event| async move {
             matches!(event, Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_))).then_some(())
         })

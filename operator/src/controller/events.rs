@@ -9,10 +9,14 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Longest note of an Event, in characters.
 const NOTE_CHARS_MAX: usize = 1000;
+
+/// Attempts at one Event that the API server is too busy for, and the time between them, in seconds.
+const ATTEMPTS_MAX: u32 = 3;
+const RETRY_SECONDS: u64 = 1;
 
 /// Writes Events, at a rate that a large cluster bears.
 pub(super) struct Events {
@@ -49,19 +53,22 @@ impl Events {
             if !self.gate.lock().unwrap_or_else(PoisonError::into_inner).has_room(Instant::now()) {
                 return true;
             }
-            self.publish(&news, &reference::<Pod>(Some(&pod.namespace), &pod.name, &pod.uid)).await;
+            if !self.publish(&news, &reference::<Pod>(Some(&pod.namespace), &pod.name, &pod.uid)).await {
+                // The others would wait as long for the same.
+                return true;
+            }
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             told.insert((pod.uid.clone(), pod.reason));
         }
         false
     }
 
-    /// Writes one Event, unless it was told already or there are too many.
-    pub(super) async fn publish(&self, news: &News, at: &ObjectReference) {
+    /// Writes one Event, unless it was told already or there are too many; `false`: it may work later.
+    pub(super) async fn publish(&self, news: &News, at: &ObjectReference) -> bool {
         let uid = at.uid.clone().unwrap_or_default();
         if !self.gate.lock().unwrap_or_else(PoisonError::into_inner).admits(&uid, news, Instant::now()) {
             self.metrics.events.get_or_create(&ResultLabels { result: "left_out" }).inc();
-            return;
+            return true;
         }
         let event = Event {
             type_: if news.warning { EventType::Warning } else { EventType::Normal },
@@ -70,7 +77,14 @@ impl Events {
             action: news.action.clone(),
             secondary: None,
         };
-        let result = self.recorder.publish(&event, at).await;
+        let mut result = self.recorder.publish(&event, at).await;
+        for _ in 1..ATTEMPTS_MAX {
+            if !result.as_ref().is_err_and(is_busy) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(RETRY_SECONDS)).await;
+            result = self.recorder.publish(&event, at).await;
+        }
         let counted = match &result {
             Ok(_) => "ok",
             Err(error) if is_terminating(error) => "gone",
@@ -78,12 +92,18 @@ impl Events {
         };
         self.metrics.events.get_or_create(&ResultLabels { result: counted }).inc();
         match result {
-            Ok(_) => {}
+            Ok(_) => true,
             Err(error) if is_terminating(&error) => {
                 tracing::debug!(error = %Plain(&error), namespace = at.namespace, name = at.name, "no event in a namespace that goes");
+                true
             }
             Err(error) => {
                 tracing::warn!(error = %Plain(&error), namespace = at.namespace, name = at.name, "event not written");
+                let later = is_busy(&error) || !matches!(error, kube::Error::Api(_));
+                if later {
+                    self.gate.lock().unwrap_or_else(PoisonError::into_inner).take_back(&uid, news);
+                }
+                !later
             }
         }
     }
@@ -97,6 +117,11 @@ fn is_terminating(error: &kube::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether the API server is there, and cannot do it now.
+fn is_busy(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 429 | 503 | 504))
 }
 
 /// Names an object, for Events and writes.
@@ -117,4 +142,33 @@ pub(super) fn reference<K: Resource<DynamicType = ()>>(
 
 fn note(text: &str) -> String {
     text.chars().take(NOTE_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeApi;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_the_api_server_was_too_busy_for_is_written_later() {
+        let api = FakeApi::default();
+        let events = Events::new(api.client(), Metrics::new().0, "me".to_owned());
+        let written = || api.paths("/apis/events.k8s.io/v1/namespaces/shop/events/").len();
+        let pod = |name: &str| Uncovered {
+            uid: name.to_owned(),
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            reason: "NeedsRestart",
+            message: "",
+        };
+        api.busy(1);
+        assert!(!events.uncovered(&[pod("a")]).await);
+        assert_eq!(written(), 1);
+        api.busy(3);
+        let more = [pod("a"), pod("b"), pod("c")];
+        assert!(events.uncovered(&more).await, "the rest is left for the next pass");
+        assert_eq!(written(), 1);
+        assert!(!events.uncovered(&more).await);
+        assert_eq!(written(), 3);
+    }
 }

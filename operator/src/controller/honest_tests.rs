@@ -3,7 +3,7 @@
 use super::status::{Report, View, report};
 use super::tests::{ack, cluster, pod, policy, put, sink};
 use crate::api::{AuditPolicy, AuditPolicyStatus, AuditSink, AuditSinkStatus, ClusterAuditPolicy};
-use crate::index::{Index, Indexed};
+use crate::index::{Guarded, Index, Indexed};
 use crate::inject::ExcludedNamespaces;
 use crate::state::{Ack, State};
 use expect_test::expect;
@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
-use testimony_core::policy::{SinkCondition, SinkState};
+use testimony_core::policy::{PolicyDocument, SinkCondition, SinkState};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("time")
@@ -149,26 +149,46 @@ fn an_edit_that_met_no_operator_is_not_counted_from_before() {
     assert_eq!(told(of(&begun, "all"), "Programmed"), "False Pending: 0 of 1 sidecars acknowledged their revision");
 }
 
+/// The policy as a watch brings it.
+fn found(index: &mut Index, object: Value) {
+    match serde_json::from_value::<Guarded<AuditPolicy>>(object).expect("metadata").0 {
+        Ok(object) => AuditPolicy::apply(index, object),
+        Err(undecodable) => AuditPolicy::undecodable(index, &undecodable),
+    };
+}
+
 #[test]
 fn the_last_good_spec_outlives_the_operator() {
     let mut index = cluster();
     put::<AuditPolicy>(&mut index, policy("all", json!({"redact": {"query": ["token"]}})));
     let good = index.document("shop", &Default::default()).document.clone();
-    let mut wrong = policy("all", json!({"correlation": {"header": "cookie"}}));
+    for wrong in [json!({"correlation": {"header": "cookie"}}), json!({"rules": [{"name": "r", "level": "Loud"}]})] {
+        the_last_good_spec_is_kept(&mut index, wrong, &good);
+    }
+}
+
+fn the_last_good_spec_is_kept(index: &mut Index, wrong: Value, good: &PolicyDocument) {
+    let mut wrong = policy("all", wrong);
     wrong["metadata"]["generation"] = json!(4);
-    put::<AuditPolicy>(&mut index, wrong.clone());
+    found(index, wrong.clone());
     let now = Instant::now();
-    let before = look(&index, Look { acks: &[], instant: now, now: 1, settling: None, rollouts: false });
+    let before = look(index, Look { acks: &[], instant: now, now: 1, settling: None, rollouts: false });
     let status = of(&before, "all").clone();
     assert_eq!(status.last_good.as_ref().and_then(|l| l.generation), Some(3));
 
     let mut again = Index::new("cluster.local");
     put::<AuditSink>(&mut again, sink("main", json!({"endpoint": "http://collector.example:4318", "default": true})));
     wrong["status"] = json!(status);
-    put::<AuditPolicy>(&mut again, wrong);
-    assert_eq!(again.document("shop", &Default::default()).document, good);
+    found(&mut again, wrong.clone());
+    assert_eq!(again.document("shop", &Default::default()).document, *good);
     let after = look(&again, Look { acks: &[], instant: now, now: 1, settling: None, rollouts: false });
     assert_eq!(of(&after, "all"), &status);
+    // A version that cannot use it leaves it to one that can.
+    let mut older = Index::new("cluster.local");
+    wrong["status"]["lastGood"]["spec"] = json!("{\"rules\": \"of the future\"}");
+    found(&mut older, wrong.clone());
+    let after = look(&older, Look { acks: &[], instant: now, now: 1, settling: None, rollouts: false });
+    assert_eq!(json!(of(&after, "all").last_good), wrong["status"]["lastGood"]);
     // Mended: nothing is kept.
     let mut mended = policy("all", json!({}));
     mended["metadata"]["generation"] = json!(5);

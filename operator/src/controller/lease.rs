@@ -22,6 +22,9 @@ const RENEW_DEADLINE_SECONDS: u64 = 10;
 /// Time between two looks of a candidate, in seconds: a lease that was given up has its next holder so soon.
 const CANDIDATE_SECONDS: u64 = 1;
 
+/// Deadline of a candidate's attempt, in seconds: one that is not answered must not keep a free lease free.
+const ATTEMPT_SECONDS_MAX: u64 = 5;
+
 /// Why a leader must end.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseLost {
@@ -86,12 +89,15 @@ impl Election {
     pub async fn win(&self, shutdown: &mut Shutdown) -> bool {
         let mut observer = Observer::default();
         loop {
-            match self.attempt(&mut observer).await {
-                Ok(Step::Hold) => return true,
-                Ok(Step::Wait) => {}
-                Err(error) => {
-                    tracing::warn!(error = %Plain(&error), lease = self.name, "lease not taken, trying again")
-                }
+            let deadline = Duration::from_secs(ATTEMPT_SECONDS_MAX);
+            let error = match tokio::time::timeout(deadline, self.attempt(&mut observer)).await {
+                Ok(Ok(Step::Hold)) => return true,
+                Ok(Ok(Step::Wait)) => None,
+                Ok(Err(error)) => Some(Plain(&error).to_string()),
+                Err(_) => Some("no answer".to_owned()),
+            };
+            if let Some(error) = error {
+                tracing::warn!(error, lease = self.name, "lease not taken, trying again");
             }
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(CANDIDATE_SECONDS)) => {}

@@ -51,6 +51,9 @@ use writer::{Writer, label_leader};
 /// Time before the leader's label is tried again, in seconds.
 const LABEL_RETRY_SECONDS: u64 = 2;
 
+/// Deadline of one write of the leader's label, in seconds: a candidate waits for it.
+const LABEL_SECONDS_MAX: u64 = 5;
+
 /// Runs the controller until a signal.
 ///
 /// # Errors
@@ -215,8 +218,14 @@ impl Leader {
     /// Sets the label, trying until the signal to stop.
     async fn label(&self, leads: bool, shutdown: &mut Shutdown) {
         let Some(pod) = &self.settings.pod_name else { return };
-        while let Err(error) = label_leader(self.client.clone(), &self.settings.namespace, pod, leads).await {
-            tracing::warn!(error = %Plain(&error), pod, leads, "leader label not written, trying again");
+        loop {
+            let write = label_leader(self.client.clone(), &self.settings.namespace, pod, leads);
+            let error = match tokio::time::timeout(Duration::from_secs(LABEL_SECONDS_MAX), write).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => Plain(&error).to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            tracing::warn!(error, pod, leads, "leader label not written, trying again");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(LABEL_RETRY_SECONDS)) => {}
                 () = shutdown.wait() => return,

@@ -295,7 +295,8 @@ fn policy_status(
         pods,
         evidence,
         sinks: view.index.sinks_of(policy).0.into_iter().collect(),
-        last_good: policy.good_spec.clone().filter(|_| policy.invalid.is_some()),
+        // What stands there stays, too, where this version cannot use it: another one may.
+        last_good: policy.good_spec.clone().or(policy.status.last_good.clone()).filter(|_| policy.invalid.is_some()),
         skipped: reasons.list(),
         excluded: excluded.list(),
     }

@@ -89,6 +89,11 @@ impl Gate {
         self.tokens -= 1.0;
         true
     }
+
+    /// It could not be told: it may be tried again.
+    pub(super) fn take_back(&mut self, uid: &str, news: &News) {
+        self.told.remove(&(uid.to_owned(), news.action.clone()));
+    }
 }
 
 /// Conditions whose status changed: type and new status. A first `Unknown` is no change.

@@ -430,6 +430,15 @@ async fn a_candidate_stops_at_the_signal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_candidate_wins_though_calls_before_were_never_answered() {
+    let api = FakeApi::default();
+    let (_stop, mut shutdown) = Shutdown::new();
+    api.hang(2);
+    api.busy(2);
+    assert!(soon(election(&api, "first").win(&mut shutdown)).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_whose_lease_was_taken_must_end() {
     let api = FakeApi::default();
     let (_stop, mut shutdown) = Shutdown::new();

@@ -261,7 +261,7 @@ impl Writer {
         if let Some(uid) = &at.uid {
             self.written().insert(uid.clone(), tokio::time::Instant::now());
         }
-        // Not only by the watch: it does not bring the status of an undecodable object.
+        // Not only by the watch: until it brings the new status, the next pass would write it again.
         self.state.remember(|index| change.remember(index));
         true
     }

@@ -1,9 +1,10 @@
 //! Watch events into the index.
 
 use super::bearers::{self, Owner};
-use super::{Index, Key, NamespaceFacts, PodFacts, PodOwner, PolicyEntry, ServiceFacts, SinkEntry};
+use super::{Index, Key, NamespaceFacts, PodFacts, PodOwner, PolicyEntry, ServiceFacts, SinkEntry, Undecodable};
 use crate::api::{
-    AuditPolicy, AuditPolicySpec, AuditPolicyStatus, AuditSink, ClusterAuditPolicy, ClusterAuditPolicySpec, LastGood,
+    AuditPolicy, AuditPolicySpec, AuditPolicyStatus, AuditSink, AuditSinkStatus, ClusterAuditPolicy,
+    ClusterAuditPolicySpec, LastGood,
 };
 use crate::compile::{AcceptedPolicy, Invalid, accept_cluster_policy, accept_policy, accept_sink};
 use crate::inject::PodTraits;
@@ -11,8 +12,9 @@ use k8s_openapi::api::core::v1::{ContainerState, Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize as _, Serialize};
+use serde_json::Value;
 use testimony_core::contract::{label, pod::INIT_CONTAINER};
 use testimony_core::names::Bearer;
 
@@ -46,8 +48,8 @@ pub trait Indexed: Sized {
     fn delete(index: &mut Index, key: &Key) -> Touched;
 
     /// The object is there, but is not of the shape that this version knows.
-    fn undecodable(index: &mut Index, meta: &ObjectMeta, error: &str) -> Touched {
-        let _ = (index, meta, error);
+    fn undecodable(index: &mut Index, object: &Undecodable) -> Touched {
+        let _ = (index, object);
         Touched::NOTHING
     }
 
@@ -107,8 +109,8 @@ impl Indexed for AuditPolicy {
         remove_policy(index, key)
     }
 
-    fn undecodable(index: &mut Index, meta: &ObjectMeta, error: &str) -> Touched {
-        undecodable_policy(index, meta, error)
+    fn undecodable(index: &mut Index, object: &Undecodable) -> Touched {
+        undecodable_policy::<AuditPolicySpec>(index, object)
     }
 
     fn keys(index: &Index) -> Vec<Key> {
@@ -131,8 +133,8 @@ impl Indexed for ClusterAuditPolicy {
         remove_policy(index, key)
     }
 
-    fn undecodable(index: &mut Index, meta: &ObjectMeta, error: &str) -> Touched {
-        undecodable_policy(index, meta, error)
+    fn undecodable(index: &mut Index, object: &Undecodable) -> Touched {
+        undecodable_policy::<ClusterAuditPolicySpec>(index, object)
     }
 
     fn keys(index: &Index) -> Vec<Key> {
@@ -179,7 +181,7 @@ fn put_policy<S: PolicySpec>(
         entry.good_spec = Some(LastGood { generation: meta.generation, spec });
         false
     } else {
-        entry.recall(|spec| serde_json::from_str::<S>(spec).ok()?.accept().ok(), serial)
+        recall::<S>(entry, serial)
     };
     let documents = renewed || changed || recalled;
     if documents {
@@ -195,16 +197,29 @@ fn remove_policy(index: &mut Index, key: &Key) -> Touched {
     Touched::DOCUMENTS
 }
 
-fn undecodable_policy(index: &mut Index, meta: &ObjectMeta, error: &str) -> Touched {
+fn undecodable_policy<S: PolicySpec>(index: &mut Index, object: &Undecodable) -> Touched {
     let serial = index.next_serial();
-    let entry = index.policies.entry(key_of(meta)).or_default();
+    let entry = index.policies.entry(key_of(&object.metadata)).or_default();
     let old = entry.serial;
-    let renewed = describe_policy(entry, meta);
-    entry.update(Err(undecodable(error)), serial);
-    if renewed {
+    let renewed = describe_policy(entry, &object.metadata);
+    entry.update(Err(undecodable(&object.error)), serial);
+    entry.status = policy_status(&object.status);
+    let documents = renewed || recall::<S>(entry, serial);
+    if documents {
         index.documents.forget(old);
     }
-    Touched { documents: renewed, pod: None }
+    Touched { documents, pod: None }
+}
+
+/// The status of a policy; of one that is not of the shape that this version knows, the last good spec alone.
+fn policy_status(status: &Value) -> AuditPolicyStatus {
+    let last_good = || status.get("lastGood").and_then(|last| LastGood::deserialize(last).ok());
+    AuditPolicyStatus::deserialize(status)
+        .unwrap_or_else(|_| AuditPolicyStatus { last_good: last_good(), ..AuditPolicyStatus::default() })
+}
+
+fn recall<S: PolicySpec>(entry: &mut PolicyEntry, serial: u64) -> bool {
+    entry.recall(|spec| serde_json::from_str::<S>(spec).ok()?.accept().ok(), serial)
 }
 
 /// Whether the entry lost what was in force: it spoke of an object that was deleted and made again under the same name.
@@ -263,11 +278,12 @@ impl Indexed for AuditSink {
         Touched::DOCUMENTS
     }
 
-    fn undecodable(index: &mut Index, meta: &ObjectMeta, error: &str) -> Touched {
-        let entry = index.sinks.entry(meta.name.clone().unwrap_or_default()).or_default();
+    fn undecodable(index: &mut Index, object: &Undecodable) -> Touched {
+        let entry = index.sinks.entry(object.metadata.name.clone().unwrap_or_default()).or_default();
         let before = entry.good.is_some();
-        describe_sink(entry, meta);
-        entry.invalid = Some(undecodable(error));
+        describe_sink(entry, &object.metadata);
+        entry.invalid = Some(undecodable(&object.error));
+        entry.status = AuditSinkStatus::deserialize(&object.status).unwrap_or_default();
         let lost = before && entry.good.is_none();
         if lost {
             index.documents.clear();

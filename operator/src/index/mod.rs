@@ -10,12 +10,14 @@ mod bearers;
 mod cluster_tests;
 mod documents;
 mod facts;
+mod guard;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{Indexed, Touched, key_of};
 pub use bearers::Bearers;
 pub use facts::{NamespaceFacts, PodFacts, PodOwner, PolicyEntry, ServiceFacts, SinkEntry};
+pub use guard::{Guarded, Undecodable};
 
 use crate::compile::{Compiled, PolicyInput, Reach, SinkInput, compile, default_sink};
 use crate::inject::Enforcement;

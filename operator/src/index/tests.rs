@@ -52,14 +52,40 @@ fn an_invalid_edit_keeps_the_last_good_spec_and_harms_no_other_policy() {
     assert!(index.policies[&key("shop", "other")].invalid.is_none());
 }
 
+fn undecodable(index: &mut Index, object: Value) -> Touched {
+    let Guarded(object) = serde_json::from_value::<Guarded<AuditPolicy>>(object).expect("metadata");
+    AuditPolicy::undecodable(index, &object.expect_err("undecodable"))
+}
+
+#[test]
+fn an_undecodable_policy_that_is_found_at_the_start_has_its_last_good_spec_again() {
+    let mut index = Index::new("cluster.local");
+    put::<AuditPolicy>(&mut index, policy("p", "1", 1, json!({"correlation": {"header": "x-id"}})));
+    let before = index.document("shop", &labels(&[]));
+    let edited = |uid: &str, status: Value| {
+        let mut edited = policy("p", uid, 2, json!({"rules": [{"name": "r", "level": "Loud"}]}));
+        edited["status"] = status;
+        edited
+    };
+    let last = json!({"generation": 1, "spec": "{\"correlation\": {\"header\": \"x-id\"}}"});
+    // Of a status of another version what matters is read all the same.
+    for status in [json!({"lastGood": last}), json!({"lastGood": last, "pods": "many"})] {
+        let mut index = Index::new("cluster.local");
+        assert!(undecodable(&mut index, edited("1", status.clone())).documents);
+        assert_eq!(index.document("shop", &labels(&[])).document, before.document);
+        assert!(!undecodable(&mut index, edited("1", status)).documents, "nothing changed");
+        // Made again under its name it is another one.
+        assert!(undecodable(&mut index, edited("2", Value::Null)).documents);
+        assert!(index.policies[&key("shop", "p")].good.is_none());
+    }
+}
+
 #[test]
 fn an_undecodable_policy_keeps_its_last_good_spec_and_says_why() {
     let mut index = Index::new("cluster.local");
     put::<AuditPolicy>(&mut index, policy("p", "1", 1, json!({})));
     let before = index.document("shop", &labels(&[]));
-    let meta =
-        serde_json::from_value(json!({"name": "p", "namespace": "shop", "uid": "1", "generation": 2})).expect("meta");
-    AuditPolicy::undecodable(&mut index, &meta, "unknown variant `Loud`");
+    undecodable(&mut index, policy("p", "1", 2, json!({"rules": [{"name": "r", "level": "Loud"}]})));
     assert_eq!(index.document("shop", &labels(&[])), before);
     let invalid = index.policies[&key("shop", "p")].invalid.clone().expect("told");
     assert_eq!(invalid.reason, "Undecodable");

@@ -9,16 +9,17 @@ use crate::index::Index;
 use crate::metrics::{Metrics, ResultLabels, StateLabels};
 use crate::serve::Shutdown;
 use crate::state::State;
+use crate::trust::tls;
 use anyhow::{Context, Error, bail};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::{Request, header};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::pki_types::ServerName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -248,6 +249,11 @@ impl Exporter {
                         "block of the ledger not sent, trying again"
                     );
                 }
+                // Over HTTP/2 a connection whose other end is gone would be used again and again.
+                if let Ok(client) = client(&target.sink) {
+                    let (ledger, sink) = (target.ledger.clone(), target.sink.clone());
+                    route.target = Arc::new(Target { ledger, sink, client });
+                }
                 route.retry_at = Instant::now() + route.pause;
                 route.pause = (route.pause * 2).min(Duration::from_secs(RETRY_SECONDS_MAX));
             }
@@ -333,38 +339,31 @@ fn client(sink: &DocumentSink) -> anyhow::Result<Client<HttpsConnector<HttpConne
     if sink.credentials || sink.client_certificate_secret.is_some() || sink.token_audience.is_some() {
         bail!("it wants credentials, which stand in the pods' namespaces: the operator may not read them");
     }
-    http(sink.ca_bundle.as_deref(), &sink.endpoint, sink.protocol == SinkProtocol::Grpc)
+    let (bundle, name) = (sink.ca_bundle.as_deref(), sink.server_name.as_deref());
+    http(bundle, name, sink.protocol == SinkProtocol::Grpc)
 }
 
-/// A client over HTTP/1.1 that trusts these authorities (PEM), or the image's own where there are none.
-pub(super) fn https(
-    ca_bundle: Option<&str>,
-    endpoint: &str,
-) -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>> {
-    http(ca_bundle, endpoint, false)
+/// A client over HTTP/1.1 that trusts these authorities (PEM), or the web's public ones.
+pub(super) fn https(ca_bundle: Option<&str>) -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>> {
+    http(ca_bundle, None, false)
 }
 
-/// The same; `http2` says that it speaks HTTP/2, by prior knowledge or by ALPN, and nothing else.
+/// The same; `server_name` is verified in place of the URL's host; `http2` says that it speaks HTTP/2, by prior knowledge or by
+/// ALPN, and nothing else.
 fn http(
     ca_bundle: Option<&str>,
-    endpoint: &str,
+    server_name: Option<&str>,
     http2: bool,
 ) -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>> {
-    let builder = HttpsConnectorBuilder::new();
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_bundle.unwrap_or_default().as_bytes()) {
-        roots.add(certificate.context("caBundle")?).context("caBundle")?;
+    let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls(ca_bundle)?).https_or_http();
+    if let Some(name) = server_name {
+        let name = ServerName::try_from(name.to_owned()).context("tls.serverName")?;
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
     }
-    let builder = match endpoint.starts_with("https://") && roots.is_empty() {
-        true => builder.with_native_roots().context("no certificate authorities in this image: give a caBundle")?,
-        false => {
-            builder.with_tls_config(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
-        }
-    };
     let mut client = Client::builder(TokioExecutor::new());
     Ok(match http2 {
-        true => client.http2_only(true).build(builder.https_or_http().enable_http2().build()),
-        false => client.build(builder.https_or_http().enable_http1().build()),
+        true => client.http2_only(true).build(builder.enable_http2().build()),
+        false => client.build(builder.enable_http1().build()),
     })
 }
 

@@ -114,7 +114,7 @@ impl Failure {
 impl Shower {
     /// Shows heads until the signal to stop.
     pub async fn run(mut self, mut shutdown: Shutdown) {
-        let client = match https(self.config.ca_bundle.as_deref(), &self.config.url) {
+        let client = match https(self.config.ca_bundle.as_deref()) {
             Ok(client) => client,
             Err(error) => {
                 let (url, error) = (&self.config.url, format!("{error:#}"));

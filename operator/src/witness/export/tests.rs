@@ -2,11 +2,13 @@
 
 use super::*;
 use crate::api::{AuditPolicy, AuditSink};
+use crate::certs::Authority;
 use crate::index::Indexed;
 use crate::serve::{serve, text_answer};
 use crate::testing::FakeApi;
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
 use testimony_core::evidence::ledger::{Block, Book, Fact, Keys, ledger_id};
 use testimony_core::evidence::note::PublicKey;
 use tokio::net::TcpListener;
@@ -326,6 +328,54 @@ fn sinks_that_want_what_the_operator_lacks_are_told() {
     assert_eq!(problem(json!({"protocol": "Grpc"})), Ok(()));
 }
 
+/// An HTTPS endpoint at an address whose certificate names `sink.example` alone, and its authority.
+async fn named_peer() -> (String, String) {
+    let now = time::OffsetDateTime::now_utc();
+    let authority = Authority::create(now, Duration::from_secs(86_400)).expect("authority");
+    let leaf = authority.issue(&["sink.example".to_owned()], now, Duration::from_secs(86_400)).expect("leaf");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let tls = tls.expect("versions").with_no_client_auth().with_single_cert(leaf.chain, leaf.key).expect("a key");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let endpoint = format!("https://{}", listener.local_addr().expect("address"));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let (stop, shutdown) = Shutdown::new();
+    tokio::spawn(async move {
+        let _stop = stop;
+        let answer = |_: Request<hyper::body::Incoming>| async { text_answer(StatusCode::OK, "") };
+        let _ = serve(listener, Some(acceptor), 4, answer, shutdown).await;
+    });
+    (endpoint, authority.bundle(now))
+}
+
+#[tokio::test]
+async fn the_name_that_a_sinks_certificate_must_have_is_the_one_of_its_tls() {
+    let (endpoint, bundle) = named_peer().await;
+    for (tls, works) in [
+        (json!({"caBundle": bundle, "serverName": "sink.example"}), true),
+        (json!({"caBundle": bundle, "serverName": "other.example"}), false),
+        (json!({"caBundle": bundle}), false),
+    ] {
+        let sinks = sinks(&state(&endpoint, json!({"tls": tls})).index());
+        let client = client(&sinks["main"]).expect("a client");
+        let request = Request::post(url(&endpoint)).body(Full::new(Bytes::new())).expect("a request");
+        let answer = tokio::time::timeout(Duration::from_secs(20), client.request(request)).await.expect("in time");
+        assert_eq!(answer.is_ok(), works, "{tls}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_bundle_the_webs_authorities_are_trusted_whatever_is_in_the_image() {
+    let (endpoint, _) = named_peer().await;
+    let sinks = sinks(&state(&endpoint, json!({})).index());
+    let client = client(&sinks["main"]).expect("a client");
+    let request = Request::post(url(&endpoint)).body(Full::new(Bytes::new())).expect("a request");
+    let error = tokio::time::timeout(Duration::from_secs(20), client.request(request)).await.expect("in time");
+    let error = format!("{:?}", error.expect_err("nobody knows its authority"));
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    assert!(crate::trust::tls(Some("")).is_err(), "a bundle without authorities");
+}
+
 #[test]
 fn the_signals_path_is_added_where_there_is_none() {
     for (endpoint, expected) in [
@@ -340,7 +390,8 @@ fn the_signals_path_is_added_where_there_is_none() {
 /// What a scripted peer of gRPC answers: a message, and the fields behind it; without a message they stand in the head.
 type GrpcAnswer = (Option<&'static [u8]>, &'static [(&'static str, &'static str)]);
 
-/// A peer that gives these answers one after the other, and takes everything after that. It speaks HTTP/2 and nothing else.
+/// A peer that gives these answers one after the other, and takes everything after that. It speaks HTTP/2 and nothing else. A
+/// connection on which it gave one of them is dead from then on.
 async fn grpc_peer(
     answers: &[GrpcAnswer],
 ) -> (String, mpsc::UnboundedReceiver<(String, Bytes)>, tokio::task::JoinHandle<()>) {
@@ -351,14 +402,19 @@ async fn grpc_peer(
     let served = tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let (sender, answers) = (sender.clone(), answers.clone());
+            let fails = Arc::new(AtomicBool::new(false));
             let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                let (sender, answers) = (sender.clone(), answers.clone());
+                let (sender, answers, fails) = (sender.clone(), answers.clone(), fails.clone());
                 async move {
+                    if fails.load(Ordering::SeqCst) {
+                        std::future::pending::<()>().await;
+                    }
                     assert_eq!(request.headers()[header::CONTENT_TYPE], "application/grpc");
                     let path = request.uri().path().to_owned();
                     let body = request.into_body().collect().await.expect("a body").to_bytes();
                     let _ = sender.send((path, body));
                     let next = answers.lock().expect("nobody panics").pop();
+                    fails.store(next.is_some(), Ordering::SeqCst);
                     let (message, fields) = next.unwrap_or((Some(b"\0\0\0\0\0"), &[("grpc-status", "0")]));
                     let mut answer = hyper::Response::new(());
                     let mut trailers = hyper::HeaderMap::new();
