@@ -254,7 +254,7 @@ impl SidecarStream {
         // In HTTP/1.0 the answer ends with the connection, so it needs no framing.
         let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).await.context("the forwarded port")?;
-        let head = tokio::time::timeout(ANSWER_TIMEOUT, head(&mut stream)).await;
+        let head = tokio::time::timeout(ANSWER_TIMEOUT, head("sidecar", &mut stream)).await;
         let (head, rest) = head.with_context(|| format!("the sidecar of {pod} did not answer in time"))??;
         let this = Self { stream: Box::new(stream), first: Some(rest).filter(|rest| !rest.is_empty()), forwarder };
         match head.split(' ').nth(1) {
@@ -321,14 +321,14 @@ async fn config(args: &ClusterArgs) -> Result<Config> {
     config.context("no cluster: name one with --kubeconfig and --context, as with kubectl")
 }
 
-/// Reads up to the empty line: the head, and what came with it.
-pub(crate) async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
+/// Reads up to the empty line: the head of what this program answers, and what came with it.
+pub(crate) async fn head(whose: &str, stream: &mut (impl AsyncRead + Unpin)) -> Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
         let count = stream.read(&mut buffer).await.context("the forwarded port")?;
         if count == 0 {
-            bail!("the sidecar closed the connection: does its container run, and is it of this version?");
+            bail!("the {whose} closed the connection: does its container run, and is it of this version?");
         }
         bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -336,7 +336,7 @@ pub(crate) async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Strin
             return Ok((String::from_utf8_lossy(&bytes).into_owned(), rest));
         }
         if bytes.len() > HEAD_BYTES_MAX {
-            bail!("the sidecar's answer has a head over {HEAD_BYTES_MAX} bytes");
+            bail!("the {whose}'s answer has a head over {HEAD_BYTES_MAX} bytes");
         }
     }
 }
@@ -384,8 +384,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_ends_at_the_empty_line() {
-        let (head, rest) = head(&mut &b"HTTP/1.0 200 OK\r\na: b\r\n\r\nbody"[..]).await.expect("a head");
+        let (head, rest) = head("sidecar", &mut &b"HTTP/1.0 200 OK\r\na: b\r\n\r\nbody"[..]).await.expect("a head");
         assert_eq!((head.lines().next(), rest.as_slice()), (Some("HTTP/1.0 200 OK"), &b"body"[..]));
-        assert!(super::head(&mut &b"HTTP/1.0"[..]).await.is_err());
+        let error = super::head("operator", &mut &b"HTTP/1.0"[..]).await.expect_err("no end").to_string();
+        assert!(error.starts_with("the operator closed the connection"), "{error}");
     }
 }

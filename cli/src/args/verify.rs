@@ -8,8 +8,19 @@ use testimony_core::evidence::note::PublicKey;
 use testimony_core::evidence::verify::Verdict;
 
 /// What says how an export is judged, and nothing to a proof of one record.
-const OF_AN_EXPORT: [&str; 10] =
-    ["files", "roots", "ledger", "ledger_head", "scope", "sink", "partial", "max_lag", "accept", "format"];
+const OF_AN_EXPORT: [&str; 11] = [
+    "files",
+    "roots",
+    "ledger",
+    "ledger_head",
+    "scope",
+    "sink",
+    "partial",
+    "max_lag",
+    "accept",
+    "format",
+    "temporary_size",
+];
 
 /// `verify`.
 #[derive(Args, Debug)]
@@ -52,6 +63,9 @@ pub struct VerifyArgs {
     /// Format of the files; omitted: recognised by the first line of each
     #[arg(long, value_enum)]
     pub format: Option<crate::verify::Format>,
+    /// Most bytes of temporary files in TMPDIR, such as 10Gi; omitted: as many as the disk takes
+    #[arg(long, value_name = "SIZE", value_parser = crate::verify::size)]
+    pub temporary_size: Option<u64>,
     /// Form of the output
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,
@@ -112,6 +126,9 @@ mod tests {
             ("--proof p --max-lag 1m".to_owned(), false),
             ("--proof p --accept GAP".to_owned(), false),
             ("--proof p --format otlp".to_owned(), false),
+            ("--proof p --temporary-size 1Gi".to_owned(), false),
+            ("--temporary-size 10Gi x".to_owned(), true),
+            ("--temporary-size much x".to_owned(), false),
             ("--ledger-head h x".to_owned(), false),
         ] {
             let arguments = format!("testimony verify {line}");

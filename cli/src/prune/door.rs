@@ -35,15 +35,16 @@ pub(super) struct Door<'a> {
 }
 
 impl Door<'_> {
-    /// Gives one order.
+    /// Gives one order. Where that fails, `open` says whether it may stand in the ledger all the same.
     ///
     /// # Errors
     /// There is no leader, it is not reached, or it does not take the order.
-    pub(super) async fn order(&self, token: &str, request: &PruneRequest) -> Result<PruneResponse> {
+    pub(super) async fn order(&self, token: &str, request: &PruneRequest, open: &mut bool) -> Result<PruneResponse> {
+        *open = false;
         let leader = self.leader().await?;
         let work = async {
             let (forwarder, stream) = self.cluster.forward(self.namespace, &leader, port::POLICY).await?;
-            let answer = exchange(stream, self.authorities, &policy_host(self.namespace), token, request).await;
+            let answer = exchange(stream, self.authorities, &policy_host(self.namespace), token, request, open).await;
             forwarder.abort();
             answer
         };
@@ -87,13 +88,14 @@ fn policy_host(namespace: &str) -> String {
     format!("testimony-policy.{namespace}.svc")
 }
 
-/// One request over a connection of its own.
+/// One request over a connection of its own. Once it is sent, only an answer says what became of it (`open`).
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     authorities: &str,
     host: &str,
     token: &str,
     request: &PruneRequest,
+    open: &mut bool,
 ) -> Result<PruneResponse> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         bail!("the token is none: it must be one word");
@@ -113,9 +115,13 @@ async fn exchange(
          Content-Length: {}\r\n\r\n",
         body.len()
     );
+    *open = true;
     stream.write_all(&[request.as_bytes(), &body].concat()).await.context("the connection to the operator")?;
     stream.flush().await.context("the connection to the operator")?;
-    let (head, mut answer) = head(&mut stream).await.context("the operator's answer")?;
+    let (head, mut answer) = head("operator", &mut stream).await.context("the operator's answer")?;
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    // Of what it refuses nothing stands; what it could not finish in time, it may have begun.
+    *open = !status.starts_with('4');
     // Not every server says good-bye.
     if let Err(error) = stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await
         && error.kind() != std::io::ErrorKind::UnexpectedEof
@@ -123,7 +129,7 @@ async fn exchange(
         bail!("the operator's answer: {error}");
     }
     let text = String::from_utf8_lossy(&answer);
-    match head.split(' ').nth(1).unwrap_or_default() {
+    match status {
         "200" => serde_json::from_str(&text).context("the operator's answer"),
         "404" => bail!("the operator takes no orders: it is of an earlier version"),
         status => bail!("the operator answered {}: {}", printable(status), printable(text.trim_end())),
@@ -161,6 +167,16 @@ mod tests {
 
     /// Sends one order to a server that answers so; what it was asked, and what came of it.
     async fn ordered(authority: Option<&str>, token: &str, answer: &'static str) -> (String, Result<PruneResponse>) {
+        let (asked, result, _) = ordered_open(authority, token, answer).await;
+        (asked, result)
+    }
+
+    /// The same, and whether it may stand in the ledger all the same.
+    async fn ordered_open(
+        authority: Option<&str>,
+        token: &str,
+        answer: &'static str,
+    ) -> (String, Result<PruneResponse>, bool) {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (own, config) = server();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -182,9 +198,10 @@ mod tests {
         });
         let stream = TcpStream::connect(address).await.expect("a connection");
         let request = PruneRequest { reason: "why".to_owned(), removal: Removal::default(), orders: Vec::new() };
-        let result = exchange(stream, authority.unwrap_or(&own), HOST, token, &request).await;
+        let mut open = false;
+        let result = exchange(stream, authority.unwrap_or(&own), HOST, token, &request, &mut open).await;
         let asked = tokio::time::timeout(Duration::from_secs(30), served).await.expect("in time").expect("a clean end");
-        (asked, result)
+        (asked, result, open)
     }
 
     #[tokio::test]
@@ -210,10 +227,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_order_that_was_sent_may_stand_unless_it_is_refused() {
+        for (answer, open, said) in [
+            ("HTTP/1.0 403 Forbidden\r\n\r\nbob may not prune\n", false, "403"),
+            ("HTTP/1.0 503 Service Unavailable\r\n\r\nnot committed in time\n", true, "503"),
+            ("HTTP/1.0 200 OK\r\n\r\n{\"b", true, "the operator's answer"),
+            ("HTTP/1.0 200", true, "the operator's answer"),
+            ("", true, "the operator's answer"),
+        ] {
+            let (_, result, told) = ordered_open(None, "t1", answer).await;
+            let error = format!("{:#}", result.expect_err(said));
+            assert!(error.contains(said) && !error.contains("sidecar"), "{error}");
+            assert_eq!(told, open, "{answer:?}");
+        }
+        let (other, _) = server();
+        assert!(!ordered_open(Some(&other), "t1", "").await.2, "nothing was sent");
+    }
+
+    #[tokio::test]
     async fn a_token_of_two_lines_is_not_sent() {
         let (peer, _other) = tokio::io::duplex(64);
         let request = PruneRequest { reason: "why".to_owned(), removal: Removal::default(), orders: Vec::new() };
-        let refused = exchange(peer, "", HOST, "a\r\nHost: b", &request).await;
+        let refused = exchange(peer, "", HOST, "a\r\nHost: b", &request, &mut false).await;
         assert!(refused.expect_err("refused").to_string().contains("one word"));
     }
 
@@ -246,7 +281,9 @@ mod tests {
             let (cluster, asked) = cluster([(pods_path, list(&pods)), (lease_path, lease)].into());
             let door = Door { cluster: &cluster, namespace: "testimony-system", authorities: "" };
             let request = PruneRequest { reason: "why".to_owned(), removal: Removal::default(), orders: Vec::new() };
-            let error = format!("{:#}", door.order("t1", &request).await.expect_err("nothing is forwarded"));
+            let mut open = true;
+            let error = format!("{:#}", door.order("t1", &request, &mut open).await.expect_err("nothing is forwarded"));
+            assert!(!open, "{case}: nothing was sent");
             let asked = asked.lock().expect("no panic").clone();
             let forwarded = asked.iter().find_map(|path| path.strip_suffix("/portforward")?.strip_prefix(pods_path));
             assert_eq!(forwarded.map(|name| name.trim_start_matches('/')), expected, "{case}: {error}");

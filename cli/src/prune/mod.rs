@@ -60,13 +60,22 @@ async fn give(args: &LedgerPruneArgs, cluster: &ClusterArgs, requests: &[PruneRe
     let door = Door { cluster: &cluster, namespace, authorities: &authorities };
     let mut by = String::new();
     for (number, request) in requests.iter().enumerate() {
-        let told = door.order(&token, request).await.with_context(|| match number {
-            0 => "nothing stands in the ledger".to_owned(),
-            _ => format!("{} ranges stand in the ledger; to order all again does no harm", number * ORDERS_MAX),
-        });
-        by = told?.by;
+        let mut open = false;
+        let told = door.order(&token, request, &mut open).await;
+        by = told.with_context(|| what_stands(number * ORDERS_MAX, open))?.by;
     }
     Ok(by)
+}
+
+/// What stands in the ledger after so many ranges, where the next ones failed and, if they are open, may stand there or not.
+fn what_stands(ranges: usize, open: bool) -> String {
+    let known = match (ranges, open) {
+        (0, false) => return "nothing stands in the ledger".to_owned(),
+        (_, false) => return format!("{ranges} ranges stand in the ledger; to order all again does no harm"),
+        (0, true) => "it is not known whether anything stands in the ledger".to_owned(),
+        (_, true) => format!("{ranges} ranges stand in the ledger; it is not known whether more do"),
+    };
+    format!("{known}: look with `testimony ledger show`, or order all again, which does no harm")
 }
 
 fn plan(args: &LedgerPruneArgs, now: Timestamp) -> Result<Plan> {
@@ -271,6 +280,21 @@ mod tests {
         assert!(text.contains("so not told: records 6 to 7 of ") && text.contains("--unproved"), "{text}");
         let (text, parts) = told(&alone, &["--stream", "2b1c6d1e-", "--unproved"]).expect("a plan");
         assert_eq!((parts[0].range.end(), text.contains("--unproved")), (8, false), "{text}");
+    }
+
+    #[test]
+    fn what_stands_in_the_ledger_is_said_only_where_it_is_known() {
+        assert_eq!(what_stands(0, false), "nothing stands in the ledger");
+        assert_eq!(what_stands(200, false), "200 ranges stand in the ledger; to order all again does no harm");
+        for (ranges, begin) in [
+            (
+                0,
+                "it is not known whether anything stands in the ledger: look with `testimony ledger show`, or order all again",
+            ),
+            (200, "200 ranges stand in the ledger; it is not known whether more do: look"),
+        ] {
+            assert!(what_stands(ranges, true).starts_with(begin), "{}", what_stands(ranges, true));
+        }
     }
 
     #[test]

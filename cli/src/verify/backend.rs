@@ -6,7 +6,7 @@
 //! | VictoriaLogs | `_msg` | names as exported, top level | text | `_time`, ns | ids kept, `event_name` where it is a stream field | top level |
 //! | Loki | the line | structured metadata, `.` becomes `_` | text | entry's time, ns | ids as metadata | labels or metadata, `.` becomes `_` |
 //! | ClickHouse (Collector's exporter) | `Body` | `LogAttributes` | text | `Timestamp`, ns | `TraceId`, `SpanId`, `EventName` | `ResourceAttributes` |
-//! | Elasticsearch (OTel mapping) | `body.text` | `attributes`, as exported | numbers | `@timestamp` | `trace_id`, `span_id`, `event_name` | `resource.attributes` |
+//! | Elasticsearch (OTel mapping) | `body.text` | `attributes`, as exported | numbers | `@timestamp`, ms and ns | `trace_id`, `span_id`, `event_name` | `resource.attributes` |
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value as Json};
@@ -134,6 +134,7 @@ fn victorialogs(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Sto
     let id = |key| Some(text(map, key).unwrap_or_default());
     let stored = Stored {
         time_ns: time(map, "_time", nanos),
+        time_by_fraction: false,
         event: text(map, "event_name"),
         trace_id: id("trace_id"),
         span_id: id("span_id"),
@@ -179,6 +180,7 @@ fn loki_entry(labels: &Map<String, Json>, at: u64, line: &str, give: &mut dyn Fn
     let id = |key| Some(text(labels, key).unwrap_or_default());
     let stored = Stored {
         time_ns: Some(at),
+        time_by_fraction: false,
         event: text(labels, "event_name"),
         trace_id: id("trace_id"),
         span_id: id("span_id"),
@@ -196,6 +198,7 @@ fn clickhouse(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &Store
     let (resource, resource_digest) = resource(column("ResourceAttributes").unwrap_or(&none), ".");
     let stored = Stored {
         time_ns: time(map, "Timestamp", nanos),
+        time_by_fraction: false,
         event: text(map, "EventName"),
         trace_id: text(map, "TraceId"),
         span_id: text(map, "SpanId"),
@@ -214,9 +217,12 @@ fn elasticsearch(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &St
     let of = map.get("resource").and_then(|resource| resource.get("attributes")).and_then(Json::as_object);
     let (resource, resource_digest) = resource(of.unwrap_or(&none), ".");
     let id = |key| Some(text(map, key).unwrap_or_default());
-    // `date_nanos` comes as a time, or as `milliseconds.rest`.
+    // A document that is kept as it came has the Collector's `milliseconds.nanoseconds`; of one that is put together again (logsdb)
+    // Elasticsearch prints the time that it read in that.
+    let kept = map.get("@timestamp").and_then(Json::as_str).and_then(millis);
     let stored = Stored {
-        time_ns: time(map, "@timestamp", |at| millis(at).or_else(|| nanos(at))),
+        time_ns: kept.or_else(|| time(map, "@timestamp", nanos)),
+        time_by_fraction: kept.is_none(),
         event: text(map, "event_name"),
         trace_id: id("trace_id"),
         span_id: id("span_id"),
@@ -228,16 +234,62 @@ fn elasticsearch(map: &Map<String, Json>, give: &mut dyn FnMut(Option<&str>, &St
     Ok(())
 }
 
+/// Nanoseconds since the epoch of `1700000000000.1`, as the Collector's exporter writes it: the second number has no leading zeros.
 fn millis(text: &str) -> Option<u64> {
-    let (millis, rest) = text.split_once('.').unwrap_or((text, ""));
-    let millis: u64 = millis.parse().ok()?;
-    let rest: u64 = format!("{rest:0<6}").parse().ok().filter(|_| rest.len() <= 6)?;
-    millis.checked_mul(1_000_000)?.checked_add(rest)
+    let (millis, rest) = text.split_once('.').unwrap_or((text, "0"));
+    let rest: u64 = rest.parse().ok().filter(|rest| *rest < 1_000_000)?;
+    millis.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(rest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nanoseconds_of_a_millisecond_are_a_number() {
+        for (text, at) in [
+            ("1700000000000.1", Some(1_700_000_000_000_000_001)),
+            ("1700000000000.99999", Some(1_700_000_000_000_099_999)),
+            ("1700000000000.100000", Some(1_700_000_000_000_100_000)),
+            ("1700000000000.0", Some(1_700_000_000_000_000_000)),
+            ("1700000000000", Some(1_700_000_000_000_000_000)),
+            ("1700000000000.1000000", None),
+            ("1700000000000.", None),
+            ("18446744073709551615.1", None),
+        ] {
+            assert_eq!(millis(text), at, "{text}");
+        }
+    }
+
+    #[test]
+    fn v4_a_time_of_elasticsearch_is_that_of_the_record_in_each_form() {
+        let at = |t0: u64, time: String| {
+            let body = format!(r#"{{"t0":"{t0}","v":"1"}}"#);
+            let line = serde_json::json!({"_source": {"@timestamp": time, "body": {"text": body}}}).to_string();
+            let mut found = None;
+            let read = records(Format::Elasticsearch, &line, &mut |text, stored| {
+                let body = testimony_core::record::Body::parse(text.expect("a body")).expect("canonical");
+                found = Some(Format::Elasticsearch.projector().compare(&body, stored, None));
+            });
+            read.map_err(|problem| problem.to_string()).expect("a document");
+            found.expect("a record")
+        };
+        for rest in [0, 1, 10, 4_321, 99_999, 100_000, 999_999] {
+            let t0 = 1_700_000_000_000_000_000 + rest;
+            let by_fraction = format!("{rest:0<6}");
+            for time in [
+                format!("1700000000000.{rest}"),
+                format!("2023-11-14T22:13:20.000{rest:06}Z"),
+                format!("2023-11-14T22:13:20.000{by_fraction}Z"),
+            ] {
+                assert_eq!(at(t0, time.clone()), Ok(()), "{rest} {time}");
+            }
+            for time in [format!("1700000000000.{}", rest + 1), format!("2023-11-14T22:13:20.001{by_fraction}Z")] {
+                assert!(at(t0, time.clone()).is_err(), "{rest} {time}");
+            }
+        }
+        assert!(at(1_700_000_000_000_000_001, "1700000000000.100000".to_owned()).is_err());
+    }
 
     #[test]
     fn times_are_read_with_any_offset() {

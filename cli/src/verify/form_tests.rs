@@ -19,10 +19,12 @@ fn iso(time: &mut Value) {
     *time = json!(format!("{}Z", text.replace(' ', "T")));
 }
 
-/// `2023-11-14T22:13:20.000000001Z` of `1700000000000.000001`.
-fn iso_of_millis(time: &mut Value) {
-    let digits = time.as_str().expect("a time").replace('.', "");
-    let nanos = k8s_openapi::jiff::Timestamp::from_nanosecond(digits.parse().expect("nanoseconds"));
+/// `2023-11-14T22:13:20.000000001Z` of `1700000000000.1`; by fraction, as Elasticsearch itself reads that, `2023-11-14T22:13:20.0001Z`.
+fn iso_of_millis(time: &mut Value, by_fraction: bool) {
+    let (millis, rest) = time.as_str().expect("a time").split_once('.').expect("milliseconds and nanoseconds");
+    let rest = if by_fraction { format!("{rest:0<6}") } else { format!("{rest:0>6}") };
+    let nanos = format!("{millis}{rest}").parse().expect("nanoseconds");
+    let nanos = k8s_openapi::jiff::Timestamp::from_nanosecond(nanos);
     *time = json!(nanos.expect("a time").to_string());
 }
 
@@ -66,7 +68,14 @@ fn v4_every_form_of_a_backend_is_read_alike() {
         ),
         ("clickhouse, date_time_output_format='iso'", lines(Format::Clickhouse, |line| iso(&mut line["Timestamp"]))),
         ("elasticsearch, documents", lines(Format::Elasticsearch, |line| *line = line["_source"].take())),
-        ("elasticsearch, ISO", lines(Format::Elasticsearch, |line| iso_of_millis(&mut line["_source"]["@timestamp"]))),
+        (
+            "elasticsearch, ISO",
+            lines(Format::Elasticsearch, |line| iso_of_millis(&mut line["_source"]["@timestamp"], false)),
+        ),
+        (
+            "elasticsearch, logsdb",
+            lines(Format::Elasticsearch, |line| iso_of_millis(&mut line["_source"]["@timestamp"], true)),
+        ),
         (
             "elasticsearch, flat body",
             lines(Format::Elasticsearch, |line| {

@@ -2,7 +2,7 @@
 
 use super::backend::{Format, Problem, records};
 use super::{guess, url};
-use crate::output::printable;
+use crate::output::{printable, tell};
 use anyhow::{Result, anyhow, bail, ensure};
 use std::fmt;
 use std::fs::File;
@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::{Intake, Place, Projector, Stored};
 
-/// Longest line, in bytes: the Collector's batches are smaller by far.
+/// Longest line that is read, in bytes: the Collector's batches are smaller by far. Whoever may send OTLP can make a longer one.
 const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Most characters of a line that are shown.
+const TEXT_CHARACTERS_SHOWN: usize = 200;
 
 const BUFFER_BYTES: usize = 1024 * 1024;
 
@@ -69,15 +72,16 @@ pub fn read(
         files.len() <= FILES_MAX,
         "more than {FILES_MAX} files: join them, as `cat` does, or give them on standard input"
     );
-    each(files, format, &mut |body, stored, projector, place| {
+    each(files, format, &mut |entry, place| {
         let mut failed = Ok(());
-        match body {
-            Some(body) => intake.record(body, stored, projector, place, |bytes| {
+        match entry {
+            Entry::Record(Some(body), stored, projector) => intake.record(body, stored, projector, place, |bytes| {
                 if failed.is_ok() {
                     failed = row(bytes);
                 }
             }),
-            None => intake.other(),
+            Entry::Record(None, ..) => intake.other(),
+            Entry::LongLine => intake.not_read(&long_line(), place),
         }
         intake.take_ledger().iter().try_for_each(|body| ledger(body)).and(failed)
     })
@@ -88,14 +92,31 @@ pub fn read(
 /// # Errors
 /// A file cannot be read, or is no export.
 pub fn bodies(files: &[PathBuf], format: Option<Format>, give: &mut dyn FnMut(&str)) -> Result<()> {
-    each(files, format, &mut |body, _, _, _| {
-        body.into_iter().for_each(&mut *give);
+    each(files, format, &mut |entry, at| {
+        match entry {
+            Entry::Record(body, ..) => body.into_iter().for_each(&mut *give),
+            Entry::LongLine => tell(format_args!("{}: {}", place(files, at), long_line())),
+        }
         Ok(())
     })
     .map(drop)
 }
 
-type Take<'a> = &'a mut dyn FnMut(Option<&str>, &Stored<'_>, &Projector, Place) -> Result<()>;
+/// What an input holds.
+enum Entry<'a, 'b> {
+    /// A log entry: its body, and what stands beside it.
+    Record(Option<&'a str>, &'a Stored<'b>, &'a Projector),
+    /// A line that is too long to be read.
+    LongLine,
+}
+
+fn long_line() -> String {
+    format!(
+        "a line of over {LINE_BYTES_MAX} bytes is not read, whatever it holds: an export has one record or batch on a line"
+    )
+}
+
+type Take<'a> = &'a mut dyn FnMut(Entry<'_, '_>, Place) -> Result<()>;
 
 fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<Vec<Format>> {
     let mut progress = Progress::new(files);
@@ -104,7 +125,7 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<Vec
         let reader: Box<dyn Read> = if path == Path::new("-") {
             Box::new(std::io::stdin().lock())
         } else if let Some(url) = path.to_str().filter(|name| url::is_url(name)) {
-            url::get(url).map_err(|error| anyhow!("{}: {error:#}", name(path)))?
+            url::get(url).map_err(|error| told(path, &error))?
         } else {
             let file = File::open(path).map_err(|error| anyhow!("{}: {error}", name(path)))?;
             if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
@@ -112,40 +133,64 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<Vec
             }
             Box::new(file)
         };
-        let mut lines =
-            Lines { reader: BufReader::with_capacity(BUFFER_BYTES, reader), line: Vec::new(), number: 0, offset: 0 };
+        let mut lines = Lines::new(BufReader::with_capacity(BUFFER_BYTES, reader), LINE_BYTES_MAX);
         let file = u64::try_from(number).unwrap_or(u64::MAX);
         let read = read_file(&mut lines, file, format, &mut *take, &mut progress);
-        formats.extend(read.map_err(|error| anyhow!("{}: {error:#}", name(path)))?);
+        formats.extend(read.map_err(|error| told(path, &error))?);
     }
     progress.end();
     Ok(formats)
 }
 
+/// What is wrong with a file. A server may say in its answer what it was asked.
+fn told(path: &Path, error: &anyhow::Error) -> anyhow::Error {
+    let text = url::without_query(path.to_str().unwrap_or_default(), format!("{error:#}"));
+    anyhow!("{}: {text}", name(path))
+}
+
 struct Lines<R> {
     reader: R,
+    /// Longest line that is read, in bytes.
+    max: usize,
     line: Vec<u8>,
     number: u64,
     /// Where the line begins.
     offset: u64,
+    /// Bytes of the line that were not read.
+    skipped: u64,
+}
+
+/// How a line ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Line,
+    /// With the file: perhaps it is not whole.
+    File,
+    /// It is longer than what was read.
+    Further,
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The next line without its end, and whether it has one.
-    fn next(&mut self) -> Result<Option<bool>> {
-        self.offset += self.line.len() as u64;
+    fn new(reader: R, max: usize) -> Self {
+        Self { reader, max, line: Vec::new(), number: 0, offset: 0, skipped: 0 }
+    }
+
+    /// The next line; of one that is too long only the begin.
+    fn next(&mut self) -> Result<Option<End>> {
+        self.offset += self.line.len() as u64 + std::mem::take(&mut self.skipped);
         self.line.clear();
         self.number += 1;
-        let (number, offset) = (self.number, self.offset);
-        let limit = LINE_BYTES_MAX as u64 + 1;
-        let read = (&mut self.reader).take(limit).read_until(b'\n', &mut self.line);
-        read.map_err(|error| anyhow!("line {number} (byte {offset}): {error}"))?;
-        if self.line.len() > LINE_BYTES_MAX {
-            bail!(
-                "line {number} (byte {offset}): over {LINE_BYTES_MAX} bytes: an export has one record or batch on a line"
-            );
+        self.read().map_err(|error| anyhow!("line {} (byte {}): {error}", self.number, self.offset))
+    }
+
+    fn read(&mut self) -> std::io::Result<Option<End>> {
+        (&mut self.reader).take(self.max as u64 + 1).read_until(b'\n', &mut self.line)?;
+        let whole = self.line.ends_with(b"\n");
+        if self.line.len() > self.max {
+            self.skipped = if whole { 0 } else { self.reader.skip_until(b'\n')? as u64 };
+            return Ok(Some(End::Further));
         }
-        Ok((!self.line.is_empty()).then(|| self.line.ends_with(b"\n")))
+        Ok((!self.line.is_empty()).then_some(if whole { End::Line } else { End::File }))
     }
 }
 
@@ -159,7 +204,7 @@ fn read_file<R: BufRead>(
     let mut known: Option<(Format, Projector)> = format.map(|format| (format, format.projector()));
     let mut failed = Ok(());
     let mut first = true;
-    while let Some(whole) = lines.next()? {
+    while let Some(end) = lines.next()? {
         let mut line = lines.line.as_slice();
         if lines.number == 1 {
             if let Some(guess) = guess::bytes(line) {
@@ -169,6 +214,16 @@ fn read_file<R: BufRead>(
         }
         progress.line(lines.line.len());
         let at = At { line: lines.number, byte: lines.offset, first };
+        if end == End::Further {
+            let begin = line.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+            if let Some(guess) = at.guess(begin.trim_start()) {
+                return Err(guess);
+            }
+            first = false;
+            take(Entry::LongLine, place_of(file, lines.number, 0))?;
+            continue;
+        }
+        let whole = end == End::Line;
         let text = std::str::from_utf8(line).map_err(|error| {
             let at = At { byte: at.byte + error.valid_up_to() as u64, ..at };
             anyhow!("{at} is not UTF-8: the file is damaged, or no export: export it again")
@@ -188,7 +243,7 @@ fn read_file<R: BufRead>(
             entry += 1;
             progress.records += 1;
             if failed.is_ok() {
-                failed = take(body, stored, projector, place);
+                failed = take(Entry::Record(body, stored, projector), place);
             }
         });
         std::mem::replace(&mut failed, Ok(()))?;
@@ -203,7 +258,7 @@ fn unknown(text: &str, whole: bool, at: &At) -> anyhow::Error {
         return guess;
     }
     if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
-        return bad_json(&error, whole, at);
+        return bad_json(&error, text, whole, at);
     }
     anyhow!(
         "{at} is JSON, but no export that is known: OTLP JSON lines of the Collector's file exporter, query output of VictoriaLogs, \
@@ -219,17 +274,21 @@ fn bad_line(problem: &Problem, format: Format, text: &str, whole: bool, at: &At)
         Problem::Json(error) if error.is_data() => {
             anyhow!("{at} is JSON, but not of the format {format:?}: {}", guess::reason(error))
         }
-        Problem::Json(error) => bad_json(error, whole, at),
+        Problem::Json(error) => bad_json(error, text, whole, at),
         Problem::Shape(problem) => anyhow!("{at} is not of the format {format:?}: {problem}"),
     }
 }
 
-fn bad_json(error: &serde_json::Error, whole: bool, at: &At) -> anyhow::Error {
+fn bad_json(error: &serde_json::Error, text: &str, whole: bool, at: &At) -> anyhow::Error {
     if error.is_eof() && !whole {
-        anyhow!("{at} is cut off: the export was still being written, or the copy is not whole: export it again")
-    } else {
-        anyhow!("{at} is no JSON, or damaged: {}: export it again", guess::reason(error))
+        return anyhow!(
+            "{at} is cut off: the export was still being written, or the copy is not whole: export it again"
+        );
     }
+    // What a backend says of its own, such as that the query took too long. Records stand in no error.
+    let said: String = text.chars().take(TEXT_CHARACTERS_SHOWN).collect();
+    let said = if text.starts_with('{') { String::new() } else { format!("; it begins: {}", printable(&said)) };
+    anyhow!("{at} is no JSON, or damaged: {}: export it again{said}", guess::reason(error))
 }
 
 /// Where a line stands.
@@ -341,6 +400,55 @@ mod tests {
         };
         assert!(read(&files).starts_with("more than 65536 files: join them"));
         assert!(read(&files[1..]).starts_with("/nowhere/x.jsonl: "));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_told_and_what_comes_behind_it_is_read() {
+        let log = r#"{"_msg":"GET /"}"#;
+        let long = format!(r#"{{"_msg":"{}"}}"#, "\\u0001".repeat(20));
+        let read = |text: &str| {
+            let mut lines = Lines::new(BufReader::with_capacity(7, text.as_bytes()), 100);
+            let mut given = Vec::new();
+            let take = &mut |entry: Entry<'_, '_>, at| {
+                let what = match entry {
+                    Entry::Record(body, ..) => body.unwrap_or_default().to_owned(),
+                    Entry::LongLine => "too long".to_owned(),
+                };
+                given.push(format!("{what}{}", place(&["".into()], at)));
+                Ok(())
+            };
+            let read = read_file(&mut lines, 0, None, take, &mut Progress::new(&[]));
+            (read.map(drop).map_err(|error| error.to_string()), given)
+        };
+        let told = |text: &str, wanted: &[&str]| {
+            assert_eq!(read(text), (Ok(()), wanted.iter().map(|line| (*line).to_owned()).collect()))
+        };
+        told(&format!("{log}\n{long}\n{log}\n{long}"), &["GET /:1", "too long:2", "GET /:3", "too long:4"]);
+        told(&format!("{long}\n\n{log}"), &["too long:1", "GET /:3"]);
+        // The end of the line may be what is too much.
+        let just = format!("{log}{}", " ".repeat(100 - log.len()));
+        told(&format!("{just}\n{log}\n"), &["too long:1", "GET /:2"]);
+        told(&just, &["GET /:1"]);
+        // Places of errors count what was not read.
+        let error = read(&format!("{long}\nx")).0.expect_err("no JSON");
+        assert!(error.starts_with(&format!("line 2 (byte {}) is no JSON", long.len() + 1)), "{error}");
+        // What is no export at all is said.
+        let error = read(&format!("[{long}]")).0.expect_err("an array");
+        assert!(error.contains("JSON array"), "{error}");
+    }
+
+    #[test]
+    fn what_a_backend_says_instead_of_records_is_shown_and_a_damaged_record_is_not() {
+        let text = |line: &str| {
+            let json = serde_json::from_str::<serde::de::IgnoredAny>(line).expect_err("no JSON");
+            bad_json(&json, line, true, &At { line: 7, byte: 99, first: false }).to_string()
+        };
+        assert_eq!(
+            text("cannot execute query [*]: \u{1b}[2Jtimeout"),
+            "line 7 (byte 99) is no JSON, or damaged: expected value: export it again; it begins: cannot execute query [*]: \u{fffd}[2Jtimeout"
+        );
+        assert_eq!(text(&"x".repeat(10_000)).matches('x').count(), "expected export".matches('x').count() + 200);
+        assert!(!text("{\"_msg\":\"alice\"").contains("alice"));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The operator's ledger, of which there may be more than fits into memory: sorted outside of it, and read in passes.
 
-use super::sort::Sorter;
+use super::sort::{Room, Sorter};
 use anyhow::{Context, Result, ensure};
 use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::rc::Rc;
 use testimony_core::evidence::merkle::leaf;
 use testimony_core::evidence::note::SignedNote;
 use testimony_core::evidence::verify::{Asked, Finding, Ledger};
@@ -29,9 +30,9 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Temporary files go to this folder; of all at most so many bytes are held.
-    pub(super) fn new(folder: PathBuf, held_max: usize) -> Self {
-        let rows = Sorter::new(folder, held_max).distinct();
+    /// Of all at most so many bytes are held; the rest goes to temporary files.
+    pub(super) fn new(room: &Rc<Room>, held_max: usize) -> Self {
+        let rows = Sorter::new(room, held_max).distinct();
         Self { rows, seen: HashSet::new(), seen_max: SEEN_MAX, has_entries: false, bytes: 0 }
     }
 

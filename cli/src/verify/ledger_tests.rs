@@ -182,7 +182,7 @@ fn report_with(export: &str, ledger: Option<&str>, roots: &str, heads: &[String]
     });
     let heads: Vec<_> = heads.collect();
     let ledger = ledger.as_ref().map(|file| file.0.as_path());
-    let input = Input { files: &files, format: None, ledger, heads: &heads };
+    let input = Input { files: &files, ledger, heads: &heads, ..Input::default() };
     verification(input, settings, trust, 10_000).expect("an export")
 }
 
@@ -216,7 +216,7 @@ fn v2_copies_of_a_ledger_cost_nothing() {
     assert!(bodies.len() == 3 * once.len() && once.len() > 6, "{}", bodies.len());
     let keys = roots::parse(&roots).expect("roots").ledger_keys;
     let read = |seen_max: usize, held_max: usize| {
-        let mut entries = Entries::new(std::env::temp_dir(), held_max);
+        let mut entries = Entries::new(&super::sort::Room::new(std::env::temp_dir(), None), held_max);
         entries.seen_max = seen_max;
         bodies.iter().for_each(|body| entries.push(body).expect("a temporary folder"));
         let bytes = entries.bytes;

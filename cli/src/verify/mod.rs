@@ -32,7 +32,7 @@ mod url;
 pub use backend::Format;
 pub(crate) use input::bodies;
 pub use proof::{RecordName, record_name};
-pub use scope::{ScopeArg, lag, scope};
+pub use scope::{ScopeArg, lag, scope, size};
 
 use crate::args::{self, ProveArgs, VerifyArgs};
 use crate::output::{Table, plural, print, print_json, printable, tell, though_nobody_reads};
@@ -40,7 +40,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::jiff::Timestamp;
 use ledger::Entries;
 use serde_json::{Value, json};
-use sort::{HELD_BYTES_MAX, Sorter};
+use sort::{HELD_BYTES_MAX, Room, Sorter};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -123,7 +123,13 @@ fn judge(args: &VerifyArgs) -> Result<Report> {
     };
     let heads = args.ledger_head.iter().map(|file| heads::load(file, &trust.ledger_keys));
     let heads = heads.collect::<Result<Vec<_>>>()?;
-    let input = Input { files: &args.files, format: args.format, ledger: args.ledger.as_deref(), heads: &heads };
+    let input = Input {
+        files: &args.files,
+        format: args.format,
+        ledger: args.ledger.as_deref(),
+        heads: &heads,
+        temporary_max: args.temporary_size,
+    };
     verification(input, settings, trust, HELD_BYTES_MAX)
 }
 
@@ -136,13 +142,16 @@ pub(crate) struct Input<'a> {
     ledger: Option<&'a Path>,
     /// Heads that the ledger must continue.
     heads: &'a [SignedNote],
+    /// Most bytes of temporary files.
+    temporary_max: Option<u64>,
 }
 
 /// Reads, sorts and judges.
 fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max: usize) -> Result<Report> {
     let mut intake = Intake::of(&settings.scope);
-    let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
-    let mut ledger = Entries::new(std::env::temp_dir(), held_max.min(ledger::HELD_BYTES_MAX));
+    let room = Room::new(std::env::temp_dir(), input.temporary_max);
+    let mut sorter = Sorter::new(&room, held_max);
+    let mut ledger = Entries::new(&room, held_max.min(ledger::HELD_BYTES_MAX));
     let alone = input.ledger.is_some();
     let formats = input::read(input.files, input.format, &mut intake, &mut |row| Ok(sorter.push(row)?), &mut |body| {
         // Where the ledger is given alone, only that counts.

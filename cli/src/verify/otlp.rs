@@ -192,6 +192,7 @@ pub(super) fn any_form(line: &str, give: &mut dyn FnMut(Option<&str>, &Stored<'_
             });
             let stored = Stored {
                 time_ns: Some(u64::try_from(record.time_unix_nano.0).unwrap_or(Stored::NO_TIME)),
+                time_by_fraction: false,
                 event: Some(record.event_name.0),
                 trace_id: Some(record.trace_id.0),
                 span_id: Some(record.span_id.0),

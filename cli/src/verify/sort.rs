@@ -1,10 +1,12 @@
 //! Rows sorted by their bytes, in bounded memory: sorted runs go to temporary files and are merged.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::rc::Rc;
 
 /// Bytes of rows that are held in memory at once.
 pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -12,27 +14,80 @@ pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Runs that are merged at once; each has a buffer.
 pub const RUNS_MAX: usize = 64;
 
+/// Of so many runs, the smallest are made one of. What is merged is there twice until that is done: of all an eighth at most.
+const RUNS_JOINED: usize = RUNS_MAX / 8;
+
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Longest row, in bytes: a head with its note and cosignatures.
 const ROW_BYTES_MAX: usize = 1024 * 1024;
 
+/// Where temporary files go, and how large they may be together.
+pub struct Room {
+    folder: PathBuf,
+    bytes_max: u64,
+    bytes: Cell<u64>,
+}
+
+impl Room {
+    /// In this folder; files have no name there.
+    pub fn new(folder: PathBuf, bytes_max: Option<u64>) -> Rc<Self> {
+        Rc::new(Self { folder, bytes_max: bytes_max.unwrap_or(u64::MAX), bytes: Cell::new(0) })
+    }
+}
+
+/// A temporary file; with it goes its part of the room.
+struct Run {
+    file: File,
+    bytes: u64,
+    room: Rc<Room>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.room.bytes.set(self.room.bytes.get().saturating_sub(self.bytes));
+    }
+}
+
+impl Write for Run {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Room { folder, bytes_max, bytes: all } = &*self.room;
+        let more = bytes.len() as u64;
+        if more > bytes_max.saturating_sub(all.get()) {
+            let folder = folder.display();
+            let message = format!(
+                "temporary files in {folder} would need more than {bytes_max} bytes: allow more with --temporary-size, or judge less at once"
+            );
+            return Err(io::Error::other(message));
+        }
+        let written = self.file.write(bytes)?;
+        self.bytes += written as u64;
+        all.set(all.get() + written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Takes rows in any order.
 pub struct Sorter {
-    folder: PathBuf,
+    room: Rc<Room>,
     held_max: usize,
     /// The same row is given once, however often it was taken.
     distinct: bool,
     rows: Vec<u8>,
     /// First bytes of each row, where it begins, and its length.
     index: Vec<(u128, u32, u32)>,
-    runs: Vec<File>,
+    runs: Vec<Run>,
 }
 
 impl Sorter {
-    /// Temporary files go to this folder; they have no name there.
-    pub fn new(folder: PathBuf, held_max: usize) -> Self {
-        Self { folder, held_max, distinct: false, rows: Vec::new(), index: Vec::new(), runs: Vec::new() }
+    /// Holds so many bytes at most; the rest goes to temporary files.
+    pub fn new(room: &Rc<Room>, held_max: usize) -> Self {
+        let room = Rc::clone(room);
+        Self { room, held_max, distinct: false, rows: Vec::new(), index: Vec::new(), runs: Vec::new() }
     }
 
     /// Gives each row once.
@@ -73,16 +128,17 @@ impl Sorter {
     fn spill(&mut self) -> io::Result<()> {
         self.sort();
         if self.runs.len() >= RUNS_MAX {
-            let runs = std::mem::take(&mut self.runs);
+            self.runs.sort_unstable_by_key(|run| Reverse(run.bytes));
+            let runs = self.runs.split_off(RUNS_MAX - RUNS_JOINED);
             let mut merged = Merge::new(&runs, self.distinct)?;
-            let mut out = BufWriter::with_capacity(BUFFER_BYTES, nameless(&self.folder)?);
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, nameless(&self.room)?);
             let mut row = Vec::new();
             while merged.next(&mut row)? {
                 write_row(&mut out, &row)?;
             }
             self.runs.push(out.into_inner()?);
         }
-        let mut out = BufWriter::with_capacity(BUFFER_BYTES, nameless(&self.folder)?);
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, nameless(&self.room)?);
         for (_, start, length) in &self.index {
             write_row(&mut out, self.rows.get(*start as usize..(*start + *length) as usize).unwrap_or_default())?;
         }
@@ -145,17 +201,17 @@ fn write_row(out: &mut impl Write, row: &[u8]) -> io::Result<()> {
 }
 
 /// A file that is gone when it is closed, however the process ends.
-fn nameless(folder: &Path) -> io::Result<File> {
+fn nameless(room: &Rc<Room>) -> io::Result<Run> {
     for attempt in 0..1000_u32 {
-        let path = folder.join(format!(".testimony-verify-{}-{attempt}", std::process::id()));
+        let path = room.folder.join(format!(".testimony-verify-{}-{attempt}", std::process::id()));
         match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
             Ok(file) => {
                 fs::remove_file(&path)?;
-                return Ok(file);
+                return Ok(Run { file, bytes: 0, room: Rc::clone(room) });
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
-                let folder = folder.display();
+                let folder = room.folder.display();
                 let message = format!("temporary files in {folder}: {error}; TMPDIR names another folder");
                 return Err(io::Error::new(error.kind(), message));
             }
@@ -171,9 +227,10 @@ struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    fn new(files: &'a [File], distinct: bool) -> io::Result<Self> {
+    fn new(runs: &'a [Run], distinct: bool) -> io::Result<Self> {
         let mut merge = Self { runs: Vec::new(), heads: BinaryHeap::new(), distinct };
-        for (run, mut file) in files.iter().enumerate() {
+        for (run, Run { file, .. }) in runs.iter().enumerate() {
+            let mut file = file;
             file.rewind()?;
             merge.runs.push(BufReader::with_capacity(BUFFER_BYTES, file));
             merge.refill(run, Vec::new())?;
@@ -216,8 +273,12 @@ impl<'a> Merge<'a> {
 mod tests {
     use super::*;
 
+    fn room(bytes_max: Option<u64>) -> Rc<Room> {
+        Room::new(std::env::temp_dir(), bytes_max)
+    }
+
     fn sorted(rows: &[Vec<u8>], held_max: usize) -> Vec<Vec<u8>> {
-        let mut sorter = Sorter::new(std::env::temp_dir(), held_max);
+        let mut sorter = Sorter::new(&room(None), held_max);
         rows.iter().for_each(|row| sorter.push(row).expect("a temporary folder"));
         let mut out = Vec::new();
         sorter
@@ -244,7 +305,7 @@ mod tests {
         let copies = [&rows[..], &rows[..], &rows[1_000..]].concat();
         for held_max in [usize::MAX, 20_000, 200] {
             assert!(sorted(&rows, held_max) == expected, "{held_max}");
-            let mut sorter = Sorter::new(std::env::temp_dir(), held_max).distinct();
+            let mut sorter = Sorter::new(&room(None), held_max).distinct();
             copies.iter().for_each(|row| sorter.push(row).expect("a temporary folder"));
             let once = sorter.sorted().expect("a temporary folder");
             for pass in 0..2 {
@@ -261,8 +322,37 @@ mod tests {
     }
 
     #[test]
+    fn temporary_files_take_an_eighth_more_than_the_rows_at_most_and_are_bounded() {
+        const ROWS: u64 = 40_000;
+        let row = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+        // Each row has its length beside it.
+        let all = ROWS * 12;
+        let filled = |bytes_max: u64| {
+            let room = room(Some(bytes_max));
+            let mut sorter = Sorter::new(&room, 800);
+            let most = (0..ROWS).try_fold(0, |most: u64, number| {
+                sorter.push(&row(number))?;
+                Ok::<_, io::Error>(most.max(room.bytes.get()))
+            })?;
+            let sorted = sorter.sorted()?;
+            assert!(sorted.0.runs.len() <= RUNS_MAX && room.bytes.get() == all, "{}", room.bytes.get());
+            drop(sorted);
+            assert_eq!(room.bytes.get(), 0, "all is given back");
+            Ok::<_, io::Error>(most)
+        };
+        assert!(filled(all + all / 8).expect("room") <= all);
+        for bytes_max in [0, all / 2, all - 1] {
+            let error = filled(bytes_max).expect_err("no room").to_string();
+            assert!(
+                error.contains(&format!("more than {bytes_max} bytes: allow more with --temporary-size")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn a_folder_that_cannot_be_written_is_named() {
-        let mut sorter = Sorter::new("/proc/nowhere".into(), 1);
+        let mut sorter = Sorter::new(&Room::new("/proc/nowhere".into(), None), 1);
         sorter.push(b"a").expect("held");
         let error = sorter.push(b"b").expect_err("no folder").to_string();
         assert!(error.contains("/proc/nowhere") && error.contains("TMPDIR"), "{error}");

@@ -132,7 +132,8 @@ pub(super) fn line(format: Format, record: &LogRecord) -> Value {
             };
             let own: Map<String, Value> = attributes.iter().map(|(key, value)| (key.clone(), number(value))).collect();
             let mut source = json!({
-                "@timestamp": format!("{}.{:06}", record.time_unix_nano / 1_000_000, record.time_unix_nano % 1_000_000),
+                // As the Collector's exporter writes it.
+                "@timestamp": format!("{}.{}", record.time_unix_nano / 1_000_000, record.time_unix_nano % 1_000_000),
                 "body": {"text": body(record)}, "attributes": own, "event_name": record.event_name,
                 "resource": {"attributes": resource_map(".")},
             });

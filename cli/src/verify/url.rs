@@ -36,12 +36,21 @@ fn credentials_end(rest: &str) -> Option<usize> {
     odd.then(|| rest.rfind('@')).flatten()
 }
 
-/// The name without credentials, if it is a URL that has some: for whatever is printed.
+/// The name without credentials, if it is a URL that may have some: for whatever is printed. A query may hold them too.
 pub fn shown(name: &str) -> Cow<'_, str> {
-    let Some((scheme, rest)) = name.split_once("://") else { return Cow::Borrowed(name) };
-    match credentials_end(rest).and_then(|at| rest.get(at..)) {
-        Some(rest) => Cow::Owned(format!("{scheme}://***{rest}")),
-        None => Cow::Borrowed(name),
+    let Some((scheme, all)) = name.split_once("://") else { return Cow::Borrowed(name) };
+    let rest = credentials_end(all).and_then(|at| all.get(at..));
+    let (path, query) =
+        rest.unwrap_or(all).split_once('?').map_or((rest.unwrap_or(all), ""), |(path, _)| (path, "?***"));
+    let user = if rest.is_some() { "***" } else { "" };
+    Cow::Owned(format!("{scheme}://{user}{path}{query}"))
+}
+
+/// A text without the query of this URL, which a server may say in its answer.
+pub fn without_query(name: &str, text: String) -> String {
+    match name.split_once('?').filter(|(url, query)| is_url(url) && !query.is_empty()) {
+        Some((_, query)) => text.replace(query, "***"),
+        None => text,
     }
 }
 
@@ -275,7 +284,7 @@ mod tests {
     #[test]
     fn credentials_in_a_url_are_refused_and_never_shown() {
         for (url, shown_as) in [
-            ("http://u:secret@host/x?y", "http://***@host/x?y"),
+            ("http://u:secret@host/x?y", "http://***@host/x?***"),
             ("https://secret@host", "https://***@host"),
             ("http://u:se@cret@host:1/x", "http://***@host:1/x"),
             ("http://u:se/cret@host/x", "http://***@host/x"),
@@ -289,9 +298,20 @@ mod tests {
             assert!(error.contains("credentials in a URL are not taken"), "{error}");
             assert!(!error.contains("cret"), "{error}");
         }
-        for plain in ["http://host:1/x@y?z=a@b", "http://[::1]:9428/a@b", "http://host/x", "u:p@host", "-", "a@b.jsonl"]
-        {
+        for plain in ["http://host:1/x@y", "http://[::1]:9428/a@b", "http://host/x", "u:p@host", "-", "a@b?.jsonl"] {
             assert_eq!(shown(plain), plain);
+        }
+    }
+
+    #[test]
+    fn the_query_of_a_url_is_not_shown() {
+        let url = "http://ch:8123/?user=audit&password=S3cret&query=x@y";
+        assert_eq!(shown(url), "http://ch:8123/?***");
+        assert_eq!(shown("http://host:1/x@y?z=a@b"), "http://host:1/x@y?***");
+        let answer = format!("no such page: /{}", url.rsplit('/').next().expect("a query"));
+        assert_eq!(without_query(url, answer.clone()), "no such page: /?***");
+        for other in ["http://ch:8123/", "http://ch:8123/?", "a?b"] {
+            assert_eq!(without_query(other, answer.clone()), answer);
         }
     }
 }

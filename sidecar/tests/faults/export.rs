@@ -149,6 +149,7 @@ fn stored<'a>(resource: &'a [KeyValue], record: &'a LogRecord) -> Stored<'a> {
     let name = |key| of(key).unwrap_or_default();
     Stored {
         time_ns: Some(record.time_unix_nano),
+        time_by_fraction: false,
         event: Some(Cow::Borrowed(&record.event_name)),
         trace_id: Some(Cow::Owned(hex(&record.trace_id))),
         span_id: Some(Cow::Owned(hex(&record.span_id))),

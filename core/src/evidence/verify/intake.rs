@@ -172,6 +172,12 @@ impl Intake {
         self.others += 1;
     }
 
+    /// A part of the input that is not read, though it may hold records. It says why.
+    pub fn not_read(&mut self, why: &str, place: Place) {
+        self.ours = true;
+        self.find(Finding::export(Verdict::Foreign, why).at(place));
+    }
+
     fn find(&mut self, finding: Finding) {
         if self.scope.holds(&finding) {
             self.findings.add(finding);

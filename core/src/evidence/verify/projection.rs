@@ -33,6 +33,9 @@ pub enum Value<'a> {
 pub struct Stored<'a> {
     /// `time_unix_nano`; [`Self::NO_TIME`] where there is one that cannot be read.
     pub time_ns: Option<u64>,
+    /// The nanoseconds of its millisecond came to the backend without leading zeros, and it may have read them as a fraction: 1 as
+    /// a tenth.
+    pub time_by_fraction: bool,
     /// `event_name`.
     pub event: Option<Cow<'a, str>>,
     /// `trace_id`, in hex.
@@ -99,10 +102,12 @@ impl Projector {
     /// The difference, in words.
     pub fn compare(&self, body: &Body<'_>, stored: &Stored<'_>, sid: Option<&StreamParts<'_>>) -> Result<(), String> {
         let simple = |key| body.simple(key);
+        let time_by_fraction = stored.time_by_fraction;
         if let (Some(stored), Some(t0)) = (stored.time_ns, simple("t0"))
             && let t1 = simple("t1").and_then(|t1| t1.parse().ok())
             && let filed = t0.parse().map(|t0| filed_ns(t0, t1))
             && filed != Ok(stored)
+            && !(time_by_fraction && filed.as_ref().is_ok_and(|filed| by_fraction(*filed) == stored))
         {
             let said = filed.map_or_else(|_| t0.to_owned(), |filed| filed.to_string());
             return Err(match stored {
@@ -223,6 +228,18 @@ impl Projector {
     }
 }
 
+const MILLISECOND_NS: u64 = 1_000_000;
+
+/// A time of which the nanoseconds of the millisecond, as a number, were read as digits behind a point.
+fn by_fraction(time_ns: u64) -> u64 {
+    let rest = time_ns % MILLISECOND_NS;
+    let mut read = rest;
+    while read > 0 && read < MILLISECOND_NS / 10 {
+        read *= 10;
+    }
+    (time_ns - rest).saturating_add(read)
+}
+
 /// Integers of OTLP have 63 bits.
 fn int<'a>(wanted: &mut Vec<Wanted<'a>>, name: &'a str, value: Cow<'a, str>, more: u64) {
     let Ok(number) = value.parse::<u64>() else { return };
@@ -277,5 +294,30 @@ mod tests {
             }
         }
         assert!(fits("nine", Some(9), 9).is_err());
+    }
+
+    #[test]
+    fn v4_nanoseconds_that_a_backend_read_as_a_fraction_are_those_and_no_others() {
+        let projector = Projector::new(Shape { underscores: false, numbers_as_text: false });
+        for (t0, read) in [
+            (7_000_001, 7_100_000),
+            (7_000_010, 7_100_000),
+            (7_012_345, 7_123_450),
+            (7_123_456, 7_123_456),
+            (7_000_000, 7_000_000),
+        ] {
+            let text = format!(r#"{{"t0":"{t0}","v":"1"}}"#);
+            let body = Body::parse(&text).expect("canonical");
+            for (time_ns, time_by_fraction, good) in [
+                (t0, false, true),
+                (t0, true, true),
+                (read, true, true),
+                (read, false, read == t0),
+                (read + 1, true, false),
+            ] {
+                let stored = Stored { time_ns: Some(time_ns), time_by_fraction, ..Stored::default() };
+                assert_eq!(projector.compare(&body, &stored, None).is_ok(), good, "{t0} {time_ns} {time_by_fraction}");
+            }
+        }
     }
 }
