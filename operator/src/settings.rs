@@ -329,7 +329,8 @@ fn amount(text: &str) -> Option<f64> {
         "Mi" => 1024.0 * 1024.0,
         "Gi" => 1024.0 * 1024.0 * 1024.0,
         "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
+        // A decimal exponent, such as e3 or E-3. Helm, too, writes large numbers of a values file so.
+        _ => 10_f64.powi(suffix.strip_prefix(['e', 'E'])?.parse::<i8>().ok()?.into()),
     };
     Some(number.parse::<f64>().ok()? * factor)
 }
@@ -396,5 +397,11 @@ mod tests {
         assert!(amount("100m") < amount("0.2"));
         assert_eq!(amount("1.5.5"), None);
         assert_eq!(amount("Mi"), None);
+        assert_eq!(amount("1.34217728e+08"), amount("128Mi"));
+        assert_eq!(amount("5E-2"), amount("0.05"));
+        assert_eq!(amount("128e6"), amount("128M"));
+        for wrong in ["1e", "1e+", "1e3M", "1ee3", "e3"] {
+            assert_eq!(amount(wrong), None, "{wrong}");
+        }
     }
 }
