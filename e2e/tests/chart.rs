@@ -280,6 +280,8 @@ fn a_wrong_value_is_named() {
             &[minimal, "sidecar.resources.requests.memory=1Gi"],
             &["sidecar.resources.requests.memory is 1Gi", "raise the limit"],
         ),
+        (&[minimal, "sidecar.resources.requests.cpu=0"], &["/sidecar/resources/requests/cpu"]),
+        (&[minimal, "sidecar.resources.requests.memory=0Mi"], &["/sidecar/resources/requests/memory"]),
         (&[minimal, "sidecar.resources.requests.cpu=0.6"], &["sidecar.resources.requests.cpu is 0.6", "500m"]),
         (&[minimal, "init.resources.limits.cpu=5m"], &["init.resources.requests.cpu is 10m", "5m"]),
     ] {

@@ -171,6 +171,8 @@ impl Metrics {
     }
 
     fn register(&self, registry: &mut Registry) {
+        // From the start on, for who looks at its increase.
+        drop(self.injections.get_or_create(&InjectionLabels { result: "error", reason: "" }));
         registry.register("injections", "Admissions of pods by result and reason", self.injections.clone());
         let admission = self.admission_seconds.clone();
         registry.register_with_unit("admission", "Time to answer an admission", Unit::Seconds, admission);
@@ -237,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn w1_contradictions_are_shown_before_the_first_one() {
+    fn w1_contradictions_and_errors_are_shown_before_the_first_one() {
         let (_, registry) = Metrics::new();
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
@@ -246,5 +248,6 @@ mod tests {
             assert!(text.contains(&line), "{line}{text}");
         }
         assert!(text.contains("testimony_operator_ledger_skipped_total 0\n"), "{text}");
+        assert!(text.contains("testimony_operator_injections_total{result=\"error\",reason=\"\"} 0\n"), "{text}");
     }
 }

@@ -54,7 +54,7 @@ definitions! {
     EXPORT_QUEUE_BYTES: "gauge", "testimony_export_queue_bytes", ["sink"], "Encoded bytes that wait for a sink";
     EXPORT_OLDEST: "gauge", "testimony_export_oldest_seconds", ["sink"], "Age of the oldest record that a sink has not acknowledged";
     SPOOL_MISSING: "gauge", "testimony_spool_missing", [], "1 while the worker runs without the spool that it should have: its records wait in memory, and are lost with it";
-    WORKER_RESTARTS: "counter", "testimony_worker_restarts_total", [], "Times that the supervisor started the worker anew";
+    WORKER_RESTARTS: "counter", "testimony_worker_restarts_total", [], "Workers that died; the supervisor started another one each time";
     POLICY_REVISION: "gauge", "testimony_policy_revision_info", ["revision"], "The policy in force; always 1";
     POLICY_REFUSED: "counter", "testimony_policy_refused_total", [], "Policy documents that could not be run";
     POLICY_UNDECIDED: "counter", "testimony_policy_undecided_total", ["reason"], "Exchanges for which it could not be told whether a rule of a policy matches; the higher level counted";
@@ -175,7 +175,7 @@ pub struct Metrics {
     refused: Family<Labels<1>, Counter>,
     /// [`SPOOL_MISSING`].
     pub spool_missing: Gauge,
-    /// Times that the worker was started anew.
+    /// [`WORKER_RESTARTS`].
     pub worker_restarts: Counter,
     policy_revision: Family<SinkLabels, Gauge>,
     /// Documents that could not be run.

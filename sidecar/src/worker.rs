@@ -236,14 +236,17 @@ fn predecessor(
 ) -> (Option<Gap>, Option<Unspooled>) {
     if let Some(previous) = &previous {
         metrics.worker_restarts.inc_by(previous.restarts);
-        tracing::error!(end = %previous.end, restarts = previous.restarts, "the worker before this one died");
+    }
+    let died = previous.filter(|previous| !previous.end.is_in_order());
+    if let Some(died) = &died {
+        tracing::error!(end = %died.end, restarts = died.restarts, "the worker before this one died");
     }
     let mark = config.spool.as_ref().map(|spool| Unspooled::new(&spool.key_folder));
     let since = mark.as_ref().and_then(Unspooled::since);
     if !spooled && let Some(mark) = &mark {
         mark.set();
     }
-    let ended = previous.map(|previous| previous.ended_at_unix_nanos);
+    let ended = died.map(|died| died.ended_at_unix_nanos);
     (unspooled::lost(since, ended, spooled, now().wall_ns), mark)
 }
 

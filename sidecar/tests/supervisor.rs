@@ -38,6 +38,7 @@ fn tests() -> ExitCode {
         test("a_worker_that_does_not_stop_is_killed_in_time", a_worker_that_does_not_stop_is_killed),
         test("a_hopeless_worker_is_not_started_again", a_hopeless_worker_is_not_started_again),
         test("a_crashing_worker_is_started_again_and_told_of_it", a_crashing_worker_is_started_again),
+        test("a_worker_that_ends_in_order_did_not_die", a_worker_that_ends_in_order_did_not_die),
         test("orphans_are_reaped", orphans_are_reaped),
         test("a_worker_does_not_outlive_its_supervisor", a_worker_does_not_outlive_its_supervisor),
         test("a_port_in_use_ends_the_supervisor", a_port_in_use_ends_the_supervisor),
@@ -90,6 +91,7 @@ fn worker(behaviour: &str) -> ExitCode {
     supervisor::take_stop_signals().expect("signals");
     match behaviour {
         "exit" => return ExitCode::from(9),
+        "leave" => return ExitCode::SUCCESS,
         "usage" => return ExitCode::from(64),
         "config" => return ExitCode::from(78),
         // SAFETY: sets a disposition, no handler.
@@ -374,6 +376,15 @@ fn a_crashing_worker_is_started_again() {
     // Stopping works while nothing runs, too.
     supervisor.signal(libc::SIGTERM);
     assert_eq!(supervisor.wait().code(), Some(0));
+}
+
+fn a_worker_that_ends_in_order_did_not_die() {
+    let mut supervisor = Supervisor::start("leave", &[]);
+    assert_eq!(supervisor.up().end, "none");
+    for _ in 0..3 {
+        let worker = supervisor.up();
+        assert_eq!((worker.restarts, worker.end.as_str()), (0, "exit:0"));
+    }
 }
 
 fn orphans_are_reaped() {

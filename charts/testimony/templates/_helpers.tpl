@@ -120,19 +120,23 @@ webhooks:
     timeoutSeconds: {{ if .strict }}10{{ else }}3{{ end }}
 {{- end }}
 
-{{/* A quantity as a number. */}}
+{{/* A quantity, given as text, as a number. */}}
 {{- define "testimony.amount" -}}
-{{- $text := toString . -}}
-{{- $suffix := regexFind "[A-Za-z]*$" $text -}}
+{{- $suffix := regexFind "[A-Za-z]*$" . -}}
 {{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
-{{- mulf (trimSuffix $suffix $text | float64) (get $factors $suffix) -}}
+{{- mulf (trimSuffix $suffix . | float64) (get $factors $suffix) -}}
+{{- end }}
+
+{{/* A quantity as text. A number of a values file is a float to Helm: printf would write 1.34217728e+08. */}}
+{{- define "testimony.quantity" -}}
+{{- kindIs "string" . | ternary . (toJson .) -}}
 {{- end }}
 
 {{/* Every audited pod would be refused: better said before anything is installed. Expects (dict "of" "sidecar" "resources" {...}). */}}
 {{- define "testimony.checkResources" -}}
 {{- range $resource := list "cpu" "memory" -}}
-{{- $request := get $.resources.requests $resource -}}
-{{- $limit := get $.resources.limits $resource -}}
+{{- $request := get $.resources.requests $resource | include "testimony.quantity" -}}
+{{- $limit := get $.resources.limits $resource | include "testimony.quantity" -}}
 {{- if gt (include "testimony.amount" $request | float64) (include "testimony.amount" $limit | float64) -}}
 {{- fail (printf "%s.resources.requests.%s is %v, more than %s.resources.limits.%s, which is %v: lower the request or raise the limit" $.of $resource $request $.of $resource $limit) -}}
 {{- end -}}
@@ -146,14 +150,14 @@ webhooks:
 - {{ printf "--sidecar-image=%v" (include "testimony.image" (dict "root" . "image" .Values.image.sidecar)) | quote }}
 - {{ printf "--sidecar-image-pull-policy=%v" .Values.image.pullPolicy | quote }}
 - {{ printf "--init-run-as-root=%v" .Values.init.runAsRoot | quote }}
-- {{ printf "--init-cpu-request=%v" .Values.init.resources.requests.cpu | quote }}
-- {{ printf "--init-cpu-limit=%v" .Values.init.resources.limits.cpu | quote }}
-- {{ printf "--init-memory-request=%v" .Values.init.resources.requests.memory | quote }}
-- {{ printf "--init-memory-limit=%v" .Values.init.resources.limits.memory | quote }}
-- {{ printf "--sidecar-cpu-request=%v" .Values.sidecar.resources.requests.cpu | quote }}
-- {{ printf "--sidecar-cpu-limit=%v" .Values.sidecar.resources.limits.cpu | quote }}
-- {{ printf "--sidecar-memory-request=%v" .Values.sidecar.resources.requests.memory | quote }}
-- {{ printf "--sidecar-memory-limit=%v" .Values.sidecar.resources.limits.memory | quote }}
+- {{ printf "--init-cpu-request=%s" (include "testimony.quantity" .Values.init.resources.requests.cpu) | quote }}
+- {{ printf "--init-cpu-limit=%s" (include "testimony.quantity" .Values.init.resources.limits.cpu) | quote }}
+- {{ printf "--init-memory-request=%s" (include "testimony.quantity" .Values.init.resources.requests.memory) | quote }}
+- {{ printf "--init-memory-limit=%s" (include "testimony.quantity" .Values.init.resources.limits.memory) | quote }}
+- {{ printf "--sidecar-cpu-request=%s" (include "testimony.quantity" .Values.sidecar.resources.requests.cpu) | quote }}
+- {{ printf "--sidecar-cpu-limit=%s" (include "testimony.quantity" .Values.sidecar.resources.limits.cpu) | quote }}
+- {{ printf "--sidecar-memory-request=%s" (include "testimony.quantity" .Values.sidecar.resources.requests.memory) | quote }}
+- {{ printf "--sidecar-memory-limit=%s" (include "testimony.quantity" .Values.sidecar.resources.limits.memory) | quote }}
 - {{ printf "--sidecar-log=%v" .Values.sidecar.log | quote }}
 - {{ printf "--sidecar-spool-mebibytes=%d" (int .Values.sidecar.spoolMebibytes) | quote }}
 - --webhook-config-name=testimony-default

@@ -302,7 +302,7 @@ fn warnings(
     }
     for name in &traits.network_admins {
         warnings.push(format!(
-            "container {name} may change the network (NET_ADMIN, NET_RAW or privileged): it can avoid the audit"
+            "container {name} may change the network or reach into the sidecar (NET_ADMIN, NET_RAW, SYS_MODULE or privileged; SYS_PTRACE or SYS_ADMIN with shareProcessNamespace or hostPID): it can avoid the audit"
         ));
     }
     if let Some(sidecar) = sidecar {

@@ -184,6 +184,11 @@ fn containers_that_can_avoid_the_audit_are_injected_with_a_warning() -> Result<(
             "securityContext: {capabilities: {add: [NET_RAW]}}",
             "Warning: testimony: container other may change the network",
         ),
+        (
+            "sys-module",
+            "securityContext: {capabilities: {add: [SYS_MODULE]}}",
+            "Warning: testimony: container other may change the network",
+        ),
     ];
     for (name, context, warning) in cases {
         let before = admissions("injected", "")?;
@@ -195,8 +200,8 @@ fn containers_that_can_avoid_the_audit_are_injected_with_a_warning() -> Result<(
     }
     let quiet = space.apply_warned(&pod("quiet", "", "", ""))?;
     assert!(!quiet.contains("testimony"), "a pod without a risk is not warned of: {quiet}");
-    space.ready(&["our-ids", "net-admin", "net-raw", "quiet"])?;
-    expect_status(&space, "all", [4, 4, 0, 0], &[])?;
+    space.ready(&["our-ids", "net-admin", "net-raw", "sys-module", "quiet"])?;
+    expect_status(&space, "all", [5, 5, 0, 0], &[])?;
     Ok(())
 }
 

@@ -80,6 +80,11 @@ fn every_pod_is_injected_or_refused_with_what_to_do() -> Result<()> {
         json!({"spec": {"containers": [app]}})
     };
     let ids = json!({"runAsUser": 62819, "runAsGroup": 62820});
+    let tracer = |how: &str| {
+        let mut pod = app(json!({"securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}}));
+        pod["spec"][how] = json!(true);
+        pod
+    };
     let cases = [
         (json!({"spec": {"hostNetwork": true}}), "HostNetwork", "remove hostNetwork"),
         (json!({"spec": {"os": {"name": "windows"}}}), "Windows", "a namespace that is not strict"),
@@ -92,6 +97,9 @@ fn every_pod_is_injected_or_refused_with_what_to_do() -> Result<()> {
         (json!({"spec": {"securityContext": ids}}), "UidCollision", "[app]"),
         (app(json!({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}})), "NetworkAdmin", "[app]"),
         (app(json!({"securityContext": {"capabilities": {"add": ["NET_RAW"]}}})), "NetworkAdmin", "[app]"),
+        (app(json!({"securityContext": {"capabilities": {"add": ["SYS_MODULE"]}}})), "NetworkAdmin", "[app]"),
+        (tracer("shareProcessNamespace"), "NetworkAdmin", "[app]"),
+        (tracer("hostPID"), "NetworkAdmin", "[app]"),
         (app(json!({"securityContext": {"privileged": true}})), "NetworkAdmin", "remove the capability"),
     ];
     for (extra, reason, fix) in cases {
@@ -195,6 +203,10 @@ fn a_running_pod_of_a_strict_namespace_records_and_stays_what_it_is() -> Result<
         let mounts = json!({"volumeMounts": [{"name": volume, "mountPath": "/stolen"}]});
         refused(debug("thief", mounts), "refused (NameCollision)")?;
     }
+    let trace = json!({"capabilities": {"add": ["SYS_PTRACE"]}});
+    let tracer = json!({"targetContainerName": "testimony-sidecar", "securityContext": trace});
+    refused(debug("tracer", tracer), "refused (NetworkAdmin)")?;
+    debug("tracer", context(trace))?;
     debug("harmless", context(json!({"runAsUser": 1000})))?;
     patch(&[], json!({"metadata": {"labels": {"some": "thing"}}}))?;
     Ok(())

@@ -189,7 +189,7 @@ fn warnings(pod: &PodTraits) -> Vec<String> {
         format!("testimony: container {name} runs as the sidecar's user and group: its connections are not audited")
     });
     let admins = pod.network_admins.iter().map(|name| {
-        format!("testimony: container {name} may change the network (NET_ADMIN, NET_RAW or privileged): it can avoid the audit")
+        format!("testimony: container {name} may change the network or reach into the sidecar (NET_ADMIN, NET_RAW, SYS_MODULE or privileged; SYS_PTRACE or SYS_ADMIN with shareProcessNamespace or hostPID): it can avoid the audit")
     });
     collision.chain(admins).collect()
 }

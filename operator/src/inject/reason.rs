@@ -26,7 +26,7 @@ pub enum Reason {
     NameCollision,
     /// Strict namespaces only: a container has the sidecar's user and group, so the redirect lets it pass.
     UidCollision,
-    /// Strict namespaces only: a container may change the network.
+    /// Strict namespaces only: a container may change the network, or reach into the sidecar.
     NetworkAdmin,
 }
 
@@ -83,7 +83,7 @@ impl Reason {
                 "a container runs as the sidecar's user and group (62819:62820), which is never audited"
             }
             Self::NetworkAdmin => {
-                "a container may change the network (NET_ADMIN, NET_RAW, ALL or privileged) and so avoid the audit"
+                "a container may change the network (NET_ADMIN, NET_RAW, SYS_MODULE, ALL or privileged) or reach into the sidecar (SYS_PTRACE or SYS_ADMIN with shareProcessNamespace or hostPID), and so avoid the audit"
             }
         }
     }

@@ -142,6 +142,8 @@ mod tests {
         assert_eq!(amount("1"), amount("1000m"));
         assert_eq!(amount("1Gi"), amount("1024Mi"));
         assert_eq!(amount("1e3"), amount("1k"));
+        // As Helm writes a large number of a values file.
+        assert_eq!(amount("1.34217728e+08"), amount("128Mi"));
         assert!(amount("100m") < amount("0.2"));
         for wrong in ["1.5.5", "Mi", "much", "1Q"] {
             assert_eq!(amount(wrong), None, "{wrong}");

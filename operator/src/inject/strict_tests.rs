@@ -35,6 +35,11 @@ fn container(fields: Value) -> Value {
 #[test]
 fn each_case_of_the_table_is_refused_with_what_to_do() {
     let capability = |name: &str| container(json!({"securityContext": {"capabilities": {"add": [name]}}}));
+    let shared = |how: &str, name: &str| {
+        let mut pod = capability(name);
+        pod["spec"][how] = json!(true);
+        pod
+    };
     let cases = [
         (json!({"spec": {"hostNetwork": true}}), Reason::HostNetwork, "remove hostNetwork"),
         (json!({"spec": {"os": {"name": "windows"}}}), Reason::Windows, "namespace that is not strict"),
@@ -51,6 +56,13 @@ fn each_case_of_the_table_is_refused_with_what_to_do() {
         (capability("NET_ADMIN"), Reason::NetworkAdmin, "[app]. To fix it: remove the capability"),
         (capability("CAP_NET_RAW"), Reason::NetworkAdmin, "remove the capability"),
         (capability("all"), Reason::NetworkAdmin, "remove the capability"),
+        (capability("SYS_MODULE"), Reason::NetworkAdmin, "remove the capability"),
+        (
+            shared("shareProcessNamespace", "SYS_PTRACE"),
+            Reason::NetworkAdmin,
+            "[app]. To fix it: remove the capability",
+        ),
+        (shared("hostPID", "CAP_SYS_ADMIN"), Reason::NetworkAdmin, "remove the capability"),
         (container(json!({"securityContext": {"privileged": true}})), Reason::NetworkAdmin, "privileged"),
     ];
     let index = strict_cluster();

@@ -234,8 +234,21 @@ fn pods_that_can_avoid_the_audit_are_injected_with_a_warning() {
     warned(
         json!({"containers": [{"name": "app", "securityContext": {"capabilities": {"add": ["NET_RAW"]}}}]}),
         expect_test::expect![
-            "testimony: container app may change the network (NET_ADMIN, NET_RAW or privileged): it can avoid the audit"
+            "testimony: container app may change the network or reach into the sidecar (NET_ADMIN, NET_RAW, SYS_MODULE or privileged; SYS_PTRACE or SYS_ADMIN with shareProcessNamespace or hostPID): it can avoid the audit"
         ],
+    );
+    warned(
+        json!({"hostPID": true, "containers": [
+            {"name": "a", "securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}},
+            {"name": "b", "securityContext": {"capabilities": {"add": ["SYS_CHROOT"]}}},
+        ]}),
+        expect_test::expect![
+            "testimony: container a may change the network or reach into the sidecar (NET_ADMIN, NET_RAW, SYS_MODULE or privileged; SYS_PTRACE or SYS_ADMIN with shareProcessNamespace or hostPID): it can avoid the audit"
+        ],
+    );
+    warned(
+        json!({"containers": [{"name": "app", "securityContext": {"capabilities": {"add": ["SYS_PTRACE", "SYS_ADMIN"]}}}]}),
+        expect_test::expect![""],
     );
 }
 

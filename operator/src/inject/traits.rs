@@ -34,7 +34,7 @@ pub struct PodTraits {
     pub name_collision: Option<String>,
     /// Containers with our user and group: the redirect rules let them pass.
     pub loop_guard_collision: Vec<String>,
-    /// Containers that add NET_ADMIN or NET_RAW: they can undo or avoid the redirect.
+    /// Containers with capabilities by which they can undo or avoid the redirect, or reach into the sidecar.
     pub network_admins: Vec<String>,
     /// Names of the volumes with what sinks are shown, see [`super::sink_volumes`].
     pub sink_volumes: BTreeSet<String>,
@@ -67,7 +67,7 @@ impl PodTraits {
             port_collision: others(spec).find_map(colliding_port),
             name_collision: if injected { None } else { colliding_name(spec) },
             loop_guard_collision: others(spec).filter(|c| has_our_ids(spec, c)).map(|c| c.name.clone()).collect(),
-            network_admins: others(spec).filter(|c| is_network_admin(c)).map(|c| c.name.clone()).collect(),
+            network_admins: others(spec).filter(|c| is_network_admin(spec, c)).map(|c| c.name.clone()).collect(),
             labels,
             injected,
             injection_id,
@@ -161,12 +161,17 @@ fn has_our_ids(spec: &PodSpec, container: &Container) -> bool {
     user == Some(i64::from(id::SIDECAR_UID)) && group == Some(i64::from(id::SIDECAR_GID))
 }
 
-fn is_network_admin(container: &Container) -> bool {
+fn is_network_admin(spec: &PodSpec, container: &Container) -> bool {
+    let sees_sidecar = spec.share_process_namespace.unwrap_or_default() || spec.host_pid.unwrap_or_default();
     let context = container.security_context.as_ref();
     let added = context.and_then(|s| s.capabilities.as_ref()).and_then(|c| c.add.as_ref());
     let adds = added.into_iter().flatten().any(|c| {
         let name = c.to_ascii_uppercase();
-        matches!(name.trim_start_matches("CAP_"), "NET_ADMIN" | "NET_RAW" | "ALL")
+        match name.trim_start_matches("CAP_") {
+            "NET_ADMIN" | "NET_RAW" | "SYS_MODULE" | "ALL" => true,
+            "SYS_PTRACE" | "SYS_ADMIN" => sees_sidecar,
+            _ => false,
+        }
     });
     adds || context.and_then(|s| s.privileged).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use super::listen::{Listeners, Role};
 
 /// Announces the inherited sockets: `inbound:3,outbound:4,admin:5`; a role may occur more than once.
 pub const ENV_LISTEN_FDS: &str = "TESTIMONY_LISTEN_FDS";
-/// How many workers ended before this one: 0 for the first.
+/// How many workers died before this one: 0 for the first.
 pub const ENV_WORKER_RESTARTS: &str = "TESTIMONY_WORKER_RESTARTS";
 /// How the worker before this one ended: `exit:CODE` or `signal:NUMBER`. Absent for the first.
 pub const ENV_WORKER_LAST_END: &str = "TESTIMONY_WORKER_LAST_END";
@@ -61,6 +61,13 @@ pub enum WorkerEnd {
     Signal(i32),
 }
 
+impl WorkerEnd {
+    /// Whether it drained and left of its own accord: no death.
+    pub fn is_in_order(self) -> bool {
+        self == Self::Exit(0)
+    }
+}
+
 impl fmt::Display for WorkerEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -87,9 +94,9 @@ impl FromStr for WorkerEnd {
 /// The worker before this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreviousWorker {
-    /// How many workers ended before this one; at least 1.
+    /// How many workers died before this one; those that ended in order do not count.
     pub restarts: u64,
-    /// How the last of them ended.
+    /// How the last one ended.
     pub end: WorkerEnd,
     /// When, in nanoseconds since the epoch, by the supervisor's clock.
     pub ended_at_unix_nanos: u64,
@@ -120,7 +127,7 @@ fn previous_worker_from(get: impl Fn(&str) -> Option<String>) -> Result<Option<P
     let ended_at =
         parse_variable(&get, ENV_WORKER_ENDED_AT, |text| text.parse::<u64>().map_err(|_| "not nanoseconds"))?;
     Ok(match (restarts, end, ended_at) {
-        (Some(restarts), Some(end), Some(ended_at_unix_nanos)) if restarts > 0 => {
+        (Some(restarts), Some(end), Some(ended_at_unix_nanos)) => {
             Some(PreviousWorker { restarts, end, ended_at_unix_nanos })
         }
         _ => None,
@@ -264,8 +271,8 @@ mod tests {
 
     #[test]
     fn the_predecessor_is_told_and_read_back() {
-        for end in [WorkerEnd::Exit(101), WorkerEnd::Signal(9)] {
-            let previous = PreviousWorker { restarts: 3, end, ended_at_unix_nanos: 1_700_000_000_000_000_001 };
+        for (restarts, end) in [(3, WorkerEnd::Exit(101)), (1, WorkerEnd::Signal(9)), (0, WorkerEnd::Exit(0))] {
+            let previous = PreviousWorker { restarts, end, ended_at_unix_nanos: 1_700_000_000_000_000_001 };
             let variables = previous.variables();
             let get = |name: &str| variables.iter().find(|(each, _)| *each == name).map(|(_, value)| value.clone());
             assert_eq!(previous_worker_from(get).expect("valid"), Some(previous));

@@ -117,9 +117,13 @@ fn supervise(config: &SupervisorConfig) -> Result<u8, SupervisorError> {
                         tracing::error!(code, "the worker cannot run with this configuration");
                         return Ok(code);
                     }
-                    let pause = restarts.ended(started.elapsed());
+                    let pause = restarts.ended(started.elapsed(), !status.success());
                     let now = worker_ended(status, restarts.total);
-                    tracing::error!(end = %now.end, restarts = now.restarts, "the worker ended: starting it again");
+                    if now.end.is_in_order() {
+                        tracing::info!("the worker ended in order: starting the next one");
+                    } else {
+                        tracing::error!(end = %now.end, restarts = now.restarts, "the worker died: starting it again");
+                    }
                     previous = Some(now);
                     pause
                 }
@@ -131,7 +135,7 @@ fn supervise(config: &SupervisorConfig) -> Result<u8, SupervisorError> {
             Err(error) => {
                 tracing::error!(%error, "the worker could not be started: trying again");
                 // Never at once: the first quick end of a row has no pause.
-                restarts.ended(Duration::ZERO).max(Duration::from_millis(restart::PAUSE_MAX_MS))
+                restarts.ended(Duration::ZERO, true).max(Duration::from_millis(restart::PAUSE_MAX_MS))
             }
         };
         if let Some(signal) = stopped_during(&signals, pause)? {

@@ -13,6 +13,8 @@ const LOST: &str = "testimony_export_lost_records_total";
 const RECORDED: &str = "testimony_records_total";
 /// Whether there is no spool.
 const SPOOL_MISSING: &str = "testimony_spool_missing";
+/// Workers that died.
+const RESTARTS: &str = "testimony_worker_restarts_total";
 /// What is refused.
 const REFUSED: &str = "testimony_refused_total";
 /// Requests of each part.
@@ -136,6 +138,7 @@ fn t4_a_sidecar_that_starts_while_its_disk_fails_has_its_spool_when_the_disk_is_
     scene.sidecar.shim.fail(Operation::Write, 0);
     scene.sidecar.successor(worker);
     assert_eq!((scene.sidecar.metric(SPOOL_MISSING), scene.sidecar.metric(REFUSED)), (0, 0));
+    assert_eq!(scene.sidecar.metric(RESTARTS), 0, "it ended in order");
     scene.more(&load, REQUESTS);
     assert_eq!(scene.sidecar.metric(REFUSED), 0);
     let outcome = scene.end(load);
