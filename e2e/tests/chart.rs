@@ -256,7 +256,7 @@ fn a_wrong_value_is_named() {
         (&[minimal, "controller.replicas=two"], &["/controller/replicas", "integer"]),
         (&[minimal, "sidecar.resources.limits.memory=null"], &["/sidecar/resources/limits", "'memory'"]),
         (&[minimal, "sidecar.resources.requests.cpu=ten"], &["/sidecar/resources/requests/cpu"]),
-        (&[minimal, "verify.enabled=true"], &["verify.source is missing", "_time:31h"]),
+        (&[minimal, "verify.enabled=true"], &["verify.source is missing", "_time:33h"]),
         (&[minimal, "verify.schedule=daily"], &["/verify/schedule"]),
         (&[minimal, "verify.sink=Main_1"], &["/verify/sink"]),
         (&[minimal, "verify.roots=secret"], &["/verify/roots", "BEGIN CERTIFICATE"]),

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use door::Door;
 use k8s_openapi::jiff::Timestamp;
 use std::fmt::Write as _;
-use testimony_core::evidence::ledger::plan::{Part, Plan, Selection};
+use testimony_core::evidence::ledger::plan::{Found, Part, Plan, Selection};
 use testimony_core::evidence::ledger::prune::{ORDERS_MAX, PruneRequest, Removal};
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::verify::Verdict;
@@ -21,34 +21,39 @@ use testimony_core::evidence::verify::Verdict;
 /// Ranges that are printed.
 const PARTS_SHOWN: usize = 50;
 
+/// Exit code where of some streams nothing could be ordered.
+const SOME_REFUSED: u8 = 1;
+
 /// Runs the command.
 ///
 /// # Errors
-/// The export cannot be read or was changed, nothing is meant, or the operator does not take the order.
+/// The export cannot be read, nothing of it can be ordered, or the operator does not take the order.
 pub async fn run(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<u8> {
-    let plan = plan(args, Timestamp::now())?;
-    let parts = plan.parts()?;
-    if let Err(error) = print(&text(&parts, &plan, args)) {
+    let found = plan(args, Timestamp::now())?.finish();
+    let parts = &found.parts;
+    if let Err(error) = print(&text(&found, args)) {
         bail!("{error:#}: what would be ordered cannot be shown, so nothing is ordered");
     }
     if parts.is_empty() {
-        bail!(match plan.unproved(&parts).is_empty() {
-            true => "no record of the export is meant: nothing is ordered",
-            false => "no record that is meant is proved by a head: nothing is ordered",
+        bail!(match (found.refused.is_empty(), found.unproved.is_empty()) {
+            (false, _) => "no record that is meant can be ordered: nothing is ordered",
+            (true, true) => "no record of the export is meant: nothing is ordered",
+            (true, false) => "no record that is meant is proved by a head: nothing is ordered",
         });
     }
+    let code = if found.refused.is_empty() { 0 } else { SOME_REFUSED };
     if args.dry_run {
         print("\nDry run: nothing was written.\n")?;
-        return Ok(0);
+        return Ok(code);
     }
-    let by = give(args, cluster, &requests(&parts, args)).await?;
+    let by = give(args, cluster, &requests(parts, args)).await?;
     print(&format!(
         "\nThe ledger says that {} ordered it. Now remove these records, and no others, from the backend; `testimony verify` \
          tells them as {}.\n",
         printable(&by),
         verdict(args)
     ))?;
-    Ok(0)
+    Ok(code)
 }
 
 /// Gives the orders, one after the other; who the ledger says that gave them.
@@ -138,7 +143,8 @@ async fn token(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<String> 
 }
 
 /// What will be told.
-fn text(parts: &[Part], plan: &Plan, args: &LedgerPruneArgs) -> String {
+fn text(found: &Found, args: &LedgerPruneArgs) -> String {
+    let Found { parts, refused, unproved, absent } = found;
     let mut table = Table::new(&["STREAM", "FROM", "TO", "RECORDS"]);
     for Part { sid, range } in parts.iter().take(PARTS_SHOWN) {
         let (from, to) = (range.begin(), range.end());
@@ -157,11 +163,16 @@ fn text(parts: &[Part], plan: &Plan, args: &LedgerPruneArgs) -> String {
         verdict(args),
         printable(&args.reason)
     );
-    places(&mut out, "Not in the export, and so not told", &plan.absent());
-    let unproved = plan.unproved(parts);
-    places(&mut out, "Under no signed head of the export, and so not told", &unproved);
+    places(&mut out, "Not in the export, and so not told", absent);
+    places(&mut out, "Under no signed head of the export, and so not told", unproved);
     if !unproved.is_empty() {
         out.push_str(UNPROVED);
+    }
+    for error in refused.iter().take(PARTS_SHOWN) {
+        let _ = writeln!(out, "Not told: {error}");
+    }
+    if refused.len() > PARTS_SHOWN {
+        let _ = writeln!(out, "... and {} more streams", refused.len() - PARTS_SHOWN);
     }
     out
 }
@@ -229,9 +240,8 @@ mod tests {
     fn told(export: &Export, arguments: &[&str]) -> Result<(String, Vec<Part>)> {
         let file = export.0.to_str().expect("text");
         let args = parsed(&[&["--reason", "GDPR 17", file], arguments].concat()).expect("arguments");
-        let plan = plan(&args, Timestamp::UNIX_EPOCH)?;
-        let parts = plan.parts()?;
-        Ok((text(&parts, &plan, &args), parts))
+        let found = plan(&args, Timestamp::UNIX_EPOCH)?.finish();
+        Ok((text(&found, &args), found.parts))
     }
 
     #[test]
@@ -257,10 +267,11 @@ mod tests {
     }
 
     #[test]
-    fn g2_of_an_export_that_was_changed_nothing_is_ordered() {
+    fn g2_of_a_stream_that_was_changed_nothing_is_ordered() {
         let changed = Export::of("rollover", |body| body.replace("\"seq\":\"1\"", "\"seq\":\"1\",\"sia\":\"1\""));
-        let error = told(&changed, &["--stream", "2b1c6d1e-6a0f-4f6e-9b59-0d0a4f0a7a01/"]).expect_err("changed");
-        assert!(error.to_string().contains("nothing is ordered"), "{error}");
+        let (text, parts) = told(&changed, &["--stream", "2b1c6d1e-6a0f-4f6e-9b59-0d0a4f0a7a01/"]).expect("a plan");
+        assert!(text.contains("\nNot told: record ") && text.contains("nothing of that stream is ordered"), "{text}");
+        assert_eq!(parts, []);
     }
 
     #[test]
@@ -270,8 +281,8 @@ mod tests {
             assert!(!parts.is_empty() && !text.contains("Under no signed head"), "{name}: {text}");
             let changed =
                 Export::of(name, |body| body.replace("\"close_reason\":\"terminated", "\"close_reason\":\"other"));
-            let error = told(&changed, &["--stream", "2b1c6d1e-"]).expect_err(name).to_string();
-            assert!(error.contains("is not the one that the stream's key signed"), "{name}: {error}");
+            let (text, _) = told(&changed, &["--stream", "2b1c6d1e-"]).expect("a plan");
+            assert!(text.contains("is not the one that the stream's key signed"), "{name}: {text}");
         }
         // The next start is what tells of a killed one.
         let alone = Export::of("crash", |body| if body.contains("00006-0-0") { String::new() } else { body });

@@ -7,6 +7,8 @@ mod pod;
 mod world;
 
 use pod::Line;
+use std::collections::BTreeMap;
+use testimony_core::evidence::stream::StreamId;
 use testimony_core::evidence::verify::{Report, Scope, Settings, Trust, Verdict, judge_bodies};
 use world::{Dice, HOUR_NS, SECOND_NS, World, ledger_key};
 
@@ -85,6 +87,41 @@ fn v1_v2_v3_what_an_honest_cluster_leaves_is_never_called_damaged() {
             }
             let found = beyond(&report, &may_be);
             assert!(found.is_empty(), "seed {seed}, {what}: {found:#?}");
+            // A ledger of 7 hours more begins early enough, unless nobody kept it for a while.
+            let from_ns = asked.scope.0.unwrap_or_default();
+            let was_away = world.was_away(asked.ledger_from_ns, from_ns);
+            assert!(was_away || !begins_late(&report), "seed {seed}, {what}: {:#?}", report.findings);
+        }
+    }
+}
+
+fn begins_late(report: &Report) -> bool {
+    let mut told = report.findings.iter().filter(|finding| finding.verdict == Verdict::Unanchored);
+    told.any(|finding| finding.message.contains("after the time that is looked at begins"))
+}
+
+#[test]
+fn v3_w1_first_hours_that_are_removed_together_with_the_ledger_are_always_noticed() {
+    for seed in seeds() {
+        let world = World::new(seed, HOURS);
+        for (what, asked) in looks(&world).into_iter().filter(|(what, _)| *what == "every day") {
+            let from_ns = asked.scope.0.expect("a time");
+            let places =
+                world.ledger.iter().filter(|(at_ns, body)| *at_ns > from_ns && body.contains("\"ledger-state\""));
+            for (restated_ns, _) in places {
+                // Of each stream all goes before the last place ahead of that at which reading can begin.
+                let mut begins: BTreeMap<&StreamId, u64> = BTreeMap::new();
+                let lines = exported(&world, asked);
+                let heads = lines.iter().filter(|line| line.seq.is_none() && line.body.contains("\"frontier\""));
+                for head in heads.filter(|head| head.sealed_ns < *restated_ns) {
+                    let begin = begins.entry(&*head.sid).or_default();
+                    *begin = (*begin).max(head.sealed_ns);
+                }
+                let stays = |line: &&&Line| begins.get(&*line.sid).is_none_or(|begin| line.sealed_ns >= *begin);
+                let left: Vec<&Line> = lines.iter().filter(stays).copied().collect();
+                let report = verified(&world, &left, Asked { ledger_from_ns: *restated_ns, ..asked });
+                assert!(begins_late(&report), "seed {seed}, {what}: {:#?}", report.findings);
+            }
         }
     }
 }

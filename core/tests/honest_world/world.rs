@@ -108,6 +108,11 @@ impl World {
         !is_late && row.is_some_and(|row| line.seq.is_some_and(|seq| seq < row.state.size))
     }
 
+    /// Whether nobody kept the ledger for some of this time.
+    pub fn was_away(&self, from_ns: u64, to_ns: u64) -> bool {
+        self.outages.iter().any(|(begun_ns, over_ns)| *begun_ns <= to_ns && *over_ns >= from_ns)
+    }
+
     /// One pod from the first minutes on; others come and go.
     fn starts(&mut self, end_ns: u64) {
         let alive = self.pods.iter().filter(|pod| !pod.is_gone).count();

@@ -16,6 +16,7 @@ pub mod block;
 pub mod book;
 #[cfg(test)]
 mod bounds_tests;
+mod claims;
 mod draft;
 pub mod entry;
 pub mod export;

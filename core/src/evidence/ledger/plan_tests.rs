@@ -1,6 +1,6 @@
 //! What is ordered of an export, and what stops it.
 
-use super::plan::{Plan, PlanError, Selection};
+use super::plan::{Found, Plan, PlanError, Selection};
 use super::{StreamId, export};
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::{Range, leaf};
@@ -65,25 +65,26 @@ fn whole(sid: &StreamId, count: u64) -> Vec<String> {
     bodies
 }
 
-fn plan(selection: Selection, bodies: &[String]) -> Result<Plan, PlanError> {
+fn plan(selection: Selection, bodies: &[String]) -> Result<Found, PlanError> {
     let mut plan = Plan::new(selection);
     bodies.iter().try_for_each(|body| plan.body(body))?;
-    Ok(plan)
+    Ok(plan.finish())
 }
 
 /// The first record of each, and the one after the last.
 type Ranges = Vec<(u64, u64)>;
 
-fn ranges(plan: &Plan) -> Ranges {
-    plan.parts().expect("whole").iter().map(|part| (part.range.begin(), part.range.end())).collect()
+fn ranges(found: &Found) -> Ranges {
+    assert_eq!(found.refused, []);
+    found.parts.iter().map(|part| (part.range.begin(), part.range.end())).collect()
 }
 
-/// What is ordered of all records, and what is told as not proved.
+/// What is ordered of all records, and what is told as not proved; or why nothing of a stream is.
 fn told(bodies: &[String]) -> Result<(Ranges, Ranges), PlanError> {
-    let plan = plan(Selection::default(), bodies)?;
-    let parts = plan.parts()?;
-    let unproved = plan.unproved(&parts).into_iter().map(|(_, range)| (range.start, range.end)).collect();
-    Ok((ranges(&plan), unproved))
+    let mut found = plan(Selection::default(), bodies)?;
+    found.refused.pop().map_or(Ok(()), Err)?;
+    let unproved = found.unproved.iter().map(|(_, range)| (range.start, range.end)).collect();
+    Ok((ranges(&found), unproved))
 }
 
 #[test]
@@ -101,9 +102,8 @@ fn g2_what_is_chosen_is_found_with_its_hashes_in_any_order_and_with_repeats() {
     assert_eq!(ranges(&some), [(0, 5)]);
     let mut wanted = Range::empty(0);
     shop[..5].iter().for_each(|body| wanted.push(leaf(body.as_bytes())));
-    let parts = some.parts().expect("whole");
-    assert_eq!(parts[0].range, wanted);
-    assert_eq!(some.unproved(&parts), []);
+    assert_eq!(some.parts[0].range, wanted);
+    assert_eq!(some.unproved, []);
     let prefix = Selection { stream: Some("c-1/bank/".to_owned()), ..Selection::default() };
     assert_eq!(ranges(&plan(prefix, &all).expect("a plan")), [(0, 4)]);
 }
@@ -129,11 +129,11 @@ fn g2_records_that_are_not_there_are_told_and_never_ordered() {
     let there = [&bodies[..2], &bodies[4..], &heads].concat();
     let plan = plan(Selection::default(), &there).expect("a plan");
     assert_eq!(ranges(&plan), [(0, 2), (4, 9)]);
-    assert_eq!(plan.absent(), [(sid("shop"), 2..4)]);
+    assert_eq!(plan.absent, [(sid("shop"), 2..4)]);
 }
 
 #[test]
-fn g2_a_changed_record_stops_everything() {
+fn g2_of_a_stream_with_a_changed_record_nothing_is_ordered() {
     for changed in [2, 4] {
         let mut bodies = whole(&sid("shop"), 5);
         bodies[changed] = bodies[changed].replace("000000000\"", "000000001\"");
@@ -142,10 +142,15 @@ fn g2_a_changed_record_stops_everything() {
             // No record follows it: the head says so.
             _ => PlanError::Unsigned(sid("shop"), 4),
         };
-        assert_eq!(told(&bodies), Err(wanted));
+        assert_eq!(told(&bodies), Err(wanted.clone()));
+        // Of other streams it is.
+        let found = plan(Selection::default(), &[bodies.clone(), whole(&sid("bank"), 3)].concat()).expect("a plan");
+        assert_eq!((found.refused, found.parts.len(), &found.parts[0].sid), (vec![wanted], 1, &sid("bank")));
+        // Beside the genuine one it is one that somebody pushed; without a head nothing tells which it is.
         bodies.extend(stream(&sid("shop"), 5));
-        let twice = plan(Selection::default(), &bodies).map(|_| ());
-        assert_eq!(twice, Err(PlanError::Twice(sid("shop"), changed as u64)));
+        assert_eq!(told(&bodies), Ok((vec![(0, 5)], vec![])));
+        bodies.retain(|body| !body.contains("\"typ\":\"head\""));
+        assert_eq!(told(&bodies), Err(PlanError::Twice(sid("shop"), changed as u64)));
     }
     // All from one on, tied together anew: so much can be done without the key.
     let genuine = whole(&sid("shop"), 5);
@@ -240,4 +245,67 @@ fn g2_what_a_later_start_found_is_vouched_for_by_it() {
     assert_eq!(with(&recovered(&first, root, 7)), Ok((vec![(0, 4), (0, 2)], vec![(4, 6)])));
     // What it found is something else.
     assert_eq!(with(&recovered(&first, leaf(b"x"), 6)), Err(PlanError::Unsigned(first.clone(), 5)));
+}
+
+/// A record that claims this place, as anybody can send one.
+fn pushed(sid: &StreamId, seq: u64, more: &str) -> String {
+    format!("{{{more}\"seq\":\"{seq}\",\"sid\":\"{sid}\",\"t0\":\"1000000000\"}}")
+}
+
+#[test]
+fn g2_records_that_somebody_pushes_beside_the_genuine_ones_stop_nothing() {
+    let sid = sid("shop");
+    let bodies = stream_of(&sid, 9, Some(5));
+    let heads = [(6, 1), (9, 2)].map(|(size, key)| head(&sid, &bodies, size, key));
+    let genuine = [&bodies[..], &heads].concat();
+    let mut wanted = Range::empty(0);
+    bodies.iter().for_each(|body| wanted.push(leaf(body.as_bytes())));
+    let key = format!("\"key\":\"{}\",", public(9));
+    let next = format!("\"next_key\":\"{}\",", public(9));
+    let prev = |seq: usize| format!("\"prev\":\"{}\",", leaf(bodies[seq].as_bytes()));
+    let cases: [Vec<String>; 6] = [
+        vec![pushed(&sid, 0, "")],
+        vec![pushed(&sid, 0, &key)],
+        // Each names a genuine record; one names a key, too.
+        (1..9).map(|seq| pushed(&sid, seq as u64, &prev(seq - 1))).collect(),
+        vec![pushed(&sid, 6, &[next.as_str(), &prev(5)].concat())],
+        // Behind the last one, and tied to nothing.
+        vec![pushed(&sid, 9, ""), pushed(&sid, 9, &next), pushed(&sid, 2, &next)],
+        (0..900).map(|n| pushed(&sid, 3, &format!("\"id\":\"{n}\",{}", prev(2)))).collect(),
+    ];
+    for (number, more) in cases.iter().enumerate() {
+        for bodies in [[&genuine[..], more].concat(), [more, &genuine[..]].concat()] {
+            let found = plan(Selection::default(), &bodies).expect("a plan");
+            assert_eq!((ranges(&found), &found.unproved), (vec![(0, 9)], &vec![]), "{number}");
+            assert_eq!(found.parts[0].range, wanted, "{number}");
+        }
+    }
+    // A history of their own, signed: nothing here says whose is genuine, but that is told of this stream alone.
+    let own = pushed(&sid, 0, &key);
+    let signed = head(&sid, std::slice::from_ref(&own), 1, 9);
+    let found =
+        plan(Selection::default(), &[genuine, vec![own, signed], whole(&super::plan_tests::sid("bank"), 3)].concat());
+    let found = found.expect("a plan");
+    assert_eq!(found.refused, [PlanError::Signed(sid, 0)]);
+    assert_eq!(found.parts.iter().map(|part| part.range.end()).collect::<Vec<_>>(), [3]);
+}
+
+/// Where the export does not hold the stream's begin.
+#[test]
+fn g2_records_that_somebody_pushes_into_the_rest_of_a_stream_stop_nothing() {
+    let sid = sid("shop");
+    let bodies = stream_of(&sid, 9, Some(5));
+    let genuine = [&bodies[3..], &[head(&sid, &bodies, 9, 2)]].concat();
+    assert_eq!(told(&genuine), Ok((vec![(3, 9)], vec![])));
+    for seq in [3, 7] {
+        let found = plan(Selection::default(), &[&genuine[..], &[pushed(&sid, seq, "")]].concat()).expect("a plan");
+        assert_eq!((ranges(&found), found.unproved.len()), (vec![(3, 9)], 0), "{seq}");
+    }
+    // Ahead of them it is one that nothing proves, also if it is meant without that.
+    for more in [vec![pushed(&sid, 2, "")], vec![pushed(&sid, 2, ""), pushed(&sid, 2, "\"id\":\"1\",")]] {
+        let all = [&genuine[..], &more].concat();
+        assert_eq!(told(&all), Ok((vec![(3, 9)], vec![(2, 3)])));
+        let selection = Selection { unproved: true, ..Selection::default() };
+        assert_eq!(ranges(&plan(selection, &all).expect("a plan")), [(3, 9)]);
+    }
 }

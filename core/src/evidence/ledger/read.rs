@@ -83,6 +83,8 @@ pub struct Summary {
     pub missing: Vec<Missing>,
     /// Number of the first entry: above 0, what was before is known only by what was restated.
     pub from: u64,
+    /// Time of that entry, in nanoseconds since the epoch.
+    pub from_ns: u64,
     /// Number of entries under the last head that was proved.
     pub size: u64,
     /// Entries behind that head, which nothing proves; with those that were refused.
@@ -171,7 +173,7 @@ impl Reader {
                 let entry = Entry::parse(body)?;
                 let begins = Chain::before(&entry)
                     .ok_or("reading begins at the ledger's first entry, or where it restates what is known")?;
-                self.summary.from = entry.seq;
+                (self.summary.from, self.summary.from_ns) = (entry.seq, entry.at_ns);
                 self.tables = Tables::before(entry.seq);
                 self.chain.insert(begins)
             }

@@ -9,7 +9,7 @@ use crate::evidence::hash::Hash;
 use crate::evidence::merkle::Range;
 use crate::evidence::note::{Checkpoint, PublicKey, SIGNATURE_BYTES, SignedNote};
 use crate::evidence::stream::StreamId;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What a head says, of which only the size is in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,8 @@ pub(super) struct Voucher {
     heads: BTreeMap<u64, Vec<Head>>,
     /// Hashes of these heads: anybody can push many of one size.
     seen: HashSet<Hash>,
-    keys: BTreeMap<u64, PublicKey>,
+    /// By the record that names it: others may claim its place.
+    keys: HashMap<Hash, PublicKey>,
 }
 
 /// How far records in a row are vouched for.
@@ -40,6 +41,7 @@ pub(super) struct Vouched {
 }
 
 /// Who signs at a place.
+#[derive(Clone, Copy, Debug)]
 enum Signing {
     /// Nobody has named a key yet.
     Unnamed,
@@ -64,52 +66,71 @@ impl Voucher {
     }
 
     /// Takes the key that a record names: the stream's first one, or the next one.
-    pub(super) fn key(&mut self, seq: u64, key: PublicKey) {
-        self.keys.insert(seq, key);
+    pub(super) fn key(&mut self, leaf: Hash, key: PublicKey) {
+        self.keys.insert(leaf, key);
     }
 
     /// Holds records in a row, each of which the next one names, against the heads.
     pub(super) fn vouched(&self, sid: &StreamId, row: impl Iterator<Item = (u64, Hash)>) -> Vouched {
-        let mut found = Vouched::default();
-        let mut range: Option<Range> = None;
-        let mut signing = Signing::Unnamed;
-        for (seq, leaf) in row {
-            if seq == 0 {
-                range = Some(Range::empty(0));
-                signing = self.keys.get(&0).map_or(Signing::Unknown, |key| Signing::By(*key));
+        let mut walk = Walk::default();
+        row.for_each(|(seq, leaf)| walk.step(self, sid, seq, leaf));
+        walk.found
+    }
+}
+
+/// Records in a row, as far as they were held against the heads.
+#[derive(Clone, Debug)]
+pub(super) struct Walk {
+    pub(super) found: Vouched,
+    /// All leaves, where the row begins with the stream.
+    range: Option<Range>,
+    signing: Signing,
+}
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self { found: Vouched::default(), range: None, signing: Signing::Unnamed }
+    }
+}
+
+impl Walk {
+    /// Takes the next record.
+    pub(super) fn step(&mut self, voucher: &Voucher, sid: &StreamId, seq: u64, leaf: Hash) {
+        let Self { found, range, signing } = self;
+        if seq == 0 {
+            *range = Some(Range::empty(0));
+            *signing = voucher.keys.get(&leaf).map_or(Signing::Unknown, |key| Signing::By(*key));
+        }
+        if let Some(range) = range.as_mut() {
+            range.push(leaf);
+        }
+        let heads = voucher.heads.get(&seq.saturating_add(1)).map_or(&[][..], Vec::as_slice);
+        let root = range.as_ref().filter(|_| !heads.is_empty()).map(Range::root);
+        let mut fits = false;
+        for head in heads {
+            let Signing::By(key) = &*signing else { break };
+            let is_root = root.unwrap_or_else(|| head.root_with(seq, leaf)) == Some(head.root);
+            // A frontier that does not fit says nothing of the record. Signatures come last: they take the longest.
+            let says_more = if is_root { !fits } else { range.is_some() && found.contradicted.is_none() };
+            if !says_more || !head.is_signed_by(sid, seq.saturating_add(1), key) {
+                continue;
             }
-            if let Some(range) = &mut range {
-                range.push(leaf);
-            }
-            let heads = self.heads.get(&seq.saturating_add(1)).map_or(&[][..], Vec::as_slice);
-            let root = range.as_ref().filter(|_| !heads.is_empty()).map(Range::root);
-            let mut fits = false;
-            for head in heads {
-                let Signing::By(key) = &signing else { break };
-                let is_root = root.unwrap_or_else(|| head.root_with(seq, leaf)) == Some(head.root);
-                // A frontier that does not fit says nothing of the record. Signatures come last: they take the longest.
-                let says_more = if is_root { !fits } else { range.is_some() && found.contradicted.is_none() };
-                if !says_more || !head.is_signed_by(sid, seq.saturating_add(1), key) {
-                    continue;
-                }
-                if is_root {
-                    fits = true;
-                } else {
-                    found.contradicted = Some(seq);
-                }
-            }
-            if fits {
-                found.last = Some(seq);
-            }
-            if let Some(next) = self.keys.get(&seq).filter(|_| seq > 0) {
-                signing = match signing {
-                    Signing::Unnamed => Signing::By(*next),
-                    Signing::By(_) if fits => Signing::By(*next),
-                    Signing::By(_) | Signing::Unknown => Signing::Unknown,
-                };
+            if is_root {
+                fits = true;
+            } else {
+                found.contradicted = Some(seq);
             }
         }
-        found
+        if fits {
+            found.last = Some(seq);
+        }
+        if let Some(next) = voucher.keys.get(&leaf).filter(|_| seq > 0) {
+            *signing = match *signing {
+                Signing::Unnamed => Signing::By(*next),
+                Signing::By(_) if fits => Signing::By(*next),
+                Signing::By(_) | Signing::Unknown => Signing::Unknown,
+            };
+        }
     }
 }
 

@@ -1,21 +1,27 @@
-//! A ledger that ends before what the export shows: cut off, put back to an older one, or not the whole of it (V2, W1).
+//! A ledger that does not hold the time that is looked at: cut off, put back to an older one, or not the whole of it (V2, W1).
 //!
 //! A shorter ledger is a good ledger: each of its heads is signed. But it never is silent for long, and a head is cosigned only
 //! after its block is committed. So what the export holds from later on tells that more of it was written. What only the rest
 //! names, such as a whole pod, would not be missed.
+//!
+//! In front it may begin wherever it restates what is known. What a backend has lost of the time before that looks like what lies
+//! before the time that is looked at, so that must not be later.
 
 use super::chain::Chain;
 use super::conclude::Concluding;
 use super::judge::Settings;
 use super::time::utc;
-use super::trust::Ledger;
+use super::trust::{Begin, Ledger};
 use super::verdict::{Finding, Verdict};
-use crate::evidence::ledger::{HEARTBEAT_SECONDS, STREAMS_MAX, interval_ms};
+use crate::evidence::ledger::{HEARTBEAT_SECONDS, STATE_EVERY_SECONDS, STREAMS_MAX, interval_ms};
 use crate::evidence::note::SignedNote;
 use crate::evidence::stream::StreamId;
 
 /// More time that is given, in nanoseconds: a commit that was tried again, and an export that takes the ledger before the records.
 const MARGIN_NS: u64 = 300_000_000_000;
+
+/// So many hours of a ledger hold a place where reading can begin, however little happens.
+const ASK_HOURS: u64 = STATE_EVERY_SECONDS.div_ceil(3_600) + 1;
 
 /// Longest time that the end of an honest ledger can be behind what the export shows, in nanoseconds. A head that is known is
 /// cosigned again without an entry, until the next sign of life; that waits for the interval between two blocks.
@@ -51,6 +57,22 @@ pub(super) fn behind(ledger: &Ledger, settings: &Settings, cosigned: Option<&(u6
         utc(*at)
     );
     Some(Finding::export(Verdict::Unanchored, message))
+}
+
+/// Ledgers that begin within the time that is looked at: how far streams had come before, and which had ended, nothing tells.
+pub(super) fn begins_late(ledger: &Ledger, settings: &Settings) -> Vec<Finding> {
+    let from_ns = settings.scope.from_ns.filter(|_| !settings.partial);
+    let late = ledger.begins.iter().filter(|begin| from_ns.is_some_and(|from_ns| begin.at_ns > from_ns));
+    let told = late.map(|Begin { sid, at_ns, .. }| {
+        let message = format!(
+            "ledger {sid}, as it was given, begins at {}, after the time that is looked at begins ({}): what is absent before \
+             proves nothing; ask for more of it, such as {ASK_HOURS} hours more than is looked at",
+            utc(*at_ns),
+            utc(from_ns.unwrap_or_default())
+        );
+        Finding::export(Verdict::Unanchored, message)
+    });
+    told.collect()
 }
 
 impl Concluding<'_> {

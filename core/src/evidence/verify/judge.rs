@@ -1,7 +1,7 @@
 //! All streams of an export, one after the other.
 
 use super::absence;
-use super::behind::behind;
+use super::behind::{begins_late, behind};
 use super::chain::Chain;
 use super::conclude::{Conclusion, Condition, IDLE_NS, conclude};
 use super::fact::{Fact, Life, Source, StreamNo};
@@ -247,6 +247,7 @@ impl Verification {
             return self.find(Finding::export(Verdict::Unanchored, message));
         };
         let (behind, last_ns) = (behind(ledger, &self.settings, self.cosigned.as_ref()), ledger.last_ns);
+        let begins_late = begins_late(ledger, &self.settings);
         // What was not looked at says nothing of it.
         let told =
             |name: &StreamId| self.worst.get(&Some(name.clone())).is_some_and(|worst| *worst != Verdict::Unknown);
@@ -258,7 +259,7 @@ impl Verification {
             |name| self.settings.scope.to_ns.is_none() || self.settings.known_within(ledger, name).is_some();
         let absent = due.filter(|(name, _)| !known(name));
         let absent: Vec<_> = absent.map(|(name, stream)| (name.clone(), stream.clone(), must_be_there(name))).collect();
-        behind.into_iter().for_each(|finding| self.find(finding));
+        behind.into_iter().chain(begins_late).for_each(|finding| self.find(finding));
         if !self.settings.partial {
             let message = "the ledger expects this stream; nothing of it is in the export";
             for (name, stream, must_be_there) in &absent {

@@ -1,7 +1,7 @@
 //! From what an operator's ledger says to what a verification makes of it.
 
 use super::fact::Life;
-use super::trust::{Abandoned, ExpectedPod, Ledger, LedgerStream, MissingEntries, Uncovered, Witness};
+use super::trust::{Abandoned, Begin, ExpectedPod, Ledger, LedgerStream, MissingEntries, Uncovered, Witness};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::ledger::pick::Refused;
 use crate::evidence::ledger::read::Summary;
@@ -107,7 +107,8 @@ impl Ledger {
         };
         let missing =
             |ledger::read::Missing { entries, between_ns }| MissingEntries { sid: sid.clone(), entries, between_ns };
-        let begins = (summary.from > 0).then(|| (sid.clone(), summary.from));
+        let begin = || Begin { sid: sid.clone(), entry: summary.from, at_ns: summary.from_ns };
+        let begins = (summary.from > 0).then(begin);
         let namespace = sid.parts().map(|parts| parts.namespace).unwrap_or_default();
         let own = |key| Witness { name: ledger::witness_name(&cluster_uid, namespace), key };
         let shown = |(sid, said): (&StreamId, &ledger::read::StreamSaid)| (sid.clone(), said.shown.clone());

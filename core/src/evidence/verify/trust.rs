@@ -124,6 +124,17 @@ pub struct MissingEntries {
     pub between_ns: (u64, u64),
 }
 
+/// Where reading of a ledger began whose first entries are not there: what came before is known as it is restated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// The ledger.
+    pub sid: StreamId,
+    /// The first entry that was read.
+    pub entry: u64,
+    /// Its time, in nanoseconds since the epoch.
+    pub at_ns: u64,
+}
+
 /// What the operator's ledger says, where it was given and proved.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -149,8 +160,8 @@ pub struct Ledger {
     pub outages: Vec<(u64, u64)>,
     /// Stretches of entries that are not there; what is known is restated behind each.
     pub missing: Vec<MissingEntries>,
-    /// Ledgers of which the first entries are not there, and the first one that is: what came before is known as it is restated.
-    pub begins: Vec<(StreamId, u64)>,
+    /// Ledgers of which the first entries are not there.
+    pub begins: Vec<Begin>,
     /// Time of its last entry, in nanoseconds since the epoch.
     pub last_ns: u64,
     /// Its heads that others cosigned.
@@ -229,9 +240,9 @@ impl Ledger {
 
     /// What cannot be told, because its beginning is not there.
     pub(super) fn not_concluded(&self) -> impl Iterator<Item = String> {
-        self.begins.iter().map(|(sid, from)| {
+        self.begins.iter().map(|Begin { sid, entry, .. }| {
             format!(
-                "ledger {sid} was read from entry {from} on, where it restates what is known: forks that it held before, and times \
+                "ledger {sid} was read from entry {entry} on, where it restates what is known: forks that it held before, and times \
                  without recording that had ended by then, are not told"
             )
         })

@@ -12,7 +12,7 @@ use crate::evidence::note::{Checkpoint, Signature, SignedNote};
 const MINUTE_NS: u64 = 60_000_000_000;
 const HOUR_NS: u64 = 60 * MINUTE_NS;
 
-/// A stream of 30 hours: a checkpoint every five minutes, a new key every hour; and the ledger that was kept meanwhile.
+/// A stream of many hours: a checkpoint every five minutes, a new key every hour; and the ledger that was kept meanwhile.
 pub(super) struct Long {
     writer: Writer,
     /// When each record and each head came into being.
@@ -30,6 +30,10 @@ const STEP_NS: u64 = HOUR_NS / HOURLY;
 
 impl Long {
     pub(super) fn new() -> Self {
+        Self::of(CHECKPOINTS)
+    }
+
+    fn of(checkpoints: u64) -> Self {
         let mut this = Self {
             writer: Writer::new(sid("p", 0), 1, &[]),
             body_ns: Vec::new(),
@@ -38,10 +42,10 @@ impl Long {
             ledger_ns: Vec::new(),
             now_ns: NOW,
         };
-        let begin_ns = NOW - CHECKPOINTS * STEP_NS - 2_000_000_000;
+        let begin_ns = NOW - checkpoints * STEP_NS - 2_000_000_000;
         this.operator.now_ns = begin_ns;
         this.operator.certify(&this.writer);
-        for n in 1..=CHECKPOINTS {
+        for n in 1..=checkpoints {
             this.writer.time = begin_ns + n * STEP_NS;
             this.writer.exchange("/a");
             this.step(n);
@@ -84,7 +88,8 @@ impl Long {
     pub(super) fn last(&self, hours: u64) -> [Vec<String>; 3] {
         let from_ns = self.now_ns - hours * HOUR_NS;
         let pick = |bodies: &[String], times: &[u64]| -> Vec<String> {
-            bodies.iter().zip(times).filter(|(_, at)| **at >= from_ns).map(|(body, _)| body.clone()).collect()
+            let there = |at: u64| (from_ns..=self.now_ns).contains(&at);
+            bodies.iter().zip(times).filter(|(_, at)| there(**at)).map(|(body, _)| body.clone()).collect()
         };
         [
             pick(&self.writer.bodies, &self.body_ns),
@@ -95,7 +100,11 @@ impl Long {
 
     /// The daily check of what is given, which looks at the last 24 hours.
     pub(super) fn check(&self, bodies: &[String]) -> Report {
-        let scope = Scope { from_ns: Some(self.now_ns - 24 * HOUR_NS), ..Scope::default() };
+        self.check_hours(24, bodies)
+    }
+
+    fn check_hours(&self, hours: u64, bodies: &[String]) -> Report {
+        let scope = Scope { from_ns: Some(self.now_ns - hours * HOUR_NS), ..Scope::default() };
         let settings = Settings { scope, now_ns: self.now_ns, ..settings() };
         let trust = Trust { ledger_keys: vec![ledger_key()], ..Trust::default() };
         judge_bodies(bodies.iter().map(String::as_str), settings, trust)
@@ -116,7 +125,82 @@ fn h4_an_export_of_one_day_can_be_checked() {
     assert!(ledger.iter().any(|body| body.contains("\"frontier\"")), "restated within the window");
     let report = long.check(&[records, heads, ledger].concat());
     only_cut(&report);
-    assert!(report.proved > 24 * HOURLY, "{report:?}");
+    assert!(report.proved > 24 * HOURLY && !begins_late(&report), "{report:?}");
+}
+
+/// The last place at which reading of these entries can begin.
+fn last_restated(ledger: &[String]) -> usize {
+    ledger.iter().rposition(|body| body.contains("ledger-state")).expect("restated")
+}
+
+/// That the ledger begins within the time that is looked at.
+fn begins_late(report: &Report) -> bool {
+    let mut told = report.findings.iter().filter(|finding| finding.verdict == Verdict::Unanchored);
+    told.any(|finding| finding.message.contains("after the time that is looked at begins"))
+}
+
+#[test]
+fn v3_w1_the_first_hours_that_go_together_with_the_ledger_are_noticed() {
+    let long = Long::new();
+    let [records, heads, ledger] = long.last(31);
+    let restated = last_restated(&ledger);
+    let restated_ns = long.ledger_ns[restated];
+    assert!(restated_ns > long.now_ns - 23 * HOUR_NS, "well within the day");
+    // Of the stream all goes before the last rollover ahead of it: reading may begin there.
+    let rolled = (1..=30).rev().map(|hour| long.now_ns - (30 - hour) * HOUR_NS - 2_000_000_000);
+    let rolled_ns = rolled.into_iter().find(|at_ns| *at_ns < restated_ns).expect("an hour");
+    let left = |bodies: &[String], times: &[u64]| -> Vec<String> {
+        bodies.iter().zip(times).filter(|(_, at)| **at >= rolled_ns).map(|(body, _)| body.clone()).collect()
+    };
+    let cut = [left(&records, &long.body_ns), left(&heads, &long.head_ns), ledger[restated..].to_vec()].concat();
+    let report = long.check(&cut);
+    only_cut(&report);
+    assert!(begins_late(&report), "{:?}", report.findings);
+    // All of it, and from a place on that is before the day, are no such thing.
+    assert!(!begins_late(&long.check(&[records.clone(), heads.clone(), ledger].concat())));
+    let [.., day] = long.last(25);
+    assert!(!begins_late(&long.check(&[records.clone(), heads.clone(), day.clone()].concat())));
+    // One that begins later is told though all records are there.
+    let late = day[last_restated(&day)..].to_vec();
+    assert!(begins_late(&long.check(&[records, heads, late].concat())));
+}
+
+/// As the chart does it (`verify.hours`), with `startingDeadlineSeconds` of an hour.
+#[test]
+fn v3_each_record_must_be_there_in_one_of_two_daily_checks_also_where_the_second_is_late() {
+    const HOURS: u64 = 26;
+    let mut long = Long::of(60 * HOURLY);
+    let late_ns = long.now_ns;
+    let first_ns = late_ns - 25 * HOUR_NS;
+    // What is told of records of this time, which are removed with their heads.
+    let mut told = |now_ns: u64, hours: u64, gone: std::ops::Range<u64>| {
+        long.now_ns = now_ns;
+        let all = long.last(hours + 7);
+        let is_gone = |at: &u64| gone.contains(at);
+        let seqs: Vec<usize> = (0..long.body_ns.len()).filter(|seq| is_gone(&long.body_ns[*seq])).collect();
+        let lost = |bodies: &[String], times: &[u64]| -> Vec<String> {
+            bodies.iter().zip(times).filter(|(_, at)| is_gone(at)).map(|(body, _)| body.clone()).collect()
+        };
+        let lost = [lost(&long.writer.bodies, &long.body_ns), lost(&long.writer.heads, &long.head_ns)].concat();
+        let left: Vec<String> = all.concat().into_iter().filter(|body| !lost.contains(body)).collect();
+        let report = long.check_hours(hours, &left);
+        assert!(!begins_late(&report), "{:?}", report.findings);
+        let (from, to) = (seqs[0], seqs[seqs.len() - 1] + 1);
+        (found(&report), format!("MISSING {from}..{to}"))
+    };
+    // All but the last minutes by the first one, and these by the second.
+    let minutes = |minutes: u64| first_ns - minutes * MINUTE_NS;
+    for (now_ns, gone) in [
+        (first_ns, first_ns - (HOURS * 60 - 10) * MINUTE_NS..minutes(600)),
+        (first_ns, minutes(600)..minutes(6)),
+        (late_ns, minutes(50)..first_ns + 60 * MINUTE_NS),
+    ] {
+        let (told, missing) = told(now_ns, HOURS, gone);
+        assert!(told.contains(&missing), "{missing}: {told:?}");
+    }
+    // A day alone would leave an hour that nobody looks at.
+    let (told, missing) = told(late_ns, 24, minutes(6)..first_ns + 60 * MINUTE_NS);
+    assert!(!told.contains(&missing), "{told:?}");
 }
 
 #[test]
@@ -133,7 +217,7 @@ fn h4_v3_what_was_in_flight_at_the_edge_of_an_export_is_partial() {
         only_cut(&checked(&long, absent));
     }
     // With all of the ledger, and so the first key.
-    long.ledger_ns.fill(u64::MAX);
+    long.ledger_ns.fill(long.now_ns);
     for absent in [&[1_usize][..], &[2], &[1, 4], &[2, 4, 6]] {
         only_cut(&checked(&long, absent));
     }
