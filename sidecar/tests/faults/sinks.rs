@@ -83,7 +83,7 @@ fn ex_1_a_sink_that_answers_400_to_whatever_it_is_sent_for_a_while_loses_nothing
     is_waited_for("misfit", Fault::Misfit);
 }
 
-fn is_waited_for(name: &str, fault: Fault) {
+fn is_waited_for(name: &'static str, fault: Fault) {
     let scene = Scene::start(name);
     scene.sink.set(Weather::Always(fault));
     let load = scene.load();
