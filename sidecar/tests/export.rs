@@ -252,9 +252,109 @@ async fn a_receipt_that_is_too_long_for_many_records_is_asked_for_fewer() {
     assert_eq!(rig.losses(), [("main".to_owned(), 3, 4, "rejected")]);
 }
 
+/// As a sink does it that does not know the compression, or wants TLS or another client certificate.
+#[tokio::test]
+async fn ex_1_a_sink_that_refuses_whatever_it_is_sent_is_waited_for_and_loses_nothing() {
+    let mended = Arc::new(AtomicBool::new(false));
+    let gate = mended.clone();
+    let server = Server::start(None, move |_, _| match gate.load(Ordering::SeqCst) {
+        true => Reply::status(200),
+        false => Reply::body(400, b"no zstd here".to_vec()),
+    })
+    .await;
+    let mut edited = sink(&server.url("http"));
+    let rig = Rig::with(Options::new(vec![edited.clone()]), &[batch(0, 30), batch(30, 3)]);
+    let is_parked = || rig.state().state == SinkCondition::Parked || rig.state().lost > 0;
+    eventually("parked", is_parked).await;
+    let error = rig.state().error.expect("its words");
+    assert!(error.contains("answered 400: no zstd here"), "{error}");
+    // An edit that mends nothing ends the wait, too.
+    let asked = server.received().len();
+    edited.timeout_ms += 1;
+    rig.policy.send_replace(vec![edited.clone()].into());
+    server.until(|all| all.len() > asked).await;
+    eventually("parked again", is_parked).await;
+    mended.store(true, Ordering::SeqCst);
+    edited.timeout_ms += 1;
+    rig.policy.send_replace(vec![edited].into());
+    eventually("delivered", || rig.state().delivered + rig.state().lost == 33).await;
+    assert_eq!((rig.state().lost, rig.state().state, rig.losses()), (0, SinkCondition::Delivering, Vec::new()));
+    rig.push(batch(33, 1));
+    eventually("delivered", || rig.state().delivered == 34).await;
+}
+
+#[tokio::test]
+async fn ex_1_what_waits_for_a_sink_that_refuses_all_is_left_at_the_end_and_not_lost() {
+    let server = Server::start(None, |_, _| Reply::status(400)).await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 3)]);
+    eventually("parked", || rig.state().state == SinkCondition::Parked).await;
+    assert_eq!(rig.stop(Duration::from_secs(20)).await, Undelivered { records: 3, undeclared: 0 });
+}
+
+/// Nothing was taken before, and the sink does not want requests without records.
+#[tokio::test]
+async fn g2_a_refused_record_that_comes_first_is_a_hole_once_another_one_is_taken() {
+    let server = Server::start(None, |_, one| {
+        let (records, bad) = (one.records(), ["r0", "r1"]);
+        Reply::status(if records.is_empty() || records.iter().any(|text| bad.contains(&&**text)) { 400 } else { 200 })
+    })
+    .await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 4)]);
+    eventually("settled", || rig.state().delivered == 2 && rig.state().lost == 2).await;
+    rig.push(batch(4, 1));
+    eventually("delivered", || rig.state().delivered == 3).await;
+    assert_eq!(rig.losses(), [("main".to_owned(), 0, 2, "rejected")]);
+}
+
+/// The records are at fault, and not how they are sent: it takes a request that has none.
+#[tokio::test]
+async fn g2_a_sink_that_refuses_every_record_for_the_record_s_sake_goes_on() {
+    let server = Server::start(None, |_, one| Reply::status(if one.records().is_empty() { 200 } else { 400 })).await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 20)]);
+    eventually("lost", || rig.state().lost == 20).await;
+    rig.push(batch(20, 1));
+    eventually("lost", || rig.state().lost == 21).await;
+}
+
+#[tokio::test]
+async fn of_a_sink_s_words_no_more_is_kept_than_people_read() {
+    let server = Server::start(None, |number, _| {
+        let error_message = "x".repeat(40_000);
+        let rejected_log_records = i64::from(number == 0);
+        let partial_success = Some(ExportLogsPartialSuccess { rejected_log_records, error_message });
+        Reply::body(200, ExportLogsServiceResponse { partial_success }.encode_to_vec())
+    })
+    .await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 1)]);
+    eventually("lost", || rig.state().lost == 1).await;
+    let told = || rig.state().error.map_or(0, |error| error.len());
+    assert!((100..1000).contains(&told()), "{}", told());
+    rig.push(batch(1, 1));
+    eventually("delivered", || rig.state().delivered == 1).await;
+    assert!((100..1000).contains(&told()), "{}", told());
+}
+
+/// It needs so long for each record that it never answers for all of them in time.
+#[tokio::test]
+async fn a_sink_that_is_slow_gets_fewer_records_at_a_time() {
+    let server =
+        Server::start(None, |_, one| if one.records().len() > 3 { Reply::Hang } else { Reply::status(200) }).await;
+    let mut hurried = sink(&server.url("http"));
+    hurried.timeout_ms = 100;
+    let rig = Rig::with(Options::new(vec![hurried]), &[batch(0, 20)]);
+    eventually("delivered", || rig.state().delivered == 20).await;
+    let sizes: Vec<usize> = server.received().iter().map(|one| one.records().len()).collect();
+    assert_eq!(sizes[..2], [20, 20], "once may be chance");
+    assert_eq!(taken(&server.received(), |number| sizes[number] <= 3), names(0..20));
+    // What it answers in time is remembered.
+    rig.push(batch(20, 10));
+    eventually("delivered", || rig.state().delivered == 30).await;
+    assert!(server.received().iter().skip(sizes.len()).all(|one| one.records().len() < 10));
+}
+
 #[tokio::test]
 async fn a_sink_that_refuses_everything_is_not_told_of_it_without_end() {
-    let server = Server::start(None, |_, _| Reply::status(400)).await;
+    let server = Server::start(None, |_, _| Reply::status(422)).await;
     let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 2)]);
     eventually("lost", || rig.state().lost == 2).await;
     // The record that tells of it would be refused, too.

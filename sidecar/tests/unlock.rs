@@ -8,6 +8,7 @@ use rustls::crypto::hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey, HpkePu
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use testimony_core::contract::UNWRAP_PATH;
 use testimony_core::evidence::merkle;
 use testimony_core::evidence::stream::StreamId;
@@ -242,6 +243,41 @@ async fn d5_what_was_spooled_before_the_recovery_key_was_known_is_opened_too() {
         assert_eq!(block.iter().next().map(|entry| entry.payload), Some(&b"record 0"[..]));
         spool.stop();
     }
+}
+
+#[tokio::test]
+async fn d5_what_was_wrapped_to_a_key_that_was_made_anew_since_is_opened_too() {
+    let root = folder();
+    let (spool, _events) = start(&root, BEFORE);
+    let handle = spool.handle().clone();
+    let (lost, anew) = (Arc::new(Keys::new()), Arc::new(Keys::new()));
+    let is_anew = Arc::new(AtomicBool::new(false));
+    let ca = Ca::new();
+    let (turn, ours) = (is_anew.clone(), anew.clone());
+    let server = Server::start(Some(&ca), move |_, received| {
+        if turn.load(Ordering::SeqCst) { ours.answer(received) } else { lost.answer(received) }
+    })
+    .await;
+    let unlocker = Unlocker::new(caller(&ca, &server), handle.clone(), Some(&root));
+    let mut running = JoinSet::new();
+    running.spawn(unlocker.asking_each(Duration::from_millis(50)).run(std::future::pending()));
+    eventually("the recovery key to be kept", || root.join("recovery.pub").exists()).await;
+    let last = put(&handle, sid(), RECORDS);
+    assert!(handle.inbox().wait_durable(last, DEADLINE).await);
+    is_anew.store(true, Ordering::SeqCst);
+    rewrapped(&root, BEFORE).await;
+    drop(running);
+    spool.stop();
+    std::fs::remove_file(root.join("memory/spool.key")).expect("the pod's key");
+
+    let (spool, mut events) = start(&root, Boot([2; 16]));
+    found_locked(&mut events).await;
+    let handle = spool.handle().clone();
+    let _sidecar = sidecar(&root, &handle, Arc::default(), anew).await;
+    eventually("the segments to be open", || handle.locked().is_empty()).await;
+    let Ok(Read::Block(block)) = read(&handle) else { panic!("entries were left") };
+    assert_eq!(block.iter().next().map(|entry| entry.payload), Some(&b"record 0"[..]));
+    spool.stop();
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! From an endpoint to a stream of bytes: resolve, connect, TLS.
 
+use super::dial::Dialler;
 use super::standing::Addresses;
 use super::{ClientError, Endpoint, Identity, TlsError, server_name, tls};
 use rustls::ClientConfig;
@@ -7,11 +8,12 @@ use rustls_pki_types::ServerName;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-/// Deadline for a connection: resolve, connect, TLS. A long poll may wait for a minute, but not for the address of a pod
-/// that is gone, where nothing answers at all: the next try reaches the pod that took its place.
+/// Deadline for a connection to the operator: resolve, connect, TLS; for one to a sink, of TLS alone ([`Dialler`] has its own). A
+/// long poll may wait for a minute, but not for the address of a pod that is gone, where nothing answers at all: the next try
+/// reaches the pod that took its place.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Whom a client trusts with TLS, and as whom it shows itself.
@@ -33,7 +35,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 pub(super) struct Connector {
     endpoint: Endpoint,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    /// Of the operator.
+    dialler: Dialler,
+    /// In its place: of the operator.
     standing: Option<Addresses>,
 }
 
@@ -48,7 +51,7 @@ impl Connector {
         } else {
             None
         };
-        Ok(Self { endpoint, tls, standing: None })
+        Ok(Self { endpoint, tls, dialler: Dialler::default(), standing: None })
     }
 
     /// Connects as to the operator.
@@ -70,24 +73,23 @@ impl Connector {
     }
 
     async fn open_within(&mut self, deadline: Duration) -> Result<Box<dyn Stream>, ClientError> {
-        let opened = tokio::time::timeout(deadline, self.open_unbounded()).await;
-        opened.unwrap_or_else(|_| Err(ClientError::Timeout { to: self.to(), after_ms: deadline.as_millis() }))
-    }
-
-    async fn open_unbounded(&mut self) -> Result<Box<dyn Stream>, ClientError> {
         let (to, host, port) = (self.to(), self.endpoint.host(), self.endpoint.port());
-        let tcp = match &mut self.standing {
-            Some(addresses) => addresses.dial(&to, host, port).await?,
-            None => {
-                let tcp = TcpStream::connect((host, port)).await;
-                tcp.map_err(|source| ClientError::Connect { to, source })?
-            }
+        let until = Instant::now() + deadline;
+        let late = || ClientError::Timeout { to: to.clone(), after_ms: deadline.as_millis() };
+        let (tcp, until) = match &mut self.standing {
+            Some(addresses) => (timeout_at(until, addresses.dial(&to, host, port)).await.map_err(|_| late())??, until),
+            None => (self.dialler.dial(&to, host, port).await?, Instant::now() + deadline),
         };
         // Best effort: a request is written in one piece anyway.
         let _ = tcp.set_nodelay(true);
-        let Some((config, name)) = &self.tls else { return Ok(Box::new(tcp)) };
-        let tls = TlsConnector::from(config.clone()).connect(name.clone(), tcp).await;
-        Ok(Box::new(tls.map_err(|source| ClientError::Tls { to: self.to(), source })?))
+        let Some((config, name)) = &self.tls else {
+            self.dialler.is_well();
+            return Ok(Box::new(tcp));
+        };
+        let tls = timeout_at(until, TlsConnector::from(config.clone()).connect(name.clone(), tcp)).await;
+        let tls = tls.map_err(|_| late())?.map_err(|source| ClientError::Tls { to: to.clone(), source })?;
+        self.dialler.is_well();
+        Ok(Box::new(tls))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod backoff;
 mod connect;
+mod dial;
 mod endpoint;
 mod secret;
 mod standing;
@@ -78,7 +79,7 @@ pub struct Answer {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The operator's name does not resolve.
+    /// The name does not resolve.
     #[error("cannot resolve {to}: {source}")]
     Resolve {
         /// `host:port`.
@@ -86,7 +87,7 @@ pub enum ClientError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The name does not resolve, or nobody listens.
+    /// Nobody listens.
     #[error("cannot connect to {to}: {source}")]
     Connect {
         /// `host:port`.
@@ -110,9 +111,17 @@ pub enum ClientError {
         /// What the HTTP library said.
         source: hyper::Error,
     },
-    /// The deadline is over.
-    #[error("no answer from {to} within {after_ms} ms")]
+    /// The deadline is over before there was a connection.
+    #[error("no connection to {to} within {after_ms} ms")]
     Timeout {
+        /// `host:port`.
+        to: String,
+        /// The deadline, in milliseconds.
+        after_ms: u128,
+    },
+    /// The deadline is over, and the peer has not answered a request on its connection.
+    #[error("no answer from {to} within {after_ms} ms")]
+    Late {
         /// `host:port`.
         to: String,
         /// The deadline, in milliseconds.
@@ -159,7 +168,14 @@ impl Client {
         let work = self.post_unbounded(path, headers, body, answer_bytes_max);
         let result = match tokio::time::timeout(deadline, work).await {
             Ok(result) => result,
-            Err(_) => Err(ClientError::Timeout { to: self.connector.to(), after_ms: deadline.as_millis() }),
+            Err(_) => {
+                let (to, after_ms) = (self.connector.to(), deadline.as_millis());
+                // While it connects it has none to send on.
+                Err(match self.sender {
+                    Some(_) => ClientError::Late { to, after_ms },
+                    None => ClientError::Timeout { to, after_ms },
+                })
+            }
         };
         if result.is_err() {
             self.disconnect();
@@ -318,7 +334,7 @@ impl ClientError {
     /// Nobody answers there now: there is no connection, or it broke. Whoever comes next may answer.
     pub fn is_absence(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Timeout { .. } => true,
+            Self::Connect { .. } | Self::Timeout { .. } | Self::Late { .. } => true,
             // A peer that speaks TLS, but not as it should, is there.
             Self::Tls { source, .. } => !source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
             Self::Http { source, .. } => !source.is_parse(),

@@ -13,6 +13,10 @@ pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// Longest part of a sink's own words that is repeated, in characters.
 const WORDS_CHARS_MAX: usize = 200;
 
+/// Statuses that tell of a bill (402), of the connection or its TLS (421, 426; of nginx 495 to 497) or of headers (431; of nginx
+/// 494), and never of records.
+const OF_THE_WAY: [u16; 8] = [402, 421, 426, 431, 494, 495, 496, 497];
+
 /// What to do with a request that was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -35,10 +39,19 @@ pub(super) enum Verdict {
         /// For people.
         why: String,
     },
+    /// It took the sink too long: the same again, later, and then in parts.
+    Late {
+        /// What the sink asks for.
+        after: Option<Duration>,
+        /// For people.
+        why: String,
+    },
     /// This content will never be taken.
     Refused {
         /// For people.
         why: String,
+        /// It says so of the records, and cannot mean how they are sent.
+        of_records: bool,
     },
 }
 
@@ -50,8 +63,9 @@ pub(super) fn judge(answer: &Answer, now: SystemTime, sink: &DocumentSink) -> Ve
     }
     let why = words(answer);
     match status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-            Verdict::Again { after: retry_after(answer, now), why }
+        StatusCode::TOO_MANY_REQUESTS => Verdict::Again { after: retry_after(answer, now), why },
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => {
+            Verdict::Late { after: retry_after(answer, now), why }
         }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             Verdict::Park { why: format!("{why}; check the credentials") }
@@ -60,8 +74,14 @@ pub(super) fn judge(answer: &Answer, now: SystemTime, sink: &DocumentSink) -> Ve
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
             Verdict::Park { why: format!("{why}; check that the endpoint takes {}", expected(sink)) }
         }
+        status if OF_THE_WAY.contains(&status.as_u16()) => {
+            Verdict::Park { why: format!("{why}; check scheme, headers and client certificate") }
+        }
         status if status.is_server_error() => Verdict::Again { after: retry_after(answer, now), why },
-        status if status.is_client_error() => Verdict::Refused { why },
+        status if status.is_client_error() => {
+            let of_records = matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY);
+            Verdict::Refused { why, of_records }
+        }
         _ => Verdict::Park { why: format!("{why}; redirects are not followed, name the final URL") },
     }
 }
@@ -159,15 +179,23 @@ mod tests {
             (403, "park"),
             (404, "park"),
             (405, "park"),
-            (408, "again"),
+            (402, "park"),
+            (408, "late"),
             (413, "refused"),
             (415, "park"),
+            (421, "park"),
             (422, "refused"),
+            (426, "park"),
             (429, "again"),
+            (431, "park"),
+            (494, "park"),
+            (495, "park"),
+            (496, "park"),
+            (497, "park"),
             (500, "again"),
             (502, "again"),
             (503, "again"),
-            (504, "again"),
+            (504, "late"),
         ];
         for (status, expected) in cases {
             let got = match judge(&answer(status, "", b""), SystemTime::UNIX_EPOCH, &sink()) {
@@ -175,6 +203,7 @@ mod tests {
                 Verdict::Again { .. } => "again",
                 Verdict::Park { .. } => "park",
                 Verdict::Split { .. } => "split",
+                Verdict::Late { .. } => "late",
                 Verdict::Refused { .. } => "refused",
             };
             assert_eq!(got, expected, "{status}");

@@ -20,8 +20,9 @@ use testimony_core::policy::DocumentSink;
 /// Compressions of an answer that are understood.
 pub(super) const ACCEPTED: &str = "identity,gzip,zstd";
 
-/// Largest window that an answer's zstd may ask for, as a power of two in bytes: 1 MiB.
-const ZSTD_WINDOW_LOG_MAX: u32 = 20;
+/// Largest window that an answer's zstd may ask for, as a power of two in bytes: 8 MiB, which every decoder is to take. A server
+/// that streams asks for that of its level, however short the answer is; what is read of it is bounded.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// Largest number of a `grpc-timeout`: it has at most 8 digits.
 const TIMEOUT_MAX: u32 = 99_999_999;
@@ -156,7 +157,8 @@ fn judge_failure(code: usize, fields: &HeaderMap, sink: &DocumentSink) -> Verdic
             Verdict::Park { why: format!("{why}; check that the endpoint takes {}", answer::expected(sink)) }
         }
         "RESOURCE_EXHAUSTED" if after.is_none() => Verdict::Split { why },
-        "INVALID_ARGUMENT" | "ALREADY_EXISTS" | "FAILED_PRECONDITION" => Verdict::Refused { why },
+        "INVALID_ARGUMENT" | "ALREADY_EXISTS" | "FAILED_PRECONDITION" => Verdict::Refused { why, of_records: false },
+        "DEADLINE_EXCEEDED" => Verdict::Late { after, why },
         _ => Verdict::Again { after, why },
     }
 }

@@ -19,6 +19,7 @@ mod seals;
 mod secrets;
 mod sink;
 mod sink_queue;
+mod size;
 mod source;
 mod standing;
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! One sink's task: takes what waits, sends it, and does what the answer says.
 
-use super::answer::Verdict;
+use super::answer::{Verdict, readable};
 use super::exporter::{Settings, Undelivered};
 use super::pack::{Body, Packer};
 use super::seals::LossReason;
 use super::sink_queue::{SinkQueue, Taken};
+use super::size::Size;
 use super::source::Source;
 use super::standing::Ends;
 use super::transport::Transport;
@@ -28,6 +29,10 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Wait between tries with wrong credentials or a wrong URL.
 const PARKED_RETRY: Duration = Duration::from_secs(30);
+
+/// Single records that are refused one after the other before it is asked whether the sink takes anything; and so many in a row
+/// are at fault themselves after it took something.
+const DOUBTED_MAX: usize = 8;
 
 /// Where too many losses wait to be told, it is looked so often whether they may be.
 const FULL_LOOK: Duration = Duration::from_secs(1);
@@ -53,6 +58,9 @@ pub(super) struct SinkTask {
     transport: Transport,
     backoff: Backoff,
     jitter: Jitter,
+    /// So many more refused records are at fault themselves: the sink took something a moment before.
+    trusted: usize,
+    size: Size,
     /// Where records come from, where there is a spool.
     source: Option<Source>,
     /// Where what was taken ends in the spool,
@@ -70,7 +78,12 @@ pub(super) struct SinkTask {
 /// What became of one piece.
 enum Sent {
     Taken(PartialSuccess),
-    Refused(String),
+    Refused {
+        why: String,
+        of_records: bool,
+    },
+    /// It is to be sent in parts.
+    TooLarge,
     /// The time to drain is over.
     Over,
 }
@@ -95,6 +108,8 @@ impl SinkTask {
             transport,
             backoff,
             jitter,
+            trusted: 0,
+            size: Size::new(),
             source,
             ends,
             lost,
@@ -222,6 +237,7 @@ impl SinkTask {
             self.sink = control.sink;
             self.transport.disconnect();
             self.backoff.reset();
+            (self.trusted, self.size) = (0, Size::new());
         }
         altered
     }
@@ -230,39 +246,79 @@ impl SinkTask {
     async fn deliver(&mut self, taken: Taken) -> Option<Undelivered> {
         // Halves go back on top, the first last: the order of the records stays.
         let mut pieces = vec![Piece(taken.batches)];
-        while let Some(piece) = pieces.pop() {
-            let piece = if piece.bytes() > super::REQUEST_BYTES_MAX {
-                match piece.halves() {
-                    Ok((first, second)) => {
-                        pieces.extend([second, first]);
-                        continue;
-                    }
-                    Err(single) => single,
+        // Single records that were refused by a sink that may refuse everything. They are tried once more.
+        let mut doubted = Vec::new();
+        self.trusted = 0;
+        let mut takes_others = false;
+        loop {
+            if doubted.len() >= DOUBTED_MAX || pieces.is_empty() && !doubted.is_empty() {
+                let takes = self.takes_anything().await;
+                pieces.extend(doubted.drain(..).rev());
+                match takes {
+                    Some(true) => self.trusted = DOUBTED_MAX,
+                    Some(false) => {}
+                    None => return Some(undelivered(&pieces)),
                 }
+                continue;
+            }
+            let piece = pieces.pop()?;
+            let piece = if self.size.exceeds(&piece) {
+                let Some(single) = split(&mut pieces, piece) else { continue };
+                single
             } else {
                 piece
             };
             match self.send(&piece).await {
-                Sent::Taken(partial) if partial.rejected == 0 => self.taken(&piece, partial),
+                Sent::Taken(partial) if partial.rejected == 0 => {
+                    self.taken(&piece, partial);
+                    (self.trusted, takes_others) = (DOUBTED_MAX, true);
+                    pieces.extend(doubted.drain(..).rev());
+                }
                 // Which ones, it does not say: they are sent again, fewer at a time. A sink tells them apart by their places.
                 Sent::Taken(partial) => {
                     let why = self.partly_taken(&piece, partial);
-                    match piece.halves() {
-                        Ok((first, second)) => pieces.extend([second, first]),
-                        Err(single) => self.refused(single, &why),
+                    if let Some(single) = split(&mut pieces, piece) {
+                        self.refused(single, &why);
                     }
+                    self.trusted = DOUBTED_MAX;
+                    pieces.extend(doubted.drain(..).rev());
                 }
-                Sent::Refused(why) => match piece.halves() {
-                    Ok((first, second)) => pieces.extend([second, first]),
-                    Err(single) => self.refused(single, &why),
+                Sent::Refused { why, of_records } => match split(&mut pieces, piece) {
+                    Some(single) if of_records || self.trusted > 0 => {
+                        self.trusted = self.trusted.saturating_sub(1);
+                        self.refused(single, &why);
+                        if takes_others {
+                            self.queue.takes_others();
+                        }
+                    }
+                    Some(single) => doubted.push(single),
+                    None => {}
                 },
+                Sent::TooLarge => {
+                    let single = split(&mut pieces, piece);
+                    pieces.extend(single);
+                }
                 Sent::Over => {
                     pieces.push(piece);
-                    return Some(Undelivered { records: pieces.iter().map(Piece::records).sum(), undeclared: 0 });
+                    pieces.append(&mut doubted);
+                    return Some(undelivered(&pieces));
                 }
             }
         }
-        None
+    }
+
+    /// Whether the sink takes a request at all, or refuses how it is spoken to: asked with one that has no records, which every
+    /// receiver of OTLP is to take. If not, waits before the next try. None: the time to drain is over.
+    async fn takes_anything(&mut self) -> Option<bool> {
+        match self.send(&Piece::default()).await {
+            Sent::Over => None,
+            Sent::Refused { why, of_records: false } => {
+                let hint = "it takes no request at all: check compression, scheme, client certificate and headers";
+                let wait = self.jitter.spread(PARKED_RETRY);
+                self.pause(wait, SinkCondition::Parked, format!("{why}; {hint}")).await.then_some(false)
+            }
+            Sent::Taken(_) | Sent::Refused { .. } | Sent::TooLarge => Some(true),
+        }
     }
 
     /// Sends one piece until the sink says yes or no.
@@ -270,24 +326,25 @@ impl SinkTask {
         let mut body = None;
         loop {
             let Some(verdict) = self.attempt(piece, &mut body).await else { return Sent::Over };
+            let is_late = matches!(verdict, Verdict::Late { .. });
             let (wait, why, condition, result) = match verdict {
                 Verdict::Taken(partial) => {
                     self.backoff.reset();
                     return Sent::Taken(partial);
                 }
-                Verdict::Refused { why } => {
+                Verdict::Refused { why, of_records } => {
                     self.queue.metrics.request(ExportResult::Refused);
                     self.backoff.reset();
-                    return Sent::Refused(why);
+                    return Sent::Refused { why, of_records };
                 }
                 Verdict::Split { why } if piece.is_single() => {
                     (self.backoff.wait(), why, SinkCondition::Failing, ExportResult::Retry)
                 }
-                Verdict::Split { why } => {
+                Verdict::Split { .. } => {
                     self.queue.metrics.request(ExportResult::Refused);
-                    return Sent::Refused(why);
+                    return Sent::TooLarge;
                 }
-                Verdict::Again { after, why } => {
+                Verdict::Again { after, why } | Verdict::Late { after, why } => {
                     let wait = self.backoff.wait().max(after.unwrap_or_default());
                     (wait, why, SinkCondition::Failing, ExportResult::Retry)
                 }
@@ -296,13 +353,22 @@ impl SinkTask {
                 }
             };
             self.queue.metrics.request(result);
-            self.tell(condition, Some(why));
-            self.follow();
-            // Nobody mends credentials or a URL within the seconds of a drain: the pod is not held up for it.
-            if condition == SinkCondition::Parked && self.drain.is_some() || !self.wait(wait).await {
+            if !self.pause(wait, condition, why).await {
                 return Sent::Over;
             }
+            if is_late && self.size.late(piece) {
+                return Sent::TooLarge;
+            }
         }
+    }
+
+    /// Tells why it is waited, and waits. False: the time to drain is over, or nothing can come of waiting for it.
+    async fn pause(&mut self, wait: Duration, condition: SinkCondition, why: String) -> bool {
+        self.tell(condition, Some(why));
+        self.follow();
+        // Nobody mends credentials or a URL within the seconds of a drain: the pod is not held up for it.
+        let is_vain = condition == SinkCondition::Parked && self.drain.is_some();
+        !is_vain && self.wait(wait).await
     }
 
     /// One try; none when the time to drain ends before. `body` is kept for the next one.
@@ -349,8 +415,9 @@ impl SinkTask {
         let records = piece.records();
         self.queue.release(piece.bytes(), records, records);
         self.queue.metrics.request(ExportResult::Success);
+        self.size.taken();
         // A message without a rejection is a warning.
-        let warning = Some(answer.message).filter(|message| !message.is_empty());
+        let warning = Some(readable(answer.message.as_bytes())).filter(|message| !message.is_empty());
         self.tell(SinkCondition::Delivering, warning);
     }
 
@@ -358,8 +425,9 @@ impl SinkTask {
         let records = piece.records();
         let rejected = partial.rejected.min(records);
         self.queue.metrics.request(ExportResult::Partial);
-        let why = format!("{rejected} of {records} records rejected: {}", partial.message);
-        tracing::warn!(sink = %self.queue.name, rejected, records, message = partial.message, "records rejected by the sink");
+        let message = readable(partial.message.as_bytes());
+        let why = format!("{rejected} of {records} records rejected: {message}");
+        tracing::warn!(sink = %self.queue.name, rejected, records, message, "records rejected by the sink");
         self.tell(SinkCondition::Delivering, Some(why.clone()));
         why
     }
@@ -386,6 +454,21 @@ impl SinkTask {
             }
         }
     }
+}
+
+/// Puts the halves of a piece on top, the first last; gives a single record back.
+fn split(pieces: &mut Vec<Piece>, piece: Piece) -> Option<Piece> {
+    match piece.halves() {
+        Ok((first, second)) => {
+            pieces.extend([second, first]);
+            None
+        }
+        Err(single) => Some(single),
+    }
+}
+
+fn undelivered(pieces: &[Piece]) -> Undelivered {
+    Undelivered { records: pieces.iter().map(Piece::records).sum(), undeclared: 0 }
 }
 
 /// There may be more in the spool.

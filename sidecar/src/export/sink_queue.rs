@@ -20,6 +20,9 @@ const EVIDENCE_RESERVE_PART: usize = 10;
 /// A sink that refuses everything is told of so often.
 const LOSSES_HELD_MAX: Duration = Duration::from_secs(30);
 
+/// Longest error that a sink's state tells, in bytes. A policy names few sinks, and a poll has 64 KiB.
+const ERROR_BYTES_MAX: usize = 1024;
+
 /// One sink's queue. Locked for a few instructions at a time, never across an await.
 pub(super) struct SinkQueue {
     pub(super) name: Arc<str>,
@@ -314,12 +317,23 @@ impl SinkQueue {
         state.sending.bytes = state.sending.bytes.saturating_sub(bytes);
         state.sending.records = state.sending.records.saturating_sub(records);
         state.delivered = state.delivered.saturating_add(delivered);
-        let releases = delivered > 0 && !(state.holes_refused && state.holds_losses());
-        if releases && state.losses_held.take().is_some() && !state.losses.is_empty() {
-            self.losses_told.notify_one();
+        if delivered > 0 {
+            self.end_hold(&mut state);
         }
         self.metrics.queue_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
         self.metrics.records.inc_by(delivered);
+    }
+
+    /// The sink took something a moment ago: what it refused can be told.
+    pub(super) fn takes_others(&self) {
+        self.end_hold(&mut self.lock());
+    }
+
+    fn end_hold(&self, state: &mut State) {
+        let ends = !(state.holes_refused && state.holds_losses());
+        if ends && state.losses_held.take().is_some() && !state.losses.is_empty() {
+            self.losses_told.notify_one();
+        }
     }
 
     /// All that was taken is done with.
@@ -373,7 +387,11 @@ impl SinkQueue {
         let mut state = self.lock();
         let changed = state.condition != condition;
         state.condition = condition;
-        state.error = error;
+        // The operator takes no more than so much of a poll, and each poll tells it.
+        state.error = error.map(|mut error| {
+            error.truncate(error.floor_char_boundary(ERROR_BYTES_MAX));
+            error
+        });
         drop(state);
         if changed {
             self.changes.send_modify(|count| *count = count.wrapping_add(1));

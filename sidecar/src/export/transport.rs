@@ -65,6 +65,7 @@ impl Transport {
             Err(error) if error.refuses_identity() => {
                 Verdict::Park { why: format!("{}; check the client certificate", error_line(&error)) }
             }
+            Err(error @ ClientError::Late { .. }) => Verdict::Late { after: None, why: error_line(&error) },
             Err(error) => Verdict::Again { after: None, why: explain(&error, sink, connected.answered) },
         }
     }

@@ -3,7 +3,7 @@
 use super::boots::{Boot, Predecessor};
 use super::disk::Folder;
 use super::inbox::Inbox;
-use super::keys::{DataKey, RecoveryKey};
+use super::keys::{Change, DataKey, RecoveryKey};
 use super::page::{CounterPage, Counters};
 use super::position::Place;
 use super::reader::Reader;
@@ -97,6 +97,8 @@ pub(super) struct Control {
     pub(super) all_adopted: bool,
     /// The open segment is to end.
     pub(super) roll: bool,
+    /// The recovery key was made anew: what was wrapped before is to be wrapped again.
+    pub(super) outdated: bool,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -144,10 +146,15 @@ impl SpoolHandle {
         self.inbox.shared().request();
     }
 
-    /// The operator's recovery key: segments are wrapped to it from now on, and those that were wrapped to none.
+    /// The operator's recovery key: segments are wrapped to it from now on, and those that were wrapped to none, or to the one
+    /// before.
     pub fn set_recovery_key(&self, key: [u8; RECOVERY_KEY_BYTES]) {
-        if self.shared.recovery.as_ref().is_some_and(|recovery| recovery.set(key)) {
-            lock(&self.shared.control).roll = true;
+        let change = self.shared.recovery.as_ref().map_or(Change::None, |recovery| recovery.set(key));
+        if change != Change::None {
+            let mut control = lock(&self.shared.control);
+            control.roll = true;
+            control.outdated |= change == Change::Replaced;
+            drop(control);
             self.inbox.shared().request();
         }
     }

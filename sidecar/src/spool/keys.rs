@@ -60,13 +60,15 @@ impl RecoveryKey {
         Self { pod_uid: pod_uid.to_owned(), key: ArcSwapOption::empty() }
     }
 
-    /// The key in force. Whether it is another one than before.
-    pub fn set(&self, key: [u8; RECOVERY_KEY_BYTES]) -> bool {
-        let is_news = self.key.load().as_ref().is_none_or(|known| known.0 != key);
-        if is_news {
-            self.key.store(Some(Arc::new(HpkePublicKey(key.to_vec()))));
-        }
-        is_news
+    /// The key in force. What it is to the one before.
+    pub fn set(&self, key: [u8; RECOVERY_KEY_BYTES]) -> Change {
+        let change = match self.key.load().as_ref() {
+            Some(known) if known.0 == key => return Change::None,
+            Some(_) => Change::Replaced,
+            None => Change::First,
+        };
+        self.key.store(Some(Arc::new(HpkePublicKey(key.to_vec()))));
+        change
     }
 
     /// The wrapped key; empty while there is no recovery key, or none that can be used.
@@ -82,6 +84,17 @@ impl RecoveryKey {
 pub struct Keys {
     pod: Arc<[u8; KEY_BYTES]>,
     recovery: Option<Arc<RecoveryKey>>,
+}
+
+/// What a recovery key is to the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The same.
+    None,
+    /// There was none.
+    First,
+    /// The one before was another: nobody may open what is wrapped to that.
+    Replaced,
 }
 
 /// The key of one segment.

@@ -123,6 +123,7 @@ impl Spool {
             keys: keys.clone(),
             syncer,
             rewraps: false,
+            outdated: false,
             handle: handle.clone(),
             foreign,
             sinks: sinks.to_vec(),
@@ -225,6 +226,8 @@ struct Work {
     syncer: Arc<Syncer>,
     /// Keys may have to be wrapped to the recovery key (D5).
     rewraps: bool,
+    /// The recovery key was made anew while this process ran.
+    outdated: bool,
     handle: SpoolHandle,
     foreign: Foreign,
     sinks: Vec<SinkRule>,
@@ -296,7 +299,11 @@ impl Work {
             self.sinks = sinks;
         }
         self.rewraps |= control.roll || !control.adopted.is_empty();
-        for (shelf, predecessor) in control.adopted {
+        self.outdated |= control.outdated;
+        for (mut shelf, predecessor) in control.adopted {
+            if self.outdated {
+                shelf.outdate_keys();
+            }
             self.foreign.adopt(shelf, predecessor, &self.sinks, &self.syncer);
         }
         if control.all_adopted {
@@ -316,6 +323,10 @@ impl Work {
             && let Err(fault) = self.writer.finish()
         {
             tracing::warn!(%fault, "the segment has no end");
+        }
+        if control.outdated {
+            self.writer.shelf_mut().outdate_keys();
+            self.foreign.shelves().for_each(Shelf::outdate_keys);
         }
         let recovered = !control.recovered.is_empty();
         for boot in control.recovered {

@@ -20,6 +20,9 @@ use tokio::sync::watch;
 /// Deadline of a request: the operator answers when its next block is committed.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(65);
 
+/// The recovery key is asked for so often: it may be made anew while this process runs.
+const REFRESH: Duration = Duration::from_secs(600);
+
 /// First and longest wait after a request that brought nothing.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -36,6 +39,7 @@ pub struct Unlocker {
     /// Segments that were answered for.
     done: BTreeSet<(Boot, u64)>,
     backoff: Backoff,
+    refresh: Duration,
     /// The last request brought nothing, and that was said.
     troubled: bool,
 }
@@ -50,7 +54,14 @@ impl Unlocker {
         }
         let adopted = spool.adopted();
         let backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, Jitter::seeded());
-        Self { caller, spool, adopted, file, done: BTreeSet::new(), backoff, troubled: false }
+        Self { caller, spool, adopted, file, done: BTreeSet::new(), backoff, refresh: REFRESH, troubled: false }
+    }
+
+    /// Asks for the recovery key so often.
+    #[must_use]
+    pub fn asking_each(mut self, refresh: Duration) -> Self {
+        self.refresh = refresh;
+        self
     }
 
     /// Asks until `shutdown` ends.
@@ -68,11 +79,12 @@ impl Unlocker {
             self.adopted.borrow_and_update();
             let locked = self.locked();
             if knows_key && locked.is_empty() {
-                if self.adopted.changed().await.is_err() {
+                match tokio::time::timeout(self.refresh, self.adopted.changed()).await {
+                    Ok(Ok(())) => continue,
                     // The spool has ended; the task goes on until it is told to stop.
-                    std::future::pending::<()>().await;
+                    Ok(Err(_)) => std::future::pending::<()>().await,
+                    Err(_) => {}
                 }
-                continue;
             }
             match self.ask(&locked).await {
                 Ok(()) => {

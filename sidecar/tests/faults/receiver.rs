@@ -37,8 +37,10 @@ pub enum Fault {
     Partial,
     /// 400 for more than one record at a time.
     Picky,
-    /// 400 for everything.
+    /// 422 for everything: no record is good enough.
     Refusing,
+    /// 400 for everything, with records or without: it is not spoken to as it wants.
+    Misfit,
     /// 401.
     Unauthorized,
     /// Resets the connection, with nothing taken.
@@ -204,7 +206,8 @@ fn serve(stream: &TcpStream, shared: &Mutex<Inner>, listens: &AtomicBool) -> Opt
         Fault::Unavailable => say(stream, "503 Service Unavailable", b"down"),
         Fault::Broken => say(stream, "500 Internal Server Error", b""),
         Fault::LoginPage => say(stream, "200 OK", b"<html>log in</html>"),
-        Fault::Refusing => say(stream, "400 Bad Request", b"no"),
+        Fault::Refusing => say(stream, "422 Unprocessable Entity", b"no"),
+        Fault::Misfit => say(stream, "400 Bad Request", b"no"),
         Fault::Picky if records(&request) > 1 => say(stream, "400 Bad Request", b"one at a time"),
         Fault::Picky => answer(stream, shared, request, 0),
         Fault::Unauthorized => say(stream, "401 Unauthorized", b""),

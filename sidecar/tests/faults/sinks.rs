@@ -75,10 +75,19 @@ fn ex_1_a_sink_that_fails_by_chance_loses_nothing_that_waits_in_memory() {
 
 #[test]
 fn ex_1_a_sink_that_takes_no_credentials_for_a_while_loses_nothing() {
-    let scene = Scene::start("unauthorized");
-    scene.sink.set(Weather::Always(Fault::Unauthorized));
+    is_waited_for("unauthorized", Fault::Unauthorized);
+}
+
+#[test]
+fn ex_1_a_sink_that_answers_400_to_whatever_it_is_sent_for_a_while_loses_nothing() {
+    is_waited_for("misfit", Fault::Misfit);
+}
+
+fn is_waited_for(name: &'static str, fault: Fault) {
+    let scene = Scene::start(name);
+    scene.sink.set(Weather::Always(fault));
     let load = scene.load();
-    scene.sidecar.until("it is refused", |_| scene.sink.seen().contains_key(&Fault::Unauthorized));
+    scene.sidecar.until("it is refused", |_| scene.sink.seen().contains_key(&fault));
     scene.more(&load, REQUESTS_PER_FAULT);
     scene.sink.set(Weather::Always(Fault::None));
     nothing_is_lost(&scene.end(load));

@@ -32,6 +32,7 @@ fn kind(verdict: &Verdict) -> &'static str {
         Verdict::Again { .. } => "again",
         Verdict::Park { .. } => "park",
         Verdict::Split { .. } => "split",
+        Verdict::Late { .. } => "late",
         Verdict::Refused { .. } => "refused",
     }
 }
@@ -63,8 +64,8 @@ fn every_code_is_success_retry_park_split_or_refusal() {
         "again", // OK, but without a message: no receipt
         "again", // CANCELLED
         "again", // UNKNOWN
-        "refused", "again", // DEADLINE_EXCEEDED
-        "park",  // NOT_FOUND
+        "refused", "late", // DEADLINE_EXCEEDED
+        "park", // NOT_FOUND
         "refused", "park",  // PERMISSION_DENIED
         "split", // RESOURCE_EXHAUSTED
         "refused", "again", // ABORTED
@@ -85,7 +86,7 @@ fn every_code_is_success_retry_park_split_or_refusal() {
 #[test]
 fn the_words_of_a_status_are_decoded_and_bounded() {
     let why = |message: &str| match verdict(&[("grpc-status", "3"), ("grpc-message", message)]) {
-        Verdict::Refused { why } => why,
+        Verdict::Refused { why, .. } => why,
         other => panic!("{other:?}"),
     };
     assert_eq!(why(""), "answered INVALID_ARGUMENT");
@@ -121,9 +122,15 @@ fn an_answer_that_is_compressed_as_the_request_was_is_read_within_bounds() {
         std::io::Write::write_all(&mut encoder, bytes).expect("memory");
         encoder.finish().expect("memory")
     };
-    let zstd = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).expect("memory");
+    // As a server does it that streams: its frames do not say their length, and ask for the window of their level.
+    let zstd_of = |level: i32, bytes: &[u8]| {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level).expect("memory");
+        std::io::Write::write_all(&mut encoder, bytes).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    let (zstd, zstd_most) = (|bytes: &[u8]| zstd_of(3, bytes), |bytes: &[u8]| zstd_of(19, bytes));
     let (long, longest) = (vec![0; ANSWER_BYTES_MAX + 1], vec![0; ANSWER_BYTES_MAX]);
-    for (name, packed) in [("gzip", &gzip as &dyn Fn(&[u8]) -> Vec<u8>), ("zstd", &zstd)] {
+    for (name, packed) in [("gzip", &gzip as &dyn Fn(&[u8]) -> Vec<u8>), ("zstd", &zstd), ("zstd", &zstd_most)] {
         let read = |bytes: &[u8]| unframe(&frame(true, &packed(bytes)), name.as_bytes()).map(Cow::into_owned);
         assert_eq!(read(b""), Ok(Vec::new()), "{name}");
         assert_eq!(read(&longest), Ok(longest.clone()), "{name}");
@@ -144,14 +151,15 @@ fn an_answer_that_is_compressed_as_the_request_was_is_read_within_bounds() {
 
 #[test]
 fn what_is_no_grpc_loses_no_record() {
-    for status in [201, 204, 301, 400, 401, 403, 404, 413, 415, 422] {
+    for status in [201, 204, 301, 400, 401, 403, 404, 413, 415, 422, 431] {
         let got = judge(&answer(status, HeaderMap::new(), HeaderMap::new(), b""), SystemTime::UNIX_EPOCH, &grpc_sink());
         assert_eq!(kind(&got), "park", "{status}");
     }
     for status in [408, 429, 500, 502, 503, 504] {
         let headers = fields_of(&[("retry-after", "7")]);
         let got = judge(&answer(status, headers, HeaderMap::new(), b""), SystemTime::UNIX_EPOCH, &grpc_sink());
-        assert!(matches!(got, Verdict::Again { after: Some(after), .. } if after.as_secs() == 7), "{status} {got:?}");
+        let (Verdict::Again { after, .. } | Verdict::Late { after, .. }) = got else { panic!("{status} {got:?}") };
+        assert_eq!(after, Some(Duration::from_secs(7)), "{status}");
     }
     let page = answer(200, fields_of(&[("content-type", "text/html")]), HeaderMap::new(), b"log in");
     assert_eq!(kind(&judge(&page, SystemTime::UNIX_EPOCH, &grpc_sink())), "park");

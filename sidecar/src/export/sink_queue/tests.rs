@@ -180,3 +180,11 @@ fn g2_what_is_refused_since_does_not_hold_back_what_holes_tell() {
     queue.loss_is_durable();
     assert_eq!(queue.take_ready(), end(first.next()));
 }
+
+#[test]
+fn an_error_without_end_is_not_told_to_the_operator_without_end() {
+    let queue = queue();
+    queue.set_condition(SinkCondition::Failing, Some("\u{e4}".repeat(40_000)));
+    let error = queue.snapshot().error.expect("told");
+    assert!((1000..=ERROR_BYTES_MAX).contains(&error.len()), "{}", error.len());
+}

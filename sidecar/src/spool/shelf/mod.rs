@@ -83,6 +83,8 @@ pub struct Shelf<D> {
     recovered: bool,
     /// Files of keys that this process made.
     rewraps: u64,
+    /// The keys of segments before this one are wrapped to a recovery key of before.
+    outdated_before: u64,
 }
 
 impl<D: Disk> Shelf<D> {
@@ -114,6 +116,7 @@ impl<D: Disk> Shelf<D> {
             aside_since: None,
             recovered: acks.recovered,
             rewraps: 0,
+            outdated_before: 0,
         };
         shelf.publish();
         shelf

@@ -53,7 +53,7 @@ impl Segment {
 
     /// Its key, wrapped to the operator's recovery key; empty: that was never known.
     pub fn recovery_key(&self) -> &[u8] {
-        if self.header.recovery_key.is_empty() { &self.rewrapped } else { &self.header.recovery_key }
+        if self.rewrapped.is_empty() { &self.header.recovery_key } else { &self.rewrapped }
     }
 
     /// The name of its file.

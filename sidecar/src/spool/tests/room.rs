@@ -1,6 +1,7 @@
 //! What a spool does where there is no room: below its limit, and on the file system.
 
 use super::rig::{Rig, folder, settings, sid};
+use crate::spool::boots::SPARE_BYTES;
 use crate::spool::disk::sim::Dice;
 use crate::spool::writer::Elsewhere;
 use crate::spool::{
@@ -155,12 +156,14 @@ async fn t5_sp_3_who_starts_over_a_spool_that_waits_for_an_optional_sink_has_roo
     spool.stop();
 }
 
-#[tokio::test]
-async fn sp_3_a_process_starts_on_a_full_file_system_by_what_the_one_before_set_aside() {
-    let folder = folder("full-disk");
+#[test]
+fn sp_3_a_process_starts_on_a_full_file_system_by_what_the_one_before_set_aside() {
+    on_each_disk(&folder("full-disk"), 20, |folder| block_on(starts_on_a_full_file_system(folder)));
+}
+
+async fn starts_on_a_full_file_system(folder: &Path) {
     let disk = folder.join("disk");
-    let _mounted = Mounted::new(&disk, 20);
-    let (spool, _events) = start(&folder, 1, LIMIT_BYTES_MIN, Limits::default());
+    let (spool, _events) = start(folder, 1, LIMIT_BYTES_MIN, Limits::default());
     let stream = spool.handle().inbox().add_stream(sid(0), 0);
     let last = put(spool.handle(), stream, 8).await;
     spool.handle().ack(spool.handle().boot(), "a", last.next());
@@ -168,7 +171,7 @@ async fn sp_3_a_process_starts_on_a_full_file_system_by_what_the_one_before_set_
     let filled = std::fs::write(disk.join("of-others"), vec![1; 32 * 1024 * 1024]);
     assert_eq!(filled.map_err(|error| error.kind()), Err(std::io::ErrorKind::StorageFull));
 
-    let (spool, mut events) = start(&folder, 2, LIMIT_BYTES_MIN, Limits::default());
+    let (spool, mut events) = start(folder, 2, LIMIT_BYTES_MIN, Limits::default());
     spool.handle().set_recovered(first_found(&mut events).await);
     let stream = spool.handle().inbox().add_stream(sid(1), 0);
     put(spool.handle(), stream, 4).await;
@@ -219,12 +222,54 @@ struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {
     fn new(path: &'a Path, mib: u64) -> Self {
-        std::fs::create_dir_all(path).expect("a folder");
-        let size = format!("size={mib}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).status();
-        assert!(mounted.is_ok_and(|status| status.success()), "mounting needs root");
-        Self(path)
+        Self::with(path, Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]))
+            .expect("mounting needs root")
     }
+
+    /// What nodes have; none where it cannot be made.
+    fn ext4(path: &'a Path, mib: u64) -> Option<Self> {
+        let image = path.with_extension("image");
+        std::fs::File::create_new(&image).and_then(|file| file.set_len(mib * 1024 * 1024)).expect("an image");
+        let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image).status();
+        if !made.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        Self::with(path, Command::new("mount").args(["-o", "loop"]).arg(&image))
+    }
+
+    fn with(path: &'a Path, mount: &mut Command) -> Option<Self> {
+        std::fs::create_dir_all(path).expect("a folder");
+        mount.arg(path).status().is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
+}
+
+/// A disk of each kind that there is: tmpfs, and ext4 where it can be made.
+fn on_each_disk(folder: &Path, mib: u64, test: impl Fn(&Path)) {
+    for ext4 in [false, true] {
+        let place = folder.join(if ext4 { "ext4" } else { "tmpfs" });
+        let disk = place.join("disk");
+        std::fs::create_dir_all(&disk).expect("a folder");
+        if let Some(_mounted) = if ext4 { Mounted::ext4(&disk, mib) } else { Some(Mounted::new(&disk, mib)) } {
+            test(&place);
+        }
+    }
+}
+
+#[test]
+fn sp_3_what_was_set_aside_is_given_back() {
+    on_each_disk(&folder("spare"), 20, |folder| {
+        let boots = Boots::open(&folder.join("disk"), Boot([1; 16])).expect("made");
+        let free = || rustix::fs::statvfs(folder.join("disk")).map(|disk| disk.f_bfree * disk.f_frsize).expect("told");
+        let before = free();
+        boots.set_aside();
+        assert!(free() + SPARE_BYTES <= before, "{}", folder.display());
+        boots.give_back();
+        assert_eq!(free(), before, "{}", folder.display());
+    });
 }
 
 impl Drop for Mounted<'_> {
