@@ -95,7 +95,7 @@ mod tests {
     #[tokio::test]
     async fn a_busy_server_is_asked_once() {
         let (api, asked) =
-            server(&["HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 2\r\n\r\n{}"]).await;
+            server(&["HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 4\r\n\r\nbusy"]).await;
         let error = timeout(Duration::from_secs(10), api.get("a")).await.expect("in time").expect_err("busy");
         assert!(matches!(&error, Error::Api(status) if status.code == 503), "{error:?}");
         assert_eq!(asked.load(Ordering::SeqCst), 1);
