@@ -123,7 +123,7 @@ impl Cluster {
         api.get_opt(name).await.map_err(|error| self.explain(&format!("get {name}"), &error))
     }
 
-    /// All objects, page by page; `params` may say how many a page holds.
+    /// All objects, page by page.
     ///
     /// # Errors
     /// The API server does not answer, or refuses.
@@ -131,8 +131,18 @@ impl Cluster {
     where
         K: Clone + Debug + DeserializeOwned,
     {
-        let limit = params.limit.unwrap_or(PAGE_OBJECTS);
-        let mut params = params.limit(limit);
+        self.list_by(PAGE_OBJECTS, what, api, params).await
+    }
+
+    /// The same, with so many objects on each page.
+    ///
+    /// # Errors
+    /// The API server does not answer, or refuses.
+    pub async fn list_by<K>(&self, objects: u32, what: &str, api: Api<K>, params: ListParams) -> Result<Vec<K>>
+    where
+        K: Clone + Debug + DeserializeOwned,
+    {
+        let mut params = params.limit(objects);
         let mut all = Vec::new();
         loop {
             let page = page(&api, &params).await.map_err(|error| self.explain(&format!("list {what}"), &error))?;
@@ -313,10 +323,13 @@ async fn config(args: &ClusterArgs) -> Result<Config> {
     let config = match &args.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
-            Config::from_custom_kubeconfig(file, &options).await.map_err(anyhow::Error::from)
+            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| anyhow!(error_line(&error)))
         }
-        None if args.context.is_some() => Config::from_kubeconfig(&options).await.map_err(anyhow::Error::from),
-        None => Config::infer().await.map_err(anyhow::Error::from),
+        None if args.context.is_some() => {
+            Config::from_kubeconfig(&options).await.map_err(|error| anyhow!(error_line(&error)))
+        }
+        // It says where it has looked, each with all causes: those again would say it three times.
+        None => Config::infer().await.map_err(|error| anyhow!("{error}")),
     };
     config.context("no cluster: name one with --kubeconfig and --context, as with kubectl")
 }

@@ -2,9 +2,10 @@
 
 use crate::args::{ClusterArgs, Format, LedgerCommand, LedgerShowArgs};
 use crate::cluster::Cluster;
-use crate::output::{Table, json_lines, print, print_data, print_json, printable};
+use crate::output::{Table, json_lines, print, print_data, print_json, printable, tell};
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::jiff::{Timestamp, Unit};
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 use std::path::Path;
@@ -28,12 +29,17 @@ pub async fn run(command: &LedgerCommand, cluster: &ClusterArgs) -> Result<u8> {
             let cluster = Cluster::connect(cluster).await?;
             let blocks = blocks(&cluster, &args.operator_namespace).await?;
             print_data(&json_lines(&export(&blocks)?))?;
+            if let Some(begin) = begin(&blocks)? {
+                tell(begin);
+            }
         }
         LedgerCommand::Show(args) => {
+            // What is wrong with the file needs no cluster.
+            let given = args.roots.as_deref().map(file_roots).transpose()?;
             let cluster = Cluster::connect(cluster).await?;
             let blocks = blocks(&cluster, &args.operator_namespace).await?;
-            let roots = match &args.roots {
-                Some(file) => file_roots(file)?,
+            let roots = match given {
+                Some(roots) => roots,
                 None => crate::roots::read(&cluster, &args.operator_namespace).await?,
             };
             show(args, &Said::of(&blocks, &roots)?)?;
@@ -44,7 +50,7 @@ pub async fn run(command: &LedgerCommand, cluster: &ClusterArgs) -> Result<u8> {
 
 fn file_roots(file: &Path) -> Result<Roots> {
     let named = || format!("--roots {}", file.display());
-    let text = std::fs::read_to_string(file).with_context(named)?;
+    let text = crate::verify::given_text(file).with_context(named)?;
     Roots::parse(&text).with_context(named)
 }
 
@@ -57,9 +63,9 @@ const PAGE_BLOCKS: u32 = 64;
 /// The cluster is not reached, or there is no ledger.
 pub async fn blocks(cluster: &Cluster, operator_namespace: &str) -> Result<Vec<Block>> {
     let api: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), operator_namespace);
-    let params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true")).limit(PAGE_BLOCKS);
+    let params = ListParams::default().labels(&format!("{BLOCK_LABEL}=true"));
     let mut blocks = Vec::new();
-    for object in cluster.list("configmaps", api, params).await? {
+    for object in cluster.list_by(PAGE_BLOCKS, "configmaps", api, params).await? {
         blocks.push(block(object)?);
     }
     if blocks.is_empty() {
@@ -69,11 +75,25 @@ pub async fn blocks(cluster: &Cluster, operator_namespace: &str) -> Result<Vec<B
     Ok(blocks)
 }
 
+fn first(blocks: &[Block]) -> Result<Entry> {
+    let first = blocks.first().and_then(|block| block.entries.lines().next()).unwrap_or_default();
+    Entry::parse(first.as_bytes()).map_err(|problem| anyhow!("the ledger's first block: {problem}"))
+}
+
 /// The ledger's name.
 fn name(blocks: &[Block]) -> Result<StreamId> {
-    let first = blocks.first().and_then(|block| block.entries.lines().next()).unwrap_or_default();
-    let entry = Entry::parse(first.as_bytes()).map_err(|problem| anyhow!("the ledger's first block: {problem}"))?;
-    Ok(entry.sid)
+    Ok(first(blocks)?.sid)
+}
+
+/// What must be known of an export without the first entries: of a busy cluster it holds no day.
+fn begin(blocks: &[Block]) -> Result<Option<String>> {
+    let first = first(blocks)?;
+    let at = Timestamp::from_nanosecond(first.at_ns.into())?.round(Unit::Second)?;
+    let told = format!(
+        "the cluster keeps the ledger's newest blocks alone, from {at} on: for `testimony verify --scope from=...` with an earlier \
+         time, take the ledger from a backend that the operator sends it to"
+    );
+    Ok(Some(told).filter(|_| first.seq > 0))
 }
 
 /// OTLP JSON lines, one for each block.
@@ -337,6 +357,9 @@ mod tests {
         .assert_eq(&text(&Said::of(&read, &roots).expect("whole")));
         let exported = export(&read).expect("entries");
         assert_eq!(exported.lines().count(), 3);
+        assert_eq!(begin(&read).expect("entries"), None);
+        let newest = begin(&read[2..]).expect("entries").expect("told");
+        assert!(newest.contains("from 1970-01-01T00:00:00Z on"), "{newest}");
         expect_test::expect![[r#"
             # Trust roots of Testimony. Compare the fingerprints by another way than this file.
             # ledger key c-1/testimony-system/ledger/00000000000000000000000000000007-0-0: SHA-256 5c29b78f10a35a49a6231d08ee840a04bcc3a37a4f9d46df327dec56b8a9b7c9

@@ -102,11 +102,22 @@ pub fn credential(value: &[u8]) -> Option<Credential> {
         let decoded = STANDARD.decode(rest).or_else(|_| STANDARD_NO_PAD.decode(rest)).ok()?;
         // What comes without the other half may be a key: many services take one as user, as password, or alone.
         let colon = decoded.iter().position(|&b| b == b':').unwrap_or(decoded.len());
-        let (user, password) = decoded.split_at_checked(colon).unwrap_or_default();
-        let both = !user.is_empty() && password.len() > 1;
+        let user = decoded.get(..colon).unwrap_or_default();
+        let password = decoded.get(colon..).and_then(|rest| rest.split_first()).map_or(&[][..], |(_, rest)| rest);
+        let both = !user.is_empty() && !is_no_password(password);
         return Some(Credential::Basic(both.then(|| String::from_utf8_lossy(user).into_owned())));
     }
     None
+}
+
+/// What services that take a key as user name want to see as password.
+const NO_PASSWORDS: [&str; 4] = ["api_token", "none", "unused", "x-oauth-basic"];
+
+/// One character or none, nothing but `x`, or one of [`NO_PASSWORDS`].
+fn is_no_password(password: &[u8]) -> bool {
+    password.len() <= 1
+        || password.iter().all(|byte| byte.eq_ignore_ascii_case(&b'x'))
+        || NO_PASSWORDS.iter().any(|known| password.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 fn jwt(token: &str) -> Option<Credential> {
@@ -145,6 +156,10 @@ mod tests {
         assert_eq!(credential(b"basic YWxpY2U6c2VjcmV0"), Some(Credential::Basic(Some("alice".into()))));
         for nameless in [&b"Basic a2V5"[..], b"Basic a2V5Og==", b"Basic OmtleQ==", b"Basic Og==", b"Basic "] {
             assert_eq!(credential(nameless), (nameless.len() > 6).then_some(Credential::Basic(None)));
+        }
+        // key:x, key:Xx, key:api_token
+        for dummy in [&b"Basic a2V5Ong="[..], b"Basic a2V5Olh4", b"Basic a2V5OmFwaV90b2tlbg=="] {
+            assert_eq!(credential(dummy), Some(Credential::Basic(None)));
         }
         assert_eq!(credential(b"Bearer opaque"), Some(Credential::OpaqueBearer));
         assert_eq!(credential(&token(r#"{"sub":7}"#)), Some(Credential::OpaqueBearer));

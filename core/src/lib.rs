@@ -16,6 +16,7 @@ pub mod identity;
 pub mod names;
 pub mod otlp;
 pub mod policy;
+pub mod quantity;
 pub mod record;
 pub mod redact;
 pub mod tls;

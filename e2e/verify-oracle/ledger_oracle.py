@@ -187,6 +187,11 @@ class Ledger:
         kept = first < self.last and not any(start <= first <= end for start, end in self.outages)
         return cluster in self.clusters and (pod in self.pods or not kept)
 
+    def was_unkept(self, first, last, lag, until):
+        """Whether nobody kept it in some of this time, as far as it tells."""
+        is_old = until - self.last > BEHIND + lag and last > self.last
+        return is_old or any(first <= end and last >= start for start, end in self.outages)
+
     def had_by(self, sid, time):
         """How far this stream had come by then, as its heads say."""
         return max((size for at, size in self.streams[sid]["shown"] if at <= time), default=0)

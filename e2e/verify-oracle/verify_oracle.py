@@ -116,9 +116,14 @@ class Stream:
         """Whether this record is proved: what it says of others counts only then."""
         return seq < max(self.size, self.end) and self.truth.get(seq, (None, None))[0] == leaf
 
+    def times(self):
+        """The earliest and the latest time in a record."""
+        times = [int(f["t0"]) for claims in self.records.values() for f in claims.values() if f.get("t0", "").isdigit()]
+        return min(times, default=0), max(times, default=0)
+
     def nothing(self):
         """A later start says that nothing of it was ever kept."""
-        return any(end["size"] == 0 and end.get("head", 0) == 0 for end in self.ends)
+        return any(end["size"] == 0 and end.get("head", 0) == 0 and end["heard"] for end in self.ends)
 
     def judge(self):
         if any(end.get("head", 0) > end["size"] for end in self.ends):
@@ -215,7 +220,7 @@ class Stream:
                 continue
             root = tree.root(stated["size"])
             if root == stated["root"]:
-                if stated["size"] > end:
+                if stated["size"] > end and stated["heard"]:
                     end, self.ended = stated["size"], stated["life"]
             elif root is None and stated["ledger"]:
                 absent = [seq for seq in range(size, stated["size"]) if truth.get(seq, (None, None))[1] is None]
@@ -285,7 +290,7 @@ class Stream:
 
     def check_life(self, truth, size, end):
         close = self.closed(truth)
-        if size == 0 and not self.heads and (0 not in truth or truth[0][1] is None):
+        if size == 0 and not end and not self.heads and (0 not in truth or truth[0][1] is None):
             self.findings.add("FOREIGN")
         elif (close is None or size <= close) and not (end and self.ended in ("closed", "recovered")):
             there = 1 + max((seq for seq in truth if truth[seq][1] is not None), default=-1)
@@ -322,8 +327,7 @@ class Stream:
             self.findings.add("UNANCHORED")
             if key is not None and self.strange and not self.said.get("rebased") and not self.ledger.missing:
                 self.findings.add("TAMPERED")
-        times = [int(f["t0"]) for claims in self.records.values() for f in claims.values() if f.get("t0", "").isdigit()]
-        if self.said is None and not self.ledger.excuses(self.sid, min(times, default=0)):
+        if self.said is None and not self.ledger.excuses(self.sid, self.times()[0]):
             self.findings.add("FOREIGN")
 
 
@@ -410,18 +414,27 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
         one.due = None if told is None or until < 1 << 64 else told.last - lag
         one.prepare()
     proved = lambda source: source is None or streams[source[0]].proves(*source[1:])
+    anchored = {sid for sid, one in streams.items() if one.said is not None}
+
+    def heard(one, source):
+        """Whether this record may excuse what is absent of that stream: anyone can sign a stream of their own that nobody vouches for."""
+        if ledger is None or source is None or source[0] in anchored or source[0] == one.sid:
+            return True
+        return told is not None and (one.said is None or told.was_unkept(*streams[source[0]].times(), lag, until))
+
     while True:
         # A record behind the last head may be proved by what a later start says of its stream, and then say something itself.
-        before = [one.end for one in streams.values()]
+        before = [one.end for one in streams.values()], len(anchored)
         for one in streams.values():
-            good = [end for end in one.ends if proved(end["source"]) and end["size"] > one.size]
-            roots = [end["size"] for end in good if one.tree.root(end["size"]) == end["root"]]
-            one.end = max(roots, default=0)
-        if before == [one.end for one in streams.values()]:
+            fits = [end for end in one.ends if proved(end["source"]) and one.tree.root(end["size"]) == end["root"]]
+            one.end = max((end["size"] for end in fits if end["size"] > one.size and heard(one, end["source"])), default=0)
+            if any(end["source"] and end["source"][0] in anchored and end["size"] >= max(one.size, 1) for end in fits):
+                anchored.add(one.sid)
+        if before == ([one.end for one in streams.values()], len(anchored)):
             break
     for one in streams.values():
-        one.ends = [end for end in one.ends if proved(end["source"])]
-        one.holes = [hole for hole in one.holes if proved(hole["source"])]
+        one.ends = [{**end, "heard": heard(one, end["source"])} for end in one.ends if proved(end["source"])]
+        one.holes = [hole for hole in one.holes if proved(hole["source"]) and heard(one, hole["source"])]
     for name, source in named:
         there = name in streams and (streams[name].records or streams[name].nothing())
         # Where holes alone give the root that a later start says, they say what that is worth.

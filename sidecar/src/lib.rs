@@ -5,6 +5,7 @@ pub mod background;
 pub mod client;
 pub mod config;
 pub mod data;
+pub mod defect;
 pub mod descriptors;
 pub mod drain;
 pub mod export;

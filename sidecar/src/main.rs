@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use testimony_sidecar::config::{self, Config, ConfigError, ProcessVars};
+use testimony_sidecar::defect;
 use testimony_sidecar::descriptors;
 use testimony_sidecar::init::{self, InitConfig};
 use testimony_sidecar::memory;
@@ -108,6 +109,7 @@ fn work(file: Option<PathBuf>) -> ExitCode {
         Err(error) => return fail(&error, EXIT_CONFIG),
     };
     log(&config.log);
+    defect::count_panics();
     memory::leave_no_dump();
     memory::keep_freed();
     descriptors::take_all();

@@ -6,6 +6,7 @@ use crate::admin::{Admin, ConfigView, Ready, State};
 use crate::background;
 use crate::config::{Config, PolicySource, Target};
 use crate::data::{Recorder, Shared, declared, now, recover};
+use crate::defect::{Panicked, contained_task};
 use crate::drain::{
     EXPORT_DRAIN, WITNESS_DRAIN, all_adopted, close, finish_threads, skipped_told, spool_drained, tell_undelivered,
 };
@@ -32,10 +33,10 @@ use testimony_core::evidence::seal::Origin;
 use testimony_core::otlp;
 use testimony_core::policy::{Compiled, Direction, DocumentSink};
 use testimony_core::record::Gap;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 
 /// Longest wait for the operator's first answer, where the document at admission is a stand-in. An operator that is away must
@@ -324,8 +325,8 @@ fn data_thread(
     asks: Option<mpsc::Sender<Ask>>,
     first: First,
 ) -> anyhow::Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async {
         let spool = shared.spool.clone();
         let recorder = Recorder::new(shared, origin).context("open the stream")?;
         let mut recovering = JoinSet::new();
@@ -333,9 +334,9 @@ fn data_thread(
             recorder.lose(gap, None);
             let (recorder, mark) = (recorder.clone(), first.mark);
             recovering.spawn_local(async move {
-                declared(&recorder).await;
-                if let Some(mark) = mark {
-                    mark.clear();
+                match contained_task(declared(&recorder)).await {
+                    Ok(()) => mark.iter().for_each(Unspooled::clear),
+                    Err(Panicked) => tracing::error!("a defect: what the worker before lost may be told once more"),
                 }
             });
         }
@@ -354,9 +355,14 @@ fn data_thread(
         if let Some(asks) = asks {
             accompanied.spawn_local(accompany(recorder.clone(), asks));
         }
+        // A task: what is ready before it goes first.
+        let mut sealing = JoinSet::new();
+        let late = recorder.clone();
+        sealing.spawn_local(async move { late.catch_up().await });
         tokio::select! {
-            ended = all(&mut loops) => ended?,
+            ended = all(&mut loops) => ended.context("a listener broke off")?,
             () = recorder.keep() => {}
+            ended = all(&mut sealing) => ended.context("sealing broke off")?,
         }
         skipped_told(telling.as_ref()).await;
         recovering.abort_all();
@@ -369,9 +375,9 @@ fn data_thread(
 }
 
 /// Returns when all have ended. Where one broke off nobody would accept connections that come to its socket, which stays open.
-async fn all(loops: &mut JoinSet<()>) -> anyhow::Result<()> {
+async fn all(loops: &mut JoinSet<()>) -> Result<(), JoinError> {
     while let Some(ended) = loops.join_next().await {
-        ended.context("a listener broke off")?;
+        ended?;
     }
     Ok(())
 }

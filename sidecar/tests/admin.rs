@@ -1,5 +1,9 @@
 //! The admin port over real sockets.
 
+#[path = "support/ports.rs"]
+mod ports;
+
+use ports::free_port;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -122,8 +126,8 @@ async fn config_shows_revision_source_refusal_and_sinks() {
 #[tokio::test]
 async fn a_tcp_probe_tells_whether_somebody_listens() {
     let rig = start().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
+    let addr = free_port();
+    let (listener, port) = (TcpListener::bind(addr).await.expect("its port"), addr.port());
     assert_eq!(rig.get(&format!("/probe/tcp/{port}")).await.0, 200);
     drop(listener);
     let (status, answer) = rig.get(&format!("/probe/tcp/{port}")).await;

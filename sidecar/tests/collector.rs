@@ -9,22 +9,20 @@ use testimony_sidecar::export::SinkFolders;
 mod control_support;
 #[path = "support/otelcol.rs"]
 mod otelcol;
+#[path = "support/ports.rs"]
+mod ports;
 use control_support::rig::{Options, Rig};
 use control_support::{Ca, Pair, batch, eventually, folder, names, sink};
 use otelcol::Otelcol;
+use ports::free_port;
 
 /// A Collector, and the file that it writes.
 struct Collector {
-    grpc: u16,
-    http: u16,
+    grpc: SocketAddr,
+    http: SocketAddr,
     records: PathBuf,
     log: PathBuf,
     _process: Otelcol,
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 impl Collector {
@@ -47,15 +45,14 @@ impl Collector {
         let (grpc, http) = (free_port(), free_port());
         let (records, log) = (dir.join("logs.jsonl"), dir.join("otelcol.log"));
         let config = format!(
-            "receivers:\n  otlp:\n    protocols:\n      grpc: {{endpoint: 127.0.0.1:{grpc}{tls}}}\n      \
-             http: {{endpoint: 127.0.0.1:{http}{tls}}}\nexporters:\n  file: {{path: {}, flush_interval: 50ms}}\n\
+            "receivers:\n  otlp:\n    protocols:\n      grpc: {{endpoint: '{grpc}'{tls}}}\n      \
+             http: {{endpoint: '{http}'{tls}}}\nexporters:\n  file: {{path: {}, flush_interval: 50ms}}\n\
              service:\n  pipelines:\n    logs: {{receivers: [otlp], exporters: [file]}}\n  \
              telemetry: {{metrics: {{level: none}}}}\n",
             records.display()
         );
         let config = file("config.yaml", &config);
-        let listens = [grpc, http].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let process = Otelcol::start(&[Path::new(&config)], &listens, &log);
+        let process = Otelcol::start(&[Path::new(&config)], &[grpc, http], &log);
         Self { grpc, http, records, log, _process: process }
     }
 
@@ -64,8 +61,8 @@ impl Collector {
     }
 
     fn endpoint(&self, protocol: SinkProtocol) -> String {
-        let port = if protocol == SinkProtocol::Grpc { self.grpc } else { self.http };
-        format!("https://127.0.0.1:{port}")
+        let address = if protocol == SinkProtocol::Grpc { self.grpc } else { self.http };
+        format!("https://{address}")
     }
 
     /// The bodies of all records in the file, in order.
@@ -174,11 +171,11 @@ async fn a_collector_without_tls_takes_each_record_from_two_sinks_at_once_while_
     const BATCHES: u32 = 20;
     let dir = folder();
     let collector = Collector::start(None, &dir);
-    let named = |name: &str, port: u16, protocol, compression| DocumentSink {
+    let named = |name: &str, address: SocketAddr, protocol, compression| DocumentSink {
         name: name.to_owned(),
         protocol,
         compression,
-        ..sink(&format!("http://127.0.0.1:{port}"))
+        ..sink(&format!("http://{address}"))
     };
     let rig = Rig::start(vec![
         named("down", free_port(), SinkProtocol::Grpc, Compression::Gzip),

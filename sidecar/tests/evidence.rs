@@ -14,7 +14,7 @@ use testimony_core::evidence::seal::{Class, Origin};
 use testimony_core::policy::{Compiled, Direction};
 use testimony_core::record::{EventName, Field, Gap, GapReason, Record, Redacted};
 use testimony_core::redact::{Redactor, redact};
-use testimony_sidecar::data::{Recorder, Shared};
+use testimony_sidecar::data::{LATE_RECORDS_MAX, Recorder, Shared};
 use testimony_sidecar::drain::close;
 use testimony_sidecar::proxy::Drain;
 use testimony_sidecar::tail::Tail;
@@ -43,12 +43,16 @@ fn recorder(shared: Shared) -> Recorder {
     Recorder::new(shared, Origin { cluster_uid, namespace, pod_uid, boot: 5, ..Origin::default() }).expect("a stream")
 }
 
-fn exchange(path: &str) -> Redacted<Record> {
+fn unredacted(path: &str) -> Record {
     let mut record = Record::new(EventName::HttpRequest);
     for (field, value) in [(Field::V, "1"), (Field::Typ, "exchange"), (Field::T0, "1"), (Field::Path, path)] {
         record.set(field, value.as_bytes());
     }
-    redact(record, &Redactor::default())
+    record
+}
+
+fn exchange(path: &str) -> Redacted<Record> {
+    redact(unredacted(path), &Redactor::default())
 }
 
 type Body = BTreeMap<String, Vec<u8>>;
@@ -233,4 +237,44 @@ async fn s4_a_stream_for_whose_end_there_is_no_room_closes_when_there_is() {
     assert!(recorder.is_closed());
     proven(&server.until(closed).await);
     drop(drain);
+}
+
+/// A finished exchange for which nothing waits.
+fn late(recorder: &mut Recorder, path: &str) {
+    recorder.begin();
+    recorder.count(Direction::Inbound, Outcome::Success, None);
+    let policy = recorder.policy();
+    let mut record = unredacted(path);
+    record.set(Field::Query, b"token=hidden");
+    recorder.emit_late(record, policy);
+}
+
+#[tokio::test]
+async fn ch_1_what_is_sealed_later_keeps_its_order_and_is_bounded() {
+    let server = Server::start(None, |_, _| Reply::status(200)).await;
+    let rig = Rig::start(vec![sink(&server.url("http"))]);
+    let mut recorder = recorder(shared(&rig));
+    let sealed = || rig.metrics.records.get();
+    (0..LATE_RECORDS_MAX + 2).for_each(|at| late(&mut recorder, &format!("/{at}")));
+    assert_eq!(sealed(), 2, "before one more waits, the oldest is sealed");
+    recorder.emit(exchange("/at-once"));
+    assert_eq!(sealed(), LATE_RECORDS_MAX as u64 + 3, "what is sealed at once comes behind");
+    late(&mut recorder, "/after");
+    tokio::select! {
+        () = recorder.catch_up() => {}
+        () = eventually("it is sealed without a reason of its own", || sealed() == LATE_RECORDS_MAX as u64 + 4) => {}
+    }
+    late(&mut recorder, "/last");
+    recorder.close();
+    recorder.begin();
+    late(&mut recorder, "/too-late");
+    assert!(rig.metrics.text().contains("testimony_gap_exchanges_total{reason=\"closed\"} 1\n"));
+    let bodies = proven(&server.until(closed).await);
+    let paths: Vec<&str> = bodies.iter().map(|body| text(body, Field::Path)).filter(|path| !path.is_empty()).collect();
+    let numbered = (0..LATE_RECORDS_MAX + 2).map(|at| format!("/{at}"));
+    let expected: Vec<String> = numbered.chain(["/at-once", "/after", "/last"].map(str::to_owned)).collect();
+    assert_eq!(paths, expected);
+    let queries = bodies.iter().map(|body| text(body, Field::Query)).filter(|query| !query.is_empty());
+    assert!(queries.clone().all(|query| query.starts_with("token=") && !query.contains("hidden")), "EV-2");
+    assert_eq!(queries.count(), LATE_RECORDS_MAX + 4);
 }

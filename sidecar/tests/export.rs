@@ -13,8 +13,11 @@ use testimony_sidecar::export::{self, Batch, Undelivered};
 use tokio::time::Instant;
 
 mod control_support;
+#[path = "support/ports.rs"]
+mod ports;
 use control_support::rig::{Options, Rig, taken};
 use control_support::{Received, Reply, Server, batch, eventually, names, record, sink};
+use ports::free_port;
 
 fn response(rejected: i64) -> Vec<u8> {
     let partial = ExportLogsPartialSuccess { rejected_log_records: rejected, error_message: "too old".to_owned() };
@@ -110,9 +113,7 @@ async fn a_reset_connection_is_replaced() {
 
 #[tokio::test]
 async fn a_sink_that_is_down_is_told_and_gets_everything_once_it_is_up() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let addr = listener.local_addr().expect("an address");
-    drop(listener);
+    let addr = free_port();
     let rig = Rig::start(vec![sink(&format!("http://{addr}"))]);
     rig.push(batch(0, 4));
     eventually("failing", || rig.state().state == SinkCondition::Failing).await;
@@ -281,6 +282,28 @@ async fn ex_1_a_sink_that_refuses_whatever_it_is_sent_is_waited_for_and_loses_no
     assert_eq!((rig.state().lost, rig.state().state, rig.losses()), (0, SinkCondition::Delivering, Vec::new()));
     rig.push(batch(33, 1));
     eventually("delivered", || rig.state().delivered == 34).await;
+}
+
+/// It does not take requests without records either, so nothing but other records can tell.
+#[tokio::test]
+async fn ex_1_g2_a_parked_sink_goes_on_by_itself_when_it_takes_what_came_since() {
+    let server = Server::start(None, |_, one| {
+        let records = one.records();
+        Reply::status(if records.is_empty() || records.iter().any(|text| text == "r0") { 400 } else { 200 })
+    })
+    .await;
+    let rig = Rig::with(Options::new(vec![sink(&server.url("http"))]), &[batch(0, 1)]);
+    eventually("parked", || rig.state().state == SinkCondition::Parked).await;
+    rig.push(batch(1, 3));
+    // It is tried again after half a minute, whether somebody edits it or not.
+    let settled = async {
+        while rig.state().delivered + rig.state().lost < 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(80), settled).await.is_ok(), "{:?}", rig.state());
+    assert_eq!((rig.state().delivered, rig.losses()), (3, vec![("main".to_owned(), 0, 1, "rejected")]));
+    assert_eq!(rig.state().state, SinkCondition::Delivering);
 }
 
 #[tokio::test]

@@ -15,7 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 mod control_support;
+#[path = "support/ports.rs"]
+mod ports;
 use control_support::{Ca, DEADLINE, Received, Reply, Server, batch, document, eventually, folder};
+use ports::free_port;
 
 struct Rig {
     dir: PathBuf,
@@ -179,8 +182,8 @@ async fn an_unreachable_or_refusing_operator_is_asked_again_with_a_fresh_token()
 #[tokio::test]
 async fn a_rotated_authority_is_used_from_the_next_connection_and_kept() {
     let (old, new) = (Ca::new(), Ca::new());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let addr = listener.local_addr().expect("an address");
+    let addr = free_port();
+    let listener = tokio::net::TcpListener::bind(addr).await.expect("its port");
     let both = format!("{}{}", old.pem, new.pem);
     let sent = both.clone();
     let first = Server::on(listener, Some(&old), move |number, _| match number {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use support::{Sidecar, Sink};
 use testimony_core::evidence::hash::Hash;
 use testimony_sidecar::config::{ProcessVars, from_yaml};
-use testimony_sidecar::spool::{Boot, Class, Entry, Kind, LIMIT_BYTES_MIN, Limits, Settings, Spool};
+use testimony_sidecar::spool::{Boot, Class, Entry, Kind, LIMIT_BYTES_MIN, Limits, Refusal, Settings, Spool};
 use testimony_sidecar::supervisor::ListenConfig;
 use testimony_sidecar::worker;
 
@@ -29,7 +29,7 @@ use testimony_sidecar::worker;
 const CHILD: &str = "TESTIMONY_TEST_CONFIG";
 
 /// How long anything here may take.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Nobody listens there.
 const NOWHERE: &str = "http://127.0.0.1:9";
@@ -347,19 +347,21 @@ fn full() -> PathBuf {
         (state >> 33) as u8
     };
     let payload: Vec<u8> = (0..32 * 1024).map(|_| noise()).collect();
-    let mut seq = 0;
+    let (mut seq, mut last) = (0, None);
     let mut refused = 0;
-    // A refusal may be about what waits for the disk; only one that stays is about the limit.
+    // A refusal may be about what waits for the disk; only one that stays when nothing does is about the limit.
     while refused < 200 {
         match inbox.reserve(Class::Evidence, payload.len()) {
             Ok(mut permit) => {
                 let varied: Vec<u8> = payload.iter().map(|byte| byte.wrapping_mul(seq as u8 | 1)).collect();
-                permit.push(Entry::new(stream, Kind::Exchange, seq, Hash([1; 32]), 1), &varied).expect("in order");
+                let entry = Entry::new(stream, Kind::Exchange, seq, Hash([1; 32]), 1);
+                last = Some(permit.push(entry, &varied).expect("in order"));
                 seq += 1;
                 refused = 0;
             }
-            Err(_) => {
-                refused += 1;
+            Err(refusal) => {
+                let waits = last.is_some_and(|place| !inbox.durable().borrow().covers(place));
+                refused += u32::from(refusal == Refusal::SpoolFull && !waits);
                 thread::sleep(Duration::from_millis(5));
             }
         }

@@ -22,7 +22,7 @@ use testimony_core::redact::{Redactor, redact};
 use testimony_sidecar::data::{Recorder, Shared};
 use testimony_sidecar::spool::{Boot, LIMIT_BYTES_MIN, Limits, Settings, Spool};
 use testimony_sidecar::tail::Tail;
-use testimony_sidecar::witness::{Ask, Messenger, accompany};
+use testimony_sidecar::witness::{Ask, Certified, Messenger, accompany};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -149,7 +149,7 @@ struct Scene {
     server: Server,
     operator: Arc<Witness>,
     asks: mpsc::Sender<Ask>,
-    _messenger: JoinSet<()>,
+    messengers: JoinSet<()>,
     backend: Server,
     _spool: Option<Spool>,
 }
@@ -182,7 +182,7 @@ impl Scene {
         let (cluster_uid, namespace, pod_uid) = ("c-1".to_owned(), "shop".to_owned(), "u-1".to_owned());
         let origin = Origin { cluster_uid, namespace, pod_uid, boot: 5, witness: true, ..Origin::default() };
         let recorder = Recorder::new(shared, origin).expect("a stream");
-        Self { recorder, rig, server, operator, asks, _messenger: running, backend, _spool: spool }
+        Self { recorder, rig, server, operator, asks, messengers: running, backend, _spool: spool }
     }
 
     fn record(&self, at: usize) {
@@ -475,4 +475,24 @@ async fn w3_a_stream_counts_as_unanchored_until_its_first_cosigned_head() {
         })
         .await;
     assert_eq!(seen, [1, 0]);
+}
+
+#[tokio::test]
+async fn w2_a_panic_while_a_head_is_shown_costs_no_more_than_that_try() {
+    let mut scene = Scene::new().await;
+    let mut asked;
+    (scene.asks, asked) = mpsc::channel(1);
+    scene.messengers.spawn(async move {
+        while let Some(ask) = asked.recv().await {
+            if let Ask::Certificate { answer, .. } = ask {
+                // No time is so far away: to look for it panics.
+                let _ = answer.send(Certified { certificate: certificate(), interval: Duration::MAX });
+            }
+        }
+    });
+    let failed_twice = || {
+        scene.record(0);
+        scene.answers("failed") >= 2
+    };
+    scene.until(failed_twice).await;
 }

@@ -239,7 +239,7 @@ fn sinks(seen: &After) -> Vec<Finding> {
         findings.push(Finding::new(
             "sink-exists",
             Severity::Warning,
-            "there is no AuditSink: records go nowhere",
+            "there is no AuditSink: records wait in the pods' spools, and go with the pods",
             "apply an AuditSink, or set sink.endpoint of the chart",
         ));
     } else if !sinks.iter().any(|sink| sink.spec.default) {

@@ -287,7 +287,7 @@ fn warnings(
     }
     if !policies.is_empty() && sinks.is_empty() {
         warnings.push(
-            "its policies name no sink and no AuditSink is marked default: records are made and go nowhere".to_owned(),
+            "its policies name no sink and no AuditSink is marked default: records wait in the pod's spool, and go with the pod".to_owned(),
         );
     }
     warnings.extend(

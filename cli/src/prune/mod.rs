@@ -8,7 +8,7 @@ mod door;
 use crate::args::{ClusterArgs, LedgerPruneArgs};
 use crate::cluster::Cluster;
 use crate::output::{Table, plural, print, printable};
-use crate::verify::bodies;
+use crate::verify::{Seen, bodies, one_standard_input};
 use anyhow::{Context, Result, bail};
 use door::Door;
 use k8s_openapi::jiff::Timestamp;
@@ -29,6 +29,7 @@ const SOME_REFUSED: u8 = 1;
 /// # Errors
 /// The export cannot be read, nothing of it can be ordered, or the operator does not take the order.
 pub async fn run(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<u8> {
+    one_standard_input(args.files.iter().chain(&args.token_file))?;
     let found = plan(args, Timestamp::now())?.finish();
     let parts = &found.parts;
     if let Err(error) = print(&text(&found, args)) {
@@ -37,7 +38,10 @@ pub async fn run(args: &LedgerPruneArgs, cluster: &ClusterArgs) -> Result<u8> {
     if parts.is_empty() {
         bail!(match (found.refused.is_empty(), found.unproved.is_empty()) {
             (false, _) => "no record that is meant can be ordered: nothing is ordered",
-            (true, true) => "no record of the export is meant: nothing is ordered",
+            (true, true) => {
+                "no record of the export is meant: nothing is ordered; look at --stream, --records-of and --before, and whether the export \
+                 holds these records"
+            }
             (true, false) => "no record that is meant is proved by a head: nothing is ordered",
         });
     }
@@ -91,13 +95,15 @@ fn plan(args: &LedgerPruneArgs, now: Timestamp) -> Result<Plan> {
         unproved: args.unproved,
     };
     let mut plan = Plan::new(selection);
-    let mut failed = Ok(());
+    let (mut seen, mut failed) = (Seen::default(), Ok(()));
     bodies(&args.files, args.format, &mut |body| {
+        seen.body(body);
         if failed.is_ok() {
             failed = plan.body(body);
         }
     })?;
     failed?;
+    seen.or_nothing(&args.files)?;
     Ok(plan)
 }
 
@@ -151,18 +157,17 @@ fn text(found: &Found, args: &LedgerPruneArgs) -> String {
         let last = to.saturating_sub(1);
         table.row([sid.to_string(), from.to_string(), last.to_string(), (to - from).to_string()]);
     }
-    let mut out = table.to_string();
-    if parts.len() > PARTS_SHOWN {
-        let _ = writeln!(out, "... and {} more", parts.len() - PARTS_SHOWN);
+    let mut out = String::new();
+    if !parts.is_empty() {
+        out = table.to_string();
+        if parts.len() > PARTS_SHOWN {
+            let _ = writeln!(out, "... and {} more", parts.len() - PARTS_SHOWN);
+        }
+        let records: u64 = parts.iter().map(|part| part.range.end() - part.range.begin()).sum();
+        let records = plural(usize::try_from(records).unwrap_or(usize::MAX), "record");
+        let (verdict, reason) = (verdict(args), printable(&args.reason));
+        let _ = writeln!(out, "\nThe ledger is told that {records} are removed by order ({verdict}): {reason}");
     }
-    let records: u64 = parts.iter().map(|part| part.range.end() - part.range.begin()).sum();
-    let records = plural(usize::try_from(records).unwrap_or(usize::MAX), "record");
-    let _ = writeln!(
-        out,
-        "\nThe ledger is told that {records} are removed by order ({}): {}",
-        verdict(args),
-        printable(&args.reason)
-    );
     places(&mut out, "Not in the export, and so not told", absent);
     places(&mut out, "Under no signed head of the export, and so not told", unproved);
     if !unproved.is_empty() {
@@ -270,7 +275,7 @@ mod tests {
     fn g2_of_a_stream_that_was_changed_nothing_is_ordered() {
         let changed = Export::of("rollover", |body| body.replace("\"seq\":\"1\"", "\"seq\":\"1\",\"sia\":\"1\""));
         let (text, parts) = told(&changed, &["--stream", "2b1c6d1e-6a0f-4f6e-9b59-0d0a4f0a7a01/"]).expect("a plan");
-        assert!(text.contains("\nNot told: record ") && text.contains("nothing of that stream is ordered"), "{text}");
+        assert!(text.contains("Not told: record ") && text.contains("nothing of that stream is ordered"), "{text}");
         assert_eq!(parts, []);
     }
 

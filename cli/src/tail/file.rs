@@ -1,8 +1,9 @@
 //! Records of a file that the Collector's file exporter writes, and of what is appended to it.
 
 use super::Printer;
-use super::record::from_otlp;
-use anyhow::{Context, Result};
+use super::record::{Entry, from_otlp};
+use crate::verify::guess;
+use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -23,7 +24,9 @@ pub async fn run(path: &Path, follow: bool, printer: &mut Printer) -> Result<()>
     let name = path.display().to_string();
     if path == Path::new("-") {
         let mut lines = Lines::default();
-        return drain(&mut std::io::stdin().lock(), &mut lines, printer).map(|_| ()).with_context(|| name);
+        let read = drain(&mut std::io::stdin().lock(), &mut lines, printer);
+        let read = read.and_then(|more| if more { lines.end(false, printer) } else { Ok(false) });
+        return read.map(|_| ()).context("standard input");
     }
     let mut file = File::open(path).with_context(|| name.clone())?;
     let mut lines = Lines::default();
@@ -32,12 +35,12 @@ pub async fn run(path: &Path, follow: bool, printer: &mut Printer) -> Result<()>
             return Ok(());
         }
         if !follow {
-            return lines.end(printer).with_context(|| name).map(|_| ());
+            return lines.end(false, printer).with_context(|| name).map(|_| ());
         }
         tokio::time::sleep(POLL).await;
         if let Some(next) = replaced(path, &mut file).with_context(|| name.clone())? {
             // What was written between the last look and the rotation.
-            if !drain(&mut file, &mut lines, printer)? || !lines.end(printer)? {
+            if !drain(&mut file, &mut lines, printer)? || !lines.end(false, printer)? {
                 return Ok(());
             }
             file = next;
@@ -93,7 +96,7 @@ impl Lines {
             let (line, rest) = bytes.split_at(end);
             self.partial.extend_from_slice(line);
             bytes = rest.get(1..).unwrap_or_default();
-            if !self.end(printer)? {
+            if !self.end(true, printer)? {
                 return Ok(false);
             }
         }
@@ -102,26 +105,51 @@ impl Lines {
         Ok(true)
     }
 
-    /// Shows the line that is whole now.
-    fn end(&mut self, printer: &mut Printer) -> Result<bool> {
-        let line = std::mem::take(&mut self.partial);
+    /// Shows the line that is whole now, or that the file ends with.
+    fn end(&mut self, whole: bool, printer: &mut Printer) -> Result<bool> {
+        let bytes = std::mem::take(&mut self.partial);
         self.number += 1;
+        let mut line = bytes.as_slice();
+        if self.number == 1 {
+            line = line.strip_prefix(guess::BYTE_ORDER_MARK).unwrap_or(line);
+        }
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(true);
         }
-        let line = std::str::from_utf8(&line).map_err(anyhow::Error::from);
-        let entries = line.and_then(|line| Ok(from_otlp(line)?));
-        let entries = entries.with_context(|| {
-            format!(
-                "line {} is no OTLP in JSON: set `format: json` and no compression at the Collector's file exporter",
-                self.number
-            )
-        })?;
-        for entry in &entries {
+        for entry in &self.entries(line, whole)? {
             if !printer.show(entry)? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    fn entries(&self, line: &[u8], whole: bool) -> Result<Vec<Entry>> {
+        let first = self.number == 1;
+        if let Some(guess) = guess::bytes(line).filter(|_| first) {
+            bail!("{guess}");
+        }
+        let number = self.number;
+        let why = match std::str::from_utf8(line) {
+            Err(error) => error.to_string(),
+            Ok(text) => match from_otlp(text) {
+                Ok(entries) => return Ok(entries),
+                Err(error) => {
+                    if let Some(guess) = guess::text(text.trim_start()).filter(|_| first) {
+                        bail!("line {number} {guess}");
+                    }
+                    if error.is_eof() && !whole {
+                        bail!(
+                            "line {number} is cut off: the file is still being written (--follow waits for the rest), or the copy is not \
+                             whole"
+                        );
+                    }
+                    guess::reason(&error)
+                }
+            },
+        };
+        bail!(
+            "line {number} is no OTLP in JSON: set `format: json` and no compression at the Collector's file exporter: {why}"
+        )
     }
 }

@@ -5,6 +5,10 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use testimony_core::record::Typ;
+
+/// Kinds of records that are shown, live as of a file: the others say how a stream goes on, which is for `verify`.
+const SHOWN: [&str; 4] = [Typ::Exchange.as_str(), Typ::Stage.as_str(), Typ::Burst.as_str(), Typ::Gap.as_str()];
 
 /// Columns of the wide form.
 pub const WIDE_HEAD: &str = "TIME NAMESPACE/POD DIRECTION EVENT ACTOR(METHOD,ASSURANCE) REQUEST -> STATUS OUTCOME DURATION BYTES PEER LOCAL POLICY RULE TRACE CORRELATION";
@@ -57,12 +61,18 @@ pub fn from_stream(line: &str, source: &Source) -> Result<Line, serde_json::Erro
     })
 }
 
-/// The records of one line of the file exporter (an ExportLogsServiceRequest in JSON). What is no record of ours is left out.
+/// The records of one line of the file exporter (an ExportLogsServiceRequest in JSON). What is no record of an exchange, a burst or a gap is left out.
 ///
 /// # Errors
-/// It is no JSON.
+/// It is no JSON, or no such request.
 pub fn from_otlp(line: &str) -> Result<Vec<Entry>, serde_json::Error> {
     let export: Value = serde_json::from_str(line)?;
+    // Metrics and traces may stand beside the logs.
+    let signals =
+        export.as_object().is_some_and(|map| map.is_empty() || map.keys().any(|key| key.starts_with("resource")));
+    if !signals {
+        return Err(serde::de::Error::custom("`resourceLogs` is not there"));
+    }
     let mut entries = Vec::new();
     for resource_logs in list(&export, "resourceLogs") {
         let resource = list(resource_logs.get("resource").unwrap_or(&Value::Null), "attributes");
@@ -76,6 +86,10 @@ pub fn from_otlp(line: &str) -> Result<Vec<Entry>, serde_json::Error> {
             else {
                 continue;
             };
+            let fields: BTreeMap<String, String> = fields;
+            if !fields.get("typ").is_some_and(|typ| SHOWN.contains(&typ.as_str())) {
+                continue;
+            }
             let event = log["eventName"].as_str().unwrap_or_default().to_owned();
             entries.push(Entry { source: source.clone(), event, fields });
         }

@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Error, Value};
 
 /// Begins UTF-8 of some programs, and says nothing.
-pub(super) const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
+pub(crate) const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
 
 /// How packed files begin, what packs so, and what unpacks it.
 const PACKED: [(&[u8], &str, &str); 6] = [
@@ -18,11 +18,15 @@ const PACKED: [(&[u8], &str, &str); 6] = [
 
 /// How UTF-16 begins: with its mark, or with an ASCII character.
 fn is_utf_16(line: &[u8]) -> bool {
-    matches!(line, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, b'{' | b'[', ..] | [b'{' | b'[', 0, ..])
+    match line {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [0, ascii, ..] | [ascii, 0, ..] => ascii.is_ascii_graphic(),
+        _ => false,
+    }
 }
 
 /// Of the bytes of the first line: what they are, if they are no text that could be looked at.
-pub(super) fn bytes(line: &[u8]) -> Option<String> {
+pub(crate) fn bytes(line: &[u8]) -> Option<String> {
     if is_utf_16(line) {
         return Some("it is UTF-16: convert it first, with `iconv -f UTF-16 -t UTF-8`".to_owned());
     }
@@ -31,7 +35,7 @@ pub(super) fn bytes(line: &[u8]) -> Option<String> {
 }
 
 /// Of the first line: what it is, if it is known and no export.
-pub(super) fn text(line: &str) -> Option<&'static str> {
+pub(crate) fn text(line: &str) -> Option<&'static str> {
     if line.starts_with('<') {
         let begin: String = line.chars().take(MARKUP_CHARACTERS).collect::<String>().to_ascii_lowercase();
         let html = begin.starts_with("<!doctype html") || begin.starts_with("<html") || begin.contains("<head");
@@ -69,7 +73,7 @@ fn is_search_answer(line: &str) -> bool {
 }
 
 /// The reason without serde's own place, which is that within the line.
-pub(super) fn reason(error: &Error) -> String {
+pub(crate) fn reason(error: &Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&place).unwrap_or(&text).to_owned()

@@ -15,7 +15,7 @@ const FILE_BYTES_MAX: usize = 64 * 1024;
 /// The file cannot be read, holds no note, or none that a ledger of the roots signed.
 pub(super) fn load(file: &Path, keys: &[NamedKey]) -> Result<SignedNote> {
     let named = || format!("--ledger-head {}", super::input::name(file));
-    let text = std::fs::read_to_string(file).with_context(named)?;
+    let text = super::given::text(file).with_context(named)?;
     head(&text, keys).with_context(named)
 }
 

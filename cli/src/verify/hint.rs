@@ -2,7 +2,7 @@
 
 use super::backend::Format;
 use super::input;
-use anyhow::{Error, anyhow};
+use anyhow::{Error, Result, anyhow};
 use std::path::PathBuf;
 use testimony_core::evidence::verify::{Report, Verdict};
 
@@ -51,17 +51,47 @@ const MINUTE_NS: i128 = 60_000_000_000;
 /// Most files that are named.
 const FILES_SHOWN: usize = 5;
 
-/// Nothing of Testimony is in the input: there is nothing to be judged, not even what is missing.
-pub(super) fn nothing(files: &[PathBuf], others: u64) -> Error {
+/// Files of the command line, for people.
+pub(super) fn names(files: &[PathBuf]) -> String {
     let mut names: Vec<String> = files.iter().take(FILES_SHOWN).map(|file| input::name(file)).collect();
     if files.len() > FILES_SHOWN {
         names.push(format!("{} more", files.len() - FILES_SHOWN));
     }
-    let what =
-        if others > 0 { format!("only {others} log entries of others") } else { "no log entry at all".to_owned() };
+    names.join(", ")
+}
+
+/// Nothing of Testimony is in the input: there is nothing to be judged, not even what is missing.
+pub(super) fn nothing(files: &[PathBuf], others: u64) -> Error {
+    let what = match others {
+        0 => "no log entry at all".to_owned(),
+        1 => "only 1 log entry of others".to_owned(),
+        _ => format!("only {others} log entries of others"),
+    };
     anyhow!(
         "{}: no record, no head and no ledger entry of Testimony is in it, {what}: look at the query with its time range and limit, at \
          --format, and whether it is the right file",
-        names.join(", ")
+        names(files)
     )
+}
+
+/// Whether anything of Testimony is in an input of which only the bodies are read.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    ours: bool,
+    others: u64,
+}
+
+impl Seen {
+    /// Looks at a body.
+    pub(crate) fn body(&mut self, text: &str) {
+        let ours = text.starts_with('{') && text.contains("\"typ\":\"") && text.contains("\"v\":\"");
+        self.ours |= ours;
+        self.others += u64::from(!ours);
+    }
+
+    /// # Errors
+    /// Nothing is; what to do.
+    pub(crate) fn or_nothing(&self, files: &[PathBuf]) -> Result<()> {
+        if self.ours { Ok(()) } else { Err(nothing(files, self.others)) }
+    }
 }

@@ -1,6 +1,7 @@
 //! The files of an export, line by line, with errors that say where and what to do.
 
 use super::backend::{Format, Problem, records};
+use super::given::not_opened;
 use super::{guess, url};
 use crate::output::{printable, tell};
 use anyhow::{Result, anyhow, bail, ensure};
@@ -127,7 +128,7 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<Vec
         } else if let Some(url) = path.to_str().filter(|name| url::is_url(name)) {
             url::get(url).map_err(|error| told(path, &error))?
         } else {
-            let file = File::open(path).map_err(|error| anyhow!("{}: {error}", name(path)))?;
+            let file = File::open(path).map_err(|error| anyhow!("{}: {:#}", name(path), not_opened(path, &error)))?;
             if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
                 bail!("{}: it is a folder: name the files in it", name(path));
             }
@@ -137,6 +138,10 @@ fn each(files: &[PathBuf], format: Option<Format>, take: Take<'_>) -> Result<Vec
         let file = u64::try_from(number).unwrap_or(u64::MAX);
         let read = read_file(&mut lines, file, format, &mut *take, &mut progress);
         formats.extend(read.map_err(|error| told(path, &error))?);
+        // Among others it would be passed over without a word.
+        if files.len() > 1 && lines.empty {
+            tell(format_args!("{}: it holds nothing: if its time has records, export it again", name(path)));
+        }
     }
     progress.end();
     Ok(formats)
@@ -158,6 +163,8 @@ struct Lines<R> {
     offset: u64,
     /// Bytes of the line that were not read.
     skipped: u64,
+    /// No line so far holds anything.
+    empty: bool,
 }
 
 /// How a line ends.
@@ -172,7 +179,7 @@ enum End {
 
 impl<R: BufRead> Lines<R> {
     fn new(reader: R, max: usize) -> Self {
-        Self { reader, max, line: Vec::new(), number: 0, offset: 0, skipped: 0 }
+        Self { reader, max, line: Vec::new(), number: 0, offset: 0, skipped: 0, empty: true }
     }
 
     /// The next line; of one that is too long only the begin.
@@ -203,7 +210,6 @@ fn read_file<R: BufRead>(
 ) -> Result<Option<Format>> {
     let mut known: Option<(Format, Projector)> = format.map(|format| (format, format.projector()));
     let mut failed = Ok(());
-    let mut first = true;
     while let Some(end) = lines.next()? {
         let mut line = lines.line.as_slice();
         if lines.number == 1 {
@@ -213,13 +219,13 @@ fn read_file<R: BufRead>(
             line = line.strip_prefix(guess::BYTE_ORDER_MARK).unwrap_or(line);
         }
         progress.line(lines.line.len());
-        let at = At { line: lines.number, byte: lines.offset, first };
+        let at = At { line: lines.number, byte: lines.offset, first: lines.empty };
         if end == End::Further {
             let begin = line.utf8_chunks().next().map_or("", |chunk| chunk.valid());
             if let Some(guess) = at.guess(begin.trim_start()) {
                 return Err(guess);
             }
-            first = false;
+            lines.empty = false;
             take(Entry::LongLine, place_of(file, lines.number, 0))?;
             continue;
         }
@@ -232,7 +238,7 @@ fn read_file<R: BufRead>(
         if text.is_empty() {
             continue;
         }
-        first = false;
+        lines.empty = false;
         if known.is_none() {
             known = Format::of(text).map(|format| (format, format.projector()));
         }
@@ -285,9 +291,10 @@ fn bad_json(error: &serde_json::Error, text: &str, whole: bool, at: &At) -> anyh
             "{at} is cut off: the export was still being written, or the copy is not whole: export it again"
         );
     }
-    // What a backend says of its own, such as that the query took too long. Records stand in no error.
+    // What a backend says of its own, such as that the query took too long. Records stand in no error, nor do parts of one.
     let said: String = text.chars().take(TEXT_CHARACTERS_SHOWN).collect();
-    let said = if text.starts_with('{') { String::new() } else { format!("; it begins: {}", printable(&said)) };
+    let is_record = text.starts_with('{') || text.contains("\":");
+    let said = if is_record { String::new() } else { format!("; it begins: {}", printable(&said)) };
     anyhow!("{at} is no JSON, or damaged: {}: export it again{said}", guess::reason(error))
 }
 
@@ -448,7 +455,9 @@ mod tests {
             "line 7 (byte 99) is no JSON, or damaged: expected value: export it again; it begins: cannot execute query [*]: \u{fffd}[2Jtimeout"
         );
         assert_eq!(text(&"x".repeat(10_000)).matches('x').count(), "expected export".matches('x').count() + 200);
-        assert!(!text("{\"_msg\":\"alice\"").contains("alice"));
+        for part in ["{\"_msg\":\"alice\"", "\u{feff}{\"_msg\":\"alice\"}", "ser\":\"alice\",\"path\":\"/\"}"] {
+            assert!(!text(part).contains("alice"), "{part}");
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@
 mod backend;
 #[cfg(test)]
 mod form_tests;
+mod given;
 #[cfg(test)]
 mod given_tests;
-mod guess;
+pub(crate) mod guess;
 mod heads;
 mod hint;
 mod history;
@@ -30,6 +31,8 @@ mod tests;
 mod url;
 
 pub use backend::Format;
+pub(crate) use given::{one_standard_input, text as given_text};
+pub(crate) use hint::Seen;
 pub(crate) use input::bodies;
 pub use proof::{RecordName, record_name};
 pub use scope::{ScopeArg, lag, scope, size};
@@ -66,6 +69,11 @@ const STREAMS_SHOWN: usize = 20;
 /// # Errors
 /// None: what cannot be judged has a code of its own.
 pub fn run(args: &VerifyArgs) -> Result<u8> {
+    let given = args.roots.iter().chain(&args.ledger).chain(&args.ledger_head);
+    if let Err(error) = one_standard_input(args.files.iter().chain(given)) {
+        tell(error);
+        return Ok(EXIT_USAGE);
+    }
     if let Some(proof) = &args.proof {
         return or_input_error(proof::verify(proof, args));
     }
@@ -94,6 +102,10 @@ pub fn acceptable(text: &str) -> Result<Verdict, String> {
 /// # Errors
 /// Nobody reads the output any more.
 pub fn prove(args: &ProveArgs) -> Result<u8> {
+    if let Err(error) = one_standard_input(&args.files) {
+        tell(error);
+        return Ok(EXIT_USAGE);
+    }
     or_input_error(proof::prove(args))
 }
 
@@ -167,8 +179,7 @@ fn verification(input: Input<'_>, settings: Settings, mut trust: Trust, held_max
     let ledger_alone = !alone && ledger.bytes > 0 && !intake.has_records();
     // A kept head tells that there must be one.
     if alone || ledger.bytes > 0 || !input.heads.is_empty() {
-        let times = settings.times();
-        let asked = Asked { keys: &trust.ledger_keys, kept: input.heads, times, ..Asked::default() };
+        let asked = Asked { kept: input.heads, ..Asked::of(&trust.ledger_keys, &settings) };
         let (read, findings) = ledger.read(&asked)?;
         intake.ledger_findings(findings);
         trust.ledger = read;
@@ -208,17 +219,21 @@ fn as_json(report: &Report, files: &[PathBuf]) -> Result<Value> {
 /// The report for people.
 fn text(report: &Report, files: &[PathBuf]) -> String {
     let mut out = String::new();
+    let streams = report.streams.len().saturating_add(usize::try_from(report.more_streams).unwrap_or(usize::MAX));
     let _ = writeln!(
         out,
         "{} of {} in {}, {} under a signed head{}",
-        plural(report.streams.len(), "stream"),
+        plural(streams, "stream"),
         report.scope,
         plural(usize::try_from(report.records).unwrap_or(usize::MAX), "record"),
         report.proved,
         if report.copies > 0 { format!("; {} more copies", report.copies) } else { String::new() },
     );
     if report.others > 0 {
-        let _ = writeln!(out, "{} other log entries are no records of Testimony", report.others);
+        let _ = match report.others {
+            1 => writeln!(out, "1 other log entry is no record of Testimony"),
+            others => writeln!(out, "{others} other log entries are no records of Testimony"),
+        };
     }
     let mut table = Table::new(&["STREAM", "VERDICT", "RECORDS", "PROVED", "END"]);
     let mut worst: Vec<_> = report.streams.iter().collect();
@@ -235,8 +250,8 @@ fn text(report: &Report, files: &[PathBuf]) -> String {
     }
     if !table.is_empty() {
         let _ = write!(out, "\n{table}");
-        if report.streams.len() > STREAMS_SHOWN {
-            let _ = writeln!(out, "... and {} more", report.streams.len() - STREAMS_SHOWN);
+        if streams > STREAMS_SHOWN {
+            let _ = writeln!(out, "... and {} more", streams - STREAMS_SHOWN);
         }
     }
     if !report.findings.is_empty() {

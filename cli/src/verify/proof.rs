@@ -3,10 +3,10 @@
 
 use super::backend::Format;
 use super::history::{History, PLACES_MAX};
-use super::{EXIT_INPUT, input};
+use super::{EXIT_INPUT, given, hint, input};
 use crate::args::{self, ProveArgs, VerifyArgs};
 use crate::output::{print, print_data, print_json, printable, tell, though_nobody_reads};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -18,9 +18,6 @@ use testimony_core::evidence::verify::Verdict;
 use testimony_core::record::Body;
 
 const FIRST_LINE: &str = "c2sp.org/tlog-proof@v1";
-
-/// Most bytes of a proof.
-const PROOF_BYTES_MAX: u64 = 1024 * 1024;
 
 /// One record, and how it is tied to a signed head.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,7 +73,7 @@ impl Proof {
 
 /// `verify --proof`.
 pub fn verify(path: &Path, args: &VerifyArgs) -> Result<u8> {
-    let checked = read(path).and_then(|text| check(&text, args.key.as_ref()));
+    let checked = given::text(path).and_then(|text| check(&text, args.key.as_ref()));
     let (verdict, proof, message) = match checked.with_context(|| input::name(path)) {
         Ok(checked) => checked,
         Err(error) => {
@@ -114,17 +111,6 @@ pub(super) fn check(text: &str, key: Option<&PublicKey>) -> Result<(Verdict, Pro
     Ok((verdict, proof, message))
 }
 
-fn read(path: &Path) -> Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    if path == Path::new("-") {
-        std::io::stdin().lock().take(PROOF_BYTES_MAX).read_to_string(&mut text)?;
-    } else {
-        std::fs::File::open(path)?.take(PROOF_BYTES_MAX).read_to_string(&mut text)?;
-    }
-    Ok(text)
-}
-
 /// `prove`.
 pub fn prove(args: &ProveArgs) -> Result<u8> {
     let (proof, key) = make(&args.files, args.format, &args.record, args.key)?;
@@ -143,8 +129,19 @@ pub(super) fn make(
     let (sid, seq) = (record.sid.as_str(), record.seq);
     ensure!(seq < PLACES_MAX, "only the first {PLACES_MAX} records of a stream can be proved");
     let mut history = History::new(sid, seq, only);
-    input::bodies(files, format, &mut |text| history.body(text))?;
-    ensure!(history.has_record(), "record {seq} of {sid} is not in the export");
+    let mut seen = hint::Seen::default();
+    input::bodies(files, format, &mut |text| {
+        seen.body(text);
+        history.body(text);
+    })?;
+    if !history.has_record() {
+        seen.or_nothing(files)?;
+        bail!(
+            "record {seq} of {sid} is not in {}: look at the query with its time range and limit; `testimony verify` tells which \
+             streams are there",
+            hint::names(files)
+        );
+    }
     let found = history.find()?.with_context(|| {
         format!(
             "no signed head covers record {seq} together with every record before it: run `testimony verify` to see what is wrong"

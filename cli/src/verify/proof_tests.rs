@@ -43,7 +43,7 @@ fn a_record_is_proved_without_the_rest() {
         }
     }
     let absent = proof::make(std::slice::from_ref(&file.0), None, &name(&sid, 999), None);
-    assert!(format!("{:#}", absent.expect_err("absent")).contains("is not in the export"));
+    assert!(format!("{:#}", absent.expect_err("absent")).contains("record 999 of "));
 }
 
 /// The line with this text of its body changed.

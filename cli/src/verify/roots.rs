@@ -1,5 +1,6 @@
 //! Trust roots: a file with certificates of authorities (PEM), keys of witnesses and ledgers (C2SP vkeys).
 
+use crate::output::printable;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm,
@@ -31,7 +32,7 @@ pub fn load(path: &Path) -> Result<Trust> {
 }
 
 fn read(path: &Path) -> Result<Trust> {
-    let trust = parse(&String::from_utf8(std::fs::read(path)?).context("it is no text")?)?;
+    let trust = parse(&super::given::text(path)?)?;
     // Keys alone vouch for no stream: a report would say that no roots were given.
     ensure!(trust.roots.is_some(), "it holds no certificate (PEM) of the authority that certifies streams");
     Ok(trust)
@@ -39,12 +40,16 @@ fn read(path: &Path) -> Result<Trust> {
 
 pub(super) fn parse(text: &str) -> Result<Trust> {
     let mut authorities = Vec::new();
+    let begins = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("-----BEGIN "));
+    let mut begins = begins.map(|(at, _)| at + 1);
     for pem in Pem::iter_from_buffer(text.as_bytes()) {
-        let pem = pem.map_err(|error| anyhow!("a PEM block is damaged: {error}"))?;
+        let line = begins.next().unwrap_or_default();
+        let pem = pem.map_err(|error| anyhow!("line {line}: the PEM block that begins here is damaged: {error}"))?;
         if pem.label != "CERTIFICATE" {
-            bail!("a PEM block is a {:?}: trust roots are certificates", pem.label);
+            bail!("line {line}: the PEM block is a {:?}: trust roots are certificates", printable(&pem.label));
         }
-        X509Certificate::from_der(&pem.contents).map_err(|error| anyhow!("a certificate is damaged: {error}"))?;
+        X509Certificate::from_der(&pem.contents)
+            .map_err(|error| anyhow!("line {line}: the certificate that begins here is damaged: {error}"))?;
         authorities.push(pem.contents);
     }
     let mut witnesses = Vec::new();
@@ -65,8 +70,8 @@ pub(super) fn parse(text: &str) -> Result<Trust> {
         }
         in_pem &= !line.starts_with("-----END ");
     }
-    if authorities.is_empty() && witnesses.is_empty() {
-        bail!("it holds neither a certificate (PEM) nor the key of a witness (name+id+key)");
+    if authorities.is_empty() && witnesses.is_empty() && ledger_keys.is_empty() {
+        bail!("it holds no certificate (PEM) and no line `ledger KEY` or `witness KEY` (a key is name+id+key)");
     }
     let roots = (!authorities.is_empty()).then(|| Box::new(Authorities(authorities)) as Box<dyn Certificates>);
     Ok(Trust { roots, witnesses, ledger_keys, ledger: None })
@@ -76,7 +81,7 @@ pub(super) fn parse(text: &str) -> Result<Trust> {
 fn witness(line: &str) -> Result<Witness> {
     let mut parts = line.splitn(3, '+');
     let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-        bail!("neither a certificate nor a witness's key (name+id+key)");
+        bail!("neither a certificate (PEM) nor a line `ledger KEY` or `witness KEY` (a key is name+id+key)");
     };
     let bytes = STANDARD.decode(key).context("the key is not base64")?;
     let key = match bytes.split_first() {
@@ -158,7 +163,7 @@ mod tests {
             (format!("w.example+{id}+{log}"), "another type"),
             ("w.example".to_owned(), "name+id+key"),
             (format!("ledger w.example+{id}+{encoded}"), "line 1: not the key of a ledger"),
-            (String::new(), "neither"),
+            (String::new(), "no line `ledger KEY` or `witness KEY`"),
             (
                 "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(),
                 "trust roots are certificates",
@@ -179,7 +184,7 @@ mod tests {
         let witness = format!("{keys}witness w.example+{id}+{encoded}\n");
         for (name, content, problem) in [
             ("keys", witness.as_bytes(), "it holds no certificate (PEM)"),
-            ("ledger", keys.as_bytes(), "it holds neither a certificate (PEM)"),
+            ("ledger", keys.as_bytes(), "it holds no certificate (PEM)"),
             ("der", &[0x30, 0x82, 0xff], "it is no text"),
             ("other", b"apiVersion: v1\n", "line 1: neither a certificate"),
         ] {

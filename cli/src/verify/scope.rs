@@ -3,6 +3,7 @@
 use crate::tail::{Since, since};
 use k8s_openapi::jiff::Timestamp;
 use testimony_core::evidence::verify::Scope;
+use testimony_core::quantity::Quantity;
 
 /// What to look at, as it was written.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,21 +83,8 @@ pub fn lag(text: &str) -> Result<u64, String> {
 /// # Errors
 /// It is none; in words.
 pub fn size(text: &str) -> Result<u64, String> {
-    let (digits, suffix) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let factor = match suffix {
-        "" => Some(1),
-        "k" => Some(1_000),
-        "M" => Some(1_000_000),
-        "G" => Some(1_000_000_000),
-        "T" => Some(1_000_000_000_000),
-        "Ki" => Some(1 << 10),
-        "Mi" => Some(1 << 20),
-        "Gi" => Some(1 << 30),
-        "Ti" => Some(1 << 40),
-        _ => None,
-    };
-    let size = digits.parse().ok().zip(factor).and_then(|(number, factor): (u64, u64)| number.checked_mul(factor));
-    size.ok_or_else(|| format!("{text:?} is no size: write bytes, such as 1000000, 500Mi or 10Gi"))
+    let size = Quantity::parse(text)?.whole();
+    size.ok_or_else(|| "a size is not below zero".to_owned())
 }
 
 #[cfg(test)]
@@ -117,12 +105,18 @@ mod tests {
 
     #[test]
     fn a_size_is_read_as_kubernetes_writes_it() {
-        for (text, bytes) in
-            [("0", 0), ("1000", 1_000), ("3k", 3_000), ("1Ki", 1_024), ("20Gi", 20 << 30), ("2T", 2_000_000_000_000)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1000", 1_000),
+            ("3k", 3_000),
+            ("1e3", 1_000),
+            ("20Gi", 20 << 30),
+            ("1.5Gi", 3 << 29),
+            ("2P", 2_000_000_000_000_000),
+        ] {
             assert_eq!(size(text), Ok(bytes));
         }
-        for text in ["", "Gi", "-1", "1.5Gi", "1 Gi", "1gb", "99999999Ti"] {
+        for text in ["", "Gi", "-1", "1 Gi", "1gb", "99999999Ti"] {
             assert!(size(text).is_err(), "{text}");
         }
     }

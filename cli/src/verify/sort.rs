@@ -78,8 +78,8 @@ pub struct Sorter {
     /// The same row is given once, however often it was taken.
     distinct: bool,
     rows: Vec<u8>,
-    /// First bytes of each row, where it begins, and its length.
-    index: Vec<(u128, u32, u32)>,
+    /// First bytes of each row, which tell most apart, where it begins, and its length.
+    index: Vec<(u128, u64, u32, u32)>,
     runs: Vec<Run>,
 }
 
@@ -107,21 +107,21 @@ impl Sorter {
         let (Ok(start), Ok(length)) = (u32::try_from(self.rows.len()), u32::try_from(row.len())) else {
             return Err(io::Error::other("a row is too long"));
         };
-        let mut first = [0; 16];
-        for (slot, byte) in first.iter_mut().zip(row) {
+        let (mut first, mut second) = ([0; 16], [0; 8]);
+        for (slot, byte) in first.iter_mut().chain(&mut second).zip(row) {
             *slot = *byte;
         }
         self.rows.extend_from_slice(row);
-        self.index.push((u128::from_be_bytes(first), start, length));
+        self.index.push((u128::from_be_bytes(first), u64::from_be_bytes(second), start, length));
         Ok(())
     }
 
     fn sort(&mut self) {
         let rows = &self.rows;
         let row = |start: u32, length: u32| rows.get(start as usize..start as usize + length as usize);
-        self.index.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| row(a.1, a.2).cmp(&row(b.1, b.2))));
+        self.index.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then_with(|| row(a.2, a.3).cmp(&row(b.2, b.3))));
         if self.distinct {
-            self.index.dedup_by(|a, b| row(a.1, a.2) == row(b.1, b.2));
+            self.index.dedup_by(|a, b| row(a.2, a.3) == row(b.2, b.3));
         }
     }
 
@@ -139,7 +139,7 @@ impl Sorter {
             self.runs.push(out.into_inner()?);
         }
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, nameless(&self.room)?);
-        for (_, start, length) in &self.index {
+        for (_, _, start, length) in &self.index {
             write_row(&mut out, self.rows.get(*start as usize..(*start + *length) as usize).unwrap_or_default())?;
         }
         self.runs.push(out.into_inner()?);
@@ -182,7 +182,7 @@ impl Sorted {
     /// The temporary folder, or what `take` says.
     pub fn each<E: From<io::Error>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let Sorter { runs, rows, index, distinct, .. } = &self.0;
-        for (_, start, length) in index {
+        for (_, _, start, length) in index {
             take(rows.get(*start as usize..(*start + *length) as usize).unwrap_or_default())?;
         }
         let mut merge = Merge::new(runs, *distinct)?;

@@ -313,6 +313,10 @@ impl Exchange {
         let now = shell.now();
         let random = shell.random();
         conn.close(&mut record, self.start, now, random);
+        if !self.strict && !self.closed {
+            shell.emit_late(record, self.policy);
+            return Receipt::Counted;
+        }
         let record = redact(record, self.policy.redactor());
         match self.begun {
             Some(begun) => shell.emit_end(record, begun),

@@ -32,6 +32,7 @@ pub use stream::{AUDIT_FAILED, FieldEdit, StreamCapture, StreamEnd, StreamReques
 use crate::names::Bearer;
 use crate::policy::{Compiled, Direction};
 use crate::record::{EventName, Field, RECORD_VERSION, Record, Redacted, ShortText, Stamp, hex, uuid_v7};
+use crate::redact::redact;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -69,6 +70,11 @@ pub trait Shell {
     fn in_flight<R>(&mut self, f: impl FnOnce(&mut InFlight) -> R) -> R;
     /// Takes a finished record. Never blocks; says when it will be durable.
     fn emit(&mut self, record: Redacted<Record>) -> Receipt;
+    /// Takes a finished record for which nothing waits: it may be redacted and sealed a little later, as this policy says, so
+    /// that requests go first.
+    fn emit_late(&mut self, record: Record, policy: Arc<Compiled>) {
+        let _ = self.emit(redact(record, policy.redactor()));
+    }
     /// Takes what is known of an exchange before its request goes on (T2): it becomes a record only if the process dies
     /// before [`Shell::emit_end`].
     fn emit_begin(&mut self, record: Redacted<Record>) -> Begun;

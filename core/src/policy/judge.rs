@@ -5,7 +5,7 @@ use super::{
     DOCUMENT_BYTES_MAX, DOCUMENT_VERSION, DeliveryMode, Direction, DocumentPolicy, DocumentRule, FailureMode, Level,
     PolicyDocument,
 };
-use crate::redact::Redactor;
+use crate::redact::{Redactor, percent_decode, percent_decode_all};
 use httparse::Header;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -273,7 +273,7 @@ impl<'a> Path<'a> {
         let begins = |path: &str| prefixes.iter().any(|prefix| has_prefix(path, prefix));
         let as_sent = begins(self.sent);
         match self.normal.as_deref() {
-            Some(normal) if begins(normal) == as_sent => Ok(as_sent),
+            Some(normal) if begins(normal) == as_sent && begins(until_query(normal)) == as_sent => Ok(as_sent),
             _ => Err(Undecided::AmbiguousPath),
         }
     }
@@ -285,10 +285,11 @@ fn has_prefix(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Decodes percent-escapes, leaves out path parameters (`;...`), and removes empty and dot segments (RFC 3986 section 6.2.2).
+/// Decodes percent-escapes until there are none, leaves out path parameters (`;...`), and removes empty and dot segments
+/// (RFC 3986 section 6.2.2).
 ///
 /// `None`: it steps up or has a `#`, so what it means depends on who reads it. Applications differ in whether `..;`, `..%2f`
-/// and `..\` step up, and in whether `#` ends the path: no single form stands for all.
+/// and `..\` step up, in whether `#` ends the path, and in how often they decode: no single form stands for all.
 pub(super) fn normalise(path: &str) -> Option<Cow<'_, str>> {
     if is_plain(path) {
         return Some(Cow::Borrowed(path));
@@ -296,16 +297,12 @@ pub(super) fn normalise(path: &str) -> Option<Cow<'_, str>> {
     if path.contains('#') {
         return None;
     }
-    let bytes = path.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let hex = bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok());
-        let escaped = hex.filter(|_| byte == b'%').and_then(|h| u8::from_str_radix(h, 16).ok());
-        at += if escaped.is_some() { 3 } else { 1 };
-        let byte = escaped.unwrap_or(byte);
-        decoded.push(if byte == b'\\' { b'/' } else { byte });
+    let mut decoded = percent_decode_all(path.as_bytes()).into_owned();
+    // An escape is longer than what it stands for.
+    if percent_decode(&decoded).len() < decoded.len() {
+        return None;
     }
+    decoded.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
     let decoded = String::from_utf8_lossy(&decoded);
     let mut normal = String::with_capacity(decoded.len() + 1);
     for segment in decoded.split('/') {
@@ -316,6 +313,11 @@ pub(super) fn normalise(path: &str) -> Option<Cow<'_, str>> {
         }
     }
     Some(Cow::Owned(if normal.is_empty() { "/".to_owned() } else { normal }))
+}
+
+/// The path up to a `?` or `#` that was escaped: who decodes it and reads it again takes it to end there.
+pub(super) fn until_query(normal: &str) -> &str {
+    normal.split(['?', '#']).next().unwrap_or(normal)
 }
 
 /// Whether a path is its own normal form at first sight, as nearly every one is.

@@ -11,6 +11,7 @@ mod golden;
 mod libraries;
 mod parts;
 mod restated;
+mod strangers;
 #[path = "../support/helm.rs"]
 mod support;
 mod wrong;
@@ -379,6 +380,7 @@ fn cases_with_ledger() -> Vec<WithLedger> {
     cases.extend(parts::cases(&honest, &roots, &ledger));
     cases.extend(restated::cases(&honest, &roots, &ledger));
     cases.extend(alive::cases());
+    cases.extend(strangers::cases());
     let name = "no roots".to_owned();
     cases.push(WithLedger { name, bodies: honest, roots: String::new(), ledger, to_ns: None, exact: true });
     cases
@@ -439,6 +441,7 @@ fn v2_w4_a_second_verifier_agrees_on_roots_and_ledger() {
     }
     parts::check(&cases, kinds);
     alive::check(kinds);
+    strangers::check(kinds);
     for (name, tampered, missing) in [("read from there", false, true), ("cut in it", false, false)] {
         let kinds = kinds(&format!("restated, {name}"));
         assert_eq!((kinds.contains("TAMPERED"), kinds.contains("MISSING")), (tampered, missing), "{name}: {kinds}");

@@ -9,7 +9,7 @@ mod waiting;
 
 pub use key::EpochKey;
 pub use random::Random;
-pub use recorder::{FLUSH_AFTER, NoStream, Recorder, Shared};
+pub use recorder::{FLUSH_AFTER, LATE_RECORDS_MAX, NoStream, Recorder, Shared};
 pub use recovery::{declared, recover};
 pub use waiting::{WAIT_MS_MAX, Wait, Waited};
 

@@ -1,5 +1,9 @@
 //! The recorder of one data thread: takes redacted records, seals them into its stream, hands whole batches over.
 
+mod late;
+
+pub use late::LATE_RECORDS_MAX;
+
 use super::desk::{Desk, Out};
 use super::waiting::{Wait, Waiting};
 use super::{EpochKey, now};
@@ -10,6 +14,7 @@ use crate::spool::{Durable, Place, SpoolHandle};
 use crate::tail::Tail;
 use crate::witness::Shown;
 use arc_swap::ArcSwap;
+use late::Late;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -20,7 +25,7 @@ use testimony_core::evidence::note::SignedNote;
 use testimony_core::evidence::seal::{Fate, HoleFacts, Host as _, Origin, Stream};
 use testimony_core::evidence::stream::StreamId;
 use testimony_core::policy::{Compiled, Direction};
-use testimony_core::record::{Gap, Record, Redacted, Stamp, Typ, body_of};
+use testimony_core::record::{Gap, Record, Redacted, Stamp, body_of};
 use tokio::sync::{Notify, watch};
 
 /// A batch leaves the data thread when its first record is this old, full or not.
@@ -65,6 +70,8 @@ pub struct Recorder {
     shared: Shared,
     inner: Rc<RefCell<Inner>>,
     stirred: Rc<Notify>,
+    /// There are records to be sealed later.
+    late_stirred: Rc<Notify>,
     /// There is something to show to the witness, or nothing more to come.
     shown_stirred: Rc<Notify>,
     /// Number of the data thread; the first one tells what sinks lost.
@@ -76,6 +83,8 @@ pub struct Recorder {
 struct Inner {
     stream: Stream<EpochKey>,
     desk: Desk,
+    /// Finished, to be sealed.
+    late: Late,
     policy: Arc<Compiled>,
     /// Sinks of which holes tell, that are durable with this entry of the spool.
     told: VecDeque<(Place, Arc<str>)>,
@@ -123,8 +132,9 @@ impl Recorder {
         stirred.notify_one();
         let waiting = Rc::new(Waiting::default());
         let (told, waited) = (VecDeque::new(), false);
-        let inner = Inner { stream, desk, policy, told, waited, waiting: waiting.clone() };
-        Ok(Self { shared, inner: Rc::new(RefCell::new(inner)), stirred, shown_stirred, thread, waiting })
+        let inner = Inner { stream, desk, late: Late::default(), policy, told, waited, waiting: waiting.clone() };
+        let (inner, late_stirred) = (Rc::new(RefCell::new(inner)), Rc::default());
+        Ok(Self { shared, inner, stirred, late_stirred, shown_stirred, thread, waiting })
     }
 
     /// Number of the data thread.
@@ -155,25 +165,15 @@ impl Recorder {
 
     /// Seals a stream's certificate, DER in base64, into it. `false`: there is no room now, try again.
     pub fn certified(&self, of: &StreamId, certificate: &str) -> bool {
-        let now = now();
-        let mut guard = self.inner.borrow_mut();
-        let Inner { stream, desk, .. } = &mut *guard;
-        if stream.is_closed() || **stream.id() != *of {
-            // It came too late: the ledger has it.
-            return true;
-        }
-        let told = stream.certified(certificate, now, desk);
-        guard.settle(&self.shared, &self.stirred, now);
-        told
+        self.tell(|stream, now, desk| {
+            // One that comes too late stands in the ledger.
+            stream.is_closed() || **stream.id() != *of || stream.certified(certificate, now, desk)
+        })
     }
 
     /// The witness cosigned this head: it goes out with the cosignature.
     pub fn cosigned(&self, of: &Arc<StreamId>, note: &SignedNote) {
-        let now = now();
-        let mut guard = self.inner.borrow_mut();
-        let Inner { stream, desk, .. } = &mut *guard;
-        stream.cosigned(of, note, now, desk);
-        guard.settle(&self.shared, &self.stirred, now);
+        self.tell(|stream, now, desk| stream.cosigned(of, note, now, desk));
     }
 
     /// Begins to wait until a record of this thread is durable; it is written soon.
@@ -208,12 +208,12 @@ impl Recorder {
         self.stirred.notify_one();
     }
 
-    /// Seals what others tell: `seal` says whether there was room.
-    pub fn tell(&self, seal: impl FnOnce(&mut Stream<EpochKey>, Stamp, &mut Desk) -> bool) -> bool {
+    /// One step of the stream, behind all that was finished before. What others tell is sealed so.
+    pub fn tell<R>(&self, step: impl FnOnce(&mut Stream<EpochKey>, Stamp, &mut Desk) -> R) -> R {
         let now = now();
-        let mut guard = self.inner.borrow_mut();
+        let mut guard = self.caught_up(now);
         let Inner { stream, desk, .. } = &mut *guard;
-        let told = seal(stream, now, desk);
+        let told = step(stream, now, desk);
         guard.settle(&self.shared, &self.stirred, now);
         told
     }
@@ -236,7 +236,7 @@ impl Recorder {
 
     /// Waits until all that was sealed so far is durable. Without a spool it is, as far as it gets.
     pub async fn all_durable(&self) {
-        let (last, watch) = match self.inner.borrow_mut().desk.spooled() {
+        let (last, watch) = match self.caught_up(now()).desk.spooled() {
             Some(spooled) => (spooled.last(), spooled.watch()),
             None => return,
         };
@@ -273,11 +273,7 @@ impl Recorder {
 
     /// Does what the stream has to do now.
     pub fn tick(&self) {
-        let now = now();
-        let mut guard = self.inner.borrow_mut();
-        let Inner { stream, desk, .. } = &mut *guard;
-        stream.tick(now, desk);
-        guard.settle(&self.shared, &self.stirred, now);
+        self.tell(|stream, now, desk| stream.tick(now, desk));
     }
 
     fn tells_losses(&self) -> bool {
@@ -287,7 +283,7 @@ impl Recorder {
     /// Seals holes for what sinks will never have.
     pub fn tell_losses(&self) {
         let now = now();
-        let mut guard = self.inner.borrow_mut();
+        let mut guard = self.caught_up(now);
         let Inner { stream, desk, told, .. } = &mut *guard;
         for (sink, loss) in self.shared.queue.take_losses() {
             let nodes: Vec<_> = loss.range.nodes().collect();
@@ -322,12 +318,8 @@ impl Recorder {
             self.shared.queue.end_holding_losses();
             self.tell_losses();
         }
-        let now = now();
-        let mut guard = self.inner.borrow_mut();
-        let Inner { stream, desk, .. } = &mut *guard;
-        let closed = stream.close(now, desk);
-        guard.settle(&self.shared, &self.stirred, now);
-        guard.desk.flush();
+        let closed = self.tell(|stream, now, desk| stream.close(now, desk));
+        self.flush();
         self.shown_stirred.notify_one();
         closed
     }
@@ -402,32 +394,19 @@ impl Shell for Recorder {
 
     fn emit(&mut self, record: Redacted<Record>) -> Receipt {
         let now = now();
-        let mut guard = self.inner.borrow_mut();
-        let Inner { stream, desk, .. } = &mut *guard;
-        let fate = stream.seal(&record, now, desk);
+        let mut guard = self.caught_up(now);
+        let fate = guard.seal(&record, &self.shared, &self.stirred, now);
         let receipt = match fate {
             Fate::Sealed => guard.receipt(),
             Fate::Folded => Receipt::Counted,
             Fate::Lost(_) => Receipt::Never,
         };
-        match fate {
-            Fate::Sealed => {
-                self.shared.metrics.records.inc();
-                if record.get().event().is_stage() {
-                    self.shared.metrics.stages.inc();
-                }
-            }
-            Fate::Folded => self.stirred.notify_one(),
-            Fate::Lost(reason) => {
-                self.stirred.notify_one();
-                if record.get().typ() == Some(Typ::Exchange) {
-                    self.shared.metrics.gap(reason, 1);
-                    self.shared.queue.count_unsealed(reason);
-                }
-            }
-        }
         guard.settle(&self.shared, &self.stirred, now);
         receipt
+    }
+
+    fn emit_late(&mut self, record: Record, policy: Arc<Compiled>) {
+        self.put_off(record, policy);
     }
 
     fn emit_begin(&mut self, record: Redacted<Record>) -> Begun {
@@ -449,7 +428,7 @@ impl Shell for Recorder {
     }
 
     fn can_record(&self) -> bool {
-        self.inner.borrow_mut().desk.has_room()
+        self.caught_up(now()).desk.has_room()
     }
 
     fn begin(&mut self) {

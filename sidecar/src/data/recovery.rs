@@ -2,6 +2,7 @@
 //! records that are gone. Runs behind traffic; each statement is repeated until it is durable.
 
 use super::Recorder;
+use crate::defect::contained_task;
 use crate::spool::recover::OpenBegin;
 use crate::spool::{Boot, Counters, Event, Found, Read, Skipped, SpoolHandle};
 use std::collections::BTreeMap;
@@ -28,9 +29,17 @@ const QUOTA: &str = "spool_full";
 /// Tells what the spool finds, for as long as it finds anything.
 pub async fn recover(recorder: Recorder, mut events: mpsc::Receiver<Event>, spool: SpoolHandle) {
     while let Some(event) = events.recv().await {
-        match event {
-            Event::Found(found) => tell_found(&recorder, &found, &spool).await,
-            Event::Skipped(boot, skipped) => tell_skipped(&recorder, boot, &skipped, &spool).await,
+        // A defect must not keep what comes next from being told.
+        let told = contained_task(async {
+            match event {
+                Event::Found(found) => tell_found(&recorder, &found, &spool).await,
+                Event::Skipped(boot, skipped) => tell_skipped(&recorder, boot, &skipped, &spool).await,
+            }
+        });
+        if told.await.is_err() {
+            tracing::error!("a defect: what an earlier process left is not told; the next process tries it once more");
+            let (now, reason) = (super::now().wall_ns, GapReason::WorkerDied);
+            recorder.lose(Gap { count: 0, exact: false, from_ns: now, to_ns: now, reason }, None);
         }
     }
 }

@@ -10,6 +10,7 @@
 //! gets is a [`Loss`], and the data thread tells it as a hole.
 
 mod answer;
+mod delivery;
 mod exporter;
 mod grpc;
 mod headers;

@@ -1,6 +1,7 @@
 //! One sink's task: takes what waits, sends it, and does what the answer says.
 
 use super::answer::{Verdict, readable};
+use super::delivery::{Delivery, Next};
 use super::exporter::{Settings, Undelivered};
 use super::pack::{Body, Packer};
 use super::seals::LossReason;
@@ -30,10 +31,6 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Wait between tries with wrong credentials or a wrong URL.
 const PARKED_RETRY: Duration = Duration::from_secs(30);
 
-/// Single records that are refused one after the other before it is asked whether the sink takes anything; and so many in a row
-/// are at fault themselves after it took something.
-const DOUBTED_MAX: usize = 8;
-
 /// Where too many losses wait to be told, it is looked so often whether they may be.
 const FULL_LOOK: Duration = Duration::from_secs(1);
 
@@ -58,8 +55,7 @@ pub(super) struct SinkTask {
     transport: Transport,
     backoff: Backoff,
     jitter: Jitter,
-    /// So many more refused records are at fault themselves: the sink took something a moment before.
-    trusted: usize,
+    delivery: Delivery,
     size: Size,
     /// Where records come from, where there is a spool.
     source: Option<Source>,
@@ -108,7 +104,7 @@ impl SinkTask {
             transport,
             backoff,
             jitter,
-            trusted: 0,
+            delivery: Delivery::default(),
             size: Size::new(),
             source,
             ends,
@@ -153,6 +149,7 @@ impl SinkTask {
             let waits = tells && self.queue.is_full_of_losses(self.reads_singly);
             self.queue.hold_back(waits && self.source.as_ref().is_some_and(Source::has_more));
             if !waits && self.read().await {
+                self.done();
                 continue;
             }
             if self.drain.is_some() {
@@ -188,10 +185,8 @@ impl SinkTask {
         if due.untold > 0 {
             self.queue.count_lost(due.untold, LossReason::SpoolDamaged);
         }
-        (self.ends, self.lost) = (due.ends, due.lost);
-        if due.batches.is_empty() {
-            self.passed();
-        }
+        self.ends.extend(due.ends);
+        self.lost.extend(due.lost);
         due.batches.into_iter().for_each(|batch| self.queue.push(batch, 0));
         true
     }
@@ -237,73 +232,69 @@ impl SinkTask {
             self.sink = control.sink;
             self.transport.disconnect();
             self.backoff.reset();
-            (self.trusted, self.size) = (0, Size::new());
+            self.delivery.distrust();
+            self.size = Size::new();
         }
         altered
     }
 
     /// Sends everything that was taken, split as far as the sink asks for. Some: the time was over before.
     async fn deliver(&mut self, taken: Taken) -> Option<Undelivered> {
-        // Halves go back on top, the first last: the order of the records stays.
-        let mut pieces = vec![Piece(taken.batches)];
-        // Single records that were refused by a sink that may refuse everything. They are tried once more.
-        let mut doubted = Vec::new();
-        self.trusted = 0;
-        let mut takes_others = false;
+        self.delivery = Delivery::new(taken.batches);
         loop {
-            if doubted.len() >= DOUBTED_MAX || pieces.is_empty() && !doubted.is_empty() {
-                let takes = self.takes_anything().await;
-                pieces.extend(doubted.drain(..).rev());
-                match takes {
-                    Some(true) => self.trusted = DOUBTED_MAX,
-                    Some(false) => {}
-                    None => return Some(undelivered(&pieces)),
+            let piece = match self.delivery.next(&self.size) {
+                Next::Send(piece) => piece,
+                Next::Ask => {
+                    let Some(takes) = self.takes_anything().await else { return Some(self.undelivered()) };
+                    self.delivery.answered(takes);
+                    self.take_more().await;
+                    continue;
                 }
-                continue;
-            }
-            let piece = pieces.pop()?;
-            let piece = if self.size.exceeds(&piece) {
-                let Some(single) = split(&mut pieces, piece) else { continue };
-                single
-            } else {
-                piece
+                Next::Done => return None,
             };
             match self.send(&piece).await {
                 Sent::Taken(partial) if partial.rejected == 0 => {
                     self.taken(&piece, partial);
-                    (self.trusted, takes_others) = (DOUBTED_MAX, true);
-                    pieces.extend(doubted.drain(..).rev());
+                    self.delivery.taken();
                 }
-                // Which ones, it does not say: they are sent again, fewer at a time. A sink tells them apart by their places.
+                // Which ones, it does not say. A sink tells records that come again apart by their places.
                 Sent::Taken(partial) => {
                     let why = self.partly_taken(&piece, partial);
-                    if let Some(single) = split(&mut pieces, piece) {
+                    if let Some(single) = self.delivery.partly_taken(piece) {
                         self.refused(single, &why);
                     }
-                    self.trusted = DOUBTED_MAX;
-                    pieces.extend(doubted.drain(..).rev());
                 }
-                Sent::Refused { why, of_records } => match split(&mut pieces, piece) {
-                    Some(single) if of_records || self.trusted > 0 => {
-                        self.trusted = self.trusted.saturating_sub(1);
+                Sent::Refused { why, of_records } => {
+                    if let Some(single) = self.delivery.refused(piece, of_records) {
                         self.refused(single, &why);
-                        if takes_others {
+                        if self.delivery.takes_others() {
                             self.queue.takes_others();
                         }
                     }
-                    Some(single) => doubted.push(single),
-                    None => {}
-                },
-                Sent::TooLarge => {
-                    let single = split(&mut pieces, piece);
-                    pieces.extend(single);
                 }
+                Sent::TooLarge => self.delivery.put_back(piece, true),
                 Sent::Over => {
-                    pieces.push(piece);
-                    pieces.append(&mut doubted);
-                    return Some(undelivered(&pieces));
+                    self.delivery.put_back(piece, false);
+                    return Some(self.undelivered());
                 }
             }
+        }
+    }
+
+    fn undelivered(&self) -> Undelivered {
+        Undelivered { records: self.delivery.records(), undeclared: 0 }
+    }
+
+    /// Where a sink took nothing of what is here, it may take what has come since: then it is known which records are at fault.
+    async fn take_more(&mut self) {
+        if !self.delivery.wants_more() || self.drain.is_some() {
+            return;
+        }
+        if self.queue.is_empty() && !self.queue.is_full_of_losses(self.reads_singly) {
+            self.read().await;
+        }
+        if let Some(more) = self.queue.take() {
+            self.delivery.add(more.batches);
         }
     }
 
@@ -454,21 +445,6 @@ impl SinkTask {
             }
         }
     }
-}
-
-/// Puts the halves of a piece on top, the first last; gives a single record back.
-fn split(pieces: &mut Vec<Piece>, piece: Piece) -> Option<Piece> {
-    match piece.halves() {
-        Ok((first, second)) => {
-            pieces.extend([second, first]);
-            None
-        }
-        Err(single) => Some(single),
-    }
-}
-
-fn undelivered(pieces: &[Piece]) -> Undelivered {
-    Undelivered { records: pieces.iter().map(Piece::records).sum(), undeclared: 0 }
 }
 
 /// There may be more in the spool.

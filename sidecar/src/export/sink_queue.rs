@@ -67,6 +67,17 @@ struct Sending {
     seals: Vec<Seals>,
 }
 
+impl Sending {
+    fn add(&mut self, batch: &Batch) {
+        let first_unix_nanos = batch.first_unix_nanos;
+        self.first_unix_nanos =
+            if self.records == 0 { first_unix_nanos } else { self.first_unix_nanos.min(first_unix_nanos) };
+        self.records = self.records.saturating_add(u64::from(batch.records));
+        self.bytes = self.bytes.saturating_add(batch.log_records.len());
+        self.seals.extend(batch.seals.clone());
+    }
+}
+
 /// What a sink task sends next.
 pub(super) struct Taken {
     pub(super) batches: Vec<Batch>,
@@ -289,7 +300,8 @@ impl SinkQueue {
         }
     }
 
-    /// The next batches, at most [`REQUEST_BYTES_MAX`] together unless one batch is larger.
+    /// The next batches, at most [`REQUEST_BYTES_MAX`] together unless one batch is larger. They are sent with what was taken and
+    /// is not done with.
     pub(super) fn take(&self) -> Option<Taken> {
         let mut state = self.lock();
         let mut batches = Vec::new();
@@ -301,12 +313,9 @@ impl SinkQueue {
             }
             batches.extend(state.batches.pop_front());
         }
-        state.sending = Sending {
-            records: batches.iter().map(|batch| u64::from(batch.records)).sum(),
-            bytes: batches.iter().map(|batch| batch.log_records.len()).sum(),
-            first_unix_nanos: batches.iter().map(|batch| batch.first_unix_nanos).min().unwrap_or(0),
-            seals: batches.iter().filter_map(|batch| batch.seals.clone()).collect(),
-        };
+        for batch in &batches {
+            state.sending.add(batch);
+        }
         (!batches.is_empty()).then_some(Taken { batches })
     }
 

@@ -24,7 +24,7 @@ pub struct Listening {
     pub target: Arc<Target>,
 }
 
-/// Accepts and serves until drained; returns when its last connection is over. Runs inside a `LocalSet`.
+/// Accepts and serves until drained; returns when its last connection is over. Runs inside a `LocalRuntime`.
 pub async fn serve(listening: Listening, pod: Arc<Pod>, recorder: Recorder, mut drain: watch::Receiver<Drain>) {
     let mut connections = JoinSet::new();
     let open = recorder.shared().metrics.connections_open.clone();

@@ -34,11 +34,13 @@ pub struct Budget {
 }
 
 /// What these sinks have not acknowledged, what they will never get because its space was needed, and of what holes tell that
-/// they do not have. Reads the files: not for a thread that serves.
+/// they do not have. Where there are none, those of before count: no other one gets it any more. Reads the files: not for a thread
+/// that serves.
 pub fn of(spool: &SpoolHandle, sinks: &[String], budget: Budget) -> Vec<Left> {
-    let mut lacking = Lacking::new(sinks);
+    let folders = spool.folders();
+    let mut lacking = Lacking::new(&asked(sinks, folders.iter().map(|(_, shared)| shared)));
     let mut bytes_left = budget.bytes;
-    for (files, shared) in spool.folders() {
+    for (files, shared) in folders {
         // What cannot be listed or read is told by others: as a hole, or by who finds it next.
         let listed = files.list().unwrap_or_default();
         for skipped in shelf::skipped(&files, &listed, Unreadable::Damaged).unwrap_or_default() {
@@ -48,6 +50,15 @@ pub fn of(spool: &SpoolHandle, sinks: &[String], budget: Budget) -> Vec<Left> {
         unacknowledged(files, &shared, &mut lacking, &mut bytes_left, budget.until);
     }
     lacking.into_parts()
+}
+
+/// These sinks, those of before, or one that has nothing.
+pub(super) fn asked<'a>(sinks: &[String], folders: impl Iterator<Item = &'a Arc<Shared>>) -> Vec<String> {
+    if !sinks.is_empty() {
+        return sinks.to_vec();
+    }
+    let before: Vec<String> = folders.flat_map(|shared| shared.sink_names()).collect();
+    if before.is_empty() { vec![String::new()] } else { before }
 }
 
 /// Of one folder, what these sinks have not acknowledged.

@@ -8,6 +8,7 @@ use super::keys::{DataKey, Keys};
 use super::page::{self, Counters, kernel_boot_id};
 use super::recover::{Report, Unreadable, scan};
 use super::shelf::Shelf;
+use crate::defect::{Panicked, contained};
 use std::io;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -38,7 +39,7 @@ fn read_all(
     events: &mpsc::Sender<Event>,
 ) {
     for predecessor in predecessors {
-        let scanned = patiently(|unreadable| {
+        let read = |unreadable| {
             let goes_on = || !handle.inbox.shared().is_stopping();
             let scanned = scan(Folder::new(&predecessor.path), keys, predecessor.boot, reader, unreadable, &goes_on)?;
             let page = Folder::new(&predecessor.path).read_at(page::FILE, 0, page::PAGE_BYTES);
@@ -55,9 +56,10 @@ fn read_all(
                 }
                 page => Ok((scanned, page.and_then(Result::ok))),
             }
-        });
-        match scanned {
-            Ok((mut scanned, counters)) => {
+        };
+        // A defect must cost no more than the folder that brings it about: whoever is started after a panic would read the same.
+        match contained(|| patiently(read)) {
+            Ok(Ok((mut scanned, counters))) => {
                 give_up_unwrapped(&mut scanned.shelf, handle.shared.recovery.is_some());
                 let (kernel, counters) = counters.unwrap_or_default();
                 let shelf = (predecessor.path.clone(), scanned.shelf.shared().clone());
@@ -71,19 +73,28 @@ fn read_all(
                 let _ = events.blocking_send(Event::Found(Box::new(found)));
             }
             // Nobody but that version knows what is missing here, and at each start that much is told.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Unsupported => {
                 let path = predecessor.path.display();
                 tracing::error!(%path, %error, "another version of the sidecar left a spool: that version delivers it, where it runs in this pod again; else it goes with the pod");
-                let report = Report::unread(predecessor.boot);
-                let found = Found { report, counters: Vec::new(), counters_exact: false };
-                let _ = events.blocking_send(Event::Found(Box::new(found)));
+                tell_unread(predecessor.boot, events);
+            }
+            Err(Panicked) => {
+                let path = predecessor.path.display();
+                tracing::error!(%path, "a defect: to read a spool of before panicked; it is not delivered, and each start tries it once more");
+                tell_unread(predecessor.boot, events);
             }
             // This process ends.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return,
             // It stays for the next process.
-            Err(error) => tracing::error!(path = %predecessor.path.display(), %error, "a spool cannot be read"),
+            Ok(Err(error)) => tracing::error!(path = %predecessor.path.display(), %error, "a spool cannot be read"),
         }
     }
+}
+
+/// That much is known of a folder that was not read.
+fn tell_unread(boot: Boot, events: &mpsc::Sender<Event>) {
+    let found = Found { report: Report::unread(boot), counters: Vec::new(), counters_exact: false };
+    let _ = events.blocking_send(Event::Found(Box::new(found)));
 }
 
 /// Segments that no recovery key ever opens: what stands in them is told as damaged.

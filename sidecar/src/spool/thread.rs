@@ -319,10 +319,8 @@ impl Work {
             }
         }
         // Its key is the one of before; the next segment is wrapped to the recovery key of now.
-        if control.roll
-            && let Err(fault) = self.writer.finish()
-        {
-            tracing::warn!(%fault, "the segment has no end");
+        if control.roll {
+            self.writer.end_segment();
         }
         if control.outdated {
             self.writer.shelf_mut().outdate_keys();

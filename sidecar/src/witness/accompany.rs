@@ -3,6 +3,7 @@
 use super::{Ask, Certified, Errand, Shown};
 use crate::client::{Backoff, Jitter};
 use crate::data::Recorder;
+use crate::defect::{Panicked, contained_task};
 use crate::metrics::{Metrics, WitnessAnswer};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub async fn accompany(recorder: Recorder, asks: mpsc::Sender<Ask>) {
         exported: None,
         renewed: None,
     };
-    while walk.step().await.is_some() {}
+    while walk.contained_step().await.is_some() {}
 }
 
 struct Walk {
@@ -65,6 +66,18 @@ struct Walk {
 }
 
 impl Walk {
+    /// One step; a panic costs no more than that one.
+    async fn contained_step(&mut self) -> Option<()> {
+        match contained_task(self.step()).await {
+            Ok(done) => done,
+            Err(Panicked) => {
+                tracing::error!("a defect: to show a stream to the witness panicked; it goes on");
+                self.recorder.shown(Shown::failed);
+                self.retry(WitnessAnswer::Failed).await
+            }
+        }
+    }
+
     /// One errand, or a wait for one. `None`: it is over.
     async fn step(&mut self) -> Option<()> {
         let errand = self.recorder.shown(Shown::errand).flatten();

@@ -1,7 +1,7 @@
 //! A real Collector between the sidecar and the store, which is killed.
 
 use super::otelcol::Otelcol;
-use super::process::free_port;
+use super::ports::free_port;
 use super::receiver::{Fault, Weather};
 use super::scene::Scene;
 use super::sinks::{REQUESTS_PER_FAULT, by_hand, nothing_is_lost, spool_bytes};

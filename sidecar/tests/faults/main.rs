@@ -19,6 +19,8 @@ mod origin;
 mod otelcol;
 #[path = "../support/panics.rs"]
 mod panics;
+#[path = "../support/ports.rs"]
+mod ports;
 mod process;
 mod receiver;
 mod restarts;

@@ -1,12 +1,12 @@
 //! The sidecar as it runs in a pod: a supervisor and its worker, to be killed.
 
 use super::panics;
+use super::ports::free_port;
 use super::shim::Shim;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,6 @@ use std::time::{Duration, Instant};
 pub const DEADLINE: Duration = Duration::from_secs(90);
 /// The admin port answers at once, if a worker is there to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
-/// Below the ports that the kernel gives to clients: a sidecar that starts again must find its own free.
-const FIRST_PORT: u16 = 18_000;
-/// Ports that the tests of one run share.
-const PORTS: u16 = 12_000;
-/// Two runs at the same time, whose process ids are next to each other, begin so far apart.
-const PORTS_OF_A_RUN: u32 = 250;
 /// Lines of the sidecar's log that a failed test shows.
 const LOG_LINES: usize = 40;
 /// Where the scheduling policy stands in `stat` of `proc(5)`, after the name.
@@ -121,13 +115,21 @@ impl Sidecar {
         status.expect("ended")
     }
 
-    /// The sum of a metric over all labels; 0 if it is absent.
+    /// The sum of a metric over all labels; 0 if it is absent. A worker that is being started is waited for.
     pub fn metric(&self, name: &str) -> u64 {
         let value = |line: &str| {
             let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
             rest.rsplit(' ').next()?.parse::<u64>().ok()
         };
-        self.get("/metrics").map_or(0, |answer| answer.lines().filter_map(value).sum())
+        if self.child.is_none() {
+            return 0;
+        }
+        let mut sum = None;
+        self.until("it tells its metrics", |this| {
+            sum = this.get("/metrics").ok().map(|answer| answer.lines().filter_map(value).sum());
+            sum.is_some()
+        });
+        sum.unwrap_or_default()
     }
 
     /// What the admin port answers, head and all.
@@ -219,19 +221,4 @@ impl Drop for Sidecar {
 fn is_alive(pid: i32) -> bool {
     let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
     !zombie || std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
-}
-
-/// An address that stays free while nobody listens there.
-pub fn free_port() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = std::process::id().wrapping_mul(PORTS_OF_A_RUN) % u32::from(PORTS);
-    let first = u16::try_from(first).expect("small");
-    for _ in 0..PORTS {
-        let port = FIRST_PORT + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-    panic!("no free port");
 }

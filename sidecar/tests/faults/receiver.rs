@@ -1,7 +1,8 @@
 //! A sink: an OTLP receiver over HTTP that fails as it is told to, and keeps what it took.
 
 use super::client::NAME_BYTES;
-use super::process::{DEADLINE, free_port};
+use super::ports::free_port;
+use super::process::DEADLINE;
 use super::wire::{Chance, Message};
 use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::logs::v1::{

@@ -1,39 +1,51 @@
 //! What a process that starts says of those before it, and what it is good for.
 
 use super::oracle::Typ;
-use super::scene::{Outcome, Scene};
-use super::shim::{Operation, Synced};
+use super::scene::{Outcome, Scene, folders, look};
+use super::shim::Operation;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use testimony_core::canon::parse_body;
 use testimony_core::evidence::verify::{Finding, Report, Verdict};
 use testimony_sidecar::spool::Boot;
 use testimony_sidecar::spool::disk::Folder;
-use testimony_sidecar::spool::keys::Keys;
-use testimony_sidecar::spool::recover::{Report as Found, Unreadable, scan};
+use testimony_sidecar::spool::recover::names;
 
 /// Requests of each process.
 const REQUESTS: u64 = 60;
 /// A segment that is longer has frames behind its header, in bytes.
-const HEADER_BYTES_MAX: u64 = 4096;
+const HEADER_BYTES_MAX: usize = 4096;
+/// The content of a frame is longer.
+const STEP_BYTES: usize = 64;
 
-/// By stream, in the order in which they came: the streams that its `open` names.
-fn named(outcome: &Outcome) -> Vec<(String, BTreeSet<String>)> {
-    let mut seen = BTreeMap::new();
-    let mut opens = Vec::new();
-    for row in outcome.rows().filter(|row| row.seq == 0) {
-        if seen.insert(row.sid.clone(), ()).is_none() {
-            let fields = parse_body(row.body.as_bytes()).expect("canonical");
-            let found = fields.get("found").map(|found| String::from_utf8(found.clone()).expect("text"));
-            let names = found.unwrap_or_default().split(',').filter(|sid| !sid.is_empty()).map(str::to_owned).collect();
-            opens.push((row.sid, names));
-        }
-    }
-    opens
+/// By stream: the streams that its `open` names.
+fn named(outcome: &Outcome) -> BTreeMap<String, BTreeSet<String>> {
+    let opens = outcome.rows().filter(|row| row.seq == 0).map(|row| {
+        let fields = parse_body(row.body.as_bytes()).expect("canonical");
+        let found = fields.get("found").map(|found| String::from_utf8(found.clone()).expect("text"));
+        let names = found.unwrap_or_default().split(',').filter(|sid| !sid.is_empty()).map(str::to_owned).collect();
+        (row.sid, names)
+    });
+    opens.collect()
+}
+
+/// The streams of the process that runs, once its folder shows both: the next one finds them there. `before`: those of all
+/// processes before it.
+fn began(scene: &Scene, before: &BTreeSet<String>) -> BTreeSet<String> {
+    let known: BTreeSet<Boot> = before.iter().map(|sid| boot(sid)).collect();
+    let mut streams = BTreeSet::new();
+    scene.sidecar.until("both streams of the process stand in its folder", |_| {
+        let folders = folders(&scene.spool_folder()).into_iter().filter(|(boot, _)| !known.contains(boot));
+        streams =
+            names(folders.map(|(boot, path)| (boot, Folder::new(&path)))).iter().map(ToString::to_string).collect();
+        streams.len() == 2
+    });
+    streams
 }
 
 /// The stream of a record, or of a head: a note begins with it.
@@ -45,9 +57,9 @@ fn stream(body: &str) -> String {
 }
 
 /// The process of a stream.
-fn boot(sid: &str) -> &str {
+fn boot(sid: &str) -> Boot {
     let last = sid.rsplit('/').next().expect("a name");
-    last.split('-').next().expect("a process")
+    last.split('-').next().and_then(|boot| boot.parse().ok()).expect("a process")
 }
 
 fn is_missing(report: &Report, sid: &str) -> bool {
@@ -59,28 +71,23 @@ fn is_missing(report: &Report, sid: &str) -> bool {
 fn s2_a_restarted_sidecar_names_the_streams_that_it_finds_and_none_can_be_taken_away_as_a_whole() {
     let mut scene = Scene::start("restarts");
     let load = scene.load();
+    let one = began(&scene, &BTreeSet::new());
     scene.more(&load, REQUESTS);
     // The worker alone, then the container.
     let worker = scene.sidecar.kill_worker();
     scene.sidecar.successor(worker);
+    let two = began(&scene, &one);
     scene.more(&load, REQUESTS);
     scene.sidecar.kill_all();
     scene.sidecar.start();
+    let three = began(&scene, &(&one | &two));
     scene.more(&load, REQUESTS);
     let outcome = scene.end(load);
     outcome.check_counts();
 
     let opens = named(&outcome);
-    let first = opens.iter().filter(|(_, names)| names.is_empty()).map(|(sid, _)| sid.clone());
-    let first: BTreeSet<String> = first.collect();
-    let mut boots: Vec<&str> = opens.iter().map(|(sid, _)| boot(sid)).collect();
-    boots.dedup();
-    outcome.check("two data threads, three processes", (opens.len(), boots.len()) == (6, 3));
-    let of = |at: usize| -> BTreeSet<String> {
-        opens.iter().filter(|(sid, _)| boot(sid) == boots[at]).map(|(sid, _)| sid.clone()).collect()
-    };
-    let (one, two) = (of(0), of(1));
-    outcome.check("only the first process found nothing", first == one);
+    let all = &(&one | &two) | &three;
+    outcome.check("two data threads, three processes", opens.keys().eq(&all) && all.len() == 6);
     for (sid, names) in &opens {
         outcome.check(
             &format!("{sid} names {names:?}, those of its spool"),
@@ -99,17 +106,9 @@ fn s2_a_restarted_sidecar_names_the_streams_that_it_finds_and_none_can_be_taken_
     }
 }
 
-/// What the folder of a dead process shows. Damage stands in the clear: any key will do.
-fn look(folder: &Path) -> Found {
-    let name = folder.file_name().and_then(|name| name.to_str()).expect("a name");
-    let boot: Boot = name.parse().expect("a process");
-    let keys = Keys::with_pod_key([0; 32], None);
-    scan(Folder::new(folder), &keys, boot, boot, Unreadable::Damaged, &|| true).expect("a folder").report
-}
-
 /// The only process's folder, once it is there.
-fn only_folder(spool: &Path) -> Option<PathBuf> {
-    fs::read_dir(spool).expect("a folder").flatten().map(|entry| entry.path()).find(|path| path.is_dir())
+fn only_folder(spool: &Path) -> Option<(Boot, PathBuf)> {
+    folders(spool).pop()
 }
 
 /// The segments of a process, in order.
@@ -121,24 +120,25 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Alters one byte of a segment that another one follows, so that the content of one frame is gone and nothing else. The
-/// records that stood there, by stream. What was not synced stands in the next segment, too.
-fn damage(folder: &Path, synced: &Synced) -> Vec<(String, u64, u64)> {
-    let mut segments = segments(folder);
+/// records that stood there, by stream. What was not known to be synced stands in the next segment, too.
+fn damage((boot, folder): (Boot, PathBuf)) -> Vec<(String, u64, u64)> {
+    let mut segments = segments(&folder);
     segments.pop();
-    let synced = |path: &Path| path.metadata().ok().and_then(|data| synced.length(&data)).unwrap_or(0);
-    let largest = segments.iter().max_by_key(|path| synced(path)).expect("two segments");
-    let whole = fs::read(largest).expect("a segment");
-    let end = whole.len().min(usize::try_from(synced(largest)).expect("small"));
-    for at in end / 2..end {
-        let mut altered = whole.clone();
-        altered[at] ^= 1;
-        fs::write(largest, &altered).expect("written");
-        let lost: Vec<_> = look(folder).damage.into_iter().flat_map(|damage| damage.lost).collect();
-        if !lost.is_empty() && lost.iter().all(|lost| lost.nodes.is_some()) {
-            return lost.into_iter().map(|lost| (lost.sid.to_string(), lost.from, lost.to)).collect();
+    for path in segments {
+        let whole = fs::read(&path).expect("a segment");
+        for at in (HEADER_BYTES_MAX..whole.len()).step_by(STEP_BYTES) {
+            let mut altered = whole.clone();
+            altered[at] ^= 1;
+            fs::write(&path, &altered).expect("written");
+            let found = look(boot, &folder).expect("a folder").report;
+            let lost: Vec<_> = found.damage.into_iter().flat_map(|damage| damage.lost).collect();
+            if !lost.is_empty() && lost.iter().all(|lost| lost.nodes.is_some()) {
+                return lost.into_iter().map(|lost| (lost.sid.to_string(), lost.from, lost.to)).collect();
+            }
         }
+        fs::write(&path, whole).expect("written");
     }
-    panic!("no byte of {} belongs to the content of a frame", largest.display());
+    panic!("no byte in {} belongs to the content of a frame", folder.display());
 }
 
 #[test]
@@ -148,15 +148,24 @@ fn g2_what_a_restarted_sidecar_finds_damaged_is_told_by_one_hole() {
     let load = scene.load();
     scene.more(&load, REQUESTS);
     let files = || -> Vec<Metadata> {
-        let all = only_folder(&scene.spool_folder()).map(|folder| segments(&folder)).unwrap_or_default();
+        let all = only_folder(&scene.spool_folder()).map(|(_, folder)| segments(&folder)).unwrap_or_default();
         all.iter().filter_map(|path| path.metadata().ok()).collect()
     };
-    // A stream that opens later begins another segment too.
-    let has_records = |length: u64| length > HEADER_BYTES_MAX;
-    // What was never synced is written anew, and leaves a segment without records.
-    scene.sidecar.until("records are synced", |sidecar| {
+    let has_records = |length: u64| length > HEADER_BYTES_MAX as u64;
+    // A stream that opens later begins another segment, and what its writer does not know to be synced is written anew there.
+    // A sync of a file begins once the end of the one before is known: so the second shows that the first is.
+    let mut first: Option<(u64, u64)> = None;
+    scene.sidecar.until("records are synced, and it is known", |sidecar| {
         let synced = sidecar.shim.synced();
-        files().last().is_some_and(|last| synced.length(last).is_some_and(has_records))
+        let last = files().last().and_then(|last| Some((last.ino(), synced.length(last)?)));
+        let Some((file, length)) = last.filter(|(_, length)| has_records(*length)) else { return false };
+        match first {
+            Some((known, before)) if known == file => before < length,
+            _ => {
+                first = Some((file, length));
+                false
+            }
+        }
     });
     // After a sync that failed another segment is begun.
     let before = files().len();
@@ -167,8 +176,7 @@ fn g2_what_a_restarted_sidecar_finds_damaged_is_told_by_one_hole() {
         files().get(before..).is_some_and(|new| new.iter().any(|file| has_records(file.len())))
     });
     scene.sidecar.kill_all();
-    let mut lost =
-        damage(&only_folder(&scene.spool_folder()).expect("a process's folder"), &scene.sidecar.shim.synced());
+    let mut lost = damage(only_folder(&scene.spool_folder()).expect("a process's folder"));
     // A process that tells what it finds, and dies before the sink is back; and one after it.
     scene.sidecar.start();
     scene.sidecar.until("it has looked", |sidecar| sidecar.log().contains("the spool is damaged"));

@@ -8,11 +8,16 @@ use super::origin::Origin;
 use super::process::{DEADLINE, Sidecar};
 use super::receiver::{Fault, Receiver, Weather};
 use std::collections::BTreeMap;
+use std::fs::DirEntry;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use testimony_core::evidence::verify::{Report, Verdict};
-use testimony_sidecar::spool::format::acks::{Acks, read};
+use testimony_sidecar::spool::disk::Folder;
+use testimony_sidecar::spool::keys::Keys;
+use testimony_sidecar::spool::recover::{Scanned, Unreadable, scan};
+use testimony_sidecar::spool::{Boot, Place, SinkRule};
 
 /// Clients of each run.
 pub const CLIENTS: usize = 4;
@@ -29,6 +34,8 @@ const DATA_THREADS: usize = 2;
 /// How long nothing more may come until the export counts as settled.
 const QUIET: Duration = Duration::from_millis(1500);
 
+/// Name of the only sink.
+const SINK: &str = "default";
 /// Counts the exchanges that gaps tell of.
 const GAP_METRIC: &str = "testimony_gap_exchanges_total";
 
@@ -194,7 +201,7 @@ impl Scene {
         Outcome { count, report, asked, gap_metric, folder: self.folder.clone(), log: self.sidecar.log(), export }
     }
 
-    /// Waits until nothing waits in memory, what earlier processes left is told, and nothing more comes.
+    /// Waits until nothing more comes, and all that waits in the spool is told.
     fn settle(&self) {
         let (mut last, mut since) = (self.sink.requests(), Instant::now());
         while since.elapsed() < DEADLINE {
@@ -203,7 +210,7 @@ impl Scene {
                 (last, since) = (now, Instant::now());
             }
             let is_quiet = since.elapsed() > QUIET && self.sidecar.metric("testimony_export_queue_bytes") == 0;
-            if is_quiet && all_is_told(&self.spool_folder()) {
+            if is_quiet && all_is_told(&self.spool_folder(), &self.folder.join("look")) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -300,23 +307,52 @@ fn spool(folder: &Path, limit_bytes: u64) -> String {
     format!("spool: {{dir: '{spool}', keyDir: '{key}', bytesMax: {limit_bytes}}}")
 }
 
-/// Whether it was told, durably, what each process before the newest left.
-fn all_is_told(spool: &Path) -> bool {
-    let folders = std::fs::read_dir(spool).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
-    let mut folders: Vec<_> =
-        folders.filter_map(|entry| Some((entry.metadata().ok()?.created().ok()?, entry))).collect();
-    folders.sort_by_key(|(created, _)| *created);
-    folders.pop();
-    folders.iter().all(|(_, folder)| {
-        let files = std::fs::read_dir(folder.path()).into_iter().flatten().flatten();
-        let mut acks = Acks::default();
-        for file in files.filter(|file| file.file_name().to_string_lossy().starts_with("acks-")) {
-            // One that is being written ends in the middle.
-            let _ = std::fs::read(file.path()).map(|bytes| read(&bytes, &mut acks));
-        }
-        // A folder that is gone meanwhile is done with.
-        acks.recovered || !folder.path().exists()
+/// What the folder of a process shows. Damage and acknowledgements stand in the clear: any key will do.
+pub fn look(boot: Boot, folder: &Path) -> io::Result<Scanned<Folder>> {
+    let keys = Keys::with_pod_key([0; 32], None);
+    scan(Folder::new(folder), &keys, boot, boot, Unreadable::Damaged, &|| true)
+}
+
+/// The folders of processes in a spool, the oldest first.
+pub fn folders(spool: &Path) -> Vec<(Boot, PathBuf)> {
+    let entries = std::fs::read_dir(spool).into_iter().flatten().flatten();
+    let folder = |entry: DirEntry| {
+        let boot = entry.file_name().to_str()?.parse().ok()?;
+        Some((entry.metadata().ok()?.created().ok()?, boot, entry.path()))
+    };
+    let mut folders: Vec<_> = entries.filter_map(folder).collect();
+    folders.sort();
+    folders.into_iter().map(|(_, boot, path)| (boot, path)).collect()
+}
+
+/// Whether the sink has all that any process left, or was told, durably, that it never gets it; and what those before the
+/// newest left is told.
+fn all_is_told(spool: &Path, scratch: &Path) -> bool {
+    let folders = folders(spool);
+    folders.iter().enumerate().all(|(at, (boot, path))| {
+        let is_newest = at + 1 == folders.len();
+        let is_done = |mut found: Scanned<Folder>| {
+            found.shelf.set_sinks(&[SinkRule { name: SINK.to_owned(), required: true }], Place::default());
+            let has_all = found.shelf.position(SINK) == Some(found.shelf.durable().end());
+            has_all && (is_newest || found.report.was_told)
+        };
+        // To look sets files aside: not those of a process that writes.
+        let _ = std::fs::remove_dir_all(scratch);
+        let linked = link_files(path, scratch).and_then(|()| look(*boot, scratch));
+        // One that is gone meanwhile is done with; of what goes while it is linked, the next look tells.
+        linked.map_or_else(|_| !path.exists(), is_done)
     })
+}
+
+fn link_files(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            std::fs::hard_link(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 /// What vanishes meanwhile counts as nothing.

@@ -111,6 +111,8 @@ impl Scene {
             document.policies.clear();
             policy.store(Arc::new(Compiled::new(document).expect("valid")));
         }
+        let late = recorder.clone();
+        tokio::task::spawn_local(async move { late.catch_up().await });
         tokio::task::spawn_local(serve(listening, Arc::new(Pod::default()), recorder, draining));
         Self { listener, client: Some(client), lines, policy, drain, echo, _held: held }
     }

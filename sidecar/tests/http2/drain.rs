@@ -1,6 +1,7 @@
 //! SIGTERM while streams are open.
 
 use crate::panics;
+use crate::ports::free_port;
 use crate::rig::*;
 use crate::support::Sink;
 use bytes::Bytes;
@@ -21,8 +22,7 @@ struct Process {
 
 impl Process {
     async fn start(origin: SocketAddr, sink: &Sink) -> Self {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
-        let (inbound, admin) = (free(), free());
+        let (inbound, admin) = (free_port(), free_port());
         let file = |ending| std::env::temp_dir().join(format!("testimony-http2-drain-{}.{ending}", std::process::id()));
         let (config, log) = (file("yaml"), file("log"));
         let yaml = format!(

@@ -4,6 +4,7 @@ use crate::rig::*;
 use bytes::Bytes;
 use h2::Reason;
 use std::future::poll_fn;
+use tokio::sync::mpsc;
 
 #[test]
 fn px_1_a_clients_reset_reaches_the_server_with_its_code() {
@@ -69,6 +70,13 @@ fn px_1_a_graceful_goaway_of_the_server_lets_the_last_streams_finish() {
         let mut rig = Rig::usual().await;
         let (response, _up, (_request, mut respond)) = rig.ask(get("/last")).await;
         rig.origin.send_replace(Origin::GoAwayGracefully);
+        // What the origin takes until all know of it is answered.
+        let mut others = std::mem::replace(&mut rig.taken, mpsc::unbounded_channel().1);
+        tokio::spawn(async move {
+            while let Some((_request, mut respond)) = others.recv().await {
+                let _ = respond.send_response(answer(200, &[]), true);
+            }
+        });
         // The client is told while its stream is open: it can't open another.
         let refused = within(async {
             loop {

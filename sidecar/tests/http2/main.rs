@@ -2,6 +2,8 @@
 
 #[path = "../support/panics.rs"]
 mod panics;
+#[path = "../support/ports.rs"]
+mod ports;
 #[path = "../support/mod.rs"]
 mod support;
 

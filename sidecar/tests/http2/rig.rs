@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Nothing here takes longer, unless it never comes.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 /// What the origin is to do with its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,19 +1,25 @@
 //! The programs by which others test gRPC and HTTP/2, with the sidecar in between. `cargo xtask test --only unit` builds
 //! them from Go modules.
 
+#[path = "../support/ports.rs"]
+mod ports;
 #[path = "../support/mod.rs"]
 mod support;
 
+use ports::free_port;
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Sidecar, Sink};
 
 /// A server is up after this time.
-const START_SECONDS_MAX: u64 = 20;
+const START_SECONDS_MAX: u64 = 60;
+
+/// So often what only the sidecar fails is tried.
+const H2SPEC_TRIES: usize = 3;
 
 /// gRPC's interoperability cases that need no credentials
 /// (<https://github.com/grpc/grpc/blob/master/doc/interop-test-descriptions.md>), with how many calls each makes and what
@@ -51,8 +57,7 @@ struct Server {
 
 impl Server {
     fn start(name: &str, arguments: impl FnOnce(SocketAddr) -> Vec<String>) -> Self {
-        // Free a moment ago; nobody else in this machine's tests asks for a certain port.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+        let address = free_port();
         let mut command = Command::new(program(name));
         command.args(arguments(address)).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("the server");
@@ -157,14 +162,23 @@ fn px_1_h2spec_finds_nothing_wrong_that_it_does_not_find_in_the_server_itself() 
     });
     let sink = Sink::start();
     let sidecar = Sidecar::start(server.address, &sink, "");
-    let (of_server, direct) = h2spec(server.address);
-    let (of_sidecar, through) = h2spec(sidecar.inbound);
-    println!("direct:  {direct}\nthrough: {through}");
     let total = |numbers: &str| numbers.split(' ').next().and_then(|word| word.parse::<u32>().ok());
-    assert!(
-        total(&direct).is_some_and(|total| total > 100) && total(&direct) == total(&through),
-        "{direct}, {through}"
-    );
-    let ours: Vec<&String> = of_sidecar.difference(&of_server).collect();
-    assert!(ours.is_empty(), "the sidecar alone fails: {ours:#?}");
+    // Where the machine is busy, what is right may come late: what is wrong is so each time.
+    let mut ours: Option<BTreeSet<String>> = None;
+    for _ in 0..H2SPEC_TRIES {
+        let (of_server, direct) = h2spec(server.address);
+        let (of_sidecar, through) = h2spec(sidecar.inbound);
+        println!("direct:  {direct}\nthrough: {through}");
+        assert!(
+            total(&direct).is_some_and(|total| total > 100) && total(&direct) == total(&through),
+            "{direct}, {through}"
+        );
+        let alone = &of_sidecar - &of_server;
+        let wrong = ours.map_or_else(|| alone.clone(), |before| &before & &alone);
+        if wrong.is_empty() {
+            return;
+        }
+        ours = Some(wrong);
+    }
+    panic!("the sidecar alone fails: {ours:#?}");
 }

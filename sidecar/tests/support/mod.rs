@@ -24,6 +24,8 @@ pub type Record = BTreeMap<String, String>;
 const WORKER: &str = "worker of a test";
 const DATA: &str = "data-";
 
+/// No condition takes longer, on any machine.
+const DEADLINE: Duration = Duration::from_secs(90);
 /// How long a surplus may take to show.
 const SURPLUS_WAIT: Duration = Duration::from_millis(500);
 
@@ -142,7 +144,7 @@ impl Sink {
     /// Waits until `wanted` holds of all records, stages among them.
     pub fn wait_until(&self, what: &str, wanted: impl Fn(&[Record]) -> bool) -> Vec<Record> {
         let (records, arrived) = &*self.records;
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + DEADLINE;
         let mut guard = records.lock().expect("lock");
         while !wanted(&guard) {
             let left = deadline.checked_duration_since(Instant::now()).unwrap_or_default();

@@ -5,10 +5,13 @@
 //! nothing, and both sides must have seen the same; a third time through one that adds its fields, where the origin must
 //! have seen exactly two more lines in each request head.
 
+#[path = "../support/ports.rs"]
+mod ports;
 mod rows;
 #[path = "../support/mod.rs"]
 mod support;
 
+use ports::free_port;
 use rows::{opaque, send, table};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -171,9 +174,8 @@ fn px_1_bytes_are_the_same_with_and_without_the_sidecar() {
 
 #[test]
 fn a_refused_dial_becomes_a_reset() {
-    let closed = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
     let sink = Sink::start();
-    let sidecar = Sidecar::start(closed, &sink, "");
+    let sidecar = Sidecar::start(free_port(), &sink, "");
     let seen = play(
         TcpStream::connect(sidecar.inbound).expect("connect"),
         &[send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Step::Gone],

@@ -1,8 +1,8 @@
 //! Which of several records that claim one place of a stream it has: anybody who may send OTLP can push one beside the genuine one.
 //!
 //! A record names the one before it, so that each that claims a place belongs to one history alone. All of them are grown at once,
-//! place by place, and a head that the stream's key signed says which one the stream has. What such a history leads to is taken
-//! before what only begins in the middle, where the first key that is named is taken as it is.
+//! place by place, and a head that the stream's key signed says which one the stream has. Where the export lacks the begin, the first
+//! key that is named is taken as it is: that is no worse than the key of whoever pushes a begin, and neither wins over the other.
 
 use super::plan::PlanError;
 use super::vouch::{Voucher, Walk};
@@ -122,10 +122,15 @@ fn proved(sid: &StreamId, voucher: &Voucher, claims: &Claims) -> Result<BTreeMap
         let Some(after) = seq.checked_add(1) else { break };
         at = after;
     }
-    // What does not follow the last record of the history that is proved from its begin is none of this stream.
+    // A signed history that does not follow the one that is proved from its begin: who pushed which, the export does not tell. It may
+    // lack the genuine begin.
     let end = proved.keys().next_back().map_or(0, |last| last.saturating_add(1));
-    let behind = middle.into_iter().filter(|(from, ..)| *from > end || end == 0);
-    behind.into_iter().try_for_each(|(_, seq, leaf)| lead_back(sid, claims, &mut proved, (seq, leaf)))?;
+    for (from, seq, leaf) in middle {
+        if (1..=end).contains(&from) {
+            return Err(PlanError::Signed(sid.clone(), from));
+        }
+        lead_back(sid, claims, &mut proved, (seq, leaf))?;
+    }
     Ok(proved)
 }
 

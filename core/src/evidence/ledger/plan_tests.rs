@@ -301,6 +301,20 @@ fn g2_records_that_somebody_pushes_into_the_rest_of_a_stream_stop_nothing() {
         let found = plan(Selection::default(), &[&genuine[..], &[pushed(&sid, seq, "")]].concat()).expect("a plan");
         assert_eq!((ranges(&found), found.unproved.len()), (vec![(3, 9)], 0), "{seq}");
     }
+    // A begin of their own, signed: it orders nothing in place of the genuine records, however far it goes.
+    for count in [3, 4, 8, 9, 12] {
+        let own: Vec<String> = (0..count)
+            .scan(None, |prev: &mut Option<Hash>, seq| {
+                let link = prev.map(|prev| format!("\"prev\":\"{prev}\",")).unwrap_or_default();
+                let key = if seq == 0 { format!("\"key\":\"{}\",", public(9)) } else { String::new() };
+                let body = pushed(&sid, seq, &[key, link].concat());
+                *prev = Some(leaf(body.as_bytes()));
+                Some(body)
+            })
+            .collect();
+        let all = [&genuine[..], &own, &[head(&sid, &own, own.len(), 9)]].concat();
+        assert_eq!(told(&all), Err(PlanError::Signed(sid.clone(), 3)), "{count}");
+    }
     // Ahead of them it is one that nothing proves, also if it is meant without that.
     for more in [vec![pushed(&sid, 2, "")], vec![pushed(&sid, 2, ""), pushed(&sid, 2, "\"id\":\"1\",")]] {
         let all = [&genuine[..], &more].concat();

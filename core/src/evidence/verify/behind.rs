@@ -4,6 +4,9 @@
 //! after its block is committed. So what the export holds from later on tells that more of it was written. What only the rest
 //! names, such as a whole pod, would not be missed.
 //!
+//! Where a time is asked for, the ledger must reach its end as well: a backend that gives an old answer again would be as good as one
+//! that has everything.
+//!
 //! In front it may begin wherever it restates what is known. What a backend has lost of the time before that looks like what lies
 //! before the time that is looked at, so that must not be later.
 
@@ -59,6 +62,24 @@ pub(super) fn behind(ledger: &Ledger, settings: &Settings, cosigned: Option<&(u6
     Some(Finding::export(Verdict::Unanchored, message))
 }
 
+/// Whether the ledger ends clearly before the time that is looked at does: of what came then nothing tells. Without a time it is
+/// judged as on the day of its end: an export that was kept stays good.
+pub(super) fn ends_early(ledger: &Ledger, settings: &Settings) -> Option<Finding> {
+    let scope = &settings.scope;
+    scope.from_ns.or(scope.to_ns).filter(|_| !settings.partial)?;
+    let until = scope.to_ns.unwrap_or(u64::MAX).min(settings.now_ns);
+    if until.saturating_sub(ledger.last_ns) <= tolerated_ns(settings) {
+        return None;
+    }
+    let end = utc(ledger.last_ns);
+    let message = format!(
+        "the ledger that was given ends at {end}, before the time that is looked at does ({}): what came since cannot be missed; \
+         give all of it (`testimony ledger export`), or look at the time before its end (--scope to={end})",
+        utc(until)
+    );
+    Some(Finding::export(Verdict::Unanchored, message))
+}
+
 /// Ledgers that begin within the time that is looked at: how far streams had come before, and which had ended, nothing tells.
 pub(super) fn begins_late(ledger: &Ledger, settings: &Settings) -> Vec<Finding> {
     let from_ns = settings.scope.from_ns.filter(|_| !settings.partial);
@@ -66,7 +87,8 @@ pub(super) fn begins_late(ledger: &Ledger, settings: &Settings) -> Vec<Finding> 
     let told = late.map(|Begin { sid, at_ns, .. }| {
         let message = format!(
             "ledger {sid}, as it was given, begins at {}, after the time that is looked at begins ({}): what is absent before \
-             proves nothing; ask for more of it, such as {ASK_HOURS} hours more than is looked at",
+             proves nothing; ask a backend for more of it, such as {ASK_HOURS} hours more than is looked at: the cluster keeps \
+             the newest blocks alone",
             utc(*at_ns),
             utc(from_ns.unwrap_or_default())
         );

@@ -124,3 +124,39 @@ fn w1_d3_what_a_later_stream_tells_is_not_beyond_the_ledger() {
     operator.ended(&next);
     assert_eq!(found_of(&report(&[crashed.all(), next.all()].concat(), operator.ledger())), [""; 0]);
 }
+
+#[test]
+fn v2_w1_an_old_answer_given_again_is_not_good_for_a_later_time() {
+    let a = honest("q", 2);
+    let mut operator = Operator::new();
+    operator.now_ns = NOW - 100_000 * SECOND_NS;
+    operator.closed(&a);
+    let end_s = operator.now_ns / SECOND_NS;
+    let scoped = |from_s: Option<u64>, to_s: Option<u64>, partial: bool| {
+        let ns = |at_s: u64| at_s * SECOND_NS;
+        let scope = Scope { from_ns: from_s.map(ns), to_ns: to_s.map(ns), ..Scope::default() };
+        let settings = Settings { scope, partial, ..settings() };
+        verify(&a.all(), settings, Trust { ledger: Some(operator.ledger()), ..Trust::default() })
+    };
+    let told = |from_s, to_s| {
+        let message = |finding: &Finding| {
+            finding.verdict == Verdict::Unanchored && finding.message.contains("before the time that is looked at does")
+        };
+        scoped(from_s, to_s, false).findings.iter().any(message)
+    };
+    let now_s = NOW / SECOND_NS;
+    let table = [
+        (None, None, false),
+        (Some(now_s - 3_600), None, true),
+        (Some(now_s - 200_000), None, true),
+        (Some(now_s - 200_000), Some(end_s), false),
+        (Some(now_s - 200_000), Some(end_s + TOLERATED_S), false),
+        (None, Some(end_s + TOLERATED_S + 1), true),
+        // The future has not come.
+        (None, Some(now_s + 200_000), true),
+    ];
+    for (from_s, to_s, expected) in table {
+        assert_eq!(told(from_s, to_s), expected, "{from_s:?} {to_s:?}");
+    }
+    assert!(!scoped(Some(now_s - 3_600), None, true).findings.iter().any(|one| one.message.contains("looked at does")));
+}

@@ -90,6 +90,9 @@ impl Chain {
     /// Takes the next fact; they come in order of position and rank.
     pub(super) fn feed(&mut self, fact: Fact) {
         match fact {
+            // It is known.
+            Fact::Name(_) => {}
+            Fact::Found(verdict) => self.found.read = self.found.read.max(Some(verdict)),
             Fact::Named(source) => {
                 if self.found.named.len() < NAMED_MAX {
                     self.found.named.push(source);

@@ -4,7 +4,8 @@ use super::absence;
 use super::behind::last_cosigned;
 use super::branch::{Effect, Late};
 use super::chain::Chain;
-use super::fact::{Excuse, Source};
+use super::condition::Condition;
+use super::fact::{Excuse, Source, StreamNo};
 use super::found::Attested;
 use super::group::Says;
 use super::judge::Settings;
@@ -14,8 +15,6 @@ use super::trust::{Ledger, Trust};
 use super::verdict::{Finding, Verdict};
 use crate::evidence::note::SignedNote;
 use crate::evidence::seal::COSIGNED_SECONDS;
-use crate::evidence::stream::StreamId;
-use std::collections::HashSet;
 use std::ops::Range;
 
 /// Nanoseconds between two heads of an idle stream (H2).
@@ -23,63 +22,6 @@ pub(super) const IDLE_NS: u64 = 300_000_000_000;
 
 /// How many findings back the same is not said again.
 const REPEATS: usize = 8;
-
-/// What holds once another record is proved.
-#[derive(Debug)]
-pub(super) struct Condition {
-    /// The stream.
-    pub(super) about: StreamId,
-    pub(super) source: Source,
-    /// Who else says the same: one of them that is proved is enough. Anyone can push many, so that they share the rest.
-    pub(super) also: Vec<Source>,
-    pub(super) yes: Vec<Finding>,
-    pub(super) no: Vec<Finding>,
-    /// What is to be decided in either case, by other records. The latter proves nothing.
-    pub(super) then: Vec<Condition>,
-    pub(super) otherwise: Vec<Condition>,
-    /// Sources that are proved with it, and records.
-    pub(super) sources: Vec<Source>,
-    pub(super) proved: u64,
-    /// It excuses records by a hole of one sink, though it is not known whose export this is.
-    pub(super) of_some_sink: bool,
-    /// The stream ended in order.
-    pub(super) closed: bool,
-    /// What holds instead once its own source is proved, where this one's is not: anyone can send an altered copy.
-    pub(super) others: Vec<Condition>,
-}
-
-impl Condition {
-    /// Findings that hold once this source is proved.
-    pub(super) fn that(about: &StreamId, source: Source, yes: Vec<Finding>) -> Self {
-        let (also, no, then, otherwise, sources, others) = Default::default();
-        let (about, proved, of_some_sink, closed) = (about.clone(), 0, false, false);
-        Self { about, source, also, yes, no, then, otherwise, sources, proved, of_some_sink, closed, others }
-    }
-
-    /// All who say it.
-    pub(super) fn said_by(&self) -> impl Iterator<Item = &Source> {
-        std::iter::once(&self.source).chain(&self.also)
-    }
-
-    /// Whether somebody who says it is proved.
-    pub(super) fn is_proved(&self, proved: &HashSet<Source>) -> bool {
-        self.said_by().any(|source| proved.contains(source))
-    }
-
-    /// Becomes the first of the others that is proved; whether there is one.
-    pub(super) fn becomes(&mut self, proved: &HashSet<Source>) -> bool {
-        let Some(at) = self.others.iter().position(|other| other.is_proved(proved)) else { return false };
-        *self = self.others.swap_remove(at);
-        true
-    }
-
-    /// One of several that speak for the same; the first matters most.
-    pub(super) fn first_of(conditions: impl IntoIterator<Item = Self>) -> Option<Self> {
-        let mut conditions = conditions.into_iter();
-        let first = conditions.next()?;
-        Some(Self { others: conditions.collect(), ..first })
-    }
-}
 
 /// What is said of one stream.
 pub(super) struct Conclusion {
@@ -95,14 +37,14 @@ pub(super) struct Conclusion {
 /// A stream that is being judged.
 pub(super) struct Concluding<'a> {
     pub(super) chain: &'a Chain,
-    number: u32,
+    pub(super) number: StreamNo,
     pub(super) settings: &'a Settings,
     pub(super) trust: &'a Trust,
     pub(super) out: Conclusion,
 }
 
 /// Says what there is to say of a stream whose facts have all been read.
-pub(super) fn conclude(chain: &Chain, number: u32, settings: &Settings, trust: &Trust) -> Conclusion {
+pub(super) fn conclude(chain: &Chain, number: StreamNo, settings: &Settings, trust: &Trust) -> Conclusion {
     let found = &chain.found;
     let report = StreamReport {
         sid: chain.name.clone(),
@@ -188,7 +130,10 @@ impl Concluding<'_> {
                 Condition::that(&self.chain.name, *source, yes)
             };
             // Nothing is absent of what was never kept, if who says so is proved.
-            let nothing = |source: &Source| Condition::that(&self.chain.name, *source, Vec::new());
+            let nothing = |source: &Source| {
+                let that = Condition::that(&self.chain.name, *source, Vec::new());
+                Condition { excuses: true, ..that }
+            };
             let nothing = self.chain.found.nothing.iter().map(nothing);
             let told: Vec<_> = nothing.chain(self.chain.found.named.iter().map(named)).collect();
             self.out.conditions.extend(Condition::first_of(told));
@@ -300,11 +245,16 @@ impl Concluding<'_> {
                 finding(Verdict::Gap, format!("lost after sealing, as declared: {reason}"))
             };
             let of_some_sink = *excuse == Excuse::OfSomeSink;
-            Condition { of_some_sink, ..Condition::that(&self.chain.name, *source, yes) }
+            let excuses = source.stream != self.number;
+            Condition { of_some_sink, excuses, ..Condition::that(&self.chain.name, *source, yes) }
         };
         let excused = said.iter().filter(|says| says.excuse != Excuse::None);
         if let Some(first) = Condition::first_of(excused.map(condition)) {
-            let no = format!("not in the export; the record that says why ({reason}) is not proved");
+            let strange = match self.trust.is_given() {
+                true => ", or stands in a stream that neither the ledger nor a certificate names",
+                false => "",
+            };
+            let no = format!("not in the export; the record that says why ({reason}) is not proved{strange}");
             let no = finding(Verdict::Missing, no);
             self.out.conditions.push(Condition { no, ..first });
         } else {

@@ -3,18 +3,20 @@
 //! A [`Row`] is bytes that sort by stream, position and rank, so that a shell may sort them outside memory with a plain
 //! comparison of bytes.
 
+use super::verdict::Verdict;
 use crate::evidence::hash::{HASH_BYTES, Hash};
 use crate::evidence::merkle::Range;
 use crate::evidence::note::PublicKey;
+use crate::evidence::stream::StreamId;
 
-/// Number of a stream in a verification, in order of appearance.
-pub type StreamNo = u32;
+/// Number of a stream in a verification: a digest of its name.
+pub type StreamNo = u128;
 
 /// Where a record stands in the input: the shell's business.
 pub type Place = u64;
 
 /// Bytes of a row that decide its order: stream, position, rank.
-pub const ROW_KEY_BYTES: usize = 13;
+pub const ROW_KEY_BYTES: usize = 25;
 
 /// A record that says something of another stream; it counts once it is proved itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +32,10 @@ pub struct Source {
 /// One thing said of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
+    /// What it is called: this comes first.
+    Name(StreamId),
+    /// What was found of one of its records as it was read.
+    Found(Verdict),
     /// Another stream names this one, so it must be there.
     Named(Source),
     /// Records of it are not there (G2).
@@ -205,11 +211,13 @@ impl Fact {
     /// Position in the stream, and rank among facts of one position.
     fn key(&self) -> (u64, u8) {
         match self {
-            Self::Named(_) => (0, 0),
-            Self::Hole(hole) => (hole.range.begin(), 1),
-            Self::Leaf(leaf) => (leaf.seq, 2),
-            Self::Head(head) => (head.size.saturating_sub(1), 3),
-            Self::Ended(ended) => (ended.size.saturating_sub(1), 4),
+            Self::Name(_) => (0, 0),
+            Self::Found(_) => (0, 1),
+            Self::Named(_) => (0, 2),
+            Self::Hole(hole) => (hole.range.begin(), 3),
+            Self::Leaf(leaf) => (leaf.seq, 4),
+            Self::Head(head) => (head.size.saturating_sub(1), 5),
+            Self::Ended(ended) => (ended.size.saturating_sub(1), 6),
         }
     }
 
@@ -220,6 +228,8 @@ impl Fact {
         out.extend_from_slice(&position.to_be_bytes());
         out.push(rank);
         match self {
+            Self::Name(name) => put_bytes(out, name.as_str().as_bytes()),
+            Self::Found(verdict) => put_bytes(out, verdict.as_str().as_bytes()),
             Self::Named(source) => put_source(out, source),
             Self::Hole(hole) => {
                 put_source(out, &hole.source);
@@ -249,12 +259,14 @@ impl Fact {
 
     /// Reads a row back.
     pub fn read(row: &[u8]) -> Option<(StreamNo, Self)> {
-        let (stream, rest) = row.split_first_chunk::<4>()?;
+        let (stream, rest) = row.split_first_chunk::<16>()?;
         let mut input = Input(rest);
         let (position, rank) = (input.u64()?, input.byte()?);
         let fact = match rank {
-            0 => Self::Named(input.source()?),
-            1 => {
+            0 => Self::Name(input.text()?.parse().ok()?),
+            1 => Self::Found(Verdict::named(&input.text()?)?),
+            2 => Self::Named(input.source()?),
+            3 => {
                 let source = input.source()?;
                 let end = input.u64()?;
                 let range = Range::from_nodes(position, end, &input.hashes()?).ok()?;
@@ -262,8 +274,8 @@ impl Fact {
                 let sink = Some(input.text()?).filter(|sink| !sink.is_empty());
                 Self::Hole(Hole { range, source, reason, sink })
             }
-            2 => Self::Leaf(input.leaf(position)?),
-            3 => {
+            4 => Self::Leaf(input.leaf(position)?),
+            5 => {
                 let note = input.text()?;
                 let frontiers = (0..input.u64()?).map(|_| input.hashes()).collect::<Option<_>>()?;
                 let cosigned = (0..input.u64()?).map(|_| input.text()).collect::<Option<_>>()?;
@@ -280,7 +292,7 @@ impl Fact {
                 Self::Ended(Ended { size: input.u64()?, root, head_size: input.u64()?, life, source })
             }
         };
-        Some((u32::from_be_bytes(*stream), fact))
+        Some((StreamNo::from_be_bytes(*stream), fact))
     }
 }
 
@@ -403,7 +415,7 @@ impl<'a> Input<'a> {
     }
 
     fn source(&mut self) -> Option<Source> {
-        let stream = self.take(4)?.try_into().ok().map(u32::from_be_bytes)?;
+        let stream = self.take(16)?.try_into().ok().map(StreamNo::from_be_bytes)?;
         Some(Source { stream, seq: self.u64()?, leaf: self.hash()? })
     }
 

@@ -1,10 +1,8 @@
 //! Findings, of which a report lists the worst and counts the others.
 //!
-//! Anyone can make as many findings as there are records to push. What is not listed still counts: its verdict is kept for each
-//! stream, and that is bounded by the streams.
+//! Anyone can make as many findings as there are records to push. What is not listed still counts, by its verdict.
 
 use super::verdict::{Finding, Verdict};
-use crate::evidence::stream::StreamId;
 use std::collections::BTreeMap;
 
 /// Most findings that a report lists; more are counted. The mildest make room for worse ones.
@@ -13,8 +11,8 @@ pub const FINDINGS_MAX: usize = 10_000;
 /// How many findings back the same is not said again.
 const REPEATS: usize = 8;
 
-/// How many findings of a verdict, for each stream; without one, of the export.
-pub(super) type Counts = BTreeMap<Option<StreamId>, BTreeMap<Verdict, u64>>;
+/// How many findings of each verdict.
+pub(super) type Counts = BTreeMap<Verdict, u64>;
 
 /// The worst findings, and how many more there were.
 #[derive(Debug, Default)]
@@ -45,13 +43,13 @@ impl Findings {
             }
             None => finding,
         };
-        self.count_more(unlisted.stream, unlisted.verdict, 1);
+        self.count_more(unlisted.verdict, 1);
         true
     }
 
     /// Counts some that are not listed.
-    pub(super) fn count_more(&mut self, stream: Option<StreamId>, verdict: Verdict, count: u64) {
-        let known = self.unlisted.entry(stream).or_default().entry(verdict).or_default();
+    pub(super) fn count_more(&mut self, verdict: Verdict, count: u64) {
+        let known = self.unlisted.entry(verdict).or_default();
         *known = known.saturating_add(count);
     }
 

@@ -3,6 +3,7 @@
 use super::branch::Effect;
 use super::effects::Effects;
 use super::fact::{Ended, Life, Source};
+use super::verdict::Verdict;
 use crate::evidence::note::PublicKey;
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::sync::Arc;
 /// What is certain of a stream, or becomes so when another record is proved.
 #[derive(Debug, Default)]
 pub(super) struct Found {
+    /// The worst that was found of its records as they were read.
+    pub(super) read: Option<Verdict>,
     /// What the records show, in order.
     pub(super) effects: Vec<Effect>,
     /// Effects that were only counted.

@@ -1,7 +1,9 @@
 //! Many holes, and many statements of others: honest ones all count, and forged ones cost little (G2, D3, V4).
 
 use super::chain::Chain;
-use super::conclude::{Condition, conclude};
+use super::conclude::conclude;
+use super::condition::Condition;
+use super::settle::Proved;
 use super::tamper_tests::{check, honest};
 use super::testing::*;
 use super::*;
@@ -12,13 +14,13 @@ use proptest::prelude::*;
 /// More than any limit on what waits or follows at one place.
 const MANY: usize = 1200;
 
-fn nodes(writer: &Writer, from: usize, to: usize) -> String {
+pub(super) fn nodes(writer: &Writer, from: usize, to: usize) -> String {
     let mut range = Range::empty(from as u64);
     writer.leaves[from..to].iter().for_each(|leaf| range.push(*leaf));
     range.nodes().map(Hash::to_hex).collect::<Vec<_>>().join(",")
 }
 
-fn declare(writer: &mut Writer, about: &str, from: u64, to: u64, nodes: &str) {
+pub(super) fn declare(writer: &mut Writer, about: &str, from: u64, to: u64, nodes: &str) {
     let (from, to) = (from.to_string(), to.to_string());
     let hole = [("hole_sid", about), ("hole_from", &from), ("hole_to", &to), ("nodes", nodes)];
     writer.record("hole", &[&hole[..], &[("scope", "all"), ("hole_reason", "rejected")]].concat());
@@ -174,10 +176,12 @@ fn d3_v4_what_is_said_of_an_end_is_kept_once_however_many_say_it() {
     }
     rows.sort_unstable();
     let mut chain = Chain::new(crashed.sid.clone(), None, 0..=u64::MAX, None);
-    let facts = rows.iter().filter_map(|row| Fact::read(row)).filter(|(stream, _)| *stream == 0);
-    facts.for_each(|(_, fact)| chain.feed(fact));
+    let facts: Vec<(StreamNo, Fact)> = rows.iter().filter_map(|row| Fact::read(row)).collect();
+    let of = |fact: &Fact| matches!(fact, Fact::Name(name) if *name == crashed.sid);
+    let number = facts.iter().find(|(_, fact)| of(fact)).expect("a name").0;
+    facts.into_iter().filter(|(stream, _)| *stream == number).for_each(|(_, fact)| chain.feed(fact));
     chain.end();
-    let told = conclude(&chain, 0, &settings, &trust);
+    let told = conclude(&chain, number, &settings, &trust);
     let [said] = &told.conditions[..] else { panic!("{} conditions", told.conditions.len()) };
     assert_eq!(1 + said.others.len(), sizes.len());
     let stored = |said: &Condition| said.yes.len() + said.no.len() + said.sources.len() + said.also.len();
@@ -186,7 +190,12 @@ fn d3_v4_what_is_said_of_an_end_is_kept_once_however_many_say_it() {
     // One of those who say it is enough, whichever it is.
     let told: Vec<Source> = said.said_by().copied().collect();
     assert_eq!(told.len(), 257);
-    assert!(told.iter().all(|source| said.is_proved(&[*source].into())));
+    let proved = |source: &Source| {
+        let mut proved = Proved::new(false);
+        proved.insert(*source);
+        said.is_proved(&proved)
+    };
+    assert!(told.iter().all(proved));
 }
 
 #[test]

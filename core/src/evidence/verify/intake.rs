@@ -1,6 +1,6 @@
 //! Bodies in, rows out.
 
-use super::fact::Place;
+use super::fact::{Fact, Place, StreamNo};
 use super::findings::Findings;
 use super::judge::Scope;
 use super::names::Names;
@@ -58,29 +58,20 @@ impl Intake {
         self.ours = true;
         let body = Body::parse(text);
         let mut bytes = std::mem::take(&mut self.row);
-        let read = read(text, &body, stored.resource_digest, place, &mut self.names, |stream, fact| {
+        let mut give = |stream: StreamNo, fact: Fact| {
             bytes.clear();
             fact.write(stream, &mut bytes);
             row(&bytes);
-        });
-        self.row = bytes;
+        };
+        let read = read(text, &body, stored.resource_digest, place, &mut self.names, &mut give);
         self.records |= read.is_ok();
         match (read, &body) {
             (Ok(read), Ok(body)) => {
-                self.void(read, place);
+                self.void(read, place, &mut give);
                 let name = self.names.name(read.stream).filter(|_| read.seq.is_some());
                 let difference = projector.compare(body, stored, name.and_then(|name| name.parts()).as_ref());
                 if let Err(difference) = difference {
-                    let name = self.names.name(read.stream);
-                    let records = read.seq.map(|seq| seq..seq.saturating_add(1));
-                    let stream = name.cloned();
-                    self.find(Finding {
-                        verdict: Verdict::Projection,
-                        stream,
-                        records,
-                        place: Some(place),
-                        message: difference,
-                    });
+                    self.found(read, place, Verdict::Projection, difference, &mut give);
                 }
             }
             (Ok(_), Err(_)) => {}
@@ -93,10 +84,12 @@ impl Intake {
                 self.find(Finding::export(Verdict::Foreign, what).at(place));
             }
         }
+        self.names.say(&mut give);
+        self.row = bytes;
     }
 
     /// Says what of a record does not count.
-    fn void(&mut self, read: Read, place: Place) {
+    fn void(&mut self, read: Read, place: Place, give: impl FnMut(StreamNo, Fact)) {
         let message = match read.void {
             None => return,
             Some(Void::OtherPod(about)) => {
@@ -107,9 +100,22 @@ impl Intake {
             }
             Some(Void::OtherHead) => "its cosigned note is not that of this head, so it does not count".to_owned(),
         };
+        self.found(read, place, Verdict::Foreign, message, give);
+    }
+
+    /// Says what was found of a record. A row tells its stream, of which the list of findings may not.
+    fn found(
+        &mut self,
+        read: Read,
+        place: Place,
+        verdict: Verdict,
+        message: String,
+        mut give: impl FnMut(StreamNo, Fact),
+    ) {
         let records = read.seq.map(|seq| seq..seq.saturating_add(1));
         let stream = self.names.name(read.stream).cloned();
-        self.find(Finding { verdict: Verdict::Foreign, stream, records, place: Some(place), message });
+        self.find(Finding { verdict, stream, records, place: Some(place), message });
+        give(read.stream, Fact::Found(verdict));
     }
 
     /// Keeps an entry or a head of a ledger, of all of them at most so many bytes.
@@ -137,12 +143,16 @@ impl Intake {
 
     /// What the ledger says of streams; gives rows.
     pub fn ledger_says(&mut self, ledger: &Ledger, mut row: impl FnMut(&[u8])) {
+        let mut give = |stream: StreamNo, fact: Fact| {
+            let mut bytes = Vec::new();
+            fact.write(stream, &mut bytes);
+            row(&bytes);
+        };
         for (name, fact) in ledger.facts() {
             if let Some(stream) = self.names.number(name.as_str()) {
-                let mut bytes = Vec::new();
-                fact.write(stream, &mut bytes);
-                row(&bytes);
+                give(stream, fact);
             }
+            self.names.say(&mut give);
         }
     }
 

@@ -1,10 +1,12 @@
 //! All streams of an export, one after the other.
 
 use super::absence;
-use super::behind::{begins_late, behind};
+use super::behind::{begins_late, behind, ends_early};
 use super::chain::Chain;
-use super::conclude::{Conclusion, Condition, IDLE_NS, conclude};
-use super::fact::{Fact, Life, Source, StreamNo};
+use super::conclude::{Conclusion, IDLE_NS, conclude};
+use super::condition::Condition;
+use super::crowd::{About, Listed, Pending, Room};
+use super::fact::{Fact, Life, StreamNo};
 use super::findings::Findings;
 use super::intake::{Intake, LEDGER_BYTES_MAX};
 use super::report::{Exposure, External, Report, StreamReport, WINDOWS_MAX, limits};
@@ -84,6 +86,11 @@ impl Settings {
         }
     }
 
+    /// The only cluster whose streams are looked at.
+    pub fn cluster(&self) -> Option<&str> {
+        self.scope.stream.as_deref()?.split_once('/').map(|(cluster, _)| cluster)
+    }
+
     /// Size of the last head of a stream that the ledger clearly had before the end of the time that is looked at; `None`: it
     /// has none that is clearly of that time, or the time has no end.
     pub(super) fn known_within(&self, ledger: &Ledger, stream: &StreamId) -> Option<u64> {
@@ -107,11 +114,17 @@ pub struct Verification {
     settings: Settings,
     trust: Trust,
     current: Option<(StreamNo, Chain)>,
-    streams: BTreeMap<StreamId, StreamReport>,
+    listed: Listed,
     findings: Findings,
-    worst: BTreeMap<Option<StreamId>, Verdict>,
-    conditions: Vec<(bool, Condition)>,
-    sources: HashSet<Source>,
+    worst: Verdict,
+    /// A finding is one that nobody may be content with.
+    broken: bool,
+    /// The worst of streams that are listed, or expected.
+    worst_of: BTreeMap<StreamId, Verdict>,
+    pending: Pending,
+    pub(super) room: Room,
+    /// Pods that the ledger expects; and whether streams of theirs are there.
+    pods: BTreeMap<String, bool>,
     exposure: Exposure,
     copies: u64,
     /// A hole of one sink was accepted, though it is not known whose export this is.
@@ -121,17 +134,22 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Begins to judge what the intake has read.
+    /// Begins to judge what the intake has read, with the scope for which that was made.
     pub fn new(mut intake: Intake, settings: Settings, trust: Trust) -> Self {
+        let pending = Pending::new(trust.is_given());
+        let pods = trust.ledger.iter().flat_map(|ledger| &ledger.pods).map(|pod| (pod.uid.clone(), false)).collect();
         let mut this = Self {
             settings,
             trust,
             current: None,
-            streams: BTreeMap::new(),
+            listed: Listed::default(),
             findings: Findings::default(),
-            worst: BTreeMap::new(),
-            conditions: Vec::new(),
-            sources: HashSet::from([Ledger::SOURCE, Ledger::ERASER]),
+            worst: Verdict::Ok,
+            broken: false,
+            worst_of: BTreeMap::new(),
+            pending,
+            room: Room::default(),
+            pods,
             exposure: Exposure::default(),
             copies: 0,
             of_some_sink: false,
@@ -139,14 +157,16 @@ impl Verification {
             intake: Intake::default(),
         };
         let (listed, unlisted) = std::mem::take(&mut intake.findings).into_parts();
-        listed.for_each(|finding| this.find(finding));
-        let in_scope = |stream: &StreamId| this.settings.scope.contains(stream);
-        let unlisted = unlisted.into_iter().filter(|(stream, _)| stream.as_ref().is_none_or(in_scope));
-        for (stream, counts) in unlisted.collect::<Vec<_>>() {
-            for (verdict, count) in counts {
-                this.weigh(stream.clone(), verdict);
-                this.findings.count_more(stream.clone(), verdict, count);
+        for finding in listed.filter(|finding| this.settings.scope.holds(finding)).collect::<Vec<_>>() {
+            // Their streams come later.
+            if let Some(stream) = &finding.stream {
+                this.worst_of.entry(stream.clone()).or_insert(Verdict::Ok);
             }
+            this.find(finding);
+        }
+        for (verdict, count) in unlisted {
+            this.weigh(None, verdict);
+            this.findings.count_more(verdict, count);
         }
         this.intake = intake;
         this
@@ -163,13 +183,12 @@ impl Verification {
             self.stream_ends();
         }
         if self.current.is_none() {
-            let Some(name) = self.intake.names.name(number).cloned() else { return false };
+            let Fact::Name(name) = fact else { return false };
             let known = self.trust.ledger.as_ref().and_then(|ledger| ledger.streams.get(&name));
             let scope = &self.settings.scope;
             let window = scope.from_ns.unwrap_or(0)..=scope.to_ns.unwrap_or(u64::MAX);
             self.current = Some((number, Chain::new(name, known, window, self.settings.sink.clone())));
-        }
-        if let Some((_, chain)) = &mut self.current {
+        } else if let Some((_, chain)) = &mut self.current {
             chain.feed(fact);
         }
         true
@@ -178,13 +197,21 @@ impl Verification {
     fn stream_ends(&mut self) {
         let Some((number, mut chain)) = self.current.take() else { return };
         chain.end();
-        let Conclusion { mut report, findings, conditions, sources, exposure, cosigned_ns } =
+        let Conclusion { mut report, findings, mut conditions, sources, exposure, cosigned_ns } =
             conclude(&chain, number, &self.settings, &self.trust);
-        self.sources.extend(sources);
+        let known = self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(&chain.name));
+        let is_vouched = report.certified || known;
+        if let Some(ledger) = self.trust.ledger.as_ref().filter(|_| !is_vouched) {
+            if !sources.is_empty() && ledger.was_unkept(chain.found.times, &self.settings) {
+                self.pending.unkept(number, self.room);
+            }
+            conditions.iter_mut().for_each(Condition::of_a_stranger);
+        }
+        self.pending.proved(number, sources, is_vouched, self.room);
         // Those of other namespaces too: the ledger is that of all.
         self.cosigned = self.cosigned.take().max(cosigned_ns.map(|at| (at, chain.name.clone())));
         let wanted = self.settings.scope.contains(&chain.name);
-        self.conditions.extend(conditions.into_iter().map(|condition| (wanted, condition)));
+        let decided = self.pending.take(About { number, wanted, is_vouched }, conditions, self.room);
         if !wanted {
             return;
         }
@@ -193,41 +220,72 @@ impl Verification {
         self.exposure.uncovered += exposure.uncovered;
         let room = WINDOWS_MAX.saturating_sub(self.exposure.windows.len());
         self.exposure.windows.extend(exposure.windows.into_iter().take(room));
-        report.verdict = Verdict::Ok;
+        report.verdict = chain.found.read.unwrap_or(Verdict::Ok);
         // One that is only spoken of is no stream of the export.
         if chain.found.records > 0 || chain.found.claimed > 0 {
-            self.streams.insert(chain.name.clone(), report);
+            let pod = chain.name.parts().and_then(|parts| self.pods.get_mut(parts.pod_uid));
+            pod.into_iter().for_each(|is_there| *is_there = true);
+            self.listed.add(report, is_vouched, self.room);
         }
+        findings.into_iter().for_each(|finding| self.find(finding));
+        decided.into_iter().for_each(|(condition, holds)| self.decided(condition, holds));
+    }
+
+    /// Says what follows from a condition about a stream that is looked at.
+    fn decided(&mut self, condition: Condition, holds: bool) {
+        if holds {
+            self.of_some_sink |= condition.of_some_sink;
+            match self.listed.streams.get_mut(&condition.about) {
+                Some(report) => {
+                    report.proved += condition.proved;
+                    report.closed |= condition.closed;
+                }
+                None => self.listed.proved = self.listed.proved.saturating_add(condition.proved),
+            }
+        }
+        let findings = if holds { condition.yes } else { condition.no };
         findings.into_iter().for_each(|finding| self.find(finding));
     }
 
     fn find(&mut self, finding: Finding) {
         if self.settings.scope.holds(&finding) {
-            self.weigh(finding.stream.clone(), finding.verdict);
+            self.weigh(finding.stream.as_ref(), finding.verdict);
             self.findings.add(finding);
         }
     }
 
     /// Every finding counts, whether or not it is listed.
-    fn weigh(&mut self, stream: Option<StreamId>, verdict: Verdict) {
-        let worst = self.worst.entry(stream).or_insert(Verdict::Ok);
-        *worst = (*worst).max(verdict);
+    fn weigh(&mut self, stream: Option<&StreamId>, verdict: Verdict) {
+        self.worst = self.worst.max(verdict);
+        self.broken |= verdict.exit_code() == 1;
+        let Some(stream) = stream else { return };
+        let expected = || self.trust.ledger.as_ref().is_some_and(|ledger| ledger.streams.contains_key(stream));
+        if let Some(worst) = self.worst_of.get_mut(stream) {
+            *worst = (*worst).max(verdict);
+        } else if self.listed.streams.contains_key(stream) || expected() {
+            self.worst_of.insert(stream.clone(), verdict);
+        }
     }
 
     /// Says what waited for other records to be proved.
     fn settle(&mut self) {
-        let waiting = Waiting::new(std::mem::take(&mut self.conditions));
-        let mut sources = std::mem::take(&mut self.sources);
-        let rest = waiting.settle(&mut sources, |wanted, condition| {
-            self.of_some_sink |= wanted && condition.of_some_sink;
-            if let Some(report) = self.streams.get_mut(&condition.about) {
-                report.proved += condition.proved;
-                report.closed |= condition.closed;
+        let mut pending = std::mem::take(&mut self.pending);
+        let waiting = Waiting::new(std::mem::take(&mut pending.conditions));
+        let mut proved = std::mem::take(&mut pending.proved);
+        let rest = waiting.settle(&mut proved, |wanted, condition| {
+            if wanted {
+                self.decided(condition.told(), true);
             }
-            std::mem::take(&mut condition.yes).into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
         });
-        for (wanted, condition) in rest {
-            condition.no.into_iter().filter(|_| wanted).for_each(|finding| self.find(finding));
+        for (verdict, count) in pending.unknown(&rest) {
+            let message = format!(
+                "{count} statements about streams that neither the ledger nor a certificate names were too many to be looked at: what they \
+                 may mean counts"
+            );
+            self.find(Finding::export(verdict, message));
+        }
+        for (_, condition) in rest.into_iter().filter(|(wanted, _)| *wanted) {
+            self.decided(condition, false);
         }
     }
 
@@ -248,10 +306,10 @@ impl Verification {
         };
         let (behind, last_ns) = (behind(ledger, &self.settings, self.cosigned.as_ref()), ledger.last_ns);
         let begins_late = begins_late(ledger, &self.settings);
+        let ends_early = ends_early(ledger, &self.settings);
         // What was not looked at says nothing of it.
-        let told =
-            |name: &StreamId| self.worst.get(&Some(name.clone())).is_some_and(|worst| *worst != Verdict::Unknown);
-        let known = |name: &StreamId| self.streams.contains_key(name) || told(name);
+        let told = |name: &StreamId| self.worst_of.get(name).is_some_and(|worst| *worst != Verdict::Unknown);
+        let known = |name: &StreamId| self.listed.streams.contains_key(name) || told(name);
         // What ended before the time that is looked at need not be there.
         let from_ns = self.settings.scope.from_ns.unwrap_or(0);
         let due = ledger.streams.iter().filter(|(_, stream)| stream.to_ns >= from_ns);
@@ -259,7 +317,7 @@ impl Verification {
             |name| self.settings.scope.to_ns.is_none() || self.settings.known_within(ledger, name).is_some();
         let absent = due.filter(|(name, _)| !known(name));
         let absent: Vec<_> = absent.map(|(name, stream)| (name.clone(), stream.clone(), must_be_there(name))).collect();
-        behind.into_iter().chain(begins_late).for_each(|finding| self.find(finding));
+        ends_early.or(behind).into_iter().chain(begins_late).for_each(|finding| self.find(finding));
         if !self.settings.partial {
             let message = "the ledger expects this stream; nothing of it is in the export";
             for (name, stream, must_be_there) in &absent {
@@ -320,8 +378,9 @@ impl Verification {
             }
         }
         // A stream that the ledger knows is judged by itself.
-        let names = self.streams.keys().chain(ledger.streams.keys());
-        let seen: HashSet<&str> = names.filter_map(|name| name.parts()).map(|parts| parts.pod_uid).collect();
+        let known = ledger.streams.keys().filter_map(|name| name.parts()).map(|parts| parts.pod_uid);
+        let there = self.pods.iter().filter(|(_, is_there)| **is_there).map(|(uid, _)| uid.as_str());
+        let seen: HashSet<&str> = known.chain(there).collect();
         // One that began just before the ledger's end had no time to be in an export of then, whenever that is looked at.
         let settled = self.settings.now_ns.saturating_sub(POD_START_NS);
         let due = self.settings.now_ns.min(ledger.last_ns).saturating_sub(POD_START_NS);
@@ -356,7 +415,7 @@ impl Verification {
         if self.settings.partial {
             self.find(Finding::export(Verdict::Partial, "a filtered export: what is absent from it proves nothing"));
         }
-        if self.streams.is_empty() {
+        if self.listed.is_empty() {
             self.find(Finding::export(Verdict::Unknown, "there is no record of what is looked at in the input"));
         }
         let external = self.trust.ledger.as_ref().and_then(|ledger| ledger.external(&self.trust.witnesses));
@@ -366,19 +425,13 @@ impl Verification {
             (_, Some(_)) => Basis::Operator,
             _ => Basis::None,
         };
-        let verdict = self.worst.values().copied().max().unwrap_or(Verdict::Ok);
-        let broken = self.worst.values().any(|verdict| verdict.exit_code() == 1);
-        for (name, worst) in &self.worst {
-            if let Some(report) = name.as_ref().and_then(|name| self.streams.get_mut(name)) {
-                report.verdict = *worst;
+        let verdict = self.worst;
+        for (name, worst) in &self.worst_of {
+            if let Some(report) = self.listed.streams.get_mut(name) {
+                report.verdict = report.verdict.max(*worst);
             }
         }
-        let (listed, unlisted) = self.findings.into_parts();
-        let mut more_by_verdict: BTreeMap<Verdict, u64> = BTreeMap::new();
-        for (verdict, count) in unlisted.into_values().flatten() {
-            let known = more_by_verdict.entry(verdict).or_default();
-            *known = known.saturating_add(count);
-        }
+        let (listed, more_by_verdict) = self.findings.into_parts();
         let mut findings: Vec<Finding> = listed.collect();
         findings.sort_by(|a, b| {
             let key =
@@ -394,18 +447,20 @@ impl Verification {
         let of_some_sink = self.of_some_sink || of_one && self.settings.sink.is_none();
         let mut not_concluded = limits(trust, self.trust.ledger.is_some(), of_some_sink);
         not_concluded.extend(self.trust.ledger.iter().flat_map(Ledger::not_concluded));
-        let streams: Vec<StreamReport> = self.streams.into_values().collect();
+        let Listed { streams, more, records, proved, .. } = self.listed;
+        let streams: Vec<StreamReport> = streams.into_values().collect();
         Report {
             verdict,
-            exit_code: if broken { 1 } else { verdict.exit_code() },
+            exit_code: if self.broken { 1 } else { verdict.exit_code() },
             trust,
             external,
             scope: self.settings.scope_text,
-            records: streams.iter().map(|stream| stream.records).sum(),
-            proved: streams.iter().map(|stream| stream.proved).sum(),
+            records: streams.iter().fold(records, |sum, stream| sum.saturating_add(stream.records)),
+            proved: streams.iter().fold(proved, |sum, stream| sum.saturating_add(stream.proved)),
             copies: self.copies,
             others: self.intake.others,
             streams,
+            more_streams: more,
             findings,
             more_findings: more_by_verdict.values().fold(0, |sum, count| sum.saturating_add(*count)),
             more_by_verdict,

@@ -9,6 +9,8 @@ mod behind;
 mod branch;
 mod chain;
 mod conclude;
+mod condition;
+mod crowd;
 mod effects;
 mod epoch;
 mod fact;
@@ -51,6 +53,8 @@ mod any_tests;
 #[cfg(test)]
 mod behind_tests;
 #[cfg(test)]
+mod crowd_tests;
+#[cfg(test)]
 mod findings_tests;
 #[cfg(test)]
 mod holes_tests;
@@ -72,6 +76,8 @@ mod restated_tests;
 mod sorted_tests;
 #[cfg(test)]
 mod stranded_tests;
+#[cfg(test)]
+mod stranger_tests;
 #[cfg(test)]
 mod stream_tests;
 #[cfg(test)]

@@ -27,8 +27,10 @@ pub struct Report {
     pub copies: u64,
     /// Entries of the input that are no records of Testimony.
     pub others: u64,
-    /// Streams in scope, by name.
+    /// Streams in scope, by name; of those that neither the ledger nor a certificate names, so many as there is room for.
     pub streams: Vec<StreamReport>,
+    /// How many more of those there are.
+    pub more_streams: u64,
     /// What was found, the worst first.
     pub findings: Vec<Finding>,
     /// Findings beyond [`FINDINGS_MAX`](super::FINDINGS_MAX): none of them is worse than one that is listed.
@@ -121,6 +123,12 @@ pub(super) fn limits(trust: Basis, has_ledger: bool, of_some_sink: bool) -> Vec<
         );
         limits.push(
             "without the ledger, a tail that was cut off together with its heads looks like a stream that ended there"
+                .into(),
+        );
+    }
+    if trust == Basis::None && !has_ledger {
+        limits.push(
+            "without trust roots and ledger, a stream that was made up excuses what is missing of others of its pod"
                 .into(),
         );
     }

@@ -3,16 +3,89 @@
 //! Each record is looked up when it is proved, so that a long row of streams that vouch for each other costs no more than as many
 //! that do not.
 
-use super::conclude::Condition;
-use super::fact::Source;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use super::condition::Condition;
+use super::fact::{Source, StreamNo};
+use super::trust::Ledger;
+use super::verdict::{Finding, Verdict};
+use crate::evidence::hash::Hash;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+
+/// Records that are proved, and whose word excuses anything. Whoever may push OTLP can sign a stream of any pod with a key of their own:
+/// where something is given that vouches for streams, what is absent of one is excused by those alone that it vouches for (V2).
+#[derive(Default)]
+pub(super) struct Proved {
+    sources: HashSet<Source>,
+    /// Streams that the ledger or a certificate names, or of which such a one says what was found of them.
+    anchored: HashSet<StreamNo>,
+    /// Streams that the ledger could not know, as nobody kept it.
+    unkept: HashSet<StreamNo>,
+    is_trust_given: bool,
+    /// All that is anchored has been heard: the rest counts for what it is.
+    is_last_word: bool,
+}
+
+impl Proved {
+    pub(super) fn new(is_trust_given: bool) -> Self {
+        let sources = HashSet::from([Ledger::SOURCE, Ledger::ERASER]);
+        Self { sources, anchored: HashSet::from([Ledger::SOURCE.stream]), is_trust_given, ..Self::default() }
+    }
+
+    pub(super) fn contains(&self, source: &Source) -> bool {
+        self.sources.contains(source)
+    }
+
+    pub(super) fn insert(&mut self, source: Source) -> bool {
+        self.sources.insert(source)
+    }
+
+    pub(super) fn anchor(&mut self, stream: StreamNo) -> bool {
+        self.anchored.insert(stream)
+    }
+
+    pub(super) fn unkept(&mut self, stream: StreamNo) {
+        self.unkept.insert(stream);
+    }
+
+    pub(super) fn is_last_word(&self) -> bool {
+        self.is_last_word || !self.is_trust_given
+    }
+
+    /// Whether this record bears the condition out.
+    pub(super) fn counts(&self, condition: &Condition, source: &Source) -> bool {
+        let at_last = || self.is_last_word && (condition.is_strange || self.unkept.contains(&source.stream));
+        let is_heard =
+            || !self.is_trust_given || !condition.excuses || self.anchored.contains(&source.stream) || at_last();
+        self.sources.contains(source) && is_heard()
+    }
+
+    /// Whether one that is anchored says what was found of the whole stream: that is what an anchor is for.
+    pub(super) fn anchors(&self, condition: &Condition) -> bool {
+        condition.whole.is_some() && self.is_anchored(condition)
+    }
+
+    fn is_anchored(&self, condition: &Condition) -> bool {
+        let is_anchored = |source: &Source| self.sources.contains(source) && self.anchored.contains(&source.stream);
+        condition.said_by().any(is_anchored)
+    }
+
+    /// Says of what is excused by nobody better that it is.
+    fn tell(&self, condition: &mut Condition) {
+        if self.is_trust_given && condition.excuses && !condition.is_strange && !self.is_anchored(condition) {
+            let message = "excused only by a stream of its pod that neither the ledger nor a certificate names, of a time in which \
+                           nobody kept the ledger that was given: anyone who may send records can make up such a one";
+            let records = condition.yes.first().and_then(|finding| finding.records.clone());
+            let whole = Finding::whole(Verdict::Unanchored, &condition.about, message);
+            condition.yes.push(Finding { records, ..whole });
+        }
+    }
+}
 
 /// Conditions, and whether their stream is looked at.
 pub(super) struct Waiting {
     conditions: Vec<Option<(bool, Condition)>>,
     /// Which of them wait for a record, and which could do with it instead.
-    by_source: HashMap<Source, Vec<usize>>,
-    by_other: HashMap<Source, Vec<usize>>,
+    by_source: BTreeMap<Source, Vec<usize>>,
+    by_other: BTreeMap<Source, Vec<usize>>,
 }
 
 impl Waiting {
@@ -40,28 +113,40 @@ impl Waiting {
     /// Gives each condition of which a record is proved; what that proves is added. Gives the rest back.
     pub(super) fn settle(
         mut self,
-        sources: &mut HashSet<Source>,
+        proved: &mut Proved,
         mut holds: impl FnMut(bool, &mut Condition),
     ) -> Vec<(bool, Condition)> {
-        let at_first = |by: &HashMap<Source, Vec<usize>>| -> BTreeSet<usize> {
-            by.iter().filter(|(source, _)| sources.contains(source)).flat_map(|(_, at)| at.iter().copied()).collect()
+        let at_first = |by: &BTreeMap<Source, Vec<usize>>, proved: &Proved| -> BTreeSet<usize> {
+            by.iter().filter(|(source, _)| proved.contains(source)).flat_map(|(_, at)| at.iter().copied()).collect()
         };
-        let mut instead = at_first(&self.by_other);
-        let mut ready: VecDeque<usize> = at_first(&self.by_source).into_iter().collect();
+        let mut instead = at_first(&self.by_other, proved);
+        let mut ready: VecDeque<usize> = at_first(&self.by_source, proved).into_iter().collect();
         loop {
             while let Some(at) = ready.pop_front() {
-                let Some((wanted, mut condition)) = self.conditions.get_mut(at).and_then(Option::take) else {
+                let Some(waiting) = self.conditions.get_mut(at) else { continue };
+                let Some((wanted, mut condition)) = waiting.take_if(|(_, condition)| condition.is_proved(proved))
+                else {
                     continue;
                 };
+                proved.tell(&mut condition);
                 holds(wanted, &mut condition);
+                let anchored = condition.whole.filter(|_| proved.anchors(&condition));
                 for source in std::mem::take(&mut condition.sources) {
-                    if sources.insert(source) {
+                    if proved.insert(source) {
                         ready.extend(self.by_source.get(&source).into_iter().flatten());
                         instead.extend(self.by_other.get(&source).into_iter().flatten());
                     }
                 }
+                if let Some(stream) = anchored
+                    && proved.anchor(stream)
+                {
+                    let from = Source { stream, seq: 0, leaf: Hash([0; 32]) };
+                    let of = |source: &Source| source.stream == stream;
+                    ready.extend(self.by_source.range(from..).take_while(|(s, _)| of(s)).flat_map(|(_, at)| at));
+                    instead.extend(self.by_other.range(from..).take_while(|(s, _)| of(s)).flat_map(|(_, at)| at));
+                }
                 for then in condition.then {
-                    let is_proved = then.is_proved(sources);
+                    let is_proved = then.is_proved(proved);
                     let at = self.add(wanted, then);
                     if is_proved {
                         ready.push_back(at);
@@ -73,27 +158,34 @@ impl Waiting {
             // Only now: a condition's own record may have been proved last.
             for at in std::mem::take(&mut instead) {
                 if let Some(Some((_, condition))) = self.conditions.get_mut(at)
-                    && condition.becomes(sources)
+                    && condition.becomes(proved)
                 {
                     ready.push_back(at);
                 }
             }
-            if ready.is_empty() {
-                return Self::rest(self.conditions.into_iter().flatten(), sources, holds);
+            if !ready.is_empty() {
+                continue;
             }
+            if proved.is_last_word() {
+                return Self::rest(self.conditions.into_iter().flatten(), proved, holds);
+            }
+            proved.is_last_word = true;
+            instead = at_first(&self.by_other, proved);
+            ready = at_first(&self.by_source, proved).into_iter().collect();
         }
     }
 
     /// What does not hold, and what is decided because of that.
     fn rest(
         conditions: impl Iterator<Item = (bool, Condition)>,
-        sources: &HashSet<Source>,
+        proved: &Proved,
         mut holds: impl FnMut(bool, &mut Condition),
     ) -> Vec<(bool, Condition)> {
         let mut rest = Vec::new();
         for (wanted, mut condition) in conditions {
             for mut other in std::mem::take(&mut condition.otherwise) {
-                if other.is_proved(sources) || other.becomes(sources) {
+                if other.is_proved(proved) || other.becomes(proved) {
+                    proved.tell(&mut other);
                     holds(wanted, &mut other);
                 } else {
                     rest.push((wanted, other));

@@ -1,6 +1,7 @@
 //! From the sorted rows of ledgers to what they say: a first pass reads them, a second one only where something is wrong, or where
 //! records were abandoned.
 
+use super::judge::Settings;
 use super::ledger::{absent, alarm, refused, stranger};
 use super::older::{Best, Older};
 use super::part::Part;
@@ -28,10 +29,19 @@ pub struct Asked<'a> {
     /// Heads that somebody kept (W3): each stands among the ledger's own, so that its size is the least that the ledger must have,
     /// and what it covers must be there unchanged.
     pub kept: &'a [SignedNote],
+    /// Only this cluster is looked at: what claims to be the ledger of another one, and of which the roots say nothing, is none of it.
+    pub cluster: Option<&'a str>,
     /// How far streams had come at these times matters: see `Settings::times`.
     pub times: Times,
     /// Most bytes of bodies that may wait for a head of their ledger; `None`: [`WAITING_BYTES_MAX`].
     pub waiting_max: Option<usize>,
+}
+
+impl<'a> Asked<'a> {
+    /// What a verification with these settings asks.
+    pub fn of(keys: &'a [NamedKey], settings: &'a Settings) -> Self {
+        Self { keys, cluster: settings.cluster(), times: settings.times(), ..Self::default() }
+    }
 }
 
 /// Gives each row once, sorted by its bytes and without repeats; as often as it is asked.
@@ -203,6 +213,7 @@ impl<'a> First<'a> {
                 self.there.insert(name);
                 self.read.insert(sid, reading.finish());
             }
+            None if self.asked.cluster.is_some_and(|only| name.split('/').next() != Some(only)) => {}
             None if self.strangers.len() < STRANGERS_MAX => self.strangers.push(name),
             None => self.more_strangers = self.more_strangers.saturating_add(1),
         }

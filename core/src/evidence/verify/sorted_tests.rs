@@ -109,6 +109,24 @@ fn v4_ledgers_of_no_key_are_told_one_by_one_up_to_a_limit() {
 }
 
 #[test]
+fn v3_a_scope_of_one_cluster_passes_over_the_ledgers_of_others() {
+    let operator = busy(1);
+    let entry = operator.bodies.first().expect("an entry");
+    let stranger = |cluster: &str| edit(entry, "sid", Some(&format!("{cluster}/other/ledger/{:032x}-0-0", 1)));
+    let judged = |bodies: &[String], prefix: &str| {
+        let scope = Scope { stream: Some(prefix.to_owned()), ..Scope::default() };
+        let trust = Trust { ledger_keys: vec![ledger_key()], ..Trust::default() };
+        let report = verify(bodies, Settings { scope, ..settings() }, trust);
+        report.findings.iter().filter(|finding| finding.message.contains("/other/ledger/")).count()
+    };
+    let bodies = [&operator.bodies[..], &[stranger("c"), stranger("d"), stranger("cc")]].concat();
+    assert_eq!(judged(&bodies, "c/"), 1, "a stranger of the cluster itself is told");
+    assert_eq!(judged(&bodies, "c/shop/p1"), 1);
+    assert_eq!(judged(&bodies, "c"), 3, "these may all be meant");
+    assert_eq!(judged(&bodies, "d/"), 1);
+}
+
+#[test]
 fn w3_a_cosigned_head_is_known_by_when_its_last_entry_was_written() {
     let mut operator = busy(3);
     let head = |body: &String| {

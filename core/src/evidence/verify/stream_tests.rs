@@ -225,6 +225,34 @@ fn g2_d3_a_stream_that_holes_account_for_as_a_whole_is_a_gap_and_not_missing() {
 }
 
 #[test]
+fn g2_d3_a_later_start_proves_what_a_hole_left_of_a_stream_without_heads() {
+    let mut crashed = Writer::new(sid("p", 0), 1, &[]);
+    (0..6).for_each(|_| crashed.exchange("/a"));
+    let other = crashed.sid.to_string().replace("0123456789abcdef0123456789abcdef", &"f".repeat(32));
+    let mut next = Writer::new(other.parse().expect("a name"), 2, &[("found", crashed.sid.as_str())]);
+    let root = crashed.range(7).root().expect("from 0").to_hex();
+    let told = [("rec_sid", crashed.sid.as_str()), ("size", "7"), ("root", &root), ("state", "lost")];
+    next.record("recovered", &[&told[..], &[("head_size", "0")]].concat());
+    let nodes = crashed.range(3).nodes().map(Hash::to_hex).collect::<Vec<_>>().join(",");
+    let hole = [("hole_sid", crashed.sid.as_str()), ("hole_from", "0"), ("hole_to", "3"), ("nodes", &nodes)];
+    next.record("hole", &[&hole[..], &[("scope", "sink=a"), ("hole_reason", "spool_damaged")]].concat());
+    next.close();
+    // The first frame of its spool is damaged: its key is gone with its first record.
+    let left = || crashed.bodies.iter().skip(3).cloned();
+    let all: Vec<String> = left().chain(next.all()).collect();
+    assert_eq!(check(&all), ["GAP 0..3"]);
+    let mut edited = all.clone();
+    edited[1] = edit(&edited[1], "path", Some("/c"));
+    let found = check(&edited);
+    assert!(found.iter().any(|found| found.starts_with("TAMPERED")), "{found:?}");
+    // Whoever is not proved proves nothing, and nobody does where only the records are there.
+    let heads = next.heads.iter();
+    let unproved: Vec<String> = all.iter().filter(|body| !heads.clone().any(|head| head == *body)).cloned().collect();
+    assert!(check(&unproved).contains(&"FOREIGN".to_owned()), "{:?}", check(&unproved));
+    assert!(check(&left().collect::<Vec<_>>()).contains(&"FOREIGN".to_owned()));
+}
+
+#[test]
 fn d3_a_head_beyond_what_recovery_found_is_a_finding() {
     let mut crashed = Writer::new(sid("p", 0), 1, &[]);
     (0..3).for_each(|_| crashed.exchange("/a"));

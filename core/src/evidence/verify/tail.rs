@@ -2,7 +2,8 @@
 
 use super::behind::tolerated_ns;
 use super::branch::{Branch, Effect};
-use super::conclude::{Concluding, Condition, IDLE_NS, one};
+use super::conclude::{Concluding, IDLE_NS, one};
+use super::condition::Condition;
 use super::fact::Life;
 use super::found::Attested;
 use super::trust::{Ledger, LedgerStream};
@@ -30,9 +31,11 @@ impl Concluding<'_> {
             && self.chain.attested.is_empty()
             && !self.is_abandoned(tail.end(), tail.next)
             && !self.awaits_more(tail);
-        if found.size == 0 && found.claimed == 0 && (tail.epoch.key.is_none() || (unexplained && !self.goes_on(tail))) {
-            let message = "nothing signed proves these records: no head of their stream is there";
-            self.whole(Verdict::Foreign, message);
+        let is_headless = found.size == 0 && found.claimed == 0;
+        // Without its first record not even a key is there that could sign for it: what others say of it is all there is.
+        let is_nameless = is_headless && tail.epoch.key.is_none();
+        if is_headless && unexplained && !self.goes_on(tail) || is_nameless && self.chain.attested.is_empty() {
+            self.headless();
             return;
         }
         self.out.report.closed = tail.closed.is_some_and(|seq| found.size > seq);
@@ -42,8 +45,12 @@ impl Concluding<'_> {
         let said: Vec<Condition> = said.into_iter().map(|attested| self.attested(tail, attested, covered)).collect();
         let before = std::mem::take(&mut self.out.findings);
         let conditions = self.out.conditions.len();
-        tail.effects.iter().for_each(|effect| self.uncovered(effect));
-        self.open_end(tail, covered);
+        if is_nameless {
+            self.headless();
+        } else {
+            tail.effects.iter().for_each(|effect| self.uncovered(effect));
+            self.open_end(tail, covered);
+        }
         match Condition::first_of(said) {
             Some(condition) => {
                 let no = std::mem::replace(&mut self.out.findings, before);
@@ -52,6 +59,10 @@ impl Concluding<'_> {
             }
             None => self.out.findings.splice(0..0, before).for_each(drop),
         }
+    }
+
+    fn headless(&mut self) {
+        self.whole(Verdict::Foreign, "nothing signed proves these records: no head of their stream is there");
     }
 
     /// Whether nothing speaks against what is there but that more is sealed behind it, which may be on its way to the backend: a
@@ -120,7 +131,8 @@ impl Concluding<'_> {
         let (sources, then) = (self.out.sources.split_off(sources), self.out.conditions.split_off(conditions));
         let (also, proved) = (attested.also.clone(), attested.present);
         let that = Condition::that(&self.chain.name, attested.ended.source, yes);
-        Condition { also, then, sources, proved, closed, ..that }
+        let whole = Some(self.number);
+        Condition { also, then, sources, proved, closed, excuses: true, whole, ..that }
     }
 
     /// An effect that no head covers.

@@ -1,6 +1,8 @@
 //! What a verification rests on, from outside the export.
 
-use super::fact::{Ended, Fact, Hole, Life, Source};
+use super::behind::tolerated_ns;
+use super::fact::{Ended, Fact, Hole, Life, Source, StreamNo};
+use super::judge::Settings;
 use crate::evidence::hash::Hash;
 use crate::evidence::ledger::Pruned;
 use crate::evidence::ledger::read::Witnessed;
@@ -172,7 +174,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// As the source of what it says of a stream's end.
-    pub const SOURCE: Source = Source { stream: u32::MAX, seq: 0, leaf: Hash([0; 32]) };
+    pub const SOURCE: Source = Source { stream: StreamNo::MAX, seq: 0, leaf: Hash([0; 32]) };
 
     /// As the source of its orders to erase.
     pub const ERASER: Source = Source { seq: 1, ..Self::SOURCE };
@@ -254,6 +256,14 @@ impl Ledger {
         self.missing.is_empty() && self.streams.get(stream).is_some_and(|known| known.heads.is_empty())
     }
 
+    /// Whether a stream from whose records these are the first and the last time could not have been made known to it: nobody kept
+    /// it then, or it ends clearly before what is looked at, and before the stream does.
+    pub(super) fn was_unkept(&self, (first_ns, last_ns): (u64, u64), settings: &Settings) -> bool {
+        let until_ns = settings.now_ns.min(settings.scope.to_ns.unwrap_or(u64::MAX));
+        let is_old = until_ns.saturating_sub(self.last_ns) > tolerated_ns(settings);
+        (is_old && last_ns > self.last_ns) || self.outages.iter().any(|(from, to)| first_ns <= *to && last_ns >= *from)
+    }
+
     /// Whether a stream that it does not know can be genuine all the same: its pod is expected, or it began when nobody kept
     /// the ledger, or after its end.
     pub(super) fn excuses(&self, stream: &StreamId, first_ns: u64) -> bool {
@@ -275,4 +285,11 @@ pub struct Trust {
     pub ledger_keys: Vec<NamedKey>,
     /// The ledger.
     pub ledger: Option<Ledger>,
+}
+
+impl Trust {
+    /// Whether anything is given that can vouch for streams.
+    pub(super) fn is_given(&self) -> bool {
+        self.roots.is_some() || self.ledger.is_some()
+    }
 }

@@ -51,6 +51,29 @@ impl Verdict {
         }
     }
 
+    /// All of them.
+    const ALL: [Self; 14] = [
+        Self::Ok,
+        Self::Pruned,
+        Self::Erased,
+        Self::Pending,
+        Self::Partial,
+        Self::Gap,
+        Self::Unclosed,
+        Self::Unanchored,
+        Self::Projection,
+        Self::Unknown,
+        Self::Missing,
+        Self::Foreign,
+        Self::Tampered,
+        Self::Fork,
+    ];
+
+    /// The one that reports print so.
+    pub(super) fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verdict| verdict.as_str() == text)
+    }
+
     /// Those that somebody may be content with: nothing is altered, and what is missing is declared or cannot be told yet.
     pub const ACCEPTABLE: [Self; 5] = [Self::Pending, Self::Partial, Self::Gap, Self::Unclosed, Self::Unanchored];
 

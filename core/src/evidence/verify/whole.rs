@@ -16,7 +16,7 @@ pub fn judge_bodies<'a>(bodies: impl IntoIterator<Item = &'a str>, settings: Set
         intake.record(body, &Stored::default(), &projector, place, |row| rows.push(row.to_vec()));
     }
     if trust.ledger.is_none() && !intake.ledger().is_empty() {
-        let asked = Asked { keys: &trust.ledger_keys, times: settings.times(), ..Asked::default() };
+        let asked = Asked::of(&trust.ledger_keys, &settings);
         let (ledger, findings) = Ledger::read_asked(&asked, intake.ledger());
         intake.ledger_findings(findings);
         trust.ledger = ledger;

@@ -17,7 +17,7 @@ mod tests;
 pub use error::ExpressionError;
 
 use super::Facts;
-use super::judge::normalise;
+use super::judge::{normalise, until_query};
 use error::At;
 use eval::Evaluation;
 use node::{Node, Variable};
@@ -88,10 +88,10 @@ impl Expression {
         if normal.as_deref() == Some(path) {
             return Ok(as_sent);
         }
-        match Evaluation::new(facts, normal.as_deref()).bool(&self.root)? == as_sent {
-            true => Ok(as_sent),
-            false => Err(Undecided::AmbiguousPath),
-        }
+        let normal = normal.as_deref();
+        let cut = normal.map(until_query);
+        let agrees = |form| Evaluation::new(facts, form).bool(&self.root).map(|of_form| of_form == as_sent);
+        if agrees(normal)? && (cut == normal || agrees(cut)?) { Ok(as_sent) } else { Err(Undecided::AmbiguousPath) }
     }
 
     /// Memory of its patterns, in bytes.

@@ -58,6 +58,9 @@ fn a_path_that_means_another_one_does_not_hide_behind_a_prefix() {
         "/healthz/..;/admin",
         "/healthz/..;a=b/admin",
         "/healthz/..%5cadmin",
+        "/healthz/%252e%252e/admin",
+        "/healthz/..%25255cadmin",
+        "/healthz/%2525252525",
         "/healthz#/../admin",
         "/healthz/#",
         // Back again for who takes `..;` or an escaped slash for what it may mean; not for who doesn't.
@@ -67,7 +70,15 @@ fn a_path_that_means_another_one_does_not_hide_behind_a_prefix() {
     ] {
         assert_eq!(judge.judge(&get(path)).map(|v| v.level), Some(Level::Metadata), "{path}");
     }
-    for path in ["/healthz/db;v=1", "/healthz/a%20b", "/healthz/./db", "/healthz//db", "/healthz/.well"] {
+    for path in [
+        "/healthz/db;v=1",
+        "/healthz/a%20b",
+        "/healthz/a%252Fb",
+        "/healthz/50%25",
+        "/healthz/./db",
+        "/healthz//db",
+        "/healthz/.well",
+    ] {
         assert_eq!(judge.judge(&get(path)).map(|v| (v.level, v.undecided)), Some((Level::None, None)), "{path}");
     }
 }
@@ -80,6 +91,8 @@ fn a_rule_that_records_is_not_escaped_by_writing_the_path_another_way() {
     let verdict = |path| judge.judge(&get(path)).map(|v| (v.rule, v.undecided)).expect("covered");
     for path in [
         "/v1/%61dmin/users",
+        "/v1/%2561dmin/users",
+        "/v1%25252Fadmin",
         "/v1//admin",
         "/v1;x/admin;y=1/users",
         "/v1%2Fadmin",
@@ -90,13 +103,16 @@ fn a_rule_that_records_is_not_escaped_by_writing_the_path_another_way() {
         "/v1/admin#",
         "/x#/../v1/admin",
         "/v1/admin/..;/..;/x",
+        "/v1/admin%23x",
+        "/v1/admin%3Fx/y",
+        "/v1/admin%252523",
     ] {
         assert_eq!(verdict(path), ("admin", Some(Undecided::AmbiguousPath)), "{path}");
         let post = Facts { method: Some("POST"), ..get(path) };
         assert_eq!(judge.judge(&post).map(|v| (v.rule, v.undecided)), Some(("rest", None)), "{path}");
     }
     assert_eq!(verdict("/v1/admin/users;v=1"), ("admin", None));
-    for path in ["/v1/orders;v=1", "/v1/a%20b", "//x/.y"] {
+    for path in ["/v1/orders;v=1", "/v1/a%20b", "//x/.y", "/v1/c%23", "/v1/what%3F/admin"] {
         assert_eq!(verdict(path), ("rest", None), "{path}");
     }
 }

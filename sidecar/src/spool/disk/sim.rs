@@ -69,7 +69,7 @@ struct SimFile {
     linked: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct State {
     files: BTreeMap<String, SimFile>,
     /// Removed or renamed, but the folder was not synced: they may come back.
@@ -80,6 +80,14 @@ struct State {
     /// This says that it was done, and is not.
     lie: Option<Fault>,
     capacity: u64,
+    /// How often somebody waited for a sync.
+    waits: u64,
+    /// How many operations failed.
+    failures: u64,
+    /// After so many more operations somebody dies,
+    stops_in: Option<u64>,
+    /// and the disk was so.
+    stopped: Option<Box<State>>,
     dice: Dice,
 }
 
@@ -98,6 +106,10 @@ impl SimDisk {
             broken: Vec::new(),
             lie: None,
             capacity: u64::MAX,
+            waits: 0,
+            failures: 0,
+            stops_in: None,
+            stopped: None,
             dice,
         })))
     }
@@ -131,9 +143,32 @@ impl SimDisk {
         self.state().capacity = bytes;
     }
 
+    /// After so many more operations the disk is noted as it is, perhaps in the midst of the next one; the run itself goes on.
+    pub fn stop_after(&self, operations: u64) {
+        let mut state = self.state();
+        (state.stops_in, state.stopped) = (Some(operations), None);
+    }
+
+    /// The disk as it was then, if there were so many; it is not noted any more.
+    pub fn stopped(&self) -> Option<Self> {
+        let mut state = self.state();
+        state.stops_in = None;
+        state.stopped.take().map(|stopped| Self(Arc::new(Mutex::new(*stopped))))
+    }
+
+    /// How many operations failed.
+    pub fn failures(&self) -> u64 {
+        self.state().failures
+    }
+
     /// Whether a failed sync dropped something: nobody who comes later can tell.
     pub fn has_dropped(&self) -> bool {
         self.state().files.values().any(|file| !file.dropped.is_empty())
+    }
+
+    /// How often somebody waited for a sync.
+    pub fn waits(&self) -> u64 {
+        self.state().waits
     }
 
     /// Bytes of all files.
@@ -212,8 +247,20 @@ impl SimFile {
 impl State {
     fn found_by_the_next(&self, files: BTreeMap<String, SimFile>, dice: Dice) -> SimDisk {
         let (unlinked, faults, broken) = (BTreeMap::new(), Vec::new(), self.broken.clone());
-        let state = Self { files, unlinked, faults, broken, lie: None, capacity: u64::MAX, dice };
+        let (lie, capacity, waits, failures, stops_in, stopped) = (None, u64::MAX, 0, 0, None, None);
+        let state = Self { files, unlinked, faults, broken, lie, capacity, waits, failures, stops_in, stopped, dice };
         SimDisk(Arc::new(Mutex::new(state)))
+    }
+
+    /// An operation begins. Returns the disk as it is noted here, if it is.
+    fn begins(&mut self) -> Option<&mut Self> {
+        let left = self.stops_in?;
+        self.stops_in = left.checked_sub(1);
+        if left > 0 {
+            return None;
+        }
+        let noted = Self { stopped: None, ..self.clone() };
+        Some(&mut *self.stopped.insert(Box::new(noted)))
     }
 
     fn file(&mut self, name: &str) -> io::Result<&mut SimFile> {
@@ -249,6 +296,7 @@ impl State {
         match self.faults.iter().position(|due| *due == fault) {
             Some(at) => {
                 self.faults.remove(at);
+                self.failures += 1;
                 Err(io::Error::from_raw_os_error(libc::EIO))
             }
             None => Ok(()),
@@ -284,6 +332,7 @@ impl Files for SimDisk {
 impl Disk for SimDisk {
     fn create(&mut self, name: &str) -> io::Result<()> {
         let mut state = self.state();
+        state.begins();
         state.fails(Fault::Create)?;
         if state.files.contains_key(name) {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
@@ -300,21 +349,32 @@ impl Disk for SimDisk {
             Err(_) => usize::try_from(state.dice.below(bytes.len() as u64)).expect("small"),
             Ok(()) => bytes.len(),
         };
-        let file = state.file(name)?;
-        file.bytes.extend_from_slice(&bytes[..part.min(room)]);
+        let part = &bytes[..part.min(room)];
+        if let Some(noted) = state.begins() {
+            let part = &part[..usize::try_from(noted.dice.below(part.len() as u64 + 1)).expect("small")];
+            noted.file(name)?.bytes.extend_from_slice(part);
+        }
+        state.file(name)?.bytes.extend_from_slice(part);
         fault?;
-        if room < bytes.len() { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) }
+        if room < bytes.len() {
+            state.failures += 1;
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        Ok(())
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         self.end_sync(name)?;
         let mut state = self.state();
+        state.begins();
+        state.waits += 1;
         let end = state.file(name)?.bytes.len();
         state.sync(name, end)
     }
 
     fn begin_sync(&mut self, name: &str) -> io::Result<()> {
         let mut state = self.state();
+        state.begins();
         let file = state.file(name)?;
         assert_eq!(file.syncing, None, "one sync of a file at a time");
         file.syncing = Some(file.bytes.len());
@@ -348,6 +408,7 @@ impl Disk for SimDisk {
 
     fn sync_folder(&mut self) -> io::Result<()> {
         let mut state = self.state();
+        state.begins();
         state.fails(Fault::SyncFolder)?;
         if state.lie == Some(Fault::SyncFolder) {
             return Ok(());
@@ -359,6 +420,7 @@ impl Disk for SimDisk {
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
         let mut state = self.state();
+        state.begins();
         state.fails(Fault::Remove)?;
         let file = state.files.remove(name).ok_or_else(missing)?;
         if file.linked {
@@ -369,6 +431,7 @@ impl Disk for SimDisk {
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
+        state.begins();
         let file = state.files.remove(from).ok_or_else(missing)?;
         state.files.insert(to.to_owned(), file);
         Ok(())

@@ -79,30 +79,35 @@ pub fn scan<D: Disk>(
     let is_headless = |number: u64, bytes| last.is_none_or(|last| last < number) && bytes >= Header::START_BYTES as u64;
     scan.headless = aside.iter().filter(|(number, file)| is_headless(*number, file.bytes)).count() as u64;
     let mut rewrapped = shelf::rewrapped_keys(&disk, &files);
-    let mut segments = Vec::new();
-    if let Some((first, ..)) = headers.first() {
-        scan.lose_beginning(first);
+    let segment = |(header, header_bytes, header_hash, file_bytes): (Header, u64, Hash, u64)| Segment {
+        header_hash,
+        header_bytes,
+        rewrapped: rewrapped.remove(&header.number).unwrap_or_default().into(),
+        key: keys.unwrap(&header.pod_key).ok().map(Arc::new),
+        end: header.first,
+        readable_bytes: header_bytes,
+        file_bytes,
+        released_at: None,
+        header: Arc::new(header),
+    };
+    let mut segments: Vec<Segment> = headers.into_iter().map(segment).collect();
+    scan.durable = segments.last().map(Segment::first).unwrap_or_default();
+    let count = scan.counting(&disk, &segments, unreadable, goes_on)?;
+    for left_out in segments.drain(count..) {
+        tracing::info!(
+            file = left_out.name(),
+            "a segment does not reach as far as one before it, which counts instead"
+        );
     }
-    for at in 0..headers.len() {
-        let Some((header, length, hash, bytes)) = headers.get(at) else { continue };
+    if let Some(first) = segments.first() {
+        scan.lose_beginning(&first.header);
+    }
+    for at in 0..segments.len() {
         may_go_on(goes_on)?;
-        let next = headers.get(at + 1).map(|(next, ..)| next);
-        let key = keys.unwrap(&header.pod_key).ok().map(Arc::new);
-        let segment = Segment {
-            header: Arc::new(header.clone()),
-            header_hash: *hash,
-            header_bytes: *length,
-            rewrapped: rewrapped.remove(&header.number).unwrap_or_default().into(),
-            key,
-            end: header.first,
-            readable_bytes: *length,
-            file_bytes: *bytes,
-            released_at: None,
-        };
-        segments.push(scan.segment(&disk, segment, next));
-        if scan.unreadable && unreadable == Unreadable::Retry {
-            return Err(io::Error::other(format!("{}: the disk cannot read it", shelf::segment_name(header.number))));
-        }
+        let next = segments.get(at + 1).map(|next| next.header.clone());
+        let Some(segment) = segments.get_mut(at) else { continue };
+        scan.segment(&disk, segment, next.as_deref());
+        scan.is_readable(segment, unreadable)?;
     }
     let _ = disk.sync_folder();
     let report = scan.report(&segments, acks.recovered);
@@ -201,6 +206,8 @@ pub(super) fn header<F: Files>(
 struct Scan {
     boot: Boot,
     place: Place,
+    /// Everything before was durable when the last segment began.
+    durable: Place,
     streams: BTreeMap<StreamId, StreamFound>,
     begins: BTreeMap<(StreamId, u64), Place>,
     begins_beyond: u64,
@@ -220,6 +227,7 @@ impl Scan {
         Self {
             boot,
             place: Place::default(),
+            durable: Place::default(),
             streams: BTreeMap::new(),
             begins: BTreeMap::new(),
             begins_beyond: 0,
@@ -247,7 +255,10 @@ impl Scan {
             let name = format!("{}{ASIDE}", file.name);
             // Where its first write was cut, nothing of it was durable; else the next one's header shows what is missing, and
             // `lose_rest` tells it.
-            tracing::warn!(file = name, %error, "a segment has no header and is set aside");
+            tracing::warn!(
+                boot = %self.boot, file = name, %error,
+                "a segment has no header and is set aside: the next one's header, or a gap of unknown size, tells what it may have held"
+            );
             self.aside.insert(number, format!("the header: {error}; set aside as {name}"));
             if disk.rename(&file.name, &name).is_ok() {
                 file.name = name;
@@ -257,12 +268,67 @@ impl Scan {
         aside
     }
 
+    /// How many segments count, from the first on. What was not durable is written again where another one begins: who died
+    /// meanwhile left more of it in the one before. So the one that reaches furthest is the last, the newest where several do.
+    /// Those behind it stay in the folder as they are: who comes next finds the same.
+    fn counting<F: Files>(
+        &mut self,
+        files: &F,
+        segments: &[Segment],
+        unreadable: Unreadable,
+        goes_on: &dyn Fn() -> bool,
+    ) -> io::Result<usize> {
+        let (mut furthest, mut count) = (Place::default(), segments.len());
+        if count < 2 {
+            return Ok(count);
+        }
+        let again = segments.partition_point(|segment| segment.first() < self.durable);
+        for (at, segment) in segments.iter().enumerate().skip(again.saturating_sub(1)) {
+            may_go_on(goes_on)?;
+            let reach = self.reach(files, segment);
+            self.is_readable(segment, unreadable)?;
+            if reach >= furthest {
+                (furthest, count) = (reach, at.saturating_add(1));
+            }
+        }
+        Ok(count)
+    }
+
+    /// What the disk could not read may be there the next time.
+    fn is_readable(&self, segment: &Segment, unreadable: Unreadable) -> io::Result<()> {
+        if self.unreadable && unreadable == Unreadable::Retry {
+            return Err(io::Error::other(format!("{}: the disk cannot read it", segment.name())));
+        }
+        Ok(())
+    }
+
+    /// Where a segment's whole frames end, if nothing follows on it.
+    fn reach<F: Files>(&mut self, files: &F, segment: &Segment) -> Place {
+        let mut place = segment.first();
+        let mut walk = Walk::new(segment);
+        loop {
+            let (clear, whole) = match walk.step(files) {
+                Step::Frame(clear, whole) => (clear, whole),
+                Step::Broken(problem) => {
+                    self.unreadable |= problem == Problem::Unreadable.into();
+                    return place;
+                }
+                Step::Finished | Step::Unfinished => return place,
+            };
+            self.unreadable |= whole == Err(Problem::Unreadable.into());
+            if whole.is_err() && place >= self.durable {
+                return place;
+            }
+            place = Place(place.0.saturating_add(clear.entries.len() as u64));
+        }
+    }
+
     /// Reads one segment, up to where the next one begins.
-    fn segment<F: Files>(&mut self, files: &F, mut segment: Segment, next: Option<&Header>) -> Segment {
+    fn segment<F: Files>(&mut self, files: &F, segment: &mut Segment, next: Option<&Header>) {
         let header = segment.header.clone();
         self.begin(&header);
         let limit = next.map(|next| next.first);
-        let mut walk = Walk::new(&segment);
+        let mut walk = Walk::new(segment);
         let mut broken = None;
         while limit.is_none_or(|limit| self.place < limit) {
             let offset = walk.offset();
@@ -271,10 +337,12 @@ impl Scan {
                     clear.entries.iter().for_each(|entry| self.take(&header, entry));
                     segment.readable_bytes = walk.offset();
                 }
-                Step::Frame(clear, Err(problem)) if limit.is_some() && self.follows(&header, &clear.entries) => {
+                Step::Frame(clear, Err(problem))
+                    if self.place < self.durable && self.follows(&header, &clear.entries) =>
+                {
                     // What follows was written after this was durable, so this is no torn end. What is gone is known.
                     self.unreadable |= problem == Problem::Unreadable.into();
-                    self.lose_frame(&segment, offset, &problem, &clear.entries);
+                    self.lose_frame(segment, offset, &problem, &clear.entries);
                     segment.readable_bytes = walk.offset();
                 }
                 Step::Frame(_, Ok(())) => {
@@ -292,12 +360,11 @@ impl Scan {
         self.unreadable |= matches!(broken, Some((_, FormatError::Corrupt(Problem::Unreadable))));
         if let Some(next) = next.filter(|next| self.place < next.first) {
             let (offset, problem) = broken.unwrap_or((walk.offset(), FormatError::Short));
-            self.lose_rest(&segment, offset, &problem, next);
+            self.lose_rest(segment, offset, &problem, next);
         } else if let Some((offset, problem)) = broken.filter(|(_, problem)| limit.is_none() && is_damage(*problem)) {
             // A torn end, or damage at the end: it cannot be told apart, and nothing behind it was recovered.
             tracing::warn!(file = segment.name(), offset, %problem, "the segment ends here");
         }
-        segment
     }
 
     /// A header says where each of its streams stands; it is right where nothing before it was read.

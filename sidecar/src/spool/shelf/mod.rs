@@ -153,8 +153,11 @@ impl<D: Disk> Shelf<D> {
     }
 
     /// Takes over which sinks there are. One that is known from a log goes on where it stood; another one begins at
-    /// `start`.
+    /// `start`. Where none is named any more, what those of before lack waits for the next one.
     pub fn set_sinks(&mut self, rules: &[SinkRule], start: Place) {
+        if rules.is_empty() && !self.sinks.is_empty() {
+            return;
+        }
         let start = start.min(self.durable);
         let mut sinks = BTreeMap::new();
         for rule in rules {
@@ -245,7 +248,8 @@ impl<D: Disk> Shelf<D> {
         self.log.close(&mut self.disk);
     }
 
-    /// Everything before was acknowledged by every required sink, durably. Without required sinks: by every sink.
+    /// Everything before was acknowledged by every required sink, durably. Without required sinks: by every sink. Without sinks:
+    /// by all of those that the logs know.
     pub fn released(&self) -> Released {
         Released(self.least(|sink| sink.durable).0)
     }
@@ -259,7 +263,13 @@ impl<D: Disk> Shelf<D> {
     fn least(&self, of: impl Fn(&Sink) -> Place) -> Place {
         let required = self.sinks.values().filter(|sink| sink.required).map(&of).min();
         let all = self.sinks.values().map(&of).min();
-        required.or(all).unwrap_or(self.durable)
+        required.or(all).unwrap_or_else(|| self.unnamed())
+    }
+
+    /// Where none is named yet, or none any more since this process began: all waits for the next one but what those of before
+    /// have.
+    fn unnamed(&self) -> Place {
+        self.known.values().copied().min().unwrap_or_default()
     }
 
     /// Bytes of all segments, and of what was set aside.
@@ -288,13 +298,15 @@ impl<D: Disk> Shelf<D> {
 
     /// Every sink has it, durably.
     fn may_go(&self, segment: &Segment) -> bool {
-        !self.is_kept(segment) && self.sinks.values().all(|sink| sink.durable >= segment.end())
+        let all = self.sinks.values().map(|sink| sink.durable).min();
+        !self.is_kept(segment) && all.unwrap_or_else(|| self.unnamed()) >= segment.end()
     }
 
     /// Every required sink has it; sinks that are not required cannot keep it (T5).
     fn may_be_shed(&self, segment: &Segment) -> bool {
         let mut required = self.sinks.values().filter(|sink| sink.required);
-        self.may_shed_more() && !self.is_kept(segment) && required.all(|sink| sink.durable >= segment.end())
+        let is_taken = !self.sinks.is_empty() && required.all(|sink| sink.durable >= segment.end());
+        self.may_shed_more() && !self.is_kept(segment) && is_taken
     }
 
     /// The segment that is being written stays, and the newest with entries: it alone says how far the streams went. When

@@ -104,6 +104,12 @@ impl Shared {
         self.sinks().places.get(sink).copied()
     }
 
+    /// The sinks that are known here, by policy or by the logs.
+    pub(in crate::spool) fn sink_names(&self) -> Vec<String> {
+        let found = self.found.get().into_iter().flatten().map(|(name, _)| name.clone());
+        self.sinks().places.keys().cloned().chain(found).collect()
+    }
+
     pub(super) fn publish_found(&self, sinks: BTreeMap<String, Place>) {
         // A folder is read once.
         let _ = self.found.set(sinks);

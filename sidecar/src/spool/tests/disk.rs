@@ -3,7 +3,7 @@
 use super::rig::{BOOT, NEXT_BOOT, Rig, folder, keys, read_all, recover, sinks};
 use crate::spool::disk::sim::Fault;
 use crate::spool::disk::{Disk, Files, Folder, Syncer};
-use crate::spool::recover::{Unreadable, scan};
+use crate::spool::recover::{Scanned, Unreadable, scan};
 use crate::spool::shelf::is_log;
 use crate::spool::{Durable, Place, Writer};
 use std::fs;
@@ -57,6 +57,67 @@ fn d1_a_commit_that_fails_behind_the_writer_is_made_up_for_elsewhere() {
     assert!(rig.settles(100), "and nobody has to say again that all is to be durable");
     let (found, lost) = read_all(rig.reader(Place::default()));
     assert_eq!((found.len(), lost.len()), (5, 0));
+}
+
+#[test]
+fn d1_where_a_segment_ends_nobody_waits_for_the_disk() {
+    for seed in 0..20 {
+        let mut rig = Rig::new(seed);
+        for round in 0..40 {
+            if round % 10 == 9 {
+                rig.add_stream();
+            }
+            if round % 16 == 15 {
+                rig.writer.end_segment();
+            }
+            assert!(rig.put(if round % 2 == 0 { Writer::begin_commit } else { Writer::write }, 2, 100));
+            assert_eq!(rig.writer.written().end().number(), rig.given.len() as u64, "seed {seed}");
+            let killed = recover(&rig.disk.killed()).shelf.durable();
+            assert_eq!(killed.end(), rig.writer.written().end(), "seed {seed}: who is killed loses nothing of it");
+        }
+        assert_eq!(rig.disk.waits(), 0, "seed {seed}");
+        let segments = rig.writer.shelf().segments.len();
+        assert!(segments > 3, "seed {seed}: {segments}");
+        assert!(rig.put(Writer::begin_commit, 1, 100) && rig.settles(100), "seed {seed}");
+        assert_eq!(rig.disk.waits(), 0, "seed {seed}");
+        let (found, lost) = read_all(rig.reader(Place::default()));
+        assert_eq!((found.len(), lost.len()), (rig.given.len(), 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn sp_2_who_is_killed_while_a_segment_is_begun_loses_nothing_that_was_written() {
+    let mut shorter = 0;
+    for (seed, operations) in (0..20).flat_map(|seed| (0..12).map(move |operations| (seed, operations))) {
+        let mut rig = Rig::new(seed);
+        assert!(rig.put(Writer::begin_commit, 1, 10));
+        (0..3).for_each(|_| assert!(rig.put(Writer::write, 1, 10)));
+        let written = rig.writer.written().end();
+        rig.writer.end_segment();
+        rig.disk.stop_after(operations);
+        assert!(rig.put(Writer::write, 1, 10));
+        let Some(stopped) = rig.disk.stopped() else { continue };
+        let Scanned { mut shelf, report } = recover(&stopped);
+        let durable = shelf.durable().end();
+        assert!(durable >= written, "seed {seed}, after {operations}: {durable:?} of {written:?}");
+        let segments = stopped.list().expect("listed").iter().filter(|file| file.name.ends_with(".seg")).count();
+        shorter += usize::from(shelf.segments.len() < segments);
+        // Who comes after that finds the same,
+        let next = recover(&stopped);
+        assert_eq!((next.report, next.shelf.durable().end()), (report, durable));
+        // and nothing that anybody waits for where it was told, and its sinks had it.
+        shelf.set_sinks(&sinks(), Place::default());
+        sinks().iter().for_each(|sink| shelf.ack(&sink.name, durable).expect("durable"));
+        shelf.set_recovered();
+        shelf.flush(1).expect("written");
+        shelf.make_room(u64::MAX);
+        assert!(shelf.segments.is_empty());
+        let Scanned { mut shelf, report } = recover(&stopped);
+        shelf.set_sinks(&sinks(), Place::default());
+        assert!(report.was_told && report.damage.is_empty() && shelf.is_done(), "seed {seed}, after {operations}");
+        assert!(sinks().iter().all(|sink| shelf.position(&sink.name) == Some(shelf.durable().end())));
+    }
+    assert!(shorter > 20, "a segment that was begun did not reach as far as the one before: {shorter} times");
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use super::rig::{Rig, recover, sid, sinks};
 use crate::spool::disk::sim::SimDisk;
-use crate::spool::left::{Lacking, Left, unacknowledged};
+use crate::spool::left::{Lacking, Left, asked, unacknowledged};
 use crate::spool::{Place, Shelf};
 use std::time::{Duration, Instant};
 
 /// What these sinks lack of a folder.
 fn left(shelf: &Shelf<SimDisk>, rig: &Rig, sinks: &[&str]) -> Vec<Left> {
     let names: Vec<String> = sinks.iter().map(|sink| (*sink).to_owned()).collect();
+    let names = asked(&names, std::iter::once(shelf.shared()));
     let (mut lacking, mut bytes) = (Lacking::new(&names), usize::MAX);
     let until = Instant::now() + Duration::from_secs(60);
     unacknowledged(rig.disk.killed(), shelf.shared(), &mut lacking, &mut bytes, until);
@@ -51,4 +52,25 @@ fn w3_a_sink_that_the_spool_does_not_know_yet_lacks_what_the_others_lack() {
     rig.writer.shelf_mut().ack("a", end).expect("known");
     rig.writer.shelf_mut().flush(1).expect("written");
     assert_eq!(left(rig.writer.shelf(), &rig, &["new"]), []);
+}
+
+/// The last AuditSink is deleted, or there never was one, and the pod ends.
+#[test]
+fn w3_where_no_sink_is_named_what_those_of_before_lack_is_told() {
+    for (sinks, first) in [(sinks(), 7), (Vec::new(), 0)] {
+        let mut rig = Rig::with_sinks(5, &sinks);
+        (0..20).for_each(|_| assert!(rig.commit(4, 900)));
+        let records = rig.leaves(0, first).end()..rig.leaves(0, rig.given.len()).end();
+        for sink in &sinks {
+            rig.writer.shelf_mut().ack(&sink.name, Place(first as u64)).expect("known");
+        }
+        rig.writer.shelf_mut().flush(1).expect("written");
+        rig.writer.set_sinks(&[]);
+        let told = [Left { stream: sid(0), records, sink: None }];
+        assert_eq!(left(rig.writer.shelf(), &rig, &[]), told);
+        let mut scanned = recover(&rig.disk.killed());
+        assert_eq!(left(&scanned.shelf, &rig, &[]), told);
+        scanned.shelf.set_sinks(&[], Place::default());
+        assert_eq!(left(&scanned.shelf, &rig, &[]), told);
+    }
 }

@@ -103,13 +103,17 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(seed: u64) -> Self {
+        Self::with_sinks(seed, &sinks())
+    }
+
+    pub(super) fn with_sinks(seed: u64, sinks: &[SinkRule]) -> Self {
         let mut dice = Dice::new(seed);
         let disk = SimDisk::new(seed);
         let segment_bytes = 1024 + dice.below(8 * 1024);
         let limit_bytes = FIXED_RESERVE_BYTES + 24 * 1024 + dice.below(96 * 1024);
         let settings = WriterSettings { limit_bytes, segment_bytes };
         let mut writer = Writer::new(settings, keys(), Shelf::new(disk.clone(), BOOT)).expect("a writer");
-        writer.set_sinks(&sinks());
+        writer.set_sinks(sinks);
         let mut rig = Self {
             disk,
             writer,

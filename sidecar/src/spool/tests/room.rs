@@ -1,6 +1,6 @@
 //! What a spool does where there is no room: below its limit, and on the file system.
 
-use super::rig::{Rig, folder, settings, sid};
+use super::rig::{Rig, folder, read_all, recover, settings, sid};
 use crate::spool::boots::SPARE_BYTES;
 use crate::spool::disk::sim::Dice;
 use crate::spool::writer::Elsewhere;
@@ -298,4 +298,47 @@ fn t5_what_can_go_of_earlier_processes_is_room() {
     assert_eq!(rig.writer.room().ordinary_bytes, 0);
     rig.writer.set_elsewhere(Elsewhere { bytes, reclaimable_bytes: bytes });
     assert_eq!(rig.writer.room(), without);
+}
+
+/// A sink that is removed and made again, or replaced by another one in two steps.
+#[test]
+fn sp_2_what_waits_for_a_sink_waits_on_where_none_is_named_any_more() {
+    let rule = |name: &str| SinkRule { name: name.to_owned(), required: true };
+    for next in ["a", "c"] {
+        let mut rig = Rig::new(1);
+        rig.writer.set_sinks(&[rule("a")]);
+        for _ in 0..40 {
+            assert!(rig.commit(2, 400));
+        }
+        rig.writer.shelf_mut().ack("a", Place(7)).expect("durable");
+        rig.writer.set_sinks(&[]);
+        // What it took until it ended counts.
+        rig.writer.shelf_mut().ack("a", Place(9)).expect("durable");
+        rig.writer.shelf_mut().flush(1).expect("written");
+        rig.writer.shelf_mut().make_room(u64::MAX);
+        rig.writer.set_sinks(&[rule(next)]);
+        assert_eq!(rig.writer.shelf().position(next), Some(Place(9)), "{next}");
+        let (found, lost) = read_all(rig.reader(Place(9)));
+        assert_eq!((found.len(), lost.len()), (71, 0), "{next}");
+    }
+}
+
+/// A pod that runs before there is a sink, and a container that is restarted while there is none.
+#[test]
+fn sp_2_what_is_recorded_before_any_sink_is_named_waits_for_the_first() {
+    let rule = |name: &str| SinkRule { name: name.to_owned(), required: true };
+    let mut rig = Rig::with_sinks(1, &[]);
+    for _ in 0..40 {
+        assert!(rig.commit(2, 400));
+    }
+    rig.writer.shelf_mut().flush(1).expect("written");
+    rig.writer.shelf_mut().make_room(u64::MAX);
+    let (found, lost) = read_all(rig.reader(Place(0)));
+    assert_eq!((found.len(), lost.len()), (80, 0));
+    let mut scanned = recover(&rig.disk.killed());
+    scanned.shelf.set_sinks(&[], Place::default());
+    assert_eq!(scanned.shelf.released().end(), Place(0));
+    assert!(!scanned.shelf.is_done());
+    rig.writer.set_sinks(&[rule("a")]);
+    assert_eq!(rig.writer.shelf().position("a"), Some(Place(0)));
 }

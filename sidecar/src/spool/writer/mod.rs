@@ -2,6 +2,7 @@
 
 mod limits;
 mod open;
+mod roll;
 
 pub use limits::{Elsewhere, Fault, Room, WriterSettings};
 
@@ -9,15 +10,13 @@ use super::SPARE_BLOCKS_MAX;
 use super::disk::Disk;
 use super::entry::{Block, Kind, StreamNumber};
 use super::format::frame::{Encoder, frame_bytes_max};
-use super::format::header::{Header, StreamStart};
 use super::keys::Keys;
 use super::position::{Durable, Place, Written};
-use super::shelf::{Placed, Segment, Shelf, SinkRule};
+use super::shelf::{Placed, Shelf, SinkRule};
 use open::{Appended, Open};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use testimony_core::evidence::hash::Hash;
 use testimony_core::evidence::merkle::Range;
 use testimony_core::evidence::stream::StreamId;
 
@@ -235,7 +234,7 @@ impl<D: Disk> Writer<D> {
                 }
                 self.append(false)?;
             } else if self.open.is_some() {
-                self.finish_segment()?;
+                self.roll()?;
             } else {
                 self.start_segment()?;
             }
@@ -354,6 +353,8 @@ impl<D: Disk> Writer<D> {
             let forgotten = self.shelf.shared().grow(&segment, end, recent.collect());
             self.spend(forgotten);
         }
+        // What was written again is durable here.
+        self.forget_empty(|left| left < number);
     }
 
     /// What every required sink has is in memory no more.
@@ -371,76 +372,6 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn finish_segment(&mut self) -> Result<(), Fault> {
-        if self.open.is_none() {
-            return Ok(());
-        }
-        self.append(true)?;
-        self.sync_open()?;
-        if let Some(open) = self.open.take() {
-            self.shelf.disk.close(&open.name);
-            self.shelf.open = None;
-        }
-        Ok(())
-    }
-
-    /// Makes a file. Everything before its first entry is durable, so its header says where each stream stands.
-    fn start_segment(&mut self) -> Result<(), Fault> {
-        let now = self.now;
-        let first = self.shelf.durable().end();
-        let needed: BTreeMap<StreamNumber, ()> =
-            self.pending.iter().flat_map(|block| &block.entries).map(|entry| (entry.stream, ())).collect();
-        let is_due = |(number, stream): &(&StreamNumber, &Stream)| {
-            needed.contains_key(number)
-                || stream.closed_at.is_none_or(|at| now.saturating_sub(at) < CLOSED_STREAM_NANOS)
-        };
-        let due: Vec<(&StreamNumber, &Stream)> = self.streams.iter().filter(is_due).collect();
-        if needed.keys().any(|number| !self.streams.contains_key(number)) {
-            return Err(Fault::UnknownStream);
-        }
-        let fresh = self.keys.fresh()?;
-        let start = |stream: &Stream| {
-            let (sid, leaves) = (stream.sid.clone(), stream.leaves.clone());
-            StreamStart { sid, leaves, exchanges: stream.exchanges }
-        };
-        let header = Header {
-            boot: self.shelf.boot(),
-            number: self.next_number,
-            first,
-            created_unix_nanos: now,
-            pod_key: fresh.pod,
-            recovery_key: fresh.recovery,
-            streams: due.iter().map(|(_, stream)| start(stream)).collect(),
-        };
-        let map = due.iter().zip(0_u16..).map(|((number, _), at)| (**number, at)).collect();
-        let mut bytes = Vec::new();
-        header.encode(&mut bytes)?;
-        self.make_room(bytes.len() as u64)?;
-        self.check_free(bytes.len() as u64)?;
-        let (number, length) = (header.number, bytes.len() as u64);
-        let segment = Segment {
-            header_hash: Hash::of(&[&bytes]),
-            header: Arc::new(header),
-            header_bytes: length,
-            rewrapped: Arc::default(),
-            key: Some(Arc::new(fresh.key)),
-            end: first,
-            readable_bytes: length,
-            file_bytes: length,
-            released_at: None,
-        };
-        // No number is used twice, whatever became of its file.
-        self.next_number = self.next_number.saturating_add(1);
-        self.written = first;
-        let name = segment.name();
-        let Some(key) = segment.key.clone() else { return Ok(()) };
-        self.open = Some(Open::new(&segment, key, map));
-        self.shelf.open = Some(number);
-        self.shelf.segments.insert(number, segment);
-        self.shelf.disk.create(&name).map_err(|source| Fault::Io { what: "make a segment", source })?;
-        self.shelf.disk.append(&name, &bytes).map_err(|source| Fault::Io { what: "write a segment", source })
-    }
-
     /// Keeps the limit (SP-3).
     fn make_room(&mut self, bytes: u64) -> Result<(), Fault> {
         let limit_bytes = self.settings.segments_bytes_max();
@@ -454,30 +385,6 @@ impl<D: Disk> Writer<D> {
         } else {
             Ok(())
         }
-    }
-
-    /// No file is begun that cannot be written; so a full disk does not fill with beginnings.
-    fn check_free(&self, header_bytes: u64) -> Result<(), Fault> {
-        let first = self.pending.front().map_or(0, |block| frame_bytes_max(block.len(), block.payload.len()));
-        let needed = header_bytes.saturating_add(first as u64).saturating_add(FREE_BYTES_MIN);
-        // Where the system does not tell, writing shows it.
-        match self.shelf.disk.free_bytes() {
-            Ok(free_bytes) if free_bytes < needed => Err(Fault::DiskFull { free_bytes }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Leaves the open segment after a failure: what of it is durable stays readable, all else goes to a new one.
-    fn abandon(&mut self) {
-        let Some(open) = self.open.take() else { return };
-        self.shelf.disk.close(&open.name);
-        self.shelf.open = None;
-        self.written = self.shelf.durable().end();
-        let is_empty = self.shelf.segments.get(&open.number).is_some_and(|segment| segment.end <= segment.first());
-        if is_empty && let Some(segment) = self.shelf.segments.remove(&open.number) {
-            self.shelf.discard(open.name, segment.file_bytes);
-        }
-        self.shelf.publish();
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Open {
     pub(super) appended: Vec<Vec<Entry<u16>>>,
     /// A sync is under way.
     pub(super) syncing: Option<Appended>,
+    /// Nothing more is to stand here.
+    pub(super) is_over: bool,
     /// Where streams stand in the header.
     streams: BTreeMap<StreamNumber, u16>,
 }
@@ -46,6 +48,7 @@ impl Open {
             bytes: segment.header_bytes,
             appended: Vec::new(),
             syncing: None,
+            is_over: false,
             streams,
         }
     }
@@ -55,9 +58,10 @@ impl Open {
         Appended { blocks: self.appended.len(), bytes: self.bytes }
     }
 
-    /// Whether the block may stand here.
+    /// Whether the block may stand here: the first one always, however long the header is.
     pub(super) fn takes(&self, block: &Block<StreamNumber>, segment_bytes: u64) -> bool {
-        self.bytes < segment_bytes
+        !self.is_over
+            && (self.bytes < segment_bytes || self.frames == 0)
             && self.frames < u32::MAX - 1
             && block.entries.iter().all(|entry| self.streams.contains_key(&entry.stream))
     }
