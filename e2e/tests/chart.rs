@@ -294,6 +294,49 @@ fn a_wrong_value_is_named() {
     }
 }
 
+/// Of the quantities that Rust reads, the schema lets some through; those the templates must read as Rust does.
+#[test]
+fn the_templates_read_quantities_as_the_operator_does() {
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let schema: serde_json::Value = serde_json::from_str(&read(&chart().join("values.schema.json"))).expect("JSON");
+    let table = read(&repository().join("core/tests/vectors/quantities.cases"));
+    let rows = table.lines().filter(|line| !line.starts_with('#')).map(|line| line.split_once(" = ").expect("a row"));
+    let (texts, wanted): (Vec<&str>, Vec<&str>) = rows.unzip();
+
+    let small = Path::new(env!("CARGO_TARGET_TMPDIR")).join("quantities");
+    fs::create_dir_all(small.join("templates")).expect("a folder");
+    let write = |name: &str, text: &str| fs::write(small.join(name), text).expect("written");
+    write("Chart.yaml", "{apiVersion: v2, name: quantities, version: 0.0.0}");
+    write("templates/_helpers.tpl", &read(&chart().join("templates/_helpers.tpl")));
+    let all = r#"{{ range .Values.texts }}
+- {{ if regexMatch $.Values.pattern . }}{{ include "testimony.amount" . | toJson }}{{ else }}none{{ end }}{{ end }}"#;
+    let all = &format!("apiVersion: v1\nkind: Amounts\namounts:{all}\n");
+    write("templates/all.yaml", all);
+    let values = serde_json::json!({"pattern": schema["definitions"]["quantity"]["pattern"], "texts": texts});
+    write("values.yaml", &values.to_string());
+
+    let output = helm(&["template", &small.display().to_string()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    let printed: serde_json::Value = serde_saphyr::from_str(&printed).expect("one object");
+    let amounts: Vec<String> = serde_json::from_value(printed["amounts"].clone()).expect("a list of texts");
+    assert_eq!(amounts.len(), texts.len());
+    let mut of_value = BTreeMap::new();
+    for ((text, wanted), amount) in texts.iter().zip(wanted).zip(&amounts).filter(|(_, amount)| *amount != "none") {
+        let number = |text: &str| text.parse::<f64>().unwrap_or_else(|_| panic!("{text:?} is no number"));
+        // The schema looks at the form alone.
+        if wanted == "none" && number(amount) >= 9.2e18 {
+            continue;
+        }
+        assert!(
+            (number(wanted) / 1e9 - number(amount)).abs() <= number(amount) * 1e-12,
+            "{text:?} is read as {amount}"
+        );
+        assert_eq!(*of_value.entry(wanted).or_insert(amount), amount, "{text:?}: one value, two numbers");
+    }
+    assert!(of_value.len() > 10, "the schema lets none through: {amounts:?}");
+}
+
 /// Every path of the schema that holds a value and not a folder of values.
 fn leaves(schema: &serde_json::Value, node: &serde_json::Value, path: &str, found: &mut Vec<String>) {
     let node = match node.get("$ref").and_then(serde_json::Value::as_str) {

@@ -2,7 +2,7 @@
 
 use crate::api::{Compression, Protocol};
 use crate::certs::CertConfig;
-use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig, amount};
+use crate::inject::{ExcludedNamespaces, Resources, SidecarConfig};
 use crate::witness::OutsideConfig;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use testimony_core::contract::port;
 use testimony_core::evidence::note::Role;
 use testimony_core::evidence::roots::NamedKey;
+use testimony_core::quantity::Quantity;
 
 /// Name of our entry in the MutatingWebhookConfiguration.
 pub const WEBHOOK_ENTRY: &str = "inject.testimony.dev";
@@ -219,7 +220,7 @@ impl Settings {
             ("--init-memory-request", &self.init_memory_request, "--init-memory-limit", &self.init_memory_limit),
         ];
         for (request_flag, request, limit_flag, limit) in pairs {
-            if amount(request) > amount(limit) {
+            if Quantity::parse(request) > Quantity::parse(limit) {
                 bail!(
                     "{request_flag} {request} is more than {limit_flag} {limit}: every injected pod would be refused"
                 );
@@ -328,10 +329,10 @@ fn http_url(text: &str) -> Result<String, String> {
 }
 
 fn quantity(text: &str) -> Result<String, String> {
-    match amount(text) {
-        Some(amount) if amount > 0.0 => Ok(text.to_owned()),
-        _ => Err("use a Kubernetes quantity above zero, such as 100m or 64Mi".to_owned()),
+    if Quantity::parse(text)? > Quantity::ZERO {
+        return Ok(text.to_owned());
     }
+    Err("use a Kubernetes quantity above zero, such as 100m or 64Mi".to_owned())
 }
 
 #[cfg(test)]

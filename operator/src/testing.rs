@@ -8,6 +8,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// The server; cloning shares it.
 #[derive(Clone, Default)]
@@ -21,6 +22,8 @@ struct Inner {
     /// Requests that are never answered, and after these requests that are answered with 503.
     hanging: usize,
     busy: usize,
+    /// How long an answer takes; what was asked has its effect before.
+    delay: Duration,
     /// Writes whose answers are lost, though they take effect.
     lost: usize,
     /// Pages of lists that were asked for, by their limits.
@@ -43,6 +46,8 @@ impl FakeApi {
                     std::future::pending::<()>().await;
                 }
                 let (status, answer) = api.answer(&head.method, (head.uri.path(), query), &body);
+                let delay = api.lock().delay;
+                tokio::time::sleep(delay).await;
                 let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
                 *response.status_mut() = status;
                 Ok::<_, std::convert::Infallible>(response)
@@ -80,6 +85,11 @@ impl FakeApi {
     /// The next requests are answered with 503.
     pub(crate) fn busy(&self, requests: usize) {
         self.lock().busy = requests;
+    }
+
+    /// Answers take so long from now on.
+    pub(crate) fn slow(&self, delay: Duration) {
+        self.lock().delay = delay;
     }
 
     /// Whether this request is never answered.

@@ -1,4 +1,4 @@
-//! Whom the operator's own HTTPS clients trust: those of the ledger and of traces.
+//! Whom the operator's own HTTPS clients trust: those of the ledger's sinks, of the witness outside and of traces.
 
 use anyhow::{Context as _, bail};
 use rustls::pki_types::{CertificateDer, pem::PemObject};

@@ -127,6 +127,9 @@ pub struct AuditSinkStatus {
     /// What a sidecar that cannot deliver says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<SinkError>,
+    /// The spec in force while the latest one is not accepted, so that it outlives a restart of the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_good: Option<LastGood>,
 }
 
 /// What a sidecar that cannot deliver says.

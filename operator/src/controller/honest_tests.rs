@@ -149,11 +149,11 @@ fn an_edit_that_met_no_operator_is_not_counted_from_before() {
     assert_eq!(told(of(&begun, "all"), "Programmed"), "False Pending: 0 of 1 sidecars acknowledged their revision");
 }
 
-/// The policy as a watch brings it.
-fn found(index: &mut Index, object: Value) {
-    match serde_json::from_value::<Guarded<AuditPolicy>>(object).expect("metadata").0 {
-        Ok(object) => AuditPolicy::apply(index, object),
-        Err(undecodable) => AuditPolicy::undecodable(index, &undecodable),
+/// The object as a watch brings it.
+fn found<K: Indexed + serde::de::DeserializeOwned>(index: &mut Index, object: Value) {
+    match serde_json::from_value::<Guarded<K>>(object).expect("metadata").0 {
+        Ok(object) => K::apply(index, object),
+        Err(undecodable) => K::undecodable(index, &undecodable),
     };
 }
 
@@ -170,7 +170,7 @@ fn the_last_good_spec_outlives_the_operator() {
 fn the_last_good_spec_is_kept(index: &mut Index, wrong: Value, good: &PolicyDocument) {
     let mut wrong = policy("all", wrong);
     wrong["metadata"]["generation"] = json!(4);
-    found(index, wrong.clone());
+    found::<AuditPolicy>(index, wrong.clone());
     let now = Instant::now();
     let before = look(index, Look { acks: &[], instant: now, now: 1, settling: None, rollouts: false });
     let status = of(&before, "all").clone();
@@ -179,14 +179,14 @@ fn the_last_good_spec_is_kept(index: &mut Index, wrong: Value, good: &PolicyDocu
     let mut again = Index::new("cluster.local");
     put::<AuditSink>(&mut again, sink("main", json!({"endpoint": "http://collector.example:4318", "default": true})));
     wrong["status"] = json!(status);
-    found(&mut again, wrong.clone());
+    found::<AuditPolicy>(&mut again, wrong.clone());
     assert_eq!(again.document("shop", &Default::default()).document, *good);
     let after = look(&again, Look { acks: &[], instant: now, now: 1, settling: None, rollouts: false });
     assert_eq!(of(&after, "all"), &status);
     // A version that cannot use it leaves it to one that can.
     let mut older = Index::new("cluster.local");
     wrong["status"]["lastGood"]["spec"] = json!("{\"rules\": \"of the future\"}");
-    found(&mut older, wrong.clone());
+    found::<AuditPolicy>(&mut older, wrong.clone());
     let after = look(&older, Look { acks: &[], instant: now, now: 1, settling: None, rollouts: false });
     assert_eq!(json!(of(&after, "all").last_good), wrong["status"]["lastGood"]);
     // Mended: nothing is kept.
@@ -218,6 +218,49 @@ fn the_default_sink_is_named_and_a_rollout_that_is_switched_off_is_told() {
     };
     assert!(ready(false).contains("rollout.enabled"), "{}", ready(false));
     assert!(!ready(true).contains("rollout.enabled"), "{}", ready(true));
+}
+
+#[test]
+fn the_last_good_spec_of_a_sink_outlives_the_operator() {
+    let mut index = cluster();
+    put::<AuditPolicy>(&mut index, policy("all", json!({})));
+    let good = index.document("shop", &Default::default()).document.clone();
+    assert_eq!(good.sinks.len(), 1);
+    let look = |index: &Index| {
+        let instant = Instant::now();
+        look(index, Look { acks: &[], instant, now: 1, settling: None, rollouts: false }).sinks["main"].clone()
+    };
+    assert_eq!(look(&index).last_good, None);
+    // Not accepted, and of another version.
+    for wrong in
+        [json!({"endpoint": "gopher://c"}), json!({"endpoint": "http://c", "protocol": "Quic", "default": false})]
+    {
+        let mut wrong = sink("main", wrong);
+        found::<AuditSink>(&mut index, wrong.clone());
+        let status = look(&index);
+        wrong["status"] = json!(status);
+
+        let mut again = Index::new("cluster.local");
+        put::<AuditPolicy>(&mut again, policy("all", json!({})));
+        found::<AuditSink>(&mut again, wrong.clone());
+        assert_eq!(again.document("shop", &Default::default()).document, good, "{wrong}");
+        assert_eq!(look(&again), status);
+        let accepted = status.conditions.iter().find(|c| c.type_ == "Accepted").expect("told");
+        assert!(accepted.message.ends_with("; the last good revision stays in force"), "{}", accepted.message);
+        // A status of another version, and a spec that only a later version can use.
+        wrong["status"]["sidecars"] = json!("many");
+        found::<AuditSink>(&mut again, wrong.clone());
+        assert_eq!(json!(look(&again).last_good), wrong["status"]["lastGood"]);
+        let mut older = Index::new("cluster.local");
+        wrong["status"]["lastGood"]["spec"] = json!("{\"endpoint\": 7}");
+        found::<AuditSink>(&mut older, wrong.clone());
+        assert_eq!(json!(look(&older).last_good), wrong["status"]["lastGood"]);
+        // Made again under its name it is another one.
+        wrong["metadata"]["uid"] = json!("other");
+        wrong["status"] = Value::Null;
+        found::<AuditSink>(&mut again, wrong);
+        assert!(again.document("shop", &Default::default()).document.sinks.is_empty());
+    }
 }
 
 fn says(name: &str, state: SinkCondition, error: Option<&str>, oldest: u64, delivered: u64) -> SinkState {

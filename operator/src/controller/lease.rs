@@ -111,19 +111,24 @@ impl Election {
     /// # Errors
     /// The lease is lost: the process must end.
     pub async fn hold(self, mut shutdown: Shutdown) -> Result<(), LeaseLost> {
-        let mut renewed = Instant::now();
+        let deadline = Duration::from_secs(RENEW_DEADLINE_SECONDS);
+        // What is written is as old as the attempt at it, not as its answer.
+        let mut renewed =
+            Instant::now().checked_sub(Duration::from_secs(ATTEMPT_SECONDS_MAX)).unwrap_or_else(Instant::now);
+        let mut begun = renewed;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(RENEW_SECONDS)) => {}
+                () = tokio::time::sleep_until(begun + Duration::from_secs(RENEW_SECONDS)) => {}
                 () = shutdown.wait() => {
                     self.release().await;
                     return Ok(());
                 }
             }
-            let left = Duration::from_secs(RENEW_DEADLINE_SECONDS).saturating_sub(renewed.elapsed());
+            begun = Instant::now();
+            let left = deadline.saturating_sub(renewed.elapsed());
             let attempt = tokio::time::timeout(left.max(Duration::from_secs(1)), self.renew()).await;
             match attempt {
-                Ok(Ok(None)) => renewed = Instant::now(),
+                Ok(Ok(None)) => renewed = begun,
                 Ok(Ok(Some(holder))) => return Err(LeaseLost::Taken(holder)),
                 other => {
                     let error = match other {
@@ -131,7 +136,7 @@ impl Election {
                         _ => "no answer".to_owned(),
                     };
                     tracing::warn!(error, lease = self.name, "lease not renewed");
-                    if renewed.elapsed() >= Duration::from_secs(RENEW_DEADLINE_SECONDS) {
+                    if renewed.elapsed() >= deadline {
                         return Err(LeaseLost::NotRenewed(error));
                     }
                 }

@@ -102,6 +102,7 @@ impl Reports {
                 pod: pod.clone(),
                 message: message.chars().take(ERROR_CHARS_MAX).collect(),
             }),
+            last_good: sink.good_spec.clone().or(sink.status.last_good.clone()).filter(|_| sink.invalid.is_some()),
         }
     }
 }

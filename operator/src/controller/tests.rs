@@ -462,3 +462,27 @@ async fn a_leader_that_cannot_renew_ends_before_another_may_lead() {
     assert!(matches!(soon(first.hold(shutdown)).await, Err(LeaseLost::NotRenewed(_))));
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_of_a_slow_api_server_ends_before_another_may_lead_and_leads_while_it_answers() {
+    let api = FakeApi::default();
+    let (stop, mut shutdown) = Shutdown::new();
+    let first = election(&api, "first");
+    // A call takes effect at once and is answered later, and two make an attempt.
+    api.slow(Duration::from_millis(2400));
+    assert!(soon(first.win(&mut shutdown)).await);
+    let written = tokio::time::Instant::now() - Duration::from_millis(2400);
+    api.fail(true);
+    api.slow(Duration::from_millis(4900));
+    assert!(matches!(soon(first.clone().hold(shutdown.clone())).await, Err(LeaseLost::NotRenewed(_))));
+    assert!(written.elapsed() < Duration::from_secs(15), "{:?}", written.elapsed());
+
+    api.fail(false);
+    api.slow(Duration::from_millis(2400));
+    let held = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        stop.send_replace(true);
+    };
+    let (held, ()) = soon(async { tokio::join!(first.hold(shutdown), held) }).await;
+    assert!(held.is_ok(), "{held:?}");
+}

@@ -6,7 +6,7 @@ use crate::api::{
     AuditPolicy, AuditPolicySpec, AuditPolicyStatus, AuditSink, AuditSinkStatus, ClusterAuditPolicy,
     ClusterAuditPolicySpec, LastGood,
 };
-use crate::compile::{AcceptedPolicy, Invalid, accept_cluster_policy, accept_policy, accept_sink};
+use crate::compile::{AcceptedPolicy, Invalid, accept_cluster_policy, accept_policy};
 use crate::inject::PodTraits;
 use k8s_openapi::api::core::v1::{ContainerState, Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -213,9 +213,12 @@ fn undecodable_policy<S: PolicySpec>(index: &mut Index, object: &Undecodable) ->
 
 /// The status of a policy; of one that is not of the shape that this version knows, the last good spec alone.
 fn policy_status(status: &Value) -> AuditPolicyStatus {
-    let last_good = || status.get("lastGood").and_then(|last| LastGood::deserialize(last).ok());
     AuditPolicyStatus::deserialize(status)
-        .unwrap_or_else(|_| AuditPolicyStatus { last_good: last_good(), ..AuditPolicyStatus::default() })
+        .unwrap_or_else(|_| AuditPolicyStatus { last_good: last_good(status), ..AuditPolicyStatus::default() })
+}
+
+fn last_good(status: &Value) -> Option<LastGood> {
+    LastGood::deserialize(status.get("lastGood")?).ok()
 }
 
 fn recall<S: PolicySpec>(entry: &mut PolicyEntry, serial: u64) -> bool {
@@ -250,26 +253,8 @@ impl Indexed for AuditSink {
     const KIND: &'static str = "AuditSink";
 
     fn apply(index: &mut Index, object: Self) -> Touched {
-        let name = object.name_any();
-        let entry = index.sinks.entry(name.clone()).or_default();
-        let before = (entry.good.clone(), entry.default, entry.created, entry.credentials_secret.clone());
-        describe_sink(entry, &object.metadata);
-        match accept_sink(&name, &object.spec) {
-            Ok(sink) => {
-                entry.good = Some(sink);
-                entry.default = object.spec.default;
-                entry.credentials_secret = object.spec.credentials_secret_name;
-                entry.invalid = None;
-            }
-            Err(invalid) => entry.invalid = Some(invalid),
-        }
-        entry.status = object.status.unwrap_or_default();
-        let after = (entry.good.clone(), entry.default, entry.created, entry.credentials_secret.clone());
-        let documents = before != after;
-        if documents {
-            index.documents.clear();
-        }
-        Touched { documents, pod: None }
+        let status = object.status.unwrap_or_default();
+        change_sink(index, &object.metadata, status, |entry| entry.update(&object.spec, object.metadata.generation))
     }
 
     fn delete(index: &mut Index, key: &Key) -> Touched {
@@ -279,16 +264,9 @@ impl Indexed for AuditSink {
     }
 
     fn undecodable(index: &mut Index, object: &Undecodable) -> Touched {
-        let entry = index.sinks.entry(object.metadata.name.clone().unwrap_or_default()).or_default();
-        let before = entry.good.is_some();
-        describe_sink(entry, &object.metadata);
-        entry.invalid = Some(undecodable(&object.error));
-        entry.status = AuditSinkStatus::deserialize(&object.status).unwrap_or_default();
-        let lost = before && entry.good.is_none();
-        if lost {
-            index.documents.clear();
-        }
-        Touched { documents: lost, pod: None }
+        let status = AuditSinkStatus::deserialize(&object.status)
+            .unwrap_or_else(|_| AuditSinkStatus { last_good: last_good(&object.status), ..AuditSinkStatus::default() });
+        change_sink(index, &object.metadata, status, |_| Err(undecodable(&object.error)))
     }
 
     fn keys(index: &Index) -> Vec<Key> {
@@ -298,6 +276,25 @@ impl Indexed for AuditSink {
     fn count(index: &Index) -> usize {
         index.sinks.len()
     }
+}
+
+fn change_sink(
+    index: &mut Index,
+    meta: &ObjectMeta,
+    status: AuditSinkStatus,
+    update: impl FnOnce(&mut SinkEntry) -> Result<(), Invalid>,
+) -> Touched {
+    let entry = index.sinks.entry(meta.name.clone().unwrap_or_default()).or_default();
+    let before = entry.in_force();
+    describe_sink(entry, meta);
+    entry.status = status;
+    entry.invalid = update(entry).err();
+    entry.recall();
+    let documents = before != entry.in_force();
+    if documents {
+        index.documents.clear();
+    }
+    Touched { documents, pod: None }
 }
 
 fn describe_sink(entry: &mut SinkEntry, meta: &ObjectMeta) {

@@ -1,7 +1,7 @@
 //! The facts of each object that decisions need.
 
-use crate::api::{AuditPolicyStatus, AuditSinkStatus, LastGood};
-use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput, policy_name};
+use crate::api::{AuditPolicyStatus, AuditSinkSpec, AuditSinkStatus, LastGood};
+use crate::compile::{AcceptedPolicy, Invalid, PolicyInput, SinkInput, accept_sink, policy_name};
 use crate::inject::PodTraits;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -122,6 +122,8 @@ pub struct SinkEntry {
     pub good: Option<DocumentSink>,
     /// Secret in the pods' namespaces with the sink's headers.
     pub credentials_secret: Option<String>,
+    /// The spec of what is in force, for the status while the latest one is not accepted.
+    pub good_spec: Option<LastGood>,
     /// Why the latest spec is not in force.
     pub invalid: Option<Invalid>,
     /// The status that the API server holds.
@@ -129,6 +131,34 @@ pub struct SinkEntry {
 }
 
 impl SinkEntry {
+    /// Puts a spec in force; where it is not accepted, what was stays.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    pub fn update(&mut self, spec: &AuditSinkSpec, generation: Option<i64>) -> Result<(), Invalid> {
+        self.good = Some(accept_sink(&self.name, spec)?);
+        self.default = spec.default;
+        self.credentials_secret.clone_from(&spec.credentials_secret_name);
+        self.good_spec = Some(LastGood { generation, spec: serde_json::to_string(spec).unwrap_or_default() });
+        Ok(())
+    }
+
+    /// Takes over what was in force before this process started, where the status tells it and the latest spec is not
+    /// accepted.
+    pub fn recall(&mut self) {
+        let unknown = self.good.is_none() && self.invalid.is_some();
+        let Some(last) = self.status.last_good.clone().filter(|_| unknown) else { return };
+        // What this version cannot run, or knows in part, stays in the status for one that can.
+        if serde_json::from_str(&last.spec).is_ok_and(|spec| self.update(&spec, last.generation).is_ok()) {
+            self.good_spec = Some(last);
+        }
+    }
+
+    /// What documents are made of.
+    pub fn in_force(&self) -> (Option<DocumentSink>, bool, Option<Timestamp>, Option<String>) {
+        (self.good.clone(), self.default, self.created, self.credentials_secret.clone())
+    }
+
     /// For the compiler; `None`: nothing is in force.
     pub fn input(&self) -> Option<SinkInput<'_>> {
         Some(SinkInput { created: self.created, default: self.default, sink: self.good.as_ref()? })

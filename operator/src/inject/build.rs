@@ -33,8 +33,13 @@ const KEY_SIZE_LIMIT: &str = "1Mi";
 /// Digits of the suffix of a CronJob's Jobs: minutes since the epoch.
 pub(super) const CRON_SUFFIX_DIGITS: usize = 8;
 
-/// The first two of them, 2023 to 2065: a date such as 20261130 is smaller.
-pub(super) const CRON_SUFFIX_BEGINS: RangeInclusive<u8> = 28..=49;
+/// The first two of them, 2025 to 2065: a date such as 20261130 is smaller.
+pub(super) const CRON_SUFFIX_BEGINS: RangeInclusive<u8> = 29..=49;
+
+/// What follows them in a date such as 30112026, which one in a thousand of such minutes looks like, too: month and century.
+/// Of an owner a pod says no more than kind and name, and a Job's own name is true of both.
+pub(super) const DATE_MONTHS: RangeInclusive<u8> = 1..=12;
+pub(super) const DATE_CENTURY: &str = "20";
 
 /// Where the API server's ServiceAccount plugin, which runs again after us, mounts the application's token for the API into
 /// every container that has nothing there. Our containers must not hold it: the state volume stands in its place.
@@ -92,11 +97,16 @@ pub fn workload(object: &Pod) -> (String, Option<String>) {
         && let Some((name, suffix)) = owner.name.rsplit_once('-')
         && suffix.len() == CRON_SUFFIX_DIGITS
         && suffix.bytes().all(|b| b.is_ascii_digit())
-        && suffix.get(..2).and_then(|s| s.parse().ok()).is_some_and(|n: u8| CRON_SUFFIX_BEGINS.contains(&n))
+        && number_at(suffix, 0).is_some_and(|n| CRON_SUFFIX_BEGINS.contains(&n))
+        && !(number_at(suffix, 2).is_some_and(|n| DATE_MONTHS.contains(&n)) && suffix.get(4..6) == Some(DATE_CENTURY))
     {
         return ("CronJob".to_owned(), Some(name.to_owned()));
     }
     (owner.kind.clone(), Some(owner.name.clone()))
+}
+
+fn number_at(digits: &str, begin: usize) -> Option<u8> {
+    digits.get(begin..begin + 2)?.parse().ok()
 }
 
 /// `testimony-init`.

@@ -27,6 +27,5 @@ pub use patch::{PatchError, patch};
 pub use probes::{ChangedProbe, InjectionStatus};
 pub use reason::Reason;
 pub use resources::Resources;
-pub(crate) use resources::amount;
 pub use traits::{PodTraits, is_injection_id};
 pub use undo::{UndoError, undo};

@@ -20,7 +20,7 @@ pub struct InjectionStatus {
     /// Lists and maps (JSON pointers) that the pod did not have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub absent: Vec<String>,
-    /// Requests and limits of the pod as a whole (JSON pointers) that grew, and what they were.
+    /// Requests and limits of the pod as a whole (JSON pointers) that grew, and what they were; empty: there were none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resources: BTreeMap<String, String>,
 }

@@ -5,10 +5,11 @@
 use super::SidecarConfig;
 use super::traits::others;
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{PatchOperation, ReplaceOperation};
-use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
+use json_patch::{AddOperation, PatchOperation};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use testimony_core::quantity::Quantity;
 
 /// Requests and limits of a container; always all four, so that an HPA can compute with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +41,32 @@ pub(super) const COUNTED: [&str; 2] = ["cpu", "memory"];
 /// Whether the pod's QoS class is Guaranteed before we come: every container, or the pod as a whole, has limits, and requests no
 /// less. Then ours request their limits: less would make it Burstable, and lower limits would starve the sidecar.
 pub(super) fn is_guaranteed(spec: &PodSpec) -> bool {
-    let whole = |resources: Option<&ResourceRequirements>| {
-        COUNTED.iter().all(|name| {
-            let limit = quantity(resources, "limits", name);
-            limit.is_some_and(|limit| limit > 0.0) && [None, limit].contains(&quantity(resources, "requests", name))
-        })
-    };
-    match &spec.resources {
-        Some(resources) => whole(Some(resources)),
-        None => !spec.containers.is_empty() && others(spec).all(|c| whole(c.resources.as_ref())),
+    let fits = |limit: Option<Quantity>, request: Option<Quantity>| limit > Some(Quantity::ZERO) && request == limit;
+    let names_any =
+        |r: &&ResourceRequirements| [&r.limits, &r.requests].into_iter().flatten().any(|list| !list.is_empty());
+    match spec.resources.as_ref().filter(names_any) {
+        Some(whole) => COUNTED.iter().all(|name| {
+            let request = text(Some(whole), "requests", name).or_else(|| implied_request(spec, name));
+            fits(quantity(Some(whole), "limits", name), request.and_then(amount))
+        }),
+        None => {
+            let of = |c: &Container| {
+                COUNTED.iter().all(|name| {
+                    let limit = quantity(c.resources.as_ref(), "limits", name);
+                    fits(limit, quantity(c.resources.as_ref(), "requests", name).or(limit))
+                })
+            };
+            !spec.containers.is_empty() && others(spec).all(of)
+        }
     }
+}
+
+/// The request of a pod that names a limit alone, as the API server takes it before the webhook sees the pod: that limit, unless a
+/// container of its own requests some; then all of theirs, and with ours there is always one.
+fn implied_request<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a str> {
+    let names =
+        |c: &Container| ["requests", "limits"].iter().any(|list| text(c.resources.as_ref(), list, name).is_some());
+    text(spec.resources.as_ref(), "limits", name).filter(|_| !others(spec).any(names))
 }
 
 fn text<'a>(resources: Option<&'a ResourceRequirements>, list: &str, name: &str) -> Option<&'a str> {
@@ -58,8 +75,12 @@ fn text<'a>(resources: Option<&'a ResourceRequirements>, list: &str, name: &str)
     map.as_ref()?.get(name).map(|quantity| quantity.0.as_str())
 }
 
-fn quantity(resources: Option<&ResourceRequirements>, list: &str, name: &str) -> Option<f64> {
+fn quantity(resources: Option<&ResourceRequirements>, list: &str, name: &str) -> Option<Quantity> {
     amount(text(resources, list, name)?)
+}
+
+fn amount(text: &str) -> Option<Quantity> {
+    Quantity::parse(text).ok()
 }
 
 /// A value of the pod as a whole, and by how much ours make it grow.
@@ -81,53 +102,37 @@ pub(super) fn unit(name: &str) -> (f64, &'static str) {
 pub(super) fn shares(config: &SidecarConfig, guaranteed: bool) -> Vec<Share> {
     let ours = [&config.init_resources, &config.resources].map(|resources| resources.json(guaranteed));
     let of = |list, name| {
-        let amounts = ours.iter().filter_map(|o| amount(o.get(list)?.get(name)?.as_str()?));
+        let amounts = ours.iter().filter_map(|o| Some(amount(o.get(list)?.get(name)?.as_str()?)?.as_f64()));
         Share { list, name, amount: (amounts.fold(0.0, f64::max) * unit(name).0).round() }
     };
     ["limits", "requests"].iter().flat_map(|list| COUNTED.map(|name| of(list, name))).collect()
 }
 
-/// The operations that make the pod's own requests and limits grow, and what they were, by JSON pointer. What it does not have
-/// stays so: the API server sets it by what all containers request.
+/// The operations that make the pod's own requests and limits grow, and what they were, by JSON pointer; empty: there was none.
+/// What it does not have stays so: the API server sets it by what all containers request.
 pub(super) fn raise(spec: &PodSpec, config: &SidecarConfig) -> (Vec<PatchOperation>, BTreeMap<String, String>) {
     let (mut operations, mut before) = (Vec::new(), BTreeMap::new());
+    let mut add = |tokens: &[&str], was: &str, value: Value| {
+        let path = PointerBuf::from_tokens(tokens.iter().copied());
+        if before.insert(path.to_string(), was.to_owned()).is_none() {
+            operations.push(PatchOperation::Add(AddOperation { path, value }));
+        }
+    };
+    let requests = spec.resources.as_ref().and_then(|whole| whole.requests.as_ref());
     for Share { list, name, amount: share } in shares(config, is_guaranteed(spec)) {
-        let Some(was) = text(spec.resources.as_ref(), list, name) else { continue };
-        let Some(own) = amount(was) else { continue };
+        let was = text(spec.resources.as_ref(), list, name);
+        let implied = was.is_none() && list == "requests";
+        let Some(own) = was.or_else(|| implied_request(spec, name).filter(|_| implied)).and_then(amount) else {
+            continue;
+        };
+        if implied && requests.is_none() {
+            add(&["spec", "resources", list], "", json!({}));
+        }
         let (factor, suffix) = unit(name);
-        let value = json!(format!("{:.0}{suffix}", (own * factor).round() + share));
-        let path = PointerBuf::from_tokens(["spec", "resources", list, name]);
-        before.insert(path.to_string(), was.to_owned());
-        operations.push(PatchOperation::Replace(ReplaceOperation { path, value }));
+        let value = json!(format!("{:.0}{suffix}", (own.as_f64() * factor).round() + share));
+        add(&["spec", "resources", list, name], was.unwrap_or_default(), value);
     }
     (operations, before)
-}
-
-/// A Kubernetes quantity as a number.
-pub(crate) fn amount(text: &str) -> Option<f64> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, suffix) = text.split_at(split);
-    let factor = match suffix {
-        "" => 1.0,
-        "n" => 1e-9,
-        "u" => 1e-6,
-        "m" => 1e-3,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "P" => 1e15,
-        "E" => 1e18,
-        "Ki" => 1024.0,
-        "Mi" => 1024.0 * 1024.0,
-        "Gi" => 1024.0 * 1024.0 * 1024.0,
-        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        "Pi" => 1024.0 * 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        "Ei" => 1024.0 * 1024.0 * 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ if suffix.starts_with(['e', 'E']) => return text.parse().ok(),
-        _ => return None,
-    };
-    Some(number.parse::<f64>().ok()? * factor)
 }
 
 #[cfg(test)]
@@ -136,19 +141,6 @@ mod tests {
     use crate::inject::tests::{config, injected};
     use crate::inject::undo;
     use serde_json::json;
-
-    #[test]
-    fn quantities_are_compared_by_their_value() {
-        assert_eq!(amount("1"), amount("1000m"));
-        assert_eq!(amount("1Gi"), amount("1024Mi"));
-        assert_eq!(amount("1e3"), amount("1k"));
-        // As Helm writes a large number of a values file.
-        assert_eq!(amount("1.34217728e+08"), amount("128Mi"));
-        assert!(amount("100m") < amount("0.2"));
-        for wrong in ["1.5.5", "Mi", "much", "1Q"] {
-            assert_eq!(amount(wrong), None, "{wrong}");
-        }
-    }
 
     fn pod(resources: &Value, of_app: &Value) -> Value {
         let mut pod =
@@ -181,6 +173,9 @@ mod tests {
             (Value::Null, json!({"limits": {"cpu": "0", "memory": "0"}}), false),
             (Value::Null, json!({}), false),
             (json!({"limits": limits, "requests": limits}), json!({}), true),
+            // Names nothing, so the containers count.
+            (json!({}), json!({"limits": limits}), true),
+            (json!({"limits": {}}), json!({}), false),
             (json!({"limits": limits, "requests": {"cpu": "1", "memory": "1Mi"}}), json!({"limits": limits}), false),
         ];
         for (whole, of_app, guaranteed) in table {
@@ -204,13 +199,22 @@ mod tests {
             ),
             (
                 json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "1", "memory": "1Gi"}}),
-                json!({"requests": {"cpu": "120m"}, "limits": {"cpu": "2000m", "memory": mebi(1152)}}),
+                json!({"requests": {"cpu": "120m", "memory": mebi(1056)}, "limits": {"cpu": "2000m", "memory": mebi(1152)}}),
             ),
             (
                 json!({"requests": {"cpu": "0.29", "memory": "64Mi", "hugepages-2Mi": "2Mi"}, "limits": {"cpu": "290m", "memory": "64Mi"}}),
                 json!({"requests": {"cpu": "1290m", "memory": mebi(192), "hugepages-2Mi": "2Mi"}, "limits": {"cpu": "1290m", "memory": mebi(192)}}),
             ),
             (json!({"requests": {"hugepages-2Mi": "2Mi"}}), json!({"requests": {"hugepages-2Mi": "2Mi"}})),
+            // In a manifest: the API server has not yet set the requests.
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}}),
+                json!({"limits": {"cpu": "2000m", "memory": mebi(1152)}, "requests": {"cpu": "2000m", "memory": mebi(1152)}}),
+            ),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"memory": "1Gi"}}),
+                json!({"limits": {"cpu": "2000m", "memory": mebi(1152)}, "requests": {"cpu": "2000m", "memory": mebi(1152)}}),
+            ),
         ];
         for (own, wanted) in table {
             let before = pod(&own, &json!({}));
@@ -218,5 +222,10 @@ mod tests {
             assert_eq!(patched["spec"]["resources"], wanted, "{own}");
             assert_eq!(undo(&patched).expect("undone"), before, "{own}");
         }
+        let before = pod(&json!({"limits": {"cpu": "1", "memory": "1Gi"}}), &json!({"limits": {"cpu": "100m"}}));
+        let patched = injected(&before);
+        let wanted = json!({"limits": {"cpu": "2000m", "memory": mebi(1152)}, "requests": {"memory": mebi(1056)}});
+        assert_eq!(undo(&patched).expect("undone"), before);
+        assert_eq!(patched["spec"]["resources"], wanted, "what a container requests counts instead");
     }
 }

@@ -267,8 +267,13 @@ fn workloads_are_named_by_their_owner() {
     );
     assert_eq!(of(json!({"ownerReferences": owner("ReplicaSet", "web-abc12")})), named("ReplicaSet", "web-abc12"));
     assert_eq!(of(json!({"ownerReferences": owner("Job", "nightly-29012345")})), named("CronJob", "nightly"));
-    for name in ["migrate-20261130", "migrate-00000001", "migrate-50000000", "migrate-2901234"] {
-        assert_eq!(of(json!({"ownerReferences": owner("Job", name)})), named("Job", name));
+    // Minutes in which a date would have no such month or year.
+    for name in ["nightly-30132026", "nightly-30002026", "nightly-30111926", "nightly-30112126"] {
+        assert_eq!(of(json!({"ownerReferences": owner("Job", name)})), named("CronJob", "nightly"), "{name}");
+    }
+    let dates = ["migrate-20261130", "migrate-11302026", "migrate-28022026", "migrate-30112026", "migrate-31012099"];
+    for name in ["migrate-00000001", "migrate-50000000", "migrate-2901234"].iter().chain(&dates) {
+        assert_eq!(of(json!({"ownerReferences": owner("Job", name)})), named("Job", name), "{name}");
     }
     assert_eq!(of(json!({"ownerReferences": owner("Job", "once")})), named("Job", "once"));
     assert_eq!(of(json!({"ownerReferences": owner("StatefulSet", "db")})), named("StatefulSet", "db"));

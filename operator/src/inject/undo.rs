@@ -40,7 +40,10 @@ pub fn undo(pod: &Value) -> Result<Value, UndoError> {
         }
     }
     for (path, was) in status.resources.iter().filter(|(path, _)| path.starts_with("/spec/resources/")) {
-        if let Some(value) = pod.pointer_mut(path) {
+        let place = path.rsplit_once('/').filter(|_| was.is_empty());
+        if let Some((map, name)) = place {
+            remove_keys(&mut pod, map, &[name]);
+        } else if let Some(value) = pod.pointer_mut(path) {
             *value = Value::from(was.as_str());
         }
     }

@@ -70,11 +70,12 @@ impl Witness {
 
         let paths = &cluster().paths;
         let origin = ledger.split_once('+').context("a verifier key")?.0;
-        for what in [&["add-log"][..], &["add-key", "-key", ledger]] {
-            let mut control = Command::new(paths.program("witnessctl"));
-            control.arg(what[0]).arg("-db").arg(&database).args(["-origin", origin]).args(&what[1..]);
-            output(&mut control)?;
-        }
+        let control = |subcommand: &str, key: &[&str]| {
+            let mut command = Command::new(paths.program("witnessctl"));
+            output(command.arg(subcommand).arg("-db").arg(&database).args(["-origin", origin]).args(key))
+        };
+        control("add-log", &[])?;
+        control("add-key", &["-key", ledger])?;
         let port = TcpListener::bind((NODE_IP, 0))?.local_addr()?.port();
         let mut server = Command::new(paths.program("litewitness"));
         server.args(["-name", NAME, "-key", fingerprint, "-listen", &format!("{NODE_IP}:{port}")]);

@@ -44,17 +44,21 @@ fn without_the_webhook_strict_pods_wait_and_come_up_by_themselves_when_it_is_bac
     Ok(())
 }
 
-/// Pods that show what injection does: a workload's names, probes, lists that are there and lists that are not.
+/// Pods that show what injection does: a workload's names, probes, lists that are there and lists that are not, resources of the
+/// pod as a whole. One whose name begins with `guaranteed` has that QoS class, and must keep it; one with `empty` is BestEffort.
 fn fixtures() -> Vec<Value> {
     let owner = |kind: &str, name: &str| json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "0", "controller": true}]);
     let probe = |port: Value| json!({"tcpSocket": {"port": port}, "periodSeconds": 7});
     let ports = json!([{"name": "web", "containerPort": 8080}]);
+    let all = json!({"cpu": "100m", "memory": "64Mi"});
+    let limited = json!([{"name": "app", "image": "a", "resources": {"limits": all}}]);
     vec![
         json!({"metadata": {"name": "bare"}}),
         json!({"metadata": {"name": "of-set", "labels": {"pod-template-hash": "abc12"},
                             "ownerReferences": owner("ReplicaSet", "pay-abc12")}}),
         json!({"metadata": {"name": "of-cron", "labels": {"app.kubernetes.io/name": "report"},
                             "ownerReferences": owner("Job", "nightly-29012345")}}),
+        json!({"metadata": {"name": "of-dated-job", "ownerReferences": owner("Job", "migrate-30112026")}}),
         json!({"metadata": {"name": "of-job", "annotations": {"some": "thing"}, "ownerReferences": owner("Job", "once")}}),
         json!({"metadata": {"name": "probes"}, "spec": {
             "initContainers": [
@@ -65,6 +69,13 @@ fn fixtures() -> Vec<Value> {
                 {"name": "app", "image": "a", "ports": ports, "readinessProbe": probe(json!("web")), "livenessProbe": probe(json!(9))},
                 {"name": "other", "image": "a", "livenessProbe": {"tcpSocket": {"port": 1, "host": "10.0.0.1"}},
                  "readinessProbe": {"httpGet": {"port": 2}}}]}}),
+        json!({"metadata": {"name": "guaranteed"}, "spec": {"containers": limited}}),
+        // The API server takes an empty map for the pod's own: BestEffort, whatever the containers have.
+        json!({"metadata": {"name": "empty-limited"}, "spec": {"resources": {}, "containers": limited}}),
+        json!({"metadata": {"name": "empty-both"}, "spec": {"resources": {"limits": {}, "requests": {}}, "containers": limited}}),
+        json!({"metadata": {"name": "empty"}, "spec": {"resources": {}}}),
+        json!({"metadata": {"name": "guaranteed-whole"}, "spec": {"resources": {"limits": all, "requests": all}}}),
+        json!({"metadata": {"name": "whole"}, "spec": {"resources": {"requests": all}, "containers": limited}}),
     ]
 }
 
@@ -93,7 +104,17 @@ fn comparable(mut pod: Value) -> Value {
 }
 
 fn injected(space: &Space) -> Result<Vec<Value>> {
-    let pods = fixtures().iter().map(|pod| dry_run(space, pod).map(comparable)).collect::<Result<Vec<_>>>()?;
+    let mut pods = Vec::new();
+    for fixture in fixtures() {
+        let pod = dry_run(space, &fixture)?;
+        let class = match fixture["metadata"]["name"].as_str().unwrap_or_default() {
+            name if name.starts_with("guaranteed") => "Guaranteed",
+            name if name.starts_with("empty") => "BestEffort",
+            _ => "Burstable",
+        };
+        ensure!(pod["status"]["qosClass"] == class, "{fixture} is not {class}: {pod:#}");
+        pods.push(comparable(pod));
+    }
     for pod in &pods {
         ensure!(init_containers(pod).starts_with(&["testimony-init".into(), "testimony-sidecar".into()]), "{pod:#}");
     }

@@ -22,6 +22,7 @@ use cel::{list, literal, operation, quoted, raw};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use testimony_core::contract::{annotation, env, label, pod, port};
 
 /// Names of the policies and of their bindings; they never change.
@@ -236,7 +237,8 @@ fn linux() -> String {
 fn variables(made: &Made) -> Vec<(&'static str, String)> {
     let hash = "variables.labels[?'pod-template-hash'].orValue('')";
     let digits = build::CRON_SUFFIX_DIGITS;
-    let begins = build::CRON_SUFFIX_BEGINS.map(|n| n.to_string()).collect::<Vec<_>>().join("|");
+    let any = |numbers: RangeInclusive<u8>| numbers.map(|n| format!("{n:02}")).collect::<Vec<_>>().join("|");
+    let (begins, months, century) = (any(build::CRON_SUFFIX_BEGINS), any(build::DATE_MONTHS), build::DATE_CENTURY);
     let owner = "variables.owners[0]";
     let absent = [
         ("object.spec.?initContainers", "/spec/initContainers"),
@@ -257,7 +259,8 @@ fn variables(made: &Made) -> Vec<(&'static str, String)> {
             format!(
                 "size(variables.owners) == 0 ? 'Pod' :\n\
                  {owner}.kind == 'ReplicaSet' && 'pod-template-hash' in variables.labels && {owner}.name.endsWith('-' + {hash}) ? 'Deployment' :\n\
-                 {owner}.kind == 'Job' && {owner}.name.matches('-({begins})[0-9]{{{}}}$') ? 'CronJob' : {owner}.kind",
+                 {owner}.kind == 'Job' && {owner}.name.matches('-({begins})[0-9]{{{}}}$') && \
+                 !{owner}.name.matches('-[0-9]{{2}}({months}){century}[0-9]{{2}}$') ? 'CronJob' : {owner}.kind",
                 digits - 2
             ),
         ),
