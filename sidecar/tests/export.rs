@@ -269,6 +269,9 @@ async fn ex_1_a_sink_that_refuses_whatever_it_is_sent_is_waited_for_and_loses_no
     eventually("parked", is_parked).await;
     let error = rig.state().error.expect("its words");
     assert!(error.contains("answered 400: no zstd here"), "{error}");
+    // What the alert looks at.
+    let metrics = rig.metrics.text();
+    assert!(metrics.contains("testimony_export_requests_total{sink=\"main\",result=\"parked\"} 1\n"), "{metrics}");
     // An edit that mends nothing ends the wait, too.
     let asked = server.received().len();
     edited.timeout_ms += 1;

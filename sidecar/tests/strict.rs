@@ -17,7 +17,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{Sidecar, Sink};
 use testimony_core::evidence::hash::Hash;
 use testimony_sidecar::config::{ProcessVars, from_yaml};
@@ -266,9 +266,9 @@ fn targets<'a>(records: impl Iterator<Item = (&'a str, Option<&'a String>)>) -> 
 
 #[track_caller]
 fn wait(what: &str, done: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + DEADLINE;
+    let deadline = Instant::now() + DEADLINE;
     while !done() {
-        assert!(std::time::Instant::now() < deadline, "no {what}");
+        assert!(Instant::now() < deadline, "no {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -349,6 +349,7 @@ fn full() -> PathBuf {
     let payload: Vec<u8> = (0..32 * 1024).map(|_| noise()).collect();
     let (mut seq, mut last) = (0, None);
     let mut refused = 0;
+    let deadline = Instant::now() + DEADLINE;
     // A refusal may be about what waits for the disk; only one that stays when nothing does is about the limit.
     while refused < 200 {
         match inbox.reserve(Class::Evidence, payload.len()) {
@@ -360,6 +361,7 @@ fn full() -> PathBuf {
                 refused = 0;
             }
             Err(refusal) => {
+                assert!(Instant::now() < deadline, "the spool never fills: {refusal}");
                 let waits = last.is_some_and(|place| !inbox.durable().borrow().covers(place));
                 refused += u32::from(refusal == Refusal::SpoolFull && !waits);
                 thread::sleep(Duration::from_millis(5));

@@ -108,7 +108,7 @@ fields! {
     Found "found" 4096 Body, "open: sids of earlier streams that were found in the spool.";
     From "from" 20 Text("testimony.gap.from", Own), "gap: earliest possible time, in nanoseconds since the epoch.";
     Frontier "frontier" 4160 Body, "head: compact form of the tree without its last leaf, hashes from left to right.";
-    GapReason "gap_reason" 32 Text("testimony.gap.reason", Own), "gap: queue_full, worker_died, record_too_long, closed, spool_full or disk_failed.";
+    GapReason "gap_reason" 32 Text("testimony.gap.reason", Own), "gap: queue_full, worker_died, record_too_long, closed, spool_full, disk_failed or defect.";
     Gaps "gaps" 20 Int("testimony.totals.gaps", Own), "checkpoint, close: exchanges counted in gaps.";
     GrpcStatus "grpc_status" 3 Int("rpc.grpc.status_code", Development), "Status of a gRPC call, from its trailers; absent when none came.";
     H2Error "h2_error" 24 Text("testimony.http2.error", Own), "Error code of the RST_STREAM that ended the exchange: cancel, refused_stream, ...";

@@ -15,12 +15,21 @@ pub enum GapReason {
     SpoolFull,
     /// The spool's disk fails.
     DiskFailed,
+    /// A defect of the sidecar; its log says more.
+    Defect,
 }
 
 impl GapReason {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::QueueFull, Self::WorkerDied, Self::RecordTooLong, Self::Closed, Self::SpoolFull, Self::DiskFailed];
+    pub const ALL: [Self; 7] = [
+        Self::QueueFull,
+        Self::WorkerDied,
+        Self::RecordTooLong,
+        Self::Closed,
+        Self::SpoolFull,
+        Self::DiskFailed,
+        Self::Defect,
+    ];
 
     /// As it stands in records and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -31,6 +40,7 @@ impl GapReason {
             Self::Closed => "closed",
             Self::SpoolFull => "spool_full",
             Self::DiskFailed => "disk_failed",
+            Self::Defect => "defect",
         }
     }
 }

@@ -157,6 +157,11 @@ impl Record {
         self.get(Field::Typ).and_then(Typ::parse)
     }
 
+    /// When what it tells of began, in nanoseconds since the epoch; 0: it is not known.
+    pub fn start_ns(&self) -> u64 {
+        self.get(Field::T0).and_then(parse_decimal).unwrap_or(0)
+    }
+
     /// Keeps a header field. The name is lowered; at most [`HEADERS_MAX`] are kept of each head.
     pub fn push_header(&mut self, side: Side, name: &str, value: &[u8]) {
         if self.headers_of(side).len() >= HEADERS_MAX {

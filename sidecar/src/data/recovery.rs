@@ -2,7 +2,7 @@
 //! records that are gone. Runs behind traffic; each statement is repeated until it is durable.
 
 use super::Recorder;
-use crate::defect::contained_task;
+use crate::defect::{contained, contained_task};
 use crate::spool::recover::OpenBegin;
 use crate::spool::{Boot, Counters, Event, Found, Read, Skipped, SpoolHandle};
 use std::collections::BTreeMap;
@@ -103,9 +103,11 @@ async fn tell_begun(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
     let _ = timeout(UNLOCK_PATIENCE, unlocked).await;
     let handle = spool.clone();
     // Reading blocks on the disk, and traffic does not wait for that.
-    let read = move || begins.iter().map(|begin| read_begin(&handle, boot, begin)).collect::<Vec<_>>();
-    let records = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-    tracing::warn!(%boot, count = records.len(), "an earlier process died while exchanges were open");
+    let count = begins.len();
+    let read = move || each_of(&begins, |begin| read_begin(&handle, boot, begin));
+    let mut records = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    records.resize_with(count, || None);
+    tracing::warn!(%boot, count, "an earlier process died while exchanges were open");
     for record in records {
         let Some(record) = record else {
             let (now, reason) = (super::now().wall_ns, GapReason::WorkerDied);
@@ -126,6 +128,11 @@ async fn tell_begun(recorder: &Recorder, found: &Found, spool: &SpoolHandle) {
     }
     // Who tells that all was told must have told these, too.
     until(|| recorder.declare()).await;
+}
+
+/// What is read of each; a defect costs no other one.
+fn each_of<T, R>(all: &[T], read: impl Fn(&T) -> Option<R>) -> Vec<Option<R>> {
+    all.iter().map(|one| contained(|| read(one)).ok().flatten()).collect()
 }
 
 /// What was put aside of an exchange; `None`: it cannot be read.
@@ -242,6 +249,12 @@ mod tests {
         assert_eq!((gap.count, gap.exact, stream.as_ref()), (4, true, Some(&sid(0, 1))));
         // Two threads; the second began nothing.
         assert!(untold(&found(&[(0, 0, 5, false), (1, 0, 0, false)], &[(5, 0), (0, 0)], true), &sid(0, 0)).is_empty());
+    }
+
+    #[test]
+    fn d3_what_cannot_be_read_of_one_exchange_costs_no_other() {
+        let read = |number: &u8| if *number == 2 { panic!("as the test wants it") } else { Some(*number) };
+        assert_eq!(each_of(&[1, 2, 3], read), [Some(1), None, Some(3)]);
     }
 
     #[test]

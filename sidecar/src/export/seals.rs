@@ -89,6 +89,7 @@ impl LossReason {
             GapReason::SpoolFull => Some(Self::SpoolFull),
             GapReason::DiskFailed => Some(Self::DiskFailed),
             GapReason::Closed => Some(Self::Closed),
+            GapReason::Defect => Some(Self::ExportFailed),
             GapReason::WorkerDied => None,
         }
     }

@@ -324,7 +324,10 @@ impl SinkTask {
                     return Sent::Taken(partial);
                 }
                 Verdict::Refused { why, of_records } => {
-                    self.queue.metrics.request(ExportResult::Refused);
+                    // One without records is refused for how it is sent: nothing goes on until somebody mends that.
+                    let is_parked = piece.records() == 0 && !of_records;
+                    let result = if is_parked { ExportResult::Parked } else { ExportResult::Refused };
+                    self.queue.metrics.request(result);
                     self.backoff.reset();
                     return Sent::Refused { why, of_records };
                 }

@@ -57,7 +57,12 @@ pub(super) fn asked<'a>(sinks: &[String], folders: impl Iterator<Item = &'a Arc<
     if !sinks.is_empty() {
         return sinks.to_vec();
     }
-    let before: Vec<String> = folders.flat_map(|shared| shared.sink_names()).collect();
+    let folders: Vec<_> = folders.collect();
+    // A log also names sinks that were gone long before the last one.
+    let mut before: Vec<String> = folders.iter().flat_map(|shared| shared.sink_names()).collect();
+    if before.is_empty() {
+        before = folders.iter().flat_map(|shared| shared.found_names()).collect();
+    }
     if before.is_empty() { vec![String::new()] } else { before }
 }
 

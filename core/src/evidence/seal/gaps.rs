@@ -52,6 +52,11 @@ impl Gaps {
         });
     }
 
+    /// Exchanges of this stream have no record, and more is not known of them.
+    pub fn lose_unknown(&mut self, gap: Gap) {
+        self.merge(gap, None, |_| {});
+    }
+
     /// Exchanges that another stream or process saw have no record.
     pub fn lose_foreign(&mut self, gap: Gap, stream: Option<StreamId>) {
         self.merge(gap, stream, |lost| lost.foreign = lost.foreign.saturating_add(gap.count));

@@ -31,7 +31,7 @@ pub use tally::Tally;
 use super::hash::HASH_BYTES;
 use super::merkle::Range;
 use super::stream::{NotAStream, StreamId, StreamParts};
-use crate::record::{Encoder, Field, Gap, GapReason, Kept, Place, Record, Redacted, Stamp, Typ, parse_decimal};
+use crate::record::{Encoder, Gap, GapReason, Kept, Place, Record, Redacted, Stamp, Typ};
 use bursts::Bursts;
 use gaps::Gaps;
 use head::Pending;
@@ -176,10 +176,15 @@ impl<K: Signer> Stream<K> {
         self.gaps.lose_foreign(gap, lost);
     }
 
+    /// Exchanges that began here have no record, and there is nothing to say of them but when; the next gap tells.
+    pub fn lose_own(&mut self, gap: Gap) {
+        self.gaps.lose_unknown(gap);
+    }
+
     /// Seals an exchange or a stage of one. What cannot be sealed is counted.
     pub fn seal<H: Host<Key = K>>(&mut self, record: &Redacted<Record>, now: Stamp, host: &mut H) -> Fate {
         let raw = record.get();
-        let start_ns = start_of(raw);
+        let start_ns = raw.start_ns();
         let typ = raw.typ().unwrap_or(Typ::Exchange);
         let exchange = typ == Typ::Exchange;
         if self.is_closed() {
@@ -238,13 +243,9 @@ impl<K: Signer> Stream<K> {
             typ,
             leaf,
             kept,
-            start_ns: start_of(raw),
+            start_ns: raw.start_ns(),
             exchanges,
         });
         Ok(())
     }
-}
-
-fn start_of(record: &Record) -> u64 {
-    record.get(Field::T0).and_then(parse_decimal).unwrap_or(0)
 }

@@ -5,7 +5,7 @@ use crate::canon::parse_body;
 use crate::evidence::hash::Hash;
 use crate::evidence::merkle::{leaf, root_of};
 use crate::evidence::note::{PublicKey, SIGNATURE_BYTES, SignedNote};
-use crate::record::{EventName, Side};
+use crate::record::{EventName, Field, Side};
 use crate::redact::{Redactor, redact};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use proptest::prelude::*;
@@ -255,6 +255,30 @@ fn g1_what_finds_no_place_is_declared_with_rule_and_peer() {
     assert_eq!((number(gap, Field::Count), text(gap, Field::By)), (3, "default/inbound/2xx=3".to_owned()));
     assert_eq!((text(gap, Field::Peers), text(gap, Field::Exact)), ("10.0.0.9=3".to_owned(), "1".to_owned()));
     stream.durable(stream.position(), at(31.0), &mut host);
+    check(&host);
+}
+
+#[test]
+fn g1_what_nothing_is_known_of_but_that_it_was_is_declared_beside_what_is() {
+    let mut host = TestHost::default();
+    let mut stream = stream(&mut host);
+    (0..3).for_each(|_| stream.begin());
+    host.full = true;
+    assert_eq!(stream.seal(&record("exchange", None), at(1.0), &mut host), Fate::Lost(GapReason::QueueFull));
+    host.full = false;
+    for reason in [GapReason::QueueFull, GapReason::Defect] {
+        stream.lose_own(Gap { count: 1, exact: true, from_ns: 5, to_ns: at(1.0).wall_ns, reason });
+    }
+    assert!(stream.declare(at(2.0), &mut host));
+    assert_eq!(typs(&host, 0), ["open", "gap", "gap"]);
+    let told = |at: usize| {
+        let gap = &host.bodies[&0][at].1;
+        (number(gap, Field::Count), text(gap, Field::GapReason), text(gap, Field::By))
+    };
+    assert_eq!(told(1), (2, "queue_full".to_owned(), "default/inbound/2xx=1,other=1".to_owned()));
+    assert_eq!(told(2), (1, "defect".to_owned(), String::new()));
+    stream.close(at(3.0), &mut host);
+    assert!(stream.tally().adds_up() && stream.tally().open() == 0);
     check(&host);
 }
 

@@ -4,12 +4,13 @@
 //! What is sealed at once has its place behind all of these.
 
 use super::{Inner, Recorder, Shared, now};
+use crate::defect::{Panicked, contained};
 use std::cell::RefMut;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use testimony_core::evidence::seal::Fate;
 use testimony_core::policy::Compiled;
-use testimony_core::record::{Record, Redacted, Stamp, Typ};
+use testimony_core::record::{Gap, GapReason, Record, Redacted, Stamp, Typ};
 use testimony_core::redact::redact;
 use tokio::sync::Notify;
 
@@ -24,10 +25,26 @@ const PIECE_RECORDS: usize = 4;
 pub(super) struct Late(VecDeque<(Record, Arc<Compiled>)>);
 
 impl Late {
-    fn pop(&mut self) -> Option<Redacted<Record>> {
+    fn pop(&mut self) -> Option<Result<Redacted<Record>, Broken>> {
         let (record, policy) = self.0.pop_front()?;
-        Some(redact(record, policy.redactor()))
+        Some(unbroken(record, |record| redact(record, policy.redactor())))
     }
+}
+
+/// A record of which a defect left nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Broken {
+    /// It was that of an exchange, not of a stage of one.
+    exchange: bool,
+    /// When that began, in nanoseconds since the epoch; 0: it is not known.
+    start_ns: u64,
+}
+
+/// A defect at one record costs no other one: here they are of many connections.
+fn unbroken<T>(record: Record, work: impl FnOnce(Record) -> T) -> Result<T, Broken> {
+    let exchange = record.typ() == Some(Typ::Exchange);
+    let start_ns = record.start_ns();
+    contained(|| work(record)).map_err(|Panicked| Broken { exchange, start_ns })
 }
 
 impl Recorder {
@@ -77,8 +94,24 @@ impl Recorder {
 impl Inner {
     fn seal_late(&mut self, records_max: usize, shared: &Shared, stirred: &Notify, now: Stamp) {
         for _ in 0..records_max {
-            let Some(record) = self.late.pop() else { return };
-            self.seal(&record, shared, stirred, now);
+            match self.late.pop() {
+                Some(Ok(record)) => {
+                    self.seal(&record, shared, stirred, now);
+                }
+                Some(Err(broken)) => self.lose(broken, shared, stirred, now),
+                None => return,
+            }
+        }
+    }
+
+    /// Counts what became of a record that there is none of.
+    fn lose(&mut self, broken: Broken, shared: &Shared, stirred: &Notify, now: Stamp) {
+        if broken.exchange {
+            let reason = GapReason::Defect;
+            self.stream.lose_own(Gap { count: 1, exact: true, from_ns: broken.start_ns, to_ns: now.wall_ns, reason });
+            shared.metrics.gap(reason, 1);
+            shared.queue.count_unsealed(reason);
+            stirred.notify_one();
         }
     }
 
@@ -102,5 +135,26 @@ impl Inner {
             }
         }
         fate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testimony_core::record::{EventName, Field};
+
+    #[test]
+    fn g1_of_a_record_that_a_defect_breaks_it_is_known_what_it_was_of() {
+        for (typ, exchange) in [("exchange", true), ("stage", false)] {
+            let record = || {
+                let mut record = Record::new(EventName::HttpRequest);
+                record.set(Field::Typ, typ.as_bytes());
+                record.set_int(Field::T0, 7);
+                record
+            };
+            assert!(unbroken(record(), |record| record.typ().is_some()).expect("it goes well"));
+            let broken = unbroken(record(), |_| -> u8 { panic!("as the test wants it") });
+            assert_eq!(broken, Err(Broken { exchange, start_ns: 7 }));
+        }
     }
 }

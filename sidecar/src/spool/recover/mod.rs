@@ -1,6 +1,7 @@
 //! What an earlier process left (D3): the longest valid prefix of its frames, read a window at a time.
 
 mod found;
+mod headers;
 mod names;
 mod scan;
 pub(super) mod walk;

@@ -1,7 +1,8 @@
 //! Names of the streams that earlier processes left, for `open` (S2). It is sealed before anything is recorded, so this looks at
 //! few headers only; `recovered` tells later how far each stream went.
 
-use super::scan::header;
+use super::headers::header;
+use crate::defect::contained;
 use crate::spool::Boot;
 use crate::spool::disk::Files;
 use crate::spool::shelf;
@@ -25,7 +26,7 @@ pub fn names<F: Files>(folders: impl IntoIterator<Item = (Boot, F)>) -> Vec<Stre
             listed.filter_map(|file| Some((shelf::segment_number(&file.name)?, file.name))).collect();
         segments.sort_unstable_by(|one, other| other.cmp(one));
         for (number, name) in segments.iter().take(HEADERS_MAX) {
-            let Ok((header, ..)) = header(&files, name, boot, *number) else { continue };
+            let Ok(Ok((header, ..))) = contained(|| header(&files, name, boot, *number)) else { continue };
             for stream in header.streams {
                 newest.entry(stream.sid).or_insert(header.created_unix_nanos);
             }

@@ -1,16 +1,17 @@
 //! Reads a folder through.
 
 use super::found::{Damage, HeadFound, Lost, OpenBegin, Report, StreamFound};
+use super::headers::headers;
 use super::walk::{Step, Walk};
+use crate::spool::Boot;
 use crate::spool::disk::{Disk, Files, Listed};
 use crate::spool::entry::{Entry, Kind};
 use crate::spool::format::acks::{self, Acks};
-use crate::spool::format::header::Header;
+use crate::spool::format::header::{Header, StreamStart};
 use crate::spool::format::{FormatError, Problem};
 use crate::spool::keys::Keys;
 use crate::spool::position::Place;
 use crate::spool::shelf::{self, Segment, Shelf};
-use crate::spool::{Boot, HEADER_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -23,9 +24,6 @@ const OPEN_BEGINS_MAX: usize = 65_536;
 
 /// Bytes of a log of acknowledgements that are read.
 const ACKS_BYTES_MAX: usize = 256 * 1024;
-
-/// A header of few streams has at most so many.
-const HEADER_BYTES_USUAL: usize = 8 * 1024;
 
 /// Ending of a file that was set aside.
 const ASIDE: &str = ".corrupt";
@@ -93,12 +91,7 @@ pub fn scan<D: Disk>(
     let mut segments: Vec<Segment> = headers.into_iter().map(segment).collect();
     scan.durable = segments.last().map(Segment::first).unwrap_or_default();
     let count = scan.counting(&disk, &segments, unreadable, goes_on)?;
-    for left_out in segments.drain(count..) {
-        tracing::info!(
-            file = left_out.name(),
-            "a segment does not reach as far as one before it, which counts instead"
-        );
-    }
+    let left_out = segments.split_off(count);
     if let Some(first) = segments.first() {
         scan.lose_beginning(&first.header);
     }
@@ -109,6 +102,7 @@ pub fn scan<D: Disk>(
         scan.segment(&disk, segment, next.as_deref());
         scan.is_readable(segment, unreadable)?;
     }
+    left_out.iter().for_each(|segment| scan.leave_out(segment));
     let _ = disk.sync_folder();
     let report = scan.report(&segments, acks.recovered);
     let skipped = shelf::skipped(&disk, &files, unreadable)?;
@@ -146,60 +140,6 @@ fn sync_found<D: Disk>(
         }
         Ok(()) => Ok(()),
     }
-}
-
-/// The headers of a folder's segments.
-struct Headers {
-    /// Those that are whole, by number: how long each is, its hash, and how long its file is.
-    read: Vec<(Header, u64, Hash, u64)>,
-    /// Segments without one, and why.
-    broken: Vec<(u64, Listed, FormatError)>,
-}
-
-fn headers<F: Files>(disk: &F, files: &[Listed], boot: Boot, unreadable: Unreadable) -> io::Result<Headers> {
-    let (mut read, mut broken) = (Vec::new(), Vec::new());
-    for file in files {
-        let Some(number) = shelf::segment_number(&file.name) else { continue };
-        match header(disk, &file.name, boot, number) {
-            Ok((header, length, hash)) => read.push((header, length, hash, file.bytes)),
-            Err(FormatError::Corrupt(Problem::Unreadable)) if unreadable == Unreadable::Retry => {
-                return Err(io::Error::other(format!("{}: the disk cannot read it", file.name)));
-            }
-            Err(error) => broken.push((number, file.clone(), error)),
-        }
-    }
-    // One process writes one version: of what was altered the others still show which.
-    let is_other = |error: &FormatError| matches!(error, FormatError::Corrupt(Problem::Version(_)));
-    if let Some((_, file, error)) = broken.iter().find(|(.., error)| read.is_empty() && is_other(error)) {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{}: {error}", file.name)));
-    }
-    read.sort_by_key(|(header, ..)| header.number);
-    Ok(Headers { read, broken })
-}
-
-pub(super) fn header<F: Files>(
-    files: &F,
-    name: &str,
-    boot: Boot,
-    number: u64,
-) -> Result<(Header, u64, Hash), FormatError> {
-    let read = |count| files.read_at(name, 0, count).map_err(|_| FormatError::from(Problem::Unreadable));
-    // What is needed may be there where what follows it is not.
-    let needed = || read(Header::bytes_needed(&read(Header::START_BYTES)?)?);
-    let mut bytes = read(HEADER_BYTES_USUAL).or_else(|_| needed())?;
-    let parsed = match Header::parse(&bytes) {
-        Err(FormatError::Short) => {
-            bytes = read(HEADER_BYTES_MAX)?;
-            Header::parse(&bytes)
-        }
-        parsed => parsed,
-    };
-    let (header, length) = parsed?;
-    if header.boot != boot || header.number != number {
-        return Err(Problem::Value("the process or number").into());
-    }
-    let hash = Hash::of(&[bytes.get(..length).unwrap_or_default()]);
-    Ok((header, length as u64, hash))
 }
 
 /// What was read so far.
@@ -371,14 +311,21 @@ impl Scan {
     fn begin(&mut self, header: &Header) {
         self.place = header.first;
         for start in &header.streams {
-            let fresh =
-                StreamFound { leaves: start.leaves.clone(), exchanges: start.exchanges, head: None, closed: false };
-            let known = self.streams.entry(start.sid.clone()).or_insert(fresh);
+            let known = self.streams.entry(start.sid.clone()).or_insert_with(|| fresh(start));
             if known.leaves.end() < start.leaves.end() {
                 known.leaves = start.leaves.clone();
                 known.exchanges = start.exchanges;
                 known.closed = false;
             }
+        }
+    }
+
+    /// Of a segment that does not count only the header does: a stream that begins there has nothing yet, which must be told of
+    /// it, because its name is.
+    fn leave_out(&mut self, segment: &Segment) {
+        tracing::info!(file = segment.name(), "a segment does not reach as far as one before it, which counts instead");
+        for start in &segment.header.streams {
+            self.streams.entry(start.sid.clone()).or_insert_with(|| fresh(start));
         }
     }
 
@@ -485,6 +432,11 @@ impl Scan {
             was_told,
         }
     }
+}
+
+/// A stream of which a header says where it stands, and nothing else is known.
+fn fresh(start: &StreamStart) -> StreamFound {
+    StreamFound { leaves: start.leaves.clone(), exchanges: start.exchanges, head: None, closed: false }
 }
 
 fn is_damage(problem: FormatError) -> bool {

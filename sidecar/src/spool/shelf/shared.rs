@@ -104,10 +104,14 @@ impl Shared {
         self.sinks().places.get(sink).copied()
     }
 
-    /// The sinks that are known here, by policy or by the logs.
+    /// The sinks that policy named last.
     pub(in crate::spool) fn sink_names(&self) -> Vec<String> {
-        let found = self.found.get().into_iter().flatten().map(|(name, _)| name.clone());
-        self.sinks().places.keys().cloned().chain(found).collect()
+        self.sinks().places.keys().cloned().collect()
+    }
+
+    /// The sinks that the logs of an earlier process's folder name, those too that were gone before.
+    pub(in crate::spool) fn found_names(&self) -> Vec<String> {
+        self.found.get().into_iter().flatten().map(|(name, _)| name.clone()).collect()
     }
 
     pub(super) fn publish_found(&self, sinks: BTreeMap<String, Place>) {

@@ -3,7 +3,7 @@
 use super::rig::{BOOT, NEXT_BOOT, Rig, folder, keys, read_all, recover, sinks};
 use crate::spool::disk::sim::Fault;
 use crate::spool::disk::{Disk, Files, Folder, Syncer};
-use crate::spool::recover::{Scanned, Unreadable, scan};
+use crate::spool::recover::{Scanned, Unreadable, names, scan};
 use crate::spool::shelf::is_log;
 use crate::spool::{Durable, Place, Writer};
 use std::fs;
@@ -87,13 +87,14 @@ fn d1_where_a_segment_ends_nobody_waits_for_the_disk() {
 
 #[test]
 fn sp_2_who_is_killed_while_a_segment_is_begun_loses_nothing_that_was_written() {
-    let mut shorter = 0;
+    let (mut shorter, mut unheard) = (0, 0);
     for (seed, operations) in (0..20).flat_map(|seed| (0..12).map(move |operations| (seed, operations))) {
         let mut rig = Rig::new(seed);
         assert!(rig.put(Writer::begin_commit, 1, 10));
         (0..3).for_each(|_| assert!(rig.put(Writer::write, 1, 10)));
         let written = rig.writer.written().end();
-        rig.writer.end_segment();
+        // A stream that begins needs a segment whose header names it.
+        rig.add_stream();
         rig.disk.stop_after(operations);
         assert!(rig.put(Writer::write, 1, 10));
         let Some(stopped) = rig.disk.stopped() else { continue };
@@ -102,6 +103,13 @@ fn sp_2_who_is_killed_while_a_segment_is_begun_loses_nothing_that_was_written() 
         assert!(durable >= written, "seed {seed}, after {operations}: {durable:?} of {written:?}");
         let segments = stopped.list().expect("listed").iter().filter(|file| file.name.ends_with(".seg")).count();
         shorter += usize::from(shelf.segments.len() < segments);
+        // Its successor names what it finds (S2), and tells of each name (D3).
+        let named = names([(BOOT, stopped.clone())]);
+        assert!(
+            named.iter().all(|name| report.streams.contains_key(name)),
+            "seed {seed}, after {operations}: {named:?}"
+        );
+        unheard += usize::from(named.len() == 2 && shelf.segments.len() < segments);
         // Who comes after that finds the same,
         let next = recover(&stopped);
         assert_eq!((next.report, next.shelf.durable().end()), (report, durable));
@@ -118,6 +126,7 @@ fn sp_2_who_is_killed_while_a_segment_is_begun_loses_nothing_that_was_written() 
         assert!(sinks().iter().all(|sink| shelf.position(&sink.name) == Some(shelf.durable().end())));
     }
     assert!(shorter > 20, "a segment that was begun did not reach as far as the one before: {shorter} times");
+    assert!(unheard > 20, "a stream that was begun there has nothing yet: {unheard} times");
 }
 
 #[test]

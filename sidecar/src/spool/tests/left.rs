@@ -74,3 +74,20 @@ fn w3_where_no_sink_is_named_what_those_of_before_lack_is_told() {
         assert_eq!(left(&scanned.shelf, &rig, &[]), told);
     }
 }
+
+/// A log names for long whom the last sink took the place of.
+#[test]
+fn w3_where_no_sink_is_named_what_the_last_one_has_is_not_told_for_one_that_was_gone_before_it() {
+    let mut rig = Rig::new(5);
+    (0..20).for_each(|_| assert!(rig.commit(4, 900)));
+    rig.writer.shelf_mut().ack("b", Place(3)).expect("known");
+    rig.writer.shelf_mut().flush(1).expect("written");
+    rig.writer.set_sinks(&sinks()[..1]);
+    let end = rig.writer.durable().end();
+    rig.writer.shelf_mut().ack("a", end).expect("known");
+    rig.writer.shelf_mut().flush(1).expect("written");
+    let mut shelf = recover(&rig.disk.killed()).shelf;
+    shelf.set_sinks(&sinks()[..1], Place::default());
+    shelf.set_sinks(&[], Place::default());
+    assert_eq!(left(&shelf, &rig, &[]), []);
+}

@@ -1,8 +1,8 @@
 //! The spool against a model: random operations, faults and crashes; a seed makes a run.
 
-use super::rig::{Rig, read_all, recover, sinks};
+use super::rig::{BOOT, Rig, read_all, recover, sinks};
 use crate::spool::disk::sim::{Dice, Fault, SimDisk};
-use crate::spool::recover::Report;
+use crate::spool::recover::{Report, names};
 use crate::spool::{AckError, FIXED_RESERVE_BYTES, Place, REPLAY_NANOS_MAX, Shelf, SinkRule, Skipped, Writer};
 use std::collections::BTreeSet;
 
@@ -239,6 +239,8 @@ impl Run {
         let written = self.rig.given.len() as u64;
         assert!(at_least <= end && end <= written, "sp_2 {at_least} <= {end} <= {written}, seed {seed}");
         self.check_report(&scanned.report, usize::try_from(end).expect("small"));
+        let named = names([(BOOT, disk.clone())]);
+        assert!(named.iter().all(|name| scanned.report.streams.contains_key(name)), "s2 seed {seed}: {named:?}");
         // What is shown now survives the death of the node, though who wrote it may not have synced it.
         if !disk.has_dropped() {
             let after = recover(&disk.crashed(seed)).shelf;
