@@ -38,6 +38,12 @@ impl Quantity {
         Ok(Self { billionths: if text.starts_with('-') { -billionths } else { billionths } })
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { billionths: self.billionths.saturating_add(other.billionths) }
+    }
+
     /// As a number, near enough for sums of requests and limits.
     pub fn as_f64(self) -> f64 {
         self.billionths as f64 / 1e9

@@ -416,11 +416,12 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
     proved = lambda source: source is None or streams[source[0]].proves(*source[1:])
     anchored = {sid for sid, one in streams.items() if one.said is not None}
 
-    def heard(one, source):
+    def heard(one, source, known=frozenset()):
         """Whether this record may excuse what is absent of that stream: anyone can sign a stream of their own that nobody vouches for."""
         if ledger is None or source is None or source[0] in anchored or source[0] == one.sid:
             return True
-        return told is not None and (one.said is None or told.was_unkept(*streams[source[0]].times(), lag, until))
+        is_strange = one.said is None and one.sid not in anchored and one.sid not in known
+        return told is not None and (is_strange or told.was_unkept(*streams[source[0]].times(), lag, until))
 
     while True:
         # A record behind the last head may be proved by what a later start says of its stream, and then say something itself.
@@ -432,8 +433,11 @@ def verify(bodies, roots="", ledger=None, lag=0, until=1 << 64):
                 anchored.add(one.sid)
         if before == ([one.end for one in streams.values()], len(anchored)):
             break
+    # One that is vouched for names it, and nothing of it is there.
+    known = {name for name, source in named if proved(source) and (source is None or source[0] in anchored)}
     for one in streams.values():
-        one.ends = [{**end, "heard": heard(one, end["source"])} for end in one.ends if proved(end["source"])]
+        of_absent = frozenset() if one.records else known
+        one.ends = [{**end, "heard": heard(one, end["source"], of_absent)} for end in one.ends if proved(end["source"])]
         one.holes = [hole for hole in one.holes if proved(hole["source"]) and heard(one, hole["source"])]
     for name, source in named:
         there = name in streams and (streams[name].records or streams[name].nothing())

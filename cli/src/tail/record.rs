@@ -61,7 +61,7 @@ pub fn from_stream(line: &str, source: &Source) -> Result<Line, serde_json::Erro
     })
 }
 
-/// The records of one line of the file exporter (an ExportLogsServiceRequest in JSON). What is no record of an exchange, a burst or a gap is left out.
+/// The records of one line of the file exporter (an ExportLogsServiceRequest in JSON). What is no record of an exchange, a stage of one, a burst or a gap is left out.
 ///
 /// # Errors
 /// It is no JSON, or no such request.

@@ -27,8 +27,8 @@ pub(super) struct Condition {
     pub(super) closed: bool,
     /// It excuses something by the word of another stream: that must be one that somebody vouches for.
     pub(super) excuses: bool,
-    /// The stream that it is about is known to nobody who could vouch for it: then another one is as good.
-    pub(super) is_strange: bool,
+    /// The stream that it is about, where that is known to nobody who could vouch for it: then another one is as good.
+    pub(super) stranger: Option<StreamNo>,
     /// The stream of which all is proved with it.
     pub(super) whole: Option<StreamNo>,
     /// What holds instead once its own source is proved, where this one's is not: anyone can send an altered copy.
@@ -40,7 +40,7 @@ impl Condition {
     pub(super) fn that(about: &StreamId, source: Source, yes: Vec<Finding>) -> Self {
         let (also, no, then, otherwise, sources, others) = Default::default();
         let (about, proved, of_some_sink, closed) = (about.clone(), 0, false, false);
-        let (excuses, is_strange, whole) = (false, false, None);
+        let (excuses, stranger, whole) = (false, None, None);
         Self {
             about,
             source,
@@ -54,17 +54,17 @@ impl Condition {
             of_some_sink,
             closed,
             excuses,
-            is_strange,
+            stranger,
             whole,
             others,
         }
     }
 
-    /// Nobody vouches for its stream.
-    pub(super) fn of_a_stranger(&mut self) {
-        self.is_strange = true;
+    /// Nobody vouches for its stream; `None`: somebody does.
+    pub(super) fn of_a_stranger(&mut self, stranger: Option<StreamNo>) {
+        self.stranger = stranger;
         let inner = self.then.iter_mut().chain(&mut self.otherwise).chain(&mut self.others);
-        inner.for_each(Self::of_a_stranger);
+        inner.for_each(|condition| condition.of_a_stranger(stranger));
     }
 
     /// All who say it.

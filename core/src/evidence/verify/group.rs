@@ -38,7 +38,7 @@ pub(super) struct Says {
 }
 
 impl Says {
-    /// The ledger first, then those that excuse most. Not by the number of a stream: that tells the order of the input.
+    /// The ledger first, then those that excuse most. Not by the number of a stream: that is a hash of a name that anyone may choose.
     fn order(&self) -> (u64, Excuse, u64, Hash) {
         let Source { seq, leaf, .. } = self.source;
         (if self.is_ledger() { seq } else { u64::MAX }, self.excuse, seq, leaf)

@@ -205,7 +205,7 @@ impl Verification {
             if !sources.is_empty() && ledger.was_unkept(chain.found.times, &self.settings) {
                 self.pending.unkept(number, self.room);
             }
-            conditions.iter_mut().for_each(Condition::of_a_stranger);
+            conditions.iter_mut().for_each(|condition| condition.of_a_stranger(Some(number)));
         }
         self.pending.proved(number, sources, is_vouched, self.room);
         // Those of other namespaces too: the ledger is that of all.
@@ -279,8 +279,8 @@ impl Verification {
         });
         for (verdict, count) in pending.unknown(&rest) {
             let message = format!(
-                "{count} statements about streams that neither the ledger nor a certificate names were too many to be looked at: what they \
-                 may mean counts"
+                "statements of streams that neither the ledger nor a certificate names were too many to be looked at: the worst that \
+                 {count} of them may mean counts"
             );
             self.find(Finding::export(verdict, message));
         }

@@ -52,7 +52,7 @@ impl Proved {
 
     /// Whether this record bears the condition out.
     pub(super) fn counts(&self, condition: &Condition, source: &Source) -> bool {
-        let at_last = || self.is_last_word && (condition.is_strange || self.unkept.contains(&source.stream));
+        let at_last = || self.is_last_word && (condition.stranger.is_some() || self.unkept.contains(&source.stream));
         let is_heard =
             || !self.is_trust_given || !condition.excuses || self.anchored.contains(&source.stream) || at_last();
         self.sources.contains(source) && is_heard()
@@ -63,6 +63,12 @@ impl Proved {
         condition.whole.is_some() && self.is_anchored(condition)
     }
 
+    /// Whether one that is anchored vouches for its stream after all, or at least names it.
+    fn knows(&self, condition: &Condition) -> bool {
+        let names = |other: &Condition| !other.excuses && self.is_anchored(other);
+        condition.stranger.is_some_and(|stream| self.anchored.contains(&stream)) || condition.others.iter().any(names)
+    }
+
     fn is_anchored(&self, condition: &Condition) -> bool {
         let is_anchored = |source: &Source| self.sources.contains(source) && self.anchored.contains(&source.stream);
         condition.said_by().any(is_anchored)
@@ -70,7 +76,7 @@ impl Proved {
 
     /// Says of what is excused by nobody better that it is.
     fn tell(&self, condition: &mut Condition) {
-        if self.is_trust_given && condition.excuses && !condition.is_strange && !self.is_anchored(condition) {
+        if self.is_trust_given && condition.excuses && condition.stranger.is_none() && !self.is_anchored(condition) {
             let message = "excused only by a stream of its pod that neither the ledger nor a certificate names, of a time in which \
                            nobody kept the ledger that was given: anyone who may send records can make up such a one";
             let records = condition.yes.first().and_then(|finding| finding.records.clone());
@@ -170,6 +176,8 @@ impl Waiting {
                 return Self::rest(self.conditions.into_iter().flatten(), proved, holds);
             }
             proved.is_last_word = true;
+            let known = self.conditions.iter_mut().flatten().filter(|(_, condition)| proved.knows(condition));
+            known.for_each(|(_, condition)| condition.of_a_stranger(None));
             instead = at_first(&self.by_other, proved);
             ready = at_first(&self.by_source, proved).into_iter().collect();
         }

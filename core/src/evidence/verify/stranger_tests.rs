@@ -137,6 +137,38 @@ fn v2_d3_a_stream_that_nobody_vouches_for_ends_no_other_one() {
     let bodies = [next.all(), forged.all()].concat();
     assert_eq!(told(&bodies, Given::Nothing, &operator, settings()), [""; 0]);
     assert_eq!(told(&bodies, Given::Roots, &operator, settings()), ["MISSING"]);
+    let mut operator = Operator::new();
+    expected(&mut operator).ended(&next);
+    assert_eq!(told(&bodies, Given::Ledger, &operator, settings()), ["MISSING"]);
+}
+
+/// The ledger did not come to know it before it was killed, but its successor is known.
+#[test]
+fn v2_d3_of_a_stream_that_a_known_one_found_no_stranger_declares_a_hole() {
+    let mut killed = another("d", 4, &[]);
+    (0..4).for_each(|_| killed.exchange("/a"));
+    killed.checkpoint();
+    let mut next = another("e", 3, &[("found", killed.sid.as_str())]);
+    next.record("certified", &[("cert", "MAAA")]);
+    recovered(&mut next, &killed, killed.leaves.len());
+    next.close();
+    let mut operator = Operator::new();
+    expected(&mut operator).ended(&next);
+    let mut forged = another("f", 66, &[]);
+    declare(&mut forged, killed.sid.as_str(), 2, 4, &nodes(&killed, 2, 4));
+    forged.close();
+    let left = killed.all().into_iter().enumerate().filter(|(at, _)| !(2..4).contains(at)).map(|(_, body)| body);
+    let all: Vec<String> = left.chain(next.all()).chain(forged.all()).collect();
+    for bodies in [all.clone(), all.iter().rev().cloned().collect()] {
+        assert_eq!(told(&bodies, Given::Nothing, &operator, settings()), ["GAP 2..4"]);
+        for given in [Given::Roots, Given::Ledger] {
+            let told = told(&bodies, given, &operator, settings());
+            assert!(
+                told.contains(&"MISSING 2..4".to_owned()) && !told.contains(&"GAP 2..4".to_owned()),
+                "{given:?}: {told:?}"
+            );
+        }
+    }
 }
 
 #[test]
