@@ -335,8 +335,8 @@ fn a_sink_tells_reach_age_error_and_counts() {
     let parked = [("b", with(vec![says("login", SinkCondition::Parked, Some(missing), 9, 0)]))];
     expect![[r#"
         ResolvedRefs=False SecretNotFound: spec.credentialsSecretName: the Secret otlp is missing in, or not mounted from, the namespaces shop; create it there; records wait
-        Reachable=Unknown Parked: all that send wait for credentials: credentials are missing: /x cannot be read; create the Secret in the pod's namespace (pod shop/b)
-        Delivering=False Parked: 1 of 1 sidecars wait for credentials: credentials are missing: /x cannot be read; create the Secret in the pod's namespace (pod shop/b)
+        Reachable=Unknown Parked: all that send wait for credentials or settings: credentials are missing: /x cannot be read; create the Secret in the pod's namespace (pod shop/b)
+        Delivering=False Parked: 1 of 1 sidecars wait for credentials or settings: credentials are missing: /x cannot be read; create the Secret in the pod's namespace (pod shop/b)
         Delivered=Unknown NoReports: no sidecar has delivered a record to this sink yet
         delivering 0 failing 0 parked 1 unknown 0; delivered 0 lost 1; oldest Some(991); last Some("shop/b: credentials are missing: /x cannot be read; create the Secret in the pod's namespace")
     "#]].assert_eq(&sink_lines(&status(&parked, 0, "login", None)));

@@ -278,7 +278,11 @@ fn reachable(heard: &Heard) -> Finding {
         return Finding::yes(KIND, "Reachable", format!("it answers {} of {total} sidecars", sidecars.delivering));
     }
     if sidecars.parked > 0 {
-        return Finding::unknown(KIND, "Parked", format!("all that send wait for credentials: {}", heard.error_text()));
+        return Finding::unknown(
+            KIND,
+            "Parked",
+            format!("all that send wait for credentials or settings: {}", heard.error_text()),
+        );
     }
     Finding::unknown(KIND, "NoReports", "no sidecar has sent a record to this sink yet")
 }
@@ -287,7 +291,8 @@ fn delivering(heard: &Heard) -> Finding {
     const KIND: &str = "Delivering";
     let (sidecars, total) = (&heard.sidecars, heard.total());
     if sidecars.parked > 0 {
-        let text = format!("{} of {total} sidecars wait for credentials: {}", sidecars.parked, heard.error_text());
+        let text =
+            format!("{} of {total} sidecars wait for credentials or settings: {}", sidecars.parked, heard.error_text());
         return Finding::no(KIND, "Parked", text);
     }
     if sidecars.failing > 0 {

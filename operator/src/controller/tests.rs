@@ -317,8 +317,8 @@ fn a_sink_says_what_its_sidecars_say() {
         Accepted=True Accepted: the sink is valid
         ResolvedRefs=True ResolvedRefs: the sink needs no Secret
         Encrypted=False PlainHttp: spec.endpoint: records travel in plain text; use https
-        Reachable=Unknown Parked: all that send wait for credentials: 401 (pod shop/a)
-        Delivering=False Parked: 1 of 1 sidecars wait for credentials: 401 (pod shop/a)
+        Reachable=Unknown Parked: all that send wait for credentials or settings: 401 (pod shop/a)
+        Delivering=False Parked: 1 of 1 sidecars wait for credentials or settings: 401 (pod shop/a)
         Delivered=True Delivered: no record of its 1 sidecars waits for over 30 s
     "#]]
     .assert_eq(&lines(&[("a", parked)], "main"));

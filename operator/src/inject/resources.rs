@@ -3,7 +3,7 @@
 //! containers must not share their limits with ours.
 
 use super::SidecarConfig;
-use super::traits::others;
+use super::traits::{is_our_container, others};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, PatchOperation};
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
@@ -42,12 +42,11 @@ pub(super) const COUNTED: [&str; 2] = ["cpu", "memory"];
 /// less. Then ours request their limits: less would make it Burstable, and lower limits would starve the sidecar.
 pub(super) fn is_guaranteed(spec: &PodSpec) -> bool {
     let fits = |limit: Option<Quantity>, request: Option<Quantity>| limit > Some(Quantity::ZERO) && request == limit;
-    let names_any =
-        |r: &&ResourceRequirements| [&r.limits, &r.requests].into_iter().flatten().any(|list| !list.is_empty());
-    match spec.resources.as_ref().filter(names_any) {
+    match &spec.resources {
+        // One that names nothing, too, makes the pod BestEffort, whatever its containers have.
         Some(whole) => COUNTED.iter().all(|name| {
-            let request = text(Some(whole), "requests", name).or_else(|| implied_request(spec, name));
-            fits(quantity(Some(whole), "limits", name), request.and_then(amount))
+            let limit = quantity(Some(whole), "limits", name);
+            fits(limit, quantity(Some(whole), "requests", name).or_else(|| requested(spec, name)).or(limit))
         }),
         None => {
             let of = |c: &Container| {
@@ -59,6 +58,26 @@ pub(super) fn is_guaranteed(spec: &PodSpec) -> bool {
             !spec.containers.is_empty() && others(spec).all(of)
         }
     }
+}
+
+/// What the containers request of it together, which the API server takes for the request of a pod that has none; `None`: nothing.
+fn requested(spec: &PodSpec, name: &str) -> Option<Quantity> {
+    let of = |c: &Container| {
+        let resources = c.resources.as_ref();
+        quantity(resources, "requests", name).or_else(|| quantity(resources, "limits", name))
+    };
+    others(spec).find_map(of)?;
+    let of = |c: &Container| of(c).unwrap_or(Quantity::ZERO);
+    let (mut most, mut beside) = (Quantity::ZERO, Quantity::ZERO);
+    let is_ours = |c: &&Container| is_our_container(&c.name);
+    for init in spec.init_containers.iter().flatten().filter(|c| !is_ours(c)) {
+        most = most.max(beside.plus(of(init)));
+        if init.restart_policy.as_deref() == Some("Always") {
+            beside = beside.plus(of(init));
+        }
+    }
+    let running = spec.containers.iter().filter(|c| !is_ours(c)).map(of).fold(beside, Quantity::plus);
+    Some(most.max(running))
 }
 
 /// The request of a pod that names a limit alone, as the API server takes it before the webhook sees the pod: that limit, unless a
@@ -173,8 +192,12 @@ mod tests {
             (Value::Null, json!({"limits": {"cpu": "0", "memory": "0"}}), false),
             (Value::Null, json!({}), false),
             (json!({"limits": limits, "requests": limits}), json!({}), true),
-            // Names nothing, so the containers count.
-            (json!({}), json!({"limits": limits}), true),
+            (json!({}), json!({"limits": limits}), false),
+            (json!({"requests": {}}), json!({"limits": limits}), false),
+            // In a manifest: the API server will take what the containers request.
+            (json!({"limits": limits}), json!({"limits": limits}), true),
+            (json!({"limits": limits}), json!({"requests": {"cpu": "1", "memory": "1Mi"}}), false),
+            (json!({"limits": limits}), json!({}), true),
             (json!({"limits": {}}), json!({}), false),
             (json!({"limits": limits, "requests": {"cpu": "1", "memory": "1Mi"}}), json!({"limits": limits}), false),
         ];

@@ -113,6 +113,9 @@ fn injected(space: &Space) -> Result<Vec<Value>> {
             _ => "Burstable",
         };
         ensure!(pod["status"]["qosClass"] == class, "{fixture} is not {class}: {pod:#}");
+        // Only where it keeps the class does ours request its limits.
+        let ours = &pod["spec"]["initContainers"][1]["resources"];
+        ensure!((ours["requests"] == ours["limits"]) == (class == "Guaranteed"), "{fixture}: {ours:#}");
         pods.push(comparable(pod));
     }
     for pod in &pods {

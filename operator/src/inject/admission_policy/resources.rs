@@ -20,8 +20,7 @@ pub(super) fn guaranteed() -> String {
         )
     };
     let others = format!("(variables.initContainers + variables.containers).filter(c, !(c.name in {}))", list(OURS));
-    let named = LISTS.map(|list| format!("size(object.spec.?resources.?{list}.orValue({{}})) > 0")).join(" || ");
-    format!("{named} ? {} :\n{others}.all(c, {})", whole("object.spec"), whole("c"))
+    format!("has(object.spec.resources) ? {} :\n{others}.all(c, {})", whole("object.spec"), whole("c"))
 }
 
 /// One of our containers, which requests its limits in a Guaranteed pod.
