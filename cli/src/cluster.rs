@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::{Api, ListParams, Portforwarder};
 use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config, Resource};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -320,14 +320,13 @@ impl Drop for SidecarStream {
 /// The kubeconfig as kubectl finds it.
 async fn config(args: &ClusterArgs) -> Result<Config> {
     let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    let told = |error: KubeconfigError| anyhow!(error_line(&error));
     let config = match &args.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
-            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| anyhow!(error_line(&error)))
+            Config::from_custom_kubeconfig(file, &options).await.map_err(told)
         }
-        None if args.context.is_some() => {
-            Config::from_kubeconfig(&options).await.map_err(|error| anyhow!(error_line(&error)))
-        }
+        None if args.context.is_some() => Config::from_kubeconfig(&options).await.map_err(told),
         // It says where it has looked, each with all causes: those again would say it three times.
         None => Config::infer().await.map_err(|error| anyhow!("{error}")),
     };

@@ -4,7 +4,7 @@ use super::backend::Format;
 use super::input;
 use anyhow::{Error, Result, anyhow};
 use std::path::PathBuf;
-use testimony_core::evidence::verify::{Report, Verdict};
+use testimony_core::evidence::verify::{Report, Verdict, is_shaped};
 
 /// Hints about a report on an input of these formats, in which a ledger may stand where records should.
 pub(super) fn hints(report: &Report, formats: &[Format], ledger_alone: bool) -> Vec<String> {
@@ -84,7 +84,7 @@ pub(crate) struct Seen {
 impl Seen {
     /// Looks at a body.
     pub(crate) fn body(&mut self, text: &str) {
-        let ours = text.starts_with('{') && text.contains("\"typ\":\"") && text.contains("\"v\":\"");
+        let ours = is_shaped(text);
         self.ours |= ours;
         self.others += u64::from(!ours);
     }

@@ -52,7 +52,7 @@ pub(super) fn is_guaranteed(spec: &PodSpec) -> bool {
             let of = |c: &Container| {
                 COUNTED.iter().all(|name| {
                     let limit = quantity(c.resources.as_ref(), "limits", name);
-                    fits(limit, quantity(c.resources.as_ref(), "requests", name).or(limit))
+                    fits(limit, requests(c, name))
                 })
             };
             !spec.containers.is_empty() && others(spec).all(of)
@@ -60,23 +60,25 @@ pub(super) fn is_guaranteed(spec: &PodSpec) -> bool {
     }
 }
 
+/// What a container requests; its limit where it names that alone, as the API server takes it.
+fn requests(container: &Container, name: &str) -> Option<Quantity> {
+    let resources = container.resources.as_ref();
+    quantity(resources, "requests", name).or_else(|| quantity(resources, "limits", name))
+}
+
 /// What the containers request of it together, which the API server takes for the request of a pod that has none; `None`: nothing.
 fn requested(spec: &PodSpec, name: &str) -> Option<Quantity> {
-    let of = |c: &Container| {
-        let resources = c.resources.as_ref();
-        quantity(resources, "requests", name).or_else(|| quantity(resources, "limits", name))
-    };
-    others(spec).find_map(of)?;
-    let of = |c: &Container| of(c).unwrap_or(Quantity::ZERO);
+    others(spec).find_map(|c| requests(c, name))?;
+    let of = |c: &Container| requests(c, name).unwrap_or(Quantity::ZERO);
     let (mut most, mut beside) = (Quantity::ZERO, Quantity::ZERO);
-    let is_ours = |c: &&Container| is_our_container(&c.name);
-    for init in spec.init_containers.iter().flatten().filter(|c| !is_ours(c)) {
+    let is_other = |c: &&Container| !is_our_container(&c.name);
+    for init in spec.init_containers.iter().flatten().filter(is_other) {
         most = most.max(beside.plus(of(init)));
         if init.restart_policy.as_deref() == Some("Always") {
             beside = beside.plus(of(init));
         }
     }
-    let running = spec.containers.iter().filter(|c| !is_ours(c)).map(of).fold(beside, Quantity::plus);
+    let running = spec.containers.iter().filter(is_other).map(of).fold(beside, Quantity::plus);
     Some(most.max(running))
 }
 

@@ -10,6 +10,8 @@
 //! stand (the temporary folder): a disk is measured only if that is on one.
 
 mod load;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 mod world;
 
 use load::{Latencies, measure};

@@ -1,5 +1,6 @@
 //! What stands around a sidecar: an application and a sink in this process, and the sidecar in its own.
 
+use crate::ports::free_port;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -50,10 +51,6 @@ impl Drop for Sidecar {
         unsafe { libc::kill(id, libc::SIGTERM) };
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port")
 }
 
 /// Serves each connection by a thread of its own.

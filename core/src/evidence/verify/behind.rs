@@ -48,8 +48,7 @@ pub(super) fn last_cosigned(chain: &Chain, ledger: &Ledger) -> Option<u64> {
 /// Whether the ledger ends clearly before its own witness last cosigned, of the time that is looked at.
 pub(super) fn behind(ledger: &Ledger, settings: &Settings, cosigned: Option<&(u64, StreamId)>) -> Option<Finding> {
     let (at, stream) = cosigned?;
-    let until = settings.scope.to_ns.unwrap_or(u64::MAX).min(*at);
-    if until.saturating_sub(ledger.last_ns) <= tolerated_ns(settings) {
+    if !ledger.ends_before(settings.scope.until_ns(*at), settings) {
         return None;
     }
     let end = utc(ledger.last_ns);
@@ -67,8 +66,8 @@ pub(super) fn behind(ledger: &Ledger, settings: &Settings, cosigned: Option<&(u6
 pub(super) fn ends_early(ledger: &Ledger, settings: &Settings) -> Option<Finding> {
     let scope = &settings.scope;
     scope.from_ns.or(scope.to_ns).filter(|_| !settings.partial)?;
-    let until = scope.to_ns.unwrap_or(u64::MAX).min(settings.now_ns);
-    if until.saturating_sub(ledger.last_ns) <= tolerated_ns(settings) {
+    let until = scope.until_ns(settings.now_ns);
+    if !ledger.ends_before(until, settings) {
         return None;
     }
     let end = utc(ledger.last_ns);

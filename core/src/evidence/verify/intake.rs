@@ -58,11 +58,7 @@ impl Intake {
         self.ours = true;
         let body = Body::parse(text);
         let mut bytes = std::mem::take(&mut self.row);
-        let mut give = |stream: StreamNo, fact: Fact| {
-            bytes.clear();
-            fact.write(stream, &mut bytes);
-            row(&bytes);
-        };
+        let mut give = as_rows(&mut bytes, &mut row);
         let read = read(text, &body, stored.resource_digest, place, &mut self.names, &mut give);
         self.records |= read.is_ok();
         match (read, &body) {
@@ -84,7 +80,7 @@ impl Intake {
                 self.find(Finding::export(Verdict::Foreign, what).at(place));
             }
         }
-        self.names.say(&mut give);
+        self.names.say(give);
         self.row = bytes;
     }
 
@@ -143,11 +139,8 @@ impl Intake {
 
     /// What the ledger says of streams; gives rows.
     pub fn ledger_says(&mut self, ledger: &Ledger, mut row: impl FnMut(&[u8])) {
-        let mut give = |stream: StreamNo, fact: Fact| {
-            let mut bytes = Vec::new();
-            fact.write(stream, &mut bytes);
-            row(&bytes);
-        };
+        let mut bytes = Vec::new();
+        let mut give = as_rows(&mut bytes, &mut row);
         for (name, fact) in ledger.facts() {
             if let Some(stream) = self.names.number(name.as_str()) {
                 give(stream, fact);
@@ -195,9 +188,22 @@ impl Intake {
     }
 }
 
+/// Gives facts as rows, each made in these bytes.
+fn as_rows(bytes: &mut Vec<u8>, mut row: impl FnMut(&[u8])) -> impl FnMut(StreamNo, Fact) {
+    move |stream, fact| {
+        bytes.clear();
+        fact.write(stream, bytes);
+        row(bytes);
+    }
+}
+
 /// Whether an entry claims to be a record of Testimony; a backend may hold logs of others too.
 fn is_ours(text: &str, stored: &Stored<'_>) -> bool {
     let named = stored.event.as_ref().is_some_and(|event| event.starts_with("audit."));
-    let shaped = || text.starts_with('{') && text.contains("\"typ\":\"") && text.contains("\"v\":\"");
-    named || shaped()
+    named || is_shaped(text)
+}
+
+/// Whether a body has the shape of what Testimony writes: a record, a head or an entry of a ledger.
+pub fn is_shaped(text: &str) -> bool {
+    text.starts_with('{') && text.contains("\"typ\":\"") && text.contains("\"v\":\"")
 }

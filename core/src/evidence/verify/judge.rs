@@ -40,6 +40,11 @@ impl Scope {
         from_ns <= self.to_ns.unwrap_or(u64::MAX) && to_ns.unwrap_or(u64::MAX) >= self.from_ns.unwrap_or(0)
     }
 
+    /// The end of the time that is looked at, but not after this.
+    pub(super) fn until_ns(&self, latest_ns: u64) -> u64 {
+        self.to_ns.unwrap_or(u64::MAX).min(latest_ns)
+    }
+
     /// Whether a stream is looked at.
     pub fn contains(&self, stream: &StreamId) -> bool {
         let namespace = || stream.parts().map(|parts| parts.namespace.to_owned());

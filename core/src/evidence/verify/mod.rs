@@ -38,7 +38,7 @@ mod whole;
 
 pub use fact::{Ended, Fact, Life, Place, ROW_KEY_BYTES, Source, StreamNo};
 pub use findings::FINDINGS_MAX;
-pub use intake::{Intake, LEDGER_BYTES_MAX};
+pub use intake::{Intake, LEDGER_BYTES_MAX, is_shaped};
 pub use judge::{Scope, Settings, Verification};
 pub use projection::{Projector, Shape, Stored, Value};
 pub use read::{ReadError, resource_digest};

@@ -256,11 +256,15 @@ impl Ledger {
         self.missing.is_empty() && self.streams.get(stream).is_some_and(|known| known.heads.is_empty())
     }
 
+    /// Whether it ends clearly before this time.
+    pub(super) fn ends_before(&self, time_ns: u64, settings: &Settings) -> bool {
+        time_ns.saturating_sub(self.last_ns) > tolerated_ns(settings)
+    }
+
     /// Whether a stream from whose records these are the first and the last time could not have been made known to it: nobody kept
     /// it then, or it ends clearly before what is looked at, and before the stream does.
     pub(super) fn was_unkept(&self, (first_ns, last_ns): (u64, u64), settings: &Settings) -> bool {
-        let until_ns = settings.now_ns.min(settings.scope.to_ns.unwrap_or(u64::MAX));
-        let is_old = until_ns.saturating_sub(self.last_ns) > tolerated_ns(settings);
+        let is_old = self.ends_before(settings.scope.until_ns(settings.now_ns), settings);
         (is_old && last_ns > self.last_ns) || self.outages.iter().any(|(from, to)| first_ns <= *to && last_ns >= *from)
     }
 

@@ -91,6 +91,14 @@ impl Recorder {
     }
 }
 
+impl Shared {
+    /// Counts an exchange that has no record.
+    fn count_lost(&self, reason: GapReason) {
+        self.metrics.gap(reason, 1);
+        self.queue.count_unsealed(reason);
+    }
+}
+
 impl Inner {
     fn seal_late(&mut self, records_max: usize, shared: &Shared, stirred: &Notify, now: Stamp) {
         for _ in 0..records_max {
@@ -109,8 +117,7 @@ impl Inner {
         if broken.exchange {
             let reason = GapReason::Defect;
             self.stream.lose_own(Gap { count: 1, exact: true, from_ns: broken.start_ns, to_ns: now.wall_ns, reason });
-            shared.metrics.gap(reason, 1);
-            shared.queue.count_unsealed(reason);
+            shared.count_lost(reason);
             stirred.notify_one();
         }
     }
@@ -129,8 +136,7 @@ impl Inner {
             Fate::Lost(reason) => {
                 stirred.notify_one();
                 if record.get().typ() == Some(Typ::Exchange) {
-                    shared.metrics.gap(reason, 1);
-                    shared.queue.count_unsealed(reason);
+                    shared.count_lost(reason);
                 }
             }
         }

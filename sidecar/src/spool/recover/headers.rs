@@ -28,7 +28,7 @@ pub(super) fn headers<F: Files>(disk: &F, files: &[Listed], boot: Boot, unreadab
         match header(disk, &file.name, boot, number) {
             Ok((header, length, hash)) => read.push((header, length, hash, file.bytes)),
             Err(FormatError::Corrupt(Problem::Unreadable)) if unreadable == Unreadable::Retry => {
-                return Err(io::Error::other(format!("{}: the disk cannot read it", file.name)));
+                return Err(not_readable(&file.name));
             }
             Err(error) => broken.push((number, file.clone(), error)),
         }
@@ -40,6 +40,11 @@ pub(super) fn headers<F: Files>(disk: &F, files: &[Listed], boot: Boot, unreadab
     }
     read.sort_by_key(|(header, ..)| header.number);
     Ok(Headers { read, broken })
+}
+
+/// What the disk could not read may be there the next time.
+pub(super) fn not_readable(name: &str) -> io::Error {
+    io::Error::other(format!("{name}: {}", Problem::Unreadable))
 }
 
 /// One header, how long it is, and its hash.

@@ -1,7 +1,7 @@
 //! Reads a folder through.
 
 use super::found::{Damage, HeadFound, Lost, OpenBegin, Report, StreamFound};
-use super::headers::headers;
+use super::headers::{headers, not_readable};
 use super::walk::{Step, Walk};
 use crate::spool::Boot;
 use crate::spool::disk::{Disk, Files, Listed};
@@ -234,10 +234,10 @@ impl Scan {
         Ok(count)
     }
 
-    /// What the disk could not read may be there the next time.
+    /// Whether the disk could read all so far, or that counts as damaged.
     fn is_readable(&self, segment: &Segment, unreadable: Unreadable) -> io::Result<()> {
         if self.unreadable && unreadable == Unreadable::Retry {
-            return Err(io::Error::other(format!("{}: the disk cannot read it", segment.name())));
+            return Err(not_readable(&segment.name()));
         }
         Ok(())
     }
